@@ -1,0 +1,71 @@
+# `make help` lists the targets. Set-up happens when a target needs it: a stamp in each environment is
+# older than pyproject.toml when it must be brought up to date, and an interrupted set-up starts anew.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+HOST ?= 127.0.0.1
+PORT ?= 8000
+JOBS ?= 2
+
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml | head -n 1)
+INSTALL := -m pip install --disable-pip-version-check $(if $(CI),-qq)
+
+define begin
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slimq needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ...")'
+@echo "Setting up $(1) ..."
+@if [ -e $(1)/.unfinished ]; then rm -rf $(1); fi
+@mkdir -p $(1) && touch $(1)/.unfinished
+$(PYTHON) -m venv $(1)
+endef
+
+define finish
+@mv $(1)/.unfinished $(1)/.stamp
+endef
+
+.PHONY: help setup run test slow check format clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: .venv/.stamp ## Set up .venv with every extra and the development tools
+
+run: .venv-serve/.stamp ## Serve policies/ at PORT (8000), from an environment without torch
+	@exec .venv-serve/bin/slimq serve --policies policies --host $(HOST) --port $(PORT)
+
+test: .venv/.stamp ## Run the tests that take seconds
+	.venv/bin/pytest -m 'not slow' -n $(JOBS)
+
+slow: .venv/.stamp ## Run the tests that take minutes
+	@status=0; .venv/bin/pytest -m slow || status=$$?; \
+	if [ $$status = 5 ]; then echo "no slow tests yet"; else exit $$status; fi
+
+check: .venv/.stamp ## Lint, formatting, types and layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: .venv/.stamp ## Format the code and mend what ruff can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean: ## Remove environments, caches and builds; runs/ and policies/ stay
+	rm -rf .venv .venv-serve dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first, by itself: a build for the CPU that pip was told of is taken before the other
+# packages are resolved, and what they ask of torch is met by it.
+.venv/.stamp: pyproject.toml
+	$(call begin,.venv)
+	.venv/bin/python $(INSTALL) 'pip>=25.1'
+	.venv/bin/python $(INSTALL) '$(TORCH)'
+	.venv/bin/python $(INSTALL) --group dev --editable '.[all]'
+	$(call finish,.venv)
+
+.venv-serve/.stamp: pyproject.toml
+	$(call begin,.venv-serve)
+	.venv-serve/bin/python $(INSTALL) --editable '.[serve]'
+	$(call finish,.venv-serve)

@@ -1,0 +1,186 @@
+"""The accept gate: a staged variant is published only if it still does what its recipe promises.
+
+It is played on selection seeds, never on held-out ones, paired with the baseline variant: the same
+episode seeds and the same exploration. The baseline itself is compared with the torch network that
+it was made from. Whatever a recipe asks for, the model answers all calibration states once, so that
+none is published whose Q-values are not finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slimq.core.errors import AcceptGateError, CheckFailedError, ConfigError, NotFoundError
+from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.qfunction import QFunction
+from slimq.core.repository import Repository
+from slimq.core.seeds import SELECTION
+from slimq.environments.rollout import play_episodes
+from slimq.evaluation.fidelity import q_values_of
+from slimq.evaluation.returns import require_finite
+from slimq.evaluation.statistics import mean_interval
+from slimq.networks.torch_policy import TorchPolicy
+from slimq_compression.context import Progress, silent
+from slimq_compression.pipeline import Source, Staged
+from slimq_compression.recipe import Accept, Recipe
+
+AT_LEAST, AT_MOST = "at least", "at most"
+SEED_OFFSET = 100_000
+"""Selection seeds before it choose the best network of a training; the gate sees others."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One thing that was measured, and what is needed.
+
+    Attributes:
+        name: a key of `[accept]`.
+        value: measured.
+        relation: `at least` or `at most`.
+        limit: needed.
+    """
+
+    name: str
+    value: float
+    relation: str
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        """False as well where the value is not a number."""
+        return self.value >= self.limit if self.relation == AT_LEAST else self.value <= self.limit
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found.
+
+    Attributes:
+        criteria: those that the recipe asks for.
+        returns: of the variant, by selection seed in order; empty where nothing was played.
+        reference_returns: of the baseline on the same seeds.
+    """
+
+    criteria: tuple[Criterion, ...]
+    returns: tuple[float, ...] = ()
+    reference_returns: tuple[float, ...] = ()
+
+    def require(self, variant: str) -> None:
+        """Raises AcceptGateError if any criterion does not hold."""
+        failed = [c for c in self.criteria if not c.holds]
+        if failed:
+            raise AcceptGateError(variant, [(c.name, c.value, c.relation, c.limit) for c in failed])
+
+
+class AcceptGate:
+    """Judges staged variants of one policy; the baseline is played once for all of them."""
+
+    def __init__(self, source: Source, repository: Repository, progress: Progress = silent) -> None:
+        self.source, self.repository, self.progress = source, repository, progress
+        self.baseline = source.manifest.baseline_variant
+        self._staged: bytes | None = None
+        self._reference_returns: dict[int, list[float]] = {}
+
+    def require_baseline(self, recipe: Recipe) -> None:
+        """Checks, before any work is done, that what the gate compares with is there.
+
+        Raises:
+            ConfigError: the recipe's gate plays against the baseline variant, which is not made, or
+                was made from another checkpoint.
+        """
+        if not recipe.accept.plays or recipe.name == self.baseline or self._staged is not None:
+            return
+        policy = self.source.manifest.name
+        against = f"plays against the variant {self.baseline!r}, which"
+        try:
+            made = self.repository.variant(policy, self.baseline)
+        except NotFoundError as error:
+            problem = f"{against} is not published; make it first: "
+            problem += f"slimq compress {policy} {self.baseline}"
+            raise ConfigError(recipe.source, "accept", problem) from error
+        if made.parent != self.source.checkpoint_sha256:
+            problem = f"{against} was made from another checkpoint; make it again: "
+            problem += f"slimq compress {policy} {self.baseline}"
+            raise ConfigError(recipe.source, "accept", problem)
+
+    def stage_baseline(self, model: bytes) -> None:
+        """Compares with this model from now on: the baseline was just made."""
+        self._staged = model
+        self._reference_returns.clear()
+
+    def judge(self, staged: Staged, accept: Accept) -> Verdict:
+        """Measures what the recipe asks for, cheapest first; play only if the rest holds.
+
+        Raises:
+            RepositoryError: the staged model does not load, has another signature, or gives
+                Q-values that are not finite.
+            CheckFailedError: the baseline is no better than random, so there is no scale.
+        """
+        name = staged.manifest.name
+        policy = self._policy(staged.model, name)
+        criteria = []
+        if accept.max_bytes is not None:
+            size = float(len(staged.model))
+            criteria.append(Criterion("max_bytes", size, AT_MOST, accept.max_bytes))
+        agreement = self._agreement(policy)
+        if accept.agreement is not None:
+            criteria.append(Criterion("agreement", agreement, AT_LEAST, accept.agreement))
+        if not accept.plays or not all(criterion.holds for criterion in criteria):
+            return Verdict(tuple(criteria))
+        seeds = SELECTION.seeds(accept.episodes, offset=SEED_OFFSET)
+        reference = self._reference(name, seeds)
+        returns = self._play(policy, seeds, f"accept {name}")
+        criteria += self._compare(returns, reference, accept)
+        return Verdict(tuple(criteria), tuple(returns), tuple(reference))
+
+    def _compare(
+        self, returns: Sequence[float], reference: Sequence[float], accept: Accept
+    ) -> Iterable[Criterion]:
+        random = self.source.manifest.random_policy.mean
+        scale = float(np.mean(reference)) - random
+        if scale <= 0:
+            problem = f"the full policy returns {np.mean(reference):g}, random play {random:g}"
+            raise CheckFailedError(f"accept: {problem}; there is nothing to keep")
+        if accept.return_ratio is not None:
+            ratio = (float(np.mean(returns)) - random) / scale
+            yield Criterion("return_ratio", ratio, AT_LEAST, accept.return_ratio)
+        if accept.margin is not None:
+            loss = (np.asarray(returns) - np.asarray(reference)) / scale
+            yield Criterion("margin", mean_interval(loss).low, AT_LEAST, -accept.margin)
+
+    def _agreement(self, policy: QFunction) -> float:
+        states = self.source.calibration.observations(self.source.manifest.observation)
+        q_values = q_values_of(policy, states)
+        same = q_values.argmax(axis=1) == self.source.calibration.q_values.argmax(axis=1)
+        return float(same.mean())
+
+    def _reference(self, name: str, seeds: Sequence[int]) -> list[float]:
+        if name == self.baseline:
+            return self._play(TorchPolicy(self.source.teacher), seeds, "accept: full policy")
+        if len(seeds) not in self._reference_returns:
+            model = self._staged
+            if model is None:
+                _, model = self.repository.read_model(self.source.manifest.name, self.baseline)
+            policy = self._policy(model, self.baseline)
+            label = f"accept: {self.baseline}"
+            self._reference_returns[len(seeds)] = self._play(policy, seeds, label)
+        return self._reference_returns[len(seeds)]
+
+    def _policy(self, model: bytes, name: str) -> QFunction:
+        manifest = self.source.manifest
+        label = f"{manifest.name}/{name}"
+        policy = OnnxPolicy(model, manifest.observation, len(manifest.actions), label)
+        return require_finite(policy, label)
+
+    def _play(self, policy: QFunction, seeds: Sequence[int], label: str) -> list[float]:
+        returns: dict[int, float] = {}
+        with self.progress(label, len(seeds), "episode") as bar:
+            for episode in play_episodes(self.source.manifest.environment, policy, seeds):
+                returns[episode.seed] = episode.return_
+                mean = np.mean(list(returns.values()))
+                bar.set_postfix_str(f"mean return {mean:.2f}", refresh=False)
+                bar.update(1)
+        return [returns[seed] for seed in seeds]

@@ -1,0 +1,45 @@
+"""Play for passes: the collector that the pipeline hands them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slimq.core.environment import EnvironmentSpec
+from slimq.core.observation import Observations
+from slimq.core.qfunction import QFunction
+from slimq.core.seeds import COLLECTION
+from slimq.environments.collection import Transitions, collect_states, collect_transitions
+
+
+class PolicyCollector:
+    """Plays a policy's environment on collection seeds, beyond those of the calibration set."""
+
+    OFFSET, STRIDE, SPAN = 100_000, 2_000, 800_000
+
+    def __init__(self, environment: EnvironmentSpec) -> None:
+        self.environment = environment
+        self.calls = 0
+
+    def states(
+        self, q_function: QFunction, steps: int, *, epsilon: float, keep_every: int = 1
+    ) -> Observations:
+        """See `slimq_compression.context.Collector`."""
+        return collect_states(
+            self.environment,
+            q_function,
+            steps,
+            epsilon=epsilon,
+            seeds=self._seeds(),
+            keep_every=keep_every,
+        )
+
+    def transitions(self, q_function: QFunction, steps: int, *, epsilon: float) -> Transitions:
+        """See `slimq_compression.context.Collector`."""
+        return collect_transitions(
+            self.environment, q_function, steps, epsilon=epsilon, seeds=self._seeds()
+        )
+
+    def _seeds(self) -> Sequence[int]:
+        offset = self.OFFSET + self.calls * self.STRIDE % self.SPAN
+        self.calls += 1
+        return range(COLLECTION.start + offset, COLLECTION.start + COLLECTION.size)

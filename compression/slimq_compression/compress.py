@@ -1,0 +1,88 @@
+"""From recipe to published variant: run, judge, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+import torch
+
+from slimq.core.manifest import VariantManifest
+from slimq.core.publish import Publisher
+from slimq.core.repository import Repository
+from slimq_compression.accept import AcceptGate, Verdict
+from slimq_compression.context import Progress, silent
+from slimq_compression.pipeline import OnStep, ignore, is_current, load_source, run_recipe
+from slimq_compression.recipe import Recipe
+
+_log = structlog.get_logger(__name__)
+
+Status = Literal["published", "unchanged", "staged"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recipe.
+
+    Attributes:
+        status: `unchanged` where the variant was there already, `staged` in a dry run.
+        manifest: of the variant.
+        verdict: of the gate; None where the variant was there already.
+    """
+
+    status: Status
+    manifest: VariantManifest
+    verdict: Verdict | None = None
+
+
+def compress(
+    repository: Repository,
+    policy: str,
+    recipes: Sequence[Recipe],
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    on_step: OnStep = ignore,
+) -> list[Outcome]:
+    """Makes the variants in order; each is published as soon as it is accepted.
+
+    Args:
+        repository: where the policy lies.
+        policy: its name.
+        recipes: what to make; the baseline's first where it is not there yet.
+        force: make again what is there already.
+        dry_run: make and judge, publish nothing.
+        device: where network passes train, by default the CPU.
+        progress: opens progress bars.
+        on_step: called after each step.
+
+    Raises:
+        NotFoundError: there is no such policy.
+        RepositoryError: its checkpoint or calibration set is missing or broken.
+        ConfigError: a recipe does not fit the policy's network, or the baseline is missing.
+        AcceptGateError: a variant falls short of its gate; those before it stay published.
+    """
+    source = load_source(repository, policy)
+    gate = AcceptGate(source, repository, progress)
+    outcomes = []
+    for recipe in recipes:
+        if not force and is_current(recipe, source, repository):
+            _log.info("unchanged", policy=policy, variant=recipe.name)
+            made = repository.variant(policy, recipe.name)
+            outcomes.append(Outcome("unchanged", made))
+            continue
+        gate.require_baseline(recipe)
+        staged = run_recipe(recipe, source, device=device, progress=progress, on_step=on_step)
+        verdict = gate.judge(staged, recipe.accept)
+        verdict.require(recipe.name)
+        if recipe.name == gate.baseline:
+            gate.stage_baseline(staged.model)
+        if not dry_run:
+            Publisher(repository).publish_variant(staged.manifest, staged.model)
+            _log.info("published", policy=policy, variant=recipe.name, bytes=len(staged.model))
+        outcomes.append(Outcome("staged" if dry_run else "published", staged.manifest, verdict))
+    return outcomes

@@ -1,0 +1,178 @@
+"""What graph passes and the accounting need to know about an ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from slimq.core.observation import Observations
+from slimq.core.onnx_policy import make_session
+from slimq.networks.export import INPUT, PRODUCER
+
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+"""Operators whose second input (and third, the bias) are weights."""
+
+RUN_BATCH = 64
+
+_PRECISIONS = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "int8",
+    TensorProto.INT4: "int4",
+    TensorProto.UINT4: "int4",
+}
+
+
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """The model as a file: without doc strings, by this producer, the same bytes every time."""
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    own.producer_name = PRODUCER
+    own.ClearField("producer_version")
+    for noted in (own, own.graph, *own.graph.node):
+        noted.ClearField("doc_string")
+    del own.graph.value_info[:]
+    del own.metadata_props[:]
+    onnx.checker.check_model(own)
+    return bytes(own.SerializeToString(deterministic=True))
+
+
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of its own."""
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    return own
+
+
+def weighted_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The layers in order of computation."""
+    return [node for node in model.graph.node if node.op_type in WEIGHTED]
+
+
+def run_tensors(
+    model: onnx.ModelProto, tensors: Sequence[str], states: Observations
+) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+    """Values of inner float tensors, for one batch of `states` after another."""
+    exposed = copy_model(model)
+    present = {value.name for value in exposed.graph.output}
+    exposed.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in tensors
+        if name not in present
+    )
+    session = make_session(exposed.SerializeToString())
+    for start in range(0, len(states), RUN_BATCH):
+        values = session.run(list(tensors), {INPUT: states[start : start + RUN_BATCH]})
+        yield dict(zip(tensors, values, strict=True))
+
+
+def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The node that computes each tensor."""
+    return {output: node for node in model.graph.node for output in node.output}
+
+
+def remove_unused(model: onnx.ModelProto) -> None:
+    """Drops nodes that nothing needs, and initializers that no node reads; changes `model`."""
+    needed = {value.name for value in model.graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    initializers = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(initializers)
+
+
+def sort_nodes(model: onnx.ModelProto) -> None:
+    """Puts nodes in order of computation, otherwise as they were; changes `model`."""
+    made = {name for node in model.graph.node for name in node.output}
+    waiting, ordered = list(model.graph.node), []
+    while waiting:
+        ready = [node for node in waiting if made.isdisjoint(node.input)]
+        if not ready:
+            raise ValueError("the graph has a cycle")
+        ordered += ready
+        made.difference_update(name for node in ready for name in node.output)
+        done = {id(node) for node in ready}
+        waiting = [node for node in waiting if id(node) not in done]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+
+
+def decoded_weights(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
+    """The weights and biases that the layers compute with, whatever form they are stored in.
+
+    Whatever leads to them (dequantization, codebooks, masks) depends on constants only, so that
+    part of the graph is computed here.
+
+    Returns:
+        By tensor name, each weight and bias as the layer sees it.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    made_by = producers(model)
+    wanted = {
+        name for node in weighted_nodes(model) for name in node.input[1:3] if name and name != INPUT
+    }
+    values = {
+        name: onnx.numpy_helper.to_array(stored[name]) for name in sorted(wanted & stored.keys())
+    }
+    computed = sorted(
+        name for name in wanted - stored.keys() if _sources(name, made_by).isdisjoint({INPUT})
+    )
+    if computed:
+        decoder = copy_model(model)
+        del decoder.graph.output[:]
+        del decoder.graph.input[:]
+        del decoder.graph.value_info[:]
+        decoder.graph.output.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in computed
+        )
+        remove_unused(decoder)
+        session = make_session(decoder.SerializeToString())
+        values |= dict(zip(computed, session.run(computed, {}), strict=True))
+    return values
+
+
+def count_weights(model: onnx.ModelProto) -> tuple[int, int]:
+    """Weights and biases of the layers, and how many of them are not zero."""
+    weights = decoded_weights(model).values()
+    return sum(w.size for w in weights), sum(int(np.count_nonzero(w)) for w in weights)
+
+
+def describe_precision(model: onnx.ModelProto) -> str:
+    """In what the weights are stored, such as `int8`, or `fp32+int8` where layers differ."""
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    made_by = producers(model)
+    found = set()
+    for node in weighted_nodes(model):
+        sources = _sources(node.input[1], made_by)
+        types = [stored[name] for name in sources if name in stored]
+        # Scales are floats beside codes: the smallest type is the weights' own.
+        narrow = [_PRECISIONS[t] for t in types if t in _PRECISIONS]
+        found.add(min(narrow, key=lambda name: int(name.strip("fpbint"))) if narrow else "other")
+    return "+".join(sorted(found)) or "other"
+
+
+def _sources(name: str, made_by: dict[str, onnx.NodeProto]) -> set[str]:
+    """The initializers and graph inputs that a tensor is computed from."""
+    found, waiting, seen = set(), [name], {name}
+    while waiting:
+        current = waiting.pop()
+        node = made_by.get(current)
+        if node is None:
+            found.add(current)
+            continue
+        fresh = [tensor for tensor in node.input if tensor and tensor not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return found

@@ -1,0 +1,1 @@
+"""One module per compression technique; the catalogue lists them all."""

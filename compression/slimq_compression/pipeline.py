@@ -1,0 +1,265 @@
+"""Runs a recipe: network steps, the export, graph steps, each recorded; the result is staged.
+
+Nothing here writes to the repository: what comes out is a manifest and the model's bytes, which
+the accept gate then judges. The same recipe, checkpoint, machine, versions and thread count give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TypeVar
+
+import onnx
+import structlog
+import torch
+
+from slimq.core.calibration import CalibrationSet
+from slimq.core.errors import ConfigError, InvalidInputError, NotFoundError, RepositoryError
+from slimq.core.manifest import PolicyManifest, RecipeRecord, StepRecord, VariantManifest
+from slimq.core.publish import content_entry
+from slimq.core.repository import Repository
+from slimq.networks.checkpoint import load_network
+from slimq.networks.export import export_onnx
+from slimq.networks.hardware import describe_hardware, resolve_precision
+from slimq.networks.qnetwork import QNetwork, count_macs, count_parameters
+from slimq_compression.collector import PolicyCollector
+from slimq_compression.context import PassContext, Progress, silent, step_seed
+from slimq_compression.graph import count_weights, describe_precision, to_bytes
+from slimq_compression.recipe import Recipe, Step
+
+LIBRARIES = ("slimq", "numpy", "onnx", "onnxruntime", "torch")
+
+_log = structlog.get_logger(__name__)
+
+OnStep = Callable[[StepRecord], None]
+T = TypeVar("T", QNetwork, onnx.ModelProto)
+
+
+def ignore(record: StepRecord) -> None:
+    """Lets a step's record pass by."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What compression starts from: a policy with its checkpoint and its calibration set."""
+
+    manifest: PolicyManifest
+    checkpoint_sha256: str
+    teacher: QNetwork
+    calibration: CalibrationSet
+
+    @property
+    def calibration_sha256(self) -> str | None:
+        """Of the stored calibration set, None where the manifest names none."""
+        entry = self.manifest.calibration
+        return None if entry is None else entry.sha256
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A variant that is made but not published."""
+
+    manifest: VariantManifest
+    model: bytes
+
+
+def load_source(repository: Repository, policy: str) -> Source:
+    """Reads a policy's checkpoint and calibration set.
+
+    Raises:
+        NotFoundError: there is no such policy.
+        RepositoryError: it has no checkpoint or calibration set, or they are broken.
+    """
+    manifest = repository.policy(policy)
+    if manifest.checkpoint is None or manifest.calibration is None:
+        missing = "checkpoint" if manifest.checkpoint is None else "calibration"
+        problem = f"{missing}: is null, so there is nothing to compress from; train the policy"
+        raise RepositoryError(f"{policy}/policy.json", problem)
+    content = repository.read_file(policy, manifest.checkpoint)
+    teacher = load_network(content, f"{policy}/{manifest.checkpoint.path}")
+    calibration = CalibrationSet.from_bytes(repository.read_file(policy, manifest.calibration))
+    return Source(manifest, manifest.checkpoint.sha256, teacher, calibration)
+
+
+def run_recipe(
+    recipe: Recipe,
+    source: Source,
+    *,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    on_step: OnStep = ignore,
+) -> Staged:
+    """Makes a variant in memory.
+
+    Args:
+        recipe: what to do.
+        source: what to start from; it is not changed.
+        device: where network passes train, by default the CPU.
+        progress: opens progress bars.
+        on_step: called after each step.
+
+    Raises:
+        ConfigError: a step's parameters do not fit this network.
+    """
+    run = _Run(recipe, source, device or torch.device("cpu"), progress, on_step)
+    network = source.teacher
+    for step in recipe.network:
+        network = run.network_step(step, network)
+    model = run.export(network)
+    for step in recipe.graph:
+        model = run.graph_step(step, model)
+    content = to_bytes(model)
+    last = run.records[-1]
+    manifest = VariantManifest(
+        policy=source.manifest.name,
+        name=recipe.name,
+        parent=source.checkpoint_sha256,
+        recipe=RecipeRecord(
+            name=recipe.name,
+            description=recipe.description,
+            seed=recipe.seed,
+            steps=run.records,
+            calibration_sha256=source.calibration_sha256,
+            accept=recipe.accept.model_dump(mode="json"),
+        ),
+        model=content_entry("model", ".onnx", content),
+        precision=describe_precision(model),
+        parameters=last.parameters_count,
+        nonzero_parameters=last.nonzero_parameters,
+        macs=last.macs,
+        opset=recipe.export.opset,
+        versions={library: version(library) for library in LIBRARIES},
+    )
+    return Staged(manifest, content)
+
+
+def is_current(recipe: Recipe, source: Source, repository: Repository) -> bool:
+    """Whether the repository has this variant whole, made and judged as it would be now.
+
+    That is: by these steps and this seed, from this checkpoint, with this calibration set and this
+    gate; and its model can be read.
+    """
+    try:
+        made, _ = repository.read_model(source.manifest.name, recipe.name)
+    except NotFoundError:
+        return False
+    except RepositoryError as error:
+        _log.warning("a broken variant is made again", variant=recipe.name, error=str(error))
+        return False
+    steps = [(step.name, step.parameters) for step in made.recipe.steps]
+    return (
+        made.parent == source.checkpoint_sha256
+        and made.recipe.seed == recipe.seed
+        and steps == recipe.fingerprint
+        and made.recipe.calibration_sha256 == source.calibration_sha256
+        and made.recipe.accept == recipe.accept.model_dump(mode="json")
+    )
+
+
+class _Run:
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: Source,
+        device: torch.device,
+        progress: Progress,
+        on_step: OnStep,
+    ) -> None:
+        self.recipe, self.source, self.device = recipe, source, device
+        self.progress, self.on_step = progress, on_step
+        self.collector = PolicyCollector(source.manifest.environment)
+        self.records: list[StepRecord] = []
+        self.macs = 0
+
+    def network_step(self, step: Step, network: QNetwork) -> QNetwork:
+        started = time.monotonic()
+        changed = self._apply(step, network)
+        hardware = self._hardware(step)
+        self._record_network(step.name, _dump(step), changed, None, started, hardware)
+        return changed
+
+    def export(self, network: QNetwork) -> onnx.ModelProto:
+        started = time.monotonic()
+        content = export_onnx(network, self.recipe.export.opset)
+        parameters = self.recipe.export.model_dump(mode="json")
+        self._record_network("export", parameters, network, len(content), started)
+        return onnx.load_model_from_string(content)
+
+    def graph_step(self, step: Step, model: onnx.ModelProto) -> onnx.ModelProto:
+        started = time.monotonic()
+        changed = self._apply(step, model)
+        parameters, nonzero = count_weights(changed)
+        size = len(to_bytes(changed))
+        self._record(step.name, _dump(step), (parameters, nonzero, self.macs), size, started)
+        return changed
+
+    def _apply(self, step: Step, given: T) -> T:
+        context = PassContext(
+            teacher=self.source.teacher,
+            observation=self.source.manifest.observation,
+            calibration=self.source.calibration,
+            collect=self.collector,
+            seed=step_seed(self.recipe.seed, len(self.records)),
+            device=self.device,
+            progress=self.progress,
+        )
+        try:
+            changed: T = step.row.apply(given, step.params, context)
+        except InvalidInputError as error:
+            if not error.field.startswith(f"{step.name}."):
+                raise
+            place = step.place + error.field.removeprefix(step.name)
+            problem = f"expected {error.expected}, received {error.received}"
+            raise ConfigError(self.recipe.source, place, problem) from error
+        return changed
+
+    def _record_network(
+        self,
+        name: str,
+        parameters: dict[str, object],
+        network: QNetwork,
+        size: int | None,
+        started: float,
+        hardware: str | None = None,
+    ) -> None:
+        self.macs = count_macs(network.spec)
+        nonzero = sum(int(torch.count_nonzero(p)) for p in network.parameters())
+        counts = (count_parameters(network), nonzero, self.macs)
+        self._record(name, parameters, counts, size, started, hardware)
+
+    def _hardware(self, step: Step) -> str | None:
+        """What a step trained on: only passes that train have a precision."""
+        precision = getattr(step.params, "precision", None)
+        if precision is None:
+            return None
+        return describe_hardware(self.device, resolve_precision(precision, self.device))
+
+    def _record(
+        self,
+        name: str,
+        parameters: dict[str, object],
+        counts: tuple[int, int, int],
+        size: int | None,
+        started: float,
+        hardware: str | None = None,
+    ) -> None:
+        record = StepRecord(
+            name=name,
+            parameters=parameters,
+            parameters_count=counts[0],
+            nonzero_parameters=counts[1],
+            macs=counts[2],
+            bytes=size,
+            seconds=round(time.monotonic() - started, 3),
+            hardware=hardware,
+        )
+        self.records.append(record)
+        self.on_step(record)
+
+
+def _dump(step: Step) -> dict[str, object]:
+    return step.params.model_dump(mode="json")

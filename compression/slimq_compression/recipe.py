@@ -1,0 +1,234 @@
+"""Recipes: TOML files that say how a variant is made, step by step, and what it must still do.
+
+    name = "pruned-int8"
+    seed = 0
+
+    [[network]]              # torch, in order
+    pass = "prune_channels"
+    ratio = 0.7
+
+    [export]
+    opset = 21
+
+    [[graph]]                # ONNX, in order
+    pass = "quantize_int8"
+
+    [accept]                 # on selection seeds, before anything is published
+    episodes = 10
+    margin = 0.02
+
+Every mistake is a ConfigError that names the file, the step and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slimq.core.errors import ConfigError, suggestion
+from slimq.core.manifest import Slug
+from slimq.networks.export import OPSET
+from slimq_compression.catalogue import CATALOGUE, Pass, Phase, names
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class ExportParams(BaseModel):
+    """The step between network passes and graph passes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    opset: int = Field(default=OPSET, ge=17, le=25, description="of the ONNX default domain")
+
+
+class Accept(BaseModel):
+    """What a variant must keep to be published; criteria that are null are not checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    episodes: int = Field(
+        default=10, ge=1, le=1_000, description="selection episodes, paired with the baseline"
+    )
+    margin: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="largest loss that counts as none: the lower 95 % bound of "
+        "(variant − full) / (full − random) is at least minus this",
+    )
+    return_ratio: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=2.0,
+        description="smallest (variant − random) / (full − random), by the means",
+    )
+    agreement: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="smallest share of calibration states with the full policy's greedy action",
+    )
+    max_bytes: int | None = Field(default=None, ge=1, description="of the model on disk")
+
+    @property
+    def plays(self) -> bool:
+        """Whether a criterion needs the returns of played episodes."""
+        return self.margin is not None or self.return_ratio is not None
+
+    @property
+    def asks_for_play_or_agreement(self) -> bool:
+        """Whether any criterion is about what the variant does, not about its size alone."""
+        return self.plays or self.agreement is not None
+
+
+class _Frame(BaseModel):
+    """A recipe without the parameters of its passes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Slug = Field(description="name of the variant that the recipe makes")
+    description: str = Field(default="", max_length=500)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    network: list[dict[str, Any]] = Field(default_factory=list)
+    export: ExportParams = Field(default_factory=ExportParams)
+    graph: list[dict[str, Any]] = Field(default_factory=list)
+    accept: Accept = Field(default_factory=Accept)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass with its parameters.
+
+    Attributes:
+        place: where it stands in the file, such as `network[1].prune_channels`.
+        name: of the pass.
+        params: checked.
+    """
+
+    place: str
+    name: str
+    params: BaseModel
+
+    @property
+    def row(self) -> Pass:
+        """Its row of the catalogue."""
+        return CATALOGUE[self.name]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe, checked."""
+
+    source: str
+    name: str
+    description: str
+    seed: int
+    network: tuple[Step, ...]
+    export: ExportParams
+    graph: tuple[Step, ...]
+    accept: Accept
+
+    @property
+    def fingerprint(self) -> list[tuple[str, dict[str, Any]]]:
+        """What decides the result besides the checkpoint and the seed: steps with parameters."""
+        export = ("export", self.export.model_dump(mode="json"))
+        before, after = (
+            [(step.name, step.params.model_dump(mode="json")) for step in steps]
+            for steps in (self.network, self.graph)
+        )
+        return [*before, export, *after]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads a recipe file.
+
+    Raises:
+        ConfigError: the file is missing, is no TOML, or holds an unknown key, an impossible value,
+            an unknown pass, a pass in the wrong phase, or passes without a gate that looks at what
+            the variant does.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), "file", error.strerror or "cannot be read") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), "syntax", str(error)) from error
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: str, source: str) -> Recipe:
+    """A recipe from TOML text; `source` is how errors name it. Raises as `load_recipe`."""
+    try:
+        values = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, "syntax", str(error)) from error
+    frame = _validate(_Frame, values, source, "")
+    recipe = Recipe(
+        source=source,
+        name=frame.name,
+        description=frame.description,
+        seed=frame.seed,
+        network=_steps("network", frame.network, source),
+        export=frame.export,
+        graph=_steps("graph", frame.graph, source),
+        accept=frame.accept,
+    )
+    if (recipe.network or recipe.graph) and not frame.accept.asks_for_play_or_agreement:
+        problem = "a recipe with passes needs one of margin, return_ratio and agreement"
+        raise ConfigError(source, "accept", problem)
+    return recipe
+
+
+def _steps(phase: Phase, tables: list[dict[str, Any]], source: str) -> tuple[Step, ...]:
+    """Steps are counted from 1, as one counts them in the file."""
+    steps = []
+    for number, table in enumerate(tables, start=1):
+        place = f"{phase}[{number}]"
+        values = dict(table)
+        name = values.pop("pass", None)
+        if not isinstance(name, str):
+            raise ConfigError(source, f"{place}.pass", f"name one of {', '.join(names(phase))}")
+        row = CATALOGUE.get(name)
+        if row is None:
+            listing = ", ".join(names(phase))
+            problem = f"unknown pass {name!r}{suggestion(name, names())}; there is: {listing}"
+            raise ConfigError(source, place, problem)
+        place = f"{place}.{name}"
+        if row.phase != phase:
+            raise ConfigError(source, place, f"is a {row.phase} pass: move it to [[{row.phase}]]")
+        steps.append(Step(place, name, _validate(row.params, values, source, place)))
+    return tuple(steps)
+
+
+def _validate(model: type[T], values: Any, source: str, place: str) -> T:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parts = [str(part) for part in first["loc"]]
+        where = ".".join([*([place] if place else []), *parts]) or "recipe"
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            problem = f"unknown key {parts[-1]!r}{suggestion(parts[-1], _keys(model, parts[:-1]))}"
+        elif "input" in first and first["type"] != "missing" and parts:
+            problem = f"{problem}, received {first['input']!r}"
+        raise ConfigError(source, where, problem) from error
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The valid keys of the table at `path`."""
+    current: Any = model
+    for part in path:
+        field = current.model_fields.get(part)
+        if field is None:
+            return []
+        choices = [field.annotation, *get_args(field.annotation)]
+        tables = [c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not tables:
+            return []
+        current = tables[0]
+    return list(current.model_fields)

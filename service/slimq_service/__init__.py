@@ -1,0 +1,1 @@
+"""The inference service: observations in, actions and Q-values out."""

@@ -1,0 +1,77 @@
+"""Puts the service together. Nothing happens at import."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from slimq import __version__
+from slimq.core.errors import RepositoryError
+from slimq.core.repository import Repository
+from slimq_service.act import ActEndpoint
+from slimq_service.catalogue import Catalogue
+from slimq_service.engine import Engine
+from slimq_service.handlers import add_error_handlers
+from slimq_service.health import make_health_router
+from slimq_service.metrics import Metrics
+from slimq_service.openapi import add_openapi
+from slimq_service.page import make_page_router
+from slimq_service.resources import make_resource_router
+from slimq_service.settings import Settings
+
+DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
+
+The variant is chosen for each request: by path, by the body's `variant`, by `?variant=`, or else it
+is the policy's default. Every error is a problem document (RFC 9457) with a stable `code`."""
+
+
+def create_app(settings: Settings, registry: CollectorRegistry | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: everything it can be told.
+        registry: where its metrics go; a fresh one with process metrics when None.
+    """
+    metrics = Metrics(_make_registry() if registry is None else registry)
+    catalogue = Catalogue(Repository(settings.policies), metrics, settings.retry_seconds)
+    engine = Engine(settings.inline_seconds, settings.inference_threads)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
+        with contextlib.suppress(RepositoryError):  # named by /readyz, and looked at again
+            await catalogue.refresh()
+        watching = asyncio.create_task(catalogue.watch(settings.watch_seconds))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            await catalogue.close()
+            engine.close()
+
+    app = FastAPI(
+        title="slimq",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.router.routes.extend(ActEndpoint(settings, catalogue, engine, metrics).routes())
+    app.include_router(make_page_router(catalogue))
+    app.include_router(make_resource_router(catalogue))
+    app.include_router(make_health_router(catalogue, metrics))
+    add_error_handlers(app, metrics)
+    add_openapi(app)
+    return app
+
+
+def _make_registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry

@@ -1,0 +1,114 @@
+"""Reads a request's body within its limits, whether or not its length was announced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from slimq.core.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+DRAINED_BYTES = 64 * 1024
+"""A refused body up to this length is left to the server, so that the connection can be kept."""
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its request was complete: nobody to answer."""
+
+
+def header(headers: Headers, name: bytes) -> bytes | None:
+    """The first header of this lower-case name."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def media_type(headers: Headers, supported: Iterable[str]) -> str:
+    """The body's media type, lower case, without parameters.
+
+    Raises:
+        MediaTypeError: none is given, it is not one of `supported`, or the body is compressed.
+    """
+    expected = " or ".join(supported)
+    encoding = header(headers, b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        received = encoding.decode("latin-1")
+        raise MediaTypeError("Content-Encoding", "an uncompressed body", received)
+    value = header(headers, b"content-type")
+    if value is None:
+        raise MediaTypeError("Content-Type", expected, "no Content-Type")
+    name = value.decode("latin-1").partition(";")[0].strip().lower()
+    if name not in supported:
+        raise MediaTypeError("Content-Type", expected, repr(name))
+    return name
+
+
+def is_long(headers: Headers) -> bool:
+    """Whether a body that nobody reads is better cut off than drained."""
+    announced = header(headers, b"content-length") or b"unknown"
+    return not announced.isdigit() or len(announced) > 18 or int(announced) > DRAINED_BYTES
+
+
+async def read_body(receive: Receive, headers: Headers, limit: int, seconds: float) -> bytes:
+    """The whole body; what goes over the limit is never kept.
+
+    Args:
+        receive: the ASGI channel.
+        headers: the request's, to refuse an announced length early.
+        limit: most bytes.
+        seconds: time in which it must arrive.
+
+    Raises:
+        LimitError: the announced or the received length is over the limit.
+        BodyTimeoutError: it did not arrive in time.
+        ClientGoneError: the client closed the connection.
+        MalformedError: Content-Length is not a number.
+    """
+    announced = header(headers, b"content-length")
+    if announced is not None:
+        if not announced.isdigit() or len(announced) > 18:
+            received = announced.decode("latin-1")
+            raise MalformedError("Content-Length", "a number of bytes", received)
+        if int(announced) > limit:
+            raise LimitError("body", limit, f"{int(announced)} bytes", "bytes")
+    try:
+        async with asyncio.timeout(seconds):
+            return await _collect(receive, limit)
+    except TimeoutError:
+        raise BodyTimeoutError(seconds) from None
+
+
+async def drain(receive: Receive, seconds: float) -> None:
+    """Reads what still arrives of a refused body and keeps nothing of it.
+
+    Closing a connection with unread bytes resets it, and the client might never see the answer.
+
+    Args:
+        receive: the ASGI channel.
+        seconds: time after which the client is cut off all the same.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (await receive()).get("more_body", False):
+                pass
+
+
+async def _collect(receive: Receive, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    length = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk: bytes = message.get("body", b"")
+        length += len(chunk)
+        if length > limit:
+            raise LimitError("body", limit, f"{length} bytes and perhaps more", "bytes")
+        if not message.get("more_body", False):
+            return b"".join([*chunks, chunk]) if chunks else chunk
+        chunks.append(chunk)

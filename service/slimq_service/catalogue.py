@@ -1,0 +1,295 @@
+"""Which variants there are, and which are in memory: loaded on first use, kept, swapped if changed.
+
+All state belongs to the event loop; disk and model building happen in one thread of their own, one
+at a time (building ONNX sessions side by side is not documented as safe: onnxruntime #27089).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from slimq.core.errors import NotFoundError, RepositoryError, SlimqError
+from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.report import EvaluationReport
+from slimq.core.repository import Repository
+from slimq_service.metrics import Metrics
+from slimq_service.model import LoadedVariant, Stamp, load
+from slimq_service.scan import PolicyScan, Scan, VariantScan, named, scan_repository
+
+Key = tuple[str, str]
+
+
+@dataclass
+class VariantState:
+    """What the catalogue knows of one variant; `loaded` outlives a newer version that fails."""
+
+    loaded: LoadedVariant | None = None
+    error: SlimqError | None = None
+    error_stamp: Stamp | None = None
+    error_time: float = 0.0
+    task: asyncio.Task[LoadedVariant] | None = field(default=None, repr=False)
+
+
+class Catalogue:
+    """The repository as the service sees it."""
+
+    def __init__(self, repository: Repository, metrics: Metrics, retry_seconds: float) -> None:
+        self.repository = repository
+        self.scan = Scan()
+        self.scan_error: str | None = "the repository has not been read yet"
+        self._metrics = metrics
+        self._retry_seconds = retry_seconds
+        self._states: dict[Key, VariantState] = {}
+        self._reports: dict[tuple[str, str, str], EvaluationReport] = {}
+        self._thread = ThreadPoolExecutor(1, "slimq-repository")
+        self._lock = asyncio.Lock()
+        self._scans = 0
+        self._log = structlog.get_logger(component="catalogue")
+
+    async def watch(self, seconds: float) -> None:
+        """Looks at the repository again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.refresh()
+            except RepositoryError:
+                pass  # kept in scan_error, and logged
+            except Exception:  # whatever it is, what is published later must still be seen
+                self._log.exception("look at the repository failed")
+
+    async def close(self) -> None:
+        """Ends the loads under way and the thread."""
+        tasks = [state.task for state in self._states.values() if state.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def refresh(self) -> None:
+        """Returns after a look at the repository that began after this call.
+
+        Callers that wait at the same time share one look.
+
+        Raises:
+            RepositoryError: it cannot be listed; what was known stays.
+        """
+        begun = self._scans
+        async with self._lock:
+            if self._scans > begun:
+                return
+            self._scans += 1
+            loop = asyncio.get_running_loop()
+            try:
+                self.scan = await loop.run_in_executor(
+                    self._thread, scan_repository, self.repository, self.scan, self._retry_seconds
+                )
+            except (OSError, SlimqError) as error:
+                if self.scan_error != str(error):
+                    self._log.error("repository cannot be read", problem=str(error))
+                self.scan_error = str(error)
+                raise RepositoryError(str(self.repository.root), str(error)) from error
+            self.scan_error = None
+            self._apply()
+
+    def policies(self) -> list[str]:
+        """Every policy's name."""
+        return list(self.scan.policies)
+
+    def policy(self, name: str) -> PolicyManifest:
+        """A policy's manifest.
+
+        Raises:
+            NotFoundError: there is no such policy.
+            RepositoryError: its manifest cannot be read.
+        """
+        found = self._policy(name)
+        if found.manifest is None:
+            raise _again(found.error, name)
+        return found.manifest
+
+    def variants(self, policy: str) -> dict[str, VariantScan]:
+        """What is on disk for each variant of a policy.
+
+        Raises:
+            NotFoundError: there is no such policy.
+        """
+        return dict(self._policy(policy).variants)
+
+    def variant(self, policy: str, variant: str) -> VariantManifest:
+        """A variant's manifest.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: its manifest cannot be read.
+        """
+        found = self._variant(policy, variant)
+        if found.manifest is None:
+            raise _again(found.error, f"{policy}/{variant}")
+        return found.manifest
+
+    async def report(self, policy: str, variant: str) -> EvaluationReport | None:
+        """A variant's report, None before it is evaluated; read again only when it changed.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: it cannot be read.
+        """
+        entry = self.variant(policy, variant).report
+        if entry is None:
+            return None
+        kept = self._reports.get((policy, variant, entry.sha256))
+        if kept is not None:
+            return kept
+        loop = asyncio.get_running_loop()
+        read = await loop.run_in_executor(self._thread, self.repository.report, policy, variant)
+        if read is not None:
+            self._reports = {k: v for k, v in self._reports.items() if k[:2] != (policy, variant)}
+            self._reports[policy, variant, entry.sha256] = read
+        return read
+
+    def state(self, policy: str, variant: str) -> VariantState:
+        """What is in memory for a variant."""
+        return self._states.get((policy, variant)) or VariantState()
+
+    async def known_policy(self, name: str) -> PolicyManifest:
+        """As `policy`, after another look where the name is not known yet."""
+        if name not in self.scan.policies:
+            await self.refresh()
+        return self.policy(name)
+
+    async def get(self, policy: str, variant: str) -> LoadedVariant:
+        """The variant, loaded now if it is not in memory; callers at once share one load.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: it cannot be loaded.
+        """
+        state = self._states.get((policy, variant))
+        if state is not None and state.loaded is not None:
+            return state.loaded
+        if state is None:
+            await self.refresh()
+        found = self._variant(policy, variant)
+        state = self._states[policy, variant]
+        if state.loaded is not None:
+            return state.loaded
+        if found.error is not None:
+            raise _again(found.error, f"{policy}/{variant}")
+        if state.task is None and not self._should_try(state, found.stamp):
+            raise _again(state.error, f"{policy}/{variant}")
+        return await asyncio.shield(state.task or self._start_load((policy, variant), state))
+
+    def _policy(self, name: str) -> PolicyScan:
+        if name not in self.scan.policies:
+            raise NotFoundError("policy", name, self.scan.policies)
+        return self.scan.policies[name]
+
+    def _variant(self, policy: str, variant: str) -> VariantScan:
+        variants = self._policy(policy).variants
+        if variant not in variants:
+            raise NotFoundError("variant", variant, variants)
+        return variants[variant]
+
+    def _should_try(self, state: VariantState, stamp: Stamp) -> bool:
+        if state.error is None or state.error_stamp != stamp:
+            return True
+        return time.monotonic() - state.error_time >= self._retry_seconds
+
+    def _apply(self) -> None:
+        """Takes over a new look: new variants, gone variants, and new versions of loaded ones."""
+        found = {
+            (policy, variant): entry
+            for policy, scanned in self.scan.policies.items()
+            for variant, entry in scanned.variants.items()
+        }
+        for key in [key for key in self._states if key not in found]:
+            self._metrics.of(*key).loaded.set(0)
+            del self._states[key]
+        for key, entry in found.items():
+            state = self._states.get(key)
+            if state is None:
+                self._metrics.appear(*key)
+                state = self._states[key] = VariantState()
+            if entry.error is not None:
+                self._fail(key, state, entry.error, entry.stamp, entry.checked)
+            elif state.loaded is not None and (kept := self._keep(key, state.loaded, entry)):
+                state.loaded, state.error = kept, None
+            elif state.loaded is None and state.error is None:
+                continue  # loaded on first use; only after an error before, to see that it is over
+            elif state.task is None and self._should_try(state, entry.stamp):
+                self._start_load(key, state)
+
+    def _keep(self, key: Key, loaded: LoadedVariant, entry: VariantScan) -> LoadedVariant | None:
+        """What is in memory if its model and policy are those on disk; its report may be new."""
+        if loaded.stamp == entry.stamp:
+            return loaded
+        manifest, policy = entry.manifest, self.scan.policies[key[0]].manifest
+        if manifest is None or manifest.model != loaded.manifest.model or policy != loaded.policy:
+            return None
+        return replace(loaded, manifest=manifest, stamp=entry.stamp)
+
+    def _start_load(self, key: Key, state: VariantState) -> asyncio.Task[LoadedVariant]:
+        state.task = asyncio.create_task(self._load(key, state))
+        state.task.add_done_callback(_retrieve)
+        return state.task
+
+    async def _load(self, key: Key, state: VariantState) -> LoadedVariant:
+        policy, variant = key
+        stamp = self._variant(policy, variant).stamp
+        started = time.monotonic()
+        try:
+            loop = asyncio.get_running_loop()
+            loaded = await loop.run_in_executor(
+                self._thread, load, self.repository, self.policy(policy), variant, stamp
+            )
+        except (SlimqError, OSError) as error:
+            problem = named(error, "/".join(key))
+            self._metrics.of(*key).load_failures.inc()
+            self._fail(key, state, problem, stamp, time.monotonic())
+            raise problem from error
+        finally:
+            state.task = None
+        state.loaded, state.error = loaded, None
+        measured = self._metrics.of(*key)
+        measured.loads.inc()
+        measured.loaded.set(1)
+        self._log.info(
+            "variant loaded",
+            policy=policy,
+            variant=variant,
+            sha256=loaded.sha256[:12],
+            seconds=round(time.monotonic() - started, 4),
+            inference_us=round(loaded.cost.seconds(1) * 1e6),
+        )
+        return loaded
+
+    def _fail(
+        self, key: Key, state: VariantState, error: SlimqError, stamp: Stamp, at: float
+    ) -> None:
+        if state.error is None or str(state.error) != str(error):
+            self._log.error(
+                "variant broken",
+                policy=key[0],
+                variant=key[1],
+                problem=str(error),
+                still_serving=state.loaded.sha256[:12] if state.loaded else None,
+            )
+        state.error, state.error_stamp, state.error_time = error, stamp, at
+
+
+def _again(error: SlimqError | None, path: str) -> SlimqError:
+    """A fresh error to raise, so that one that is kept does not gather tracebacks."""
+    if isinstance(error, RepositoryError):
+        return RepositoryError(error.path, error.problem)
+    return RepositoryError(path, str(error))
+
+
+def _retrieve(task: asyncio.Task[LoadedVariant]) -> None:
+    """Marks a failure as seen: it is kept in the state, and nobody may be waiting for it."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,71 @@
+"""Turns every error outside the hot endpoint into a problem document."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from slimq.core.errors import InvalidInputError, SlimqError
+from slimq_service.metrics import METHOD_NOT_ALLOWED, NO_SUCH_PATH, Metrics
+from slimq_service.problems import (
+    MEDIA_TYPE,
+    Problem,
+    internal_problem,
+    make_problem,
+    problem_of,
+    render,
+)
+
+CODES = {404: NO_SUCH_PATH, 405: METHOD_NOT_ALLOWED}
+
+
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Registers the handlers of errors of the tree, of the framework, and of our own mistakes."""
+    log = structlog.get_logger(component="http")
+
+    def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+        metrics.http_error(problem["code"])
+        return Response(render(problem), problem["status"], headers, media_type=MEDIA_TYPE)
+
+    async def on_slimq(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        return answer(problem_of(error) if isinstance(error, SlimqError) else internal_problem())
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        path, headers = request.scope["path"], dict(getattr(error, "headers", None) or {})
+        problem = make_problem(
+            status,
+            CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "-")),
+            _explain(status, request.method, path, headers),
+            field="method" if status == 405 else "path",
+            limit=headers.get("Allow", "the paths in /docs"),
+            received=request.method if status == 405 else path,
+        )
+        return answer(problem, headers)
+
+    async def on_validation(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        found = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+        field = ".".join(str(part) for part in found.get("loc", ("request",)))
+        received = repr(found.get("input"))
+        return answer(problem_of(InvalidInputError(field, str(found.get("msg")), received)))
+
+    async def on_mistake(request: Request, error: Exception) -> Response:
+        log.error("request failed", path=request.scope["path"], exc_info=error)
+        return answer(internal_problem())
+
+    app.add_exception_handler(SlimqError, on_slimq)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(Exception, on_mistake)
+
+
+def _explain(status: int, method: str, path: str, headers: dict[str, str]) -> str:
+    if status == 404:
+        return f"there is nothing at {path!r}; /docs lists what there is"
+    if status == 405:
+        return f"{method} is not allowed at {path!r}; allowed: {headers.get('Allow', 'see /docs')}"
+    return f"{method} {path!r}: {HTTPStatus(status).phrase}"

@@ -1,0 +1,108 @@
+"""Whether the process lives, whether it can serve, and its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client.exposition import choose_encoder
+from pydantic import BaseModel, Field
+
+from slimq.core.errors import RepositoryError
+from slimq_service.catalogue import Catalogue
+from slimq_service.metrics import Metrics
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    alive: Literal[True] = True
+
+
+class VariantHealth(BaseModel):
+    """One variant: can it answer, from memory or once it is loaded?"""
+
+    policy: str
+    variant: str
+    state: Literal["available", "loaded", "stale", "broken"] = Field(
+        description="available: whole on disk, not yet in memory; loaded: in memory, as on disk; "
+        "stale: what is on disk is broken, the version before it keeps answering; "
+        "broken: it cannot answer"
+    )
+    sha256: str | None = Field(default=None, description="of the model in memory")
+    problem: str | None = None
+
+
+class Readiness(BaseModel):
+    """Ready as long as one variant can answer; a broken one is named."""
+
+    ready: bool
+    problem: str | None = Field(default=None, description="of the repository as a whole")
+    variants: list[VariantHealth]
+
+
+def readiness(catalogue: Catalogue) -> Readiness:
+    """What the latest look at the repository and the loads so far say."""
+    found = []
+    for policy, scanned in catalogue.scan.policies.items():
+        for variant in scanned.variants:
+            state = catalogue.state(policy, variant)
+            problem = str(state.error) if state.error else None
+            if state.loaded is not None:
+                status: Literal["available", "loaded", "stale", "broken"] = (
+                    "stale" if problem else "loaded"
+                )
+            elif problem is None and scanned.manifest is None:
+                status, problem = "broken", str(scanned.error)
+            else:
+                status = "broken" if problem else "available"
+            found.append(
+                VariantHealth(
+                    policy=policy,
+                    variant=variant,
+                    state=status,
+                    sha256=state.loaded.sha256 if state.loaded else None,
+                    problem=problem,
+                )
+            )
+    problem = catalogue.scan_error
+    unreadable = [str(p.error) for p in catalogue.scan.policies.values() if p.error]
+    if problem is None and unreadable:
+        problem = "; ".join(unreadable)
+    ready = any(health.state != "broken" for health in found)
+    if problem is None and not found:
+        problem = f"{catalogue.repository.root}: no variant is published there"
+    return Readiness(ready=ready, problem=problem, variants=found)
+
+
+def make_health_router(catalogue: Catalogue, metrics: Metrics) -> APIRouter:
+    """The routes for whoever watches the service."""
+    router = APIRouter(tags=["health"])
+
+    @router.head("/healthz", include_in_schema=False)
+    @router.get("/healthz", summary="Is the process alive?")
+    async def get_healthz() -> Alive:
+        return Alive()
+
+    @router.head("/readyz", include_in_schema=False)
+    @router.get(
+        "/readyz",
+        summary="Can it serve, and which variants not?",
+        responses={503: {"model": Readiness, "description": "no variant can answer"}},
+    )
+    async def get_readyz(response: Response) -> Readiness:
+        with contextlib.suppress(RepositoryError):  # is in the detail, as scan_error
+            await catalogue.refresh()
+        detail = readiness(catalogue)
+        response.status_code = 200 if detail.ready else 503
+        return detail
+
+    @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+    async def get_metrics(request: Request) -> Response:
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        content = await asyncio.to_thread(encode, metrics.registry)
+        return Response(content, headers={"content-type": media_type})
+
+    return router

@@ -1,0 +1,90 @@
+"""A variant in memory, and what its inference costs, measured when it is loaded."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from slimq.core.errors import RepositoryError
+from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.observation import ObservationSpec
+from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.qfunction import QFunction
+from slimq.core.repository import Repository
+
+WARM_BATCHES = (1, 8)
+WARM_REPEATS = 3
+
+Stamp = tuple[tuple[int, int] | None, tuple[int, int] | None]
+"""What `policy.json` and `variant.json` looked like: modification time and inode of each."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one inference, as a straight line over the batch."""
+
+    base: float
+    per_observation: float
+
+    def seconds(self, batch: int) -> float:
+        """Expected seconds for a batch."""
+        return self.base + self.per_observation * batch
+
+
+@dataclass(frozen=True)
+class LoadedVariant:
+    """One version of a variant, ready to answer; never changed, only replaced.
+
+    The policy's manifest is the one that it was loaded under, so that observation layout and model
+    belong together while a new version is being published.
+    """
+
+    policy: PolicyManifest
+    manifest: VariantManifest
+    q_function: QFunction
+    cost: Cost
+    stamp: Stamp
+
+    @property
+    def sha256(self) -> str:
+        """Of the stored model."""
+        return self.manifest.model.sha256
+
+
+def load(
+    repository: Repository, policy: PolicyManifest, variant: str, stamp: Stamp
+) -> LoadedVariant:
+    """Reads, verifies, builds and warms a variant. Takes its time: not for the event loop.
+
+    Raises:
+        RepositoryError: a file is missing, cut, tampered with, or is no model of this policy.
+        NotFoundError: the variant has gone.
+    """
+    manifest, content = repository.read_model(policy.name, variant)
+    q_function = OnnxPolicy(
+        content, policy.observation, len(policy.actions), f"{policy.name}/{variant}"
+    )
+    try:
+        cost = measure(q_function, policy.observation)
+    except Exception as error:  # whatever the runtime raises for a model that cannot run
+        path = f"{policy.name}/{variant}/{manifest.model.path}"
+        raise RepositoryError(path, f"the model does not run: {error}") from error
+    return LoadedVariant(policy, manifest, q_function, cost, stamp)
+
+
+def measure(q_function: QFunction, spec: ObservationSpec) -> Cost:
+    """Runs zeros of each batch size; the best of a few runs, as other work only adds to it."""
+    best = []
+    for batch in WARM_BATCHES:
+        zeros = np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype)
+        q_function(zeros)
+        times = []
+        for _ in range(WARM_REPEATS):
+            started = time.perf_counter()
+            q_function(zeros)
+            times.append(time.perf_counter() - started)
+        best.append(min(times))
+    per_observation = max(0.0, (best[1] - best[0]) / (WARM_BATCHES[1] - WARM_BATCHES[0]))
+    return Cost(max(0.0, best[0] - per_observation), per_observation)

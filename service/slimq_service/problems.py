@@ -1,0 +1,78 @@
+"""Errors as problem documents (RFC 9457), for every error that this service answers.
+
+The members beyond the standard ones are `code` (stable, the same as on the command line) and the
+error's own data: `field`, `limit` and `received`, or what `available` names there are.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+from slimq.core.errors import (
+    BodyTimeoutError,
+    InvalidInputError,
+    LimitError,
+    NotFoundError,
+    RepositoryError,
+    SlimqError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:slimq:problem:"
+INTERNAL = "internal"
+LONGEST_TEXT = 500
+"""Characters of a text that came from outside, when it is repeated in an answer."""
+
+Problem = dict[str, Any]
+
+
+def make_problem(status: int, code: str, detail: str, **data: Any) -> Problem:
+    """A problem document; texts are cut to a length that is safe to repeat."""
+    document = {
+        "type": TYPE_PREFIX + code,
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": cut(detail, 2 * LONGEST_TEXT),
+        "code": code,
+    }
+    for name, value in data.items():
+        document[name] = cut(value, LONGEST_TEXT) if isinstance(value, str) else value
+    return document
+
+
+def problem_of(error: SlimqError) -> Problem:
+    """The problem document of an error of the tree, with its data."""
+    return make_problem(error.status, error.code, str(error), **_data(error))
+
+
+def internal_problem() -> Problem:
+    """The answer to a mistake of our own; what happened is in the log, not in the answer."""
+    return make_problem(500, INTERNAL, "the service made a mistake; its log has the details")
+
+
+def render(problem: Problem) -> bytes:
+    """The document as bytes."""
+    return orjson.dumps(problem)
+
+
+def cut(text: str, length: int) -> str:
+    """The text, shortened where it is longer than `length`, and always valid UTF-8."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
+
+
+def _data(error: SlimqError) -> dict[str, Any]:
+    if isinstance(error, LimitError):
+        return {"field": error.field, "limit": error.limit, "received": error.received}
+    if isinstance(error, InvalidInputError):
+        return {"field": error.field, "limit": error.expected, "received": error.received}
+    if isinstance(error, NotFoundError):
+        return {"field": error.kind, "received": error.name, "available": error.available}
+    if isinstance(error, BodyTimeoutError):
+        return {"field": "body", "limit": f"{error.seconds:g} s", "received": "an incomplete body"}
+    if isinstance(error, RepositoryError):
+        return {"field": error.path}
+    return {}

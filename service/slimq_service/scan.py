@@ -1,0 +1,141 @@
+"""Looks at the repository: what there is, and whether its files are whole.
+
+By stat, not inotify, so that network mounts work. What has not changed is not read again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from slimq.core.errors import NotFoundError, RepositoryError, SlimqError
+from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.repository import Repository
+from slimq_service.model import Stamp
+
+
+@dataclass(frozen=True)
+class VariantScan:
+    """One variant on disk: its manifest, or why it cannot be served."""
+
+    stamp: Stamp
+    manifest: VariantManifest | None
+    error: SlimqError | None
+    checked: float
+
+
+@dataclass(frozen=True)
+class PolicyScan:
+    """One policy on disk: its manifest, the last good one if it cannot be read now, and why."""
+
+    stamp: tuple[int, int] | None
+    manifest: PolicyManifest | None
+    error: SlimqError | None
+    checked: float
+    variants: Mapping[str, VariantScan]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The whole repository at one look."""
+
+    policies: Mapping[str, PolicyScan] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def scan_repository(repository: Repository, previous: Scan, retry_seconds: float) -> Scan:
+    """A new look; entries that have not changed are taken over.
+
+    Args:
+        repository: the repository.
+        previous: the last look.
+        retry_seconds: age after which what was broken is read again, changed or not.
+
+    Raises:
+        RepositoryError: the repository itself cannot be listed.
+        OSError: as above.
+    """
+    found = {}
+    for name in repository.policies():
+        known = previous.policies.get(name)
+        scanned = _scan_policy(repository, name, known, retry_seconds)
+        if scanned is not None:
+            found[name] = scanned
+    return Scan(MappingProxyType(found))
+
+
+def _scan_policy(
+    repository: Repository, name: str, known: PolicyScan | None, retry_seconds: float
+) -> PolicyScan | None:
+    stamp = _policy_stamp(repository, name)
+    manifest, error, checked = None, None, time.monotonic()
+    if known is not None and known.stamp == stamp and not _expired(known, retry_seconds):
+        manifest, error, checked = known.manifest, known.error, known.checked
+    else:
+        try:
+            manifest = repository.policy(name)
+        except NotFoundError:
+            return None
+        except (SlimqError, OSError) as problem:
+            error = named(problem, f"{name}/policy.json")
+            manifest = known.manifest if known is not None else None
+    variants = {}
+    try:
+        listing = repository.variants(name)
+    except NotFoundError:
+        return None
+    except (SlimqError, OSError) as problem:  # no reason to drop what may be serving
+        listing = list(known.variants) if known is not None else []
+        error = error or named(problem, f"{name}/variants")
+    for variant in listing:
+        before = known.variants.get(variant) if known is not None else None
+        scanned = _scan_variant(repository, name, variant, stamp, before, retry_seconds)
+        if scanned is not None:
+            variants[variant] = scanned
+    return PolicyScan(stamp, manifest, error, checked, MappingProxyType(variants))
+
+
+def _scan_variant(
+    repository: Repository,
+    policy: str,
+    variant: str,
+    policy_stamp: tuple[int, int] | None,
+    known: VariantScan | None,
+    retry_seconds: float,
+) -> VariantScan | None:
+    try:
+        stamp = (policy_stamp, repository.stamp(policy, variant))
+        if known is not None and known.stamp == stamp and not _expired(known, retry_seconds):
+            return known
+        manifest = repository.variant(policy, variant)
+    except NotFoundError:
+        return None
+    except (SlimqError, OSError) as problem:
+        error = named(problem, f"{policy}/variants/{variant}/variant.json")
+        return VariantScan((policy_stamp, None), None, error, time.monotonic())
+    try:
+        repository.read_model(policy, variant)
+    except (SlimqError, OSError) as problem:
+        error = named(problem, f"{policy}/variants/{variant}/{manifest.model.path}")
+        return VariantScan(stamp, manifest, error, time.monotonic())
+    return VariantScan(stamp, manifest, None, time.monotonic())
+
+
+def _expired(known: PolicyScan | VariantScan, retry_seconds: float) -> bool:
+    return known.error is not None and time.monotonic() - known.checked >= retry_seconds
+
+
+def named(problem: SlimqError | OSError, path: str) -> SlimqError:
+    """The problem as an error of the tree; the system's own get the path that they are about."""
+    if isinstance(problem, SlimqError):
+        return problem
+    return RepositoryError(path, problem.strerror or str(problem))
+
+
+def _policy_stamp(repository: Repository, name: str) -> tuple[int, int] | None:
+    try:
+        status = (repository.root / name / "policy.json").stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino

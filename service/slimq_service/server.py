@@ -1,0 +1,102 @@
+"""Runs the service: one process, uvicorn, a graceful end on SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import types
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from slimq.core.errors import InvalidInputError, RepositoryError
+from slimq_service.app import create_app
+from slimq_service.settings import Settings
+
+BACKLOG = 2048
+"""Connections that wait while the process is busy or still starting."""
+
+START_FAILED = 3
+"""The exit status of a start that failed, as uvicorn's own command has it."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, so that the port is known and whoever is told it can connect at once.
+
+    Raises:
+        InvalidInputError: the address cannot be used.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(BACKLOG)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        received = f"{host}:{port} ({error.strerror or error})"
+        raise InvalidInputError("host and port", "a free local address", received) from error
+    bound.set_inheritable(True)
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT; requests under way are finished first.
+
+    Args:
+        settings: everything it can be told.
+        announce: told the URL once connections are accepted.
+
+    Raises:
+        RepositoryError: the directory of policies is not there.
+        InvalidInputError: the address cannot be used.
+        SystemExit: 3 where the start fails; uvicorn has logged why.
+    """
+    if not settings.policies.is_dir():
+        path = str(settings.policies)
+        raise RepositoryError(path, "no such directory; give one with --policies")
+    bound = bind(settings.host, settings.port)
+    config = make_config(create_app(settings), settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    announce(url_of(bound))
+    server = uvicorn.Server(config)
+    try:
+        server.run(sockets=[bound])
+    finally:
+        bound.close()
+    if not server.started:
+        raise SystemExit(START_FAILED)
+
+
+def make_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs the application: with uvloop and httptools wherever they are installed."""
+    return uvicorn.Config(
+        app,
+        loop="auto",
+        http="auto",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+
+
+def _end(number: int, frame: types.FrameType | None) -> None:  # noqa: ARG001
+    """Uvicorn raises the signal again when it has finished: this makes that a clean exit."""
+    raise SystemExit(0)

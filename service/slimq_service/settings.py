@@ -1,0 +1,69 @@
+"""What the service can be told, from `SLIMQ_*` variables and flags, read once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from slimq.core.errors import ConfigError
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """Settings of one service process. Each can be given as `SLIMQ_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIMQ_", frozen=True, extra="forbid")
+
+    policies: Path = Field(default=Path("policies"), description="the repository of policies")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65_535, description="port, 0 for any free one")
+    max_batch: int = Field(default=256, ge=1, le=65_536, description="observations in one request")
+    max_body_bytes: int = Field(
+        default=8 * 2**20, ge=1, le=2**31, description="bytes of one request's body"
+    )
+    body_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="time in which a request's body must arrive"
+    )
+    watch_seconds: float = Field(
+        default=0.5, gt=0, le=3600, description="time between two looks at the repository"
+    )
+    retry_seconds: float = Field(
+        default=5.0, ge=0, le=3600, description="time after which a broken variant is tried again"
+    )
+    inline_seconds: float = Field(
+        default=200e-6,
+        ge=0,
+        le=1,
+        description="a batch expected to take longer is computed in a thread of its own",
+    )
+    inference_threads: int = Field(
+        default_factory=_processors, ge=1, le=1024, description="threads for the larger batches"
+    )
+    keep_alive_seconds: int = Field(
+        default=75, ge=1, le=3600, description="idle time after which a connection is closed"
+    )
+    shutdown_seconds: int = Field(
+        default=30, ge=1, le=3600, description="time that requests have to finish after SIGTERM"
+    )
+
+
+def read_settings(**flags: Any) -> Settings:
+    """The settings, where a flag that is not None takes precedence over its variable.
+
+    Raises:
+        ConfigError: a value is out of its bounds, naming the variable.
+    """
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        problem = f"{first['msg']}, received {first.get('input')!r}"
+        raise ConfigError("settings", f"SLIMQ_{name.upper()}", problem) from error

@@ -1,0 +1,1 @@
+"""The one command, `slimq`. Each subcommand imports what it needs when it runs."""

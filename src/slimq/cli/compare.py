@@ -1,0 +1,156 @@
+"""`slimq compare`: the variants of a policy side by side, and their Pareto plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+
+if TYPE_CHECKING:
+    from slimq.evaluation.comparison import Comparison, ComparisonRow
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+COLUMNS = (
+    "variant",
+    "bytes",
+    "× smaller",
+    "mean",
+    "IQM",
+    "95 % interval",
+    "paired, low",
+    "non-inferior",
+    "agreement",
+    "p50 alone, µs",
+    "× faster",
+    "p50 interleaved, µs",
+    "× faster",
+    "parameters",
+    "MACs",
+)
+_MISSING = "–"
+
+
+@app.command()
+def compare(
+    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    as_json: JsonOption = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Folder for the Pareto plots and the training curve."),
+    ] = None,
+) -> None:
+    """Compares a policy's variants: bytes, return, what is lost, agreement, latency.
+
+    Latency is at batch 1. "paired, low" is the lower end of the 95 % interval of
+    (variant − full) / (full − random); a variant is non-inferior from −2 % on.
+    """
+    from slimq.cli.extras import require
+    from slimq.core.errors import InvalidInputError
+
+    if as_json and markdown:
+        raise InvalidInputError("--markdown", "one of --json and --markdown", "both")
+    if plot:
+        require("compress", "matplotlib")
+    from slimq.core.repository import Repository
+    from slimq.evaluation.comparison import compare_variants
+
+    repository = Repository(policies)
+    comparison = compare_variants(repository, policy)
+    if as_json:
+        typer.echo(json.dumps(to_json(comparison), indent=2, ensure_ascii=False))
+    else:
+        cells = [table_row(row) for row in comparison.rows]
+        typer.echo(render_markdown(cells) if markdown else render_text(cells))
+        typer.echo(render_notes(comparison), nl=False)
+    for name, problem in comparison.failed.items():
+        typer.echo(f"slimq: {policy}/{name}: {problem}", err=True)
+    if plot:
+        from slimq.evaluation.plots import draw_plots, draw_training
+
+        for path in [
+            *draw_plots(comparison, plot),
+            *draw_training(repository.policy(policy), plot),
+        ]:
+            typer.echo(f"wrote {path}", err=True)
+
+
+def to_json(comparison: Comparison) -> dict[str, object]:
+    """The comparison as plain JSON values."""
+    from pydantic import TypeAdapter
+
+    from slimq.evaluation.comparison import Comparison
+
+    values: dict[str, object] = TypeAdapter(Comparison).dump_python(comparison, mode="json")
+    for row, plain in zip(comparison.rows, values["rows"], strict=True):  # type: ignore[call-overload]
+        if row.difference:
+            plain["difference"]["non_inferior"] = row.difference.non_inferior
+    return values
+
+
+def table_row(row: ComparisonRow) -> list[str]:
+    """The cells of a variant, in the order of the columns."""
+    difference, fidelity, interval = row.difference, row.fidelity, row.interval
+    cells = [
+        row.variant,
+        f"{row.bytes:,}",
+        _number(row.smaller, "{:.2f}"),
+        _number(row.mean, "{:.2f}"),
+        _number(row.iqm, "{:.2f}"),
+        f"{interval.low:.2f} to {interval.high:.2f}" if interval else _MISSING,
+        _number(difference.low if difference else None, "{:+.1%}"),
+        ("yes" if difference.non_inferior else "no") if difference else _MISSING,
+        _number(fidelity.agreement if fidelity else None, "{:.1%}"),
+    ]
+    for mode in ("alone", "interleaved"):
+        latency = row.find_latency(mode, 1)
+        cells.append(_number(latency.p50_us if latency else None, "{:.1f}"))
+        cells.append(_number(latency.faster if latency else None, "{:.2f}"))
+    return [*cells, f"{row.parameters:,}", f"{row.macs:,}"]
+
+
+def render_markdown(rows: list[list[str]]) -> str:
+    """A Markdown table; names to the left, numbers to the right."""
+    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def render_text(rows: list[list[str]]) -> str:
+    """A table in columns of equal width."""
+    lines = [list(COLUMNS), *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def render_notes(comparison: Comparison) -> str:
+    """How the figures came about, and what is missing; empty where there is nothing to say."""
+    lines: list[str] = []
+    protocol = comparison.protocol
+    if protocol:
+        lines.append(
+            f"{protocol.environment.id}: {protocol.episodes} {protocol.seed_range} episodes, "
+            f"ε {protocol.epsilon:g}, at most {protocol.environment.max_episode_steps:,} agent "
+            f"steps; a random policy's mean return is {comparison.random_mean:.2f}"
+        )
+    if comparison.processor:
+        lines.append(f"latency on {comparison.processor}, one thread, batch 1")
+    lines += [f"{row.variant}: {note}" for row in comparison.rows for note in row.notes]
+    return "".join(f"{line}\n" for line in ["", *lines]) if lines else ""
+
+
+def _number(value: float | None, form: str) -> str:
+    return _MISSING if value is None else form.format(value)

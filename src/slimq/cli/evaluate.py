@@ -1,0 +1,186 @@
+"""`slimq evaluate`: plays, compares and times the variants of a policy."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.core.errors import CheckFailedError, InvalidInputError
+
+if TYPE_CHECKING:
+    from slimq.environments.rollout import Episode
+    from slimq.evaluation.runner import Evaluation
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+DEFAULT_WORK = Path("runs/evaluate")
+
+_PAUSE, _PAUSE_IN_LOGS = 0.2, 30.0
+
+_EPISODES_HELP = (
+    "Episodes of each variant. A published report of more episodes is only replaced with --force."
+)
+
+
+class Seeds(StrEnum):
+    """A range of episode seeds."""
+
+    held_out = "held-out"
+    selection = "selection"
+    collection = "collection"
+
+
+@app.command()
+def evaluate(
+    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    variants: Annotated[
+        str, typer.Option("--variants", help="Names, separated by commas; all by default.")
+    ] = "",
+    episodes: Annotated[int, typer.Option("--episodes", help=_EPISODES_HELP)] = 100,
+    environments: Annotated[
+        int, typer.Option("--environments", help="Episodes played side by side.")
+    ] = 16,
+    seeds: Annotated[
+        Seeds, typer.Option("--seeds", help="Only reports on held-out seeds are published.")
+    ] = Seeds.held_out,
+    work: Annotated[
+        Path, typer.Option("--work", help="Folder for episodes of unfinished evaluations.")
+    ] = DEFAULT_WORK,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Measure again what is already known; goes on where that was interrupted.",
+        ),
+    ] = False,
+    no_latency: Annotated[
+        bool, typer.Option("--no-latency", help="Leave latency as it is.")
+    ] = False,
+    only_latency: Annotated[
+        bool, typer.Option("--only-latency", help="Measure latency again, nothing else.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluates variants on the same held-out episodes and publishes a report of each.
+
+    Interrupted, it goes on with the next episode when run again.
+    """
+    from slimq.cli.extras import require
+
+    if no_latency and only_latency:
+        raise InvalidInputError("--only-latency", "one of --no-latency, --only-latency", "both")
+    require("play", "gymnasium", "ale_py")
+    require("serve", "onnxruntime")
+    from slimq.core.repository import Repository
+    from slimq.core.seeds import COLLECTION, HELD_OUT, SELECTION
+    from slimq.evaluation.protocol import EvaluationSettings
+    from slimq.evaluation.runner import evaluate_policy
+
+    settings = EvaluationSettings(
+        episodes=episodes,
+        environments=environments,
+        seed_range={r.name: r for r in (COLLECTION, HELD_OUT, SELECTION)}[seeds.value],
+        work=work,
+        force=force,
+        latency="only" if only_latency else "skip" if no_latency else "measure",
+    )
+    names = [name.strip() for name in variants.split(",") if name.strip()]
+    evaluation = evaluate_policy(Repository(policies), policy, names, settings, ProgressBar())
+    if as_json:
+        typer.echo(json.dumps(to_json(evaluation), indent=2))
+    else:
+        typer.echo(render_text(evaluation))
+    for name, error in evaluation.failed.items():
+        typer.echo(f"slimq: {policy}/{name}: {error}", err=True)
+    if evaluation.failed:
+        names = sorted(evaluation.failed)
+        raise CheckFailedError(f"could not evaluate {', '.join(names)}; the others are done")
+
+
+def drawing_pause() -> float:
+    """Seconds between two drawings of a bar: fewer on a terminal than in a log."""
+    return _PAUSE if sys.stderr.isatty() else _PAUSE_IN_LOGS
+
+
+class ProgressBar:
+    """Episodes, their mean return so far, agent steps per second and the time left."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._returns: list[float] = []
+        self._steps, self._started, self._drawn = 0, 0.0, 0.0
+
+    def begin(self, task: str, total: int, episodes: list[Episode]) -> None:
+        """A new bar, which starts after the episodes that were played before."""
+        from tqdm import tqdm
+
+        self._returns = [episode.return_ for episode in episodes]
+        self._steps, self._started = 0, time.monotonic()
+        self._bar = tqdm(
+            desc=task, total=total, initial=len(episodes), unit="episode", file=sys.stderr
+        )
+        self._draw()
+
+    def steps(self, count: int) -> None:
+        """Counts agent steps."""
+        self._steps += count
+        if time.monotonic() - self._drawn > drawing_pause():
+            self._draw()
+
+    def episode(self, episode: Episode) -> None:
+        """One more."""
+        self._returns.append(episode.return_)
+        self._bar.n += 1
+
+    def end(self) -> None:
+        """Leaves the bar on the screen."""
+        self._draw()
+        self._bar.close()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        elapsed = max(self._drawn - self._started, 1e-9)
+        text = f"{self._steps / elapsed:,.0f} steps/s"
+        if self._returns:
+            text = f"mean {sum(self._returns) / len(self._returns):.2f}, {text}"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.refresh()
+
+
+def to_json(evaluation: Evaluation) -> dict[str, object]:
+    """The reports, and what was known, kept or failed, as plain JSON values."""
+    return {
+        "policy": evaluation.policy,
+        "reports": {n: r.model_dump(mode="json") for n, r in evaluation.reports.items()},
+        "cached": evaluation.cached,
+        "kept": evaluation.kept,
+        "failed": {
+            name: {"code": error.code, "detail": str(error)}
+            for name, error in evaluation.failed.items()
+        },
+    }
+
+
+def render_text(evaluation: Evaluation) -> str:
+    """One line for each variant; `slimq compare` shows more."""
+    lines: list[str] = []
+    for name, report in evaluation.reports.items():
+        agreement = f"{report.fidelity.agreement:.1%}" if report.fidelity else "unknown"
+        known = " (known)" if name in evaluation.cached else ""
+        if episodes := evaluation.kept.get(name):
+            known = f" (not published: the report of {episodes} episodes stays without --force)"
+        lines.append(
+            f"{name}: mean {report.mean:.2f} ({report.interval.low:.2f} to "
+            f"{report.interval.high:.2f}), IQM {report.iqm:.2f}, agreement {agreement}, "
+            f"{report.distinct_trajectories} of {len(report.seeds)} episodes distinct, "
+            f"{report.bytes:,} bytes{known}"
+        )
+    return "\n".join(lines) if lines else "nothing was evaluated"

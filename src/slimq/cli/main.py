@@ -1,0 +1,100 @@
+"""The one command. Exit codes: 0 done, 1 a gate or a check failed, 2 wrong use."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import structlog
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from slimq import __version__
+from slimq.core.errors import CheckFailedError, GateError, SlimqError
+
+COMMANDS = {
+    "train": "slimq.cli.train",
+    "compress": "slimq.cli.compress",
+    "evaluate": "slimq.cli.evaluate",
+    "compare": "slimq.cli.compare",
+    "policies": "slimq.cli.policies",
+    "serve": "slimq.cli.serve",
+    "act": "slimq.cli.act",
+    "play": "slimq.cli.play",
+}
+"""Every command, with the module that holds its `app`."""
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command's module only when that command runs."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """The names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """The command, imported now; None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = get_command(importlib.import_module(COMMANDS[cmd_name]).app)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    help="Train DQN policies, compress them, prove what each variant keeps, and serve them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"slimq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def configure(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log at debug level.")] = False,
+) -> None:
+    """Sets up logging; every command comes through here."""
+    level = logging.DEBUG if verbose else logging.INFO
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+def main() -> None:
+    """Runs the command line; an error that users can cause is one line on stderr and an exit code.
+
+    An interrupt ends with 130, which typer sees to.
+    """
+    try:
+        app(prog_name="slimq")
+    except SlimqError as error:
+        typer.echo(f"slimq: {error}", err=True)
+        sys.exit(1 if isinstance(error, (GateError, CheckFailedError)) else 2)
+    except OSError as error:
+        structlog.get_logger(__name__).debug("where it failed", exc_info=error)
+        typer.echo(f"slimq: {_explain(error)}", err=True)
+        sys.exit(2)
+
+
+def _explain(error: OSError) -> str:
+    problem = error.strerror or str(error) or type(error).__name__
+    return problem if error.filename is None else f"{os.fsdecode(error.filename)}: {problem}"
+
+
+if __name__ == "__main__":
+    main()

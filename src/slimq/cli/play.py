@@ -1,0 +1,173 @@
+"""`slimq play`: real episodes, with a service choosing the actions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from slimq.cli.extras import require
+from slimq.cli.options import DEFAULT_URL, JsonOption, UrlOption
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from slimq.environments.rollout import StepTrace
+
+DRAW_SECONDS = 0.5
+"""Between two drawings of the bar within an episode."""
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def play(
+    policy: Annotated[str, typer.Argument(help="The policy.")],
+    url: UrlOption = DEFAULT_URL,
+    variant: Annotated[
+        str | None, typer.Option(help="Which variant plays; the policy's default if not given.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="How many episodes.")] = 2,
+    seed_offset: Annotated[int, typer.Option(min=0, help="First of the held-out seeds.")] = 0,
+    environments: Annotated[int, typer.Option(min=1, max=256, help="Played side by side.")] = 16,
+    epsilon: Annotated[float, typer.Option(min=0, max=1, help="Random actions.")] = 0.01,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write one JSON line per step to this file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Play episodes through HTTP by the protocol of `slimq evaluate`, on the same seeds."""
+    require("play", "gymnasium", "ale_py")
+    from tqdm import tqdm
+
+    from slimq.core.client import SlimqClient
+    from slimq.core.errors import ServiceError
+    from slimq.core.observation import Observations
+    from slimq.core.qfunction import QValues
+    from slimq.core.seeds import HELD_OUT
+    from slimq.environments.rollout import play_episodes
+
+    seeds = HELD_OUT.seeds(episodes, seed_offset)
+    played = []
+    with SlimqClient(url) as client, contextlib.ExitStack() as stack:
+        manifest = client.policy(policy)
+        chosen = variant or manifest.default_variant
+        known = client.variants(policy)
+        if chosen not in known:
+            raise ServiceError(url, 404, f"no variant {chosen!r}; there is: {', '.join(known)}")
+        answered: set[str] = set()
+
+        def ask(observations: Observations, /) -> QValues:
+            result = client.act(policy, observations, chosen)
+            answered.add(result.sha256)
+            return result.q_values
+
+        tracer = stack.enter_context(_tracing(trace)) if trace is not None else None
+        bar = stack.enter_context(
+            tqdm(total=episodes, unit="episode", desc=f"{policy} {chosen}", dynamic_ncols=True)
+        )
+        progress = _Progress(bar)
+
+        def on_step(step: StepTrace, /) -> None:
+            if tracer is not None:
+                tracer(step)
+            progress(step)
+
+        for episode in play_episodes(
+            manifest.environment,
+            ask,
+            seeds,
+            epsilon=epsilon,
+            environments=min(environments, episodes),
+            on_step=on_step,
+        ):
+            played.append(episode)
+            bar.update()
+            progress.mean = sum(e.return_ for e in played) / len(played)
+            progress.draw()
+    played.sort(key=lambda episode: episode.seed)
+    mean = sum(episode.return_ for episode in played) / len(played)
+    if as_json:
+        document = {
+            "policy": policy,
+            "variant": chosen,
+            "sha256": sorted(answered),
+            "epsilon": epsilon,
+            "mean": mean,
+            "episodes": [
+                {
+                    "seed": episode.seed,
+                    "return": episode.return_,
+                    "length": episode.length,
+                    "trajectory": episode.trajectory,
+                    "terminated": episode.terminated,
+                }
+                for episode in played
+            ],
+        }
+        typer.echo(json.dumps(document))
+        return
+    for episode in played:
+        typer.echo(f"seed {episode.seed}  return {episode.return_:g}  length {episode.length}")
+    typer.echo(f"mean return of {policy} {chosen} over {len(played)} episodes: {mean:g}")
+
+
+class _Progress:
+    """The bar's figures: it moves once per episode, so that steps show that play goes on.
+
+    Attributes:
+        steps: agent steps so far, over all episodes.
+        mean: return of the episodes that have ended.
+    """
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self.steps = 0
+        self.mean: float | None = None
+        self._bar = bar
+        self._drawn = 0.0
+
+    def __call__(self, step: StepTrace, /) -> None:
+        self.steps += len(step.seeds)
+        if time.monotonic() - self._drawn >= DRAW_SECONDS:
+            self.draw()
+
+    def draw(self) -> None:
+        """Shows the figures now."""
+        self._drawn = time.monotonic()
+        mean = {} if self.mean is None else {"mean": f"{self.mean:.2f}"}
+        self._bar.set_postfix({"steps": self.steps, **mean})
+
+
+class _Tracer:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, step: StepTrace, /) -> None:
+        for seed, index, action, row in zip(
+            step.seeds, step.steps, step.actions, step.q_values, strict=True
+        ):
+            line = {
+                "seed": int(seed),
+                "step": int(index),
+                "action": int(action),
+                "q_values": [float(value) for value in row],
+            }
+            self._stream.write(json.dumps(line) + "\n")
+
+
+@contextlib.contextmanager
+def _tracing(path: Path) -> Iterator[_Tracer]:
+    from slimq.core.errors import InvalidInputError
+
+    try:
+        stream = path.open("w", encoding="utf-8")
+    except OSError as error:
+        received = f"{path} ({error.strerror})"
+        raise InvalidInputError("--trace", "a file that can be written", received) from error
+    with stream:
+        yield _Tracer(stream)

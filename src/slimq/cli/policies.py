@@ -1,0 +1,200 @@
+"""`slimq policies`: what the repository holds, whether it is whole, and cleaning it up."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+
+app = typer.Typer(
+    help="Read, check and clean the repository of policies.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command("list")
+def list_policies(policies: PoliciesOption = DEFAULT_POLICIES, as_json: JsonOption = False) -> None:
+    """List every policy with its variants, their bytes and mean return."""
+    from slimq.core.errors import RepositoryError
+    from slimq.core.repository import Repository
+
+    repository = Repository(policies)
+    rows: list[dict[str, Any]] = []
+    for name in repository.policies():
+        try:
+            manifest = repository.policy(name)
+            rows.append(
+                {
+                    "policy": name,
+                    "environment": manifest.environment.id,
+                    "baseline_variant": manifest.baseline_variant,
+                    "default_variant": manifest.default_variant,
+                    "variants": [_summary(repository, name, v) for v in repository.variants(name)],
+                }
+            )
+        except RepositoryError as problem:
+            rows.append({"policy": name, "problem": str(problem)})
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        typer.echo(f"{policies} holds no policies yet.")
+    for row in rows:
+        if "problem" in row:
+            typer.echo(f"{row['policy']}: {row['problem']}")
+            continue
+        typer.echo(f"{row['policy']} ({row['environment']})")
+        for variant in row["variants"]:
+            typer.echo(_variant_line(variant, row["default_variant"]))
+
+
+@app.command()
+def show(
+    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
+    variant: Annotated[str | None, typer.Argument(help="Name of one of its variants.")] = None,
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a policy's manifest, or a variant's manifest and report."""
+    from slimq.core.repository import Repository
+
+    repository = Repository(policies)
+    shown: dict[str, Any]
+    if variant is None:
+        shown = repository.policy(policy).model_dump(mode="json")
+        shown["variants"] = [_summary(repository, policy, v) for v in repository.variants(policy)]
+    else:
+        shown = repository.variant(policy, variant).model_dump(mode="json")
+        report = repository.report(policy, variant)
+        shown["report_content"] = report.model_dump(mode="json") if report else None
+    if as_json:
+        typer.echo(json.dumps(shown, indent=2))
+    else:
+        typer.echo("\n".join(_lines(shown)))
+
+
+@app.command()
+def verify(
+    policy: Annotated[str | None, typer.Argument(help="One policy; all when left out.")] = None,
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every manifest and hash, and that every model answers on the calibration states.
+
+    Ends with 1 when there is a problem.
+    """
+    from slimq.cli.extras import require
+    from slimq.core.errors import CheckFailedError
+    from slimq.core.repository import Repository
+
+    require("serve", "onnxruntime")
+    repository = Repository(policies)
+    names = repository.policies() if policy is None else [policy]
+    found = {name: repository.verify(name) for name in names}
+    if as_json:
+        rows = {
+            name: [{"path": problem.path, "problem": problem.problem} for problem in problems]
+            for name, problems in found.items()
+        }
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        for name, problems in found.items():
+            if not problems:
+                count = len(repository.variants(name))
+                typer.echo(f"{name}: ok, {count} {'variant' if count == 1 else 'variants'}")
+            for problem in problems:
+                typer.echo(str(problem))
+    if count := sum(map(len, found.values())):
+        raise CheckFailedError(f"{count} {'problem' if count == 1 else 'problems'} in {policies}")
+
+
+@app.command()
+def clean(
+    policy: Annotated[str | None, typer.Argument(help="One policy; all when left out.")] = None,
+    grace_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Spare what was in use this recently; a service may still read it."
+        ),
+    ] = 3600.0,
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove the files that replaced variants and interrupted publishing have left.
+
+    Ends with 1 when a policy is broken, which is then left as it is.
+    """
+    from slimq.core.errors import CheckFailedError, RepositoryError
+    from slimq.core.publish import Publisher
+    from slimq.core.repository import Repository
+
+    repository = Repository(policies)
+    publisher = Publisher(repository)
+    rows: dict[str, dict[str, Any]] = {}
+    for name in repository.policies() if policy is None else [policy]:
+        try:
+            removed = publisher.collect_garbage(name, grace_seconds)
+            rows[name] = {"removed": removed, "problem": None}
+        except RepositoryError as problem:
+            rows[name] = {"removed": [], "problem": str(problem)}
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        for name, row in rows.items():
+            for path in row["removed"]:
+                typer.echo(f"removed {path}")
+            if not row["removed"]:
+                typer.echo(f"{name}: {row['problem'] or 'nothing to remove'}")
+    if count := sum(row["problem"] is not None for row in rows.values()):
+        raise CheckFailedError(f"{count} {'policy' if count == 1 else 'policies'} not cleaned")
+
+
+def _summary(repository: Any, policy: str, variant: str) -> dict[str, Any]:
+    """A variant in one row; a broken one says what is wrong instead of hiding the others."""
+    from slimq.core.errors import RepositoryError
+
+    try:
+        manifest = repository.variant(policy, variant)
+        report = repository.report(policy, variant)
+    except RepositoryError as problem:
+        return {"variant": variant, "problem": str(problem)}
+    return {
+        "variant": variant,
+        "precision": manifest.precision,
+        "bytes": manifest.model.bytes,
+        "sha256": manifest.model.sha256,
+        "mean_return": report.mean if report else None,
+    }
+
+
+def _variant_line(row: dict[str, Any], default: str) -> str:
+    name = f"  {row['variant']}{' (default)' if row['variant'] == default else ''}"
+    if "problem" in row:
+        return f"{name:<34}{row['problem']}"
+    mean = row["mean_return"]
+    played = "not evaluated" if mean is None else f"mean return {mean:.2f}"
+    return f"{name:<34}{row['precision']:<12}{row['bytes']:>12,} bytes   {played}"
+
+
+def _lines(value: dict[str, Any], indent: int = 0) -> list[str]:
+    """Nested values as indented `key: value` lines; long lists of numbers by their length."""
+    lines = []
+    for key, item in value.items():
+        start = f"{' ' * indent}{key}:"
+        if isinstance(item, dict) and item:
+            lines += [start, *_lines(item, indent + 2)]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines.append(start)
+            for entry in item:
+                first, *others = _lines(entry, indent + 4)
+                lines += [f"{' ' * (indent + 2)}- {first.lstrip()}", *others]
+        elif isinstance(item, list):
+            text = ", ".join(map(str, item)) if len(item) <= 18 else f"{len(item)} values"
+            lines.append(f"{start} {text}".rstrip())
+        else:
+            lines.append(f"{start} {'-' if item is None else item}")
+    return lines

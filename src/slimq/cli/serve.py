@@ -1,0 +1,49 @@
+"""`slimq serve`: answers requests until it is told to end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimq.cli.extras import require
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def serve(
+    ctx: typer.Context,
+    policies: Annotated[
+        Path | None,
+        typer.Option(
+            help="The repository of policies.", show_default="policies, or SLIMQ_POLICIES"
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on.", show_default="127.0.0.1, or SLIMQ_HOST"),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port, 0 for any free one.", show_default="8000, or SLIMQ_PORT"
+        ),
+    ] = None,
+) -> None:
+    """Serve every variant of every policy over HTTP.
+
+    The URL goes to stdout, logs go to stderr. Other settings are read from SLIMQ_* variables, such
+    as SLIMQ_MAX_BATCH or SLIMQ_MAX_BODY_BYTES; flags take precedence.
+    """
+    require("serve", "fastapi", "uvicorn", "onnxruntime", "orjson", "prometheus_client")
+    from slimq_service.logs import configure_logs
+    from slimq_service.server import serve as run
+    from slimq_service.settings import read_settings
+
+    settings = read_settings(policies=policies, host=host, port=port)
+    verbose = ctx.find_root().params.get("verbose", False)
+    configure_logs(logging.DEBUG if verbose else logging.INFO)
+    run(settings, announce=lambda url: typer.echo(f"slimq serves {settings.policies} at {url}"))

@@ -1,0 +1,160 @@
+"""`slimq train`: from a configuration to a policy in the repository."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slimq.cli.extras import require
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.core.errors import CheckFailedError, ConfigError, InvalidInputError
+
+if TYPE_CHECKING:
+    from slimq.core.manifest import PolicyManifest
+    from slimq_trainer.config import TrainConfig
+    from slimq_trainer.learner import Learner
+    from slimq_trainer.run import Run
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+RANDOM_EPISODES = 100
+
+
+@app.command()
+def train(
+    config_file: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="TOML file, such as configs/cartpole.toml.")
+    ],
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", help="Checkpoints and logs; default runs/POLICY.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew although a checkpoint is there.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Publish over a policy that another network made.")
+    ] = False,
+    publish: Annotated[
+        bool, typer.Option(help="Put the trained policy into the repository.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a DQN policy and publish it.
+
+    The same command goes on where an interrupted training stood. Ctrl-C saves a checkpoint first.
+    """
+    require("train", "torch", "gymnasium", "safetensors", "tensorboard")
+    from slimq_trainer.config import load_config
+    from slimq_trainer.dqn import network_spec
+    from slimq_trainer.dqn import train as train_policy
+    from slimq_trainer.run import Run
+
+    config = load_config(config_file)
+    try:
+        network_spec(config)
+    except InvalidInputError as error:
+        problem = f"expected {error.expected}, received {error.received}"
+        raise ConfigError(str(config_file), error.field, problem) from error
+    folder = run_folder or Path("runs") / config.policy
+    if publish and not replace:
+        _check_free(policies, config.policy)
+    if fresh:
+        _clear(folder)
+    with Run(folder, config) as run:
+        learner = train_policy(config, run)
+    if not run.complete(learner):
+        raise CheckFailedError(
+            f"stopped at agent step {learner.step:,} of {config.algorithm.steps:,}; "
+            "the same command goes on from there"
+        )
+    summary = {
+        "policy": config.policy,
+        "steps": learner.step,
+        "updates": learner.updates,
+        "seconds": round(run.seconds, 1),
+        "best_step": run.best[0] if run.best else None,
+        "best_return": run.best[1] if run.best else None,
+        "network": str(run.best_network),
+    }
+    if publish:
+        manifest = publish_policy(config, run, learner, policies)
+        summary["random_return"] = manifest.random_policy.mean
+        summary["published"] = str(policies / config.policy)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        for key, value in summary.items():
+            typer.echo(f"{key}: {value}")
+
+
+def publish_policy(
+    config: TrainConfig, run: Run, learner: Learner, policies: Path
+) -> PolicyManifest:
+    """Puts the run's best network into the repository, with its calibration set."""
+    import numpy as np
+
+    from slimq.core.manifest import PolicyManifest, RandomPolicyRecord, TrainingRecord
+    from slimq.core.publish import Publisher, content_entry
+    from slimq.core.repository import Repository
+    from slimq.core.seeds import HELD_OUT
+    from slimq.environments.collection import collect_calibration
+    from slimq.environments.rollout import random_returns
+    from slimq.environments.vector import describe
+    from slimq.networks.checkpoint import load_network
+    from slimq.networks.hardware import describe_hardware
+    from slimq.networks.torch_policy import TorchPolicy
+    from slimq_trainer.run import versions
+
+    checkpoint = run.best_network.read_bytes()
+    observation, actions = describe(config.environment)
+    q_function = TorchPolicy(load_network(checkpoint, str(run.best_network)))
+    calibration = collect_calibration(
+        config.environment, observation, q_function, config.calibration_states
+    ).to_bytes()
+    returns = random_returns(config.environment, len(actions), HELD_OUT.seeds(RANDOM_EPISODES))
+    network_entry = content_entry("checkpoint", ".safetensors", checkpoint)
+    calibration_entry = content_entry("calibration", ".npz", calibration)
+    manifest = PolicyManifest(
+        name=config.policy,
+        environment=config.environment,
+        observation=observation,
+        actions=actions,
+        training=TrainingRecord(
+            config=config.model_dump(mode="json"),
+            seed=config.seed,
+            steps=learner.step,
+            published_step=run.best[0] if run.best else None,
+            updates=learner.updates,
+            seconds=run.seconds,
+            hardware=describe_hardware(learner.device, learner.precision),
+            versions=versions(),
+            curve=run.curve,
+        ),
+        random_policy=RandomPolicyRecord(
+            mean=float(np.mean(returns)), episodes=len(returns), seeds=HELD_OUT.name
+        ),
+        checkpoint=network_entry,
+        calibration=calibration_entry,
+    )
+    files = {network_entry.path: checkpoint, calibration_entry.path: calibration}
+    Publisher(Repository(policies)).publish_policy(manifest, files)
+    return manifest
+
+
+def _check_free(policies: Path, name: str) -> None:
+    if (policies / name / "policy.json").exists():
+        raise InvalidInputError(
+            "policy", "a name that is free, or --replace", f"{name!r}, already in {policies}"
+        )
+
+
+def _clear(folder: Path) -> None:
+    import shutil
+
+    for path in [*folder.glob("checkpoint-*"), *folder.glob("best-*"), *folder.glob("tensorboard")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / "metrics.jsonl").unlink(missing_ok=True)

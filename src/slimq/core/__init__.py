@@ -1,0 +1,1 @@
+"""What every program shares: observations, manifests, the repository, ONNX policies, errors."""

@@ -1,0 +1,56 @@
+"""The calibration set: observations from real play, stored as single frames, with Q-values.
+
+Consecutive observations of a frame stack share all but one frame, so frames are stored once and
+observations are rows of indices into them; -1 stands for the zero padding at an episode's start.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from slimq.core.observation import Observations, ObservationSpec
+from slimq.core.qfunction import QValues
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """States that the full policy visits, with what it thinks of them.
+
+    Attributes:
+        frames: `(frames, *frame)`, each frame once; a whole observation where none are stacked.
+        indices: `(states, count)`, which frames make each state, oldest first; -1 is padding.
+        q_values: `(states, actions)`, the full policy's.
+    """
+
+    frames: Observations
+    indices: npt.NDArray[np.int32]
+    q_values: QValues
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def observations(self, spec: ObservationSpec) -> Observations:
+        """The states as a batch `(states, *shape)`."""
+        frames = self.frames[np.maximum(self.indices, 0)]
+        frames[self.indices < 0] = 0
+        if spec.stack is not None:
+            frames = np.moveaxis(frames, 1, spec.stack.axis + 1)
+        return spec.check(frames.reshape(len(self), *spec.shape), "calibration")
+
+    def to_bytes(self) -> bytes:
+        """A compressed npz of the three arrays."""
+        stream = io.BytesIO()
+        np.savez_compressed(
+            stream, frames=self.frames, indices=self.indices, q_values=self.q_values
+        )
+        return stream.getvalue()
+
+    @staticmethod
+    def from_bytes(content: bytes) -> CalibrationSet:
+        """Reads what `to_bytes` wrote."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return CalibrationSet(arrays["frames"], arrays["indices"], arrays["q_values"])

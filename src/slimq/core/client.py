@@ -1,0 +1,209 @@
+"""A small typed client of the service, over one kept connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ValidationError
+
+from slimq.core.errors import ServiceError
+from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.qfunction import QValues
+from slimq.core.report import EvaluationReport
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class ActResult:
+    """What the service answered.
+
+    Attributes:
+        actions: `(batch,)`, the greedy action of each observation.
+        q_values: `(batch, actions)`.
+        variant: which variant answered.
+        sha256: of its stored model.
+    """
+
+    actions: npt.NDArray[np.int64]
+    q_values: QValues
+    variant: str
+    sha256: str
+
+
+class _Answer(BaseModel):
+    policy: str
+    variant: str
+    sha256: str
+    actions: list[int]
+    q_values: list[list[float]]
+
+
+class SlimqClient:
+    """Talks to one service. Not to be shared between threads."""
+
+    def __init__(
+        self, url: str, timeout: float = 10.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        """Opens nothing yet; the connection is made by the first request and kept.
+
+        Args:
+            url: the service's address, such as `http://127.0.0.1:8000`.
+            timeout: seconds that a request may take to connect, send or answer.
+            transport: how requests travel, HTTP when None.
+
+        Raises:
+            ServiceError: the URL is not an http or https one.
+        """
+        self.url = url.rstrip("/")
+        try:
+            parsed = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise ServiceError(url, None, f"not a URL: {error}") from error
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ServiceError(url, None, "expected an address such as http://127.0.0.1:8000")
+        self._manifests: dict[str, PolicyManifest] = {}
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=timeout,
+            transport=transport,
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+        )
+
+    def policies(self) -> list[str]:
+        """The names of every policy.
+
+        Raises:
+            ServiceError: no answer, or one that says no.
+        """
+        found = self._get("/v1/policies")
+        return [str(policy["name"]) for policy in self._entries(found, "policies")]
+
+    def policy(self, name: str) -> PolicyManifest:
+        """A policy's manifest.
+
+        Raises:
+            ServiceError: no answer, or one that says no.
+        """
+        path = f"/v1/policies/{_segment(name)}"
+        self._manifests[name] = self._read(PolicyManifest, self._get(path))
+        return self._manifests[name]
+
+    def variants(self, policy: str) -> list[str]:
+        """The names of a policy's variants.
+
+        Raises:
+            ServiceError: no answer, or one that says no.
+        """
+        found = self._get(f"/v1/policies/{_segment(policy)}/variants")
+        return [str(variant["name"]) for variant in self._entries(found, "variants")]
+
+    def variant(self, policy: str, variant: str) -> VariantManifest:
+        """A variant's manifest.
+
+        Raises:
+            ServiceError: no answer, or one that says no.
+        """
+        path = f"/v1/policies/{_segment(policy)}/variants/{_segment(variant)}"
+        return self._read(VariantManifest, self._get(path))
+
+    def report(self, policy: str, variant: str) -> EvaluationReport:
+        """A variant's evaluation report.
+
+        Raises:
+            ServiceError: no answer, or one that says no.
+        """
+        path = f"/v1/policies/{_segment(policy)}/variants/{_segment(variant)}/report"
+        return self._read(EvaluationReport, self._get(path))
+
+    def act(
+        self, policy: str, observations: npt.NDArray[Any], variant: str | None = None
+    ) -> ActResult:
+        """Actions and Q-values of a batch, sent as raw little-endian bytes.
+
+        Args:
+            policy: its name; the manifest is fetched once, for the observation layout.
+            observations: `(batch, *shape)`, or one observation `shape`.
+            variant: which is to answer, the policy's default when None.
+
+        Raises:
+            ObservationError: the observations do not fit the policy.
+            ServiceError: no answer, or one that says no.
+        """
+        spec = (self._manifests.get(policy) or self.policy(policy)).observation
+        body = spec.check(np.asarray(observations)).astype(spec.numpy_dtype, copy=False).tobytes()
+        path = f"/v1/policies/{_segment(policy)}"
+        path += f"/variants/{_segment(variant)}/act" if variant is not None else "/act"
+        headers = {"content-type": "application/octet-stream"}
+        response = self._request("POST", path, content=body, headers=headers)
+        answer = self._read(_Answer, response)
+        return ActResult(
+            actions=np.asarray(answer.actions, dtype=np.int64),
+            q_values=np.asarray(answer.q_values, dtype=np.float32),
+            variant=answer.variant,
+            sha256=answer.sha256,
+        )
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _get(self, path: str) -> httpx.Response:
+        return self._request("GET", path)
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TimeoutException as error:
+            seconds = self._http.timeout.read
+            raise ServiceError(self.url, None, f"no answer within {seconds:g} s") from error
+        except httpx.HTTPError as error:
+            problem = f"cannot be reached ({error}); is the service running?"
+            raise ServiceError(self.url, None, problem) from error
+        if response.status_code != 200:
+            raise ServiceError(str(response.url), response.status_code, _detail(response))
+        return response
+
+    def _read(self, model: type[Model], response: httpx.Response) -> Model:
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            problem = f"an answer that is not a {model.__name__.lstrip('_')}: {error.errors()[0]}"
+            raise ServiceError(str(response.url), response.status_code, problem) from error
+
+    def _entries(self, response: httpx.Response, key: str) -> list[dict[str, Any]]:
+        try:
+            entries: list[dict[str, Any]] = response.json()[key]
+            _ = [entry["name"] for entry in entries]
+        except (ValueError, KeyError, TypeError) as error:
+            problem = f"an answer without {key}: is this a slimq service?"
+            raise ServiceError(str(response.url), response.status_code, problem) from error
+        return entries
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200] or response.reason_phrase

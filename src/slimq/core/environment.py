@@ -1,0 +1,38 @@
+"""Which environment a policy plays, and how its observations are made, as values."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class AtariPreprocessing(BaseModel):
+    """The frames of the Atari protocol (Mnih et al. 2015, Methods; Machado et al. 2018)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frame_skip: int = Field(default=4, ge=1, le=16, description="emulator frames per agent step")
+    size: int = Field(default=84, ge=16, le=256, description="height and width of a frame, pixels")
+    stack: int = Field(default=4, ge=1, le=16, description="frames in one observation")
+    noop_max: int = Field(default=30, ge=0, le=60, description="most no-op starts of an episode")
+    fire_reset: bool = Field(default=False, description="press fire after a reset")
+    sticky_actions: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="probability that an action is repeated"
+    )
+
+
+class EnvironmentSpec(BaseModel):
+    """A gymnasium environment and its wrappers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1, max_length=128, description="gymnasium id, such as CartPole-v1")
+    kwargs: dict[str, int | float | bool | str] = Field(
+        default_factory=dict, description="keyword arguments of gymnasium.make"
+    )
+    preprocessing: AtariPreprocessing | None = Field(
+        default=None,
+        description="set for Atari games, null where observations are taken as they are",
+    )
+    max_episode_steps: int = Field(
+        default=27_000, ge=1, description="agent steps after which an episode is truncated"
+    )

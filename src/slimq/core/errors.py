@@ -1,0 +1,181 @@
+"""The one error tree.
+
+Every error that a user can cause is a `SlimqError`. It carries its data (the field, the limit, what
+was received), a stable `code`, and a message that says what to do. The service turns them into
+problem JSON, the command line into one line on stderr.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SlimqError(Exception):
+    """Base of every error that slimq raises on purpose.
+
+    Attributes:
+        code: stable identifier, the same over HTTP and on the command line.
+        status: the HTTP status with which the service answers it.
+    """
+
+    code = "error"
+    status = 500
+
+
+class InvalidInputError(SlimqError):
+    """A value from outside breaks a rule; the message names the field, the limit and the value."""
+
+    code = "invalid-input"
+    status = 422
+
+    def __init__(self, field: str, expected: str, received: str) -> None:
+        self.field, self.expected, self.received = field, expected, received
+        super().__init__(f"{field}: expected {expected}, received {received}")
+
+
+class ObservationError(InvalidInputError):
+    """An observation has the wrong shape, dtype, length or a value that is not finite."""
+
+    code = "invalid-observation"
+
+
+class ConfigError(SlimqError):
+    """A configuration or recipe file is wrong; names the file, the place and the nearest name."""
+
+    code = "invalid-config"
+    status = 422
+
+    def __init__(self, source: str, place: str, problem: str) -> None:
+        self.source, self.place, self.problem = source, place, problem
+        super().__init__(f"{source}: {place}: {problem}")
+
+
+class NotFoundError(SlimqError):
+    """A policy or variant is not there; lists what is."""
+
+    code = "not-found"
+    status = 404
+
+    def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
+        self.kind, self.name, self.available = kind, name, sorted(available)
+        listing = ", ".join(self.available) or "none"
+        super().__init__(
+            f"unknown {kind} {name!r}{suggestion(name, self.available)}; there is: {listing}"
+        )
+
+
+class RepositoryError(SlimqError):
+    """The repository on disk breaks its contract: a missing, truncated or tampered file."""
+
+    code = "repository"
+    status = 503
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}")
+
+
+class MissingExtraError(SlimqError):
+    """A command needs an extra that is not installed."""
+
+    code = "missing-extra"
+
+    def __init__(self, module: str, extra: str) -> None:
+        self.module, self.extra = module, extra
+        super().__init__(f"{module} is not installed: pip install 'slimq[{extra}]'")
+
+
+class TrainingError(SlimqError):
+    """Training cannot go on, for example because the loss is not finite."""
+
+    code = "training"
+
+
+class GateError(SlimqError):
+    """A variant fell short of its recipe's accept gate; nothing was published."""
+
+    code = "gate"
+
+
+class CheckFailedError(SlimqError):
+    """A check that the user asked for did not hold; the command ends with 1."""
+
+    code = "check-failed"
+
+
+class ServiceError(SlimqError):
+    """A service answered with an error, or could not be reached."""
+
+    code = "service"
+
+    def __init__(self, url: str, status: int | None, problem: str) -> None:
+        self.url, self.http_status, self.problem = url, status, problem
+        super().__init__(f"{url}: {problem}" if status is None else f"{url}: {status} {problem}")
+
+
+def suggestion(name: str, valid: Iterable[str]) -> str:
+    """`", did you mean 'x'?"` for the nearest valid name, or an empty string."""
+    nearest = difflib.get_close_matches(name, list(valid), n=1)
+    return f", did you mean {nearest[0]!r}?" if nearest else ""
+
+
+class LimitError(InvalidInputError):
+    """More than a limit allows: bytes of a body, observations of a batch."""
+
+    code = "over-limit"
+    status = 413
+
+    def __init__(self, field: str, limit: int, received: str, unit: str) -> None:
+        self.limit, self.unit = limit, unit
+        super().__init__(field, f"at most {limit} {unit}", received)
+
+
+class MalformedError(InvalidInputError):
+    """A body cannot be read at all: not JSON, not npy, cut off."""
+
+    code = "malformed-body"
+    status = 400
+
+
+class MediaTypeError(InvalidInputError):
+    """A body comes in a format or an encoding that is not supported."""
+
+    code = "unsupported-media-type"
+    status = 415
+
+
+class ConflictError(InvalidInputError):
+    """The same thing was given twice, differently."""
+
+    code = "conflict"
+    status = 400
+
+
+class NonFiniteError(InvalidInputError):
+    """The Q-values of an observation are not finite, so there is no action to answer."""
+
+    code = "non-finite-q-values"
+
+
+class BodyTimeoutError(SlimqError):
+    """A body took longer to arrive than the service waits."""
+
+    code = "body-timeout"
+    status = 408
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"body: the whole body within {seconds:g} s, it was not complete by then")
+
+
+class AcceptGateError(GateError):
+    """Names each criterion of a recipe's accept gate that failed, with its value and limit."""
+
+    def __init__(self, variant: str, failures: Iterable[tuple[str, float, str, float]]) -> None:
+        self.variant, self.failures = variant, list(failures)
+        listing = "; ".join(
+            f"{name} is {value:.6g}, {relation} {limit:.6g} is needed"
+            for name, value, relation, limit in self.failures
+        )
+        super().__init__(f"variant {variant!r} is not accepted, nothing was published: {listing}")

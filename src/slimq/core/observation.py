@@ -1,0 +1,113 @@
+"""How an observation is laid out and checked: the only place that knows.
+
+A model takes the environment wrapper's own observation: uint8 frames stay uint8, and cast and scale
+are in the graph. The trainer, the evaluator and the service all pass through here, pinned to the
+same bytes by golden vectors in the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from slimq.core.errors import ObservationError
+
+Observations = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+
+class FrameStack(BaseModel):
+    """How single frames make an observation: the newest frame is last along `axis`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    axis: int = Field(default=0, ge=0, description="axis of one observation along which to stack")
+    count: int = Field(ge=1, le=64, description="frames in one observation")
+    padding: Literal["zero"] = Field(
+        default="zero", description="what stands before the first frame of an episode"
+    )
+
+
+class ObservationSpec(BaseModel):
+    """The layout of one observation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, max_length=8, description="without the batch axis"
+    )
+    low: float | None = Field(default=None, description="smallest value, null where unbounded")
+    high: float | None = Field(default=None, description="largest value, null where unbounded")
+    stack: FrameStack | None = Field(default=None, description="set where frames are stacked")
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The dtype in little-endian order, as it travels."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def size(self) -> int:
+        """Numbers in one observation."""
+        return math.prod(self.shape)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one observation."""
+        return self.size * self.numpy_dtype.itemsize
+
+    def check(self, array: npt.NDArray[Any], field: str = "observations") -> Observations:
+        """A batch of this layout, C-contiguous, without a copy where none is needed.
+
+        Args:
+            array: `(batch, *shape)`, or a single observation `shape`; of this dtype, or of another
+                whose values this dtype holds exactly.
+            field: how an error names the array.
+
+        Raises:
+            ObservationError: shape, dtype, range, an empty batch or a value that is not finite.
+        """
+        if array.shape == self.shape:
+            array = array[np.newaxis]
+        expected = f"shape (batch, {', '.join(map(str, self.shape))})"
+        if array.shape[1:] != self.shape:
+            raise ObservationError(field, expected, f"shape {array.shape}")
+        if array.shape[0] == 0:
+            raise ObservationError(field, "a batch of at least 1", "an empty batch")
+        return np.ascontiguousarray(self._cast(array, field))
+
+    def from_bytes(self, body: bytes | memoryview, field: str = "body") -> Observations:
+        """A batch read from raw little-endian bytes, without a copy.
+
+        Raises:
+            ObservationError: the length is no positive multiple of one observation's bytes.
+        """
+        length = len(body)
+        if length == 0 or length % self.item_bytes:
+            expected = f"a positive multiple of {self.item_bytes} bytes ({self.dtype} {self.shape})"
+            raise ObservationError(field, expected, f"{length} bytes")
+        flat = np.frombuffer(body, dtype=self.numpy_dtype)
+        return self.check(flat.reshape(-1, *self.shape), field)
+
+    def _cast(self, array: npt.NDArray[Any], field: str) -> npt.NDArray[Any]:
+        if self.dtype == "float32":
+            if array.dtype.kind not in "fiu":
+                raise ObservationError(field, "numbers", f"dtype {array.dtype}")
+            with np.errstate(over="ignore"):
+                values = array.astype(np.float32, copy=False)
+            if not np.isfinite(values).all():
+                raise ObservationError(field, "finite float32 values", "NaN or infinity")
+            return values
+        if array.dtype == np.uint8:
+            return array
+        if array.dtype.kind not in "fiu":
+            raise ObservationError(field, "integers from 0 to 255", f"dtype {array.dtype}")
+        with np.errstate(invalid="ignore"):
+            exact = (array >= 0) & (array <= 255) & (array == np.floor(array))
+        if not exact.all():
+            wrong = array[~exact].flat[0]
+            raise ObservationError(field, "integers from 0 to 255", f"a value of {wrong}")
+        return array.astype(np.uint8)

@@ -1,0 +1,258 @@
+"""The repository on disk: the only thing that training and compression hand to the service.
+
+    policies/pong/policy.json                        PolicyManifest
+    policies/pong/checkpoint-<sha12>.safetensors
+    policies/pong/calibration-<sha12>.npz
+    policies/pong/variants/int8/variant.json         VariantManifest, the only commit point
+    policies/pong/variants/int8/model-<sha12>.onnx[.zst]
+    policies/pong/variants/int8/report-<sha12>.json
+
+Reading takes no lock. Files are named by content and manifests are replaced whole, so a reader sees
+a variant as it was or as it is; when a file has gone between the two, the manifest is read again.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from slimq.core._files import decode, display, read_entry, read_regular, refuse_links
+from slimq.core.errors import NotFoundError, RepositoryError, suggestion
+from slimq.core.manifest import SLUG, FileEntry, PolicyManifest, VariantManifest
+from slimq.core.report import EvaluationReport
+
+POLICY_FILE, VARIANT_FILE, VARIANTS = "policy.json", "variant.json", "variants"
+LARGEST_MANIFEST = 16 << 20
+"""Bytes; a manifest holds numbers about a policy, never its weights."""
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+
+class Repository:
+    """A folder of policies and their variants, read only.
+
+    Every method checks names against the slug rule before they touch the disk, and raises
+    `RepositoryError` with the file's place in the repository when the disk breaks the contract.
+
+    Attributes:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def policies(self) -> list[str]:
+        """The names of all policies, sorted.
+
+        Raises:
+            RepositoryError: the root is no readable folder.
+        """
+        return self._names((), POLICY_FILE)
+
+    def policy(self, name: str) -> PolicyManifest:
+        """The manifest of a policy.
+
+        Raises:
+            NotFoundError: there is no such policy; lists those that are there.
+        """
+        parts = (*self._policy_folder(name), POLICY_FILE)
+        try:
+            manifest = self._manifest(parts, PolicyManifest)
+        except FileNotFoundError:
+            raise NotFoundError("policy", name, self.policies()) from None
+        if manifest.name != name:
+            problem = f"name: expected {name!r}, as the folder says, found {manifest.name!r}"
+            raise RepositoryError(display(parts), problem)
+        return manifest
+
+    def variants(self, policy: str) -> list[str]:
+        """The names of a policy's variants, sorted.
+
+        Raises:
+            NotFoundError: there is no such policy.
+        """
+        self._require_policy(policy)
+        folder = (policy, VARIANTS)
+        mode = refuse_links(self.root, folder)
+        return self._names(folder, VARIANT_FILE) if stat.S_ISDIR(mode) else []
+
+    def variant(self, policy: str, variant: str) -> VariantManifest:
+        """The manifest of a variant.
+
+        Raises:
+            NotFoundError: there is no such policy or variant; lists those that are there.
+        """
+        parts = (*self._variant_folder(policy, variant), VARIANT_FILE)
+        try:
+            manifest = self._manifest(parts, VariantManifest)
+        except FileNotFoundError:
+            raise NotFoundError("variant", variant, self.variants(policy)) from None
+        if (manifest.policy, manifest.name) != (policy, variant):
+            found = f"{manifest.policy}/{manifest.name}"
+            problem = f"policy and name: expected {policy}/{variant}, as the folders say"
+            raise RepositoryError(display(parts), f"{problem}, found {found}")
+        return manifest
+
+    def read_model(self, policy: str, variant: str) -> tuple[VariantManifest, bytes]:
+        """A variant's manifest and its model, verified and decompressed.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: the model is missing, truncated, tampered with, or a link.
+        """
+        folder = self._variant_folder(policy, variant)
+
+        def read() -> tuple[VariantManifest, bytes]:
+            manifest = self.variant(policy, variant)
+            stored = read_entry(self.root, folder, manifest.model)
+            place = display((*folder, manifest.model.path))
+            return manifest, decode(stored, manifest.model, place)
+
+        return _again_if_gone(read)
+
+    def report(self, policy: str, variant: str) -> EvaluationReport | None:
+        """What was measured of a variant, None where it is not evaluated yet.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: the report is missing, broken, or about another model.
+        """
+        folder = self._variant_folder(policy, variant)
+
+        def read() -> EvaluationReport | None:
+            manifest = self.variant(policy, variant)
+            if manifest.report is None:
+                return None
+            place = display((*folder, manifest.report.path))
+            stored = read_entry(self.root, folder, manifest.report)
+            report = parse(stored, EvaluationReport, place)
+            if report.model_sha256 != manifest.model.sha256:
+                raise RepositoryError(place, "model_sha256: is not that of the variant's model")
+            return report
+
+        return _again_if_gone(read)
+
+    def read_file(self, policy: str, entry: FileEntry) -> bytes:
+        """The verified stored bytes of a file beside `policy.json`.
+
+        Raises:
+            RepositoryError: it is missing, truncated, tampered with, or a link.
+        """
+        folder = self._policy_folder(policy)
+        try:
+            return read_entry(self.root, folder, entry)
+        except FileNotFoundError:
+            raise RepositoryError(display((*folder, entry.path)), "is missing") from None
+
+    def stamp(self, policy: str, variant: str) -> tuple[int, int] | None:
+        """(mtime in ns, inode) of `variant.json`, None where it is not there; for watchers."""
+        if not (re.fullmatch(SLUG, policy) and re.fullmatch(SLUG, variant)):
+            return None
+        return _stamp(self.root / policy / VARIANTS / variant / VARIANT_FILE)
+
+    def policy_stamp(self, policy: str) -> tuple[int, int] | None:
+        """(mtime in ns, inode) of `policy.json`, None where it is not there; for watchers."""
+        return _stamp(self.root / policy / POLICY_FILE) if re.fullmatch(SLUG, policy) else None
+
+    def verify(self, policy: str) -> list[RepositoryError]:
+        """Every problem of a policy: manifests, hashes, and models that do not answer.
+
+        Raises:
+            NotFoundError: there is no such policy.
+        """
+        from slimq.core.verification import find_problems  # needs onnxruntime, reading does not
+
+        return find_problems(self, policy)
+
+    def _policy_folder(self, policy: str) -> tuple[str, ...]:
+        if not re.fullmatch(SLUG, policy):
+            raise NotFoundError("policy", policy, self.policies())
+        return (policy,)
+
+    def _variant_folder(self, policy: str, variant: str) -> tuple[str, ...]:
+        folder = self._policy_folder(policy)
+        if not re.fullmatch(SLUG, variant):
+            raise NotFoundError("variant", variant, self.variants(policy))
+        return (*folder, VARIANTS, variant)
+
+    def _require_policy(self, policy: str) -> None:
+        folder = self._policy_folder(policy)
+        if not stat.S_ISREG(refuse_links(self.root, (*folder, POLICY_FILE))):
+            raise NotFoundError("policy", policy, self.policies())
+
+    def _manifest(self, parts: tuple[str, ...], kind: type[M]) -> M:
+        return parse(read_regular(self.root, parts, LARGEST_MANIFEST), kind, display(parts))
+
+    def _names(self, folder: tuple[str, ...], marker: str) -> list[str]:
+        path = self.root.joinpath(*folder)
+        try:
+            names = [entry.name for entry in path.iterdir()]
+        except OSError as error:
+            place = display(folder) or str(self.root)
+            raise RepositoryError(place, f"cannot be listed: {error.strerror}") from error
+        slugs = (name for name in names if re.fullmatch(SLUG, name))
+        return sorted(name for name in slugs if _may_be_file(path / name / marker))
+
+
+def parse(content: bytes, kind: type[M], place: str) -> M:
+    """A manifest or report from its JSON.
+
+    Raises:
+        RepositoryError: names the file, the key and the nearest valid key.
+    """
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise RepositoryError(place, _explain(error, kind)) from error
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether it is a file; also True where nobody can tell, so that reading it says why."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    problems = sorted(error.errors(), key=lambda problem: problem["loc"] != ("schema_version",))
+    first = problems[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        valid = kind.model_fields if len(first["loc"]) == 1 else ()
+        explanation = f"{key}: unknown key{suggestion(key, valid)}"
+    elif key == "schema_version":
+        explanation = f"schema_version: this slimq reads 1, found {first['input']!r}"
+    elif key:
+        explanation = f"{key}: {first['msg']}"
+    else:
+        explanation = first["msg"]
+    rest = len(problems) - 1
+    return f"{explanation} (and {rest} more)" if rest else explanation
+
+
+def _again_if_gone(read: Callable[[], T]) -> T:
+    """Reads; once more where a file has gone, since its manifest may have been replaced."""
+    try:
+        return read()
+    except FileNotFoundError:
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise RepositoryError(str(error), "is missing") from None

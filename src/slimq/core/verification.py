@@ -1,0 +1,109 @@
+"""Whether a policy in the repository is whole: every manifest, every hash, every model's answer."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import numpy as np
+
+from slimq.core.calibration import CalibrationSet
+from slimq.core.errors import ObservationError, RepositoryError
+from slimq.core.manifest import FileEntry, PolicyManifest, VariantManifest
+from slimq.core.observation import Observations
+from slimq.core.onnx_policy import OnnxPolicy, first_line
+
+if TYPE_CHECKING:
+    from slimq.core.repository import Repository
+
+P = ParamSpec("P")
+T = TypeVar("T")
+BATCH = 32
+"""States in one call, so that a large calibration set needs little memory."""
+
+
+def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
+    """Reads all that a policy has, and runs each model on the calibration states.
+
+    Raises:
+        NotFoundError: there is no such policy.
+    """
+    problems: list[RepositoryError] = []
+
+    def attempt(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return read(*args, **kwargs)
+        except RepositoryError as problem:
+            problems.append(problem)
+            return None
+
+    manifest = attempt(repository.policy, policy)
+    variants = attempt(repository.variants, policy) or []
+    states: Observations | None = None
+    if manifest is not None:
+        if (checkpoint := manifest.checkpoint) is not None:
+            attempt(repository.read_file, policy, checkpoint)
+        if (entry := manifest.calibration) is not None:
+            states = attempt(_read_states, repository, manifest, entry)
+        for key in ("baseline_variant", "default_variant"):
+            if getattr(manifest, key) not in variants:
+                problem = f"{key}: there is no variant {getattr(manifest, key)!r}"
+                problems.append(RepositoryError(f"{policy}/policy.json", problem))
+    for variant in variants:
+        found = attempt(repository.read_model, policy, variant)
+        attempt(repository.report, policy, variant)
+        if found is not None and manifest is not None:
+            folder = f"{policy}/variants/{variant}"
+            attempt(_check_parent, found[0], manifest, f"{folder}/variant.json")
+            attempt(_check_model, found[1], manifest, states, f"{folder}/{found[0].model.path}")
+    return _distinct(problems)
+
+
+def _read_states(
+    repository: Repository, manifest: PolicyManifest, entry: FileEntry
+) -> Observations:
+    content = repository.read_file(manifest.name, entry)
+    place = f"{manifest.name}/{entry.path}"
+    try:
+        calibration = CalibrationSet.from_bytes(content)
+        states = manifest.observation.check(calibration.observations(manifest.observation))
+    except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
+        raise RepositoryError(place, f"is not a calibration set: {error}") from error
+    except ObservationError as error:
+        raise RepositoryError(place, str(error)) from error
+    expected = (len(states), len(manifest.actions))
+    if calibration.q_values.shape != expected:
+        problem = f"q_values: expected shape {expected}, found {calibration.q_values.shape}"
+        raise RepositoryError(place, problem)
+    return states
+
+
+def _check_parent(variant: VariantManifest, manifest: PolicyManifest, place: str) -> None:
+    """A policy that is trained again keeps its variants, which then are of the old network."""
+    if manifest.checkpoint is None or variant.parent in (None, manifest.checkpoint.sha256):
+        return
+    again = f"slimq compress {variant.policy} {variant.name} again"
+    raise RepositoryError(place, f"was made from another checkpoint: {again}")
+
+
+def _check_model(
+    model: bytes, manifest: PolicyManifest, states: Observations | None, place: str
+) -> None:
+    policy = OnnxPolicy(model, manifest.observation, len(manifest.actions), place)
+    if states is None:
+        states = np.zeros((1, *manifest.observation.shape), manifest.observation.dtype)
+    for start in range(0, len(states), BATCH):
+        try:
+            q_values = policy(states[start : start + BATCH])
+        except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            problem = f"does not run on the states from {start} on: {first_line(error)}"
+            raise RepositoryError(place, problem) from error
+        wrong = ~np.isfinite(q_values).all(axis=1)
+        if wrong.any():
+            state = start + int(np.argmax(wrong))
+            raise RepositoryError(place, f"answers Q-values that are not finite for state {state}")
+
+
+def _distinct(problems: list[RepositoryError]) -> list[RepositoryError]:
+    return list({str(problem): problem for problem in problems}.values())

@@ -1,0 +1,1 @@
+"""Environments: the factory, preprocessing and rollouts. Knows gymnasium and ale-py, not torch."""

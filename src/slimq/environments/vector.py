@@ -1,0 +1,209 @@
+"""Vectorised environments with an explicit reset of single members.
+
+Every episode starts from a seed of its own, chosen by the caller, and runs the same whatever the
+number of environments beside it. Nothing resets by itself: the observation that comes with an ended
+step is the terminal one, and no pseudo-transition has to be skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ale_py
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+
+from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
+from slimq.core.errors import InvalidInputError
+from slimq.core.observation import FrameStack, Observations, ObservationSpec
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of all environments gave; every array has the leading axis `environments`."""
+
+    observations: Observations
+    rewards: npt.NDArray[np.float32]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+
+    @property
+    def ended(self) -> npt.NDArray[np.bool_]:
+        """Episodes that are over, for either reason."""
+        return self.terminated | self.truncated
+
+
+class _VectorEnv(Protocol):
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]: ...
+
+    def step(self, actions: Any, /) -> tuple[Any, Any, Any, Any, dict[str, Any]]: ...
+
+    def close(self) -> None: ...
+
+
+class VectorEnvironment:
+    """`count` copies of one environment, stepped together, each reset on its own."""
+
+    def __init__(self, spec: EnvironmentSpec, count: int, threads: int = 0) -> None:
+        """Makes the environments.
+
+        Args:
+            spec: the environment.
+            count: how many.
+            threads: threads that step Atari games, 0 for one per core.
+
+        Raises:
+            InvalidInputError: the environment is not known, or its spaces are not supported.
+        """
+        self.spec, self.count = spec, count
+        atari = spec.preprocessing
+        self._env = _make_atari(spec, atari, count, threads) if atari else _make(spec, count)
+        self._atari = atari is not None
+        self._steps = np.zeros(count, dtype=np.int64)
+        self._started = False
+
+    def start(self, seeds: Sequence[int]) -> Observations:
+        """Starts an episode in every environment; the first observations `(count, *shape)`."""
+        return self.restart(np.ones(self.count, dtype=np.bool_), seeds)
+
+    def restart(self, mask: npt.NDArray[np.bool_], seeds: Sequence[int]) -> Observations:
+        """Starts a new episode where `mask` is set, from one seed each; all observations.
+
+        Args:
+            mask: `(count,)`.
+            seeds: one for each environment set in `mask`, in order.
+        """
+        options = {"reset_mask": mask.copy()} if self._started else None
+        seed: Any = np.asarray(seeds, dtype=np.int64)
+        if not self._atari:
+            one_each = iter(seeds)
+            seed = [next(one_each) if chosen else None for chosen in mask]
+        observations, _ = self._env.reset(seed=seed, options=options)
+        self._started = True
+        self._steps[mask] = 0
+        return self._own(observations)
+
+    def step(self, actions: npt.NDArray[np.int64]) -> StepResult:
+        """One agent step in every environment.
+
+        An environment whose episode has ended must be restarted before its next step counts.
+        """
+        observations, rewards, terminated, truncated, _ = self._env.step(actions)
+        self._steps += 1
+        over = self._steps >= self.spec.max_episode_steps
+        terminated = np.asarray(terminated, dtype=np.bool_)
+        return StepResult(
+            observations=self._own(observations),
+            rewards=np.asarray(rewards, dtype=np.float32),
+            terminated=terminated,
+            truncated=(np.asarray(truncated, dtype=np.bool_) | over) & ~terminated,
+        )
+
+    def close(self) -> None:
+        """Frees the environments."""
+        self._env.close()
+
+    def _own(self, observations: npt.NDArray[Any]) -> Observations:
+        # ALE hands out the same memory at each step.
+        if self._atari:
+            return np.array(observations, dtype=np.uint8)
+        return np.array(observations, dtype=np.float32)
+
+
+def describe(spec: EnvironmentSpec) -> tuple[ObservationSpec, list[str]]:
+    """The observation layout and the meaning of each action of an environment.
+
+    Raises:
+        InvalidInputError: the environment is not known, or its spaces are not supported.
+    """
+    env = make_single(spec)
+    try:
+        count = _actions(spec, env)
+        if spec.preprocessing is not None:
+            meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+            return _atari_observation(spec.preprocessing), [str(m).lower() for m in meanings]
+        space = env.observation_space
+        if not isinstance(space, gymnasium.spaces.Box):
+            raise InvalidInputError("environment.id", "a Box observation space", str(space))
+        observation = ObservationSpec(dtype="float32", shape=tuple(space.shape))
+        return observation, [str(index) for index in range(count)]
+    finally:
+        env.close()
+
+
+def make_single(spec: EnvironmentSpec) -> gymnasium.Env[Any, Any]:
+    """The bare gymnasium environment, without preprocessing.
+
+    Raises:
+        InvalidInputError: gymnasium does not know it, or refuses its arguments.
+    """
+    gymnasium.register_envs(ale_py)
+    try:
+        return gymnasium.make(spec.id, **dict[str, Any](spec.kwargs))
+    except (gymnasium.error.Error, TypeError) as error:
+        raise InvalidInputError(
+            "environment.id", "a gymnasium id", f"{spec.id}: {error}"
+        ) from error
+
+
+def _actions(spec: EnvironmentSpec, env: gymnasium.Env[Any, Any]) -> int:
+    space = env.action_space
+    if not isinstance(space, gymnasium.spaces.Discrete):
+        raise InvalidInputError("environment.id", "discrete actions", f"{spec.id}: {space}")
+    return int(space.n)
+
+
+def _make(spec: EnvironmentSpec, count: int) -> _VectorEnv:
+    make_single(spec).close()
+    vector: _VectorEnv = gymnasium.make_vec(
+        spec.id,
+        num_envs=count,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+        **dict[str, Any](spec.kwargs),
+    )
+    return vector
+
+
+def _make_atari(
+    spec: EnvironmentSpec, atari: AtariPreprocessing, count: int, threads: int
+) -> _VectorEnv:
+    gymnasium.register_envs(ale_py)
+    registered = gymnasium.registry.get(spec.id)
+    game = (registered.kwargs if registered else {}).get("game")
+    if game is None:
+        raise InvalidInputError("environment.id", "a registered Atari game", spec.id)
+    vector: _VectorEnv = AtariVectorEnv(
+        game,
+        num_envs=count,
+        num_threads=threads,
+        frameskip=atari.frame_skip,
+        img_height=atari.size,
+        img_width=atari.size,
+        stack_num=atari.stack,
+        noop_max=atari.noop_max,
+        use_fire_reset=atari.fire_reset,
+        repeat_action_probability=atari.sticky_actions,
+        max_num_frames_per_episode=spec.max_episode_steps * atari.frame_skip,
+        episodic_life=False,
+        reward_clipping=False,
+        **dict[str, Any](spec.kwargs),
+    )
+    return vector
+
+
+def _atari_observation(atari: AtariPreprocessing) -> ObservationSpec:
+    return ObservationSpec(
+        dtype="uint8",
+        shape=(atari.stack, atari.size, atari.size),
+        low=0.0,
+        high=255.0,
+        stack=FrameStack(axis=0, count=atari.stack, padding="zero"),
+    )

@@ -1,0 +1,1 @@
+"""What a variant keeps: returns, fidelity, size and latency, with their statistics."""

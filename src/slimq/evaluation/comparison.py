@@ -1,0 +1,191 @@
+"""The variants of a policy side by side: everything that relates two reports is computed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slimq.core.errors import InvalidInputError, SlimqError
+from slimq.core.manifest import VariantManifest
+from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, Interval
+from slimq.core.repository import Repository
+from slimq.evaluation.latency import BATCHES, latency_ratio
+from slimq.evaluation.protocol import is_stale, other_versions
+from slimq.evaluation.statistics import PairedDifference, paired_difference
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Median time of one call, and how many times faster than the baseline's in the same run."""
+
+    mode: str
+    batch: int
+    p50_us: float
+    faster: float | None
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One variant; a field is None where it was not measured on the present model.
+
+    Attributes:
+        smaller: baseline's bytes over this variant's.
+        difference: against the baseline, paired by seed.
+        notes: what is missing and why.
+    """
+
+    variant: str
+    bytes: int
+    smaller: float | None
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    mean: float | None
+    interval: Interval | None
+    iqm: float | None
+    distinct_trajectories: int | None
+    difference: PairedDifference | None
+    fidelity: Fidelity | None
+    latency: tuple[LatencyRow, ...]
+    notes: tuple[str, ...]
+
+    def find_latency(self, mode: str, batch: int) -> LatencyRow | None:
+        """The latency of a mode and a batch size, None where it was not measured."""
+        return next((row for row in self.latency if (row.mode, row.batch) == (mode, batch)), None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All variants of a policy, the baseline first, the others from the largest to the smallest.
+
+    Attributes:
+        failed: variants that could not be read, and why.
+    """
+
+    policy: str
+    baseline: str
+    random_mean: float
+    protocol: EvaluationProtocol | None
+    processor: str | None
+    rows: tuple[ComparisonRow, ...]
+    failed: dict[str, str]
+
+
+def compare_variants(repository: Repository, policy: str) -> Comparison:
+    """Reads the manifests and reports of all variants and relates them to the baseline.
+
+    Raises:
+        NotFoundError: there is no such policy.
+        RepositoryError: the policy's manifest is broken.
+    """
+    manifest = repository.policy(policy)
+    random_mean = manifest.random_policy.mean
+    variants: dict[str, VariantManifest] = {}
+    reports: dict[str, EvaluationReport] = {}
+    failed: dict[str, str] = {}
+    notes: dict[str, list[str]] = {}
+    for name in repository.variants(policy):
+        try:
+            variants[name] = repository.variant(policy, name)
+        except SlimqError as error:
+            failed[name] = str(error)
+            continue
+        report, note = _read_report(repository, policy, variants[name])
+        notes[name] = [note] if note else []
+        if is_stale(variants[name], manifest):
+            again = f"slimq compress {policy} {name}"
+            notes[name].append(f"made from another checkpoint than the policy's: run {again}")
+        if report:
+            reports[name] = report
+    baseline = manifest.baseline_variant
+    ordered = sorted(variants.values(), key=lambda v: (v.name != baseline, -v.model.bytes, v.name))
+    full = reports.get(baseline)
+    return Comparison(
+        policy=policy,
+        baseline=baseline,
+        random_mean=random_mean,
+        protocol=full.protocol if full else None,
+        processor=full.latency.processor if full and full.latency else None,
+        rows=tuple(
+            _row(v, reports.get(v.name), variants.get(baseline), full, random_mean, notes[v.name])
+            for v in ordered
+        ),
+        failed=failed,
+    )
+
+
+def _read_report(
+    repository: Repository, policy: str, variant: VariantManifest
+) -> tuple[EvaluationReport | None, str | None]:
+    try:
+        report = repository.report(policy, variant.name)
+    except SlimqError as error:
+        return None, str(error)
+    if report is None:
+        return None, f"not evaluated: run slimq evaluate {policy}"
+    if report.model_sha256 != variant.model.sha256:
+        return None, f"its report is of another model: run slimq evaluate {policy}"
+    return report, None
+
+
+def _row(
+    variant: VariantManifest,
+    report: EvaluationReport | None,
+    baseline: VariantManifest | None,
+    full: EvaluationReport | None,
+    random_mean: float,
+    notes: list[str],
+) -> ComparisonRow:
+    difference: PairedDifference | None = None
+    fidelity = report.fidelity if report else None
+    if baseline and _parents_differ(variant, baseline):
+        fidelity = None
+        notes = [*notes, f"not compared: {baseline.name} was made from another checkpoint"]
+    elif report and full:
+        try:
+            difference = paired_difference(report, full, random_mean)
+        except InvalidInputError as error:
+            notes = [*notes, str(error)]
+        if differing := other_versions(report.versions, full.versions):
+            told = f"played with another {', '.join(differing)} than {full.variant}"
+            notes = [*notes, f"{told}: evaluate both again"]
+    if report and fidelity and baseline and report.baseline_sha256 != baseline.model.sha256:
+        fidelity = None
+        notes = [*notes, "its agreement is with another baseline: evaluate it again"]
+    size = variant.model.bytes
+    return ComparisonRow(
+        variant=variant.name,
+        bytes=size,
+        smaller=baseline.model.bytes / size if baseline and size else None,
+        parameters=variant.parameters,
+        nonzero_parameters=variant.nonzero_parameters,
+        macs=variant.macs,
+        mean=report.mean if report else None,
+        interval=report.interval if report else None,
+        iqm=report.iqm if report else None,
+        distinct_trajectories=report.distinct_trajectories if report else None,
+        difference=difference,
+        fidelity=fidelity,
+        latency=_latency(report, full),
+        notes=tuple(notes),
+    )
+
+
+def _parents_differ(variant: VariantManifest, baseline: VariantManifest) -> bool:
+    """Whether both are known to come from different checkpoints."""
+    parents = {variant.parent, baseline.parent}
+    return len(parents) == 2 and None not in parents
+
+
+def _latency(
+    report: EvaluationReport | None, full: EvaluationReport | None
+) -> tuple[LatencyRow, ...]:
+    if report is None or report.latency is None:
+        return ()
+    baseline = full.latency if full else None
+    return tuple(
+        LatencyRow(
+            m.mode, m.batch, m.p50_us, latency_ratio(report.latency, baseline, m.mode, m.batch)
+        )
+        for m in report.latency.measurements
+        if m.batch in BATCHES
+    )

@@ -1,0 +1,83 @@
+"""How near a variant's Q-values are to the baseline's, on states that the baseline visits."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+
+import numpy as np
+import numpy.typing as npt
+
+from slimq.core.errors import InvalidInputError
+from slimq.core.observation import Observations
+from slimq.core.qfunction import QFunction, QValues
+from slimq.core.report import Fidelity
+from slimq.environments.rollout import StepTrace
+
+NEAR_TIE = 1e-4
+"""A gap between the best two Q-values below which either action is as good."""
+
+_BATCH = 64
+
+
+class StateSample:
+    """A uniform sample without replacement of the states that pass, at most `size` of them.
+
+    A state stays if a hash of its episode's seed and its step is among the smallest: the sample
+    depends on the states that passed, not on their order.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._kept: list[tuple[int, int, int, npt.NDArray[np.generic]]] = []
+
+    def add(self, trace: StepTrace) -> None:
+        """Offers every state of a step."""
+        for row, (seed, step) in enumerate(zip(trace.seeds, trace.steps, strict=True)):
+            digest = hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest()
+            rank = -int.from_bytes(digest, "little")
+            if len(self._kept) < self.size:
+                state = (rank, int(seed), int(step), trace.observations[row].copy())
+                heapq.heappush(self._kept, state)
+            elif rank > self._kept[0][0]:
+                state = (rank, int(seed), int(step), trace.observations[row].copy())
+                heapq.heapreplace(self._kept, state)
+
+    def observations(self) -> Observations:
+        """The kept states `(states, *shape)`, by seed and step."""
+        ordered = sorted(self._kept, key=lambda state: state[1:3])
+        states: Observations = np.stack([state[3] for state in ordered])
+        return states
+
+
+def q_values_of(q_function: QFunction, observations: Observations) -> QValues:
+    """Q-values `(states, actions)`, computed in batches of 64."""
+    starts = range(0, len(observations), _BATCH)
+    return np.concatenate([q_function(observations[start : start + _BATCH]) for start in starts])
+
+
+def measure_fidelity(variant: QValues, baseline: QValues) -> Fidelity:
+    """Compares Q-values `(states, actions)` of a variant with the baseline's.
+
+    Raises:
+        InvalidInputError: the shapes differ, or there are no states.
+    """
+    if variant.shape != baseline.shape or baseline.ndim != 2 or not len(baseline):
+        raise InvalidInputError("q_values", f"shape {baseline.shape}", f"shape {variant.shape}")
+    ours, full = variant.astype(np.float64), baseline.astype(np.float64)
+    rows = np.arange(len(full))
+    best, chosen = full.argmax(axis=1), ours.argmax(axis=1)
+    agrees = best == chosen
+    ordered = np.sort(full, axis=1)
+    gaps = ordered[:, -1] - ordered[:, -2] if full.shape[1] > 1 else np.full(len(full), np.inf)
+    clear = gaps >= NEAR_TIE
+    errors = np.abs(ours - full)
+    return Fidelity(
+        states=len(full),
+        agreement=float(agrees.mean()),
+        near_ties=int((~clear).sum()),
+        agreement_without_ties=float(agrees[clear].mean()) if clear.any() else 1.0,
+        regret=float((full[rows, best] - full[rows, chosen]).mean()),
+        q_error_mean=float(errors.mean()),
+        q_error_max=float(errors.max()),
+    )

@@ -1,0 +1,164 @@
+"""Plots: what a variant keeps, and how fast it is, against its bytes; how a policy was trained.
+
+The same values give the same files: no dates, no random identifiers, text drawn as paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimq.core.manifest import PolicyManifest
+from slimq.evaluation.comparison import Comparison
+from slimq.evaluation.statistics import pareto_frontier
+
+_SIZE = (7.0, 4.5)
+_DOTS = 150
+_RC: Any = {"svg.hashsalt": "slimq", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+
+
+@dataclass(frozen=True)
+class _Point:
+    name: str
+    bytes: int
+    value: float
+    low: float
+    high: float
+    gain: float
+
+
+def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
+    """Writes return and latency against bytes, each as PNG and as SVG.
+
+    Returns:
+        The files; a plot without a single measured variant is left out.
+    """
+    from matplotlib import rc_context
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    with rc_context(_RC):
+        for name, points, label, log in (
+            ("return", _returns(comparison), "mean return per episode", False),
+            ("latency", _latencies(comparison), "median time of one call, µs, batch 1", True),
+        ):
+            if points:
+                figure = _draw(comparison, points, label, log=log)
+                stem = folder / f"{comparison.policy}-{name}"
+                written += _save(figure, stem)
+    return written
+
+
+def draw_training(manifest: PolicyManifest, folder: Path) -> list[Path]:
+    """Writes the training curve: mean return on selection seeds against agent steps.
+
+    Returns:
+        The files; none where the manifest holds no curve.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    training = manifest.training
+    if not training.curve:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    with rc_context(_RC):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.plot([step for step, _ in training.curve], [mean for _, mean in training.curve], "o-")
+        axes.axhline(
+            manifest.random_policy.mean, color="tab:grey", linestyle=":", label="random policy"
+        )
+        axes.set_xlabel("agent steps")
+        axes.set_ylabel("mean return on selection seeds")
+        axes.set_title(
+            f"{manifest.name}: {training.steps:,} agent steps, {training.updates:,} updates, "
+            f"{training.seconds / 60:.0f} minutes on {training.hardware}",
+            fontsize=9,
+        )
+        axes.grid(visible=True, alpha=0.25)
+        axes.legend(loc="best")
+        return _save(figure, folder / f"{manifest.name}-training")
+
+
+def _returns(comparison: Comparison) -> list[_Point]:
+    return [
+        _Point(row.variant, row.bytes, row.mean, row.interval.low, row.interval.high, row.mean)
+        for row in comparison.rows
+        if row.mean is not None and row.interval is not None
+    ]
+
+
+def _latencies(comparison: Comparison) -> list[_Point]:
+    points: list[_Point] = []
+    for row in comparison.rows:
+        alone = row.find_latency("alone", 1)
+        together = row.find_latency("interleaved", 1)
+        if alone and together:
+            ends = sorted((alone.p50_us, together.p50_us))
+            points.append(
+                _Point(row.variant, row.bytes, alone.p50_us, ends[0], ends[1], -alone.p50_us)
+            )
+    return points
+
+
+def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: bool) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    frontier = pareto_frontier([(point.bytes, point.gain) for point in points])
+    axes.plot(
+        [points[i].bytes for i in frontier],
+        [points[i].value for i in frontier],
+        color="tab:green",
+        linestyle="--",
+        linewidth=1,
+        label="frontier",
+        zorder=1,
+    )
+    for index, point in enumerate(points):
+        colour = "tab:green" if index in frontier else "tab:grey"
+        ends = [[max(0.0, point.value - point.low)], [max(0.0, point.high - point.value)]]
+        axes.errorbar(
+            [point.bytes], [point.value], yerr=ends, fmt="o", color=colour, capsize=4, zorder=2
+        )
+        axes.annotate(
+            point.name, (point.bytes, point.value), xytext=(6, 6), textcoords="offset points"
+        )
+    axes.set_xscale("log")
+    if log:
+        axes.set_yscale("log")
+    axes.set_xlabel("bytes on disk")
+    axes.set_ylabel(label)
+    axes.set_title(_title(comparison, latency=log), fontsize=9)
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend(loc="best")
+    axes.margins(0.12)
+    return figure
+
+
+def _title(comparison: Comparison, *, latency: bool) -> str:
+    if latency:
+        where = f" on {comparison.processor}" if comparison.processor else ""
+        return f"{comparison.policy}: point alone, bar to interleaved{where}"
+    protocol = comparison.protocol
+    if protocol is None:
+        return f"{comparison.policy}: mean and bootstrap interval"
+    return (
+        f"{comparison.policy}: {protocol.environment.id}, {protocol.episodes} episodes, "
+        f"ε {protocol.epsilon:g}, {protocol.confidence:.0%} interval"
+    )
+
+
+def _save(figure: Any, stem: Path) -> list[Path]:
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    figure.savefig(png, dpi=_DOTS, metadata={"Software": None})
+    figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]

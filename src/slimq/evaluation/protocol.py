@@ -1,0 +1,145 @@
+"""What an evaluation measures, and the report that its episodes make."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from slimq.core.environment import EnvironmentSpec
+from slimq.core.errors import InvalidInputError
+from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, LatencyReport
+from slimq.core.seeds import HELD_OUT, SeedRange
+from slimq.environments.rollout import Episode
+from slimq.evaluation.latency import ITERATIONS
+from slimq.evaluation.statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    interquartile_interval,
+    interquartile_mean,
+    mean_interval,
+)
+
+WORK = Path("runs/evaluate")
+PLAYED_WITH = ("gymnasium", "ale-py", "onnxruntime")
+"""Libraries whose versions may change an episode of the same model and seed."""
+LatencyChoice = Literal["measure", "skip", "only"]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to measure.
+
+    Attributes:
+        episodes: for each variant.
+        environments: episodes played side by side.
+        seed_range: where their seeds come from.
+        epsilon: probability of a uniformly random action.
+        states: most states for fidelity.
+        state_episodes: episodes of the baseline that those come from.
+        work: folder for episodes of unfinished evaluations.
+        force: measure again what is known, and replace reports of more episodes.
+        latency: whether to measure it, or nothing else.
+        iterations: timed calls per variant, batch size and mode.
+    """
+
+    episodes: int = 100
+    environments: int = 16
+    seed_range: SeedRange = HELD_OUT
+    epsilon: float = 0.01
+    resamples: int = RESAMPLES
+    states: int = 2_000
+    state_episodes: int = 8
+    work: Path = WORK
+    force: bool = False
+    latency: LatencyChoice = "measure"
+    iterations: int = ITERATIONS
+
+
+def make_protocol(environment: EnvironmentSpec, settings: EvaluationSettings) -> EvaluationProtocol:
+    """The protocol of these settings.
+
+    Raises:
+        InvalidInputError: a setting is out of range.
+    """
+    for name in ("episodes", "environments", "states", "state_episodes", "resamples", "iterations"):
+        value = getattr(settings, name)
+        if value < 1:
+            raise InvalidInputError(name, "a number from 1 on", str(value))
+    if not 0 <= settings.epsilon <= 1:
+        raise InvalidInputError("epsilon", "a number from 0 to 1", str(settings.epsilon))
+    return EvaluationProtocol(
+        environment=environment,
+        epsilon=settings.epsilon,
+        episodes=settings.episodes,
+        seed_range=settings.seed_range.name,
+        first_seed=settings.seed_range.seeds(settings.episodes)[0],
+        resamples=settings.resamples,
+        confidence=CONFIDENCE,
+        fidelity_states=settings.states,
+        fidelity_episodes=settings.state_episodes,
+    )
+
+
+def is_stale(variant: VariantManifest, policy: PolicyManifest) -> bool:
+    """Whether a variant was made from another checkpoint than the policy has now."""
+    if variant.parent is None or policy.checkpoint is None:
+        return False
+    return variant.parent != policy.checkpoint.sha256
+
+
+def summarise(
+    variant: VariantManifest,
+    baseline: VariantManifest,
+    protocol: EvaluationProtocol,
+    episodes: Sequence[Episode],
+    fidelity: Fidelity | None,
+    latency: LatencyReport | None = None,
+) -> EvaluationReport:
+    """The report of episodes played in the order of the protocol's seeds."""
+    returns = [episode.return_ for episode in episodes]
+    trajectories = [episode.trajectory for episode in episodes]
+    return EvaluationReport(
+        policy=variant.policy,
+        variant=variant.name,
+        model_sha256=variant.model.sha256,
+        baseline_variant=baseline.name,
+        baseline_sha256=baseline.model.sha256,
+        protocol=protocol,
+        seeds=[episode.seed for episode in episodes],
+        returns=returns,
+        lengths=[episode.length for episode in episodes],
+        trajectories=trajectories,
+        distinct_trajectories=len(set(trajectories)),
+        mean=sum(returns) / len(returns),
+        interval=mean_interval(
+            returns, resamples=protocol.resamples, confidence=protocol.confidence
+        ),
+        iqm=interquartile_mean(returns),
+        iqm_interval=interquartile_interval(
+            returns, resamples=protocol.resamples, confidence=protocol.confidence
+        ),
+        fidelity=fidelity,
+        bytes=variant.model.bytes,
+        latency=latency,
+        versions=library_versions(),
+    )
+
+
+def other_versions(versions: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
+    """The libraries of `PLAYED_WITH` whose versions differ."""
+    return [name for name in PLAYED_WITH if versions.get(name) != others.get(name)]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what an episode depends on."""
+    versions: dict[str, str] = {}
+    for name in ("slimq", "numpy", "gymnasium", "ale-py", "onnxruntime"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,259 @@
+"""Evaluates the variants of a policy: play, fidelity, bytes, latency, one report each.
+
+All variants play the same seeds by the same protocol. What is known is not measured again: episodes
+are kept as they end, and a variant whose report carries this model, this baseline and this protocol
+is left alone. Reports on held-out seeds are published; others are only returned, and so is a report
+of fewer episodes than the published one has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from slimq.core.calibration import CalibrationSet
+from slimq.core.errors import CheckFailedError, InvalidInputError, NotFoundError, SlimqError
+from slimq.core.manifest import VariantManifest
+from slimq.core.observation import Observations
+from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.publish import Publisher
+from slimq.core.qfunction import QFunction, QValues
+from slimq.core.report import EvaluationReport, Fidelity
+from slimq.core.repository import Repository
+from slimq.core.seeds import HELD_OUT
+from slimq.environments.rollout import Episode
+from slimq.evaluation.fidelity import StateSample, measure_fidelity, q_values_of
+from slimq.evaluation.latency import measure_latency
+from slimq.evaluation.protocol import (
+    EvaluationSettings,
+    is_stale,
+    library_versions,
+    make_protocol,
+    other_versions,
+    summarise,
+)
+from slimq.evaluation.returns import EpisodeLog, Progress, Silent, play_all, require_finite
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        policy: its name.
+        reports: by variant, of those asked for that could be evaluated.
+        cached: variants whose returns and fidelity were known.
+        kept: variants whose published report has more episodes than the one returned, and was not
+            replaced; with that number of episodes.
+        failed: why the others could not be evaluated.
+    """
+
+    policy: str
+    reports: dict[str, EvaluationReport] = field(default_factory=dict)
+    cached: list[str] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, SlimqError] = field(default_factory=dict)
+
+
+def evaluate_policy(
+    repository: Repository,
+    policy: str,
+    variants: Sequence[str] = (),
+    settings: EvaluationSettings | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluates variants; one that fails leaves the others to go on.
+
+    Args:
+        repository: where the policy lies, and where reports are published.
+        policy: its name.
+        variants: their names, none for all.
+        settings: what to measure.
+        progress: who watches.
+
+    Raises:
+        NotFoundError: the policy or a variant is not there.
+        InvalidInputError: a setting is out of range, or only latency is wanted on seeds whose
+            reports are not published.
+        RepositoryError: the policy's manifest or its baseline's is broken.
+    """
+    return _Evaluator(
+        repository, policy, settings or EvaluationSettings(), progress or Silent()
+    ).run(variants)
+
+
+class _Evaluator:
+    def __init__(
+        self, repository: Repository, policy: str, settings: EvaluationSettings, progress: Progress
+    ) -> None:
+        self.repository, self.settings, self.progress = repository, settings, progress
+        self.manifest = repository.policy(policy)
+        self.policy = policy
+        self.baseline = repository.variant(policy, self.manifest.baseline_variant)
+        self.protocol = make_protocol(self.manifest.environment, settings)
+        self.publishes = settings.seed_range == HELD_OUT
+        if settings.latency == "only" and not self.publishes:
+            expected = "held-out where only latency is measured, which is published with reports"
+            raise InvalidInputError("seeds", expected, settings.seed_range.name)
+        self.result = Evaluation(policy)
+        self._states: tuple[Observations, QValues] | None = None
+
+    def run(self, variants: Sequence[str]) -> Evaluation:
+        existing = self.repository.variants(self.policy)
+        for name in variants:
+            if name not in existing:
+                raise NotFoundError("variant", name, existing)
+        baseline = self.baseline.name
+        names = sorted(set(variants) or existing, key=lambda name: (name != baseline, name))
+        for name in names:
+            try:
+                self._evaluate(name)
+            except SlimqError as error:
+                self.result.failed[name] = error
+        if self.publishes and self.settings.latency != "skip":
+            self._measure_latency(existing)
+        return self.result
+
+    def _load(self, name: str) -> tuple[VariantManifest, OnnxPolicy]:
+        manifest, content = self.repository.read_model(self.policy, name)
+        if is_stale(manifest, self.manifest):
+            again = f"make it again: slimq compress {self.policy} {name}"
+            raise CheckFailedError(f"was made from another checkpoint than the policy's; {again}")
+        label, actions = f"{self.policy}/{name}", len(self.manifest.actions)
+        return manifest, OnnxPolicy(content, self.manifest.observation, actions, label)
+
+    def _known(self, variant: VariantManifest) -> EvaluationReport | None:
+        """The published report, if it is of this very model."""
+        try:
+            report = self.repository.report(self.policy, variant.name)
+        except SlimqError as error:
+            _log.warning("ignored a broken report", variant=variant.name, error=str(error))
+            return None
+        return report if report and report.model_sha256 == variant.model.sha256 else None
+
+    def _evaluate(self, name: str) -> None:
+        variant, q_function = self._load(name)
+        known = self._known(variant) if self.publishes else None
+        if self.settings.latency == "only":
+            if known is None:
+                problem = f"no report of its present model: run slimq evaluate {self.policy} first"
+                raise CheckFailedError(problem)
+            self.result.reports[name] = known
+            return
+        if known and self._is_current(known) and not self.settings.force:
+            self.result.reports[name] = known
+            self.result.cached.append(name)
+            return
+        episodes = self._play(variant, q_function)
+        fidelity = self._fidelity(require_finite(q_function, f"{self.policy}/{name}"))
+        latency = known.latency if known else None
+        report = summarise(variant, self.baseline, self.protocol, episodes, fidelity, latency)
+        if known and known.protocol.episodes > self.settings.episodes and not self.settings.force:
+            self.result.kept[name] = known.protocol.episodes
+            self.result.reports[name] = report
+            return
+        self._publish(report)
+
+    def _is_current(self, report: EvaluationReport) -> bool:
+        return (
+            report.protocol == self.protocol
+            and report.baseline_sha256 == self.baseline.model.sha256
+            and report.fidelity is not None
+            and not other_versions(report.versions, library_versions())
+        )
+
+    def _play(self, variant: VariantManifest, q_function: QFunction) -> list[Episode]:
+        settings, spec = self.settings, self.manifest.environment
+        folder = settings.work / self.policy
+        versions = {k: v for k, v in library_versions().items() if k != "slimq"}
+        log = EpisodeLog.of(folder, variant.model.sha256, spec, settings.epsilon, versions)
+        current = log.again() if settings.force else log
+        episodes = play_all(
+            spec,
+            q_function,
+            self.protocol.seeds,
+            current,
+            epsilon=settings.epsilon,
+            environments=settings.environments,
+            name=f"{self.policy}/{variant.name}",
+            progress=self.progress,
+        )
+        if settings.force:
+            current.replace(log)
+        return episodes
+
+    def _fidelity(self, q_function: QFunction) -> Fidelity | None:
+        try:
+            states, full = self._baseline_states()
+        except SlimqError as error:
+            _log.warning("no fidelity without the baseline", error=str(error))
+            return None
+        return measure_fidelity(q_values_of(q_function, states), full)
+
+    def _baseline_states(self) -> tuple[Observations, QValues]:
+        if self._states is None:
+            _, q_function = self._load(self.baseline.name)
+            sample = StateSample(self.protocol.fidelity_states)
+            play_all(
+                self.manifest.environment,
+                q_function,
+                self.protocol.seeds[: self.protocol.fidelity_episodes],
+                None,
+                epsilon=self.settings.epsilon,
+                environments=self.settings.environments,
+                name=f"{self.policy}/{self.baseline.name} states",
+                progress=self.progress,
+                on_step=sample.add,
+            )
+            states = sample.observations()
+            self._states = states, q_values_of(q_function, states)
+        return self._states
+
+    def _publish(self, report: EvaluationReport) -> None:
+        if self.publishes:
+            Publisher(self.repository).attach_report(self.policy, report.variant, report)
+        self.result.reports[report.variant] = report
+
+    def _measure_latency(self, variants: Sequence[str]) -> None:
+        """Times all evaluated variants in one run, so that any two of them can be compared."""
+        reports: dict[str, EvaluationReport] = {}
+        for name in variants:
+            if name in self.result.failed:
+                continue
+            try:
+                report = self._known(self._load(name)[0])
+            except SlimqError as error:
+                _log.warning("latency without a broken variant", variant=name, error=str(error))
+                continue
+            if report:
+                reports[name] = report
+        runs = {report.latency.run_id if report.latency else None for report in reports.values()}
+        again = self.settings.force or self.settings.latency == "only" or None in runs
+        if not reports or (len(runs) == 1 and not again):
+            return
+        measured = measure_latency(
+            {name: lambda name=name: self._load(name)[1] for name in reports},  # type: ignore[misc]
+            self._observations(),
+            iterations=self.settings.iterations,
+            on_batch=lambda mode, size: _log.info("measuring latency", mode=mode, batch=size),
+        )
+        for name, latency in measured.items():
+            report = reports[name].model_copy(update={"latency": latency})
+            try:
+                Publisher(self.repository).attach_report(self.policy, name, report)
+            except SlimqError as error:
+                self.result.failed[name] = error
+                continue
+            if name in self.result.reports and name not in self.result.kept:
+                self.result.reports[name] = report
+
+    def _observations(self) -> Observations:
+        entry = self.manifest.calibration
+        if entry is None:
+            return self._baseline_states()[0]
+        calibration = CalibrationSet.from_bytes(self.repository.read_file(self.policy, entry))
+        return calibration.observations(self.manifest.observation)[:512]

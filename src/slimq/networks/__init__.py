@@ -1,0 +1,1 @@
+"""Torch Q-networks: their specifications, checkpoints and the one ONNX exporter."""

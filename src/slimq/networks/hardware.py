@@ -1,0 +1,73 @@
+"""Which device and which precision a network computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from slimq.core.errors import InvalidInputError
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one.
+
+    Raises:
+        InvalidInputError: torch does not know it, or it is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidInputError("device", "cpu, cuda or auto", f"{wanted!r}: {error}") from error
+    return device
+
+
+def resolve_precision(
+    wanted: Literal["auto", "fp32", "bf16"], device: torch.device
+) -> Literal["fp32", "bf16"]:
+    """`auto` is bf16 where the hardware multiplies in it, fp32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(cpu_flags()) else "fp32"
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Computes with denormals as zeros: as gradients shrink, Adam's moments slow down otherwise."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def cpu_flags() -> list[str]:
+    """What the kernel says the processor can do; empty where it says nothing."""
+    return _cpuinfo("flags").split()
+
+
+def describe_hardware(device: torch.device, precision: str) -> str:
+    """Processor, threads and precision, for a record of what ran where."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {precision}"
+    model = _cpuinfo("model name") or "unknown processor"
+    return f"{model}, {torch.get_num_threads()} threads, {precision}"
+
+
+def _cpuinfo(key: str) -> str:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import structlog
+
+from slimq.cli.compare import COLUMNS, render_markdown, render_text
+from slimq.cli.main import main
+from slimq.core.repository import Repository
+from slimq.evaluation.protocol import EvaluationSettings
+from slimq.evaluation.runner import evaluate_policy
+
+
+@pytest.fixture
+def run(tiny_repository, monkeypatch, capsys):
+    """Runs the command on the policy `tiny`; gives exit code, stdout and stderr."""
+
+    def run(*arguments):
+        command = ["slimq", "compare", "tiny", "--policies", str(tiny_repository), *arguments]
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    yield run
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def evaluated(tiny_repository, tmp_path):
+    """The reports, of a policy that is better than random."""
+    path = tiny_repository / "tiny" / "policy.json"
+    values = json.loads(path.read_text())
+    values["random_policy"]["mean"] = 5.0
+    path.write_text(json.dumps(values))
+    settings = EvaluationSettings(
+        episodes=5, resamples=100, states=20, work=tmp_path / "work", iterations=2
+    )
+    return evaluate_policy(Repository(tiny_repository), "tiny", settings=settings).reports
+
+
+def test_the_table_has_a_line_for_each_variant_and_states_the_protocol(run, evaluated):
+    code, out, _ = run()
+    lines = out.splitlines()
+    assert code == 0
+    assert all(column in lines[0] for column in COLUMNS)
+    assert lines[1].startswith("fp32")
+    assert lines[2].startswith("other")
+    assert f"{evaluated['other'].mean:.2f}" in lines[2]
+    assert "CartPole-v1: 5 held-out episodes, ε 0.01, at most 500 agent steps" in out
+    assert "one thread, batch 1" in out
+
+
+def test_markdown_is_a_table(run, evaluated):
+    _, out, _ = run("--markdown")
+    lines = out.splitlines()
+    assert lines[0].startswith("| variant | bytes |")
+    assert lines[1].startswith("| --- | ---: |")
+    assert {line.count("|") for line in lines[:4]} == {len(COLUMNS) + 1}
+
+
+def test_json_holds_what_is_computed_when_read(run, evaluated):
+    _, out, _ = run("--json")
+    values = json.loads(out)
+    rows = {row["variant"]: row for row in values["rows"]}
+    assert values["baseline"] == "fp32"
+    assert rows["fp32"]["difference"]["non_inferior"] is True
+    assert rows["other"]["smaller"] > 0
+    assert {row["batch"] for row in rows["other"]["latency"]} == {1, 8, 32}
+    assert rows["fp32"]["latency"][0]["faster"] == 1.0
+
+
+def test_plots_are_written_and_named_on_stderr(run, evaluated, tmp_path):
+    code, out, err = run("--json", "--plot", str(tmp_path / "plots"))
+    assert code == 0
+    json.loads(out)
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == [
+        "tiny-latency.png",
+        "tiny-latency.svg",
+        "tiny-return.png",
+        "tiny-return.svg",
+        "tiny-training.png",
+        "tiny-training.svg",
+    ]
+    assert err.count("wrote ") == 6
+
+
+def test_a_policy_that_was_not_evaluated_is_shown_with_what_to_do(run, tiny_repository):
+    code, out, _ = run()
+    assert code == 0
+    assert "other: not evaluated: run slimq evaluate tiny" in out
+    assert "–" in out
+
+
+def test_two_forms_at_once_are_refused(run):
+    code, out, err = run("--json", "--markdown")
+    assert (code, out) == (2, "")
+    assert "one of --json and --markdown" in err
+
+
+def test_columns_are_of_equal_width():
+    rows = [["a", *["1"] * (len(COLUMNS) - 1)], ["longer-name", *["22"] * (len(COLUMNS) - 1)]]
+    lines = render_text(rows).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert len(render_markdown(rows).splitlines()) == 4

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from slimq.cli.compress import resolve_recipe
+from slimq.cli.main import app
+from slimq.core.errors import AcceptGateError, NotFoundError
+
+pytest.importorskip("torch")
+_path = Path(__file__).parents[1] / "slimq_compression" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("compression_fixtures", _path)
+assert _spec
+assert _spec.loader
+_fixtures = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_fixtures)
+cartpole_repository = _fixtures.cartpole_repository
+
+FP32 = 'name = "fp32"\n[accept]\nagreement = 0.99\n'
+PRUNED = """
+name = "pruned"
+[[network]]
+pass = "prune_channels"
+ratio = 0.1
+[accept]
+agreement = 0.0
+max_bytes = {limit}
+"""
+
+
+@pytest.fixture
+def folder(cartpole_repository: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with recipes/ and policies/."""
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    (recipes / "fp32.toml").write_text(FP32, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["compress", *arguments])
+
+
+def test_a_recipe_by_name_publishes_and_prints_every_step(folder: Path) -> None:
+    result = run("cartpole", "fp32")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("cartpole/fp32: published, ")
+    assert lines[1].split() == ["step", "bytes", "parameters", "non-zero", "MACs", "seconds"]
+    assert lines[2].split()[0] == "export"
+    assert lines[2].split()[2:5] == ["310", "310", "280"]
+    assert lines[3] == "  accepted: agreement 1 (at least 0.99)"
+    assert (folder / "policies/cartpole/variants/fp32/variant.json").exists()
+    assert run("cartpole", "fp32").stdout.startswith("cartpole/fp32: unchanged, ")
+
+
+def test_json_holds_status_manifest_and_the_gates_criteria(folder: Path) -> None:
+    result = run("cartpole", "recipes/fp32.toml", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    (outcome,) = json.loads(result.stdout)
+    assert outcome["status"] == "staged"
+    assert outcome["manifest"]["name"] == "fp32"
+    assert outcome["accept"]["criteria"] == [
+        {"name": "agreement", "value": 1.0, "relation": "at least", "limit": 0.99}
+    ]
+    assert not (folder / "policies/cartpole/variants").exists()
+
+
+def test_a_variant_that_falls_short_is_a_gate_error(folder: Path) -> None:
+    (folder / "recipes/pruned.toml").write_text(PRUNED.format(limit=10), encoding="utf-8")
+    result = run("cartpole", "pruned")
+    assert isinstance(result.exception, AcceptGateError)
+    assert "at most 10 is needed" in str(result.exception)
+    assert not (folder / "policies/cartpole/variants").exists()
+
+
+def test_an_unknown_recipe_lists_those_there_are(folder: Path) -> None:
+    with pytest.raises(NotFoundError, match="unknown recipe 'fp23', did you mean 'fp32'"):
+        resolve_recipe("fp23", "cartpole")
+    assert resolve_recipe("elsewhere/my.toml", "cartpole") == Path("elsewhere/my.toml")
+
+
+def test_a_policys_own_recipe_stands_before_the_common_one(folder: Path) -> None:
+    own = folder / "recipes/cartpole"
+    own.mkdir()
+    (own / "fp32.toml").write_text(FP32, encoding="utf-8")
+    assert resolve_recipe("fp32", "cartpole") == Path("recipes/cartpole/fp32.toml")
+    assert resolve_recipe("fp32", "pong") == Path("recipes/fp32.toml")
+
+
+def test_a_mistake_in_any_recipe_stops_before_anything_is_made(folder: Path) -> None:
+    broken = PRUNED.format(limit=0)
+    (folder / "recipes/pruned.toml").write_text(broken, encoding="utf-8")
+    result = run("cartpole", "fp32", "pruned")
+    assert "recipes/pruned.toml: accept.max_bytes: " in str(result.exception)
+    assert not (folder / "policies/cartpole/variants").exists()

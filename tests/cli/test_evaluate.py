@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+import structlog
+
+from slimq.cli.evaluate import ProgressBar
+from slimq.cli.main import main
+from slimq.core.repository import Repository
+from slimq.environments.rollout import Episode
+
+
+@pytest.fixture
+def run(tiny_repository, tmp_path, monkeypatch, capsys):
+    """Runs the command on the policy `tiny`; gives exit code, stdout and stderr."""
+
+    def run(*arguments, policy="tiny"):
+        command = ["slimq", "evaluate", policy, "--policies", str(tiny_repository)]
+        command += ["--work", str(tmp_path / "work"), "--episodes", "5", *arguments]
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    yield run
+    structlog.reset_defaults()
+
+
+def test_reports_are_published_and_printed(run, tiny_repository):
+    code, out, err = run("--no-latency")
+    assert code == 0
+    assert out.startswith("fp32: mean ")
+    assert "other: mean " in out
+    assert "tiny/other: 100%" in err
+    assert "steps/s" in err
+    report = Repository(tiny_repository).report("tiny", "other")
+    assert f"mean {report.mean:.2f}" in out
+    assert f"{report.distinct_trajectories} of 5 episodes distinct" in out
+    assert report.latency is None
+
+
+def test_json_gives_the_reports_and_nothing_else_on_stdout(run):
+    code, out, _ = run("--no-latency", "--variants", "other", "--json")
+    values = json.loads(out)
+    assert code == 0
+    assert list(values["reports"]) == ["other"]
+    assert len(values["reports"]["other"]["returns"]) == 5
+    assert values["cached"] == []
+    assert values["failed"] == {}
+    _, out, _ = run("--no-latency", "--variants", "other", "--json")
+    assert json.loads(out)["cached"] == ["other"]
+
+
+def test_a_report_of_more_episodes_stays_and_the_command_says_so(run, tiny_repository):
+    run("--no-latency")
+    code, out, _ = run("--no-latency", "--variants", "other", "--episodes", "3")
+    assert code == 0
+    assert "of 3 episodes distinct" in out
+    assert "(not published: the report of 5 episodes stays without --force)" in out
+    assert len(Repository(tiny_repository).report("tiny", "other").returns) == 5
+    _, out, _ = run("--no-latency", "--variants", "other", "--episodes", "3", "--json")
+    assert json.loads(out)["kept"] == {"other": 5}
+
+
+def test_latency_can_be_measured_later(run, tiny_repository):
+    run("--no-latency")
+    code, _, _ = run("--only-latency", "--variants", "other")
+    assert code == 0
+    repository = Repository(tiny_repository)
+    runs = {repository.report("tiny", name).latency.run_id for name in ("fp32", "other")}
+    assert len(runs) == 1
+
+
+def test_a_broken_variant_is_named_the_others_are_done_and_the_command_fails(run, tiny_repository):
+    entry = Repository(tiny_repository).variant("tiny", "other").model
+    (tiny_repository / "tiny" / "variants" / "other" / entry.path).write_bytes(b"broken")
+    code, out, err = run("--no-latency", "--json")
+    assert code == 1
+    assert list(json.loads(out)["reports"]) == ["fp32"]
+    assert json.loads(out)["failed"]["other"]["code"] == "repository"
+    assert "slimq: tiny/other: " in err
+    assert "could not evaluate other; the others are done" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variants", "int8"], "unknown variant 'int8'; there is: fp32, other"),
+        (["--episodes", "0"], "episodes: expected a number from 1 on, received 0"),
+        (
+            ["--seeds", "selection", "--only-latency"],
+            "seeds: expected held-out where only latency is measured",
+        ),
+        (["--no-latency", "--only-latency"], "expected one of --no-latency, --only-latency"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_one_line(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_policy_lists_what_there_is(run):
+    code, _, err = run(policy="tetris")
+    assert code == 2
+    assert "tiny" in err
+
+
+def test_the_bar_starts_after_what_was_played_and_shows_the_mean(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    bar = ProgressBar()
+    bar.begin("tiny/fp32", 3, [Episode(1, 10.0, 10, "a", terminated=True)])
+    bar.steps(20)
+    bar.episode(Episode(2, 20.0, 20, "b", terminated=True))
+    bar.end()
+    last = stream.getvalue().strip().splitlines()[-1].split("\r")[-1]
+    assert "tiny/fp32" in last
+    assert "2/3" in last
+    assert "mean 15.00" in last

@@ -1,0 +1,73 @@
+"""The one command: how errors end it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from slimq.cli.main import main
+from slimq.core.repository import Repository
+
+
+@pytest.fixture
+def fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[Any, str]]]:
+    """`fail(error, *options)`: a command meets the error; its exit code and stderr."""
+
+    def run(error: BaseException, *options: str) -> tuple[Any, str]:
+        def policies(self: Repository) -> list[str]:
+            raise error
+
+        monkeypatch.setattr(Repository, "policies", policies)
+        monkeypatch.setattr(sys, "argv", ["slimq", *options, "policies", "list"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err
+
+    yield run
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "x/y"), "x/y: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (FileExistsError(errno.EEXIST, "File exists", b"x"), "x: File exists"),
+        (TimeoutError(), "TimeoutError"),
+        (ConnectionError("gone"), "gone"),
+    ],
+)
+def test_an_error_of_the_system_is_one_line_and_wrong_use(
+    fail: Any, error: OSError, line: str
+) -> None:
+    assert fail(error) == (2, f"slimq: {line}\n")
+
+
+def test_verbose_says_where_an_error_of_the_system_came_from(fail: Any) -> None:
+    code, errors = fail(OSError(errno.EIO, os.strerror(errno.EIO)), "-v")
+    assert code == 2
+    assert "Traceback" in errors
+    assert errors.endswith("slimq: Input/output error\n")
+
+
+def test_an_interrupt_ends_with_130_and_without_a_traceback(fail: Any) -> None:
+    assert fail(KeyboardInterrupt()) == (130, "")
+
+
+def test_an_error_of_slimq_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def policies(self: Repository) -> list[str]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Repository, "policies", policies)
+    monkeypatch.setattr(sys, "argv", ["slimq", "policies", "list"])
+    with pytest.raises(ZeroDivisionError):
+        main()
+    structlog.reset_defaults()

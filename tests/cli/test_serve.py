@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from slimq.cli.main import app
+
+COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()", "serve"]
+
+
+def test_a_missing_directory_is_refused_with_what_to_do(slimq: Any, tmp_path: Path) -> None:
+    done = slimq("serve", "--policies", tmp_path / "none")
+    assert done.returncode == 2
+    assert "none: no such directory; give one with --policies" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_bad_variable_is_refused_by_name(slimq: Any, tmp_path: Path) -> None:
+    variables = {"SLIMQ_MAX_BODY_BYTES": "huge"}
+    done = slimq("serve", "--policies", tmp_path, variables=variables)
+    assert done.returncode == 2
+    assert "SLIMQ_MAX_BODY_BYTES" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_port_is_wrong_use(slimq: Any, tmp_path: Path) -> None:
+    assert slimq("serve", "--policies", tmp_path, "--port", "70000").returncode == 2
+
+
+def test_flags_win_over_variables_and_port_zero_prints_the_port(tiny_repository: Path) -> None:
+    variables = {**os.environ, "SLIMQ_PORT": "1", "SLIMQ_POLICIES": "/none"}
+    with subprocess.Popen(
+        [*COMMAND, "--policies", str(tiny_repository), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=variables,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert str(tiny_repository) in line
+        url = line.split(" at ")[1].strip()
+        assert httpx.get(url + "/readyz").json()["ready"] is True, "it can be reached at once"
+        answer = httpx.post(url + "/v1/policies/tiny/act", json={"observations": [[0] * 4]})
+        assert answer.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+    for entry in map(json.loads, errors.splitlines()):
+        assert {"event", "level", "timestamp"} <= set(entry)
+
+
+@pytest.mark.parametrize(("flags", "level"), [([], logging.INFO), (["-v"], logging.DEBUG)])
+def test_verbose_logs_at_debug_level(
+    monkeypatch: pytest.MonkeyPatch, tiny_repository: Path, flags: list[str], level: int
+) -> None:
+    levels: list[int] = []
+    monkeypatch.setattr("slimq_service.logs.configure_logs", levels.append)
+    monkeypatch.setattr("slimq_service.server.serve", lambda *args, **kwargs: None)
+    arguments = [*flags, "serve", "--policies", str(tiny_repository)]
+    result = CliRunner().invoke(app, arguments)
+    structlog.reset_defaults()
+    assert result.exit_code == 0
+    assert levels == [level]

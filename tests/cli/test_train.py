@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slimq.core.calibration import CalibrationSet
+from slimq.core.repository import Repository
+from slimq.networks.checkpoint import load_network
+
+CONFIG = """
+policy = "short"
+seed = 3
+calibration_states = 50
+[environment]
+id = "CartPole-v1"
+max_episode_steps = 100
+[network]
+kind = "mlp"
+hidden = [8]
+[algorithm]
+steps = {steps}
+environments = 2
+replay_size = 1000
+learning_starts = 100
+[run]
+precision = "fp32"
+threads = 1
+evaluate_every = 400
+evaluate_episodes = 2
+"""
+
+
+def slimq(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "slimq.cli.main", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "short.toml"
+    path.write_text(CONFIG.format(steps=1000))
+    return path
+
+
+def test_a_training_ends_as_a_policy_in_the_repository(tmp_path: Path, config: Path) -> None:
+    done = slimq(tmp_path, "train", str(config), "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["steps"] == 1000
+    repository = Repository(tmp_path / "policies")
+    manifest = repository.policy("short")
+    assert manifest.training.steps == 1000
+    assert manifest.training.config["algorithm"]["steps"] == 1000
+    assert [step for step, _ in manifest.training.curve] == [400, 800, 1000]
+    assert 9 < manifest.random_policy.mean < 40
+    assert manifest.checkpoint is not None
+    assert manifest.calibration is not None
+    network = load_network(repository.read_file("short", manifest.checkpoint))
+    calibration = CalibrationSet.from_bytes(repository.read_file("short", manifest.calibration))
+    assert calibration.observations(manifest.observation).shape == (50, 4)
+    assert network.spec.actions == 2
+
+    again = slimq(tmp_path, "train", str(config))
+    assert again.returncode == 2
+    assert "--replace" in again.stderr
+    replaced = slimq(tmp_path, "train", str(config), "--replace", "--fresh")
+    assert replaced.returncode == 0, replaced.stderr
+    assert repository.policy("short").checkpoint == manifest.checkpoint
+
+
+def test_an_unknown_key_is_refused_in_one_line(tmp_path: Path, config: Path) -> None:
+    config.write_text(config.read_text().replace("environments = 2", "enviroments = 2"))
+    done = slimq(tmp_path, "train", str(config))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "did you mean 'environments'" in done.stderr
+    assert str(config) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("CartPole-v1", "CartPole-v99", "environment.id: "),
+        ("hidden = [8]", "hidden = [8]\nconvolutions = []", "unknown key 'convolutions'"),
+        (
+            'kind = "mlp"',
+            'kind = "conv"\nconvolutions = [{ channels = 1, kernel = 1, stride = 1 }]',
+            "network: expected one that fits CartPole-v1",
+        ),
+        (
+            '"CartPole-v1"',
+            '"PongNoFrameskip-v4"\npreprocessing = {}',
+            "an mlp network takes a vector",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_file_and_place(
+    tmp_path: Path, config: Path, old: str, new: str, problem: str
+) -> None:
+    config.write_text(config.read_text().replace(old, new))
+    done = slimq(tmp_path, "train", str(config))
+    assert done.returncode == 2
+    assert f"slimq: {config}: " in done.stderr
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_finishes(
+    tmp_path: Path, config: Path
+) -> None:
+    config.write_text(CONFIG.format(steps=30_000))
+    command = [sys.executable, "-m", "slimq.cli.main", "train", str(config), "--no-publish"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        for _ in range(600):
+            if list(tmp_path.glob("runs/short/best-*.safetensors")):
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the same command goes on from there" in errors
+    assert len(list((tmp_path / "runs/short").glob("checkpoint-*"))) == 1
+    done = slimq(tmp_path, "train", str(config), "--no-publish", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "resumed" in done.stderr
+    assert json.loads(done.stdout)["steps"] == 30_000
+    assert not (tmp_path / "policies").exists()

@@ -1,0 +1,144 @@
+"""Observations: golden vectors pin the layout, and nothing else passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pydantic import ValidationError
+
+from slimq.core.errors import ObservationError
+from slimq.core.observation import FrameStack, ObservationSpec
+
+TINY = ObservationSpec(dtype="float32", shape=(4,))
+FRAMES = ObservationSpec(dtype="uint8", shape=(2, 2, 3), low=0, high=255, stack=FrameStack(count=2))
+GOLDEN_FLOATS = bytes.fromhex("0000803f000000c00000003f00000000")
+GOLDEN_FRAMES = bytes.fromhex("000102030405060708090aff")
+
+
+def test_golden_vector_of_float32() -> None:
+    batch = TINY.from_bytes(GOLDEN_FLOATS)
+    assert batch.tolist() == [[1.0, -2.0, 0.5, 0.0]]
+    assert TINY.check(np.array([1, -2, 0.5, 0])).tobytes() == GOLDEN_FLOATS
+    assert TINY.check(np.array([1, -2, 0.5, 0], ">f4")).tobytes() == GOLDEN_FLOATS
+
+
+def test_golden_vector_of_uint8_frames_oldest_first() -> None:
+    batch = FRAMES.from_bytes(GOLDEN_FRAMES)
+    assert batch.tolist() == [[[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 255]]]]
+    assert FRAMES.check(batch.astype(np.int64)).tobytes() == GOLDEN_FRAMES
+
+
+def test_sizes_are_of_one_observation() -> None:
+    assert (TINY.size, TINY.item_bytes) == (4, 16)
+    assert (FRAMES.size, FRAMES.item_bytes) == (12, 12)
+    assert TINY.numpy_dtype.str == "<f4"
+
+
+def test_a_single_observation_becomes_a_batch_of_one() -> None:
+    assert TINY.check(np.zeros(4, np.float32)).shape == (1, 4)
+    assert FRAMES.check(np.zeros((2, 2, 3), np.uint8)).shape == (1, 2, 2, 3)
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 5), st.just(4)),
+        elements=st.floats(-(2.0**100), 2.0**100, width=32),
+    )
+)
+def test_float_batches_pass_unchanged_and_without_a_copy(batch: Any) -> None:
+    checked = TINY.check(batch)
+    assert np.shares_memory(checked, batch)
+    assert TINY.from_bytes(batch.tobytes()).tobytes() == checked.tobytes() == batch.tobytes()
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 5), st.just(2), st.just(2), st.just(3))))
+def test_frames_pass_as_any_dtype_that_holds_them(batch: Any) -> None:
+    for dtype in (np.uint8, np.int16, np.int64, np.uint64, np.float32, np.float64):
+        checked = FRAMES.check(batch.astype(dtype))
+        assert checked.dtype == np.uint8
+        assert (checked == batch).all()
+    assert np.shares_memory(FRAMES.check(batch), batch)
+
+
+def test_a_batch_that_is_not_contiguous_becomes_so() -> None:
+    batch = np.zeros((4, 8), np.float32)[:, ::2]
+    assert TINY.check(batch).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 5)), r"observations: expected shape \(batch, 4\), received shape \(2, 5\)"),
+        (np.zeros(()), r"received shape \(\)"),
+        (np.zeros((1, 1, 4)), r"received shape \(1, 1, 4\)"),
+        (np.zeros((0, 4)), "expected a batch of at least 1, received an empty batch"),
+        (np.array([[1, 2, np.nan, 0]]), "expected finite float32 values, received NaN"),
+        (np.array([[1, 2, -np.inf, 0]]), "received NaN or infinity"),
+        (np.array([[1e300, 0, 0, 0]]), "received NaN or infinity"),
+        (np.array([["a"] * 4]), "expected numbers, received dtype <U1"),
+        (np.array([[None] * 4]), "expected numbers, received dtype object"),
+        (np.array([[True] * 4]), "expected numbers, received dtype bool"),
+        (np.zeros((1, 4), complex), "expected numbers, received dtype complex128"),
+    ],
+)
+def test_floats_that_break_a_rule_are_refused(array: Any, message: str) -> None:
+    with pytest.raises(ObservationError, match=message):
+        TINY.check(array)
+
+
+@pytest.mark.parametrize("wrong", [-1, 256, 0.5, np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_no_byte_is_refused_with_its_value(wrong: float, dtype: Any) -> None:
+    array = np.zeros((1, 2, 2, 3), dtype)
+    array[0, 1, 0, 2] = wrong
+    with pytest.raises(ObservationError, match=r"integers from 0 to 255, received a value of"):
+        FRAMES.check(array)
+
+
+@pytest.mark.parametrize("dtype", [bool, "U1", object, complex])
+def test_frames_of_another_kind_are_refused(dtype: Any) -> None:
+    with pytest.raises(ObservationError, match="integers from 0 to 255, received dtype"):
+        FRAMES.check(np.zeros((1, 2, 2, 3), dtype))
+
+
+@given(st.binary(max_size=100))
+def test_bytes_of_a_wrong_length_are_refused_with_their_length(body: bytes) -> None:
+    if body and len(body) % 12 == 0:
+        assert FRAMES.from_bytes(body).tobytes() == body
+        assert FRAMES.from_bytes(memoryview(body)).shape == (len(body) // 12, 2, 2, 3)
+    else:
+        message = f"body: expected a positive multiple of 12 bytes .*, received {len(body)} bytes"
+        with pytest.raises(ObservationError, match=message):
+            FRAMES.from_bytes(body)
+
+
+def test_bytes_that_hold_nan_are_refused_and_the_field_is_named() -> None:
+    body = np.full(4, np.nan, np.float32).tobytes()
+    with pytest.raises(ObservationError, match="inputs: expected finite"):
+        TINY.from_bytes(body, field="inputs")
+
+
+def test_raw_bytes_are_read_without_a_copy() -> None:
+    body = bytes(24)
+    view = np.frombuffer(body, np.uint8)
+    assert np.shares_memory(FRAMES.from_bytes(body), view)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dtype": "int8"}, {"shape": ()}, {"shape": (1,) * 9}, {"colour": 1}]
+)
+def test_an_impossible_layout_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ObservationSpec.model_validate({"dtype": "uint8", "shape": (4,), **changes})
+
+
+@pytest.mark.parametrize("shape", [(0,), (-1,), (4, 0, 84)])
+def test_a_shape_without_numbers_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        ObservationSpec(dtype="uint8", shape=shape)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
+from slimq.core.errors import InvalidInputError
+from slimq.core.seeds import exploration_generator
+from slimq.environments.rollout import StepTrace, play_episodes, random_returns
+from slimq.environments.vector import VectorEnvironment
+
+CARTPOLE = EnvironmentSpec(id="CartPole-v1", max_episode_steps=60)
+PONG = EnvironmentSpec(id="ALE/Pong-v5", preprocessing=AtariPreprocessing(), max_episode_steps=40)
+SEEDS = [3_000_000 + index for index in range(7)]
+
+
+def balance(observations, /):
+    """Pushes towards the side to which the pole falls."""
+    lean = observations[:, 2] + observations[:, 3]
+    return np.stack([-lean, lean], axis=1).astype(np.float32)
+
+
+def clumsy(observations, /):
+    return np.stack([observations[:, 0], observations[:, 1]], axis=1).astype(np.float32)
+
+
+def pixels(observations, /):
+    """Q-values from exact integer sums of a few pixels."""
+    columns = observations[:, -1, :, ::14].astype(np.int64).sum(axis=1) % 251
+    return columns.astype(np.float32)
+
+
+def play(spec, q_function, environments, epsilon=0.1, seeds=SEEDS):
+    episodes = play_episodes(
+        spec, q_function, seeds, epsilon=epsilon, environments=environments, threads=1
+    )
+    return sorted(episodes, key=lambda episode: episode.seed)
+
+
+@pytest.mark.parametrize("q_function", [balance, clumsy])
+@pytest.mark.parametrize("environments", [2, 5, 16])
+def test_cartpole_episodes_do_not_depend_on_the_number_of_environments(q_function, environments):
+    alone = play(CARTPOLE, q_function, 1)
+    assert [episode.seed for episode in alone] == SEEDS
+    assert play(CARTPOLE, q_function, environments) == alone
+
+
+@pytest.mark.parametrize("environments", [2, 7])
+def test_pong_episodes_do_not_depend_on_the_number_of_environments(environments):
+    alone = play(PONG, pixels, 1)
+    assert play(PONG, pixels, environments) == alone
+    assert len({episode.trajectory for episode in alone}) > 1
+
+
+def test_the_step_cap_truncates_and_a_fall_terminates():
+    capped = play(CARTPOLE, balance, 4, epsilon=0.0)
+    assert {(e.length, e.terminated, e.return_) for e in capped} == {(60, False, 60.0)}
+    fallen = play(CARTPOLE, clumsy, 4, epsilon=0.0)
+    assert all(e.terminated and e.length < 60 for e in fallen)
+
+
+def test_pong_ends_at_the_step_cap():
+    assert {(e.length, e.terminated) for e in play(PONG, pixels, 3, seeds=SEEDS[:3])} == {
+        (40, False)
+    }
+
+
+def test_exploration_is_the_generator_of_the_episode_drawn_in_the_documented_order():
+    seed, epsilon = SEEDS[0], 0.3
+    vector, generator = VectorEnvironment(CARTPOLE, 1), exploration_generator(SEEDS[0])
+    observations, actions, ended = vector.start([seed]), [], False
+    while not ended:
+        action = int(balance(observations)[0].argmax())
+        if generator.random() < epsilon:
+            action = int(generator.integers(2))
+        actions.append(action)
+        result = vector.step(np.array([action]))
+        observations, ended = result.observations, bool(result.ended[0])
+    vector.close()
+    (episode,) = play(CARTPOLE, balance, 1, epsilon=epsilon, seeds=[seed])
+    assert episode.length == len(actions)
+    assert episode.trajectory == hashlib.sha256(np.array(actions, "<i4").tobytes()).hexdigest()
+
+
+def test_only_episodes_that_are_played_reach_the_q_function():
+    batches: list[int] = []
+
+    def counted(observations, /):
+        batches.append(len(observations))
+        return clumsy(observations)
+
+    episodes = play(CARTPOLE, counted, 4)
+    assert sum(batches) == sum(episode.length for episode in episodes)
+    assert max(batches) == 4
+    assert batches[-1] < 4
+
+
+def test_the_trace_gives_every_step_of_every_episode_once():
+    traces: list[StepTrace] = []
+    episodes = list(play_episodes(CARTPOLE, clumsy, SEEDS, environments=3, on_step=traces.append))
+    for episode in episodes:
+        rows = [(t, i) for t in traces for i in np.flatnonzero(t.seeds == episode.seed)]
+        assert [t.steps[i] for t, i in rows] == list(range(episode.length))
+        actions = np.array([t.actions[i] for t, i in rows], "<i4")
+        assert hashlib.sha256(actions.tobytes()).hexdigest() == episode.trajectory
+        for trace, row in rows:
+            expected = clumsy(trace.observations[row : row + 1])[0]
+            np.testing.assert_array_equal(trace.q_values[row], expected)
+
+
+def test_random_returns_are_in_the_order_of_the_seeds_and_repeat():
+    first = random_returns(CARTPOLE, 2, SEEDS)
+    assert first == random_returns(CARTPOLE, 2, SEEDS)
+    assert random_returns(CARTPOLE, 2, SEEDS[::-1]) == first[::-1]
+    assert len(set(first)) > 1
+
+
+def test_no_seeds_is_no_episodes():
+    assert list(play_episodes(CARTPOLE, balance, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epsilon": 1.5}, "epsilon: expected a number from 0 to 1, received 1.5"),
+        ({"environments": 0}, "environments: expected a number from 1 on, received 0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_by_name(arguments, message):
+    with pytest.raises(InvalidInputError, match=message):
+        list(play_episodes(CARTPOLE, balance, SEEDS, **arguments))
+
+
+def test_the_environments_are_freed_when_the_caller_stops_early(monkeypatch):
+    closed: list[bool] = []
+    monkeypatch.setattr(VectorEnvironment, "close", lambda self: closed.append(True))
+    episodes = play_episodes(CARTPOLE, clumsy, SEEDS)
+    next(episodes)
+    episodes.close()
+    assert closed == [True]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from slimq.evaluation.latency import latency_ratio, measure_latency, processor_name
+
+STATES = np.arange(40, dtype=np.float32).reshape(10, 4)
+
+
+class Counting:
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, observations, /):
+        self.sizes.append(len(observations))
+        return np.zeros((len(observations), 2), dtype=np.float32)
+
+
+@pytest.fixture
+def measured():
+    made = {"fp32": [], "other": []}
+
+    def load(name):
+        made[name].append(Counting())
+        return made[name][-1]
+
+    reports = measure_latency(
+        {name: lambda name=name: load(name) for name in made},
+        STATES,
+        batches=(1, 32),
+        iterations=7,
+    )
+    return made, reports
+
+
+def test_every_mode_and_batch_size_is_measured_for_every_variant(measured):
+    _, reports = measured
+    for report in reports.values():
+        assert [(m.mode, m.batch) for m in report.measurements] == [
+            ("interleaved", 1),
+            ("interleaved", 32),
+            ("alone", 1),
+            ("alone", 32),
+        ]
+        for m in report.measurements:
+            assert m.iterations == 7
+            assert 0 < m.p50_us <= m.p95_us <= m.p99_us
+        assert report.variants == ["fp32", "other"]
+        assert report.threads == 1
+        assert report.processor
+        assert report.onnxruntime
+
+
+def test_variants_of_one_run_share_its_id_and_runs_differ(measured):
+    _, reports = measured
+    assert len({report.run_id for report in reports.values()}) == 1
+    again = measure_latency({"fp32": Counting}, STATES, batches=(1,), iterations=1)
+    assert again["fp32"].run_id != reports["fp32"].run_id
+
+
+def test_alone_means_loaded_anew_and_batches_are_whole_even_from_few_states(measured):
+    made, _ = measured
+    assert all(len(loaded) == 3 for loaded in made.values())
+    assert {size for loaded in made.values() for f in loaded for size in f.sizes} == {1, 32}
+
+
+def test_the_ratio_is_of_the_medians_of_one_run(make_report):
+    full = make_report("fp32", [1.0], p50=300.0).latency
+    variant = make_report("other", [1.0], p50=100.0).latency
+    assert latency_ratio(variant, full, "alone", 1) == pytest.approx(3.0)
+    assert latency_ratio(full, full, "interleaved", 32) == 1.0
+
+
+def test_there_is_no_ratio_between_runs_or_without_a_measurement(make_report):
+    full = make_report("fp32", [1.0], p50=300.0).latency
+    other_run = make_report("other", [1.0], p50=100.0, run_id="later").latency
+    assert latency_ratio(other_run, full, "alone", 1) is None
+    assert latency_ratio(full, full, "alone", 2) is None
+    assert latency_ratio(None, full, "alone", 1) is None
+
+
+def test_the_processor_has_a_name():
+    assert processor_name()

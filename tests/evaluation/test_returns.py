@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from slimq.core.environment import EnvironmentSpec
+from slimq.core.errors import RepositoryError
+from slimq.environments.rollout import Episode
+from slimq.evaluation.returns import EpisodeLog, Silent, play_all
+
+SPEC = EnvironmentSpec(id="CartPole-v1", max_episode_steps=50)
+SEEDS = list(range(3_000_000, 3_000_008))
+
+
+def clumsy(observations, /):
+    return np.stack([observations[:, 0], observations[:, 1]], axis=1).astype(np.float32)
+
+
+class Watcher(Silent):
+    def __init__(self):
+        self.known, self.played, self.count, self.ended = [], [], 0, 0
+
+    def begin(self, task, total, episodes):
+        self.known = [episode.seed for episode in episodes]
+
+    def steps(self, count):
+        self.count += count
+
+    def episode(self, episode):
+        self.played.append(episode.seed)
+
+    def end(self):
+        self.ended += 1
+
+
+def play(log, seeds=SEEDS, q_function=clumsy, progress=None):
+    return play_all(
+        SPEC,
+        q_function,
+        seeds,
+        log,
+        epsilon=0.1,
+        environments=3,
+        name="tiny/fp32",
+        progress=progress or Silent(),
+    )
+
+
+@pytest.fixture
+def log(tmp_path):
+    return EpisodeLog(tmp_path / "work" / "log.jsonl")
+
+
+def test_episodes_come_in_the_order_of_the_seeds_and_progress_hears_of_each(log):
+    watcher = Watcher()
+    episodes = play(log, progress=watcher)
+    assert [episode.seed for episode in episodes] == SEEDS
+    assert sorted(watcher.played) == SEEDS
+    assert watcher.count == sum(episode.length for episode in episodes)
+    assert watcher.ended == 1
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_next_episode(log):
+    whole = play(None)
+
+    class Interrupting(Watcher):
+        def episode(self, episode):
+            super().episode(episode)
+            if len(self.played) == 3:
+                raise KeyboardInterrupt
+
+    first, second = Interrupting(), Watcher()
+    with pytest.raises(KeyboardInterrupt):
+        play(log, progress=first)
+    assert first.ended == 1
+    assert play(log, progress=second) == whole
+    assert sorted(second.known) == sorted(first.played)
+    assert sorted(second.played) == sorted(set(SEEDS) - set(first.played))
+
+
+@pytest.mark.parametrize("torn", [b'{"seed": 3000001, "retu', b"\x00\xff\x00", b"[1, 2]", b"7\n"])
+def test_a_torn_last_line_is_played_again_and_spoils_nothing(log, torn):
+    whole = play(log)
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    log.path.write_bytes(b"".join(lines[:4]) + torn)
+    assert len(log.read()) == 4
+    assert play(log) == whole
+    assert len(log.read()) == len(SEEDS)
+
+
+def test_more_episodes_play_only_the_new_seeds(log):
+    play(log, SEEDS[:5])
+    watcher = Watcher()
+    play(log, SEEDS, progress=watcher)
+    assert sorted(watcher.played) == SEEDS[5:]
+
+
+def test_a_log_played_anew_starts_empty_and_takes_the_place_of_the_old_one(log):
+    play(log, SEEDS[:2])
+    again = log.again()
+    assert again.read() == {}
+    play(again, SEEDS[2:5])
+    assert sorted(log.read()) == SEEDS[:2]
+    again.replace(log)
+    assert sorted(log.read()) == SEEDS[2:5]
+    assert log.again().read() == {}
+
+
+def test_the_log_is_named_by_all_that_an_episode_depends_on(tmp_path):
+    def path(sha256="a" * 64, spec=SPEC, epsilon=0.01, version="1"):
+        return EpisodeLog.of(tmp_path, sha256, spec, epsilon, {"numpy": version}).path
+
+    other = SPEC.model_copy(update={"max_episode_steps": 51})
+    changed = [path("b" * 64), path(spec=other), path(epsilon=0.02), path(version="2")]
+    assert path() == path()
+    assert len({path(), *changed}) == 5
+
+
+def test_what_is_written_comes_back(log):
+    episode = Episode(seed=1, return_=-20.0, length=3, trajectory="ab", terminated=False)
+    log.append(episode)
+    assert log.read() == {1: episode}
+
+
+def test_q_values_that_are_not_finite_are_an_error_of_the_variant():
+    def broken(observations, /):
+        return np.full((len(observations), 2), np.nan, dtype=np.float32)
+
+    watcher = Watcher()
+    with pytest.raises(RepositoryError, match="tiny/fp32: the model gives Q-values that are not"):
+        play(None, q_function=broken, progress=watcher)
+    assert watcher.ended == 1

@@ -1,0 +1,74 @@
+"""What the wheel holds and what its extras bring.
+
+The wheel is built here, unless SLIMQ_TEST_WHEEL names one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+PACKAGES = {"slimq", "slimq_service", "slimq_trainer", "slimq_compression"}
+
+
+@pytest.fixture(scope="module")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = os.environ.get("SLIMQ_TEST_WHEEL")
+    if built:
+        return Path(built)
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=120)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path, names: list[str]) -> Message:
+    (path,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+    with zipfile.ZipFile(wheel) as archive:
+        return Parser().parsestr(archive.read(path).decode())
+
+
+def test_top_level_names_are_the_four_packages(names: list[str]) -> None:
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
+
+
+def test_every_module_of_the_tree_is_in_it(root: Path, names: list[str]) -> None:
+    for shelf in ("src", "service", "trainer", "compression"):
+        modules = {str(path.relative_to(root / shelf)) for path in (root / shelf).rglob("*.py")}
+        assert modules <= set(names)
+
+
+def test_packages_are_marked_as_typed(names: list[str]) -> None:
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+
+
+def test_licence_and_command_are_in_it(wheel: Path, names: list[str]) -> None:
+    assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
+    (path,) = [name for name in names if name.endswith(".dist-info/entry_points.txt")]
+    with zipfile.ZipFile(wheel) as archive:
+        assert "slimq = slimq.cli.main:main" in archive.read(path).decode()
+
+
+def test_serve_brings_nothing_of_training(metadata: Message) -> None:
+    requirements = metadata.get_all("Requires-Dist") or []
+    always = [line for line in requirements if "extra ==" not in line]
+    serve = [line for line in requirements if "extra == 'serve'" in line]
+    assert serve
+    for line in always + serve:
+        assert not line.startswith(("torch", "gymnasium", "ale-py", "onnx>", "onnxscript"))

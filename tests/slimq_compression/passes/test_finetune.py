@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from slimq.networks.torch_policy import TorchPolicy
+from slimq_compression.context import SilentBar
+from slimq_compression.passes.finetune import (
+    Loss,
+    Params,
+    _Replay,
+    apply,
+    distillation_loss,
+    policy_divergence,
+)
+
+
+def test_the_divergence_of_a_hand_computed_example() -> None:
+    """τ = 1: p = (3/4, 1/4), q = (1/2, 1/2); KL = 3/4·ln(3/2) + 1/4·ln(1/2)."""
+    teacher = torch.tensor([[math.log(3.0), 0.0]])
+    student = torch.tensor([[0.0, 0.0]])
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert policy_divergence(student, teacher, 1.0).item() == pytest.approx(expected)
+    scaled = policy_divergence(student, teacher * 0.1, 0.1).item()
+    assert scaled == pytest.approx(0.1 * expected)
+
+
+def test_the_divergence_is_blind_to_the_level_and_the_huber_term_is_not() -> None:
+    teacher = torch.tensor([[1.0, 2.0]])
+    shifted = teacher + 0.5
+    assert policy_divergence(shifted, teacher, 0.1).item() == pytest.approx(0.0, abs=1e-6)
+    assert distillation_loss(shifted, teacher, Params(q_weight=2.0)).item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(Loss.MSE, 4.0), (Loss.HUBER, 1.5)])
+def test_regression_losses_of_a_difference_of_two(loss: Loss, expected: float) -> None:
+    value = distillation_loss(torch.tensor([[2.0]]), torch.tensor([[0.0]]), Params(loss=loss))
+    assert value.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", list(Loss))
+def test_fine_tuning_brings_a_network_nearer_to_the_teacher(
+    make_network, make_context, make_states, loss: Loss
+) -> None:
+    teacher, student = make_network("mlp"), make_network("mlp", 1)
+    context = make_context("mlp", teacher)
+    params = Params(loss=loss, rounds=2, states=200, updates=200, replay_states=400)
+    states = make_states("mlp", 100, seed=99)
+    errors = [
+        np.abs(TorchPolicy(network)(states) - TorchPolicy(teacher)(states)).mean()
+        for network in (student, apply(student, params, context))
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_the_teacher_plays_the_first_rounds_and_the_network_itself_the_others(
+    make_network, make_context, make_states
+) -> None:
+    teacher, student = make_network("mlp"), make_network("mlp", 1)
+    context = make_context("mlp", teacher)
+    apply(student, Params(rounds=3, teacher_rounds=1, states=8, updates=1), context)
+    states = make_states("mlp", 5)
+    is_teacher = [
+        np.array_equal(player(states), TorchPolicy(teacher)(states))
+        for player in context.collect.players
+    ]
+    assert is_teacher == [True, False, False]
+
+
+def test_denormals_are_zeros_in_updates_and_nowhere_else(make_network, make_context) -> None:
+    def survives() -> bool:
+        return (torch.tensor([1e-40]) * 0.5).item() > 0
+
+    seen: dict[str, set[bool]] = {"play": set(), "updates": set()}
+
+    class Bar(SilentBar):
+        def update(self, n: float = 1, /) -> None:
+            seen["updates"].add(survives())
+
+    context = make_context("mlp", make_network("mlp"))
+    draw = context.collect.states
+
+    def watch(*arguments, **options):
+        seen["play"].add(survives())
+        return draw(*arguments, **options)
+
+    context.collect.states = watch
+    context = replace(context, progress=lambda *_: Bar())
+    torch.set_flush_denormal(False)
+    apply(make_network("mlp", 1), Params(rounds=2, states=8, updates=2), context)
+    assert seen == {"play": {True}, "updates": {False}}
+    assert survives()
+
+
+def test_bf16_updates_train_as_well(make_network, make_context) -> None:
+    teacher, student = make_network("conv"), make_network("conv", 1)
+    params = Params(rounds=1, states=32, updates=3, batch_size=8, precision="bf16")
+    trained = apply(student, params, make_context("conv", teacher))
+    assert all(p.dtype == torch.float32 and p.is_contiguous() for p in trained.parameters())
+    assert not torch.equal(trained.head.weight, student.head.weight)
+
+
+def test_a_full_replay_keeps_the_newest_round_and_a_part_of_the_earlier_ones() -> None:
+    replay = _Replay(10, np.random.default_rng(0))
+    for value in range(3):
+        states = np.full((6, 1), value, np.float32)
+        replay.add(states, torch.full((6, 2), float(value)))
+    assert len(replay.states) == 10
+    assert (replay.states == 2).sum() == 6
+    np.testing.assert_array_equal(replay.states[:, 0], replay.labels[:, 0].numpy())
+
+
+def test_replay_must_hold_a_round() -> None:
+    with pytest.raises(ValueError, match="replay_states must hold"):
+        Params(states=100, replay_states=50)

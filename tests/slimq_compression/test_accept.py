@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from slimq.core.errors import AcceptGateError, CheckFailedError, ConfigError, RepositoryError
+from slimq.core.publish import Publisher
+from slimq.core.seeds import SELECTION
+from slimq.environments.rollout import play_episodes
+from slimq_compression.accept import AcceptGate, Criterion, Verdict
+from slimq_compression.compress import compress
+from slimq_compression.pipeline import load_source, run_recipe
+from slimq_compression.recipe import Accept, parse_recipe
+
+FP32 = 'name = "fp32"\n[accept]\nagreement = 0.99\nreturn_ratio = 0.99\nepisodes = 4\n'
+INT8 = """
+name = "int8"
+[[graph]]
+pass = "quantize_int8"
+[accept]
+episodes = 6
+margin = 0.1
+return_ratio = 0.9
+agreement = 0.8
+max_bytes = 100_000
+"""
+BROKEN = """
+name = "broken"
+[[network]]
+pass = "prune_channels"
+ratio = 0.05
+[accept]
+agreement = 0.5
+"""
+
+
+@pytest.fixture
+def published(cartpole_repository):
+    compress(cartpole_repository, "cartpole", [parse_recipe(FP32, "fp32.toml")])
+    return cartpole_repository
+
+
+def judge(repository, content: str, **accept):
+    source = load_source(repository, "cartpole")
+    recipe = parse_recipe(content, "test.toml")
+    wanted = Accept(**accept) if accept else recipe.accept
+    return AcceptGate(source, repository).judge(run_recipe(recipe, source), wanted)
+
+
+def test_a_variant_that_plays_as_well_holds_all_criteria(published) -> None:
+    verdict = judge(published, INT8)
+    assert [c.name for c in verdict.criteria] == [
+        "max_bytes",
+        "agreement",
+        "return_ratio",
+        "margin",
+    ]
+    assert all(criterion.holds for criterion in verdict.criteria)
+    assert len(verdict.returns) == len(verdict.reference_returns) == 6
+    verdict.require("int8")
+
+
+def test_a_variant_that_cannot_play_is_refused_with_every_failed_criterion(published) -> None:
+    verdict = judge(published, BROKEN, episodes=4, margin=0.02, return_ratio=0.95)
+    with pytest.raises(AcceptGateError) as caught:
+        verdict.require("broken")
+    message = str(caught.value)
+    assert message.startswith("variant 'broken' is not accepted, nothing was published: ")
+    assert "return_ratio is " in message
+    assert ", at least 0.95 is needed; margin is -" in message
+    assert message.endswith(", at least -0.02 is needed")
+    assert [failure[0] for failure in caught.value.failures] == ["return_ratio", "margin"]
+
+
+def test_play_is_spared_where_bytes_already_fail(published) -> None:
+    verdict = judge(published, INT8, max_bytes=10, margin=0.1)
+    assert [criterion.name for criterion in verdict.criteria] == ["max_bytes"]
+    assert verdict.returns == ()
+    with pytest.raises(AcceptGateError, match=r"max_bytes is \d+, at most 10 is needed"):
+        verdict.require("int8")
+
+
+def test_a_missing_baseline_is_reported_before_any_work(cartpole_repository) -> None:
+    message = "int8.toml: accept: plays against the variant 'fp32', which is not published; "
+    with pytest.raises(ConfigError, match=message + ".*slimq compress cartpole fp32"):
+        compress(cartpole_repository, "cartpole", [parse_recipe(INT8, "int8.toml")])
+
+
+def test_a_baseline_no_better_than_random_gives_no_scale(published) -> None:
+    source = load_source(published, "cartpole")
+    strong = source.manifest.random_policy.model_copy(update={"mean": 1_000.0})
+    source = type(source)(
+        source.manifest.model_copy(update={"random_policy": strong}),
+        source.checkpoint_sha256,
+        source.teacher,
+        source.calibration,
+    )
+    staged = run_recipe(parse_recipe(INT8, "int8.toml"), source)
+    with pytest.raises(CheckFailedError, match="there is nothing to keep"):
+        AcceptGate(source, published).judge(staged, Accept(episodes=2, margin=0.1))
+
+
+def test_a_value_that_is_not_a_number_never_holds() -> None:
+    assert not Criterion("margin", float("nan"), "at least", -0.02).holds
+    assert not Criterion("max_bytes", float("nan"), "at most", 1.0).holds
+
+
+def test_an_empty_verdict_accepts() -> None:
+    Verdict(()).require("anything")
+
+
+@pytest.mark.parametrize("accept", [{}, {"max_bytes": 1_000_000}])
+def test_a_gate_that_asks_for_nothing_or_for_bytes_still_runs_the_model(
+    cartpole_repository, accept
+) -> None:
+    source = load_source(cartpole_repository, "cartpole")
+    with torch.no_grad():
+        source.teacher.head.bias.fill_(float("nan"))
+    staged = run_recipe(parse_recipe(FP32, "fp32.toml"), source)
+    with pytest.raises(RepositoryError, match="not finite"):
+        AcceptGate(source, cartpole_repository).judge(staged, Accept(**accept))
+
+
+def test_a_baseline_of_another_checkpoint_is_no_baseline(published) -> None:
+    made, model = published.read_model("cartpole", "fp32")
+    Publisher(published).publish_variant(made.model_copy(update={"parent": "0" * 64}), model)
+    message = "int8.toml: accept: plays against the variant 'fp32', which was made from another "
+    with pytest.raises(ConfigError, match=message + ".*slimq compress cartpole fp32"):
+        compress(published, "cartpole", [parse_recipe(INT8, "int8.toml")])
+    both = [parse_recipe(FP32, "fp32.toml"), parse_recipe(INT8, "int8.toml")]
+    outcomes = compress(published, "cartpole", both)
+    assert [outcome.status for outcome in outcomes] == ["published", "published"]
+
+
+def test_the_gate_plays_no_seed_on_which_training_chose_its_network(published, monkeypatch) -> None:
+    played: list[int] = []
+
+    def watch(spec, policy, seeds):
+        played.extend(seeds)
+        return play_episodes(spec, policy, seeds)
+
+    monkeypatch.setattr("slimq_compression.accept.play_episodes", watch)
+    judge(published, INT8)
+    assert len(played) == 12
+    assert all(seed in SELECTION for seed in played)
+    assert not set(played) & set(SELECTION.seeds(10_000))
+
+
+def test_the_baseline_is_compared_with_the_network_itself(cartpole_repository) -> None:
+    verdict = judge(cartpole_repository, FP32)
+    assert verdict.returns == verdict.reference_returns
+    source = load_source(cartpole_repository, "cartpole")
+    staged = run_recipe(parse_recipe(FP32, "fp32.toml"), source)
+    with torch.no_grad():
+        source.teacher.head.weight.neg_()
+    with pytest.raises(CheckFailedError, match=r"the full policy returns \d"):
+        AcceptGate(source, cartpole_repository).judge(staged, Accept(episodes=2, margin=0.0))
+
+
+def test_q_values_that_are_not_finite_are_refused(cartpole_repository) -> None:
+    source = load_source(cartpole_repository, "cartpole")
+    with torch.no_grad():
+        source.teacher.head.bias.fill_(float("nan"))
+    staged = run_recipe(parse_recipe(FP32, "fp32.toml"), source)
+    with pytest.raises(RepositoryError, match="not finite"):
+        AcceptGate(source, cartpole_repository).judge(staged, Accept(agreement=0.0))

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import numpy as np
+
+from slimq.core.seeds import COLLECTION
+from slimq_compression.collector import PolicyCollector
+
+
+def balance(observations, /):
+    lean = observations[:, 2] + observations[:, 3]
+    return np.stack([-lean, lean], axis=1).astype(np.float32)
+
+
+def test_collection_goes_on_with_other_seeds_of_its_range(cartpole_repository) -> None:
+    collector = PolicyCollector(cartpole_repository.policy("cartpole").environment)
+    ranges = [collector._seeds() for _ in range(500)]
+    assert len({seeds[0] for seeds in ranges[:400]}) == 400
+    assert all(seeds[0] in COLLECTION and seeds[-1] in COLLECTION for seeds in ranges)
+    assert min(len(seeds) for seeds in ranges) >= collector.STRIDE
+
+
+def test_two_calls_play_different_episodes_and_two_collectors_the_same(
+    cartpole_repository,
+) -> None:
+    environment = cartpole_repository.policy("cartpole").environment
+    first, second = PolicyCollector(environment), PolicyCollector(environment)
+    states = [first.states(balance, 16, epsilon=0.1) for _ in range(2)]
+    assert not np.array_equal(*states)
+    np.testing.assert_array_equal(second.states(balance, 16, epsilon=0.1), states[0])
+    assert len(second.transitions(balance, 20, epsilon=0.1).actions) == 20

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from slimq.core.errors import AcceptGateError
+from slimq_compression.compress import compress
+from slimq_compression.recipe import parse_recipe
+
+FP32 = 'name = "fp32"\n[accept]\nagreement = 0.99\n'
+INT8 = """
+name = "int8"
+[[graph]]
+pass = "quantize_int8"
+[accept]
+episodes = 4
+margin = 0.2
+max_bytes = {limit}
+"""
+
+
+def recipes(limit: int = 100_000):
+    return [
+        parse_recipe(FP32, "fp32.toml"),
+        parse_recipe(INT8.format(limit=limit), "int8.toml"),
+    ]
+
+
+def test_accepted_variants_are_published_and_verify(cartpole_repository) -> None:
+    outcomes = compress(cartpole_repository, "cartpole", recipes())
+    assert [outcome.status for outcome in outcomes] == ["published", "published"]
+    assert cartpole_repository.variants("cartpole") == ["fp32", "int8"]
+    assert cartpole_repository.verify("cartpole") == []
+    manifest, model = cartpole_repository.read_model("cartpole", "int8")
+    assert manifest == outcomes[1].manifest
+    assert len(model) == manifest.model.bytes
+
+
+def test_a_variant_made_before_is_left_alone_unless_forced(cartpole_repository) -> None:
+    compress(cartpole_repository, "cartpole", recipes())
+    stamp = cartpole_repository.stamp("cartpole", "int8")
+    again = compress(cartpole_repository, "cartpole", recipes())
+    assert [outcome.status for outcome in again] == ["unchanged", "unchanged"]
+    assert cartpole_repository.stamp("cartpole", "int8") == stamp
+    forced = compress(cartpole_repository, "cartpole", recipes(), force=True)
+    assert [outcome.status for outcome in forced] == ["published", "published"]
+    assert forced[1].manifest.model == again[1].manifest.model
+
+
+def test_a_broken_model_is_made_again(cartpole_repository) -> None:
+    made = compress(cartpole_repository, "cartpole", recipes())[1].manifest
+    path = cartpole_repository.root / "cartpole" / "variants" / "int8" / made.model.path
+    path.write_bytes(b"tampered")
+    again = compress(cartpole_repository, "cartpole", recipes())
+    assert [outcome.status for outcome in again] == ["unchanged", "published"]
+    assert cartpole_repository.verify("cartpole") == []
+
+
+def test_a_dry_run_judges_everything_and_publishes_nothing(cartpole_repository) -> None:
+    outcomes = compress(cartpole_repository, "cartpole", recipes(), dry_run=True)
+    assert [outcome.status for outcome in outcomes] == ["staged", "staged"]
+    assert all(outcome.verdict is not None for outcome in outcomes)
+    assert cartpole_repository.variants("cartpole") == []
+
+
+def test_a_refused_variant_leaves_the_old_one_and_those_before_it(cartpole_repository) -> None:
+    compress(cartpole_repository, "cartpole", recipes())
+    old = cartpole_repository.variant("cartpole", "int8")
+    with pytest.raises(AcceptGateError, match="max_bytes"):
+        compress(cartpole_repository, "cartpole", recipes(limit=10), force=True)
+    assert cartpole_repository.variants("cartpole") == ["fp32", "int8"]
+    assert cartpole_repository.variant("cartpole", "int8") == old

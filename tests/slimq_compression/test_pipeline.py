@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
+from slimq.core.errors import ConfigError, NotFoundError, RepositoryError
+from slimq.core.manifest import StepRecord
+from slimq.core.publish import Publisher
+from slimq.environments.collection import collect_calibration
+from slimq.environments.vector import describe
+from slimq.networks.torch_policy import TorchPolicy
+from slimq_compression.context import step_seed
+from slimq_compression.pipeline import (
+    Source,
+    is_current,
+    load_source,
+    run_recipe,
+)
+from slimq_compression.recipe import load_recipe, parse_recipe
+
+RECIPE = """
+name = "small"
+description = "Half the units, eight bits."
+seed = {seed}
+
+[[network]]
+pass = "prune_channels"
+ratio = 0.5
+
+[[network]]
+pass = "finetune"
+rounds = 2
+states = 64
+updates = 10
+batch_size = 16
+replay_states = 100
+
+[[graph]]
+pass = "quantize_int8"
+
+[accept]
+agreement = 0.1
+"""
+
+
+def recipe(seed: int = 0):
+    return parse_recipe(RECIPE.format(seed=seed), "small.toml")
+
+
+def test_every_step_is_recorded_with_what_it_did(cartpole_repository) -> None:
+    seen: list[StepRecord] = []
+    source = load_source(cartpole_repository, "cartpole")
+    staged = run_recipe(recipe(), source, on_step=seen.append)
+    manifest = staged.manifest
+    assert list(manifest.recipe.steps) == seen
+    assert [s.name for s in seen] == ["prune_channels", "finetune", "export", "quantize_int8"]
+    assert [s.bytes is None for s in seen] == [True, True, False, False]
+    assert seen[3].bytes == manifest.model.bytes == len(staged.model)
+    assert seen[0].parameters == {
+        "importance": "l1",
+        "keep": None,
+        "ratio": 0.5,
+        "multiple_of": 1,
+    }
+    assert len({s.parameters_count for s in seen}) == 1
+    assert manifest.parameters == seen[0].parameters_count < 16 * 5 + 12 * 17 + 2 * 13
+    assert manifest.nonzero_parameters <= manifest.parameters
+    assert seen[0].macs < 16 * 4 + 12 * 16 + 2 * 12
+    assert manifest.precision == "int8"
+    assert manifest.parent == source.checkpoint_sha256
+    assert manifest.opset == onnx.load_model_from_string(staged.model).opset_import[0].version
+    assert {"torch", "onnx", "onnxruntime"} <= manifest.versions.keys()
+
+
+def test_a_recipe_run_twice_gives_the_same_bytes_and_another_seed_others(
+    cartpole_repository,
+) -> None:
+    first, again, other = (
+        run_recipe(recipe(seed), load_source(cartpole_repository, "cartpole")).model
+        for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_nothing_is_written_before_publication(cartpole_repository) -> None:
+    before = sorted(cartpole_repository.root.rglob("*"))
+    run_recipe(recipe(), load_source(cartpole_repository, "cartpole"))
+    assert sorted(cartpole_repository.root.rglob("*")) == before
+
+
+def test_a_variant_is_current_until_seed_steps_or_checkpoint_change(cartpole_repository) -> None:
+    source = load_source(cartpole_repository, "cartpole")
+    assert not is_current(recipe(), source, cartpole_repository)
+    staged = run_recipe(recipe(), source)
+    Publisher(cartpole_repository).publish_variant(staged.manifest, staged.model)
+    assert is_current(recipe(), source, cartpole_repository)
+    assert not is_current(recipe(1), source, cartpole_repository)
+    changed = parse_recipe(RECIPE.format(seed=0).replace("updates = 10", "updates = 11"), "s")
+    assert not is_current(changed, source, cartpole_repository)
+    other = type(source)(source.manifest, "0" * 64, source.teacher, source.calibration)
+    assert not is_current(recipe(), other, cartpole_repository)
+
+
+@pytest.fixture
+def published(cartpole_repository):
+    """A repository that holds the variant of the recipe, and its source."""
+    source = load_source(cartpole_repository, "cartpole")
+    staged = run_recipe(recipe(), source)
+    Publisher(cartpole_repository).publish_variant(staged.manifest, staged.model)
+    assert is_current(recipe(), source, cartpole_repository)
+    return cartpole_repository, source
+
+
+def test_a_variant_is_not_current_under_another_gate(published) -> None:
+    repository, source = published
+    stricter = RECIPE.format(seed=0).replace("agreement = 0.1", "agreement = 0.2")
+    assert not is_current(parse_recipe(stricter, "small.toml"), source, repository)
+
+
+def test_a_variant_is_not_current_with_another_calibration_set(published) -> None:
+    repository, source = published
+    entry = source.manifest.calibration.model_copy(update={"sha256": "0" * 64})
+    manifest = source.manifest.model_copy(update={"calibration": entry})
+    assert not is_current(recipe(), replace(source, manifest=manifest), repository)
+
+
+@pytest.mark.parametrize("broken", [None, b"tampered"])
+def test_a_variant_whose_model_is_missing_or_tampered_with_is_not_current(
+    published, broken
+) -> None:
+    repository, source = published
+    made = repository.variant("cartpole", "small")
+    path = repository.root / "cartpole" / "variants" / "small" / made.model.path
+    path.unlink()
+    if broken:
+        path.write_bytes(broken)
+    assert not is_current(recipe(), source, repository)
+
+
+def test_a_step_that_trains_says_on_what_and_its_parameters_stay_as_asked(
+    cartpole_repository,
+) -> None:
+    content = RECIPE.format(seed=0).replace("rounds = 2", 'rounds = 1\nprecision = "auto"')
+    asked = parse_recipe(content, "small.toml")
+    source = load_source(cartpole_repository, "cartpole")
+    staged = run_recipe(asked, source)
+    pruned, tuned, *others = staged.manifest.recipe.steps
+    assert tuned.parameters["precision"] == "auto"
+    assert tuned.hardware.endswith((", 1 threads, fp32", ", 1 threads, bf16"))
+    assert [step.hardware for step in (pruned, *others)] == [None, None, None]
+    Publisher(cartpole_repository).publish_variant(staged.manifest, staged.model)
+    assert is_current(asked, source, cartpole_repository)
+
+
+def test_a_run_leaves_denormal_numbers_as_they_were(cartpole_repository) -> None:
+    torch.set_flush_denormal(False)
+    run_recipe(recipe(), load_source(cartpole_repository, "cartpole"))
+    assert (torch.tensor([1e-40]) * 0.5).item() > 0
+
+
+def test_the_bound_of_cartpoles_int8_holds_its_network_and_is_a_bound(
+    cartpole_repository, make_network
+) -> None:
+    source = load_source(cartpole_repository, "cartpole")
+    source = replace(source, teacher=make_network("wide"))
+    folder = Path(__file__).parents[2] / "recipes"
+    sizes = [
+        len(run_recipe(load_recipe(folder / name), source).model)
+        for name in ("fp32.toml", "cartpole/int8.toml")
+    ]
+    bound = load_recipe(folder / "cartpole/int8.toml").accept.max_bytes
+    assert sizes[1] <= bound < sizes[0] / 3
+
+
+def test_parameters_that_do_not_fit_the_network_are_named_with_file_and_step(
+    cartpole_repository,
+) -> None:
+    content = RECIPE.format(seed=0).replace("ratio = 0.5", "keep = [0.5]")
+    source = load_source(cartpole_repository, "cartpole")
+    message = r"^small\.toml: network\[1\]\.prune_channels\.keep: expected 2 shares"
+    with pytest.raises(ConfigError, match=message):
+        run_recipe(parse_recipe(content, "small.toml"), source)
+
+
+def test_a_policy_that_is_missing_or_has_no_checkpoint_is_named(tiny_repository) -> None:
+    from slimq.core.repository import Repository
+
+    with pytest.raises(NotFoundError, match="unknown policy 'tny', did you mean 'tiny'"):
+        load_source(Repository(tiny_repository), "tny")
+    with pytest.raises(RepositoryError, match=r"tiny/policy\.json: checkpoint: is null"):
+        load_source(Repository(tiny_repository), "tiny")
+
+
+def test_steps_have_seeds_of_their_own() -> None:
+    assert step_seed(0, 0) == step_seed(0, 0)
+    assert len({step_seed(seed, index) for seed in range(3) for index in range(3)}) == 9
+
+
+@pytest.mark.slow
+def test_the_shipped_recipes_give_the_same_bytes_twice_for_the_pong_network(
+    make_network, make_policy
+) -> None:
+    """The recipes of Pong with the Nature network, untrained, and shorter fine-tuning."""
+    network = make_network("nature")
+    environment = EnvironmentSpec(
+        id="PongNoFrameskip-v4", preprocessing=AtariPreprocessing(), max_episode_steps=200
+    )
+    observation, actions = describe(environment)
+    calibration = collect_calibration(environment, observation, TorchPolicy(network), 64)
+    manifest = make_policy("pong", environment, observation, actions)
+    source = Source(manifest, "0" * 64, network, calibration)
+    short = {"rounds": 2, "states": 64, "updates": 4, "batch_size": 16, "keep_every": 1}
+    for name, most in (("fp32", 6_760_000), ("int8", 1_730_000), ("pruned-int8", 843_000)):
+        shipped = load_recipe(Path(__file__).parents[2] / "recipes" / f"{name}.toml")
+        steps = tuple(
+            replace(step, params=step.params.model_copy(update=short))
+            if step.name == "finetune"
+            else step
+            for step in shipped.network
+        )
+        made = replace(shipped, network=steps)
+        first, again = (run_recipe(made, source).model for _ in range(2))
+        assert first == again
+        assert len(first) <= most

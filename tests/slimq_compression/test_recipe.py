@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slimq.core.errors import ConfigError
+from slimq_compression.recipe import load_recipe, parse_recipe
+
+ROOT = Path(__file__).parents[2]
+
+VALID = """
+name = "small"
+description = "A test."
+seed = 7
+
+[[network]]
+pass = "prune_channels"
+ratio = 0.5
+
+[[network]]
+pass = "finetune"
+rounds = 2
+
+[export]
+opset = 19
+
+[[graph]]
+pass = "quantize_int8"
+
+[accept]
+episodes = 4
+margin = 0.1
+agreement = 0.5
+max_bytes = 1000
+"""
+
+
+def test_a_recipe_is_read_with_all_its_steps() -> None:
+    recipe = parse_recipe(VALID, "small.toml")
+    assert (recipe.name, recipe.description, recipe.seed) == ("small", "A test.", 7)
+    assert [step.place for step in recipe.network] == [
+        "network[1].prune_channels",
+        "network[2].finetune",
+    ]
+    assert [step.name for step in recipe.graph] == ["quantize_int8"]
+    assert recipe.export.opset == 19
+    assert (recipe.accept.episodes, recipe.accept.margin) == (4, 0.1)
+
+
+def test_the_fingerprint_holds_every_parameter_even_those_left_out() -> None:
+    fingerprint = parse_recipe(VALID, "small.toml").fingerprint
+    assert [name for name, _ in fingerprint] == [
+        "prune_channels",
+        "finetune",
+        "export",
+        "quantize_int8",
+    ]
+    assert fingerprint[0][1]["importance"] == "l1"
+    assert fingerprint[2][1] == {"opset": 19}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=str)
+def test_every_shipped_recipe_is_valid_and_named_like_its_file(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert recipe.description
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seed = 7", "sed = 7", "sed: unknown key 'sed', did you mean 'seed'?"),
+        ('name = "small"', "", "name: Field required"),
+        ('name = "small"', 'name = "Not a slug"', "name: String should match pattern"),
+        ("ratio = 0.5", "ratoi = 0.5", "network[1].prune_channels.ratoi: unknown key 'ratoi', did"),
+        (
+            "ratio = 0.5",
+            "ratio = 1.5",
+            "network[1].prune_channels.ratio: Input should be less than or equal to 1, "
+            "received 1.5",
+        ),
+        ("ratio = 0.5", "", "network[1].prune_channels: give exactly one of keep and ratio"),
+        (
+            'pass = "finetune"',
+            'pass = "fintune"',
+            "network[2]: unknown pass 'fintune', did you mean 'finetune'?; there is: prune_",
+        ),
+        ('pass = "finetune"', "", "network[2].pass: name one of prune_channels, finetune"),
+        (
+            '[[graph]]\npass = "quantize_int8"',
+            '[[network]]\npass = "quantize_int8"',
+            "network[3].quantize_int8: is a graph pass: move it to [[graph]]",
+        ),
+        (
+            'pass = "quantize_int8"',
+            'pass = "finetune"',
+            "graph[1].finetune: is a network pass: move it to [[network]]",
+        ),
+        ("opset = 19", "opsat = 19", "export.opsat: unknown key 'opsat', did you mean 'opset'?"),
+        ("opset = 19", "opset = 3", "export.opset: Input should be greater than or equal to 17"),
+        (
+            "margin = 0.1",
+            "margn = 0.1",
+            "accept.margn: unknown key 'margn', did you mean 'margin'?",
+        ),
+        ("episodes = 4", "episodes = 0", "accept.episodes: Input should be greater than"),
+        ("seed = 7", "seed = ", "syntax: Invalid value"),
+    ],
+)
+def test_a_mistake_is_named_with_file_step_and_nearest_name(
+    old: str, new: str, message: str
+) -> None:
+    assert old in VALID
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe(VALID.replace(old, new, 1), "small.toml")
+    assert str(caught.value).startswith(f"small.toml: {message}")
+
+
+@pytest.mark.parametrize("gate", ["", "[accept]\nmax_bytes = 1000"])
+def test_passes_without_a_gate_that_looks_at_what_the_variant_does_are_refused(gate: str) -> None:
+    before, _, _ = VALID.partition("[accept]")
+    with pytest.raises(ConfigError, match=r"^small\.toml: accept: a recipe with passes needs one"):
+        parse_recipe(before + gate, "small.toml")
+
+
+def test_an_export_alone_needs_no_gate() -> None:
+    assert not parse_recipe('name = "fp32"', "fp32.toml").accept.plays
+
+
+def test_a_missing_file_and_one_that_is_no_text_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: file: No such file"):
+        load_recipe(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"binary\.toml: syntax: "):
+        load_recipe(tmp_path / "binary.toml")

@@ -1,0 +1,212 @@
+"""The service in this process (no sockets), and as a real process where that matters."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from slimq.core.manifest import FileEntry
+from slimq_service.app import create_app
+from slimq_service.settings import Settings
+
+COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
+
+
+class InProcess:
+    """The application on an event loop of its own, driven request by request."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        self.settings = Settings(policies=root, **{"retry_seconds": 0.0, **settings})
+        self.app = create_app(self.settings)
+        self.runner = asyncio.Runner()
+        self._lifespan = self.app.router.lifespan_context(self.app)
+        self.run(self._lifespan.__aenter__())
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(work)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return self.run(self.client.request(method, path, **options))
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def act(self, policy: str, observations: Any, **options: Any) -> httpx.Response:
+        path = f"/v1/policies/{policy}/act"
+        return self.request("POST", path, json={"observations": observations}, **options)
+
+    def together(self, count: int, method: str, path: str, **options: Any) -> list[httpx.Response]:
+        async def all_at_once() -> list[httpx.Response]:
+            return await asyncio.gather(
+                *(self.client.request(method, path, **options) for _ in range(count))
+            )
+
+        return self.run(all_at_once())
+
+    def metric(self, line: str) -> float:
+        text = self.get("/metrics").text
+        values = [row.rpartition(" ")[2] for row in text.splitlines() if row.startswith(line + " ")]
+        assert len(values) == 1, f"{line}: {len(values)} series"
+        return float(values[0])
+
+    def close(self) -> None:
+        self.run(self.client.aclose())
+        self.run(self._lifespan.__aexit__(None, None, None))
+        self.runner.close()
+
+
+class Process:
+    """`slimq serve` as a real process on a free port."""
+
+    def __init__(self, root: Path, log: Path, **variables: str) -> None:
+        self.log = log
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [*COMMAND, "serve", "--policies", str(root), "--port", "0"],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, **variables},
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert " at http://" in line, log.read_text()
+        self.url = line.split(" at ")[1].strip()
+        self.port = int(self.url.rpartition(":")[2])
+        assert httpx.get(self.url + "/healthz").status_code == 200
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def shared() -> ModuleType:
+    """The module tests/conftest.py, for its builders."""
+    path = Path(__file__).parents[1] / "conftest.py"
+    spec = importlib.util.spec_from_file_location("shared_builders", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Repositories:
+    """Changes a repository behind the service's back, as a publisher would."""
+
+    def __init__(self, root: Path, shared: ModuleType) -> None:
+        self.root, self.shared = root, shared
+
+    def folder(self, policy: str, variant: str) -> Path:
+        return self.root / policy / "variants" / variant
+
+    def model(self, policy: str, variant: str) -> Path:
+        return next(self.folder(policy, variant).glob("model-*.onnx"))
+
+    def publish(self, policy: str, variant: str, model: bytes) -> str:
+        home = self.folder(policy, variant)
+        home.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(model).hexdigest()
+        entry = FileEntry(path=f"model-{digest[:12]}.onnx", bytes=len(model), sha256=digest)
+        (home / entry.path).write_bytes(model)
+        manifest = self.shared.make_variant_manifest(policy, variant, entry)
+        (home / "new").write_text(manifest.model_dump_json())
+        (home / "new").replace(home / "variant.json")
+        return digest
+
+    def add_policy(self, name: str) -> None:
+        (self.root / name).mkdir()
+        manifest = self.shared.make_policy_manifest(name)
+        self.publish(name, "fp32", self.shared.make_mlp(5))
+        (self.root / name / "policy.json").write_text(manifest.model_dump_json())
+
+    def corrupt(self, policy: str, variant: str) -> None:
+        path = self.model(policy, variant)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(bytes(content))
+
+
+@pytest.fixture
+def repositories(tiny_repository: Path, shared: ModuleType) -> Repositories:
+    return Repositories(tiny_repository, shared)
+
+
+@pytest.fixture
+def service(tiny_repository: Path) -> Iterator[InProcess]:
+    made = InProcess(tiny_repository)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(tiny_repository: Path) -> Iterator[Any]:
+    """Starts the service in this process with settings."""
+    started: list[InProcess] = []
+
+    def begin(**settings: Any) -> InProcess:
+        started.append(InProcess(tiny_repository, **settings))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def server(shared: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """One real process for a module's tests; limits are small."""
+    folder = tmp_path_factory.mktemp("server")
+    root = shared.build_repository(folder / "policies")
+    variables = {"SLIMQ_MAX_BODY_BYTES": "200000", "SLIMQ_BODY_SECONDS": "1"}
+    process = Process(root, folder / "log", **variables)
+    yield process
+    process.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def observations() -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def frames() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, size=(2, 4, 84, 84), dtype=np.uint8)
+
+
+@pytest.fixture
+def launch() -> Iterator[Any]:
+    """Starts real processes that end with the test."""
+    started: list[Process] = []
+
+    def begin(root: Path, log: Path, **variables: str) -> Process:
+        started.append(Process(root, log, **variables))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.close()

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+LEAN = """
+import asyncio, sys
+import slimq_service.app, slimq_service.server
+from slimq_service.settings import Settings
+import httpx
+
+async def main():
+    app = slimq_service.app.create_app(Settings(policies=sys.argv[1]))
+    async with app.router.lifespan_context(app):
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+        body = {"observations": [[0, 0, 0, 0]]}
+        assert (await client.post("/v1/policies/tiny/act", json=body)).status_code == 200
+        assert (await client.get("/")).status_code == 200
+
+asyncio.run(main())
+heavy = {"torch", "gymnasium", "ale_py", "onnx", "matplotlib", "scipy", "tensorboard"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_serving_imports_no_training_dependency(tiny_repository: Path) -> None:
+    command = [sys.executable, "-c", LEAN, str(tiny_repository)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_reads_no_settings() -> None:
+    code = "import slimq_service.app, slimq_service.server, slimq_service.settings"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"SLIMQ_PORT": "not a number", "PATH": ""},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from slimq.core.repository import Repository
+from slimq_service.catalogue import Catalogue
+from slimq_service.metrics import Metrics
+
+
+def until(service: Any, check: Any, seconds: float = 5.0) -> None:
+    """Runs the service's loop until a check holds."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it never came to hold"
+        service.run(asyncio.sleep(0.02))
+
+
+def sha(service: Any, variant: str) -> str:
+    answer = service.act("tiny", [[0, 0, 0, 0]], params={"variant": variant})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["sha256"])
+
+
+def test_a_variant_is_loaded_on_first_use_and_once_for_many_at_once(service: Any) -> None:
+    labels = '{policy="tiny",variant="other"}'
+    assert service.metric("slimq_variant_loaded" + labels) == 0
+    path = "/v1/policies/tiny/variants/other/act"
+    answers = service.together(8, "POST", path, json={"observations": [[1, 2, 3, 4]]})
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert service.metric("slimq_variant_loaded" + labels) == 1
+    series = 'slimq_variant_loads_total{outcome="success",policy="tiny",variant="other"}'
+    assert service.metric(series) == 1
+    assert service.metric('slimq_variant_loaded{policy="tiny",variant="fp32"}') == 0
+
+
+def test_a_new_version_is_swapped_in_by_the_watcher(start: Any, repositories: Any) -> None:
+    service = start(watch_seconds=0.05)
+    before = sha(service, "other")
+    after = repositories.publish("tiny", "other", repositories.shared.make_mlp(9))
+    assert before != after
+    until(service, lambda: sha(service, "other") == after)
+
+
+def test_while_a_new_version_is_broken_the_old_one_serves_and_readyz_says_so(
+    start: Any, repositories: Any
+) -> None:
+    service = start(watch_seconds=0.05)
+    before = sha(service, "other")
+    repositories.publish("tiny", "other", b"no model at all")
+
+    def detail() -> Any:
+        found = service.get("/readyz").json()["variants"]
+        return next(v for v in found if (v["policy"], v["variant"]) == ("tiny", "other"))
+
+    until(service, lambda: detail()["state"] == "stale")
+    assert detail()["sha256"] == before
+    assert "tiny" in detail()["problem"]
+    assert service.get("/readyz").status_code == 200
+    assert sha(service, "other") == before
+    after = repositories.publish("tiny", "other", repositories.shared.make_mlp(9))
+    until(service, lambda: sha(service, "other") == after)
+    assert detail()["state"] == "loaded"
+
+
+@pytest.mark.parametrize("damage", ["tampered", "truncated", "missing", "manifest"])
+def test_a_broken_variant_is_refused_by_name_and_the_others_serve(
+    start: Any, repositories: Any, damage: str
+) -> None:
+    path = repositories.model("tiny", "other")
+    if damage == "tampered":
+        repositories.corrupt("tiny", "other")
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        (repositories.folder("tiny", "other") / "variant.json").write_text("{")
+    service = start()
+    answer = service.act("tiny", [[0, 0, 0, 0]], params={"variant": "other"})
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "repository"
+    assert "other" in answer.json()["detail"] or path.name in answer.json()["detail"]
+    assert sha(service, "fp32")
+    ready = service.get("/readyz")
+    assert ready.status_code == 200
+    broken = [v for v in ready.json()["variants"] if v["state"] == "broken"]
+    assert [(v["policy"], v["variant"]) for v in broken] == [("tiny", "other")]
+    assert broken[0]["problem"]
+
+
+def test_a_broken_variant_serves_once_it_is_repaired(start: Any, repositories: Any) -> None:
+    path = repositories.model("tiny", "other")
+    content = path.read_bytes()
+    path.unlink()
+    service = start(watch_seconds=0.05)
+    assert service.act("tiny", [[0] * 4], params={"variant": "other"}).status_code == 503
+    path.write_bytes(content)
+    get = lambda: service.act("tiny", [[0] * 4], params={"variant": "other"})  # noqa: E731
+    until(service, lambda: get().status_code == 200)
+
+
+def test_what_is_published_after_the_start_is_served_at_once(
+    service: Any, repositories: Any
+) -> None:
+    assert service.act("late", [[0] * 4]).status_code == 404
+    repositories.add_policy("late")
+    assert service.act("late", [[0] * 4]).status_code == 200
+    digest = repositories.publish("late", "int8", repositories.shared.make_mlp(8))
+    answer = service.act("late", [[0] * 4], params={"variant": "int8"})
+    assert answer.json()["sha256"] == digest
+    assert service.metric('slimq_requests_total{policy="late",variant="int8"}') == 1
+
+
+def test_what_is_removed_is_not_found_any_more(start: Any, repositories: Any) -> None:
+    service = start(watch_seconds=0.05)
+    assert sha(service, "other")
+    shutil.rmtree(repositories.folder("tiny", "other"))
+    get = lambda: service.act("tiny", [[0] * 4], params={"variant": "other"})  # noqa: E731
+    until(service, lambda: get().status_code == 404)
+
+
+def test_while_the_repository_cannot_be_read_what_is_loaded_serves(
+    start: Any, repositories: Any
+) -> None:
+    service = start(watch_seconds=0.05)
+    before = sha(service, "fp32")
+    repositories.root.rename(repositories.root.with_name("away"))
+    service.run(asyncio.sleep(0.2))
+    ready = service.get("/readyz").json()
+    if not ready["problem"]:
+        pytest.fail(str(ready))
+    assert sha(service, "fp32") == before
+
+
+def test_the_service_is_ready_again_once_hidden_models_are_back(
+    start: Any, repositories: Any
+) -> None:
+    models = list(repositories.root.glob("*/variants/*/model-*"))
+    for path in models:
+        path.rename(path.with_name("hidden"))
+    service = start(watch_seconds=0.05)
+    assert service.get("/readyz").status_code == 503
+    for path in models:
+        path.with_name("hidden").rename(path)
+    until(service, lambda: service.get("/readyz").status_code == 200)
+    states = lambda: {v["state"] for v in service.get("/readyz").json()["variants"]}  # noqa: E731
+    until(service, lambda: states() == {"loaded"})
+
+
+def test_while_a_policys_variants_cannot_be_listed_what_is_loaded_serves(
+    start: Any, repositories: Any
+) -> None:
+    service = start(watch_seconds=0.05)
+    before = sha(service, "other")
+    folder = repositories.root / "tiny" / "variants"
+    folder.rename(folder.with_name("away"))
+    folder.symlink_to("away")
+    assert "link" in service.get("/readyz").json()["problem"]
+    assert sha(service, "other") == before
+    assert service.metric('slimq_variant_loaded{policy="tiny",variant="other"}') == 1
+
+
+def test_a_new_report_loads_no_model_again(service: Any, repositories: Any) -> None:
+    before = sha(service, "other")
+    path = repositories.folder("tiny", "other") / "variant.json"
+    manifest = json.loads(path.read_text())
+    repositories.publish("tiny", "other", b"no model at all")
+    until(service, lambda: "stale" in service.get("/readyz").text)
+    manifest["report"] = {"path": "report.json", "bytes": 2, "sha256": "0" * 64}
+    path.with_name("new").write_text(json.dumps(manifest))
+    path.with_name("new").replace(path)
+    assert "stale" not in service.get("/readyz").text
+    service.run(asyncio.sleep(0.1))
+    assert sha(service, "other") == before
+    labels = 'policy="tiny",variant="other"}'
+    assert service.metric('slimq_variant_loads_total{outcome="success",' + labels) == 1
+
+
+def test_the_watcher_outlives_a_mistake_of_ours(
+    repositories: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def watch() -> Catalogue:
+        metrics = Metrics(CollectorRegistry())
+        catalogue = Catalogue(Repository(repositories.root), metrics, 0.0)
+        looks = iter(range(1000))
+        refresh = catalogue.refresh
+
+        async def fail_at_first() -> None:
+            if next(looks) == 0:
+                raise ZeroDivisionError
+            await refresh()
+
+        monkeypatch.setattr(catalogue, "refresh", fail_at_first)
+        task = asyncio.create_task(catalogue.watch(0.01))
+        end = time.monotonic() + 5
+        while not catalogue.policies() and time.monotonic() < end and not task.done():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await catalogue.close()
+        return catalogue
+
+    assert asyncio.run(watch()).policies() == ["tiny", "tiny_frames"]

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+
+def test_the_process_is_alive_whatever_the_repository(start: Any, repositories: Any) -> None:
+    service = start()
+    shutil.rmtree(repositories.root)
+    assert service.get("/healthz").json() == {"alive": True}
+    assert service.request("HEAD", "/healthz").status_code == 200
+
+
+def test_ready_lists_every_variant_with_its_state(service: Any) -> None:
+    service.act("tiny", [[0, 0, 0, 0]])
+    answer = service.get("/readyz")
+    assert answer.status_code == 200
+    detail = answer.json()
+    assert detail["ready"] is True
+    states = {(v["policy"], v["variant"]): v["state"] for v in detail["variants"]}
+    assert states[("tiny", "fp32")] == "loaded"
+    assert states[("tiny", "other")] == "available"
+    assert len(states) == 4
+
+
+def test_nothing_to_serve_is_not_ready_and_says_why(start: Any, repositories: Any) -> None:
+    for policy in ("tiny", "tiny_frames"):
+        shutil.rmtree(repositories.root / policy)
+    answer = start().get("/readyz")
+    assert answer.status_code == 503
+    assert "no variant" in answer.json()["problem"]
+
+
+def test_metrics_speak_both_formats(service: Any) -> None:
+    plain = service.get("/metrics")
+    assert plain.headers["content-type"].startswith("text/plain")
+    assert "slimq_info{" in plain.text
+    assert "process_resident_memory_bytes" in plain.text
+    assert "_created" not in plain.text
+    accept = {"accept": "application/openmetrics-text;version=1.0.0"}
+    assert service.get("/metrics", headers=accept).text.endswith("# EOF\n")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from slimq_service.metrics import (
+    ERROR_CODES,
+    HTTP_BUCKETS,
+    HTTP_ERROR_CODES,
+    INFERENCE_BUCKETS,
+    Metrics,
+)
+
+
+def test_every_series_of_a_variant_is_there_as_soon_as_it_appears() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.appear("pong", "int8")
+    text = generate_latest(metrics.registry).decode()
+    labels = 'policy="pong",variant="int8"'
+    for series in (
+        f"slimq_requests_total{{{labels}}} 0.0",
+        f"slimq_observations_total{{{labels}}} 0.0",
+        f"slimq_inference_seconds_count{{{labels}}} 0.0",
+        f"slimq_http_request_seconds_count{{{labels}}} 0.0",
+        f"slimq_variant_loaded{{{labels}}} 0.0",
+    ):
+        assert series in text
+    for code in ERROR_CODES:
+        assert f'slimq_errors_total{{code="{code}",{labels}}} 0.0' in text
+
+
+def test_names_from_requests_never_become_labels() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.error("invented", "name", "not-found")
+    metrics.error(None, None, "a code nobody listed")
+    text = generate_latest(metrics.registry).decode()
+    assert "invented" not in text
+    assert 'code="not-found",policy="unknown",variant="unknown"} 1.0' in text
+    assert 'code="internal",policy="unknown",variant="unknown"} 1.0' in text
+
+
+def test_created_series_are_off() -> None:
+    assert b"_created" not in generate_latest(Metrics(CollectorRegistry()).registry)
+
+
+def test_buckets_resolve_what_is_faster_than_a_millisecond() -> None:
+    assert INFERENCE_BUCKETS[0] == 25e-6
+    assert HTTP_BUCKETS[0] == 0.25e-3
+    assert INFERENCE_BUCKETS[-1] > 1
+    assert HTTP_BUCKETS[-1] > 10
+    for buckets in (INFERENCE_BUCKETS, HTTP_BUCKETS):
+        assert all(above <= 2 * below for below, above in pairwise(buckets))
+
+
+def test_two_registries_do_not_share_anything() -> None:
+    first, second = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+    first.in_flight.inc()
+    assert second.registry.get_sample_value("slimq_requests_in_flight") == 0
+
+
+def test_errors_outside_act_have_a_series_of_their_own_from_the_start() -> None:
+    metrics = Metrics(CollectorRegistry())
+    value = metrics.registry.get_sample_value
+    for code in HTTP_ERROR_CODES:
+        assert value("slimq_http_errors_total", {"code": code}) == 0
+    metrics.http_error("no-such-path")
+    assert value("slimq_http_errors_total", {"code": "no-such-path"}) == 1
+    unknown = {"policy": "unknown", "variant": "unknown"}
+    assert all(value("slimq_errors_total", {**unknown, "code": code}) == 0 for code in ERROR_CODES)

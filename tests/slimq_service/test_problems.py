@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from slimq.core import errors
+from slimq_service.problems import cut, internal_problem, problem_of, render
+
+EXAMPLES = [
+    (errors.ObservationError("observations[0]", "4 elements", "3 elements"), 422),
+    (errors.InvalidInputError("body", "keys", "'x'"), 422),
+    (errors.LimitError("body", 10, "11 bytes", "bytes"), 413),
+    (errors.MalformedError("body", "valid JSON", "nothing"), 400),
+    (errors.MediaTypeError("Content-Type", "application/json", "'text/plain'"), 415),
+    (errors.ConflictError("variant", "one variant", "two"), 400),
+    (errors.NonFiniteError("observations[1]", "finite", "nan"), 422),
+    (errors.BodyTimeoutError(1.0), 408),
+]
+
+
+@pytest.mark.parametrize(("error", "status"), EXAMPLES)
+def test_bad_input_names_field_limit_and_what_was_received(
+    error: errors.SlimqError, status: int
+) -> None:
+    problem = orjson.loads(render(problem_of(error)))
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:slimq:problem:{problem['code']}"
+    assert problem["title"]
+    assert problem["detail"] == str(error)
+    for member in ("field", "limit", "received"):
+        assert problem[member], member
+
+
+def test_what_is_not_found_lists_what_there_is() -> None:
+    problem = problem_of(errors.NotFoundError("variant", "int9", ["int8", "fp32"]))
+    assert problem["status"] == 404
+    assert problem["available"] == ["fp32", "int8"]
+    assert "did you mean 'int8'" in problem["detail"]
+
+
+def test_a_broken_repository_names_the_file() -> None:
+    problem = problem_of(errors.RepositoryError("pong/model.onnx", "sha256 differs"))
+    assert (problem["status"], problem["field"]) == (503, "pong/model.onnx")
+
+
+def test_our_own_mistake_tells_nothing_of_the_inside() -> None:
+    assert internal_problem()["code"] == "internal"
+
+
+def test_long_and_unencodable_texts_become_short_and_valid() -> None:
+    assert len(cut("x" * 100_000, 500)) < 540
+    orjson.dumps(cut("\ud800", 10))

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from typing import Any
+
+from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.repository import Repository
+
+
+def test_policies_are_listed_with_their_variants(service: Any) -> None:
+    found = service.get("/v1/policies").json()["policies"]
+    assert [policy["name"] for policy in found] == ["tiny", "tiny_frames"]
+    assert found[0]["variants"] == ["fp32", "other"]
+    assert found[0]["default_variant"] == "fp32"
+    assert found[0]["environment"] == "CartPole-v1"
+
+
+def test_manifests_travel_unchanged(service: Any, tiny_repository: Any) -> None:
+    repository = Repository(tiny_repository)
+    policy = PolicyManifest.model_validate_json(service.get("/v1/policies/tiny").content)
+    assert policy == repository.policy("tiny")
+    answer = service.get("/v1/policies/tiny/variants/other")
+    assert VariantManifest.model_validate_json(answer.content) == repository.variant(
+        "tiny", "other"
+    )
+
+
+def test_variants_are_listed_with_manifest_or_problem(service: Any, repositories: Any) -> None:
+    repositories.corrupt("tiny", "other")
+    (repositories.folder("tiny_frames", "other") / "variant.json").write_text("{")
+    repositories.publish("tiny", "broken", b"onnx")
+    repositories.model("tiny", "broken").unlink()
+    found = service.get("/v1/policies/tiny/variants").json()["variants"]
+    assert [variant["name"] for variant in found] == ["broken", "fp32", "other"]
+    assert found[0]["problem"]
+    assert found[1]["manifest"]["precision"] == "fp32"
+    assert found[1]["problem"] is None
+    frames = service.get("/v1/policies/tiny_frames/variants").json()["variants"]
+    assert frames[1]["manifest"] is None
+    assert frames[1]["problem"]
+
+
+def test_a_variant_without_report_says_which_have_one(service: Any) -> None:
+    problem = service.get("/v1/policies/tiny/variants/fp32/report").json()
+    assert problem["available"] == []
+    assert "report" in problem["detail"]

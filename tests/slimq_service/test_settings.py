@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slimq.core.errors import ConfigError
+from slimq_service.settings import read_settings
+
+
+def test_variables_are_read_and_flags_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMQ_PORT", "9001")
+    monkeypatch.setenv("SLIMQ_POLICIES", "/somewhere")
+    settings = read_settings(port=9002, policies=None)
+    assert settings.port == 9002
+    assert settings.policies == Path("/somewhere")
+
+
+def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMQ_MAX_BATCH", "many")
+    with pytest.raises(ConfigError, match=r"SLIMQ_MAX_BATCH.*received 'many'"):
+        read_settings()
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    with pytest.raises(ConfigError, match="SLIMQ_MAX_BACH"):
+        read_settings(max_bach=3)
+
+
+def test_variables_of_other_commands_do_not_disturb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMQ_URL", "http://elsewhere")
+    assert read_settings().host == "127.0.0.1"

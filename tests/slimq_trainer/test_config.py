@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slimq.core.errors import ConfigError
+from slimq.networks.specification import NATURE
+from slimq_trainer.config import AlgorithmConfig, load_config
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = 'policy = "p"\n[environment]\nid = "CartPole-v1"\n[algorithm]\nsteps = 10\n'
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
+    assert load_config(path).policy == path.stem
+
+
+def test_the_defaults_are_the_plain_algorithm() -> None:
+    plain = AlgorithmConfig(steps=1)
+    assert (plain.double, plain.n_step, plain.loss) == (False, 1, "squared")
+    assert (plain.gradient_clip, plain.learning_rate_end) == (None, None)
+    assert (plain.optimizer, plain.environments) == ("rmsprop", 1)
+
+
+def test_pong_is_trained_with_the_nature_network() -> None:
+    assert load_config(ROOT / "configs/pong.toml").network == NATURE
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "problem"),
+    [
+        (MINIMAL + "double_q = true\n", "algorithm.double_q", "did you mean 'double'"),
+        ("polcy = 'p'\n" + MINIMAL, "polcy", "did you mean 'policy'"),
+        (MINIMAL + "gamma = 1.5\n", "algorithm.gamma", "less than 1"),
+        (MINIMAL.replace("steps = 10", "steps = 0"), "algorithm.steps", "greater than or equal"),
+        (MINIMAL + "environments = 200\nreplay_size = 500\n", "algorithm", "replay_size"),
+        (MINIMAL + "[network]\nkind = 'mlp'\nhiden = [4]\n", "network.mlp.hiden", "'hidden'"),
+        (MINIMAL + "[network]\nkind = 'transformer'\n", "network", "'conv'"),
+        ("policy = [", "syntax", "Invalid value"),
+        (MINIMAL.replace('"p"', '"../p"'), "policy", "pattern"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_place(
+    tmp_path: Path, text: str, place: str, problem: str
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert error.value.source == str(path)
+    assert error.value.place == place
+    assert problem in error.value.problem
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "nothing.toml")

@@ -1,0 +1,280 @@
+"""Deep Q-learning with experience replay (Mnih et al. 2015, Algorithm 1).
+
+    1. the online network Q(·; θ) and the target network Q(·; θ⁻) start alike
+    2. the replay buffer starts empty
+    3. each step acts ε-greedily,
+    4. steps the environment
+    5. and stores the transition;
+    6. a uniform minibatch gives targets y = r + γ·max Q(s'; θ⁻), or y = r where s' is terminal,
+    7. and a gradient step on (y − Q(s, a; θ))²;
+    8. every C updates θ⁻ ← θ.
+
+With the options of `AlgorithmConfig` the same loop is Double DQN (van Hasselt et al. 2016), with
+n-step returns (Sutton 1988), Huber loss, gradient clipping, an annealed learning rate and averaged
+weights.
+`docs/method.md` has the mathematics.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from slimq.core.errors import InvalidInputError
+from slimq.core.seeds import TRAINING
+from slimq.environments.vector import VectorEnvironment, describe
+from slimq.networks.hardware import resolve_device, resolve_precision
+from slimq.networks.qnetwork import QNetwork, arrange
+from slimq.networks.specification import QNetworkSpec
+from slimq_trainer.config import AlgorithmConfig, TrainConfig
+from slimq_trainer.learner import Learner
+from slimq_trainer.replay import Batch, ReplayBuffer
+from slimq_trainer.run import Run
+
+SEEDS_PER_TRAINING = 1_000_000
+
+
+def train(config: TrainConfig, run: Run) -> Learner:
+    """Trains, or goes on where the run's last checkpoint stands, until the last step.
+
+    Args:
+        config: what to train.
+        run: the folder, the logs and the checkpoints; it also says when to stop early.
+
+    Returns:
+        The learner after its last step; `run.complete(learner)` is false where the run was asked
+        to stop.
+
+    Raises:
+        TrainingError: the loss is no longer finite; the last checkpoint is left as it is.
+    """
+    algorithm = config.algorithm
+    learner = make_learner(config)
+    run.restore(learner)
+    online, target = learner.q_online, learner.q_target
+
+    while not run.complete(learner) and not run.stopping:
+        actions = act(learner, online)
+        play(learner, actions)
+        for _ in range(updates_due(learner)):
+            batch = learner.replay.sample(algorithm.batch_size, learner.sampling)
+            errors = temporal_difference_errors(online, target, batch, algorithm)
+            descend(learner, loss_of(errors, importance(learner, batch), algorithm))
+            learner.replay.reprioritize(batch, errors.detach())
+            if learner.updates % algorithm.target_update_every == 0:
+                learner.target.load_state_dict(learner.online.state_dict())
+        run.after_step(learner)
+
+    run.finish(learner)
+    return learner
+
+
+def make_learner(config: TrainConfig) -> Learner:
+    """Steps 1 and 2: two networks alike, an empty replay buffer, the first observations."""
+    algorithm = config.algorithm
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    device = resolve_device(config.run.device)
+    observation, _ = describe(config.environment)
+    spec = network_spec(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        online = arrange(QNetwork(spec)).to(device)
+    target = arrange(QNetwork(spec)).to(device).requires_grad_(requires_grad=False)
+    target.load_state_dict(online.state_dict())
+    average = copy.deepcopy(target) if algorithm.average_decay is not None else None
+    environment = VectorEnvironment(config.environment, algorithm.environments)
+    first = TRAINING.start + config.seed * SEEDS_PER_TRAINING
+    seeds = list(range(first, first + algorithm.environments))
+    return Learner(
+        config=config,
+        device=device,
+        precision=resolve_precision(config.run.precision, device),
+        online=online,
+        target=target,
+        average=average,
+        optimizer=make_optimizer(online, algorithm, device),
+        replay=ReplayBuffer(
+            observation,
+            algorithm.replay_size,
+            algorithm.environments,
+            algorithm.n_step,
+            algorithm.gamma,
+            device,
+            algorithm.priority_exponent,
+        ),
+        environment=environment,
+        exploration=np.random.default_rng([config.seed, 1]),
+        sampling=torch.Generator(device).manual_seed(config.seed),
+        observations=environment.start(seeds),
+        episode_seeds=seeds,
+        episode_actions=[[] for _ in seeds],
+        episode_returns=np.zeros(algorithm.environments),
+        next_seed=first + algorithm.environments,
+        losses=torch.zeros((), device=device),
+    )
+
+
+def network_spec(config: TrainConfig) -> QNetworkSpec:
+    """The network of a configuration, with the input and output of its environment.
+
+    Raises:
+        InvalidInputError: the environment is not known, or the network does not fit it.
+    """
+    observation, actions = describe(config.environment)
+    try:
+        return QNetworkSpec(
+            body=config.network,
+            observation_shape=observation.shape,
+            observation_dtype=observation.dtype,
+            actions=len(actions),
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        fitting = f"one that fits {config.environment.id}"
+        raise InvalidInputError("network", fitting, problem) from error
+
+
+def act(learner: Learner, online: nn.Module) -> npt.NDArray[np.int64]:
+    """Step 3: in each environment the greedy action, or with probability ε a uniform one."""
+    epsilon = exploration_rate(learner.config.algorithm, learner.step)
+    count = learner.environment.count
+    explore = learner.exploration.random(count) < epsilon
+    actions = learner.exploration.integers(learner.online.spec.actions, size=count)
+    if not explore.all():
+        with torch.no_grad():
+            q_values = online(torch.from_numpy(learner.observations).to(learner.device))
+        greedy = q_values.argmax(1).cpu().numpy()
+        actions = np.where(explore, actions, greedy)
+    return actions.astype(np.int64)
+
+
+def play(learner: Learner, actions: npt.NDArray[np.int64]) -> None:
+    """Steps 4 and 5: one step in every environment, stored; ended episodes start anew."""
+    result = learner.environment.step(actions)
+    rewards = result.rewards
+    learner.episode_returns += rewards
+    if learner.config.algorithm.clip_rewards:
+        rewards = np.clip(rewards, -1.0, 1.0)
+    learner.replay.add(
+        learner.observations,
+        actions,
+        rewards,
+        result.terminated,
+        result.truncated,
+        result.observations,
+    )
+    learner.observations = result.observations
+    learner.step += learner.environment.count
+    for index, action in enumerate(actions.tolist()):
+        learner.episode_actions[index].append(action)
+    over = np.flatnonzero(result.ended).tolist()
+    if over:
+        for index in over:
+            learner.recent_returns.append(float(learner.episode_returns[index]))
+            learner.episode_returns[index] = 0.0
+            learner.episode_seeds[index] = learner.next_seed
+            learner.episode_actions[index] = []
+            learner.next_seed += 1
+            learner.episodes += 1
+        seeds = [learner.episode_seeds[index] for index in over]
+        learner.observations = learner.environment.restart(result.ended, seeds)
+
+
+def updates_due(learner: Learner) -> int:
+    """Gradient steps to take now, so that there is one for every `update_every` agent steps."""
+    algorithm = learner.config.algorithm
+    if learner.step <= algorithm.learning_starts or not learner.replay.ready:
+        return 0
+    before = learner.step - learner.environment.count
+    return learner.step // algorithm.update_every - before // algorithm.update_every
+
+
+def temporal_difference_errors(
+    online: nn.Module, target: nn.Module, batch: Batch, algorithm: AlgorithmConfig
+) -> Tensor:
+    """Step 6: δ = y − Q(s, a; θ) of each transition of the minibatch.
+
+    y = R + γ^m·Q(s', a*; θ⁻), where R sums m discounted rewards and the bootstrap term is 0 at a
+    terminal state; a* maximises Q(s', ·; θ⁻), or with Double DQN Q(s', ·; θ).
+    """
+    with torch.no_grad():
+        next_values = target(batch.next_observations)
+        chooser = online(batch.next_observations) if algorithm.double else next_values
+        best = chooser.argmax(1, keepdim=True)
+        targets = batch.returns + batch.discounts * next_values.gather(1, best).squeeze(1)
+    values: Tensor = online(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)
+    return targets - values
+
+
+def loss_of(errors: Tensor, weights: Tensor, algorithm: AlgorithmConfig) -> Tensor:
+    """The loss of step 7: the weighted mean of δ², or of Huber's function of δ."""
+    kind = nn.functional.smooth_l1_loss if algorithm.loss == "huber" else nn.functional.mse_loss
+    return (weights * kind(errors, torch.zeros_like(errors), reduction="none")).mean()
+
+
+def importance(learner: Learner, batch: Batch) -> Tensor:
+    """(min P / P(i))^β: what prioritized sampling needs to stay unbiased (Schaul et al. 2016)."""
+    algorithm = learner.config.algorithm
+    done = min(1.0, learner.step / algorithm.steps)
+    exponent = algorithm.importance_exponent + done * (1.0 - algorithm.importance_exponent)
+    weights: Tensor = (batch.probabilities.min() / batch.probabilities) ** exponent
+    return weights
+
+
+def descend(learner: Learner, loss: Tensor) -> None:
+    """Step 7: one gradient step at the learning rate of this agent step; then the average."""
+    algorithm = learner.config.algorithm
+    for group in learner.optimizer.param_groups:
+        group["lr"] = learning_rate(algorithm, learner.step)
+    learner.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    if algorithm.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(learner.online.parameters(), algorithm.gradient_clip)
+    learner.optimizer.step()
+    if learner.average is not None and algorithm.average_decay is not None:
+        # A short memory at first, or the random weights of the start would linger.
+        decay = min(algorithm.average_decay, (1 + learner.updates) / (10 + learner.updates))
+        averages, weights = learner.average.parameters(), learner.online.parameters()
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight.detach(), 1.0 - decay)
+    learner.updates += 1
+    learner.losses += loss.detach()
+
+
+def exploration_rate(algorithm: AlgorithmConfig, step: int) -> float:
+    """ε at an agent step: linear from its start to its end, then constant."""
+    fraction = min(1.0, step / algorithm.epsilon_steps)
+    return algorithm.epsilon_start + fraction * (algorithm.epsilon_end - algorithm.epsilon_start)
+
+
+def learning_rate(algorithm: AlgorithmConfig, step: int) -> float:
+    """The learning rate at an agent step."""
+    if algorithm.learning_rate_end is None:
+        return algorithm.learning_rate
+    fraction = min(1.0, step / algorithm.steps)
+    return algorithm.learning_rate + fraction * (
+        algorithm.learning_rate_end - algorithm.learning_rate
+    )
+
+
+def make_optimizer(
+    network: nn.Module, algorithm: AlgorithmConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """Centred RMSProp with the constants of Mnih et al. 2015, Extended Data Table 1, or Adam.
+
+    Torch adds ε outside the root: g / (√(E[g²] − E[g]²) + ε), the published form inside it. The
+    default of 0.1 is the published denominator's least value, √0.01.
+    """
+    rate, epsilon = algorithm.learning_rate, algorithm.optimizer_epsilon
+    if algorithm.optimizer == "adam":
+        fused = device.type in {"cpu", "cuda"}
+        return torch.optim.Adam(network.parameters(), lr=rate, eps=epsilon, fused=fused)
+    return torch.optim.RMSprop(
+        network.parameters(), lr=rate, alpha=0.95, eps=epsilon, centered=True
+    )

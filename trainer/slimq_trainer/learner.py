@@ -1,0 +1,75 @@
+"""What changes while a policy is trained."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from slimq.core.errors import TrainingError
+from slimq.core.observation import Observations
+from slimq.environments.vector import VectorEnvironment
+from slimq.networks.qnetwork import MixedPrecision, QNetwork
+from slimq_trainer.config import TrainConfig
+from slimq_trainer.replay import ReplayBuffer
+
+
+@dataclass
+class Learner:
+    """Everything that changes while training, and that a checkpoint holds."""
+
+    config: TrainConfig
+    device: torch.device
+    precision: str
+    online: QNetwork
+    target: QNetwork
+    average: QNetwork | None
+    optimizer: torch.optim.Optimizer
+    replay: ReplayBuffer
+    environment: VectorEnvironment
+    exploration: np.random.Generator
+    sampling: torch.Generator
+    observations: Observations
+    episode_seeds: list[int]
+    episode_actions: list[list[int]]
+    episode_returns: npt.NDArray[np.float64]
+    next_seed: int
+    step: int = 0
+    updates: int = 0
+    episodes: int = 0
+    recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    losses: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    @property
+    def q_online(self) -> nn.Module:
+        """The online network in the precision of this run."""
+        return MixedPrecision(self.online) if self.precision == "bf16" else self.online
+
+    @property
+    def q_target(self) -> nn.Module:
+        """The target network in the precision of this run."""
+        return MixedPrecision(self.target) if self.precision == "bf16" else self.target
+
+    @property
+    def policy(self) -> QNetwork:
+        """The network that is evaluated and published: the average where one is kept."""
+        return self.average if self.average is not None else self.online
+
+    def check_finite(self) -> None:
+        """Checks the losses since the last check, and the weights.
+
+        Raises:
+            TrainingError: one is not finite.
+        """
+        finite = bool(torch.isfinite(self.losses)) and all(
+            bool(torch.isfinite(weight).all()) for weight in self.online.parameters()
+        )
+        if not finite:
+            raise TrainingError(
+                f"the loss is not finite at agent step {self.step:,} (update {self.updates:,}); "
+                "the last checkpoint is kept. Lower learning_rate or set gradient_clip."
+            )
