@@ -29,7 +29,14 @@ def test_auto_takes_what_is_there() -> None:
 
 
 def test_the_hardware_is_described_with_threads_and_precision() -> None:
-    assert describe_hardware(CPU, "fp32").endswith(f"{torch.get_num_threads()} threads, fp32")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert describe_hardware(CPU, "fp32").endswith(", 1 thread, fp32")
+        torch.set_num_threads(2)
+        assert describe_hardware(CPU, "bf16").endswith(", 2 threads, bf16")
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_denormals_are_flushed_only_inside() -> None:

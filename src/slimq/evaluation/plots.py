@@ -77,12 +77,16 @@ def draw_training(manifest: PolicyManifest, folder: Path) -> list[Path]:
         axes.set_ylabel("mean return on selection seeds")
         axes.set_title(
             f"{manifest.name}: {training.steps:,} agent steps, {training.updates:,} updates, "
-            f"{training.seconds / 60:.0f} minutes on {training.hardware}",
+            f"{_duration(training.seconds)} on {training.hardware}",
             fontsize=9,
         )
         axes.grid(visible=True, alpha=0.25)
         axes.legend(loc="best")
         return _save(figure, folder / f"{manifest.name}-training")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _returns(comparison: Comparison) -> list[_Point]:

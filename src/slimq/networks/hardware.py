@@ -59,7 +59,8 @@ def describe_hardware(device: torch.device, precision: str) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {precision}"
     model = _cpuinfo("model name") or "unknown processor"
-    return f"{model}, {torch.get_num_threads()} threads, {precision}"
+    threads = torch.get_num_threads()
+    return f"{model}, {threads} thread{'s' if threads != 1 else ''}, {precision}"
 
 
 def _cpuinfo(key: str) -> str:
