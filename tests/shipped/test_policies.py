@@ -21,7 +21,7 @@ def comparison(request: pytest.FixtureRequest) -> Comparison:
 
 
 def test_the_repository_is_whole() -> None:
-    assert REPOSITORY.policies() == ["cartpole"]
+    assert REPOSITORY.policies() == ["cartpole", "pong"]
     for policy in REPOSITORY.policies():
         assert REPOSITORY.verify(policy) == []
 
@@ -52,6 +52,16 @@ def test_cartpole_balances_to_the_end_in_every_episode() -> None:
     report = REPOSITORY.report("cartpole", "fp32")
     assert report is not None
     assert set(report.returns) == {500.0}
+
+
+def test_pong_wins_and_is_small() -> None:
+    rows = {row.variant: row for row in compare_variants(REPOSITORY, "pong").rows}
+    full = rows["fp32"]
+    assert full.parameters == 1_687_206
+    assert full.mean is not None
+    assert full.mean >= 20.0
+    assert full.bytes >= 3.9 * rows["int8"].bytes
+    assert full.bytes >= 8 * rows["pruned-int8"].bytes
 
 
 def test_the_calibration_sets_are_small() -> None:

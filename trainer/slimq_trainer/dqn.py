@@ -209,7 +209,8 @@ def temporal_difference_errors(
         best = chooser.argmax(1, keepdim=True)
         targets = batch.returns + batch.discounts * next_values.gather(1, best).squeeze(1)
     values: Tensor = online(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)
-    return targets - values
+    errors: Tensor = targets - values
+    return errors
 
 
 def loss_of(errors: Tensor, weights: Tensor, algorithm: AlgorithmConfig) -> Tensor:
