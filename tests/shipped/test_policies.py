@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from slimq.cli.compare import render_markdown, table_row
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
 from slimq.evaluation.comparison import Comparison, compare_variants
@@ -69,3 +70,16 @@ def test_the_calibration_sets_are_small() -> None:
         calibration = REPOSITORY.policy(policy).calibration
         assert calibration is not None
         assert calibration.bytes <= 2_000_000
+
+
+def test_the_readme_has_the_table_that_compare_prints(comparison: Comparison) -> None:
+    table = render_markdown([table_row(row) for row in comparison.rows])
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_has_what_the_manifest_says_of_the_training(comparison: Comparison) -> None:
+    manifest = REPOSITORY.policy(comparison.policy)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if f"| {manifest.training.steps:,} |" in line)
+    assert f"| {manifest.training.updates:,} |" in row
+    assert f"{manifest.random_policy.mean:.2f}".replace("-", "−") in row

@@ -60,6 +60,7 @@ def draw_training(manifest: PolicyManifest, folder: Path) -> list[Path]:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     training = manifest.training
     if not training.curve:
@@ -73,6 +74,7 @@ def draw_training(manifest: PolicyManifest, folder: Path) -> list[Path]:
         axes.axhline(
             manifest.random_policy.mean, color="tab:grey", linestyle=":", label="random policy"
         )
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel("agent steps")
         axes.set_ylabel("mean return on selection seeds")
         axes.set_title(
@@ -113,6 +115,7 @@ def _latencies(comparison: Comparison) -> list[_Point]:
 def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: bool) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, ScalarFormatter
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
@@ -137,8 +140,10 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
             point.name, (point.bytes, point.value), xytext=(6, 6), textcoords="offset points"
         )
     axes.set_xscale("log")
+    _number(axes.xaxis, EngFormatter("B"))
     if log:
         axes.set_yscale("log")
+        _number(axes.yaxis, ScalarFormatter())
     axes.set_xlabel("bytes on disk")
     axes.set_ylabel(label)
     axes.set_title(_title(comparison, latency=log), fontsize=9)
@@ -146,6 +151,15 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
     axes.legend(loc="best")
     axes.margins(0.12)
     return figure
+
+
+def _number(axis: Any, formatter: Any) -> None:
+    """Labels a logarithmic axis at 1, 2 and 5 of each decade, without powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(formatter)
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _title(comparison: Comparison, *, latency: bool) -> str:
