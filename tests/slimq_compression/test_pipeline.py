@@ -152,7 +152,7 @@ def test_a_step_that_trains_says_on_what_and_its_parameters_stay_as_asked(
     staged = run_recipe(asked, source)
     pruned, tuned, *others = staged.manifest.recipe.steps
     assert tuned.parameters["precision"] == "auto"
-    assert tuned.hardware.endswith((", 1 threads, fp32", ", 1 threads, bf16"))
+    assert tuned.hardware.endswith((", 1 thread, fp32", ", 1 thread, bf16"))
     assert [step.hardware for step in (pruned, *others)] == [None, None, None]
     Publisher(cartpole_repository).publish_variant(staged.manifest, staged.model)
     assert is_current(asked, source, cartpole_repository)
