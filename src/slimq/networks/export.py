@@ -1,107 +1,172 @@
 """The one ONNX exporter: a Q-network as an ONNX graph, the same network always as the same bytes.
 
-The graph is built with `onnx.helper` from the network's specification, not traced by
+The graph is built with `onnx.helper` from the network's modules, not traced by
 `torch.onnx.export`: the names are canonical (passes find a layer by its name), nothing in the file
 depends on the exporter's version or on the clock, and it takes milliseconds where the dynamo
 exporter takes seconds. The graph is what tracing gives after optimisation. The feature map is
 flattened with Reshape, because the dense layer after a Flatten is not fused once it is quantized.
+Activation ranges that a network has learned go along as metadata, for the pass that quantizes.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
-from slimq.networks.qnetwork import QNetwork
+from slimq.networks.qnetwork import ChannelShuffle, QNetwork, Residual, named_layers
 
 OPSET = 21
 """Default: the first opset whose QuantizeLinear and DequantizeLinear know 4-bit integers."""
 
 INPUT, OUTPUT = "observation", "q_values"
 PRODUCER = "slimq"
+RANGES = "slimq.ranges"
+"""Metadata key of the learned activation ranges: a JSON object of `[low, high]` by tensor name."""
 
 
 def export_onnx(network: QNetwork, opset: int = OPSET) -> bytes:
     """The network as ONNX: `observation (batch, *shape)` to `q_values (batch, actions)`.
 
     Layers are named `conv1`, `conv2`, …, `dense1`, … and `head`. The parameters of `conv1` are
-    `conv1.weight` and `conv1.bias`, its pre-activation is `conv1`, its activation `conv1.relu`.
+    `conv1.weight` and `conv1.bias`, its pre-activation is `conv1`, its activation `conv1.relu`, and
+    a batch normalization between them `conv1.norm`.
 
     Args:
-        network: on any device; it is not changed.
+        network: on any device, in evaluation mode as far as batch normalization goes; it is not
+            changed.
         opset: of the default domain.
     """
     spec = network.spec
-    nodes: list[onnx.NodeProto] = []
-    weights: list[onnx.TensorProto] = []
-
-    def add(operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-        return output
-
-    def constant(name: str, values: np.ndarray[Any, Any]) -> str:
-        weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
-    def parameters(module: nn.Conv2d | nn.Linear, name: str) -> list[str]:
-        return [
-            constant(f"{name}.{kind}", tensor.detach().float().cpu().numpy())
-            for kind, tensor in module.named_parameters()
-        ]
-
+    graph = _Graph(network)
     current = INPUT
     if spec.observation_dtype == "uint8":
-        current = add("Cast", [current], "frames", to=TensorProto.FLOAT)
-        scale = constant("scale", np.array(1.0 / 255.0, np.float32))
-        current = add("Mul", [current, scale], "scaled")
-    layer, convolutions, dense = current, 0, 0
-    for module in network.features:
-        if isinstance(module, nn.Conv2d):
-            convolutions += 1
-            layer = f"conv{convolutions}"
-            inputs = [current, *parameters(module, layer)]
-            strides, kernel = list(module.stride), list(module.kernel_size)
-            current = add("Conv", inputs, layer, kernel_shape=kernel, strides=strides)
-        elif isinstance(module, nn.Linear):
-            dense += 1
-            layer = f"dense{dense}"
-            current = add("Gemm", [current, *parameters(module, layer)], layer, transB=1)
-        elif isinstance(module, nn.ReLU):
-            current = add("Relu", [current], f"{layer}.relu")
-        elif isinstance(module, nn.Flatten):
-            width = _flat_width(network)
-            shape = constant("flat.shape", np.array([-1, width], np.int64))
-            current = add("Reshape", [current, shape], "flat")
-        else:
-            raise TypeError(f"the exporter does not know {type(module).__name__}")
-    add("Gemm", [current, *parameters(network.head, "head")], OUTPUT, transB=1)
-    nodes[-1].name = "head"
+        current = graph.add("Cast", [current], "frames", to=TensorProto.FLOAT)
+        scale = graph.constant("scale", np.array(1.0 / 255.0, np.float32))
+        current = graph.add("Mul", [current, scale], "scaled")
+    current = graph.chain(network.features, current)
+    graph.add("Gemm", [current, *graph.parameters(network.head, "head")], OUTPUT, transB=1)
+    graph.nodes[-1].name = "head"
 
     element = helper.np_dtype_to_tensor_dtype(np.dtype(spec.observation_dtype))
     shape_in: list[str | int | None] = ["batch", *spec.observation_shape]
-    graph = helper.make_graph(
-        nodes,
+    made = helper.make_graph(
+        graph.nodes,
         "q_network",
         [helper.make_tensor_value_info(INPUT, element, shape_in)],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", spec.actions])],
-        weights,
+        graph.weights,
     )
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(
-        graph,
+        made,
         opset_imports=opsets,
         ir_version=helper.find_min_ir_version_for(opsets),
         producer_name=PRODUCER,
     )
+    if network.ranges:
+        helper.set_model_props(model, {RANGES: json.dumps(network.ranges, sort_keys=True)})
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _flat_width(network: QNetwork) -> int:
-    """Width of the first dense layer's input."""
-    linear = [m for m in [*network.features, network.head] if isinstance(m, nn.Linear)]
-    return linear[0].in_features
+class _Graph:
+    """Nodes and weights as they are added, one module after another."""
+
+    def __init__(self, network: QNetwork) -> None:
+        self.flat_width = network.spec.flat_width
+        self.names = {id(module): name for name, module in named_layers(network).items()}
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.layer = ""
+        self.blocks = 0
+
+    def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, values: np.ndarray[Any, Any]) -> str:
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def parameters(self, module: nn.Module, name: str) -> list[str]:
+        return [
+            self.constant(f"{name}.{kind}", _array(tensor))
+            for kind, tensor in module.named_parameters()
+        ]
+
+    def chain(self, modules: Iterable[nn.Module], current: str) -> str:
+        """Adds modules one behind the other; returns the name of what they give."""
+        for module in modules:
+            current = self.module(module, current)
+        return current
+
+    def module(self, module: nn.Module, current: str) -> str:
+        match module:
+            case nn.Conv2d():
+                return self.convolution(module, current)
+            case nn.Linear():
+                self.layer = self.names[id(module)]
+                inputs = [current, *self.parameters(module, self.layer)]
+                return self.add("Gemm", inputs, self.layer, transB=1)
+            case nn.BatchNorm2d():
+                return self.normalization(module, current)
+            case nn.ReLU():
+                return self.add("Relu", [current], f"{self.layer}.relu")
+            case nn.Flatten():
+                shape = self.constant("flat.shape", np.array([-1, self.flat_width], np.int64))
+                return self.add("Reshape", [current, shape], "flat")
+            case ChannelShuffle():
+                return self.shuffle(module, current)
+            case Residual():
+                self.blocks += 1
+                name = f"residual{self.blocks}"
+                return self.add("Add", [current, self.chain(module.body, current)], name)
+        raise TypeError(f"the exporter does not know {type(module).__name__}")
+
+    def convolution(self, module: nn.Conv2d, current: str) -> str:
+        self.layer = self.names[id(module)]
+        inputs = [current, *self.parameters(module, self.layer)]
+        attributes: dict[str, Any] = {
+            "kernel_shape": list(module.kernel_size),
+            "strides": list(module.stride),
+        }
+        if any(module.padding):
+            attributes["pads"] = [int(p) for p in module.padding] * 2
+        if module.groups > 1:
+            attributes["group"] = module.groups
+        return self.add("Conv", inputs, self.layer, **attributes)
+
+    def normalization(self, module: nn.BatchNorm2d, current: str) -> str:
+        name = f"{self.layer}.norm"
+        inputs = [current, *self.parameters(module, name)]
+        for kind, tensor in (("mean", module.running_mean), ("variance", module.running_var)):
+            if tensor is None:
+                raise TypeError("the exporter needs batch normalization with running statistics")
+            inputs.append(self.constant(f"{name}.{kind}", _array(tensor)))
+        return self.add("BatchNormalization", inputs, name, epsilon=module.eps)
+
+    def shuffle(self, module: ChannelShuffle, current: str) -> str:
+        """One Gather over the channels, which copies whole planes."""
+        channels = next(
+            len(_array_of(self.weights, node.input[1]))
+            for node in reversed(self.nodes)
+            if node.op_type == "Conv"
+        )
+        name = f"{self.layer}.shuffle"
+        order = np.arange(channels, dtype=np.int64).reshape(module.groups, -1).T.flatten()
+        return self.add("Gather", [current, self.constant(f"{name}.order", order)], name, axis=1)
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    values: np.ndarray[Any, Any] = tensor.detach().float().cpu().numpy()
+    return values
+
+
+def _array_of(weights: list[onnx.TensorProto], name: str) -> np.ndarray[Any, Any]:
+    return numpy_helper.to_array(next(tensor for tensor in weights if tensor.name == name))

@@ -11,20 +11,67 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from slimq.networks.specification import ConvSpec, QNetworkSpec
+from slimq.networks.grids import Grid
+from slimq.networks.specification import (
+    ConvLayer,
+    ConvSpec,
+    QNetworkSpec,
+    ResidualLayer,
+    Shape,
+    ShuffleLayer,
+    shape_after,
+)
+
+
+class ChannelShuffle(nn.Module):
+    """Deals channels out over groups, so that grouped convolutions mix (Zhang et al. 2018)."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(batch, channels, height, width)` with the channels in another order."""
+        batch, channels, height, width = features.shape
+        grouped = features.view(batch, self.groups, channels // self.groups, height, width)
+        return grouped.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+class Residual(nn.Module):
+    """x + f(x) (He et al. 2016), without an activation behind the sum (Sandler et al. 2018)."""
+
+    def __init__(self, body: nn.Sequential) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The same shape."""
+        changed: Tensor = self.body(features)
+        return features + changed
+
+
+WeightedLayer = nn.Conv2d | nn.Linear
 
 
 class QNetwork(nn.Module):
     """Q(s, ·; θ).
 
     `features` holds everything up to the last hidden activation, `head` the last dense layer.
+
+    Attributes:
+        spec: what it looks like.
+        grids: by layer name, the constraints that its weights keep, applied in order.
+        ranges: by tensor name as in the exported graph, the activation range that was learned.
     """
 
     def __init__(self, spec: QNetworkSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.features, width = _features(spec)
-        self.head = nn.Linear(width, spec.actions)
+        self.features = nn.Sequential(*_features(spec))
+        last = spec.dense_layers[-1].width if spec.dense_layers else spec.flat_width
+        self.head = nn.Linear(last, spec.actions)
+        self.grids: dict[str, tuple[Grid, ...]] = {}
+        self.ranges: dict[str, tuple[float, float]] = {}
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q-values `(batch, actions)` of observations `(batch, *shape)`."""
@@ -76,35 +123,82 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def named_layers(network: QNetwork) -> dict[str, WeightedLayer]:
+    """The layers with weights in order of computation: `conv1`, …, `dense1`, …, `head`.
+
+    These are their names everywhere: in the exported graph, in recipes and in `grids`.
+    """
+    layers: dict[str, WeightedLayer] = {}
+    for kind, name in ((nn.Conv2d, "conv"), (nn.Linear, "dense")):
+        found = [m for m in network.features.modules() if isinstance(m, kind)]
+        layers |= {f"{name}{index}": layer for index, layer in enumerate(found, start=1)}
+    return layers | {"head": network.head}
+
+
 def count_macs(spec: QNetworkSpec) -> int:
     """Multiply-accumulates of one observation's forward pass, biases and activations left out."""
     macs = 0
-    dense: list[int] = [spec.observation_shape[0]]
     if isinstance(spec.body, ConvSpec):
         channels, height, width = spec.observation_shape
         for layer in spec.body.convolutions:
-            height = (height - layer.kernel) // layer.stride + 1
-            width = (width - layer.kernel) // layer.stride + 1
-            macs += height * width * layer.channels * channels * layer.kernel**2
-            channels = layer.channels
-        dense = [channels * height * width]
-    dense += [*spec.body.hidden, spec.actions]
+            macs += _conv_macs(layer, (channels, height, width))
+            channels, height, width = shape_after(layer, (channels, height, width), "")
+    dense = [spec.flat_width, *(layer.width for layer in spec.dense_layers), spec.actions]
     return macs + sum(a * b for a, b in itertools.pairwise(dense))
 
 
-def _features(spec: QNetworkSpec) -> tuple[nn.Sequential, int]:
+def _conv_macs(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape) -> int:
+    if isinstance(layer, ShuffleLayer):
+        return 0
+    if isinstance(layer, ResidualLayer):
+        macs = 0
+        for part in layer.layers:
+            macs += _conv_macs(part, shape)
+            shape = shape_after(part, shape, "")
+        return macs
+    _, height, width = shape_after(layer, shape, "")
+    return height * width * layer.channels * (shape[0] // layer.groups) * layer.kernel**2
+
+
+def _features(spec: QNetworkSpec) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    width = spec.observation_shape[0]
     if isinstance(spec.body, ConvSpec):
-        channels, height, columns = spec.observation_shape
+        channels, height, width = spec.observation_shape
+        shape = (channels, height, width)
         for layer in spec.body.convolutions:
-            layers += [nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride), nn.ReLU()]
-            channels = layer.channels
-            height = (height - layer.kernel) // layer.stride + 1
-            columns = (columns - layer.kernel) // layer.stride + 1
+            layers += _convolution(layer, shape)
+            shape = shape_after(layer, shape, "")
         layers.append(nn.Flatten())
-        width = channels * height * columns
-    for hidden in spec.body.hidden:
-        layers += [nn.Linear(width, hidden), nn.ReLU()]
-        width = hidden
-    return nn.Sequential(*layers), width
+    width = spec.flat_width
+    for dense in spec.dense_layers:
+        layers.append(nn.Linear(width, dense.width))
+        if dense.activation:
+            layers.append(nn.ReLU())
+        width = dense.width
+    return layers
+
+
+def _convolution(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape) -> list[nn.Module]:
+    if isinstance(layer, ShuffleLayer):
+        return [ChannelShuffle(layer.groups)]
+    if isinstance(layer, ResidualLayer):
+        body: list[nn.Module] = []
+        for part in layer.layers:
+            body += _convolution(part, shape)
+            shape = shape_after(part, shape, "")
+        return [Residual(nn.Sequential(*body))]
+    made: list[nn.Module] = [
+        nn.Conv2d(
+            shape[0],
+            layer.channels,
+            layer.kernel,
+            layer.stride,
+            padding=layer.padding,
+            groups=layer.groups,
+        )
+    ]
+    if layer.batch_norm:
+        made.append(nn.BatchNorm2d(layer.channels))
+    if layer.activation:
+        made.append(nn.ReLU())
+    return made

@@ -1,22 +1,85 @@
-"""What a Q-network looks like, as a value: what checkpoints and configurations carry."""
+"""What a Q-network looks like, as a value: what checkpoints and configurations carry.
+
+A convolutional body is a list of layers: convolutions (plain, grouped, depthwise, with or without
+batch normalization), channel shuffles, and residual blocks of these. That is enough for the Nature
+network, for MobileNet- and ShuffleNet-style networks, and for the bottlenecks of low-rank forms.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class ConvLayer(BaseModel):
-    """One convolution, followed by a ReLU."""
+    """One convolution, with what follows it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["conv"] = "conv"
     channels: Width
     kernel: int = Field(ge=1, le=32)
-    stride: int = Field(ge=1, le=32)
+    stride: int = Field(default=1, ge=1, le=32)
+    padding: int = Field(default=0, ge=0, le=32, description="zeros on each side")
+    groups: Width = Field(default=1, description="as many as input channels: depthwise")
+    batch_norm: bool = Field(default=False, description="batch normalization follows")
+    activation: bool = Field(default=True, description="a ReLU follows")
+
+
+class ShuffleLayer(BaseModel):
+    """Deals the channels of `groups` groups out over all groups (Zhang et al. 2018)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["shuffle"] = "shuffle"
+    groups: Width
+
+
+def _kind_of(value: Any) -> str:
+    """The tag of a layer; a table without `kind` is a convolution."""
+    kind = value.get("kind", "conv") if isinstance(value, dict) else getattr(value, "kind", "conv")
+    return kind if kind in ("conv", "shuffle", "residual") else "conv"
+
+
+InnerLayer = Annotated[
+    Annotated[ConvLayer, Tag("conv")] | Annotated[ShuffleLayer, Tag("shuffle")],
+    Discriminator(_kind_of),
+]
+
+
+class ResidualLayer(BaseModel):
+    """Adds its input to what its layers make of it; they must keep the shape."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["residual"] = "residual"
+    layers: tuple[InnerLayer, ...] = Field(min_length=1, max_length=8)
+
+
+Layer = Annotated[
+    Annotated[ConvLayer, Tag("conv")]
+    | Annotated[ShuffleLayer, Tag("shuffle")]
+    | Annotated[ResidualLayer, Tag("residual")],
+    Discriminator(_kind_of),
+]
+
+
+class DenseLayer(BaseModel):
+    """One dense layer that is no plain one: without a ReLU it is the bottleneck of a low rank."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: Width
+    activation: bool = Field(default=True, description="a ReLU follows")
+
+
+Hidden = Annotated[
+    tuple[Width | DenseLayer, ...],
+    Field(max_length=16, description="widths of the dense layers"),
+]
 
 
 class ConvSpec(BaseModel):
@@ -25,8 +88,8 @@ class ConvSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["conv"] = "conv"
-    convolutions: tuple[ConvLayer, ...] = Field(min_length=1, max_length=16)
-    hidden: tuple[Width, ...] = Field(max_length=16, description="widths of the dense layers")
+    convolutions: tuple[Layer, ...] = Field(min_length=1, max_length=32)
+    hidden: Hidden
 
 
 class MLPSpec(BaseModel):
@@ -35,7 +98,7 @@ class MLPSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["mlp"] = "mlp"
-    hidden: tuple[Width, ...] = Field(max_length=16, description="widths of the dense layers")
+    hidden: Hidden
 
 
 class QNetworkSpec(BaseModel):
@@ -48,25 +111,78 @@ class QNetworkSpec(BaseModel):
     observation_dtype: Literal["uint8", "float32"]
     actions: int = Field(ge=1, le=4096)
 
+    @property
+    def dense_layers(self) -> tuple[DenseLayer, ...]:
+        """The dense layers in front of the head, all in the long form."""
+        return tuple(
+            layer if isinstance(layer, DenseLayer) else DenseLayer(width=layer)
+            for layer in self.body.hidden
+        )
+
+    @property
+    def flat_width(self) -> int:
+        """Inputs of the first dense layer."""
+        if isinstance(self.body, MLPSpec):
+            return self.observation_shape[0]
+        channels, height, width = self.observation_shape
+        for layer in self.body.convolutions:
+            channels, height, width = shape_after(layer, (channels, height, width), "")
+        return channels * height * width
+
     @model_validator(mode="after")
     def _check_shape(self) -> QNetworkSpec:
         shape = self.observation_shape
-        if self.body.kind == "mlp":
+        if isinstance(self.body, MLPSpec):
             if len(shape) != 1:
                 raise ValueError(f"an mlp network takes a vector, not observations of {shape}")
             return self
         if len(shape) != 3:
             raise ValueError(f"a conv network takes (channels, height, width), not {shape}")
-        _, height, width = shape
+        current = (shape[0], shape[1], shape[2])
         for index, layer in enumerate(self.body.convolutions):
-            if layer.kernel > min(height, width):
-                raise ValueError(
-                    f"convolutions[{index}].kernel: at most {min(height, width)}, the size of "
-                    f"what reaches it, not {layer.kernel}"
-                )
-            height = (height - layer.kernel) // layer.stride + 1
-            width = (width - layer.kernel) // layer.stride + 1
+            current = shape_after(layer, current, f"convolutions[{index}]")
         return self
+
+
+Shape = tuple[int, int, int]
+
+
+def shape_after(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape, place: str) -> Shape:
+    """The shape `(channels, height, width)` that a layer makes of another.
+
+    Args:
+        layer: the layer.
+        shape: what reaches it.
+        place: how errors name it.
+
+    Raises:
+        ValueError: the layer does not fit the shape; names the field.
+    """
+    channels, height, width = shape
+    if isinstance(layer, ResidualLayer):
+        inner = shape
+        for index, part in enumerate(layer.layers):
+            inner = shape_after(part, inner, f"{place}.layers[{index}]")
+        if inner != shape:
+            raise ValueError(f"{place}.layers: must keep the shape {shape}, not make it {inner}")
+        return shape
+    if channels % layer.groups:
+        raise ValueError(f"{place}.groups: must divide the {channels} channels that reach it")
+    if isinstance(layer, ShuffleLayer):
+        return shape
+    if layer.channels % layer.groups:
+        raise ValueError(f"{place}.groups: must divide its {layer.channels} channels")
+    room = 2 * layer.padding
+    if layer.kernel > min(height, width) + room:
+        raise ValueError(
+            f"{place}.kernel: at most {min(height, width) + room}, the size of what reaches it, "
+            f"not {layer.kernel}"
+        )
+    return (
+        layer.channels,
+        (height + room - layer.kernel) // layer.stride + 1,
+        (width + room - layer.kernel) // layer.stride + 1,
+    )
 
 
 NATURE = ConvSpec(
