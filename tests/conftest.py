@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
 from slimq.core.calibration import CalibrationSet
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
@@ -27,6 +28,13 @@ from slimq.core.observation import FrameStack, ObservationSpec
 OPSET = 21
 TINY_ACTIONS = ["left", "right"]
 FRAMES_ACTIONS = ["noop", "fire", "right", "left", "right-fire", "left-fire"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_logs() -> Iterator[None]:
+    """A command that ran in this process has pointed the logs at a stream that pytest closes."""
+    yield
+    structlog.reset_defaults()
 
 
 def _model(nodes: list[Any], constants: dict[str, Any], inputs: Any, outputs: Any) -> bytes:

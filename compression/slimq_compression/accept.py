@@ -123,7 +123,7 @@ class AcceptGate:
         policy = self._policy(staged.model, name)
         criteria = []
         if accept.max_bytes is not None:
-            size = float(len(staged.model))
+            size = float(len(staged.stored))
             criteria.append(Criterion("max_bytes", size, AT_MOST, accept.max_bytes))
         agreement = self._agreement(policy)
         if accept.agreement is not None:

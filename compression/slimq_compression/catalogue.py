@@ -15,7 +15,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from slimq_compression.passes import finetune, prune_channels, quantize_int8
+from slimq_compression.passes import (
+    finetune,
+    finetune_td,
+    fold,
+    low_rank,
+    prune_channels,
+    prune_weights,
+    quantize_dynamic,
+    quantize_int4,
+    quantize_int8,
+    quantize_weights,
+    store_weights,
+    student,
+)
 
 Phase = Literal["network", "graph"]
 
@@ -38,11 +51,35 @@ class Pass:
 
 
 CATALOGUE: dict[str, Pass] = {
+    "student": Pass(
+        "network",
+        student.Params,
+        student.apply,
+        "replaces the network by a fresh one of another architecture, which later steps teach",
+    ),
     "prune_channels": Pass(
         "network",
         prune_channels.Params,
         prune_channels.apply,
-        "removes whole channels and neurons of small weight norm; kept weights are the parent's",
+        "removes the least important channels and neurons; kept weights are the parent's",
+    ),
+    "low_rank": Pass(
+        "network",
+        low_rank.Params,
+        low_rank.apply,
+        "cuts dense layers by SVD and convolutions by Tucker-2, to ranks, an energy or a budget",
+    ),
+    "prune_weights": Pass(
+        "network",
+        prune_weights.Params,
+        prune_weights.apply,
+        "makes single weights zero, by magnitude or by what the output loses; at once or gradually",
+    ),
+    "quantize_weights": Pass(
+        "network",
+        quantize_weights.Params,
+        quantize_weights.apply,
+        "puts weights on linear levels, powers of two or a codebook, where fine-tuning keeps them",
     ),
     "finetune": Pass(
         "network",
@@ -50,11 +87,41 @@ CATALOGUE: dict[str, Pass] = {
         finetune.apply,
         "distils the full policy into the network on states that the network itself visits",
     ),
+    "finetune_td": Pass(
+        "network",
+        finetune_td.Params,
+        finetune_td.apply,
+        "fine-tunes by Double DQN on transitions that the network itself plays",
+    ),
+    "fold": Pass(
+        "graph",
+        fold.Params,
+        fold.apply,
+        "takes batch normalization and the scale of frames into the weights of the layers",
+    ),
     "quantize_int8": Pass(
         "graph",
         quantize_int8.Params,
         quantize_int8.apply,
         "static 8-bit weights and activations (QDQ), calibrated on real play, bias-corrected",
+    ),
+    "quantize_dynamic": Pass(
+        "graph",
+        quantize_dynamic.Params,
+        quantize_dynamic.apply,
+        "8-bit dense layers whose activations are quantized call by call, without calibration",
+    ),
+    "quantize_int4": Pass(
+        "graph",
+        quantize_int4.Params,
+        quantize_int4.apply,
+        "4-bit dense layers with a scale for each block of inputs, multiplied as they are",
+    ),
+    "store_weights": Pass(
+        "graph",
+        store_weights.Params,
+        store_weights.apply,
+        "stores weights as codes and without zeros, exactly as they are, expanded at load; last",
     ),
 }
 

@@ -82,7 +82,7 @@ def compress(
         if recipe.name == gate.baseline:
             gate.stage_baseline(staged.model)
         if not dry_run:
-            Publisher(repository).publish_variant(staged.manifest, staged.model)
-            _log.info("published", policy=policy, variant=recipe.name, bytes=len(staged.model))
+            Publisher(repository).publish_variant(staged.manifest, staged.stored)
+            _log.info("published", policy=policy, variant=recipe.name, bytes=len(staged.stored))
         outcomes.append(Outcome("staged" if dry_run else "published", staged.manifest, verdict))
     return outcomes

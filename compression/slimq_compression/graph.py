@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import make_session
 from slimq.networks.export import INPUT, PRODUCER
+from slimq_compression.quantization import integer_layers
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """Operators whose second input (and third, the bias) are weights."""
@@ -27,7 +28,11 @@ _PRECISIONS = {
     TensorProto.UINT8: "int8",
     TensorProto.INT4: "int4",
     TensorProto.UINT4: "int4",
+    TensorProto.INT2: "int2",
+    TensorProto.UINT2: "int2",
 }
+_PLACES = ("BitwiseAnd", "CumSum")
+"""Operators of decoders that lead to where weights are, not to what they are."""
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
@@ -44,6 +49,11 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     return bytes(own.SerializeToString(deterministic=True))
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the default domain."""
+    return next(int(opset.version) for opset in model.opset_import if opset.domain == "")
+
+
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model of its own."""
     own = onnx.ModelProto()
@@ -54,6 +64,11 @@ def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
 def weighted_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The layers in order of computation."""
     return [node for node in model.graph.node if node.op_type in WEIGHTED]
+
+
+def coded_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The layers that are one operator on integer codes, in order of computation."""
+    return [node for node in model.graph.node if node.op_type in integer_layers.CODED]
 
 
 def run_tensors(
@@ -113,7 +128,7 @@ def decoded_weights(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
     """The weights and biases that the layers compute with, whatever form they are stored in.
 
     Whatever leads to them (dequantization, codebooks, masks) depends on constants only, so that
-    part of the graph is computed here.
+    part of the graph is computed here. Operators that multiply codes are decoded.
 
     Returns:
         By tensor name, each weight and bias as the layer sees it.
@@ -140,6 +155,8 @@ def decoded_weights(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
         remove_unused(decoder)
         session = make_session(decoder.SerializeToString())
         values |= dict(zip(computed, session.run(computed, {}), strict=True))
+    for node in coded_nodes(model):
+        values |= integer_layers.decode(node, stored)
     return values
 
 
@@ -152,7 +169,7 @@ def count_weights(model: onnx.ModelProto) -> tuple[int, int]:
 def describe_precision(model: onnx.ModelProto) -> str:
     """In what the weights are stored, such as `int8`, or `fp32+int8` where layers differ."""
     stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    made_by = producers(model)
+    made_by = {k: node for k, node in producers(model).items() if node.op_type not in _PLACES}
     found = set()
     for node in weighted_nodes(model):
         sources = _sources(node.input[1], made_by)
@@ -160,6 +177,7 @@ def describe_precision(model: onnx.ModelProto) -> str:
         # Scales are floats beside codes: the smallest type is the weights' own.
         narrow = [_PRECISIONS[t] for t in types if t in _PRECISIONS]
         found.add(min(narrow, key=lambda name: int(name.strip("fpbint"))) if narrow else "other")
+    found |= {integer_layers.precision(node) for node in coded_nodes(model)}
     return "+".join(sorted(found)) or "other"
 
 

@@ -19,7 +19,13 @@ import torch
 
 from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import ConfigError, InvalidInputError, NotFoundError, RepositoryError
-from slimq.core.manifest import PolicyManifest, RecipeRecord, StepRecord, VariantManifest
+from slimq.core.manifest import (
+    FileEntry,
+    PolicyManifest,
+    RecipeRecord,
+    StepRecord,
+    VariantManifest,
+)
 from slimq.core.publish import content_entry
 from slimq.core.repository import Repository
 from slimq.networks.checkpoint import load_network
@@ -28,10 +34,11 @@ from slimq.networks.hardware import describe_hardware, resolve_precision
 from slimq.networks.qnetwork import QNetwork, count_macs, count_parameters
 from slimq_compression.collector import PolicyCollector
 from slimq_compression.context import PassContext, Progress, silent, step_seed
-from slimq_compression.graph import count_weights, describe_precision, to_bytes
+from slimq_compression.graph import count_weights, describe_precision, opset_of, to_bytes
 from slimq_compression.recipe import Recipe, Step
+from slimq_compression.storage.packing import compact, compress_file
 
-LIBRARIES = ("slimq", "numpy", "onnx", "onnxruntime", "torch")
+LIBRARIES = ("slimq", "numpy", "onnx", "onnxruntime", "torch", "zstandard")
 
 _log = structlog.get_logger(__name__)
 
@@ -61,10 +68,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Staged:
-    """A variant that is made but not published."""
+    """A variant that is made but not published.
+
+    Attributes:
+        manifest: of the variant.
+        model: the ONNX model, what a session loads.
+        stored: the bytes of its file, other than the model where the recipe compresses it.
+    """
 
     manifest: VariantManifest
     model: bytes
+    stored: bytes
 
 
 def load_source(repository: Repository, policy: str) -> Source:
@@ -112,7 +126,10 @@ def run_recipe(
     model = run.export(network)
     for step in recipe.graph:
         model = run.graph_step(step, model)
+    if recipe.store.compact:
+        model = compact(model)
     content = to_bytes(model)
+    stored, entry = run.store(content)
     last = run.records[-1]
     manifest = VariantManifest(
         policy=source.manifest.name,
@@ -126,15 +143,15 @@ def run_recipe(
             calibration_sha256=source.calibration_sha256,
             accept=recipe.accept.model_dump(mode="json"),
         ),
-        model=content_entry("model", ".onnx", content),
+        model=entry,
         precision=describe_precision(model),
         parameters=last.parameters_count,
         nonzero_parameters=last.nonzero_parameters,
         macs=last.macs,
-        opset=recipe.export.opset,
+        opset=opset_of(model),
         versions={library: version(library) for library in LIBRARIES},
     )
-    return Staged(manifest, content)
+    return Staged(manifest, content, stored)
 
 
 def is_current(recipe: Recipe, source: Source, repository: Repository) -> bool:
@@ -196,6 +213,20 @@ class _Run:
         size = len(to_bytes(changed))
         self._record(step.name, _dump(step), (parameters, nonzero, self.macs), size, started)
         return changed
+
+    def store(self, content: bytes) -> tuple[bytes, FileEntry]:
+        """The bytes on disk and their entry; a step only where they are others than the model's."""
+        started = time.monotonic()
+        store = self.recipe.store
+        stored, entry = content, content_entry("model", ".onnx", content)
+        if store.compression == "zstd":
+            stored = compress_file(content, store.level)
+            entry = content_entry("model", ".onnx.zst", stored, len(content))
+        if store.changes:
+            last = self.records[-1]
+            counts = (last.parameters_count, last.nonzero_parameters, last.macs)
+            self._record("store", store.model_dump(mode="json"), counts, len(stored), started)
+        return stored, entry
 
     def _apply(self, step: Step, given: T) -> T:
         context = PassContext(

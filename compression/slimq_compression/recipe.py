@@ -13,6 +13,9 @@
     [[graph]]                # ONNX, in order
     pass = "quantize_int8"
 
+    [store]                  # how the file lies on disk
+    compression = "zstd"
+
     [accept]                 # on selection seeds, before anything is published
     episodes = 10
     margin = 0.02
@@ -25,11 +28,11 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from slimq.core.errors import ConfigError, suggestion
+from slimq.core.errors import ConfigError, nearest, suggestion
 from slimq.core.manifest import Slug
 from slimq.networks.export import OPSET
 from slimq_compression.catalogue import CATALOGUE, Pass, Phase, names
@@ -43,6 +46,25 @@ class ExportParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     opset: int = Field(default=OPSET, ge=17, le=25, description="of the ONNX default domain")
+
+
+class Store(BaseModel):
+    """The step between graph passes and the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    compression: Literal["none", "zstd"] = Field(
+        default="none", description="of the whole file; readers expand it when they load it"
+    )
+    level: int = Field(default=19, ge=1, le=22, description="of zstd")
+    compact: bool = Field(
+        default=False, description="give tensors short names and nodes none, for small files"
+    )
+
+    @property
+    def changes(self) -> bool:
+        """Whether the file is any other than what the last pass gives."""
+        return self.compact or self.compression != "none"
 
 
 class Accept(BaseModel):
@@ -96,6 +118,7 @@ class _Frame(BaseModel):
     network: list[dict[str, Any]] = Field(default_factory=list)
     export: ExportParams = Field(default_factory=ExportParams)
     graph: list[dict[str, Any]] = Field(default_factory=list)
+    store: Store = Field(default_factory=Store)
     accept: Accept = Field(default_factory=Accept)
 
 
@@ -131,6 +154,7 @@ class Recipe:
     export: ExportParams
     graph: tuple[Step, ...]
     accept: Accept
+    store: Store
 
     @property
     def fingerprint(self) -> list[tuple[str, dict[str, Any]]]:
@@ -140,7 +164,8 @@ class Recipe:
             [(step.name, step.params.model_dump(mode="json")) for step in steps]
             for steps in (self.network, self.graph)
         )
-        return [*before, export, *after]
+        store = [("store", self.store.model_dump(mode="json"))] if self.store.changes else []
+        return [*before, export, *after, *store]
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -176,6 +201,7 @@ def parse_recipe(content: str, source: str) -> Recipe:
         export=frame.export,
         graph=_steps("graph", frame.graph, source),
         accept=frame.accept,
+        store=frame.store,
     )
     if (recipe.network or recipe.graph) and not frame.accept.asks_for_play_or_agreement:
         problem = "a recipe with passes needs one of margin, return_ratio and agreement"
@@ -191,6 +217,10 @@ def _steps(phase: Phase, tables: list[dict[str, Any]], source: str) -> tuple[Ste
         values = dict(table)
         name = values.pop("pass", None)
         if not isinstance(name, str):
+            near = nearest("pass", values)
+            if name is None and near is not None:
+                problem = f"unknown key {near!r}{suggestion(near, ['pass'])}"
+                raise ConfigError(source, f"{place}.{near}", problem)
             raise ConfigError(source, f"{place}.pass", f"name one of {', '.join(names(phase))}")
         row = CATALOGUE.get(name)
         if row is None:
@@ -208,7 +238,8 @@ def _validate(model: type[T], values: Any, source: str, place: str) -> T:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one; the misspelling is the better story.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         parts = [str(part) for part in first["loc"]]
         where = ".".join([*([place] if place else []), *parts]) or "recipe"
         problem = first["msg"].removeprefix("Value error, ")

@@ -108,7 +108,8 @@ class ActEndpoint:
         body = await read_body(receive, headers, limits.max_body_bytes, limits.body_seconds)
         call.close = False
         large = media == JSON and len(body) > LARGE_JSON_BYTES
-        envelope = await self._in_thread(parse, media, body) if large else parse(media, body)
+        arguments = media, body, policy.observation, limits.max_batch
+        envelope = await self._in_thread(parse, *arguments) if large else parse(*arguments)
         chosen = choose({**asked, "body": envelope.variant}, policy.default_variant)
         call.variant = chosen
         variant = await self._catalogue.get(policy.name, chosen)
@@ -147,8 +148,8 @@ def query_variant(query: bytes) -> str | None:
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="replace")
     for name, value in pairs:
         if name != "variant":
-            hint = suggestion(name[:64], ["variant"])
-            raise InvalidInputError("query", f"only the parameter variant{hint}", repr(name))
+            hint = suggestion(name, ["variant"])
+            raise InvalidInputError("query", "only the parameter variant", repr(name), hint)
         if found is not None and found != value:
             raise ConflictError("variant", "one variant", f"{found!r} and {value!r} by query")
         found = value

@@ -92,6 +92,8 @@ class Catalogue:
                 if self.scan_error != str(error):
                     self._log.error("repository cannot be read", problem=str(error))
                 self.scan_error = str(error)
+                if isinstance(error, RepositoryError):
+                    raise
                 raise RepositoryError(str(self.repository.root), str(error)) from error
             self.scan_error = None
             self._apply()

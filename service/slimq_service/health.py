@@ -27,7 +27,8 @@ class VariantHealth(BaseModel):
     policy: str
     variant: str
     state: Literal["available", "loaded", "stale", "broken"] = Field(
-        description="available: whole on disk, not yet in memory; loaded: in memory, as on disk; "
+        description="available: whole on disk, not yet in memory; loaded: in memory, and its "
+        "manifest on disk has not changed since (its model on disk is not looked at again); "
         "stale: what is on disk is broken, the version before it keeps answering; "
         "broken: it cannot answer"
     )

@@ -29,6 +29,7 @@ PROBLEM: dict[str, Any] = {
 }
 REQUEST: dict[str, Any] = {
     "type": "object",
+    "description": "Of a key that is given twice, the last counts.",
     "additionalProperties": False,
     "required": ["observations"],
     "properties": {

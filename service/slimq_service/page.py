@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 
 from slimq import __version__
 from slimq.core.errors import SlimqError
-from slimq.core.manifest import PolicyManifest
+from slimq.core.manifest import PolicyManifest, is_stale
 from slimq.core.report import EvaluationReport
 from slimq_service.catalogue import Catalogue
 from slimq_service.scan import PolicyScan
@@ -42,6 +42,9 @@ class VariantRow(BaseModel):
         default=None, description="with the actions of the baseline that is published now"
     )
     latency_p50_us: float | None = Field(default=None, description="of one observation")
+    stale: bool = Field(
+        default=False, description="made from another network than the policy has now"
+    )
     problem: str | None = None
 
 
@@ -150,6 +153,7 @@ async def _row(catalogue: Catalogue, look: PolicyScan, name: str, variant: str) 
         return row
     size = manifest.model.bytes
     update: dict[str, object] = {"precision": manifest.precision, "bytes": size}
+    update["stale"] = policy is not None and is_stale(manifest, policy)
     found = look.variants.get(policy.baseline_variant) if policy else None
     baseline = found.manifest.model if found is not None and found.manifest is not None else None
     if baseline is not None and size:
@@ -200,6 +204,8 @@ def _html_row(row: VariantRow) -> str:
         "–" if row.latency_p50_us is None else f"{row.latency_p50_us:,.0f} µs",
     )
     name = escape(row.name) + (" (default)" if row.default else "")
+    if row.stale:
+        name += ' <span class="broken">of another network than the policy has now</span>'
     if row.problem:
         name += f' <span class="broken">{escape(row.problem)}</span>'
     return f"<tr><td>{name}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import types
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 import uvicorn
 
 from slimq.core.errors import InvalidInputError, RepositoryError
 from slimq_service.app import create_app
-from slimq_service.settings import Settings
+from slimq_service.settings import Settings, unknown_variables
 
 BACKLOG = 2048
 """Connections that wait while the process is busy or still starting."""
@@ -38,8 +40,8 @@ def bind(host: str, port: int) -> socket.socket:
         except OSError:
             bound.close()
             raise
-    except OSError as error:
-        received = f"{host}:{port} ({error.strerror or error})"
+    except (OSError, UnicodeError) as error:  # the latter of a name that has no IDNA form
+        received = f"{host}:{port} ({getattr(error, 'strerror', None) or error})"
         raise InvalidInputError("host and port", "a free local address", received) from error
     bound.set_inheritable(True)
     return bound
@@ -66,6 +68,9 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     if not settings.policies.is_dir():
         path = str(settings.policies)
         raise RepositoryError(path, "no such directory; give one with --policies")
+    for variable, near in unknown_variables(os.environ).items():
+        log = structlog.get_logger(component="settings")
+        log.warning("variable is not read", variable=variable, did_you_mean=near)
     bound = bind(settings.host, settings.port)
     config = make_config(create_app(settings), settings)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from slimq.core.errors import ConfigError
+from slimq.core.errors import ConfigError, nearest
+
+PREFIX = "SLIMQ_"
+OF_OTHER_COMMANDS = frozenset(("URL",))
 
 
 def _processors() -> int:
@@ -19,7 +23,7 @@ def _processors() -> int:
 class Settings(BaseSettings):
     """Settings of one service process. Each can be given as `SLIMQ_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="SLIMQ_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     policies: Path = Field(default=Path("policies"), description="the repository of policies")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
@@ -66,4 +70,19 @@ def read_settings(**flags: Any) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         problem = f"{first['msg']}, received {first.get('input')!r}"
-        raise ConfigError("settings", f"SLIMQ_{name.upper()}", problem) from error
+        raise ConfigError("settings", PREFIX + name.upper(), problem) from error
+
+
+def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
+    """`SLIMQ_*` variables that nothing reads, each with the nearest that is read, if any is near.
+
+    They are no error: Kubernetes, for one, gives every container variables named after services.
+    """
+    known = [name.upper() for name in Settings.model_fields]
+    unknown: dict[str, str | None] = {}
+    for name in sorted(names):
+        ours, key = name.upper().startswith(PREFIX), name.upper().removeprefix(PREFIX)
+        if ours and key not in known and key not in OF_OTHER_COMMANDS:
+            near = nearest(key, known)
+            unknown[name] = None if near is None else PREFIX + near
+    return unknown

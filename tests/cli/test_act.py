@@ -72,13 +72,40 @@ def test_wrong_use_is_one_line_that_says_what_is_right(
     assert done.stdout == ""
 
 
+def npy_header(text: str) -> bytes:
+    content = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content
+
+
+HUGE = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000000,)}")
+BROKEN = npy_header("{'descr': '<f4', 'shape': (")
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"x": 1}', b"[[1], [1, 2]]", b"\x93NUMPY", b"\xff", b"[" * 100_000]
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"x": 1}',
+        b"[[1], [1, 2]]",
+        b"\x93NUMPY",
+        b"\xff",
+        b"[" * 100_000,
+        HUGE,
+        BROKEN,
+    ],
 )
 def test_an_input_that_is_neither_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "input"
     path.write_bytes(content)
     with pytest.raises(InvalidInputError, match="npy, or JSON with observations"):
+        read_observations(str(path))
+
+
+def test_an_object_without_the_key_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "k.json"
+    path.write_text('{"observation": [[1, 2, 3, 4]]}')
+    with pytest.raises(InvalidInputError, match=r"k\.json: an object without observations$"):
         read_observations(str(path))
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import structlog
 
 from slimq.cli.compare import COLUMNS, render_markdown, render_text
 from slimq.cli.main import main
@@ -26,8 +27,7 @@ def run(tiny_repository, monkeypatch, capsys):
         captured = capsys.readouterr()
         return ended.value.code or 0, captured.out, captured.err
 
-    yield run
-    structlog.reset_defaults()
+    return run
 
 
 @pytest.fixture
@@ -95,6 +95,37 @@ def test_a_policy_that_was_not_evaluated_is_shown_with_what_to_do(run, tiny_repo
     assert code == 0
     assert "other: not evaluated: run slimq evaluate tiny" in out
     assert "–" in out
+
+
+def test_a_variant_that_cannot_be_read_is_named_and_ends_with_one(run, tiny_repository):
+    (tiny_repository / "tiny/variants/other/variant.json").write_text("{")
+    code, out, err = run("--json")
+    assert code == 1
+    assert [row["variant"] for row in json.loads(out)["rows"]] == ["fp32"]
+    assert err.startswith("slimq: tiny/other: tiny/variants/other/variant.json: Invalid JSON")
+    assert err.endswith("slimq: tiny: cannot be read: other\n")
+
+
+@pytest.mark.parametrize("command", ["compare", "recommend"])
+def test_reports_are_read_without_what_plays_and_trains(command):
+    absent = ["ale_py", "gymnasium", "matplotlib", "onnx", "torch"]
+    lines = [
+        "import sys",
+        f"sys.modules.update(dict.fromkeys({absent}))",
+        "from slimq.cli.main import main",
+        "main()",
+    ]
+    repository = Path(__file__).parents[2] / "policies"
+    arguments = [command, "cartpole", "--policies", str(repository)]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "int8" in done.stdout
 
 
 def test_two_forms_at_once_are_refused(run):

@@ -5,7 +5,6 @@ import json
 import sys
 
 import pytest
-import structlog
 
 from slimq.cli.evaluate import ProgressBar
 from slimq.cli.main import main
@@ -27,8 +26,7 @@ def run(tiny_repository, tmp_path, monkeypatch, capsys):
         captured = capsys.readouterr()
         return ended.value.code or 0, captured.out, captured.err
 
-    yield run
-    structlog.reset_defaults()
+    return run
 
 
 def test_reports_are_published_and_printed(run, tiny_repository):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from slimq.cli.main import main
 from slimq.core.repository import Repository
@@ -31,8 +30,7 @@ def fail(
             main()
         return ended.value.code, capsys.readouterr().err
 
-    yield run
-    structlog.reset_defaults()
+    return run
 
 
 @pytest.mark.parametrize(
@@ -70,4 +68,3 @@ def test_an_error_of_slimq_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "argv", ["slimq", "policies", "list"])
     with pytest.raises(ZeroDivisionError):
         main()
-    structlog.reset_defaults()

@@ -103,6 +103,7 @@ def test_list_prints_json(command: Any, tiny_repository: Path) -> None:
         "bytes": model.bytes,
         "sha256": model.sha256,
         "mean_return": 123.456,
+        "stale": False,
     }
     assert rows[0]["variants"][1]["mean_return"] is None
 
@@ -116,6 +117,23 @@ def test_list_shows_what_is_broken_beside_what_is_not(command: Any, tiny_reposit
     assert lines[3].startswith("tiny_frames: tiny_frames/policy.json: Invalid JSON")
     rows = json.loads(command("list", "--json").stdout)
     assert "Invalid JSON" in rows[1]["problem"]
+
+
+def test_list_says_which_variants_are_of_another_network(
+    command: Any, tiny_repository: Path
+) -> None:
+    for path, entries in (
+        ("tiny/policy.json", {"checkpoint": {"path": "c", "bytes": 1, "sha256": "1" * 64}}),
+        ("tiny/variants/fp32/variant.json", {"parent": "0" * 64}),
+        ("tiny/variants/other/variant.json", {"parent": "1" * 64}),
+    ):
+        manifest = json.loads((tiny_repository / path).read_text()) | entries
+        (tiny_repository / path).write_text(json.dumps(manifest))
+    lines = command("list").stdout.splitlines()
+    note = "of another network than the policy has now"
+    assert [note in line for line in lines[1:3]] == [True, False]
+    rows = json.loads(command("show", "tiny", "--json").stdout)["variants"]
+    assert [row["stale"] for row in rows] == [True, False]
 
 
 def test_list_says_that_there_is_nothing_yet(tmp_path: Path) -> None:
@@ -170,6 +188,28 @@ def test_verify_prints_each_problem_and_fails(command: Any, tiny_repository: Pat
         command("verify", "tiny", "--json")
     problems = json.loads(caught.value.printed)["tiny"]  # type: ignore[attr-defined]
     assert problems[0]["path"] == f"tiny/variants/fp32/{model.path}"
+
+
+def test_verify_finds_folders_without_a_manifest(command: Any, tiny_repository: Path) -> None:
+    (tiny_repository / "tiny/policy.json").unlink()
+    (tiny_repository / "tiny_frames/variants/other/variant.json").unlink()
+    for name in ("README.md", "not a name/file", "empty/.lock", "tiny_frames/variants/new/.tmp-1"):
+        path = tiny_repository / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with pytest.raises(CheckFailedError, match=r"^2 problems in ") as caught:
+        command("verify")
+    printed = caught.value.printed.splitlines()  # type: ignore[attr-defined]
+    assert printed[0] == "tiny: holds files but no policy.json"
+    assert printed[1].startswith("tiny_frames/variants/other: holds files but no variant.json")
+    with pytest.raises(CheckFailedError, match=r"^1 problem in "):
+        command("verify", "tiny")
+
+
+def test_verify_of_nothing_is_no_success(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["verify", "--policies", str(tmp_path)])
+    assert isinstance(result.exception, CheckFailedError)
+    assert str(result.exception) == f"{tmp_path} holds no policies"
 
 
 def test_a_repository_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from slimq.cli.main import app
@@ -40,7 +39,7 @@ def test_a_bad_port_is_wrong_use(slimq: Any, tmp_path: Path) -> None:
 
 
 def test_flags_win_over_variables_and_port_zero_prints_the_port(tiny_repository: Path) -> None:
-    variables = {**os.environ, "SLIMQ_PORT": "1", "SLIMQ_POLICIES": "/none"}
+    variables = {**os.environ, "SLIMQ_PORT": "1", "SLIMQ_POLICIES": "/none", "SLIMQ_MAX_BACH": "9"}
     with subprocess.Popen(
         [*COMMAND, "--policies", str(tiny_repository), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -58,8 +57,10 @@ def test_flags_win_over_variables_and_port_zero_prints_the_port(tiny_repository:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=20)
         assert process.returncode == 0
-    for entry in map(json.loads, errors.splitlines()):
-        assert {"event", "level", "timestamp"} <= set(entry)
+    entries = list(map(json.loads, errors.splitlines()))
+    assert all({"event", "level", "timestamp"} <= set(entry) for entry in entries)
+    (warned,) = [entry for entry in entries if entry.get("variable") == "SLIMQ_MAX_BACH"]
+    assert (warned["level"], warned["did_you_mean"]) == ("warning", "SLIMQ_MAX_BATCH")
 
 
 @pytest.mark.parametrize(("flags", "level"), [([], logging.INFO), (["-v"], logging.DEBUG)])
@@ -71,6 +72,5 @@ def test_verbose_logs_at_debug_level(
     monkeypatch.setattr("slimq_service.server.serve", lambda *args, **kwargs: None)
     arguments = [*flags, "serve", "--policies", str(tiny_repository)]
     result = CliRunner().invoke(app, arguments)
-    structlog.reset_defaults()
     assert result.exit_code == 0
     assert levels == [level]

@@ -75,8 +75,16 @@ def test_a_training_ends_as_a_policy_in_the_repository(tmp_path: Path, config: P
     again = slimq(tmp_path, "train", str(config))
     assert again.returncode == 2
     assert "--replace" in again.stderr
+    path = tmp_path / "policies" / "short" / "policy.json"
+    promoted = {"default_variant": "int8", "previous_default": "fp32"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | promoted))
     replaced = slimq(tmp_path, "train", str(config), "--replace", "--fresh")
     assert replaced.returncode == 0, replaced.stderr
+    assert "default_variant: fp32\n" in replaced.stdout
+    assert "short: the default is fp32 again, since int8 was made from" in replaced.stderr
+    assert "slimq promote short int8\n" in replaced.stderr
+    assert repository.policy("short").default_variant == "fp32"
+    assert repository.policy("short").previous_default is None
     assert repository.policy("short").checkpoint == manifest.checkpoint
 
 
@@ -104,6 +112,12 @@ def test_an_unknown_key_is_refused_in_one_line(tmp_path: Path, config: Path) -> 
             '"PongNoFrameskip-v4"\npreprocessing = {}',
             "an mlp network takes a vector",
         ),
+        (
+            '"CartPole-v1"',
+            '"CartPole-v1"\npreprocessing = {}',
+            "environment.preprocessing: expected a registered Atari game, received CartPole-v1",
+        ),
+        ("threads = 1", 'threads = 1\ndevice = "gpu"', "run.device: expected cpu, cuda or auto"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_file_and_place(

@@ -145,6 +145,15 @@ def test_a_service_that_does_not_answer_is_given_up() -> None:
         client.policies()
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".invalid"])
+def test_a_host_that_cannot_be_a_name_is_refused(host: str) -> None:
+    with (
+        SlimqClient(f"http://{host}:80") as client,
+        pytest.raises(ServiceError, match=r":80: expected a host name, its parts of 1 to 63"),
+    ):
+        client.policies()
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "", "http://"])
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ServiceError, match="expected an address"):

@@ -112,6 +112,9 @@ def test_an_error_has_its_code_status_and_message(
 def test_errors_carry_their_data() -> None:
     invalid = errors.InvalidInputError("batch", "at most 5", "7")
     assert (invalid.field, invalid.expected, invalid.received) == ("batch", "at most 5", "7")
+    hinted = errors.InvalidInputError("body", "the key a", "'b'", ", did you mean 'a'?")
+    assert (hinted.expected, hinted.received) == ("the key a", "'b'")
+    assert str(hinted) == "body: expected the key a, received 'b', did you mean 'a'?"
     unknown = errors.NotFoundError("variant", "x", iter(["b", "a"]))
     assert (unknown.kind, unknown.name, unknown.available) == ("variant", "x", ["a", "b"])
     config = errors.ConfigError("a.toml", "seed", "wrong")
@@ -141,3 +144,8 @@ def test_a_suggestion_is_made_only_for_a_near_name() -> None:
     assert errors.suggestion("pnog", ["pong", "cartpole"]) == ", did you mean 'pong'?"
     assert errors.suggestion("chess", ["pong", "cartpole"]) == ""
     assert errors.suggestion("x", []) == ""
+
+
+def test_only_the_start_of_a_long_name_is_compared() -> None:
+    """All of it would take seconds, and would be like nothing."""
+    assert errors.suggestion("x" * 8_000_000, ["x" * 64]) == f", did you mean {'x' * 64!r}?"

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slimq.core._atomic import TEMPORARY
-from slimq.core.errors import NotFoundError, RepositoryError
+from slimq.core.errors import InvalidInputError, NotFoundError, RepositoryError
 from slimq.core.manifest import FileEntry, VariantManifest
 from slimq.core.publish import Publisher, content_entry
 from slimq.core.repository import Repository
@@ -366,3 +366,72 @@ def test_garbage_that_cannot_be_collected_does_not_undo_a_publish(
     (entry,) = [entry for entry in logs if entry["event"] == "garbage was not collected"]
     assert entry["log_level"] == "warning"
     assert "tiny/variants/other/variant.json" in entry["problem"]
+
+
+def test_a_promotion_changes_the_default_and_nothing_else(
+    publisher: Publisher, repository: Repository
+) -> None:
+    before = repository.policy("tiny")
+    promoted = publisher.promote("tiny", "other")
+    assert repository.policy("tiny") == promoted
+    changes = {"default_variant": "other", "previous_default": "fp32"}
+    assert promoted == before.model_copy(update=changes)
+    assert repository.verify("tiny") == []
+
+
+def test_going_back_is_undone_by_going_back_again(
+    publisher: Publisher, repository: Repository
+) -> None:
+    publisher.promote("tiny", "other")
+    assert publisher.roll_back("tiny").default_variant == "fp32"
+    assert publisher.roll_back("tiny").default_variant == "other"
+    assert repository.policy("tiny").previous_default == "fp32"
+
+
+def test_promoting_the_default_again_keeps_the_way_back(
+    publisher: Publisher, repository: Repository, tiny_repository: Path
+) -> None:
+    publisher.promote("tiny", "other")
+    stamp = repository.policy_stamp("tiny")
+    assert publisher.promote("tiny", "other").previous_default == "fp32"
+    assert repository.policy_stamp("tiny") == stamp
+
+
+def test_without_a_promotion_there_is_no_going_back(publisher: Publisher) -> None:
+    with pytest.raises(InvalidInputError, match=r"previous_default: .* 'tiny', which has none"):
+        publisher.roll_back("tiny")
+
+
+def test_what_is_not_there_or_broken_is_not_promoted(
+    publisher: Publisher, repository: Repository, tiny_repository: Path
+) -> None:
+    with pytest.raises(NotFoundError, match="unknown policy 'tinny'"):
+        publisher.promote("tinny", "other")
+    with pytest.raises(NotFoundError, match="unknown variant 'othr', did you mean 'other'"):
+        publisher.promote("tiny", "othr")
+    model = tiny_repository / "tiny/variants/other" / repository.variant("tiny", "other").model.path
+    model.write_bytes(model.read_bytes()[:-1])
+    with pytest.raises(RepositoryError, match=r"other/model-.* bytes, its manifest says"):
+        publisher.promote("tiny", "other")
+    assert not (tiny_repository / "tinny").exists()
+    assert repository.policy("tiny").default_variant == "fp32"
+
+
+def test_an_earlier_default_that_has_gone_is_not_gone_back_to(
+    publisher: Publisher, repository: Repository, tiny_repository: Path
+) -> None:
+    publisher.promote("tiny", "other")
+    (tiny_repository / "tiny/variants/fp32/variant.json").unlink()
+    with pytest.raises(NotFoundError, match="unknown variant 'fp32'"):
+        publisher.roll_back("tiny")
+    assert repository.policy("tiny").default_variant == "other"
+
+
+def test_a_policy_from_before_promotions_reads_as_never_promoted(
+    repository: Repository, tiny_repository: Path
+) -> None:
+    path = tiny_repository / "tiny/policy.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["previous_default"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert repository.policy("tiny").previous_default is None

@@ -56,6 +56,8 @@ def perform(root):
         entry = content_entry("checkpoint", ".safetensors", b"weights")
         manifest = repository.policy("tiny").model_copy(update={"checkpoint": entry})
         Publisher(repository).publish_policy(manifest, {entry.path: b"weights"})
+    elif operation == "promote":
+        Publisher(repository).promote("tiny", "other")
     elif operation == "garbage":
         Publisher(repository).collect_garbage("tiny", 0)
 
@@ -68,6 +70,7 @@ def state(root):
         if entry:
             repository.read_file("tiny", entry)
     found = {"checkpoint": policy.checkpoint and policy.checkpoint.sha256}
+    found["default"] = policy.default_variant
     for variant in repository.variants("tiny"):
         manifest, _ = repository.read_model("tiny", variant)
         report = repository.report("tiny", variant)
@@ -235,7 +238,9 @@ def script(
     return call
 
 
-@pytest.mark.parametrize("operation", ["replace", "first", "report", "policy", "garbage"])
+@pytest.mark.parametrize(
+    "operation", ["replace", "first", "report", "policy", "promote", "garbage"]
+)
 def test_a_publish_killed_at_any_step_leaves_the_old_or_the_new(
     script: Any, operation: str, tiny_repository: Path
 ) -> None:
@@ -245,7 +250,7 @@ def test_a_publish_killed_at_any_step_leaves_the_old_or_the_new(
             stray.write_bytes(b"stray")
     outcomes = script(KILL_AT_EVERY_STEP, operation)
     killed = [outcome for outcome in outcomes if outcome[1] == -9]
-    assert len(killed) >= (10 if operation == "garbage" else 40)
+    assert len(killed) >= (10 if operation in ("garbage", "promote") else 40)
     assert [outcome[1] for outcome in outcomes if outcome[1] != -9] == [0, 0]
     assert all(was_old or was_new for _, _, was_old, was_new, _ in outcomes)
     assert all(left == [] for *_, left in outcomes)

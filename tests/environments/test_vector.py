@@ -130,10 +130,12 @@ def test_an_unknown_atari_game_is_refused_by_name():
         VectorEnvironment(spec, 1)
 
 
-def test_an_environment_that_is_no_atari_game_takes_no_atari_preprocessing():
+@pytest.mark.parametrize("build", [describe, lambda spec: VectorEnvironment(spec, 1)])
+def test_an_environment_that_is_no_atari_game_takes_no_atari_preprocessing(build):
     spec = EnvironmentSpec(id="CartPole-v1", preprocessing=AtariPreprocessing())
-    with pytest.raises(InvalidInputError, match="a registered Atari game"):
-        VectorEnvironment(spec, 1)
+    message = r"^environment\.preprocessing: expected a registered Atari game, received CartPole-v1"
+    with pytest.raises(InvalidInputError, match=message):
+        build(spec)
 
 
 def test_wrong_arguments_of_an_environment_are_refused_by_name():

@@ -46,6 +46,43 @@ def test_a_variant_made_before_is_left_alone_unless_forced(cartpole_repository) 
     assert forced[1].manifest.model == again[1].manifest.model
 
 
+PACKED = """
+name = "packed"
+[store]
+compression = "zstd"
+[[graph]]
+pass = "store_weights"
+[accept]
+episodes = 4
+margin = 0.2
+max_bytes = {limit}
+"""
+
+
+def test_a_compressed_variant_is_judged_by_its_bytes_on_disk_and_published_as_them(
+    cartpole_repository,
+) -> None:
+    fp32 = parse_recipe(FP32, "fp32.toml")
+    made = compress(
+        cartpole_repository, "cartpole", [fp32, parse_recipe(PACKED.format(limit=1_700), "p")]
+    )[1]
+    entry = made.manifest.model
+    assert made.verdict.criteria[0].value == entry.bytes < 1_700 < entry.uncompressed_bytes
+    manifest, model = cartpole_repository.read_model("cartpole", "packed")
+    assert (manifest, len(model)) == (made.manifest, entry.uncompressed_bytes)
+    assert cartpole_repository.verify("cartpole") == []
+    tighter = parse_recipe(PACKED.format(limit=entry.bytes - 1), "p")
+    with pytest.raises(AcceptGateError, match=rf"max_bytes is {entry.bytes}, at most"):
+        compress(cartpole_repository, "cartpole", [tighter])
+
+
+def test_a_compressed_baseline_is_what_others_are_compared_with(cartpole_repository) -> None:
+    packed = parse_recipe(FP32 + '[store]\ncompression = "zstd"\n', "fp32.toml")
+    outcomes = compress(cartpole_repository, "cartpole", [packed, recipes()[1]])
+    assert [outcome.status for outcome in outcomes] == ["published", "published"]
+    assert len(outcomes[1].verdict.reference_returns) == 4
+
+
 def test_a_broken_model_is_made_again(cartpole_repository) -> None:
     made = compress(cartpole_repository, "cartpole", recipes())[1].manifest
     path = cartpole_repository.root / "cartpole" / "variants" / "int8" / made.model.path

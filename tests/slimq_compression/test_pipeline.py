@@ -66,6 +66,7 @@ def test_every_step_is_recorded_with_what_it_did(cartpole_repository) -> None:
         "keep": None,
         "ratio": 0.5,
         "multiple_of": 1,
+        "states": 256,
     }
     assert len({s.parameters_count for s in seen}) == 1
     assert manifest.parameters == seen[0].parameters_count < 16 * 5 + 12 * 17 + 2 * 13
@@ -86,6 +87,94 @@ def test_a_recipe_run_twice_gives_the_same_bytes_and_another_seed_others(
     )
     assert first == again
     assert first != other
+
+
+STORED = """
+name = "stored"
+{store}
+[[network]]
+pass = "prune_channels"
+ratio = 0.5
+
+[[graph]]
+pass = "store_weights"
+
+[accept]
+agreement = 0.0
+"""
+ZSTD = '[store]\ncompression = "zstd"\n'
+
+
+def stored_recipe(store: str):
+    return parse_recipe(STORED.format(store=store), "stored.toml")
+
+
+def test_a_compressed_file_is_a_step_of_its_own_and_read_back_as_the_model(
+    cartpole_repository,
+) -> None:
+    source = load_source(cartpole_repository, "cartpole")
+    plain, packed = (run_recipe(stored_recipe(store), source) for store in ("", ZSTD))
+    assert plain.stored == plain.model == packed.model
+    assert [step.name for step in plain.manifest.recipe.steps][-1] == "store_weights"
+    step = packed.manifest.recipe.steps[-1]
+    assert (step.name, step.parameters["compression"]) == ("store", "zstd")
+    entry = packed.manifest.model
+    assert step.bytes == entry.bytes == len(packed.stored) < len(packed.model)
+    assert entry.uncompressed_bytes == len(packed.model)
+    assert entry.path.endswith(".onnx.zst")
+    Publisher(cartpole_repository).publish_variant(packed.manifest, packed.stored)
+    assert cartpole_repository.read_model("cartpole", "stored")[1] == packed.model
+    missing = ["baseline_variant", "default_variant"]
+    problems = [str(problem) for problem in cartpole_repository.verify("cartpole")]
+    assert [p.split(": ")[1] for p in problems] == missing
+
+
+def test_a_variant_is_not_current_once_it_is_to_be_stored_otherwise(cartpole_repository) -> None:
+    source = load_source(cartpole_repository, "cartpole")
+    staged = run_recipe(stored_recipe(ZSTD), source)
+    Publisher(cartpole_repository).publish_variant(staged.manifest, staged.stored)
+    assert is_current(stored_recipe(ZSTD), source, cartpole_repository)
+    for other in ("", ZSTD + "level = 3\n", ZSTD + "compact = true\n"):
+        assert not is_current(stored_recipe(other), source, cartpole_repository)
+
+
+def test_a_compressed_file_is_the_same_twice_and_another_at_another_level(
+    cartpole_repository,
+) -> None:
+    source = load_source(cartpole_repository, "cartpole")
+    first, again, fast = (
+        run_recipe(stored_recipe(f"{ZSTD}level = {level}\n"), source).stored
+        for level in (19, 19, 1)
+    )
+    assert first == again != fast
+
+
+def test_a_compact_file_is_smaller_and_its_step_says_so(cartpole_repository) -> None:
+    source = load_source(cartpole_repository, "cartpole")
+    plain = run_recipe(stored_recipe(""), source)
+    small = run_recipe(stored_recipe("[store]\ncompact = true\n"), source)
+    assert small.stored == small.model
+    assert small.manifest.model.path.endswith(".onnx")
+    step = small.manifest.recipe.steps[-1]
+    assert (step.name, step.bytes) == ("store", len(small.model))
+    assert len(small.model) < len(plain.model)
+    counts = ("parameters", "nonzero_parameters", "macs", "precision", "opset")
+    for count in counts:
+        assert getattr(small.manifest, count) == getattr(plain.manifest, count)
+
+
+def test_the_manifest_tells_the_operator_set_that_storage_needs(
+    cartpole_repository, make_network
+) -> None:
+    source = load_source(cartpole_repository, "cartpole")
+    teacher = make_network("mlp")
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.copy_(torch.sign(parameter))
+    staged = run_recipe(stored_recipe("[export]\nopset = 18\n"), replace(source, teacher=teacher))
+    model = onnx.load_model_from_string(staged.model)
+    assert staged.manifest.opset == model.opset_import[0].version == 25
+    assert "int2" in staged.manifest.precision
 
 
 def test_nothing_is_written_before_publication(cartpole_repository) -> None:

@@ -96,8 +96,9 @@ def test_queries_are_read_strictly() -> None:
     assert query_variant(b"variant=int8&variant=int8") == "int8"
     with pytest.raises(ConflictError, match="'a' and 'b'"):
         query_variant(b"variant=a&variant=b")
-    with pytest.raises(InvalidInputError, match="did you mean 'variant'"):
+    with pytest.raises(InvalidInputError, match="did you mean 'variant'") as caught:
         query_variant(b"varaint=a")
+    assert caught.value.expected == "only the parameter variant", "the hint is no data"
     assert query_variant(b"variant=%ff%00") is not None
     assert choose({"path": None, "body": None}, "fp32") == "fp32"
 
@@ -139,6 +140,14 @@ BAD = [
     bad(b'{"observations":[[1,2]]}', code="invalid-observation", field="observations[0]"),
     bad(b'{"observations":[]}', code="invalid-observation", field="observations"),
     bad(b'{"observations":[[0,0,0,0]],"x":1}', code="invalid-input", field="body"),
+    bad(b'{"variant":"%s"}' % (b"x" * 999), code="invalid-input", field="observations"),
+    bad(
+        b'{"observations":[[0,0,0,0]],"variant":"%s"}' % (b"x" * 999),
+        code="invalid-input",
+        field="variant",
+        limit="at most 64 characters",
+        received="999 characters",
+    ),
     bad(b"abc", RAW, code="invalid-observation", limit="a positive multiple of 16 bytes"),
     bad(b"", RAW, code="invalid-observation", received="0 bytes"),
     bad(NAN.tobytes(), RAW, code="invalid-observation", field="body"),

@@ -4,11 +4,14 @@ import asyncio
 import json
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 from slimq_service.catalogue import Catalogue
 from slimq_service.metrics import Metrics
@@ -167,7 +170,8 @@ def test_while_a_policys_variants_cannot_be_listed_what_is_loaded_serves(
     assert service.metric('slimq_variant_loaded{policy="tiny",variant="other"}') == 1
 
 
-def test_a_new_report_loads_no_model_again(service: Any, repositories: Any) -> None:
+def test_a_new_report_loads_no_model_again(start: Any, repositories: Any) -> None:
+    service = start(retry_seconds=60.0)  # no retry under way meets the manifest that is put back
     before = sha(service, "other")
     path = repositories.folder("tiny", "other") / "variant.json"
     manifest = json.loads(path.read_text())
@@ -181,6 +185,31 @@ def test_a_new_report_loads_no_model_again(service: Any, repositories: Any) -> N
     assert sha(service, "other") == before
     labels = 'policy="tiny",variant="other"}'
     assert service.metric('slimq_variant_loads_total{outcome="success",' + labels) == 1
+
+
+def test_a_promoted_variant_answers_without_a_restart(
+    launch: Any, repositories: Any, tmp_path: Path
+) -> None:
+    publisher = Publisher(Repository(repositories.root))
+    process = launch(repositories.root, tmp_path / "log", SLIMQ_WATCH_SECONDS="0.05")
+
+    def answering() -> str:
+        url = f"{process.url}/v1/policies/tiny/act"
+        answer = httpx.post(url, json={"observations": [[0, 0, 0, 0]]})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["variant"])
+
+    def wait_for(variant: str) -> None:
+        end = time.monotonic() + 10
+        while answering() != variant:
+            assert time.monotonic() < end, f"{variant} never answered"
+            time.sleep(0.02)
+
+    assert answering() == "fp32"
+    publisher.promote("tiny", "other")
+    wait_for("other")
+    publisher.roll_back("tiny")
+    wait_for("fp32")
 
 
 def test_the_watcher_outlives_a_mistake_of_ours(

@@ -31,6 +31,13 @@ def test_nothing_to_serve_is_not_ready_and_says_why(start: Any, repositories: An
     assert "no variant" in answer.json()["problem"]
 
 
+def test_a_repository_that_is_gone_is_named_once(service: Any, repositories: Any) -> None:
+    shutil.rmtree(repositories.root)
+    answer = service.act("nope", [[0, 0, 0, 0]])
+    assert answer.status_code == 503
+    assert answer.json()["detail"].startswith(f"{repositories.root}: cannot be listed: No such")
+
+
 def test_metrics_speak_both_formats(service: Any) -> None:
     plain = service.get("/metrics")
     assert plain.headers["content-type"].startswith("text/plain")

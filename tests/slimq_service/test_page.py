@@ -176,6 +176,20 @@ def test_a_variant_may_disappear_while_the_page_is_built(
     assert [row.name for row in rows] == ["fp32", "other"], "one look throughout"
 
 
+def test_a_variant_of_another_network_says_so(service: Any, repositories: Any) -> None:
+    for path, entries in (
+        ("policy.json", {"checkpoint": {"path": "c", "bytes": 1, "sha256": "1" * 64}}),
+        ("variants/other/variant.json", {"parent": "0" * 64}),
+    ):
+        home = repositories.root / "tiny" / path
+        (home.parent / "new").write_text(json.dumps(json.loads(home.read_text()) | entries))
+        (home.parent / "new").replace(home)
+    answer = service.get("/", headers={"accept": "application/json"})
+    rows = answer.json()["policies"][0]["variants"]
+    assert {row["name"]: row["stale"] for row in rows} == {"fp32": False, "other": True}
+    assert service.get("/").text.count("of another network than the policy has now") == 1
+
+
 def test_what_is_broken_is_said_on_the_page(service: Any, repositories: Any) -> None:
     repositories.publish("tiny", "broken", b"onnx")
     repositories.model("tiny", "broken").unlink()

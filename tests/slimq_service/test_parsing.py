@@ -17,7 +17,7 @@ from slimq.core.errors import (
     SlimqError,
 )
 from slimq.core.observation import ObservationSpec
-from slimq_service.parsing import JSON, MEDIA_TYPES, NPY, RAW, parse, read_npy
+from slimq_service.parsing import JSON, MEDIA_TYPES, NPY, RAW, SPARE_LISTS, parse, read_npy
 
 VECTOR = ObservationSpec(dtype="float32", shape=(4,))
 IMAGE = ObservationSpec(dtype="uint8", shape=(2, 3))
@@ -30,7 +30,7 @@ def npy(array: Any, **options: Any) -> bytes:
 
 
 def read(media: str, body: bytes, spec: ObservationSpec = VECTOR, limit: int = 8) -> Any:
-    return parse(media, body).observations(spec, limit)
+    return parse(media, body, spec, limit).observations(spec, limit)
 
 
 def test_the_three_forms_give_the_same_observations() -> None:
@@ -53,8 +53,8 @@ def test_a_single_observation_needs_no_batch() -> None:
 
 
 def test_json_may_name_the_variant() -> None:
-    assert parse(JSON, b'{"observations": [], "variant": "int8"}').variant == "int8"
-    assert parse(JSON, b'{"observations": [], "variant": null}').variant is None
+    assert parse(JSON, b'{"observations": [], "variant": "int8"}', VECTOR, 8).variant == "int8"
+    assert parse(JSON, b'{"observations": [], "variant": null}', VECTOR, 8).variant is None
 
 
 WRONG_JSON = [
@@ -62,16 +62,21 @@ WRONG_JSON = [
     (b"{", MalformedError, "valid JSON"),
     (b"[1, 2]", InvalidInputError, "body: expected a JSON object"),
     (b"\xff\xfe", MalformedError, "UTF-8"),
-    (b'{"observations": ' + b"[" * 5000, MalformedError, "observations: expected valid JSON"),
+    (b'{"observations": ' + b"[" * 4000, MalformedError, "observations: expected valid JSON"),
     (b'{"observations": [[1, NaN, 3, 4]]}', ObservationError, "observations: .*NaN at byte 22"),
     (b'{"observations": [[1, -Infinity, 3, 4]]}', ObservationError, "observations: .*-Infinity"),
     (b'{"observations": [[1, Infinity, 3, 4]]}', ObservationError, "observations: .*Infinity"),
     ('{"variant": "é", "observations": [NaN]}'.encode(), ObservationError, "observations.*byte 35"),
     (b'{"observations": [[1, 1e999, 3, 4]]}', MalformedError, "observations: .*infinity"),
-    (b'{"observations": [[1, 1e39, 3, 4]]}', ObservationError, "finite float32"),
+    (
+        b'{"observations": [[1, 2, 3, 4], [1, 1e39, 3, 4]]}',
+        ObservationError,
+        r"^observations\[1\]\[1\]: expected a finite float32, received 1e\+39$",
+    ),
     (b'{"variant": "int8"}', InvalidInputError, "observations: .*no such key"),
     (b'{"observations": [], "varaint": "a"}', InvalidInputError, "did you mean 'variant'"),
     (b'{"observations": [], "variant": 3}', InvalidInputError, "variant: .*number 3"),
+    (b'{"observations": [], "variant": "%s"}' % (b"x" * 65), InvalidInputError, "at most 64 ch"),
     (b'{"observations": null}', ObservationError, "received null"),
     (b'{"observations": "abc"}', ObservationError, "the string 'abc'"),
     (b'{"observations": {}}', ObservationError, "an object"),
@@ -115,6 +120,24 @@ def test_a_batch_over_the_limit_is_refused_in_every_form(media: str) -> None:
         read(media, bodies[media])
 
 
+def test_json_of_far_more_lists_than_a_batch_has_is_refused_before_it_is_read() -> None:
+    most = 8 * (1 + 2) + SPARE_LISTS
+    volume = ObservationSpec(dtype="uint8", shape=(2, 3))
+    for piece, count in ((b"[],", most), (b"{},", most), (b'{"a":0},', most // 2)):
+        body = b'{"observations": [' + piece * count + b" no JSON"
+        with pytest.raises(LimitError, match=r"at most 8 observations, received a body of \d+ li"):
+            read(JSON, body, volume)
+    with pytest.raises(MalformedError):
+        read(JSON, b'{"observations": [' + b"[]," * (most - 3) + b" no JSON", volume)
+
+
+def test_a_full_batch_has_no_more_lists_than_are_allowed() -> None:
+    spec = ObservationSpec(dtype="uint8", shape=(40, 30, 1))
+    array = np.zeros((8, *spec.shape), np.uint8)
+    body = str({"observations": array.tolist(), "variant": "[" * 64}).replace("'", '"').encode()
+    assert read(JSON, body, spec).shape == array.shape
+
+
 @pytest.mark.parametrize("length", [0, 1, 15, 17])
 def test_raw_bytes_of_a_wrong_length_are_refused(length: int) -> None:
     with pytest.raises(ObservationError, match="multiple of 16 bytes"):
@@ -122,7 +145,7 @@ def test_raw_bytes_of_a_wrong_length_are_refused(length: int) -> None:
 
 
 def test_raw_bytes_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ObservationError, match="NaN or infinity"):
+    with pytest.raises(ObservationError, match=r"body\[0\]\[2\]: .*float32, received nan"):
         read(RAW, np.array([1, 2, np.nan, 4], np.float32).tobytes())
 
 

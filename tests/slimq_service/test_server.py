@@ -165,6 +165,8 @@ def test_an_address_in_use_is_refused_by_name() -> None:
             bind("127.0.0.1", port)
         with pytest.raises(InvalidInputError, match=r"no\.such\.host"):
             bind("no.such.host.invalid", 0)
+        with pytest.raises(InvalidInputError, match=r"a\.\.b:0"):
+            bind("a..b", 0)
     finally:
         taken.close()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slimq.core.errors import ConfigError
-from slimq_service.settings import read_settings
+from slimq_service.settings import read_settings, unknown_variables
 
 
 def test_variables_are_read_and_flags_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +25,11 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_unknown_flag_is_refused() -> None:
     with pytest.raises(ConfigError, match="SLIMQ_MAX_BACH"):
         read_settings(max_bach=3)
+
+
+def test_variables_that_nothing_reads_are_found_with_the_nearest() -> None:
+    names = ["PATH", "SLIMQ_URL", "SLIMQ_PORT", "slimq_host", "SLIMQ_MAX_BACH", "SLIMQ_COLOUR"]
+    assert unknown_variables(names) == {"SLIMQ_MAX_BACH": "SLIMQ_MAX_BATCH", "SLIMQ_COLOUR": None}
 
 
 def test_variables_of_other_commands_do_not_disturb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from slimq.networks.specification import NATURE
 from slimq_trainer.config import AlgorithmConfig, load_config
 
 ROOT = Path(__file__).parents[2]
-MINIMAL = 'policy = "p"\n[environment]\nid = "CartPole-v1"\n[algorithm]\nsteps = 10\n'
+MINIMAL = 'policy = "p"\n[environment]\nid = "CartPole-v1"\n[algorithm]\nsteps = 60_000\n'
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
@@ -18,7 +18,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 
 
 def test_the_defaults_are_the_plain_algorithm() -> None:
-    plain = AlgorithmConfig(steps=1)
+    plain = AlgorithmConfig(steps=60_000)
     assert (plain.double, plain.n_step, plain.loss) == (False, 1, "squared")
     assert (plain.gradient_clip, plain.learning_rate_end) == (None, None)
     assert (plain.optimizer, plain.environments) == ("rmsprop", 1)
@@ -34,7 +34,14 @@ def test_pong_is_trained_with_the_nature_network() -> None:
         (MINIMAL + "double_q = true\n", "algorithm.double_q", "did you mean 'double'"),
         ("polcy = 'p'\n" + MINIMAL, "polcy", "did you mean 'policy'"),
         (MINIMAL + "gamma = 1.5\n", "algorithm.gamma", "less than 1"),
-        (MINIMAL.replace("steps = 10", "steps = 0"), "algorithm.steps", "greater than or equal"),
+        (MINIMAL.replace("60_000", "0"), "algorithm.steps", "greater than or equal"),
+        (MINIMAL.replace("60_000", "50_000"), "algorithm", "learning_starts (50000) leaves no"),
+        (MINIMAL + "replay_size = 50_000_000_000_000\n", "algorithm.replay_size", "1000000000"),
+        (MINIMAL + "gradient_clip = inf\n", "algorithm.gradient_clip", "a finite number"),
+        (MINIMAL + "optimizer_epsilon = nan\n", "algorithm.optimizer_epsilon", "a finite number"),
+        (MINIMAL + "[run]\ncheckpoint_minutes = inf\n", "run.checkpoint_minutes", "finite number"),
+        (MINIMAL + "[run]\ntarget_return = nan\n", "run.target_return", "a finite number"),
+        (MINIMAL + "[run]\nevaluate_episodes = 10_001\n", "run.evaluate_episodes", "10000"),
         (MINIMAL + "environments = 200\nreplay_size = 500\n", "algorithm", "replay_size"),
         (MINIMAL + "[network]\nkind = 'mlp'\nhiden = [4]\n", "network.mlp.hiden", "'hidden'"),
         (MINIMAL + "[network]\nkind = 'transformer'\n", "network", "'conv'"),

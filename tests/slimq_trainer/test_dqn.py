@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
-from slimq.core.errors import TrainingError
+from slimq.core.errors import InvalidInputError, TrainingError
 from slimq_trainer.checkpoint import latest_checkpoint, save_checkpoint
 from slimq_trainer.config import AlgorithmConfig, TrainConfig
 from slimq_trainer.dqn import (
@@ -97,6 +97,21 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert same(weights(whole), weights(pieces))
 
 
+# With batch normalization, whose statistics have to come back too.
+BLOCKS: list[dict[str, Any]] = [
+    {"channels": 4, "kernel": 8, "stride": 8, "batch_norm": True},
+    {
+        "kind": "residual",
+        "layers": [
+            {"channels": 8, "kernel": 1, "groups": 2, "batch_norm": True},
+            {"kind": "shuffle", "groups": 2},
+            {"channels": 8, "kernel": 3, "padding": 1, "groups": 8, "batch_norm": True},
+            {"channels": 4, "kernel": 1, "batch_norm": True, "activation": False},
+        ],
+    },
+]
+
+
 def test_an_interrupted_atari_training_ends_with_the_same_weights(
     tmp_path: Path, small_config: TrainConfig
 ) -> None:
@@ -110,7 +125,7 @@ def test_an_interrupted_atari_training_ends_with_the_same_weights(
                 | {
                     "network": {
                         "kind": "conv",
-                        "convolutions": [{"channels": 4, "kernel": 8, "stride": 8}],
+                        "convolutions": BLOCKS,
                         "hidden": [8],
                     }
                 }
@@ -219,11 +234,25 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     tmp_path: Path, small_config: TrainConfig
 ) -> None:
     train_in(tmp_path, small_config)
-    other = small_config.model_copy(
-        update={"algorithm": small_config.algorithm.model_copy(update={"gamma": 0.5})}
-    )
-    with pytest.raises(TrainingError, match="another algorithm"):
+    algorithm = small_config.algorithm.model_copy(update={"gamma": 0.5})
+    other = small_config.model_copy(update={"algorithm": algorithm, "seed": 8})
+    with pytest.raises(TrainingError, match=r"made with another algorithm\.gamma, seed; use"):
         train_in(tmp_path, other)
+
+
+def test_two_trainings_never_share_a_folder(tmp_path: Path, small_config: TrainConfig) -> None:
+    with Run(tmp_path, small_config, progress=False):
+        with pytest.raises(TrainingError, match=r"another training is using it; give .* --run"):
+            train_in(tmp_path, small_config)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
+    with Run(tmp_path, small_config, progress=False):
+        pass
+
+
+def test_a_replay_buffer_that_does_not_fit_in_memory_is_refused(small_config: TrainConfig) -> None:
+    algorithm = small_config.algorithm.model_copy(update={"replay_size": 10**15})
+    with pytest.raises(InvalidInputError, match=r"^algorithm\.replay_size: .*received 10{15}: "):
+        make_learner(small_config.model_copy(update={"algorithm": algorithm}))
 
 
 def test_a_second_save_at_the_same_step_never_removes_the_first_before_its_time(
@@ -335,7 +364,7 @@ def test_the_loss_is_the_definition(
         environments=torch.zeros(2, dtype=torch.int64),
         rows=torch.arange(2),
     )
-    algorithm = AlgorithmConfig(steps=10, **options)
+    algorithm = AlgorithmConfig(steps=10, learning_starts=0, **options)
     learner = make_learner(small_config.model_copy(update={"algorithm": algorithm}))
     learner.step = 5
     errors = temporal_difference_errors(online, target, batch, algorithm)
@@ -350,6 +379,7 @@ def test_the_loss_is_the_definition(
 def test_schedules_are_linear_and_end_where_they_should() -> None:
     algorithm = AlgorithmConfig(
         steps=1_000,
+        learning_starts=0,
         epsilon_start=1.0,
         epsilon_end=0.2,
         epsilon_steps=100,

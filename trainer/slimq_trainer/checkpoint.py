@@ -105,11 +105,22 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
 def _check_config(path: Path, learner: Learner, saved: dict[str, Any]) -> None:
     wanted = _comparable(learner)
     if saved != wanted:
-        changed = [key for key in wanted if wanted[key] != saved.get(key)]
         raise TrainingError(
-            f"{path}: was made with another {', '.join(changed)}; "
+            f"{path}: was made with another {', '.join(_changes(saved, wanted))}; "
             "use --fresh to start anew or restore the configuration"
         )
+
+
+def _changes(saved: dict[str, Any], wanted: dict[str, Any], table: str = "") -> list[str]:
+    """The keys that differ, such as `algorithm.gamma`."""
+    found = []
+    for key in sorted(saved.keys() | wanted.keys()):
+        before, now = saved.get(key), wanted.get(key)
+        if before != now and isinstance(before, dict) and isinstance(now, dict):
+            found += _changes(before, now, f"{table}{key}.")
+        elif before != now:
+            found.append(f"{table}{key}")
+    return found
 
 
 def _restore(learner: Learner, state: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from slimq.networks.specification import NATURE, ConvSpec, MLPSpec
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AlgorithmConfig(_Config):
@@ -27,7 +27,9 @@ class AlgorithmConfig(_Config):
 
     steps: int = Field(ge=1, description="agent steps in all, over all environments")
     environments: int = Field(default=1, ge=1, le=256, description="environments side by side")
-    replay_size: int = Field(default=1_000_000, ge=100, description="transitions kept for replay")
+    replay_size: int = Field(
+        default=1_000_000, ge=100, le=10**9, description="transitions kept for replay"
+    )
     batch_size: int = Field(default=32, ge=1, le=65_536, description="transitions in an update")
     learning_starts: int = Field(default=50_000, ge=0, description="agent steps before updates")
     update_every: int = Field(default=4, ge=1, description="agent steps for each update")
@@ -89,6 +91,11 @@ class AlgorithmConfig(_Config):
     def _check(self) -> AlgorithmConfig:
         if self.replay_size // self.environments < 2 * (self.n_step + 64):
             raise ValueError("replay_size is too small for this many environments and n_step")
+        if self.learning_starts >= self.steps:
+            raise ValueError(
+                f"learning_starts ({self.learning_starts}) leaves no step to learn from; "
+                f"it must be less than steps ({self.steps})"
+            )
         return self
 
 
@@ -106,7 +113,10 @@ class RunConfig(_Config):
         default=50_000, ge=1, description="agent steps between plays on selection seeds"
     )
     evaluate_episodes: int = Field(
-        default=10, ge=1, description="selection episodes; the best network of these is published"
+        default=10,
+        ge=1,
+        le=10_000,
+        description="selection episodes; the best network of these is published",
     )
     target_return: float | None = Field(
         default=None, description="mean selection return that ends the training early; null: none"

@@ -18,6 +18,8 @@ weights.
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
+from slimq.core.observation import ObservationSpec
 from slimq.core.seeds import TRAINING
 from slimq.environments.vector import VectorEnvironment, describe
 from slimq.networks.hardware import resolve_device, resolve_precision
@@ -52,6 +55,7 @@ def train(config: TrainConfig, run: Run) -> Learner:
 
     Raises:
         TrainingError: the loss is no longer finite; the last checkpoint is left as it is.
+        InvalidInputError: the replay buffer does not fit in memory.
     """
     algorithm = config.algorithm
     learner = make_learner(config)
@@ -84,8 +88,8 @@ def make_learner(config: TrainConfig) -> Learner:
     spec = network_spec(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        online = arrange(QNetwork(spec)).to(device)
-    target = arrange(QNetwork(spec)).to(device).requires_grad_(requires_grad=False)
+        online = arrange(QNetwork(spec)).to(device).eval()
+    target = arrange(QNetwork(spec)).to(device).eval().requires_grad_(requires_grad=False)
     target.load_state_dict(online.state_dict())
     average = copy.deepcopy(target) if algorithm.average_decay is not None else None
     environment = VectorEnvironment(config.environment, algorithm.environments)
@@ -99,15 +103,7 @@ def make_learner(config: TrainConfig) -> Learner:
         target=target,
         average=average,
         optimizer=make_optimizer(online, algorithm, device),
-        replay=ReplayBuffer(
-            observation,
-            algorithm.replay_size,
-            algorithm.environments,
-            algorithm.n_step,
-            algorithm.gamma,
-            device,
-            algorithm.priority_exponent,
-        ),
+        replay=make_replay(algorithm, observation, device),
         environment=environment,
         exploration=np.random.default_rng([config.seed, 1]),
         sampling=torch.Generator(device).manual_seed(config.seed),
@@ -118,6 +114,30 @@ def make_learner(config: TrainConfig) -> Learner:
         next_seed=first + algorithm.environments,
         losses=torch.zeros((), device=device),
     )
+
+
+def make_replay(
+    algorithm: AlgorithmConfig, observation: ObservationSpec, device: torch.device
+) -> ReplayBuffer:
+    """The empty replay buffer.
+
+    Raises:
+        InvalidInputError: it does not fit in memory.
+    """
+    try:
+        return ReplayBuffer(
+            observation,
+            algorithm.replay_size,
+            algorithm.environments,
+            algorithm.n_step,
+            algorithm.gamma,
+            device,
+            algorithm.priority_exponent,
+        )
+    except RuntimeError as error:  # torch has no other error for it on the CPU
+        received = f"{algorithm.replay_size}: {str(error).partition(chr(10))[0]}"
+        fitting = "transitions that fit in memory"
+        raise InvalidInputError("algorithm.replay_size", fitting, received) from error
 
 
 def network_spec(config: TrainConfig) -> QNetworkSpec:
@@ -202,13 +222,18 @@ def temporal_difference_errors(
 
     y = R + γ^m·Q(s', a*; θ⁻), where R sums m discounted rewards and the bootstrap term is 0 at a
     terminal state; a* maximises Q(s', ·; θ⁻), or with Double DQN Q(s', ·; θ).
+
+    Batch normalization takes the minibatch's statistics where Q(s, a; θ) is differentiated, and its
+    running ones everywhere else: one row of play or of targets does not depend on its neighbours.
     """
     with torch.no_grad():
         next_values = target(batch.next_observations)
         chooser = online(batch.next_observations) if algorithm.double else next_values
         best = chooser.argmax(1, keepdim=True)
         targets = batch.returns + batch.discounts * next_values.gather(1, best).squeeze(1)
+    online.train()
     values: Tensor = online(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)
+    online.eval()
     errors: Tensor = targets - values
     return errors
 
@@ -241,11 +266,17 @@ def descend(learner: Learner, loss: Tensor) -> None:
     if learner.average is not None and algorithm.average_decay is not None:
         # A short memory at first, or the random weights of the start would linger.
         decay = min(algorithm.average_decay, (1 + learner.updates) / (10 + learner.updates))
-        averages, weights = learner.average.parameters(), learner.online.parameters()
+        averages, weights = _state(learner.average), _state(learner.online)
         for average, weight in zip(averages, weights, strict=True):
             average.lerp_(weight.detach(), 1.0 - decay)
     learner.updates += 1
     learner.losses += loss.detach()
+
+
+def _state(network: nn.Module) -> Iterator[Tensor]:
+    """The weights, and batch normalization's running statistics, but not its count of batches."""
+    buffers = (buffer for buffer in network.buffers() if buffer.is_floating_point())
+    return itertools.chain(network.parameters(), buffers)
 
 
 def exploration_rate(algorithm: AlgorithmConfig, step: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import signal
@@ -33,12 +34,17 @@ from slimq_trainer.config import TrainConfig
 from slimq_trainer.learner import Learner
 
 METRICS = "metrics.jsonl"
+LOCK = ".lock"
+"""In the run's folder; it stays there, empty, since removing a lock file is a race."""
 _BEST = "best-"
 _log = structlog.get_logger()
 
 
 class Run:
-    """A context in which SIGINT and SIGTERM ask for a checkpoint and an end, at the next step."""
+    """A context in which SIGINT and SIGTERM ask for a checkpoint and an end, at the next step.
+
+    It holds the folder for itself; the system lets go of it when the process dies.
+    """
 
     def __init__(self, folder: Path, config: TrainConfig, *, progress: bool = True) -> None:
         self.folder, self.config = folder, config
@@ -60,6 +66,15 @@ class Run:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
+        lock = self._exit.enter_context((self.folder / LOCK).open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._exit.close()
+            self._bar.close()
+            raise TrainingError(
+                f"{self.folder}: another training is using it; give this one a folder with --run"
+            ) from None
         self._exit.enter_context(flushed_denormals())
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._stop)

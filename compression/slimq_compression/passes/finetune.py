@@ -1,12 +1,13 @@
 """Fine-tuning by distillation from the full policy, on states that the network itself visits.
 
-Policy distillation after Rusu et al. 2015 (1511.06295): the teacher labels states with its
-Q-values, and the student minimises KL(softmax(q_T/τ) ‖ softmax(q_S/τ)). Rusu et al. read the
-student's outputs as logits; here τ divides both and a Huber term keeps the level of the Q-values,
-which KL alone leaves free, so that they remain Q-values. The states come in rounds as in DAgger
-(Ross et al. 2011, 1011.0686): the teacher plays the first rounds, the student the later ones, and
-the states of all rounds are learned from together, so that the student is corrected where its own
-errors lead.
+Policy distillation after Rusu et al. 2015 (1511.06295): the student minimises
+KL(softmax(q_T/τ) ‖ softmax(q_S/τ)). Rusu et al. read the student's outputs as logits; here τ
+divides both and a Huber term keeps the level of the Q-values, which KL alone leaves free, so that
+they remain Q-values. Later rounds are played by the student (Ross et al. 2011, 1011.0686), so that
+it is corrected where its own errors lead.
+
+Weights on grids (masks, levels, codebooks) stay on them, and with `activation_bits` activations are
+quantized as well: quantization-aware training, whose learned ranges `quantize_int8` takes over.
 
 Costs the play (`rounds × states × keep_every` steps) and the updates, `rounds × updates` of
 `batch_size`. It fails where the student is too small for the teacher's function: the KL term then
@@ -15,187 +16,15 @@ spends what there is on the greedy actions first.
 
 from __future__ import annotations
 
-import copy
-import math
-from enum import StrEnum
-from typing import Literal
-
-import numpy as np
-import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
-from torch.nn import functional as F
-
-from slimq.core.observation import Observations
-from slimq.networks.hardware import flushed_denormals, resolve_precision
-from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
-from slimq.networks.torch_policy import TorchPolicy
-from slimq_compression.context import PassContext, ProgressBar
-
-LABEL_BATCH = 256
+from slimq.networks.qnetwork import QNetwork
+from slimq_compression.context import PassContext
+from slimq_compression.distillation import DistillationParams, distil
 
 
-class Loss(StrEnum):
-    """What is minimised."""
-
-    KL = "kl"
-    HUBER = "huber"
-    MSE = "mse"
-
-
-class Params(BaseModel):
-    """The bounds are wide; the recipes say what works."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    loss: Loss = Field(
-        default=Loss.KL, description="kl: of policies at a temperature; huber, mse: of Q-values"
-    )
-    temperature: float = Field(
-        default=0.05, gt=0.0, le=100.0, description="tau of kl, in units of Q-values"
-    )
-    q_weight: float = Field(
-        default=1.0, ge=0.0, le=1_000.0, description="weight of the Huber term beside kl"
-    )
-    rounds: int = Field(default=5, ge=1, le=1_000, description="of play, then updates")
-    teacher_rounds: int = Field(
-        default=1, ge=0, le=1_000, description="first rounds, which the teacher plays"
-    )
-    states: int = Field(default=3_000, ge=1, le=1_000_000, description="kept from each round")
-    keep_every: int = Field(
-        default=4, ge=1, le=1_000, description="steps played for each state kept"
-    )
-    replay_states: int = Field(
-        default=20_000, ge=1, le=10_000_000, description="most states kept, of all rounds"
-    )
-    updates: int = Field(default=1_000, ge=1, le=10_000_000, description="in each round")
-    batch_size: int = Field(default=64, ge=1, le=65_536, description="states in an update")
-    learning_rate: float = Field(
-        default=5e-4, gt=0.0, le=1.0, description="of Adam at first; falls to 0 along a cosine"
-    )
-    gradient_clip: float = Field(
-        default=10.0, gt=0.0, le=1e6, description="largest norm of a gradient"
-    )
-    epsilon: float = Field(
-        default=0.05, ge=0.0, le=1.0, description="probability of a random action in play"
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="fp32", description="of the updates; auto: bf16 where the hardware computes in it"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Params:
-        if self.replay_states < self.states:
-            raise ValueError("replay_states must hold at least the states of one round")
-        return self
+class Params(DistillationParams):
+    """Those of distillation."""
 
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     """The network, trained; the given one stays as it is."""
-    student = arrange(copy.deepcopy(network)).to(context.device)
-    teacher = arrange(copy.deepcopy(context.teacher)).to(context.device).eval()
-    player = TorchPolicy(student, context.device)
-    label = TorchPolicy(teacher, context.device)
-    learner = _Learner(student, params, context)
-    replay = _Replay(params.replay_states, context.generator)
-    with context.progress("finetune", params.rounds * params.updates, "update") as bar:
-        for index in range(params.rounds):
-            student.eval()
-            states = context.collect.states(
-                label if index < params.teacher_rounds else player,
-                params.states,
-                epsilon=params.epsilon,
-                keep_every=params.keep_every,
-            )
-            replay.add(states, _label(label, states))
-            student.train()
-            with flushed_denormals():
-                learner.learn(replay, bar, f"round {index + 1}/{params.rounds}")
-    trained = copy.deepcopy(network)
-    trained.load_state_dict(student.state_dict())
-    return trained
-
-
-def policy_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(teacher/τ) ‖ softmax(student/τ)) · τ, mean over `(batch, actions)` Q-values.
-
-    Times τ the gradient is a difference of probabilities, of the same size at every temperature.
-    """
-    target = F.log_softmax(teacher / temperature, dim=1)
-    own = F.log_softmax(student / temperature, dim=1)
-    return temperature * F.kl_div(own, target, reduction="batchmean", log_target=True)
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, params: Params) -> Tensor:
-    """The loss of `(batch, actions)` Q-values."""
-    if params.loss is Loss.MSE:
-        return F.mse_loss(student, teacher)
-    huber = F.smooth_l1_loss(student, teacher)
-    if params.loss is Loss.HUBER:
-        return huber
-    return policy_divergence(student, teacher, params.temperature) + params.q_weight * huber
-
-
-class _Replay:
-    """States of all rounds with the teacher's Q-values; a full one drops states at random."""
-
-    def __init__(self, capacity: int, generator: np.random.Generator) -> None:
-        self.capacity, self.generator = capacity, generator
-        self.states: Observations | None = None
-        self.labels: Tensor | None = None
-
-    def add(self, states: Observations, labels: Tensor) -> None:
-        if self.states is None or self.labels is None:
-            self.states, self.labels = states, labels
-            return
-        room = max(0, self.capacity - len(states))
-        chosen = np.arange(len(self.states))
-        if len(chosen) > room:
-            chosen = np.sort(self.generator.choice(chosen, room, replace=False))
-        joined: Observations = np.concatenate([self.states[chosen], states])
-        self.states = joined
-        self.labels = torch.cat([self.labels[torch.from_numpy(chosen)], labels])
-
-    def sample(self, size: int) -> tuple[Tensor, Tensor]:
-        if self.states is None or self.labels is None:
-            raise ValueError("nothing was added")
-        rows = self.generator.integers(len(self.states), size=size)
-        return torch.from_numpy(self.states[rows]), self.labels[torch.from_numpy(rows)]
-
-
-class _Learner:
-    """Adam with a learning rate that falls along a cosine over all rounds."""
-
-    def __init__(self, student: QNetwork, params: Params, context: PassContext) -> None:
-        self.params, self.device = params, context.device
-        self.student = student
-        precision = resolve_precision(params.precision, context.device)
-        self.network = MixedPrecision(student) if precision == "bf16" else student
-        self.optimizer = torch.optim.Adam(student.parameters(), lr=params.learning_rate, fused=True)
-        self.total, self.done = params.rounds * params.updates, 0
-
-    def learn(self, replay: _Replay, bar: ProgressBar, note: str) -> None:
-        params = self.params
-        for _ in range(params.updates):
-            rate = 0.5 * params.learning_rate * (1 + math.cos(math.pi * self.done / self.total))
-            self.optimizer.param_groups[0]["lr"] = rate
-            states, labels = replay.sample(params.batch_size)
-            loss = distillation_loss(
-                self.network(states.to(self.device)), labels.to(self.device), params
-            )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), params.gradient_clip)
-            self.optimizer.step()
-            self.done += 1
-            if self.done % 50 == 0:
-                bar.set_postfix_str(f"{note}, loss {loss.item():.2e}", refresh=False)
-            bar.update(1)
-
-
-def _label(teacher: TorchPolicy, states: Observations) -> Tensor:
-    """The teacher's Q-values `(states, actions)`, on the CPU."""
-    parts = [
-        teacher(states[start : start + LABEL_BATCH]) for start in range(0, len(states), LABEL_BATCH)
-    ]
-    return torch.from_numpy(np.concatenate(parts))
+    return distil(network, params, context)

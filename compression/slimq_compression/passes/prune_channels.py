@@ -1,20 +1,23 @@
 """Structured pruning: whole channels and neurons are removed, not masked.
 
-The units of a convolution or hidden dense layer are ranked by the norm of their incoming weights
-(Li et al. 2017, "Pruning Filters for Efficient ConvNets", 1608.08710, L1; L2 after He et al. 2018,
-1808.06866). A removed unit takes its bias with it, and its slice of the next layer's input; through
-the flatten, a channel is a block of height × width inputs of the first dense layer. What is kept is
-bit for bit the parent's.
+The units of a convolution or hidden dense layer are ranked by an importance, as defined in
+`slimq_compression.importance`: the norm of their incoming weights (Li et al. 2017, "Pruning Filters
+for Efficient ConvNets", 1608.08710; L2 after He et al. 2018, 1808.06866), their effect on the best
+action's value (`taylor`, Molchanov et al. 2017, 1611.06440), the curvature of the output (`obd`,
+LeCun et al. 1990), or the scale of their batch normalization (`bn-scale`, network slimming, Liu et
+al. 2017, 1708.06519). A removed unit takes its bias and its normalization with it, and its slice of
+the next layer's input; through the flatten, a channel is a block of height × width inputs of the
+first dense layer. What is kept is bit for bit the parent's, without its grids and ranges.
 
-Costs nothing to apply, and bytes and time fall at once, without special kernels. It fails where
-norms say little about use: the network does not play well until it is fine-tuned.
+Bytes and time fall at once, without special kernels. Norms cost nothing, gradients seconds. It
+fails where the importance says little about use: the network does not play until it is fine-tuned.
+Groups, shuffles and residual blocks tie the units of several layers together and are refused.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from enum import StrEnum
 from typing import Annotated
 
 import torch
@@ -23,17 +26,12 @@ from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
+from slimq.networks.specification import ConvSpec, DenseLayer, MLPSpec, QNetworkSpec
 from slimq_compression.context import PassContext
+from slimq_compression.importance import Importance, unit_scores
+from slimq_compression.units import UnitLayer, unit_layers
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
-
-
-class Importance(StrEnum):
-    """By what units are ranked."""
-
-    L1 = "l1"
-    L2 = "l2"
 
 
 class Params(BaseModel):
@@ -42,7 +40,9 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     importance: Importance = Field(
-        default=Importance.L1, description="norm of a unit's incoming weights"
+        default=Importance.L1,
+        description="l1, l2: norm of a unit's incoming weights; taylor, obd: by gradients on "
+        "calibration states; bn-scale: of batch normalization; random: the control",
     )
     keep: tuple[Share, ...] | None = Field(
         default=None,
@@ -55,10 +55,14 @@ class Params(BaseModel):
         gt=0.0,
         le=1.0,
         description="share of all units kept, ranked over all layers by importance relative to "
-        "their layer's mean",
+        "their layer's mean, or for taylor and obd to its L2 norm",
     )
     multiple_of: int = Field(
         default=1, ge=1, le=64, description="round widths up to a multiple, for the kernels' blocks"
+    )
+
+    states: int = Field(
+        default=256, ge=1, le=100_000, description="most calibration states that gradients are of"
     )
 
     @model_validator(mode="after")
@@ -68,21 +72,22 @@ class Params(BaseModel):
         return self
 
 
-def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:  # noqa: ARG001
+def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     """A smaller network whose weights are slices of the given one's.
 
     Raises:
-        InvalidInputError: `keep` does not have one share for each prunable layer.
+        InvalidInputError: the network has groups, shuffles or residual blocks, `keep` does not have
+            one share for each prunable layer, or `bn-scale` misses a batch normalization.
     """
-    layers = _prunable(network)
-    scores = [_score(layer, params.importance) for layer in layers]
+    layers = unit_layers(network, "prune_channels")
     if params.keep is not None and len(params.keep) != len(layers):
         expected = f"{len(layers)} shares, one for each convolution and hidden dense layer"
         raise InvalidInputError("prune_channels.keep", expected, str(len(params.keep)))
+    scores = unit_scores(network, params.importance, params.states, context)
     if params.keep is not None:
         widths = [share * len(score) for share, score in zip(params.keep, scores, strict=True)]
     else:
-        widths = _global_widths(scores, params.ratio or 1.0)
+        widths = _widths(layers, scores, params)
     kept = [
         _best(score, _rounded(width, params.multiple_of, len(score)))
         for score, width in zip(scores, widths, strict=True)
@@ -91,47 +96,80 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork: 
 
 
 def keep_units(network: QNetwork, kept: list[Tensor]) -> QNetwork:
-    """The network with only these units.
+    """The network with only these units, without grids or ranges.
 
     Args:
         network: left as it is.
         kept: for each convolution and hidden dense layer in order, the indices of the units to
             keep, ascending.
+
+    Raises:
+        InvalidInputError: the network has groups, shuffles or residual blocks.
     """
+    given = unit_layers(network, "prune_channels")
     smaller = QNetwork(_narrowed(network.spec, [len(indices) for indices in kept]))
-    given = [*_prunable(network), network.head]
-    taken = [*_prunable(smaller), smaller.head]
+    taken = unit_layers(smaller, "prune_channels")
     inputs: Tensor | None = None
+    before: nn.Module | None = None
     with torch.no_grad():
-        for index, (old, new) in enumerate(zip(given, taken, strict=True)):
-            outputs = kept[index] if index < len(kept) else torch.arange(len(old.weight))
-            weight, bias = old.weight.detach()[outputs], old.bias
+        for old, new, outputs in zip(given, taken, kept, strict=True):
             if inputs is not None:
-                weight = weight[:, _spread(inputs, given[index - 1], old)]
-            new.weight.copy_(weight)
-            if bias is not None and new.bias is not None:
-                new.bias.copy_(bias.detach()[outputs])
-            inputs = outputs
+                inputs = _spread(inputs, before, old.layer)
+            _copy_slice(old.layer, new.layer, outputs, inputs)
+            if old.norm is not None and new.norm is not None:
+                _copy_normalization(old.norm, new.norm, outputs)
+            inputs, before = outputs, old.layer
+        everything = torch.arange(len(network.head.weight))
+        if inputs is not None:
+            inputs = _spread(inputs, before, network.head)
+        _copy_slice(network.head, smaller.head, everything, inputs)
     return smaller.train(network.training)
 
 
-def _prunable(network: QNetwork) -> list[nn.Conv2d | nn.Linear]:
-    return [m for m in network.features if isinstance(m, (nn.Conv2d, nn.Linear))]
+def _copy_slice(old: nn.Module, new: nn.Module, outputs: Tensor, inputs: Tensor | None) -> None:
+    state = old.state_dict()
+    weight = state["weight"][outputs]
+    if inputs is not None:
+        weight = weight[:, inputs]
+    new.load_state_dict({"weight": weight, "bias": state["bias"][outputs]})
 
 
-def _score(layer: nn.Conv2d | nn.Linear, importance: Importance) -> Tensor:
-    order = {Importance.L1: 1, Importance.L2: 2}[importance]
-    weight = layer.weight.detach().flatten(1).double()
-    norms: Tensor = torch.linalg.vector_norm(weight, ord=order, dim=1)
-    return norms
+def _copy_normalization(old: nn.BatchNorm2d, new: nn.BatchNorm2d, kept: Tensor) -> None:
+    """Scales, shifts and running statistics; the count of batches is one number."""
+    new.load_state_dict(
+        {name: value[kept] if value.dim() else value for name, value in old.state_dict().items()}
+    )
+
+
+def _widths(layers: list[UnitLayer], scores: list[Tensor], params: Params) -> list[float]:
+    """How many units of each layer are among the best of the network."""
+    ratio = params.ratio or 1.0
+    if params.importance is not Importance.BN_SCALE:
+        by_gradients = params.importance in (Importance.TAYLOR, Importance.OBD)
+        return _global_widths([_relative(score, l2=by_gradients) for score in scores], ratio)
+    # Batch normalization puts all channels on one scale: they are ranked as they are (Liu et al.
+    # 2017). Dense layers have nothing to compare with them, so each keeps its share.
+    channels = [
+        score for layer, score in zip(layers, scores, strict=True) if layer.norm is not None
+    ]
+    widths = iter(_global_widths(channels, ratio))
+    return [
+        ratio * len(score) if layer.norm is None else next(widths)
+        for layer, score in zip(layers, scores, strict=True)
+    ]
+
+
+def _relative(score: Tensor, *, l2: bool) -> Tensor:
+    """Scores that can be compared between layers (l2: Molchanov et al. 2017, §2.2)."""
+    size = torch.linalg.vector_norm(score) if l2 else score.mean()
+    return score / size.clamp_min(1e-12)
 
 
 def _global_widths(scores: list[Tensor], ratio: float) -> list[float]:
-    relative = [score / score.mean().clamp_min(1e-12) for score in scores]
-    everything = torch.cat(relative)
+    everything = torch.cat(scores)
     count = max(1, round(ratio * len(everything)))
     threshold = torch.sort(everything, descending=True).values[count - 1]
-    return [float((score >= threshold).sum()) for score in relative]
+    return [float((score >= threshold).sum()) for score in scores]
 
 
 def _rounded(width: float, multiple: int, most: int) -> int:
@@ -146,7 +184,7 @@ def _best(score: Tensor, count: int) -> Tensor:
     return torch.sort(order[:count]).values
 
 
-def _spread(kept: Tensor, before: nn.Module, layer: nn.Module) -> Tensor:
+def _spread(kept: Tensor, before: nn.Module | None, layer: nn.Module) -> Tensor:
     """The inputs of `layer` that the kept units of the layer before it feed."""
     if not (isinstance(before, nn.Conv2d) and isinstance(layer, nn.Linear)):
         return kept
@@ -157,15 +195,16 @@ def _spread(kept: Tensor, before: nn.Module, layer: nn.Module) -> Tensor:
 def _narrowed(spec: QNetworkSpec, widths: list[int]) -> QNetworkSpec:
     """The specification with other widths."""
     body: ConvSpec | MLPSpec = copy.copy(spec.body)
+    count = len(body.convolutions) if isinstance(body, ConvSpec) else 0
+    update: dict[str, object] = {
+        "hidden": tuple(
+            layer.model_copy(update={"width": width}) if isinstance(layer, DenseLayer) else width
+            for layer, width in zip(body.hidden, widths[count:], strict=True)
+        )
+    }
     if isinstance(body, ConvSpec):
-        count = len(body.convolutions)
-        convolutions = tuple(
+        update["convolutions"] = tuple(
             layer.model_copy(update={"channels": width})
             for layer, width in zip(body.convolutions, widths[:count], strict=True)
         )
-        body = body.model_copy(
-            update={"convolutions": convolutions, "hidden": tuple(widths[count:])}
-        )
-    else:
-        body = body.model_copy(update={"hidden": tuple(widths)})
-    return spec.model_copy(update={"body": body})
+    return spec.model_copy(update={"body": body.model_copy(update=update)})

@@ -68,14 +68,17 @@ def read_observations(source: str) -> npt.NDArray[Any]:
     except OSError as error:
         received = f"{source} ({error.strerror})"
         raise InvalidInputError("--input", "a file that can be read", received) from error
+    expected = "npy, or JSON with observations"
     try:
         if content.startswith(b"\x93NUMPY"):
             array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
             return array
         document = json.loads(content)
-        if isinstance(document, dict):
-            document = document["observations"]
-        return np.asarray(document)
-    except (ValueError, KeyError, RecursionError, EOFError) as error:
-        problem = f"{source}: {error}"
-        raise InvalidInputError("--input", "npy, or JSON with observations", problem) from error
+        if not isinstance(document, dict):
+            return np.asarray(document)
+        if "observations" in document:
+            return np.asarray(document["observations"])
+    except Exception as error:  # an npy header is Python source: its reader raises all sorts
+        problem = str(error).partition("\n")[0] or type(error).__name__
+        raise InvalidInputError("--input", expected, f"{source}: {problem}") from error
+    raise InvalidInputError("--input", expected, f"{source}: an object without observations")

@@ -51,10 +51,11 @@ def compare(
     """Compares a policy's variants: bytes, return, what is lost, agreement, latency.
 
     Latency is at batch 1. "paired, low" is the lower end of the 95 % interval of
-    (variant − full) / (full − random); a variant is non-inferior from −2 % on.
+    (variant − full) / (full − random); a variant is non-inferior from −2 % on. Ends with 1 when
+    a variant cannot be read.
     """
     from slimq.cli.extras import require
-    from slimq.core.errors import InvalidInputError
+    from slimq.core.errors import CheckFailedError, InvalidInputError
 
     if as_json and markdown:
         raise InvalidInputError("--markdown", "one of --json and --markdown", "both")
@@ -81,6 +82,8 @@ def compare(
             *draw_training(repository.policy(policy), plot),
         ]:
             typer.echo(f"wrote {path}", err=True)
+    if comparison.failed:
+        raise CheckFailedError(f"{policy}: cannot be read: {', '.join(comparison.failed)}")
 
 
 def to_json(comparison: Comparison) -> dict[str, object]:

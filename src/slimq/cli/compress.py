@@ -57,8 +57,8 @@ def compress(
         force=force,
         dry_run=dry_run,
         device=resolve_device(device),
-        progress=_bar,
-        on_step=_show_step,
+        progress=progress_bar,
+        on_step=show_step,
     )
     if as_json:
         typer.echo(json.dumps([_to_json(outcome) for outcome in outcomes], indent=2))
@@ -123,11 +123,13 @@ def _to_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _show_step(step: StepRecord) -> None:
+def show_step(step: StepRecord) -> None:
+    """Prints a step's row to stderr as soon as it is done."""
     typer.echo("  " + _row(_cells(step)), err=True)
 
 
-def _bar(description: str, total: int, unit: str, /) -> Any:
+def progress_bar(description: str, total: int, unit: str, /) -> Any:
+    """A bar of tqdm on stderr, as `slimq_compression.context.Progress` wants it."""
     from tqdm import tqdm
 
     pause = drawing_pause()

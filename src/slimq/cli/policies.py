@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+
+if TYPE_CHECKING:
+    from slimq.core.manifest import PolicyManifest
+    from slimq.core.repository import Repository
 
 app = typer.Typer(
     help="Read, check and clean the repository of policies.",
@@ -33,7 +37,7 @@ def list_policies(policies: PoliciesOption = DEFAULT_POLICIES, as_json: JsonOpti
                     "environment": manifest.environment.id,
                     "baseline_variant": manifest.baseline_variant,
                     "default_variant": manifest.default_variant,
-                    "variants": [_summary(repository, name, v) for v in repository.variants(name)],
+                    "variants": _summaries(repository, manifest),
                 }
             )
         except RepositoryError as problem:
@@ -65,8 +69,8 @@ def show(
     repository = Repository(policies)
     shown: dict[str, Any]
     if variant is None:
-        shown = repository.policy(policy).model_dump(mode="json")
-        shown["variants"] = [_summary(repository, policy, v) for v in repository.variants(policy)]
+        manifest = repository.policy(policy)
+        shown = manifest.model_dump(mode="json") | {"variants": _summaries(repository, manifest)}
     else:
         shown = repository.variant(policy, variant).model_dump(mode="json")
         report = repository.report(policy, variant)
@@ -85,7 +89,7 @@ def verify(
 ) -> None:
     """Check every manifest and hash, and that every model answers on the calibration states.
 
-    Ends with 1 when there is a problem.
+    Ends with 1 when there is a problem, or nothing to check.
     """
     from slimq.cli.extras import require
     from slimq.core.errors import CheckFailedError
@@ -93,7 +97,8 @@ def verify(
 
     require("serve", "onnxruntime")
     repository = Repository(policies)
-    names = repository.policies() if policy is None else [policy]
+    everything = {*repository.policies(), *repository.incomplete()}
+    names = sorted(everything) if policy is None else [policy]
     found = {name: repository.verify(name) for name in names}
     if as_json:
         rows = {
@@ -110,6 +115,8 @@ def verify(
                 typer.echo(str(problem))
     if count := sum(map(len, found.values())):
         raise CheckFailedError(f"{count} {'problem' if count == 1 else 'problems'} in {policies}")
+    if not names:
+        raise CheckFailedError(f"{policies} holds no policies")
 
 
 @app.command()
@@ -153,13 +160,19 @@ def clean(
         raise CheckFailedError(f"{count} {'policy' if count == 1 else 'policies'} not cleaned")
 
 
-def _summary(repository: Any, policy: str, variant: str) -> dict[str, Any]:
+def _summaries(repository: Repository, policy: PolicyManifest) -> list[dict[str, Any]]:
+    names = repository.variants(policy.name)
+    return [_summary(repository, policy, name) for name in names]
+
+
+def _summary(repository: Repository, policy: PolicyManifest, variant: str) -> dict[str, Any]:
     """A variant in one row; a broken one says what is wrong instead of hiding the others."""
     from slimq.core.errors import RepositoryError
+    from slimq.core.manifest import is_stale
 
     try:
-        manifest = repository.variant(policy, variant)
-        report = repository.report(policy, variant)
+        manifest = repository.variant(policy.name, variant)
+        report = repository.report(policy.name, variant)
     except RepositoryError as problem:
         return {"variant": variant, "problem": str(problem)}
     return {
@@ -168,6 +181,7 @@ def _summary(repository: Any, policy: str, variant: str) -> dict[str, Any]:
         "bytes": manifest.model.bytes,
         "sha256": manifest.model.sha256,
         "mean_return": report.mean if report else None,
+        "stale": is_stale(manifest, policy),
     }
 
 
@@ -177,6 +191,8 @@ def _variant_line(row: dict[str, Any], default: str) -> str:
         return f"{name:<34}{row['problem']}"
     mean = row["mean_return"]
     played = "not evaluated" if mean is None else f"mean return {mean:.2f}"
+    if row["stale"]:
+        played += ", of another network than the policy has now"
     return f"{name:<34}{row['precision']:<12}{row['bytes']:>12,} bytes   {played}"
 
 

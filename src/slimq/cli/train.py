@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,7 @@ import typer
 
 from slimq.cli.extras import require
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
-from slimq.core.errors import CheckFailedError, ConfigError, InvalidInputError
+from slimq.core.errors import CheckFailedError, ConfigError, InvalidInputError, SlimqError
 
 if TYPE_CHECKING:
     from slimq.core.manifest import PolicyManifest
@@ -36,7 +38,7 @@ def train(
         bool, typer.Option("--fresh", help="Start anew although a checkpoint is there.")
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Publish over a policy that another network made.")
+        bool, typer.Option("--replace", help="Publish over the policy that has this name already.")
     ] = False,
     publish: Annotated[
         bool, typer.Option(help="Put the trained policy into the repository.")
@@ -48,23 +50,23 @@ def train(
     The same command goes on where an interrupted training stood. Ctrl-C saves a checkpoint first.
     """
     require("train", "torch", "gymnasium", "safetensors", "tensorboard")
+    from slimq.networks.hardware import resolve_device
     from slimq_trainer.config import load_config
     from slimq_trainer.dqn import network_spec
     from slimq_trainer.dqn import train as train_policy
     from slimq_trainer.run import Run
 
     config = load_config(config_file)
-    try:
+    with _naming(config_file):
         network_spec(config)
-    except InvalidInputError as error:
-        problem = f"expected {error.expected}, received {error.received}"
-        raise ConfigError(str(config_file), error.field, problem) from error
+    with _naming(config_file, "run."):
+        resolve_device(config.run.device)
     folder = run_folder or Path("runs") / config.policy
     if publish and not replace:
         _check_free(policies, config.policy)
-    if fresh:
-        _clear(folder)
-    with Run(folder, config) as run:
+    with Run(folder, config) as run, _naming(config_file):
+        if fresh:
+            _clear(folder)
         learner = train_policy(config, run)
     if not run.complete(learner):
         raise CheckFailedError(
@@ -81,9 +83,18 @@ def train(
         "network": str(run.best_network),
     }
     if publish:
+        earlier = _find_default(policies, config.policy)
         manifest = publish_policy(config, run, learner, policies)
         summary["random_return"] = manifest.random_policy.mean
+        summary["default_variant"] = manifest.default_variant
         summary["published"] = str(policies / config.policy)
+        if earlier not in (None, manifest.default_variant):
+            typer.echo(
+                f"slimq: {config.policy}: the default is {manifest.default_variant} again, since "
+                f"{earlier} was made from the network before; make and evaluate it again, then "
+                f"slimq promote {config.policy} {earlier}",
+                err=True,
+            )
     if as_json:
         typer.echo(json.dumps(summary))
     else:
@@ -145,11 +156,31 @@ def publish_policy(
     return manifest
 
 
+@contextlib.contextmanager
+def _naming(config_file: Path, table: str = "") -> Iterator[None]:
+    """What the configuration asks in vain is an error of its file, with the key's place."""
+    try:
+        yield
+    except InvalidInputError as error:
+        problem = f"expected {error.expected}, received {error.received}"
+        raise ConfigError(str(config_file), f"{table}{error.field}", problem) from error
+
+
 def _check_free(policies: Path, name: str) -> None:
     if (policies / name / "policy.json").exists():
         raise InvalidInputError(
             "policy", "a name that is free, or --replace", f"{name!r}, already in {policies}"
         )
+
+
+def _find_default(policies: Path, name: str) -> str | None:
+    """The default of the policy that is about to be replaced; None without a readable one."""
+    from slimq.core.repository import Repository
+
+    try:
+        return Repository(policies).policy(name).default_variant
+    except SlimqError:
+        return None
 
 
 def _clear(folder: Path) -> None:

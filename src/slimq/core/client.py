@@ -174,6 +174,9 @@ class SlimqClient:
         except httpx.TimeoutException as error:
             seconds = self._http.timeout.read
             raise ServiceError(self.url, None, f"no answer within {seconds:g} s") from error
+        except UnicodeError as error:  # of the name's IDNA form, which sockets ask for
+            problem = "expected a host name, its parts of 1 to 63 characters"
+            raise ServiceError(self.url, None, problem) from error
         except httpx.HTTPError as error:
             problem = f"cannot be reached ({error}); is the service running?"
             raise ServiceError(self.url, None, problem) from error

@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_COMPARED = 64
+"""Characters of a name for which a near one is looked for: as many as a name may have."""
+
 
 class SlimqError(Exception):
     """Base of every error that slimq raises on purpose.
@@ -24,14 +27,17 @@ class SlimqError(Exception):
 
 
 class InvalidInputError(SlimqError):
-    """A value from outside breaks a rule; the message names the field, the limit and the value."""
+    """A value from outside breaks a rule; the message names the field, the limit and the value.
+
+    A `hint`, such as that of `suggestion`, ends the message and is no part of the data.
+    """
 
     code = "invalid-input"
     status = 422
 
-    def __init__(self, field: str, expected: str, received: str) -> None:
+    def __init__(self, field: str, expected: str, received: str, hint: str = "") -> None:
         self.field, self.expected, self.received = field, expected, received
-        super().__init__(f"{field}: expected {expected}, received {received}")
+        super().__init__(f"{field}: expected {expected}, received {received}{hint}")
 
 
 class ObservationError(InvalidInputError):
@@ -114,10 +120,16 @@ class ServiceError(SlimqError):
         super().__init__(f"{url}: {problem}" if status is None else f"{url}: {status} {problem}")
 
 
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that is most like `name`, None where none is."""
+    found = difflib.get_close_matches(name[:LONGEST_COMPARED], list(valid), n=1)
+    return found[0] if found else None
+
+
 def suggestion(name: str, valid: Iterable[str]) -> str:
     """`", did you mean 'x'?"` for the nearest valid name, or an empty string."""
-    nearest = difflib.get_close_matches(name, list(valid), n=1)
-    return f", did you mean {nearest[0]!r}?" if nearest else ""
+    near = nearest(name, valid)
+    return "" if near is None else f", did you mean {near!r}?"
 
 
 class LimitError(InvalidInputError):

@@ -76,6 +76,9 @@ class PolicyManifest(Manifest):
     calibration: FileEntry | None = None
     baseline_variant: Slug = "fp32"
     default_variant: Slug = "fp32"
+    previous_default: Slug | None = Field(
+        default=None, description="the default before the last promotion, to go back to"
+    )
 
 
 class StepRecord(Manifest):
@@ -126,3 +129,10 @@ class VariantManifest(Manifest):
     macs: int = Field(ge=0)
     opset: int = Field(ge=1)
     versions: dict[str, str]
+
+
+def is_stale(variant: VariantManifest, policy: PolicyManifest) -> bool:
+    """Whether a variant was made from another checkpoint than the policy has now."""
+    if variant.parent is None or policy.checkpoint is None:
+        return False
+    return variant.parent != policy.checkpoint.sha256

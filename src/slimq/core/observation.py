@@ -98,8 +98,10 @@ class ObservationSpec(BaseModel):
                 raise ObservationError(field, "numbers", f"dtype {array.dtype}")
             with np.errstate(over="ignore"):
                 values = array.astype(np.float32, copy=False)
-            if not np.isfinite(values).all():
-                raise ObservationError(field, "finite float32 values", "NaN or infinity")
+            finite = np.isfinite(values)
+            if not finite.all():
+                place, wrong = _first(array, ~finite)
+                raise ObservationError(field + place, "a finite float32", str(wrong))
             return values
         if array.dtype == np.uint8:
             return array
@@ -108,6 +110,12 @@ class ObservationSpec(BaseModel):
         with np.errstate(invalid="ignore"):
             exact = (array >= 0) & (array <= 255) & (array == np.floor(array))
         if not exact.all():
-            wrong = array[~exact].flat[0]
-            raise ObservationError(field, "integers from 0 to 255", f"a value of {wrong}")
+            place, wrong = _first(array, ~exact)
+            raise ObservationError(field + place, "integers from 0 to 255", f"a value of {wrong}")
         return array.astype(np.uint8)
+
+
+def _first(array: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> tuple[str, Any]:
+    """The first chosen value with its place, such as `[0][3]`, the batch axis first."""
+    index = np.unravel_index(int(np.argmax(chosen)), array.shape)
+    return "".join(f"[{i}]" for i in index), array[index]

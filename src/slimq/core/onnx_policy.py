@@ -16,21 +16,12 @@ INPUT, OUTPUT = "observation", "q_values"
 ELEMENT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
-def make_session(model: bytes, name: str = "model") -> ort.InferenceSession:
-    """The session of a model, in the one configuration that every variant gets.
+def session_options() -> ort.SessionOptions:
+    """The one session configuration, a new object each time.
 
     One thread, in sequence, without spinning: the defaults build a pool per session from the host's
-    cores and ignore the limits of a container. `run` is thread-safe; construction is not documented
-    to be, so several are not made at once.
-
-    Args:
-        model: the serialised ONNX model, uncompressed.
-        name: how errors name the model.
-
-    Raises:
-        RepositoryError: not an ONNX model, or one with external tensor data.
+    cores and ignore the limits of a container.
     """
-    refuse_external_data(model, name)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -39,6 +30,26 @@ def make_session(model: bytes, name: str = "model") -> ort.InferenceSession:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def make_session(
+    model: bytes, name: str = "model", options: ort.SessionOptions | None = None
+) -> ort.InferenceSession:
+    """The session of a model, in the one configuration that every variant gets.
+
+    `run` is thread-safe; construction is not documented to be, so several are not made at once.
+
+    Args:
+        model: the serialised ONNX model, uncompressed.
+        name: how errors name the model.
+        options: `session_options()` with profiling, for whoever looks inside.
+
+    Raises:
+        RepositoryError: not an ONNX model, or one with external tensor data.
+    """
+    refuse_external_data(model, name)
+    options = options or session_options()
     ort.disable_telemetry_events()
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import structlog
@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from slimq.core._atomic import TEMPORARY, publishing, write_atomically
 from slimq.core._files import check_entry, decode, display, read_entry, read_regular
 from slimq.core._protobuf import refuse_external_data
-from slimq.core.errors import RepositoryError, SlimqError
+from slimq.core.errors import InvalidInputError, RepositoryError, SlimqError
 from slimq.core.manifest import SLUG, FileEntry, PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import (
@@ -145,6 +145,50 @@ class Publisher:
             manifest = old.model_copy(update={"report": entry})
             self._commit((*folder, VARIANT_FILE), manifest, old)
             self._tidy(policy)
+        return manifest
+
+    def promote(self, policy: str, variant: str) -> PolicyManifest:
+        """Makes a variant the policy's default; answers the new manifest.
+
+        The default that it replaces is kept for `roll_back`. Nothing changes where the variant is
+        the default already.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: its model is missing or tampered with, or writing failed.
+        """
+        return self._change_default(policy, lambda _: variant)
+
+    def roll_back(self, policy: str) -> PolicyManifest:
+        """Makes the default before the last promotion the default again; a second call undoes it.
+
+        Raises:
+            InvalidInputError: there was no promotion.
+            NotFoundError: there is no such policy, or the earlier default has gone.
+            RepositoryError: as in `promote`.
+        """
+
+        def earlier(manifest: PolicyManifest) -> str:
+            if manifest.previous_default is None:
+                expected = "a policy whose default was changed by slimq promote"
+                raise InvalidInputError("previous_default", expected, f"{policy!r}, which has none")
+            return manifest.previous_default
+
+        return self._change_default(policy, earlier)
+
+    def _change_default(
+        self, policy: str, choose: Callable[[PolicyManifest], str]
+    ) -> PolicyManifest:
+        self.repository.policy(policy)
+        with publishing(self.root, (policy,)):
+            old = self.repository.policy(policy)
+            variant = choose(old)
+            self.repository.read_model(policy, variant)
+            if variant == old.default_variant:
+                return old
+            changes = {"default_variant": variant, "previous_default": old.default_variant}
+            manifest = old.model_copy(update=changes)
+            self._commit((policy, POLICY_FILE), manifest, old)
         return manifest
 
     def collect_garbage(self, policy: str, grace_seconds: float = GRACE_SECONDS) -> list[str]:

@@ -82,6 +82,22 @@ class Repository:
         mode = refuse_links(self.root, folder)
         return self._names(folder, VARIANT_FILE) if stat.S_ISDIR(mode) else []
 
+    def incomplete(self, policy: str | None = None) -> list[str]:
+        """Names of folders with files but without a manifest: a policy's variants, or policies.
+
+        A first publishing that was interrupted leaves such a folder; readers pass it over.
+
+        Raises:
+            RepositoryError: the folder that holds them cannot be listed.
+        """
+        folder, marker = ((), POLICY_FILE) if policy is None else ((policy, VARIANTS), VARIANT_FILE)
+        path = self.root.joinpath(*folder)
+        return [
+            name
+            for name in (self._slugs(folder) if policy is None or path.is_dir() else [])
+            if not _may_be_file(path / name / marker) and _holds_files(path / name)
+        ]
+
     def variant(self, policy: str, variant: str) -> VariantManifest:
         """The manifest of a variant.
 
@@ -191,13 +207,15 @@ class Repository:
 
     def _names(self, folder: tuple[str, ...], marker: str) -> list[str]:
         path = self.root.joinpath(*folder)
+        return [name for name in self._slugs(folder) if _may_be_file(path / name / marker)]
+
+    def _slugs(self, folder: tuple[str, ...]) -> list[str]:
         try:
-            names = [entry.name for entry in path.iterdir()]
+            names = [entry.name for entry in self.root.joinpath(*folder).iterdir()]
         except OSError as error:
             place = display(folder) or str(self.root)
             raise RepositoryError(place, f"cannot be listed: {error.strerror}") from error
-        slugs = (name for name in names if re.fullmatch(SLUG, name))
-        return sorted(name for name in slugs if _may_be_file(path / name / marker))
+        return sorted(name for name in names if re.fullmatch(SLUG, name))
 
 
 def parse(content: bytes, kind: type[M], place: str) -> M:
@@ -220,6 +238,14 @@ def _may_be_file(path: Path) -> bool:
         return False
     except OSError:
         return True
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether it is a folder with more in it than locks and unfinished files."""
+    try:
+        return any(not entry.name.startswith(".") for entry in path.iterdir())
+    except OSError:
+        return False
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import ObservationError, RepositoryError
-from slimq.core.manifest import FileEntry, PolicyManifest, VariantManifest
+from slimq.core.manifest import FileEntry, PolicyManifest, VariantManifest, is_stale
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import OnnxPolicy, first_line
 
@@ -29,6 +29,8 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
     Raises:
         NotFoundError: there is no such policy.
     """
+    if policy in repository.incomplete():
+        return [RepositoryError(policy, "holds files but no policy.json")]
     problems: list[RepositoryError] = []
 
     def attempt(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -50,6 +52,9 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
             if getattr(manifest, key) not in variants:
                 problem = f"{key}: there is no variant {getattr(manifest, key)!r}"
                 problems.append(RepositoryError(f"{policy}/policy.json", problem))
+    for name in attempt(repository.incomplete, policy) or []:
+        problem = "holds files but no variant.json: it is being published, or was left half-done"
+        problems.append(RepositoryError(f"{policy}/variants/{name}", problem))
     for variant in variants:
         found = attempt(repository.read_model, policy, variant)
         attempt(repository.report, policy, variant)
@@ -81,10 +86,9 @@ def _read_states(
 
 def _check_parent(variant: VariantManifest, manifest: PolicyManifest, place: str) -> None:
     """A policy that is trained again keeps its variants, which then are of the old network."""
-    if manifest.checkpoint is None or variant.parent in (None, manifest.checkpoint.sha256):
-        return
-    again = f"slimq compress {variant.policy} {variant.name} again"
-    raise RepositoryError(place, f"was made from another checkpoint: {again}")
+    if is_stale(variant, manifest):
+        again = f"slimq compress {variant.policy} {variant.name} again"
+        raise RepositoryError(place, f"was made from another checkpoint: {again}")
 
 
 def _check_model(

@@ -127,6 +127,7 @@ def describe(spec: EnvironmentSpec) -> tuple[ObservationSpec, list[str]]:
     try:
         count = _actions(spec, env)
         if spec.preprocessing is not None:
+            _atari_game(spec)
             meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
             return _atari_observation(spec.preprocessing), [str(m).lower() for m in meanings]
         space = env.observation_space
@@ -160,6 +161,15 @@ def _actions(spec: EnvironmentSpec, env: gymnasium.Env[Any, Any]) -> int:
     return int(space.n)
 
 
+def _atari_game(spec: EnvironmentSpec) -> str:
+    """What ALE calls the game of a registered environment."""
+    registered = gymnasium.registry.get(spec.id)
+    game: str | None = (registered.kwargs if registered else {}).get("game")
+    if game is None:
+        raise InvalidInputError("environment.preprocessing", "a registered Atari game", spec.id)
+    return game
+
+
 def _make(spec: EnvironmentSpec, count: int) -> _VectorEnv:
     make_single(spec).close()
     vector: _VectorEnv = gymnasium.make_vec(
@@ -176,12 +186,8 @@ def _make_atari(
     spec: EnvironmentSpec, atari: AtariPreprocessing, count: int, threads: int
 ) -> _VectorEnv:
     gymnasium.register_envs(ale_py)
-    registered = gymnasium.registry.get(spec.id)
-    game = (registered.kwargs if registered else {}).get("game")
-    if game is None:
-        raise InvalidInputError("environment.id", "a registered Atari game", spec.id)
     vector: _VectorEnv = AtariVectorEnv(
-        game,
+        _atari_game(spec),
         num_envs=count,
         num_threads=threads,
         frameskip=atari.frame_skip,

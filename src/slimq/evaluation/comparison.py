@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slimq.core.errors import InvalidInputError, SlimqError
-from slimq.core.manifest import VariantManifest
+from slimq.core.manifest import VariantManifest, is_stale
 from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, Interval
 from slimq.core.repository import Repository
 from slimq.evaluation.latency import BATCHES, latency_ratio
-from slimq.evaluation.protocol import is_stale, other_versions
+from slimq.evaluation.protocol import other_versions
 from slimq.evaluation.statistics import PairedDifference, paired_difference
 
 
@@ -31,6 +31,7 @@ class ComparisonRow:
         smaller: baseline's bytes over this variant's.
         difference: against the baseline, paired by seed.
         notes: what is missing and why.
+        stale: made from another checkpoint than the policy has now.
     """
 
     variant: str
@@ -47,6 +48,7 @@ class ComparisonRow:
     fidelity: Fidelity | None
     latency: tuple[LatencyRow, ...]
     notes: tuple[str, ...]
+    stale: bool = False
 
     def find_latency(self, mode: str, batch: int) -> LatencyRow | None:
         """The latency of a mode and a batch size, None where it was not measured."""
@@ -106,7 +108,12 @@ def compare_variants(repository: Repository, policy: str) -> Comparison:
         protocol=full.protocol if full else None,
         processor=full.latency.processor if full and full.latency else None,
         rows=tuple(
-            _row(v, reports.get(v.name), variants.get(baseline), full, random_mean, notes[v.name])
+            replace(
+                _row(
+                    v, reports.get(v.name), variants.get(baseline), full, random_mean, notes[v.name]
+                ),
+                stale=is_stale(v, manifest),
+            )
             for v in ordered
         ),
         failed=failed,

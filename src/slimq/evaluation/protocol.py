@@ -1,4 +1,7 @@
-"""What an evaluation measures, and the report that its episodes make."""
+"""What an evaluation measures, and the report that its episodes make.
+
+Reports are read where only `slimq[serve]` is installed, so that nothing here imports gymnasium.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,13 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import InvalidInputError
-from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.manifest import VariantManifest
 from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, LatencyReport
 from slimq.core.seeds import HELD_OUT, SeedRange
-from slimq.environments.rollout import Episode
 from slimq.evaluation.latency import ITERATIONS
 from slimq.evaluation.statistics import (
     CONFIDENCE,
@@ -22,6 +24,9 @@ from slimq.evaluation.statistics import (
     interquartile_mean,
     mean_interval,
 )
+
+if TYPE_CHECKING:
+    from slimq.environments.rollout import Episode
 
 WORK = Path("runs/evaluate")
 PLAYED_WITH = ("gymnasium", "ale-py", "onnxruntime")
@@ -82,13 +87,6 @@ def make_protocol(environment: EnvironmentSpec, settings: EvaluationSettings) ->
         fidelity_states=settings.states,
         fidelity_episodes=settings.state_episodes,
     )
-
-
-def is_stale(variant: VariantManifest, policy: PolicyManifest) -> bool:
-    """Whether a variant was made from another checkpoint than the policy has now."""
-    if variant.parent is None or policy.checkpoint is None:
-        return False
-    return variant.parent != policy.checkpoint.sha256
 
 
 def summarise(

@@ -15,7 +15,7 @@ import structlog
 
 from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import CheckFailedError, InvalidInputError, NotFoundError, SlimqError
-from slimq.core.manifest import VariantManifest
+from slimq.core.manifest import VariantManifest, is_stale
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.publish import Publisher
@@ -28,7 +28,6 @@ from slimq.evaluation.fidelity import StateSample, measure_fidelity, q_values_of
 from slimq.evaluation.latency import measure_latency
 from slimq.evaluation.protocol import (
     EvaluationSettings,
-    is_stale,
     library_versions,
     make_protocol,
     other_versions,

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from slimq.networks.qnetwork import ChannelShuffle, QNetwork, Residual, named_layers
+from slimq.networks.specification import ConvSpec, QNetworkSpec
 
 OPSET = 21
 """Default: the first opset whose QuantizeLinear and DequantizeLinear know 4-bit integers."""
@@ -44,7 +45,7 @@ def export_onnx(network: QNetwork, opset: int = OPSET) -> bytes:
     """
     spec = network.spec
     graph = _Graph(network)
-    current = INPUT
+    current = graph.window(spec)
     if spec.observation_dtype == "uint8":
         current = graph.add("Cast", [current], "frames", to=TensorProto.FLOAT)
         scale = graph.constant("scale", np.array(1.0 / 255.0, np.float32))
@@ -80,11 +81,13 @@ class _Graph:
 
     def __init__(self, network: QNetwork) -> None:
         self.flat_width = network.spec.flat_width
+        self.channels = network.spec.seen_shape[0] if isinstance(network.spec.body, ConvSpec) else 0
+        self.background = network.background
         self.names = {id(module): name for name, module in named_layers(network).items()}
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.layer = ""
-        self.blocks = 0
+        self.blocks = self.shuffles = 0
 
     def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
@@ -99,6 +102,17 @@ class _Graph:
             self.constant(f"{name}.{kind}", _array(tensor))
             for kind, tensor in module.named_parameters()
         ]
+
+    def window(self, spec: QNetworkSpec) -> str:
+        """The part of the observation that is looked at: sliced first, while it is bytes."""
+        if not isinstance(spec.body, ConvSpec) or spec.body.window is None:
+            return INPUT
+        channels, height, width = spec.observation_shape
+        spans = spec.body.window.spans((channels, height, width))
+        starts, stops = zip(*spans, strict=True)
+        bounds = {"starts": starts, "stops": stops, "axes": (1, 2, 3)}
+        inputs = [self.constant(f"window.{k}", np.array(v, np.int64)) for k, v in bounds.items()]
+        return self.add("Slice", [INPUT, *inputs], "window")
 
     def chain(self, modules: Iterable[nn.Module], current: str) -> str:
         """Adds modules one behind the other; returns the name of what they give."""
@@ -132,6 +146,8 @@ class _Graph:
     def convolution(self, module: nn.Conv2d, current: str) -> str:
         self.layer = self.names[id(module)]
         inputs = [current, *self.parameters(module, self.layer)]
+        if self.layer == "conv1" and self.background:
+            self._take_off_background(module)
         attributes: dict[str, Any] = {
             "kernel_shape": list(module.kernel_size),
             "strides": list(module.stride),
@@ -141,6 +157,14 @@ class _Graph:
         if module.groups > 1:
             attributes["group"] = module.groups
         return self.add("Conv", inputs, self.layer, **attributes)
+
+    def _take_off_background(self, module: nn.Conv2d) -> None:
+        """W(x − μ) + b is Wx + (b − μΣW): without padding the background costs nothing."""
+        if module.bias is None:
+            raise TypeError("the exporter needs a bias to take a background off")
+        offset = self.background * module.weight.detach().double().flatten(1).sum(dim=1)
+        bias = (module.bias.detach().double() - offset).float().cpu().numpy()
+        self.weights[-1].CopyFrom(numpy_helper.from_array(bias, f"{self.layer}.bias"))
 
     def normalization(self, module: nn.BatchNorm2d, current: str) -> str:
         name = f"{self.layer}.norm"
@@ -153,12 +177,14 @@ class _Graph:
 
     def shuffle(self, module: ChannelShuffle, current: str) -> str:
         """One Gather over the channels, which copies whole planes."""
-        channels = next(
+        behind = (
             len(_array_of(self.weights, node.input[1]))
             for node in reversed(self.nodes)
             if node.op_type == "Conv"
         )
-        name = f"{self.layer}.shuffle"
+        channels = next(behind, self.channels)
+        self.shuffles += 1
+        name = f"shuffle{self.shuffles}"
         order = np.arange(channels, dtype=np.int64).reshape(module.groups, -1).T.flatten()
         return self.add("Gather", [current, self.constant(f"{name}.order", order)], name, axis=1)
 

@@ -1,9 +1,9 @@
 """What weights are held to while a network is trained: masks, and levels that codes can stand for.
 
-A grid projects a weight tensor onto the nearest one that it allows. Training keeps a latent weight
-and computes with its projection (the straight-through estimator of Bengio et al. 2013,
-arXiv:1308.3432); what a network pass leaves behind is the projection itself, exactly on the grid, so
-that a graph pass encodes it without loss.
+A grid projects a weight tensor onto the nearest one that it allows. Training keeps a latent
+weight and computes with its projection (straight-through estimator, Bengio et al. 2013,
+arXiv:1308.3432); what a network pass leaves behind is the projection itself, exactly on the grid,
+so that a graph pass encodes it without loss.
 
 Scales are rounded to the 8 mantissa bits of bfloat16. A scale times a code is then exact in
 float32, and an encoder finds the scale again by a division.
@@ -25,7 +25,9 @@ REFIT_STEP = 0.01
 """Share of a training between two fits of levels or masks: each costs as much as an update."""
 CLIPS = torch.linspace(0.4, 1.0, 25)
 """Shares of the largest weight that are tried as the largest level."""
-LLOYD_STEPS = 20
+LLOYD_STEPS = 50
+BINS = 2048
+"""Of the histogram that first centres are drawn from."""
 
 
 class Grid(Protocol):
@@ -219,12 +221,13 @@ class PowerOfTwoLevels:
 class Codebook:
     """Shared weights: the centres of a k-means clustering (Han et al. 2016, arXiv:1510.00149 §3).
 
-    Centres start evenly over the range, which keeps the few large weights (ibid. §3.2), and follow
-    the latent weights by Lloyd's iterations.
+    Centres start with the density that least squares wants of many levels, the cube root of the
+    weights' (Panter & Dite 1951): weights have long tails, and centres that start evenly over the
+    range stay empty. They follow the latent weights by Lloyd's iterations.
 
     Attributes:
         bits: of a code.
-        sparse: whether zeros stay zeros and have no code, beside a mask.
+        sparse: whether zeros stay zeros, beside a mask; one code is theirs.
     """
 
     bits: int
@@ -244,8 +247,7 @@ class Codebook:
         first = self.centres is None
         centres = self.centres
         if centres is None:
-            low, high = float(values.min()), float(values.max())
-            centres = torch.linspace(low, high, 2**self.bits, device=weight.device)
+            centres = _companded(values, 2**self.bits - int(self.sparse))
         for _ in range(LLOYD_STEPS if first else 2):
             codes = _nearest(values, centres)
             count = torch.bincount(codes, minlength=len(centres))
@@ -272,6 +274,16 @@ def _due(fitted: float, progress: float) -> bool:
 
 def _short(scale: Tensor) -> Tensor:
     return scale.to(torch.bfloat16).float()
+
+
+def _companded(values: Tensor, count: int) -> Tensor:
+    """Centres, ascending, with the density of the cube root of the values'."""
+    low, high = float(values.min()), float(values.max())
+    density = torch.histc(values.float().cpu(), BINS, low, high).double().pow(1.0 / 3.0)
+    mass = (density.cumsum(0) - density / 2) / density.sum()
+    wanted = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    places = torch.searchsorted(mass, wanted).clamp(max=BINS - 1)
+    return (low + (places + 0.5) / BINS * (high - low)).to(values)
 
 
 def _nearest(values: Tensor, centres: Tensor) -> Tensor:

@@ -75,14 +75,28 @@ class QNetwork(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q-values `(batch, actions)` of observations `(batch, *shape)`."""
-        hidden = self.features(self.scale(observation))
+        hidden = self.features(self.scale(self.look(observation)))
         q_values: Tensor = self.head(hidden)
         return q_values
 
+    def look(self, observation: Tensor) -> Tensor:
+        """The part of `(batch, *shape)` observations that the network looks at."""
+        body = self.spec.body
+        if not isinstance(body, ConvSpec) or body.window is None:
+            return observation
+        channels, height, width = observation.shape[1:]
+        frames, rows, columns = (slice(*s) for s in body.window.spans((channels, height, width)))
+        return observation[:, frames, rows, columns]
+
+    @property
+    def background(self) -> float:
+        """What is taken off the scaled frames."""
+        return self.spec.body.background / 255.0 if isinstance(self.spec.body, ConvSpec) else 0.0
+
     def scale(self, observation: Tensor) -> Tensor:
-        """Frames to [0, 1]; float observations as they are."""
+        """Frames to [0, 1], less the background; float observations as they are."""
         if self.spec.observation_dtype == "uint8":
-            return observation.float() * (1.0 / 255.0)
+            return observation.float() * (1.0 / 255.0) - self.background
         return observation
 
 
@@ -99,9 +113,9 @@ class MixedPrecision(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q-values `(batch, actions)`, float32, of observations `(batch, *shape)`."""
-        scaled = observation.to(torch.bfloat16)
+        scaled = self.network.look(observation).to(torch.bfloat16)
         if self.network.spec.observation_dtype == "uint8":
-            scaled = scaled * (1.0 / 255.0)
+            scaled = scaled * (1.0 / 255.0) - self.network.background
         if scaled.dim() == 4:
             scaled = scaled.contiguous(memory_format=torch.channels_last)
         with torch.autocast(observation.device.type, dtype=torch.bfloat16):
@@ -135,11 +149,23 @@ def named_layers(network: QNetwork) -> dict[str, WeightedLayer]:
     return layers | {"head": network.head}
 
 
+def activation_names(network: QNetwork) -> dict[str, nn.ReLU]:
+    """The ReLUs in order of computation, by the tensor that they make: `conv1.relu` and so on."""
+    names = {id(layer): name for name, layer in named_layers(network).items()}
+    found: dict[str, nn.ReLU] = {}
+    last = ""
+    for module in network.features.modules():
+        last = names.get(id(module), last)
+        if isinstance(module, nn.ReLU):
+            found[f"{last}.relu"] = module
+    return found
+
+
 def count_macs(spec: QNetworkSpec) -> int:
     """Multiply-accumulates of one observation's forward pass, biases and activations left out."""
     macs = 0
     if isinstance(spec.body, ConvSpec):
-        channels, height, width = spec.observation_shape
+        channels, height, width = spec.seen_shape
         for layer in spec.body.convolutions:
             macs += _conv_macs(layer, (channels, height, width))
             channels, height, width = shape_after(layer, (channels, height, width), "")
@@ -163,8 +189,7 @@ def _conv_macs(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape) ->
 def _features(spec: QNetworkSpec) -> list[nn.Module]:
     layers: list[nn.Module] = []
     if isinstance(spec.body, ConvSpec):
-        channels, height, width = spec.observation_shape
-        shape = (channels, height, width)
+        shape = spec.seen_shape
         for layer in spec.body.convolutions:
             layers += _convolution(layer, shape)
             shape = shape_after(layer, shape, "")

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
 
 
 class ConvLayer(BaseModel):
@@ -82,12 +84,53 @@ Hidden = Annotated[
 ]
 
 
+Span = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
+
+
+class Window(BaseModel):
+    """The part of a stack of frames that a network looks at; each span is half-open.
+
+    What never matters costs time all the same: a score above the field, or, for a network that
+    needs a velocity but no acceleration, the older frames.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: Span | None = Field(default=None, description="frames of the stack; null: all")
+    rows: Span | None = Field(default=None, description="of each frame; null: all")
+    columns: Span | None = Field(default=None, description="of each frame; null: all")
+
+    def spans(self, shape: Shape) -> tuple[Span, Span, Span]:
+        """The spans within observations of `shape`.
+
+        Raises:
+            ValueError: a span is empty or reaches beyond the shape; names the field.
+        """
+        found: list[Span] = []
+        for name, size in zip(("channels", "rows", "columns"), shape, strict=True):
+            span: Span | None = getattr(self, name)
+            start, stop = span or (0, size)
+            if not start < stop <= size:
+                raise ValueError(f"window.{name}: start < stop <= {size}, not {start}, {stop}")
+            found.append((start, stop))
+        return found[0], found[1], found[2]
+
+
 class ConvSpec(BaseModel):
     """Convolutions, then dense layers, as in the Nature network (Mnih et al. 2015)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["conv"] = "conv"
+    window: Window | None = Field(
+        default=None, description="the part of the frames that the network looks at; null: all"
+    )
+    background: int = Field(
+        default=0,
+        ge=0,
+        le=255,
+        description="pixel value that counts as zero; in the graph it is part of the first bias",
+    )
     convolutions: tuple[Layer, ...] = Field(min_length=1, max_length=32)
     hidden: Hidden
 
@@ -124,10 +167,20 @@ class QNetworkSpec(BaseModel):
         """Inputs of the first dense layer."""
         if isinstance(self.body, MLPSpec):
             return self.observation_shape[0]
-        channels, height, width = self.observation_shape
+        channels, height, width = self.seen_shape
         for layer in self.body.convolutions:
             channels, height, width = shape_after(layer, (channels, height, width), "")
         return channels * height * width
+
+    @property
+    def seen_shape(self) -> Shape:
+        """What reaches the first convolution: the observation, or the window's part of it."""
+        channels, height, width = self.observation_shape
+        shape = (channels, height, width)
+        if isinstance(self.body, MLPSpec) or self.body.window is None:
+            return shape
+        sizes = [stop - start for start, stop in self.body.window.spans(shape)]
+        return sizes[0], sizes[1], sizes[2]
 
     @model_validator(mode="after")
     def _check_shape(self) -> QNetworkSpec:
@@ -138,13 +191,13 @@ class QNetworkSpec(BaseModel):
             return self
         if len(shape) != 3:
             raise ValueError(f"a conv network takes (channels, height, width), not {shape}")
-        current = (shape[0], shape[1], shape[2])
+        first = self.body.convolutions[0]
+        if self.body.background and (not isinstance(first, ConvLayer) or first.padding):
+            raise ValueError("background: needs a convolution without padding as the first layer")
+        current = self.seen_shape
         for index, layer in enumerate(self.body.convolutions):
             current = shape_after(layer, current, f"convolutions[{index}]")
         return self
-
-
-Shape = tuple[int, int, int]
 
 
 def shape_after(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape, place: str) -> Shape:

@@ -9,14 +9,8 @@ import torch
 
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import SilentBar
-from slimq_compression.passes.finetune import (
-    Loss,
-    Params,
-    _Replay,
-    apply,
-    distillation_loss,
-    policy_divergence,
-)
+from slimq_compression.distillation import Loss, Replay, distillation_loss, policy_divergence
+from slimq_compression.passes.finetune import Params, apply
 
 
 def test_the_divergence_of_a_hand_computed_example() -> None:
@@ -105,7 +99,7 @@ def test_bf16_updates_train_as_well(make_network, make_context) -> None:
 
 
 def test_a_full_replay_keeps_the_newest_round_and_a_part_of_the_earlier_ones() -> None:
-    replay = _Replay(10, np.random.default_rng(0))
+    replay = Replay(10, np.random.default_rng(0))
     for value in range(3):
         states = np.full((6, 1), value, np.float32)
         replay.add(states, torch.full((6, 2), float(value)))

@@ -5,9 +5,19 @@ import pytest
 import torch
 
 from slimq.core.errors import InvalidInputError
+from slimq.networks.grids import LinearLevels
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import ConvLayer, ConvSpec, MLPSpec, QNetworkSpec
-from slimq_compression.passes.prune_channels import Importance, Params, apply, keep_units
+from slimq.networks.specification import (
+    ConvLayer,
+    ConvSpec,
+    DenseLayer,
+    MLPSpec,
+    QNetworkSpec,
+    ShuffleLayer,
+)
+from slimq.networks.torch_policy import TorchPolicy
+from slimq_compression.importance import Importance, unit_scores
+from slimq_compression.passes.prune_channels import Params, apply, keep_units
 
 CONV = QNetworkSpec(
     body=ConvSpec(
@@ -20,6 +30,17 @@ CONV = QNetworkSpec(
     observation_shape=(2, 20, 16),
     observation_dtype="uint8",
     actions=3,
+)
+NORMALIZED = CONV.model_copy(
+    update={
+        "body": ConvSpec(
+            convolutions=(
+                ConvLayer(channels=6, kernel=4, stride=2, batch_norm=True),
+                ConvLayer(channels=8, kernel=3, padding=1, batch_norm=True),
+            ),
+            hidden=(DenseLayer(width=5, activation=False), 20),
+        )
+    }
 )
 
 
@@ -115,3 +136,113 @@ def test_a_wrong_number_of_shares_is_refused_by_name() -> None:
 def test_exactly_one_of_keep_and_ratio_is_needed(values: dict) -> None:
     with pytest.raises(ValueError, match="exactly one of keep and ratio"):
         Params(**values)
+
+
+def make_normalized() -> QNetwork:
+    """Every channel has its own statistics, scale and shift."""
+    network = make_network(NORMALIZED)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                tensor.data.uniform_(0.5, 1.5)
+            module.num_batches_tracked.fill_(7)
+    return network
+
+
+def test_batch_normalization_is_cut_with_its_channels() -> None:
+    parent = make_normalized()
+    kept = [torch.tensor(k) for k in ([0, 2, 5], [1, 3, 4, 7], [0, 1, 2, 3, 4], [0, 9, 19])]
+    child = keep_units(parent, kept)
+    for index, channels in ((1, kept[0]), (4, kept[1])):
+        old, new = parent.features[index].state_dict(), child.features[index].state_dict()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            assert torch.equal(new[name], old[name][channels]), name
+        assert int(new["num_batches_tracked"]) == 7
+
+
+def test_removing_channels_whose_normalization_gives_nothing_changes_no_q_value() -> None:
+    parent = make_normalized()
+    with torch.no_grad():
+        for norm, unit in ((1, 1), (4, 3)):
+            parent.features[norm].weight[unit] = 0
+            parent.features[norm].bias[unit] = 0
+    params = Params(importance=Importance.BN_SCALE, keep=(5 / 6, 7 / 8, 1.0, 1.0))
+    child = apply(parent, params, None)  # type: ignore[arg-type]
+    assert [layer.channels for layer in child.spec.body.convolutions] == [5, 7]
+    observations = torch.randint(0, 256, (7, 2, 20, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(child(observations), parent(observations))
+
+
+def test_a_bottleneck_stays_one_without_activation() -> None:
+    child = apply(make_normalized(), Params(keep=(0.5, 0.5, 0.4, 0.5)), None)  # type: ignore[arg-type]
+    assert child.spec.body.hidden == (DenseLayer(width=2, activation=False), 10)
+    assert [type(module).__name__ for module in child.features[7:]] == ["Linear", "Linear", "ReLU"]
+
+
+def test_bn_scale_ranks_all_channels_together_and_lets_each_dense_layer_keep_its_share() -> None:
+    """Of the scales 1 to 6 and 7 to 14, half are 8 and above: none of the first layer but one."""
+    parent = make_normalized()
+    parent.features[1].weight.data.copy_(torch.arange(1.0, 7.0))
+    parent.features[4].weight.data.copy_(torch.arange(7.0, 15.0))
+    child = apply(parent, Params(importance=Importance.BN_SCALE, ratio=0.5), None)  # type: ignore[arg-type]
+    assert [layer.channels for layer in child.spec.body.convolutions] == [1, 7]
+    assert [layer.width for layer in child.spec.dense_layers] == [3, 10]
+    assert child.features[1].weight.tolist() == [6.0]
+
+
+def test_gradient_scores_are_compared_by_their_share_of_the_layers_l2_norm(make_context) -> None:
+    parent = make_network(CONV)
+    context = make_context("conv", parent)
+    scores = unit_scores(parent, Importance.TAYLOR, 32, context)
+    shares = [score / score.square().sum().sqrt() for score in scores]
+    threshold = torch.cat(shares).sort(descending=True).values[17 - 1]
+    params = Params(importance=Importance.TAYLOR, ratio=0.5, states=32)
+    child = apply(parent, params, context)
+    widths = [int((share >= threshold).sum()) for share in shares]
+    assert sum(widths) == 17
+    body = child.spec.body
+    assert [*(layer.channels for layer in body.convolutions), *body.hidden] == widths
+
+
+@pytest.mark.parametrize("importance", [Importance.TAYLOR, Importance.OBD])
+def test_gradients_find_the_units_that_do_nothing_where_norms_do_not(
+    importance: Importance, make_context
+) -> None:
+    """Large weights of a unit that nothing reads are of no use."""
+    parent = make_network(CONV)
+    with torch.no_grad():
+        for layer, after in ((0, 2), (2, None), (5, None)):
+            parent.features[layer].weight[3] *= 10
+            if after is not None:
+                parent.features[after].weight[:, 3] = 0
+        parent.features[5].weight.view(20, 8, -1)[:, 3] = 0
+        parent.head.weight[:, 3] = 0
+    context = make_context("conv", parent)
+    states = context.states
+    keep = (5 / 6, 7 / 8, 19 / 20)
+    child = apply(parent, Params(importance=importance, keep=keep), context)
+    by_norm = apply(parent, Params(importance=Importance.L1, keep=keep), context)
+    expected = TorchPolicy(parent)(states)
+    np.testing.assert_allclose(TorchPolicy(child)(states), expected, atol=1e-5)
+    assert np.abs(TorchPolicy(by_norm)(states) - expected).max() > 1e-3
+
+
+def test_grids_and_ranges_do_not_outlive_the_shape_that_they_were_for() -> None:
+    parent = make_network(CONV)
+    parent.grids["conv1"] = (LinearLevels(7),)
+    parent.ranges["conv1.relu"] = (0.0, 1.0)
+    child = apply(parent, Params(ratio=0.5), None)  # type: ignore[arg-type]
+    assert child.grids == {}
+    assert child.ranges == {}
+    assert list(parent.grids) == ["conv1"]
+
+
+def test_a_network_whose_units_are_tied_together_is_refused_by_name() -> None:
+    body = ConvSpec(
+        convolutions=(ConvLayer(channels=4, kernel=3), ShuffleLayer(groups=2)), hidden=()
+    )
+    network = make_network(CONV.model_copy(update={"body": body}))
+    message = r"^prune_channels\.network: .*received convolutions\[1\]: a channel shuffle$"
+    with pytest.raises(InvalidInputError, match=message):
+        apply(network, Params(ratio=0.5), None)  # type: ignore[arg-type]

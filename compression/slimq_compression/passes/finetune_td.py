@@ -1,0 +1,211 @@
+"""Fine-tuning by temporal differences, on transitions that the network itself plays.
+
+Double DQN (van Hasselt et al. 2016, 1509.06461) from where the network stands: the target of
+Q(s, a) is y = r + γ·Q(s', argmax Q(s', ·; θ); θ⁻), or y = r where the episode terminated, under
+Huber's loss, with a target network θ⁻ that follows now and then. Where distillation is bounded by
+the teacher, this goes after the return itself. An anchor may keep the network near the teacher: the
+Huber loss to the teacher's Q-values on the same states, as in Kickstarting (Schmitt et al. 2018,
+1803.03835) but of values, not of policies.
+
+Weights on grids stay on them: the updates are straight-through, and play, targets and result are
+the projections. Batch normalization computes with its running statistics, which stay as they are,
+so that a network is the same function in updates and in play. So do learned activation ranges.
+
+Costs the play (`rounds × steps`), `rounds × updates` of three forward passes and one backward, and
+the memory of `replay_rounds × steps` transitions, 56 kB each for four frames and the next four. It
+fails where there is too little play: a policy near its best sees few mistakes, and the noise of
+bootstrapping then does more harm than the rewards do good; a low learning rate, an anchor and the
+accept gate limit it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slimq.core.qfunction import QValues
+from slimq.networks.hardware import flushed_denormals, resolve_precision
+from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
+from slimq.networks.torch_policy import TorchPolicy
+from slimq_compression.context import PassContext, ProgressBar, TransitionBatch
+from slimq_compression.straight_through import HeldNetwork
+
+LABEL_BATCH = 256
+
+
+class Params(BaseModel):
+    """The bounds are wide; the recipes say what works."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gamma: float = Field(default=0.99, ge=0.0, lt=1.0, description="discount of each agent step")
+    clip_rewards: bool = Field(
+        default=True, description="learn from rewards clipped to [-1, 1], as the teacher did"
+    )
+    teacher_weight: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1_000.0,
+        description="weight of the Huber loss to the teacher's Q-values; 0: no anchor",
+    )
+    rounds: int = Field(default=4, ge=1, le=10_000, description="of play, then updates")
+    steps: int = Field(default=4_000, ge=1, le=1_000_000, description="played in each round")
+    replay_rounds: int = Field(
+        default=4, ge=1, le=1_000, description="newest rounds that are learned from"
+    )
+    updates: int = Field(default=1_000, ge=1, le=10_000_000, description="in each round")
+    target_update_every: int = Field(
+        default=500, ge=1, description="updates after which the target network is replaced"
+    )
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="transitions in an update")
+    learning_rate: float = Field(default=5e-5, gt=0.0, le=1.0, description="of Adam")
+    gradient_clip: float = Field(
+        default=10.0, gt=0.0, le=1e6, description="largest norm of a gradient"
+    )
+    epsilon: float = Field(
+        default=0.05, ge=0.0, le=1.0, description="probability of a random action in play"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="fp32", description="of the updates; auto: bf16 where the hardware computes in it"
+    )
+
+
+class Minibatch(NamedTuple):
+    """Transitions, and the teacher's Q-values of `observations` (zeros without an anchor)."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminated: Tensor
+    labels: Tensor
+
+
+def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
+    """The network, trained and on its grids; the given one stays as it is."""
+    online = arrange(copy.deepcopy(network)).to(context.device).eval()
+    held = HeldNetwork(online, None, context.device)
+    teacher = None
+    if params.teacher_weight:
+        teacher = TorchPolicy(copy.deepcopy(context.teacher).to(context.device), context.device)
+    player = TorchPolicy(online, context.device)
+    learner = _Learner(held, params, context)
+    replay = _Replay(params.replay_rounds, context.generator)
+    with context.progress("finetune_td", params.rounds * params.updates, "update") as bar:
+        for index in range(params.rounds):
+            with held.projected():
+                played = context.collect.transitions(player, params.steps, epsilon=params.epsilon)
+            replay.add(played, _label(teacher, played, network.spec.actions))
+            with flushed_denormals():
+                learner.learn(replay, bar, f"round {index + 1}/{params.rounds}")
+    trained = copy.deepcopy(network)
+    held.write_to(trained)
+    return trained
+
+
+def double_targets(
+    rewards: Tensor, terminated: Tensor, chooser: Tensor, rater: Tensor, gamma: float
+) -> Tensor:
+    """The targets y = r + γ·Q(s', a*; θ⁻), or r where the episode terminated.
+
+    Args:
+        rewards: `(batch,)`.
+        terminated: `(batch,)`, bool; a truncated episode would have gone on, and bootstraps.
+        chooser: `(batch, actions)`, Q(s', ·; θ), whose greedy action is a*.
+        rater: `(batch, actions)`, Q(s', ·; θ⁻).
+        gamma: discount.
+    """
+    best = chooser.argmax(dim=1, keepdim=True)
+    ahead = rater.gather(1, best).squeeze(1)
+    return rewards + gamma * torch.where(terminated, torch.zeros_like(ahead), ahead)
+
+
+class _Replay:
+    """The transitions of the newest rounds, all of the same length."""
+
+    def __init__(self, rounds: int, generator: np.random.Generator) -> None:
+        self.rounds: deque[tuple[TransitionBatch, QValues]] = deque(maxlen=rounds)
+        self.generator = generator
+
+    def add(self, played: TransitionBatch, labels: QValues) -> None:
+        self.rounds.append((played, labels))
+
+    def sample(self, size: int) -> Minibatch:
+        """A uniform minibatch, with replacement."""
+        steps = len(self.rounds[0][1])
+        drawn = self.generator.integers(len(self.rounds) * steps, size=size)
+        rows = [(*self.rounds[index // steps], index % steps) for index in drawn.tolist()]
+        return Minibatch(
+            torch.from_numpy(np.stack([played.observations[i] for played, _, i in rows])),
+            torch.tensor([int(played.actions[i]) for played, _, i in rows]),
+            torch.tensor([float(played.rewards[i]) for played, _, i in rows]),
+            torch.from_numpy(np.stack([played.next_observations[i] for played, _, i in rows])),
+            torch.tensor([bool(played.terminated[i]) for played, _, i in rows]),
+            torch.from_numpy(np.stack([labels[i] for _, labels, i in rows])),
+        )
+
+
+class _Learner:
+    """Adam on the latent weights, and the target network."""
+
+    def __init__(self, held: HeldNetwork, params: Params, context: PassContext) -> None:
+        self.held, self.params, self.device = held, params, context.device
+        precision = resolve_precision(params.precision, context.device)
+        online = held.network
+        self.target = copy.deepcopy(online).requires_grad_(requires_grad=False)
+        self.q_online: nn.Module = MixedPrecision(online) if precision == "bf16" else online
+        self.q_target: nn.Module = (
+            MixedPrecision(self.target) if precision == "bf16" else self.target
+        )
+        self.optimizer = torch.optim.Adam(online.parameters(), lr=params.learning_rate, fused=True)
+        self.total, self.done = params.rounds * params.updates, 0
+
+    def learn(self, replay: _Replay, bar: ProgressBar, note: str) -> None:
+        params = self.params
+        for _ in range(params.updates):
+            self.held.advance(self.done / self.total)
+            batch = Minibatch(*(t.to(self.device) for t in replay.sample(params.batch_size)))
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.held.projected():
+                if self.done % params.target_update_every == 0:
+                    self.target.load_state_dict(self.held.network.state_dict())
+                loss = self.loss(batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.held.network.parameters(), params.gradient_clip)
+            self.optimizer.step()
+            self.done += 1
+            if self.done % 50 == 0:
+                bar.set_postfix_str(f"{note}, loss {loss.item():.2e}", refresh=False)
+            bar.update(1)
+
+    def loss(self, batch: Minibatch) -> Tensor:
+        params = self.params
+        rewards = batch.rewards.clamp(-1.0, 1.0) if params.clip_rewards else batch.rewards
+        with torch.no_grad():
+            chooser = self.q_online(batch.next_observations)
+            rater = self.q_target(batch.next_observations)
+            targets = double_targets(rewards, batch.terminated, chooser, rater, params.gamma)
+        answers: Tensor = self.q_online(batch.observations)
+        values = answers.gather(1, batch.actions[:, None]).squeeze(1)
+        loss = F.smooth_l1_loss(values, targets)
+        if params.teacher_weight:
+            loss = loss + params.teacher_weight * F.smooth_l1_loss(answers, batch.labels)
+        return loss
+
+
+def _label(teacher: TorchPolicy | None, played: TransitionBatch, actions: int) -> QValues:
+    """The teacher's Q-values `(steps, actions)`; zeros without a teacher."""
+    states = played.observations
+    if teacher is None:
+        return np.zeros((len(states), actions), np.float32)
+    parts = [
+        teacher(states[start : start + LABEL_BATCH]) for start in range(0, len(states), LABEL_BATCH)
+    ]
+    return np.concatenate(parts)

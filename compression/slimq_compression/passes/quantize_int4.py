@@ -1,0 +1,127 @@
+"""int4 in blocks: dense layers with 4-bit weights that are multiplied as they are (MatMulNBits).
+
+A block of neighbouring inputs shares one scale (Dettmers & Zettlemoyer 2023, arXiv:2212.09720, on
+why small blocks are what makes 4 bits work). Activations become 8-bit codes on the fly. Codes lie
+between −8 and 7 around a zero point in the middle, so no sums saturate on any processor.
+
+- **Weights on levels keep them**: what was trained on `LinearLevels` of at most ±7 is encoded bit
+  for bit, with its own blocks or smaller ones; larger ones are refused.
+- **Other weights** get the scale of least squared error in each block, clipping tried.
+- **Biases are corrected** for the mean error of the rounded weights (`bias_correction`).
+
+Takes (4 + 32/block size) bits for a weight, and at batch 1, where a dense layer waits for memory,
+less than half of its time; at batch 32 the gain is small. Convolutions stay as they are: combine
+with `quantize_int8` and its `layers`. Fails on small layers, whose error outweighs their bytes:
+`smallest` leaves the head in floats.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+from pydantic import BaseModel, ConfigDict, Field
+
+from slimq.core.errors import InvalidInputError
+from slimq_compression.context import PassContext
+from slimq_compression.graph import copy_model, remove_unused
+from slimq_compression.layers import DENSE, float_layers, weight_rows
+from slimq_compression.quantization import integer_layers
+from slimq_compression.quantization.bias_correction import correct_biases, spread
+from slimq_compression.quantization.levels import exact_scales, fitted_scales, linear_codes
+
+LOWEST, HIGHEST = -8, 7
+LEVELS = 7
+"""Largest code of symmetric 4-bit levels."""
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+
+Floats = npt.NDArray[np.float32]
+Coded = dict[str, tuple[npt.NDArray[np.int8], Floats, int]]
+
+
+class Params(BaseModel):
+    """Weights are always symmetric int4."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block_size: Literal[16, 32, 64, 128, 256] = Field(
+        default=32, description="inputs that share a scale of 4 bytes"
+    )
+    smallest: int = Field(
+        default=32, ge=1, le=65_536, description="outputs from which a dense layer is quantized"
+    )
+    states: int = Field(
+        default=1_024, ge=1, le=100_000, description="most calibration states to use"
+    )
+    bias_correction: bool = Field(
+        default=True, description="take back the mean error of each output in its bias"
+    )
+
+
+def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:
+    """The model with 4-bit dense layers.
+
+    Raises:
+        InvalidInputError: no dense layer with float weights has so many outputs as `smallest`, or
+            its weights are on the levels of smaller blocks.
+    """
+    rows = {name: weight_rows(model, node) for name, node in float_layers(model, DENSE).items()}
+    wide = {name: weights for name, weights in rows.items() if len(weights) >= params.smallest}
+    if not wide:
+        widths = ", ".join(f"{name}: {len(weights)}" for name, weights in rows.items()) or "none"
+        expected = f"at most the outputs of a dense layer with float weights ({widths})"
+        raise InvalidInputError("quantize_int4.smallest", expected, str(params.smallest))
+    coded = {name: _encode(name, weights, params.block_size) for name, weights in wide.items()}
+    given = model
+    if params.bias_correction:
+        states = spread(context.states, params.states)
+        given = correct_biases(model, lambda m: _replace(m, coded), states, context.progress)
+    return _replace(given, coded)
+
+
+def _encode(
+    name: str, weights: Floats, block_size: int
+) -> tuple[npt.NDArray[np.int8], Floats, int]:
+    """Codes `(outputs, blocks, block size)`, scales `(outputs, blocks)` and the inputs."""
+    outputs, width = weights.shape
+    blocks = _blocks(weights, block_size)
+    scales = exact_scales(blocks, LEVELS)
+    plain = np.isnan(scales)
+    if plain.any():
+        for smaller in (size for size in reversed(BLOCK_SIZES) if size < block_size):
+            if not np.isnan(exact_scales(_blocks(weights, smaller), LEVELS)).any():
+                expected = (
+                    f"at most {smaller}, for the weights of {name} are on levels of such blocks"
+                )
+                raise InvalidInputError("quantize_int4.block_size", expected, str(block_size))
+        # A weight that is off its levels somewhere was not trained on any: exact blocks are chance.
+        scales = fitted_scales(blocks, LOWEST, HIGHEST)
+    scales = np.where(scales > 0, scales, np.float32(1.0)).astype(np.float32)
+    codes = linear_codes(blocks, scales, LOWEST, HIGHEST)
+    return codes.reshape(outputs, -1, block_size), scales.reshape(outputs, -1), width
+
+
+def _blocks(weights: Floats, size: int) -> Floats:
+    """`(outputs · blocks, size)`; a last block that is not full is filled with zeros."""
+    padding = -weights.shape[1] % size
+    return np.pad(weights, ((0, 0), (0, padding))).reshape(-1, size)
+
+
+def _replace(model: onnx.ModelProto, coded: Coded) -> onnx.ModelProto:
+    """A copy in which the layers compute with their codes."""
+    changed = copy_model(model)
+    for node in changed.graph.node:
+        if node.name not in coded:
+            continue
+        bias = node.input[2] if len(node.input) > 2 else ""
+        made, tensors = integer_layers.blocks_layer(node, *coded[node.name], bias)
+        node.CopyFrom(made)
+        changed.graph.initializer.extend(
+            numpy_helper.from_array(values, name) for name, values in tensors.items()
+        )
+    integer_layers.use_domain(changed)
+    remove_unused(changed)
+    return changed

@@ -1,0 +1,126 @@
+"""From a search's best trials to published variants: trained in full, judged by the accept gate.
+
+A trial was trained a little; its recipe is made again with the full training, must pass the accept
+gate on seeds that the search has not seen, and is kept as a file, so that `slimq compress` makes
+the same variant again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import torch
+from optuna.trial import FixedTrial
+
+from slimq.core.errors import AcceptGateError, ConfigError
+from slimq.core.repository import Repository
+from slimq_compression.compress import Outcome, compress
+from slimq_compression.context import Progress, silent
+from slimq_compression.pipeline import OnStep, load_source
+from slimq_compression.pipeline import ignore as ignore_step
+from slimq_compression.recipe import Recipe
+from slimq_compression.search.run import Found, ranking
+from slimq_compression.search.space import Offer, make_recipe, suggest
+from slimq_compression.search.study import SearchSettings
+
+ATTEMPTS = 3
+"""Trials that are trained in full for each variant that is wanted."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A trial that was made in full.
+
+    Attributes:
+        found: the trial.
+        recipe: its file; None where the gate refused it.
+        outcome: of compressing; None where the gate refused it.
+        refused: what the gate said, empty where it passed.
+    """
+
+    found: Found
+    recipe: Path | None
+    outcome: Outcome | None
+    refused: str
+
+
+def publish_winners(
+    settings: SearchSettings,
+    study: optuna.Study,
+    count: int,
+    recipes: Path,
+    *,
+    effort: float = 1.0,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    on_step: OnStep = ignore_step,
+) -> Iterator[Winner]:
+    """Makes the best trials in full until `count` are published; yields each as it is decided.
+
+    Args:
+        settings: of the search.
+        study: what it found.
+        count: how many variants to publish.
+        recipes: the folder of recipes; files go to `<recipes>/<policy>/`.
+        effort: share of the full training.
+        device: where networks train, by default the CPU.
+        progress: opens progress bars.
+        on_step: called after each step of a recipe.
+
+    Raises:
+        ConfigError: a recipe of this name is there already and holds something else.
+    """
+    repository = Repository(settings.policies)
+    candidates = ranking(study, settings.margin)[: ATTEMPTS * count]
+    published = 0
+    for found in candidates:
+        if published >= count:
+            return
+        recipe, text = winning_recipe(settings, found, effort)
+        path = recipes / settings.policy / f"{recipe.name}.toml"
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            problem = "is there already and holds something else; move it away"
+            raise ConfigError(str(path), "file", problem)
+        try:
+            (outcome,) = compress(
+                repository,
+                settings.policy,
+                [recipe],
+                device=device,
+                progress=progress,
+                on_step=on_step,
+            )
+        except AcceptGateError as error:
+            yield Winner(found, None, None, str(error))
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        published += 1
+        yield Winner(found, path, outcome, "")
+
+
+def winning_recipe(settings: SearchSettings, found: Found, effort: float) -> tuple[Recipe, str]:
+    """The recipe that makes a trial's variant with the training of `effort`, and its text."""
+    repository = Repository(settings.policies)
+    source, offer = load_source(repository, settings.policy), Offer.current()
+    candidate = suggest(FixedTrial(found.params), source.teacher.spec, offer)
+    accept: dict[str, float | int] = {
+        "episodes": settings.gate_episodes,
+        "margin": settings.margin,
+    }
+    if settings.max_bytes is not None:
+        accept["max_bytes"] = settings.max_bytes
+    terms = json.dumps([found.params, accept, settings.seed, effort], sort_keys=True)
+    name = f"found-{hashlib.sha256(terms.encode()).hexdigest()[:8]}"
+    recipe, text = make_recipe(
+        candidate, offer, name=name, seed=settings.seed, effort=effort, accept=accept
+    )
+    note = (
+        f"# Found by slimq search {settings.policy}, study {settings.name}, trial {found.number}.\n"
+    )
+    return recipe, note + text

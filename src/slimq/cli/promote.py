@@ -1,0 +1,89 @@
+"""`slimq promote`: makes a variant the one that answers when none is asked for."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.core.errors import CheckFailedError, InvalidInputError
+
+if TYPE_CHECKING:
+    from slimq.core.repository import Repository
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def promote(
+    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
+    variant: Annotated[
+        str | None, typer.Argument(help="The new default; left out with --rollback.")
+    ] = None,
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Go back to the default before the last promotion.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote without evidence that it is as good.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a variant the policy's default; a running service follows by itself.
+
+    Ends with 1 for a variant that has no report, was made from another checkpoint, or is not
+    non-inferior to the baseline. Going back needs no evidence.
+    """
+    from slimq.core.publish import Publisher
+    from slimq.core.repository import Repository
+
+    if rollback == (variant is not None):
+        received = "both" if rollback else "neither"
+        raise InvalidInputError("VARIANT", "either a variant or --rollback", received)
+    repository = Repository(policies)
+    before = repository.policy(policy).default_variant
+    if variant is None:
+        manifest = Publisher(repository).roll_back(policy)
+    else:
+        repository.variant(policy, variant)
+        if not force:
+            check_evidence(repository, policy, variant)
+        manifest = Publisher(repository).promote(policy, variant)
+    after = manifest.default_variant
+    if as_json:
+        values = {
+            "policy": policy,
+            "default_variant": after,
+            "previous_default": manifest.previous_default,
+            "changed": before != after,
+        }
+        typer.echo(json.dumps(values))
+    elif before == after:
+        typer.echo(f"{policy}: {after} is the default already")
+    else:
+        typer.echo(f"{policy}: the default is {after}, it was {before}")
+
+
+def check_evidence(repository: Repository, policy: str, variant: str) -> None:
+    """Checks by the reports that a variant is as good as the baseline.
+
+    Raises:
+        CheckFailedError: it has no report of this model and checkpoint, or may lose more than the
+            margin.
+    """
+    from slimq.evaluation.comparison import compare_variants
+    from slimq.evaluation.recommendation import margin_miss, missing_evidence
+    from slimq.evaluation.statistics import MARGIN
+
+    comparison = compare_variants(repository, policy)
+    row = next((row for row in comparison.rows if row.variant == variant), None)
+    if row is None:
+        reasons = [comparison.failed.get(variant, "it has gone")]
+    else:
+        miss = margin_miss(row, MARGIN)
+        reasons = missing_evidence(row) or ([] if miss is None else [miss[0]])
+    if reasons:
+        problem = f"{policy}/{variant} is not promoted: {'; '.join(reasons)}"
+        raise CheckFailedError(f"{problem}; --force promotes it all the same")

@@ -1,0 +1,144 @@
+"""`slimq recommend`: the variant to deploy, by limits and evidence, and why not the others."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.units import parse_bytes, parse_duration
+from slimq.core.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from slimq.evaluation.recommendation import Candidate, Recommendation
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+class Mode(StrEnum):
+    """How latency was measured."""
+
+    alone = "alone"
+    interleaved = "interleaved"
+
+
+class Aim(StrEnum):
+    """What the choice minimises."""
+
+    bytes = "bytes"
+    latency = "latency"
+
+
+@app.command()
+def recommend(
+    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    max_latency: Annotated[
+        str | None, typer.Option("--max-latency", help="Median of one call: 0.2ms, 200us, 1s.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option("--max-bytes", help="On disk: 20000, 16.9kB, 1MB.")
+    ] = None,
+    margin: Annotated[
+        float,
+        typer.Option("--margin", help="Share of full − random that may be lost, at the bound."),
+    ] = 0.02,
+    latency: Annotated[Mode, typer.Option("--latency", help="Which latency counts.")] = Mode.alone,
+    batch: Annotated[int, typer.Option("--batch", help="Batch size of the latency.")] = 1,
+    min_return: Annotated[
+        float | None, typer.Option("--min-return", help="Least mean return over the episodes.")
+    ] = None,
+    aim: Annotated[
+        Aim | None,
+        typer.Option(
+            "--for", help="What to minimise.", show_default="latency if only bytes are limited"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name the variant to deploy: the cheapest that is non-inferior and keeps every limit.
+
+    Reads the reports only. Ends with 1 when no variant fits.
+    """
+    from slimq.core.repository import Repository
+    from slimq.evaluation.comparison import compare_variants
+    from slimq.evaluation.recommendation import Criteria
+    from slimq.evaluation.recommendation import recommend as choose
+
+    criteria = Criteria(
+        margin=margin,
+        max_bytes=None if max_bytes is None else parse_bytes(max_bytes, "--max-bytes"),
+        max_latency_us=(
+            None if max_latency is None else parse_duration(max_latency, "--max-latency")
+        ),
+        min_return=min_return,
+        mode=latency.value,
+        batch=batch,
+        goal=None if aim is None else aim.value,
+    )
+    found = choose(compare_variants(Repository(policies), policy), criteria)
+    if as_json:
+        from pydantic import TypeAdapter
+
+        from slimq.evaluation.recommendation import Recommendation
+
+        values = TypeAdapter(Recommendation).dump_python(found, mode="json")
+        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(describe(found)))
+    if found.choice is None:
+        raise CheckFailedError(explain_failure(found))
+
+
+def describe(found: Recommendation) -> list[str]:
+    """The choice, the runners-up and the rejected variants, as lines of text."""
+    lines = []
+    if found.choice is not None:
+        cost = "smallest" if found.goal == "bytes" else "fastest"
+        criteria = _criteria(found)
+        lines.append(f"{found.choice.variant}: the {cost} variant of {found.policy} {criteria}")
+        lines += [f"  {line}" for line in _figures(found.choice, found)]
+    if found.runners_up:
+        lines.append("also fit, the next best first:")
+        lines += [
+            f"  {candidate.variant}: {', '.join(_figures(candidate, found))}"
+            for candidate in found.runners_up
+        ]
+    if found.rejected:
+        lines.append("do not fit:")
+        lines += [f"  {one.variant}: {'; '.join(one.reasons)}" for one in found.rejected]
+    return lines
+
+
+def explain_failure(found: Recommendation) -> str:
+    """One line on why nothing fits: the nearest miss, or that there is no evidence."""
+    start = f"no variant of {found.policy} fits"
+    if found.nearest is None:
+        return f"{start}: none has the evidence; run slimq evaluate {found.policy}"
+    return f"{start}; the nearest is {found.nearest.variant}: {'; '.join(found.nearest.reasons)}"
+
+
+def _criteria(found: Recommendation) -> str:
+    criteria = found.criteria
+    parts = [f"that is non-inferior at {criteria.margin:.2%}"]
+    if criteria.max_bytes is not None:
+        parts.append(f"at most {criteria.max_bytes:,} bytes")
+    if criteria.max_latency_us is not None:
+        parts.append(f"at most {criteria.max_latency_us:g} µs")
+    if criteria.min_return is not None:
+        parts.append(f"of a mean return of at least {criteria.min_return:g}")
+    return ", ".join(parts)
+
+
+def _figures(candidate: Candidate, found: Recommendation) -> list[str]:
+    smaller = "" if candidate.smaller is None else f" (× {candidate.smaller:.2f} smaller)"
+    lines = [f"{candidate.bytes:,} bytes{smaller}"]
+    if candidate.latency_us is not None:
+        faster = "" if candidate.faster is None else f" (× {candidate.faster:.2f} faster)"
+        how = f"{found.criteria.mode}, batch {found.criteria.batch}"
+        lines.append(f"p50 {candidate.latency_us:.1f} µs {how}{faster}")
+    lines.append(f"mean return {candidate.mean:.2f}, lower bound {candidate.low:+.2%}")
+    return [*lines, *candidate.notes]

@@ -1,0 +1,233 @@
+"""`slimq search`: finds recipes within limits, trains the best in full and publishes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slimq.cli.compress import RECIPES, describe, progress_bar, show_step
+from slimq.cli.evaluate import drawing_pause
+from slimq.cli.extras import require
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.units import parse_bytes, parse_duration
+from slimq.core.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from slimq_compression.search.run import Found, Snapshot
+    from slimq_compression.search.study import SearchSettings
+    from slimq_compression.search.winners import Winner
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+_TRIALS_HELP = "Trials of the study, those of earlier runs included."
+_COLUMNS = ("trial", "bytes", "µs", "ratio", "agreement", "score", "low", "candidate")
+
+
+@app.command()
+def search(
+    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    max_bytes: Annotated[
+        str, typer.Option("--max-bytes", help="Limit on disk, such as 20kB; none by default.")
+    ] = "",
+    max_latency: Annotated[
+        str,
+        typer.Option(
+            "--max-latency", help="Limit of one call here, such as 0.1ms; none by default."
+        ),
+    ] = "",
+    margin: Annotated[
+        float, typer.Option("--margin", help="Largest loss of return that counts as none.")
+    ] = 0.02,
+    trials: Annotated[int, typer.Option("--trials", help=_TRIALS_HELP)] = 100,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="Time for trials; those that began are finished.")
+    ] = 60.0,
+    workers: Annotated[int, typer.Option("--workers", help="Processes of one thread each.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sampler and the recipes.")] = 0,
+    effort: Annotated[
+        float, typer.Option("--effort", help="Share of the full training that a trial gets.")
+    ] = 0.15,
+    publish: Annotated[
+        int, typer.Option("--publish", min=0, help="Variants to train in full and publish.")
+    ] = 1,
+    publish_effort: Annotated[
+        float, typer.Option("--publish-effort", help="Share of the full training that those get.")
+    ] = 1.0,
+    study: Annotated[
+        str, typer.Option("--study", help="Name of the study; made of limits and seed by default.")
+    ] = "",
+    work: Annotated[Path, typer.Option("--work", help="Folder of studies.")] = Path("runs/search"),
+    device: Annotated[
+        str, typer.Option("--device", help="Where winners are trained: cpu, cuda or auto.")
+    ] = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Searches recipes on the front of bytes, latency and return, and publishes the best.
+
+    Interrupted, the same command goes on.
+    """
+    require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "optuna")
+    from slimq.networks.hardware import resolve_device
+    from slimq_compression.search.run import front
+    from slimq_compression.search.run import search as run
+    from slimq_compression.search.study import SearchSettings
+    from slimq_compression.search.winners import publish_winners
+
+    settings = SearchSettings(
+        policies=policies,
+        policy=policy,
+        max_bytes=parse_bytes(max_bytes, "--max-bytes") if max_bytes else None,
+        max_latency_us=parse_duration(max_latency, "--max-latency") if max_latency else None,
+        margin=margin,
+        trials=trials,
+        minutes=minutes,
+        workers=workers,
+        seed=seed,
+        effort=effort,
+        work=work,
+        study=study or None,
+    )
+    bar = _TrialBar(settings)
+    try:
+        made = run(settings, on_trial=bar.show, progress=progress_bar)
+    except KeyboardInterrupt:
+        bar.close()
+        typer.echo(f"slimq: stopped; the same command goes on with {settings.folder}", err=True)
+        raise
+    finally:
+        bar.close()
+    found = front(made)
+    if not as_json:
+        typer.echo("\n".join(_table(found, settings)))
+    winners = []
+    for winner in publish_winners(
+        settings,
+        made,
+        publish,
+        RECIPES,
+        effort=publish_effort,
+        device=resolve_device(device),
+        progress=progress_bar,
+        on_step=show_step,
+    ):
+        winners.append(winner)
+        if not as_json:
+            typer.echo("\n".join(_tell(winner)))
+    if as_json:
+        typer.echo(json.dumps(_to_json(settings, found, winners), indent=2))
+    _conclude(policy, publish, winners)
+
+
+def _conclude(policy: str, wanted: int, winners: list[Winner]) -> None:
+    """Says what comes next.
+
+    Raises:
+        CheckFailedError: fewer variants were published than were asked for.
+    """
+    published = [w.outcome.manifest.name for w in winners if w.outcome is not None]
+    if published:
+        names = ",".join(published)
+        typer.echo(
+            f"evaluate on held-out seeds: slimq evaluate {policy} --variants {names}", err=True
+        )
+    if len(published) < wanted:
+        problem = f"{len(published)} of {wanted} variants published"
+        tried = f"{len(winners)} of the front were trained in full"
+        raise CheckFailedError(f"search: {problem}, {tried}; try more --trials or wider limits")
+
+
+class _TrialBar:
+    """Trials, with the best so far."""
+
+    def __init__(self, settings: SearchSettings) -> None:
+        self._settings = settings
+        self._bar: Any = None
+
+    def show(self, now: Snapshot) -> None:
+        """Draws how far the search is."""
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(
+                desc=f"search {self._settings.policy}",
+                total=self._settings.trials,
+                initial=now.ended,
+                unit="trial",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                mininterval=drawing_pause(),
+            )
+        note = f"{now.complete} complete"
+        if now.best is not None:
+            passed = "passed" if now.best.passed(self._settings.margin) else "not passed"
+            figures = (
+                f"{now.best.bytes:,} B, {now.best.latency_us:.0f} µs, score {now.best.score:.3f}"
+            )
+            note = f"{note}, best {figures} ({passed})"
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(now.ended - self._bar.n)
+
+    def close(self) -> None:
+        """Leaves the bar on the screen."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _table(found: list[Found], settings: SearchSettings) -> list[str]:
+    """The front, one line for each trial."""
+    lines = [f"{settings.policy}: {len(found)} trials on the front of {settings.folder}"]
+    if found:
+        lines.append("  " + _row(_COLUMNS))
+    return lines + ["  " + _row(_cells(one)) for one in found]
+
+
+def _cells(found: Found) -> tuple[str, ...]:
+    return (
+        str(found.number),
+        f"{found.bytes:,}",
+        f"{found.latency_us:.1f}",
+        f"{found.latency_ratio:.2f}",
+        f"{found.agreement:.3f}",
+        f"{found.score:.3f}",
+        "-" if found.low is None else f"{found.low:+.3f}",
+        found.candidate,
+    )
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return f"{cells[0]:>5}" + "".join(f"{cell:>11}" for cell in cells[1:-1]) + f"  {cells[-1]}"
+
+
+def _tell(winner: Winner) -> list[str]:
+    if winner.outcome is None:
+        return [f"trial {winner.found.number}, trained in full: {winner.refused}"]
+    return [f"trial {winner.found.number}: {winner.recipe}", *describe(winner.outcome)]
+
+
+def _to_json(
+    settings: SearchSettings, found: list[Found], winners: list[Winner]
+) -> dict[str, object]:
+    return {
+        "policy": settings.policy,
+        "study": str(settings.folder),
+        "front": [dataclasses.asdict(one) for one in found],
+        "winners": [
+            {
+                "trial": winner.found.number,
+                "recipe": None if winner.recipe is None else str(winner.recipe),
+                "manifest": (
+                    None
+                    if winner.outcome is None
+                    else winner.outcome.manifest.model_dump(mode="json")
+                ),
+                "refused": winner.refused or None,
+            }
+            for winner in winners
+        ],
+    }

@@ -1,0 +1,289 @@
+"""What is inside a variant: operators before and after optimisation, their time, tensors' bytes.
+
+The optimised graph and the times are those of sessions with the project's one configuration, plus
+what saves or profiles them. ONNX Runtime's profile counts whole microseconds, and its own work,
+some microseconds for each operator, is among them: times of operators are for comparing them with
+each other, and the whole call is timed beside them in a session without profiling.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from slimq.core.calibration import CalibrationSet
+from slimq.core.errors import InvalidInputError
+from slimq.core.manifest import PolicyManifest
+from slimq.core.observation import Observations
+from slimq.core.onnx_policy import INPUT, OUTPUT, OnnxPolicy, make_session, session_options
+from slimq.core.repository import Repository
+from slimq.evaluation.latency import processor_name
+from slimq.evaluation.statistics import interquartile_mean
+
+ITERATIONS = 300
+LARGEST_BATCH = 4_096
+MOST_ITERATIONS = 10_000
+"""A profile holds a million events; beyond that ONNX Runtime drops them."""
+
+_WARM_UP = 20
+_KERNEL = "_kernel_time"
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """One node of the optimised graph.
+
+    Attributes:
+        operator: as in `Inspection.after`.
+        mean_us: interquartile mean over the timed calls, microseconds.
+        share: of the sum over all nodes; None where every node takes less than the clock shows.
+    """
+
+    name: str
+    operator: str
+    mean_us: float
+    share: float | None
+
+
+@dataclass(frozen=True)
+class TensorBytes:
+    """One tensor of the model file.
+
+    Attributes:
+        dtype: as numpy names it, with `int4` and the like.
+        bytes: in the file before compression, its name and shape included.
+        share: of the file before compression.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A variant's model from the inside.
+
+    Attributes:
+        stored_bytes: on disk.
+        model_bytes: after decompression; the same where the model is not compressed.
+        graph_bytes: of those, what is no tensor: nodes, names, metadata.
+        before: how many nodes of each operator the model has.
+        after: the same after optimisation; a domain other than ONNX's stands before the name, a
+            fused activation behind it.
+        operators: nodes in the order in which they run.
+        tensors: the largest first.
+        states: `calibration`, or `zeros` where the policy has no calibration set.
+        call_us: median of a whole call without profiling.
+    """
+
+    policy: str
+    variant: str
+    sha256: str
+    stored_bytes: int
+    model_bytes: int
+    graph_bytes: int
+    before: dict[str, int]
+    after: dict[str, int]
+    operators: tuple[OperatorTime, ...]
+    tensors: tuple[TensorBytes, ...]
+    batch: int
+    iterations: int
+    states: str
+    call_us: float
+    processor: str
+    onnxruntime: str
+
+
+class _Node(NamedTuple):
+    """A node as the profile names it; one without a name gets its operator's and its index."""
+
+    name: str
+    operator: str
+    position: str
+
+
+def inspect_variant(
+    repository: Repository,
+    policy: str,
+    variant: str,
+    *,
+    batch: int = 1,
+    iterations: int = ITERATIONS,
+) -> Inspection:
+    """Looks inside a variant; leaves no files behind.
+
+    Args:
+        repository: where the policy is.
+        policy: its name.
+        variant: its variant's name.
+        batch: states in one call.
+        iterations: timed calls, after a warm-up that does not count.
+
+    Raises:
+        NotFoundError: there is no such policy or variant.
+        RepositoryError: the model is broken or does not load.
+        InvalidInputError: batch or iterations are out of range.
+    """
+    _check_range("batch", batch, LARGEST_BATCH)
+    _check_range("iterations", iterations, MOST_ITERATIONS)
+    manifest = repository.policy(policy)
+    entry, model = repository.read_model(policy, variant)
+    name = f"{policy}/{variant}"
+    q_function = OnnxPolicy(model, manifest.observation, len(manifest.actions), name)
+    states, source = _read_states(repository, manifest)
+    batches = _make_batches(states, batch, iterations)
+    with tempfile.TemporaryDirectory(prefix="slimq-inspect-") as folder:
+        optimised = _optimise(model, name, Path(folder))
+        durations = _profile(model, name, batches, Path(folder))
+    parsed = onnx.load_model_from_string(model)
+    tensors = tuple(measure_tensors(parsed.graph, len(model)))
+    return Inspection(
+        policy=policy,
+        variant=variant,
+        sha256=entry.model.sha256,
+        stored_bytes=entry.model.bytes,
+        model_bytes=len(model),
+        graph_bytes=len(model) - sum(tensor.bytes for tensor in tensors),
+        before=count_operators(parsed.graph),
+        after=count_operators(optimised.graph),
+        operators=tuple(_summarise(durations, optimised.graph)),
+        tensors=tensors,
+        batch=batch,
+        iterations=iterations,
+        states=source,
+        call_us=_time_calls(q_function, batches),
+        processor=processor_name(),
+        onnxruntime=str(ort.__version__),
+    )
+
+
+def count_operators(graph: onnx.GraphProto) -> dict[str, int]:
+    """How many nodes of each operator a graph has, the most frequent first."""
+    counts = Counter(operator_of(node) for node in graph.node)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def operator_of(node: onnx.NodeProto) -> str:
+    """A node's operator with its domain, if it is not ONNX's, and the activation fused into it."""
+    activations = [
+        onnx.helper.get_attribute_value(attribute)
+        for attribute in node.attribute
+        if attribute.name == "activation"
+    ]
+    domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
+    return "+".join([domain + node.op_type, *(bytes(name).decode() for name in activations)])
+
+
+def measure_tensors(graph: onnx.GraphProto, model_bytes: int) -> list[TensorBytes]:
+    """Every initializer, sparse initializer and constant of a graph, the largest first."""
+    found = [
+        TensorBytes(name, _dtype_name(values), shape, size, size / model_bytes)
+        for name, values, shape, size in _tensors(graph)
+    ]
+    return sorted(found, key=lambda tensor: (-tensor.bytes, tensor.name))
+
+
+def _tensors(
+    graph: onnx.GraphProto,
+) -> Iterator[tuple[str, onnx.TensorProto, tuple[int, ...], int]]:
+    for tensor in graph.initializer:
+        yield tensor.name, tensor, tuple(tensor.dims), tensor.ByteSize()
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name, sparse.values, tuple(sparse.dims), sparse.ByteSize()
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                yield node.output[0], attribute.t, tuple(attribute.t.dims), attribute.t.ByteSize()
+
+
+def _dtype_name(tensor: onnx.TensorProto) -> str:
+    return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)))
+
+
+def _check_range(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise InvalidInputError(name, f"a number from 1 to {most}", str(value))
+
+
+def _read_states(repository: Repository, manifest: PolicyManifest) -> tuple[Observations, str]:
+    if manifest.calibration is None:
+        spec = manifest.observation
+        return np.zeros((1, *spec.shape), spec.dtype), "zeros"
+    content = repository.read_file(manifest.name, manifest.calibration)
+    return CalibrationSet.from_bytes(content).observations(manifest.observation), "calibration"
+
+
+def _make_batches(states: Observations, size: int, count: int) -> list[Observations]:
+    """One batch for each call, at most 64 different ones; states repeat where there are too few."""
+    distinct = max(1, min(64, count, len(states) // size))
+    rows = np.arange(distinct * size) % len(states)
+    batches = [states[rows[start : start + size]] for start in range(0, len(rows), size)]
+    return [batches[index % distinct] for index in range(count)]
+
+
+def _optimise(model: bytes, name: str, folder: Path) -> onnx.ModelProto:
+    options = session_options()
+    path = folder / "optimised.onnx"
+    options.optimized_model_filepath = str(path)
+    make_session(model, name, options)
+    return onnx.load_model(path)
+
+
+def _profile(
+    model: bytes, name: str, batches: list[Observations], folder: Path
+) -> dict[_Node, list[float]]:
+    """Microseconds of each timed call by node, nodes in the order in which they run."""
+    options = session_options()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    session = make_session(model, name, options)
+    for batch in [*_warm_up(batches), *batches]:
+        session.run([OUTPUT], {INPUT: batch})
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    durations: dict[_Node, list[float]] = defaultdict(list)
+    for event in sorted(events, key=lambda event: event["ts"]):
+        if event["cat"] == "Node" and event["name"].endswith(_KERNEL):
+            details = event["args"]
+            name = event["name"].removesuffix(_KERNEL)
+            node = _Node(name, details["op_name"], details["node_index"])
+            durations[node].append(float(event["dur"]))
+    return {node: calls[-len(batches) :] for node, calls in durations.items()}
+
+
+def _summarise(
+    durations: dict[_Node, list[float]], graph: onnx.GraphProto
+) -> Iterator[OperatorTime]:
+    named = {node.name: operator_of(node) for node in graph.node if node.name}
+    means = {node: interquartile_mean(calls) for node, calls in durations.items()}
+    total = sum(means.values())
+    for node, mean in means.items():
+        share = mean / total if total else None
+        yield OperatorTime(node.name, named.get(node.name, node.operator), round(mean, 3), share)
+
+
+def _time_calls(q_function: OnnxPolicy, batches: list[Observations]) -> float:
+    for batch in _warm_up(batches):
+        q_function(batch)
+    durations = []
+    for batch in batches:
+        start = time.perf_counter_ns()
+        q_function(batch)
+        durations.append(time.perf_counter_ns() - start)
+    return round(float(np.median(durations)) / 1e3, 2)
+
+
+def _warm_up(batches: list[Observations]) -> Iterable[Observations]:
+    return (batches[index % len(batches)] for index in range(_WARM_UP))

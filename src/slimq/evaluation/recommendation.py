@@ -1,0 +1,228 @@
+"""Which variant to deploy, chosen from the reports alone.
+
+A variant is eligible when its evidence is complete, it is non-inferior to the baseline at the
+margin, and it keeps every limit. Of those, the one of the lowest cost (bytes, or the latency of one
+call) is chosen; ties go to the higher return, then to the other cost. So nothing eligible is both
+cheaper and better than the choice. What is not measured does not count as kept.
+
+The choice is made on held-out reports, and each variant is tested at the margin on its own: of very
+many variants, one may pass by luck. Whoever chooses among dozens should evaluate the choice again
+on other episodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from slimq.core.errors import InvalidInputError
+from slimq.core.report import LatencyMode
+from slimq.evaluation.comparison import Comparison, ComparisonRow
+from slimq.evaluation.statistics import MARGIN, PairedDifference
+
+Goal = Literal["bytes", "latency"]
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What a variant must keep; None is no limit.
+
+    Attributes:
+        margin: largest share of full − random that the variant may lose, at the lower bound.
+        max_bytes: on disk.
+        max_latency_us: median of one call.
+        min_return: mean over the held-out episodes.
+        mode: which latency counts.
+        batch: which batch size's.
+        goal: what the choice minimises; None decides by the limits, see `resolve_goal`.
+    """
+
+    margin: float = MARGIN
+    max_bytes: int | None = None
+    max_latency_us: float | None = None
+    min_return: float | None = None
+    mode: LatencyMode = "alone"
+    batch: int = 1
+    goal: Goal | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < 1:
+            raise InvalidInputError("margin", "a share from 0 to below 1", f"{self.margin:g}")
+        if self.batch < 1:
+            raise InvalidInputError("batch", "a number from 1 on", str(self.batch))
+        if self.min_return is not None and not math.isfinite(self.min_return):
+            raise InvalidInputError("min_return", "a finite number", f"{self.min_return:g}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An eligible variant with the figures that count.
+
+    Attributes:
+        smaller: baseline's bytes over its own.
+        low: lower end of the paired difference's interval, as a share of full − random.
+        latency_us: by the criteria's mode and batch, None where it was not measured.
+        faster: baseline's latency over its own, None where they are of different runs.
+        notes: what the reader should know of its report.
+    """
+
+    variant: str
+    bytes: int
+    smaller: float | None
+    mean: float
+    low: float
+    latency_us: float | None
+    faster: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A variant that is not eligible.
+
+    Attributes:
+        reasons: one for each criterion that it misses.
+        excess: by how much it misses the worst of them, as a share; None where evidence is missing.
+    """
+
+    variant: str
+    reasons: tuple[str, ...]
+    excess: float | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The choice and why not the others.
+
+    Attributes:
+        choice: None where no variant is eligible.
+        runners_up: the other eligible variants, the next best first.
+        nearest: where there is no choice: the rejected variant that misses by the smallest share.
+    """
+
+    policy: str
+    goal: Goal
+    criteria: Criteria
+    choice: Candidate | None
+    runners_up: tuple[Candidate, ...]
+    rejected: tuple[Rejection, ...]
+    nearest: Rejection | None
+
+
+def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
+    """Chooses among the variants of a comparison."""
+    goal = resolve_goal(criteria)
+    eligible: list[Candidate] = []
+    rejected = [Rejection(name, (why,), None) for name, why in comparison.failed.items()]
+    scale = _return_scale(comparison)
+    for row in comparison.rows:
+        missing = [*missing_evidence(row), *_missing_latency(row, criteria, goal)]
+        misses = list(_misses(row, criteria, scale))
+        reasons = (*missing, *(reason for reason, _ in misses))
+        difference, mean = row.difference, row.mean
+        if missing or difference is None or mean is None:
+            rejected.append(Rejection(row.variant, reasons, None))
+        elif misses:
+            rejected.append(Rejection(row.variant, reasons, max(share for _, share in misses)))
+        else:
+            eligible.append(_candidate(row, criteria, difference, mean))
+    eligible.sort(key=lambda candidate: _rank(candidate, goal))
+    near = [rejection for rejection in rejected if rejection.excess is not None]
+    return Recommendation(
+        policy=comparison.policy,
+        goal=goal,
+        criteria=criteria,
+        choice=eligible[0] if eligible else None,
+        runners_up=tuple(eligible[1:]),
+        rejected=tuple(rejected),
+        nearest=None if eligible else min(near, key=lambda r: r.excess or 0.0, default=None),
+    )
+
+
+def resolve_goal(criteria: Criteria) -> Goal:
+    """What is minimised: what was asked for; else the cost that has no limit; else bytes."""
+    if criteria.goal is not None:
+        return criteria.goal
+    only_bytes = criteria.max_bytes is not None and criteria.max_latency_us is None
+    return "latency" if only_bytes else "bytes"
+
+
+def missing_evidence(row: ComparisonRow) -> list[str]:
+    """Why a variant's report proves nothing about the return; empty where it does."""
+    if row.mean is not None and row.difference is None:
+        return [*row.notes, "its returns are not paired with a report of the baseline"]
+    return list(row.notes) if row.stale or row.mean is None else []
+
+
+def margin_miss(row: ComparisonRow, margin: float) -> tuple[str, float] | None:
+    """What a variant may lose beyond the margin, in words and as a share; None where it holds."""
+    if row.difference is None or row.difference.low >= -margin:
+        return None
+    excess = -margin - row.difference.low
+    low = f"{row.difference.low:+.2%} of the return at the lower bound"
+    return f"{low} is {excess:.2%} below the margin of {-margin:+.2%}", excess
+
+
+def _missing_latency(row: ComparisonRow, criteria: Criteria, goal: Goal) -> Iterator[str]:
+    if criteria.max_latency_us is None and goal != "latency":
+        return
+    latency = row.find_latency(criteria.mode, criteria.batch)
+    if latency is None:
+        yield f"no {criteria.mode} latency at batch {criteria.batch} was measured"
+    elif goal == "latency" and latency.faster is None:
+        yield "its latency is not of the same run as the baseline's, so it cannot be ranked"
+
+
+def _misses(
+    row: ComparisonRow, criteria: Criteria, scale: float | None
+) -> Iterator[tuple[str, float]]:
+    """Each criterion that a variant misses, in words, and by which share."""
+    if miss := margin_miss(row, criteria.margin):
+        yield miss
+    if criteria.max_bytes is not None and row.bytes > criteria.max_bytes:
+        over = row.bytes - criteria.max_bytes
+        share = over / max(criteria.max_bytes, 1)
+        limit = f"{criteria.max_bytes:,} by {over:,} ({share:.1%})"
+        yield f"{row.bytes:,} bytes is over {limit}", share
+    latency = row.find_latency(criteria.mode, criteria.batch)
+    limit_us = criteria.max_latency_us
+    if limit_us is not None and latency is not None and latency.p50_us > limit_us:
+        share = latency.p50_us / limit_us - 1
+        limit = f"{limit_us:g} µs by {latency.p50_us - limit_us:.2f} µs ({share:.1%})"
+        median = f"p50 {criteria.mode} at batch {criteria.batch}"
+        yield f"{median}, {latency.p50_us:g} µs, is over {limit}", share
+    if criteria.min_return is not None and row.mean is not None and row.mean < criteria.min_return:
+        short = criteria.min_return - row.mean
+        share = short / (scale or abs(criteria.min_return) or 1.0)
+        yield f"mean return {row.mean:.2f} is {short:.2f} below {criteria.min_return:g}", share
+
+
+def _return_scale(comparison: Comparison) -> float | None:
+    full = next((row.mean for row in comparison.rows if row.variant == comparison.baseline), None)
+    above = None if full is None else full - comparison.random_mean
+    return above if above is not None and above > 0 else None
+
+
+def _candidate(
+    row: ComparisonRow, criteria: Criteria, difference: PairedDifference, mean: float
+) -> Candidate:
+    latency = row.find_latency(criteria.mode, criteria.batch)
+    return Candidate(
+        variant=row.variant,
+        bytes=row.bytes,
+        smaller=row.smaller,
+        mean=mean,
+        low=difference.low,
+        latency_us=latency.p50_us if latency else None,
+        faster=latency.faster if latency else None,
+        notes=row.notes,
+    )
+
+
+def _rank(candidate: Candidate, goal: Goal) -> tuple[float, float, float, str]:
+    """Lowest first: the goal's cost, then the higher return, then the other cost."""
+    latency = math.inf if candidate.latency_us is None else candidate.latency_us
+    costs = (candidate.bytes, latency) if goal == "bytes" else (latency, candidate.bytes)
+    return costs[0], -candidate.mean, costs[1], candidate.variant

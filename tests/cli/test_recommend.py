@@ -1,0 +1,112 @@
+"""`slimq recommend`: the choice, the reasons, and the limits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimq.core.repository import Repository
+
+
+@pytest.fixture
+def judged(attach: Any) -> None:
+    """`other` is a little worse than `fp32` and twice as fast; both are of the same size."""
+    attach("fp32", [100.0, 120.0] * 10, p50=30.0)
+    attach("other", [99.0, 119.0] * 10, p50=15.0)
+
+
+def test_the_choice_comes_with_its_figures_and_the_runner_up(run: Any, judged: None) -> None:
+    code, out, err = run("recommend", "tiny", "--for", "latency")
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0] == "other: the fastest variant of tiny that is non-inferior at 2.00%"
+    assert lines[2] == "  p50 15.0 µs alone, batch 1 (× 2.00 faster)"
+    assert lines[3] == "  mean return 109.00, lower bound -1.11%"
+    assert lines[4] == "also fit, the next best first:"
+    assert lines[5].startswith("  fp32: ")
+
+
+def test_equal_bytes_go_to_the_higher_return(run: Any, judged: None) -> None:
+    code, out, _ = run("recommend", "tiny")
+    assert code == 0
+    assert out.startswith("fp32: the smallest variant of tiny")
+
+
+def test_a_rejected_variant_is_listed_with_its_reason(run: Any, judged: None) -> None:
+    code, out, _ = run("recommend", "tiny", "--max-latency", "0.02ms", "--min-return", "50")
+    assert code == 0
+    assert out.startswith("other: the smallest variant of tiny that is non-inferior at 2.00%, ")
+    assert "at most 20 µs, of a mean return of at least 50" in out
+    assert "do not fit:\n  fp32: p50 alone at batch 1, 30 µs, is over 20 µs by 10.00 µs" in out
+
+
+def test_where_nothing_fits_it_ends_with_1_and_names_the_nearest(run: Any, judged: None) -> None:
+    code, out, err = run("recommend", "tiny", "--max-latency", "10us", "--margin", "0.001")
+    assert code == 1
+    assert "do not fit:" in out
+    assert err.startswith("slimq: no variant of tiny fits; the nearest is other: ")
+    assert "15 µs, is over 10 µs by 5.00 µs (50.0%)" in err
+    assert err.count("\n") == 1
+
+
+def test_without_reports_it_says_how_to_get_them(run: Any) -> None:
+    code, out, err = run("recommend", "tiny")
+    assert code == 1
+    assert "other: not evaluated: run slimq evaluate tiny" in out
+    assert err == (
+        "slimq: no variant of tiny fits: none has the evidence; run slimq evaluate tiny\n"
+    )
+
+
+def test_json_holds_the_choice_and_the_criteria(run: Any, judged: None) -> None:
+    code, out, _ = run("recommend", "tiny", "--json", "--max-bytes", "1MB")
+    values = json.loads(out)
+    assert code == 0
+    assert values["goal"] == "latency"
+    assert values["criteria"]["max_bytes"] == 1_000_000
+    assert values["choice"]["variant"] == "other"
+    assert values["choice"]["low"] == pytest.approx(-1 / 90)
+    assert [one["variant"] for one in values["runners_up"]] == ["fp32"]
+    code, out, _ = run("recommend", "tiny", "--json", "--max-bytes", "1")
+    assert code == 1
+    assert json.loads(out)["choice"] is None
+    assert {one["variant"] for one in json.loads(out)["rejected"]} == {"fp32", "other"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--max-latency", "fast", "a positive duration such as 0.2ms"),
+        ("--max-bytes", "20xB", "a positive size such as 20kB"),
+    ],
+)
+def test_a_limit_of_wrong_syntax_is_wrong_use(
+    run: Any, option: str, value: str, expected: str
+) -> None:
+    code, out, err = run("recommend", "tiny", option, value)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"slimq: {option}: expected {expected}")
+    assert err.endswith(f"received {value!r}\n")
+
+
+def test_an_unknown_policy_is_wrong_use(run: Any) -> None:
+    code, _, err = run("recommend", "tinny")
+    assert code == 2
+    assert "did you mean 'tiny'" in err
+
+
+@pytest.mark.parametrize("policy", ["cartpole", "pong"])
+def test_for_each_shipped_policy_the_choice_is_the_smallest_that_is_non_inferior(
+    slimq: Any, policy: str
+) -> None:
+    from slimq.evaluation.comparison import compare_variants
+
+    root = Path(__file__).parents[2] / "policies"
+    done = slimq("recommend", policy, "--policies", root, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = compare_variants(Repository(root), policy).rows
+    fitting = [row for row in rows if row.difference and row.difference.low >= -0.02]
+    assert json.loads(done.stdout)["choice"]["bytes"] == min(row.bytes for row in fitting)

@@ -1,0 +1,154 @@
+"""`slimq search` as a user runs it, on a copy of the shipped CartPole policy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from slimq.cli.main import app
+from slimq.core.errors import CheckFailedError, InvalidInputError
+
+pytest.importorskip("torch")
+pytest.importorskip("optuna")
+
+SHIPPED = Path(__file__).parents[2] / "policies" / "cartpole"
+COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(SHIPPED, tmp_path / "policies" / "cartpole")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["search", "cartpole", "--effort", "0.005", *arguments])
+
+
+def test_the_front_is_a_table_and_a_winner_is_published_with_its_recipe(folder: Path) -> None:
+    """The study holds one trial, a network that is hardly pruned, so that it plays at once."""
+    from slimq_compression.search.run import search
+    from slimq_compression.search.study import SearchSettings, open_study
+
+    settings = SearchSettings(folder / "policies", "cartpole", effort=0.005, trials=1, minutes=1e-9)
+    search(settings)
+    chosen = {"structure": "pruned", "keep.1": 0.99, "keep.2": 0.99, "weights": "int8"}
+    open_study(settings).enqueue_trial(chosen)
+    result = run("--trials", "1", "--publish-effort", "0.02")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "cartpole: 1 trials on the front of runs/search/cartpole/margin-0.02_seed-0"
+    assert lines[1].split()[:4] == ["trial", "bytes", "µs", "ratio"]
+    assert lines[2].endswith("pruned keep 0.99 0.99; int8")
+    (recipe,) = (folder / "recipes/cartpole").glob("found-*.toml")
+    assert lines[3] == f"trial 0: recipes/cartpole/{recipe.name}"
+    assert lines[4].startswith(f"cartpole/{recipe.stem}: published, ")
+    assert f"slimq evaluate cartpole --variants {recipe.stem}" in result.stderr
+    assert (folder / "policies/cartpole/variants" / recipe.stem / "variant.json").exists()
+
+
+def test_json_says_where_the_study_is_and_what_it_found(folder: Path) -> None:
+    result = run("--trials", "1", "--max-bytes", "50B", "--publish", "0", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {
+        "policy": "cartpole",
+        "study": "runs/search/cartpole/bytes-50_margin-0.02_seed-0",
+        "front": [],
+        "winners": [],
+    }
+
+
+def test_too_few_winners_are_a_failed_check(folder: Path) -> None:
+    result = run("--trials", "1", "--max-bytes", "50", "--study", "tiny")
+    assert isinstance(result.exception, CheckFailedError)
+    assert "0 of 1 variants published" in str(result.exception)
+    assert (folder / "runs/search/cartpole/tiny/journal.jsonl").exists()
+    assert not (folder / "recipes").exists()
+
+
+def test_limits_are_read_with_their_units(folder: Path) -> None:
+    for option in ("--max-bytes", "--max-latency"):
+        result = run(option, "much")
+        assert isinstance(result.exception, InvalidInputError)
+        assert str(result.exception).startswith(f"{option}: expected a positive ")
+    assert not (folder / "runs").exists()
+
+
+def test_a_study_of_no_such_name_is_not_made(folder: Path) -> None:
+    result = run("--study", "../elsewhere")
+    assert isinstance(result.exception, InvalidInputError)
+    assert "study: expected a name such as " in str(result.exception)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [
+        *COMMAND,
+        "search",
+        "cartpole",
+        "--effort",
+        "0.005",
+        "--publish",
+        "0",
+        "--workers",
+        "2",
+        *arguments,
+    ]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(journal: Path, words: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not (journal.exists() and words in journal.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline, f"no {words} in {journal}"
+        time.sleep(0.1)
+
+
+def count(study: Path) -> list[str]:
+    from slimq_compression.search.study import SearchSettings, ended, open_study
+
+    settings = SearchSettings(Path("policies"), "cartpole", study=study.name)
+    return [trial.state.name for trial in ended(open_study(settings))]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(folder: Path) -> None:
+    study = folder / "runs/search/cartpole/mine"
+    options = ("--trials", "4", "--study", "mine")
+    with start(*options) as process:
+        wait_for(study / "journal.jsonl", "latency_ratio")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; the same command goes on with runs/search/cartpole/mine" in errors
+    assert "Traceback" not in errors
+    assert run(*options, "--publish", "0", "--workers", "1").exit_code == 0
+    assert len(count(study)) == 4
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_reported_and_its_trial_is_not_lost(folder: Path) -> None:
+    study = folder / "runs/search/cartpole/mine"
+    options = ("--trials", "3", "--study", "mine")
+    with start(*options) as process:
+        wait_for(study / "journal.jsonl", "latency_ratio")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [
+            pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(int(workers[0]), signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "(exit code -9) died" in errors
+    assert run(*options, "--publish", "0", "--workers", "1").exit_code == 0
+    assert len(count(study)) == 3

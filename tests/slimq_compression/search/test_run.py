@@ -1,0 +1,390 @@
+"""Searches that really run, on a copy of the shipped CartPole policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from slimq.core.errors import CheckFailedError, ConfigError, InvalidInputError
+from slimq.core.report import Fidelity
+from slimq.core.repository import Repository
+from slimq.core.seeds import HELD_OUT, SELECTION
+from slimq_compression import accept
+from slimq_compression.compress import compress
+from slimq_compression.pipeline import load_source
+from slimq_compression.recipe import load_recipe
+from slimq_compression.search.run import Snapshot, front, ranking, search, snapshot
+from slimq_compression.search.space import suggest
+from slimq_compression.search.stages import GATE_OFFSET, SCREENING_OFFSET, Stages
+from slimq_compression.search.study import (
+    ATTEMPTS,
+    JOURNAL,
+    SearchSettings,
+    dominates,
+    ended,
+    give_back,
+    on_front,
+    only_search,
+    open_study,
+)
+from slimq_compression.search.winners import publish_winners, winning_recipe
+from slimq_compression.search.worker import PEERS, Worker
+
+SHIPPED = Path(__file__).parents[3] / "policies" / "cartpole"
+Make = Callable[..., SearchSettings]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Make:
+    """`settings(**changes)`: of a search of seconds; any loss at all is within its margin."""
+    shutil.copytree(SHIPPED, tmp_path / "policies" / "cartpole")
+
+    def make(**changes: Any) -> SearchSettings:
+        short: dict[str, Any] = {
+            "margin": 1.0,
+            "trials": 4,
+            "minutes": 5.0,
+            "effort": 0.005,
+            "screening_episodes": 2,
+            "gate_episodes": 3,
+            "work": tmp_path / "search",
+        }
+        return SearchSettings(tmp_path / "policies", "cartpole", **{**short, **changes})
+
+    return make
+
+
+def measured(study: optuna.Study) -> list[Any]:
+    """What does not depend on the clock."""
+    names = ("candidate", "bytes", "agreement", "regret", "score")
+    return [[t.state, t.params, *(t.user_attrs.get(n) for n in names)] for t in study.trials]
+
+
+def test_an_interrupted_search_goes_on_to_the_right_number_of_trials(settings: Make) -> None:
+    chosen = settings()
+
+    def interrupt(now: Snapshot) -> None:
+        if now.ended == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(chosen, on_trial=interrupt)
+    study = open_study(chosen)
+    assert len(ended(study)) == 2
+    # What a worker that is killed leaves behind: a trial that runs, and half a line.
+    orphan = study.ask()
+    orphan.suggest_categorical("structure", ["pruned", "student"])
+    with (chosen.folder / JOURNAL).open("ab") as journal:
+        journal.write(b'{"op_code":6,"wor')
+    seen: list[int] = []
+    search(chosen, on_trial=lambda now: seen.append(now.ended))
+    study = open_study(chosen)
+    assert seen == [2, 3, 4]
+    assert len(ended(study)) == chosen.trials
+    states = [trial.state for trial in study.trials]
+    assert TrialState.RUNNING not in states
+    assert states[orphan.number] is TrialState.FAIL
+    again = next(trial for trial in study.trials if trial.user_attrs.get("attempt") == 2)
+    assert again.params["structure"] == orphan.params["structure"]
+
+
+def test_a_search_that_is_done_runs_nothing_more(settings: Make) -> None:
+    chosen = settings(trials=1)
+    search(chosen)
+    seen: list[Snapshot] = []
+    study = search(chosen, on_trial=seen.append)
+    assert [now.ended for now in seen] == [1]
+    assert len(study.trials) == 1
+
+
+def test_no_trial_begins_after_the_time_is_up(settings: Make) -> None:
+    assert ended(search(settings(minutes=1e-9))) == []
+
+
+def test_the_same_seed_gives_the_same_trials_and_another_gives_others(
+    settings: Make, tmp_path: Path
+) -> None:
+    one = measured(search(settings(trials=3)))
+    assert one == measured(search(settings(trials=3, work=tmp_path / "again")))
+    other = measured(search(settings(trials=1, seed=1)))
+    assert other[0][1] != one[0][1]
+
+
+def test_a_candidate_over_the_limit_of_bytes_is_dropped_untrained(settings: Make) -> None:
+    study = search(settings(max_bytes=100, trials=3))
+    for trial in study.trials:
+        assert trial.state is TrialState.PRUNED
+        assert trial.user_attrs["reason"].startswith("bytes ")
+        assert trial.user_attrs["reason"].endswith(" over 105")
+        assert trial.constraints["bytes"] > 0
+        assert "agreement" not in trial.user_attrs
+    assert front(study) == []
+
+
+def test_a_candidate_over_the_limit_of_latency_is_dropped_untrained(settings: Make) -> None:
+    study = search(settings(max_latency_us=0.01, trials=1))
+    (trial,) = study.trials
+    assert trial.state is TrialState.PRUNED
+    assert "latency_us " in trial.user_attrs["reason"]
+    assert trial.user_attrs["latency_us"] > 0.01
+    assert "agreement" not in trial.user_attrs
+
+
+@pytest.mark.slow
+def test_a_winner_is_published_by_a_recipe_that_makes_it_again(
+    settings: Make, tmp_path: Path
+) -> None:
+    chosen = settings(trials=8, effort=0.02, max_bytes=100_000)
+    study = search(chosen)
+    best = ranking(study, chosen.margin)[0]
+    recipes = tmp_path / "recipes"
+    (winner,) = publish_winners(chosen, study, 1, recipes, effort=0.05)
+    assert winner.found == best
+    assert winner.outcome is not None
+    assert winner.outcome.status == "published"
+    assert winner.outcome.verdict is not None
+    names = {criterion.name for criterion in winner.outcome.verdict.criteria}
+    assert names == {"margin", "max_bytes"}
+    repository = Repository(chosen.policies)
+    assert winner.outcome.manifest.name in repository.variants("cartpole")
+    assert repository.verify("cartpole") == []
+    assert winner.recipe is not None
+    assert winner.recipe.parent == recipes / "cartpole"
+    (again,) = compress(repository, "cartpole", [load_recipe(winner.recipe)])
+    assert again.status == "unchanged"
+    winner.recipe.write_text("# mine\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is there already and holds something else"):
+        list(publish_winners(chosen, study, 1, recipes, effort=0.05))
+
+
+def test_what_the_gate_refuses_is_reported_and_not_published(
+    settings: Make, tmp_path: Path
+) -> None:
+    chosen = settings(margin=0.0)
+    worker = prepared(chosen)
+    study = worker.study
+    study.enqueue_trial({"structure": "student", "layers": 1, "hidden.1": 4, "weights": "fp32"})
+    trial = study.ask()
+    suggest(trial, worker.source.teacher.spec, worker.offer)
+    known = {"candidate": "x", "latency_ratio": 1.0, "agreement": 1.0, "score": 1.0, "low": 0.0}
+    for name, value in known.items():
+        trial.set_user_attr(name, value)
+    study.tell(trial, [500, 1.0, 0.0])
+    before = Repository(chosen.policies).variants("cartpole")
+    (winner,) = publish_winners(chosen, study, 1, tmp_path / "recipes", effort=0.005)
+    assert "margin is -" in winner.refused
+    assert winner.recipe is None
+    assert winner.outcome is None
+    assert not (tmp_path / "recipes").exists()
+    assert Repository(chosen.policies).variants("cartpole") == before
+
+
+@pytest.mark.slow
+def test_workers_share_a_study_and_run_exactly_as_many_trials(settings: Make) -> None:
+    seen: list[Snapshot] = []
+    study = search(settings(trials=5, workers=2), on_trial=seen.append)
+    assert len(ended(study)) == 5
+    assert seen[0].ended == 0
+    assert seen[-1] == snapshot(study, settings())
+
+
+def add(study: optuna.Study, values: list[float], **known: Any) -> None:
+    figures = {"candidate": "x", "latency_ratio": 1.0, "agreement": 1.0, "score": 1.0, **known}
+    study.add_trial(
+        create_trial(
+            values=values,
+            params={"keep.1": 0.5},
+            distributions={"keep.1": FloatDistribution(0.0, 1.0)},
+            user_attrs={"bytes": values[0], **figures},
+        )
+    )
+
+
+def prepared(chosen: SearchSettings) -> Worker:
+    """A worker of a study without trials."""
+    search(dataclasses.replace(chosen, minutes=1e-9))
+    return Worker(chosen)
+
+
+def test_a_trial_is_judged_by_the_median_of_those_that_are_no_larger(settings: Make) -> None:
+    worker = prepared(settings())
+    fidelity = Fidelity(
+        states=10,
+        agreement=0.9,
+        near_ties=0,
+        agreement_without_ties=0.9,
+        regret=0.5,
+        q_error_mean=0.1,
+        q_error_max=0.1,
+    )
+    for index in range(PEERS):
+        add(worker.study, [1_000 + index, 10, 0], regret=0.1)
+    worker._check_fidelity(worker.study.ask(), fidelity, 1_000)
+    trial = worker.study.ask()
+    with pytest.raises(optuna.TrialPruned, match=f"the median of {PEERS} trials of no more bytes"):
+        worker._check_fidelity(trial, fidelity, 2_000)
+    poor = fidelity.model_copy(update={"agreement": 0.5})
+    trial = worker.study.ask()
+    with pytest.raises(optuna.TrialPruned, match=r"agreement 0\.500 below"):
+        worker._check_fidelity(trial, poor, 1_000)
+    assert trial.constraints["agreement"] > 0
+
+
+def test_a_trial_of_known_parameters_is_not_made_again(settings: Make) -> None:
+    study = search(settings(trials=2, max_bytes=100_000))
+    known = study.trials[-1]
+    study.enqueue_trial(known.params)
+    study = search(settings(trials=3, max_bytes=100_000))
+    again = study.trials[-1]
+    assert again.user_attrs["same_as"] == known.number
+    assert (again.state, again.values) == (known.state, known.values)
+    assert again.user_attrs.get("reason") == known.user_attrs.get("reason")
+
+
+def test_a_trial_that_meets_an_error_fails_with_its_reason_and_counts(settings: Make) -> None:
+    worker = prepared(settings())
+    manifest = worker.source.manifest
+    actions = [*manifest.actions, "a third"]
+    manifest = manifest.model_copy(update={"actions": actions})
+    worker.stages.source = dataclasses.replace(worker.source, manifest=manifest)
+    worker.one()
+    (trial,) = worker.study.trials
+    assert trial.state is TrialState.FAIL
+    assert "expected shape (batch, 3)" in trial.user_attrs["reason"]
+    assert [known.number for known in ended(worker.study)] == [0]
+
+
+def test_a_trial_that_never_ends_is_tried_a_few_times_only(settings: Make) -> None:
+    chosen = settings()
+    with only_search(chosen.folder):
+        study = open_study(chosen)
+        for _ in range(ATTEMPTS):
+            trial = study.ask()
+            trial.suggest_categorical("weights", ["fp32"])
+            assert give_back(study, chosen.folder) == 1
+        assert study.get_trials(states=(TrialState.WAITING,)) == []
+        assert len(study.trials) == ATTEMPTS
+        assert ended(study) == []
+
+
+def test_one_search_at_a_time_holds_a_study(settings: Make) -> None:
+    chosen = settings()
+    with (
+        only_search(chosen.folder),
+        pytest.raises(ConfigError, match="another search is at work in it"),
+    ):
+        search(chosen)
+
+
+def test_a_study_keeps_its_terms(settings: Make) -> None:
+    prepared(settings(study="mine"))
+    with pytest.raises(InvalidInputError, match=r"--study: .*made with seed 0, received seed 1"):
+        search(settings(study="mine", seed=1))
+
+
+def test_a_study_is_named_after_its_limits(settings: Make) -> None:
+    assert settings().name == "margin-1_seed-0"
+    limited = settings(max_bytes=20_000, max_latency_us=100.0, margin=0.02, seed=3)
+    assert limited.name == "bytes-20000_latency-100us_margin-0.02_seed-3"
+    assert limited.folder == limited.work / "cartpole" / limited.name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("trials", 0, "1 to 100000"),
+        ("workers", 0, "1 to 1024"),
+        ("seed", -1, "0 to 2147483647"),
+        ("screening_episodes", 1, "2 to 10000"),
+        ("gate_episodes", 1, "2 to 10000"),
+        ("minutes", 0.0, "above 0"),
+        ("effort", 1.5, "above 0, at most 1"),
+        ("margin", -0.1, "0 to 1"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(
+    settings: Make, name: str, value: float, expected: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=f"{name}: expected {expected}"):
+        settings(**{name: value})
+
+
+def test_a_baseline_no_better_than_random_is_no_scale(settings: Make) -> None:
+    repository = Repository(settings().policies)
+    source = load_source(repository, "cartpole")
+    random = source.manifest.random_policy.model_copy(update={"mean": 1_000.0})
+    manifest = source.manifest.model_copy(update={"random_policy": random})
+    _, model = repository.read_model("cartpole", "fp32")
+    stages = Stages(dataclasses.replace(source, manifest=manifest), model)
+    with pytest.raises(CheckFailedError, match="search: the full policy returns 500, random"):
+        stages.reference(len(model), 2, 2)
+
+
+def test_the_baseline_is_as_fast_and_as_good_as_itself(settings: Make) -> None:
+    repository = Repository(settings().policies)
+    _, model = repository.read_model("cartpole", "fp32")
+    stages = Stages(load_source(repository, "cartpole"), model)
+    reference = stages.reference(len(model), 2, 2)
+    policy = stages.load(model, "again")
+    score = stages.score(policy, reference.screening, SCREENING_OFFSET)
+    assert (score.mean, score.low, score.loss) == (1.0, 0.0, 0.0)
+    assert stages.fidelity(policy).agreement > 0.99
+    assert 0.5 < stages.latency_ratio(policy) < 2.0
+
+
+def test_the_seeds_are_nobody_elses() -> None:
+    own = {*SELECTION.seeds(10_000, SCREENING_OFFSET), *SELECTION.seeds(10_000, GATE_OFFSET)}
+    assert len(own) == 20_000
+    assert own.isdisjoint(SELECTION.seeds(1_000))
+    assert own.isdisjoint(SELECTION.seeds(1_000, accept.SEED_OFFSET))
+    assert not any(seed in HELD_OUT for seed in own)
+
+
+def test_a_point_dominates_where_it_is_nowhere_worse_and_somewhere_better() -> None:
+    assert dominates((100, 10.0, 0.0), (200, 10.0, 0.0))
+    assert not dominates((100, 10.0, 0.1), (200, 10.0, 0.0))
+    assert not dominates((100, 10.0, 0.0), (100, 10.0, 0.0))
+    # The third digit of a latency is noise.
+    assert not dominates((100, 10.01, 0.0), (100, 10.04, 0.0))
+    generator = np.random.default_rng(0)
+    points = generator.integers(1, 9, (60, 3)).astype(float).tolist()
+    kept = [p for p in points if on_front(p, points)]
+    assert kept
+    for point in points:
+        assert point in kept or any(dominates(other, point) for other in kept)
+
+
+def test_the_ranking_puts_what_held_the_gate_first_and_then_bytes(settings: Make) -> None:
+    study = prepared(settings()).study
+    add(study, [900, 9, 0.2], low=-0.5)
+    add(study, [3_000, 9, 0.0], low=0.0)
+    add(study, [2_000, 9, 0.01], low=-0.01)
+    add(study, [2_500, 9, 0.3])
+    add(study, [950, 8, 0.1])
+    assert [found.number for found in front(study)] == [0, 4, 2, 1]
+    assert [found.number for found in ranking(study, 0.02)] == [2, 1, 4, 0]
+
+
+def test_the_winners_recipe_is_named_by_what_makes_it(settings: Make) -> None:
+    chosen = settings(max_bytes=20_000, margin=0.02)
+    study = prepared(chosen).study
+    add(study, [900, 9, 0.0])
+    known = front(study)[0]
+    params = {"structure": "pruned", "keep.1": 0.1, "keep.2": 0.1, "weights": "fp32"}
+    found = dataclasses.replace(known, params=params)
+    recipe, text = winning_recipe(chosen, found, 1.0)
+    assert recipe.accept.margin == 0.02
+    assert recipe.accept.max_bytes == 20_000
+    assert recipe.accept.episodes == chosen.gate_episodes
+    assert text.startswith("# Found by slimq search cartpole, study bytes-20000_")
+    assert winning_recipe(chosen, found, 1.0)[0].name == recipe.name
+    assert winning_recipe(chosen, found, 0.5)[0].name != recipe.name

@@ -1,0 +1,169 @@
+"""What a search may choose, and the recipes that come of it."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+
+from slimq.core.errors import ConfigError
+from slimq.networks.qnetwork import QNetwork
+from slimq.networks.specification import NATURE, MLPSpec, QNetworkSpec
+from slimq_compression.catalogue import CATALOGUE
+from slimq_compression.passes import student
+from slimq_compression.search import space as search_space
+from slimq_compression.search.space import (
+    BITS,
+    FULL,
+    SECOND,
+    Candidate,
+    Offer,
+    make_recipe,
+    suggest,
+)
+
+NETWORKS = {
+    "conv": QNetworkSpec(
+        body=NATURE, observation_shape=(4, 84, 84), observation_dtype="uint8", actions=6
+    ),
+    "mlp": QNetworkSpec(
+        body=MLPSpec(hidden=(256, 256)),
+        observation_shape=(4,),
+        observation_dtype="float32",
+        actions=2,
+    ),
+}
+
+
+def draw(kind: str, count: int = 150) -> list[tuple[optuna.trial.FrozenTrial, Candidate]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = []
+    for _ in range(count):
+        trial = study.ask()
+        candidate = suggest(trial, NETWORKS[kind], Offer.current())
+        study.tell(trial, 0.0)
+        drawn.append((study.trials[trial.number], candidate))
+    return drawn
+
+
+def make(candidate: Candidate, effort: float = 0.1, **changes: Any) -> Any:
+    options: dict[str, Any] = {"name": "found-x", "seed": 3, "accept": {"margin": 0.02}}
+    return make_recipe(candidate, Offer.current(), effort=effort, **{**options, **changes})
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.mark.parametrize("kind", ["conv", "mlp"])
+def test_every_draw_is_a_recipe_whose_student_fits_the_observations(kind: str) -> None:
+    structures, weights = set(), set()
+    for _, candidate in draw(kind):
+        recipe, _ = make(candidate)
+        structures.add(candidate.structure)
+        weights.add(candidate.weights)
+        if candidate.structure == "student":
+            spec = student.student_spec(NETWORKS[kind], recipe.network[0].params)
+            assert spec.body.kind == kind
+            assert spec.body.hidden == candidate.hidden
+        else:
+            assert len(candidate.keep) == (4 if kind == "conv" else 2)
+    assert structures == set(Offer.current().structures)
+    assert weights == set(Offer.current().weights)
+
+
+@pytest.mark.parametrize("strides", [(4, 1, 1), (8, 2, 2)])
+def test_the_smallest_and_the_largest_convolutions_fit_frames_of_84(strides: Any) -> None:
+    conv = [
+        ("conv1.stride", strides[0]),
+        ("conv2.stride", strides[1]),
+        ("conv3.stride", strides[2]),
+    ]
+    chosen = {"structure": "student", "weights": "fp32", "convolutions": 3, "hidden.1": 128}
+    chosen |= {f"conv{index}.channels": 32 for index in (1, 2, 3)} | dict(conv)
+    candidate = suggest(
+        FixedTrial({**chosen, "conv2.kernel": 4}), NETWORKS["conv"], Offer.current()
+    )
+    recipe, _ = make(candidate)
+    QNetwork(student.student_spec(NETWORKS["conv"], recipe.network[0].params))
+    expected = "student 32k8s{} 32k4s{} 32k3s{}, 128; fp32".format(*strides)
+    assert candidate.describe() == expected
+
+
+@pytest.mark.parametrize("kind", ["conv", "mlp"])
+def test_a_name_has_the_same_range_in_every_trial(kind: str) -> None:
+    ranges: dict[str, Any] = {}
+    for trial, _ in draw(kind):
+        for name, distribution in trial.distributions.items():
+            assert ranges.setdefault(name, distribution) == distribution
+
+
+def test_a_trials_parameters_give_the_same_candidate_again() -> None:
+    for trial, candidate in draw("conv", 20):
+        again = suggest(FixedTrial(trial.params), NETWORKS["conv"], Offer.current())
+        assert again == candidate
+
+
+def test_what_the_catalogue_lacks_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("student", "quantize_int8", "store_weights"):
+        monkeypatch.delitem(CATALOGUE, name, raising=False)
+    assert Offer.current().structures == ("pruned",)
+    assert Offer.current().weights == ("fp32",)
+
+
+def test_without_effort_nothing_is_trained() -> None:
+    for _, candidate in draw("mlp", 20):
+        recipe, _ = make(candidate, effort=0)
+        assert "finetune" not in [step.name for step in recipe.network]
+
+
+def test_effort_is_the_share_of_updates_and_of_play() -> None:
+    for training in FULL.values():
+        part = training.scaled(0.25)
+        assert part.rounds < training.rounds
+        for whole, share in ((training.updates, part.updates), (training.states, part.states)):
+            assert share * part.rounds == pytest.approx(0.25 * whole * training.rounds, rel=0.01)
+        assert training.scaled(1.0) == training
+
+
+def test_weights_on_levels_are_trained_once_more_and_then_stored() -> None:
+    if "linear" not in Offer.current().weights:
+        pytest.skip("the catalogue has no store_weights")
+    for form, (low, _) in BITS.items():
+        candidate = Candidate("mlp", "student", (), (), (16,), form, low)
+        recipe, _ = make(candidate, effort=1.0)
+        names = [step.name for step in recipe.network]
+        assert names == ["student", "finetune", "quantize_weights", "finetune"]
+        assert [step.name for step in recipe.graph] == ["store_weights"]
+        assert recipe.network[2].params.model_dump()["bits"] == low
+        once, again = (recipe.network[index].params.model_dump() for index in (1, 3))
+        total = once["updates"] * once["rounds"]
+        assert again["updates"] * again["rounds"] == pytest.approx(SECOND * total, rel=0.02)
+        assert candidate.describe() == f"student 16; {form} {low} bits"
+
+
+def test_the_text_holds_the_recipe_and_its_gate() -> None:
+    candidate = Candidate("mlp", "pruned", (0.25, 0.5), (), (), "int8", None)
+    recipe, text = make(candidate, accept={"margin": 0.02, "max_bytes": 20_000})
+    values = tomllib.loads(text)
+    assert values["name"] == recipe.name == "found-x"
+    assert values["seed"] == recipe.seed == 3
+    assert values["network"][0] == {"pass": "prune_channels", "keep": [0.25, 0.5]}
+    assert values["graph"] == [{"pass": "quantize_int8"}]
+    assert recipe.accept.max_bytes == 20_000
+    assert recipe.description == "Found: pruned keep 0.25 0.5; int8."
+
+
+def test_tables_lists_and_truth_values_are_written_as_toml() -> None:
+    written = search_space._toml([{"a": True, "b": 1e-5}, "x", (1, 2.5)])
+    assert tomllib.loads(f"v = {written}")["v"] == [{"a": True, "b": 1e-5}, "x", [1, 2.5]]
+
+
+def test_a_gate_that_asks_for_nothing_is_refused() -> None:
+    candidate = Candidate("mlp", "pruned", (0.25, 0.5), (), (), "fp32", None)
+    with pytest.raises(ConfigError, match=r"found-x\.toml: accept: "):
+        make(candidate, accept={"episodes": 3})
