@@ -15,6 +15,8 @@ from slimq.evaluation.comparison import Comparison
 from slimq.evaluation.statistics import pareto_frontier
 
 _SIZE = (7.0, 4.5)
+_MARKERS = "os^Dv"
+"""One for every ten variants, whose colours then repeat: names beside the points would overlap."""
 _DOTS = 150
 _RC: Any = {"svg.hashsalt": "slimq", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
 
@@ -131,13 +133,16 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
         zorder=1,
     )
     for index, point in enumerate(points):
-        colour = "tab:green" if index in frontier else "tab:grey"
         ends = [[max(0.0, point.value - point.low)], [max(0.0, point.high - point.value)]]
         axes.errorbar(
-            [point.bytes], [point.value], yerr=ends, fmt="o", color=colour, capsize=4, zorder=2
-        )
-        axes.annotate(
-            point.name, (point.bytes, point.value), xytext=(6, 6), textcoords="offset points"
+            [point.bytes],
+            [point.value],
+            yerr=ends,
+            fmt=_MARKERS[index // 10 % len(_MARKERS)],
+            color=f"C{index % 10}",
+            capsize=4,
+            zorder=2,
+            label=point.name,
         )
     axes.set_xscale("log")
     _number(axes.xaxis, EngFormatter("B"))
@@ -148,7 +153,7 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
     axes.set_ylabel(label)
     axes.set_title(_title(comparison, latency=log), fontsize=9)
     axes.grid(visible=True, which="both", alpha=0.25)
-    axes.legend(loc="best")
+    figure.legend(loc="outside right upper")
     axes.margins(0.12)
     return figure
 
