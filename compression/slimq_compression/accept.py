@@ -13,19 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slimq.core.errors import AcceptGateError, CheckFailedError, ConfigError, NotFoundError
-from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.errors import AcceptGateError, ConfigError, NotFoundError
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
 from slimq.core.seeds import SELECTION
-from slimq.environments.rollout import play_episodes
 from slimq.evaluation.fidelity import q_values_of
-from slimq.evaluation.returns import require_finite
 from slimq.evaluation.statistics import mean_interval
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import Source, Staged
 from slimq_compression.recipe import Accept, Recipe
+from slimq_compression.selection import load_candidate, play_returns, scale_over_random
 
 AT_LEAST, AT_MOST = "at least", "at most"
 SEED_OFFSET = 100_000
@@ -140,10 +138,7 @@ class AcceptGate:
         self, returns: Sequence[float], reference: Sequence[float], accept: Accept
     ) -> Iterable[Criterion]:
         random = self.source.manifest.random_policy.mean
-        scale = float(np.mean(reference)) - random
-        if scale <= 0:
-            problem = f"the full policy returns {np.mean(reference):g}, random play {random:g}"
-            raise CheckFailedError(f"accept: {problem}; there is nothing to keep")
+        scale = scale_over_random(reference, random, "accept")
         if accept.return_ratio is not None:
             ratio = (float(np.mean(returns)) - random) / scale
             yield Criterion("return_ratio", ratio, AT_LEAST, accept.return_ratio)
@@ -170,17 +165,8 @@ class AcceptGate:
         return self._reference_returns[len(seeds)]
 
     def _policy(self, model: bytes, name: str) -> QFunction:
-        manifest = self.source.manifest
-        label = f"{manifest.name}/{name}"
-        policy = OnnxPolicy(model, manifest.observation, len(manifest.actions), label)
-        return require_finite(policy, label)
+        return load_candidate(self.source.manifest, model, name)
 
     def _play(self, policy: QFunction, seeds: Sequence[int], label: str) -> list[float]:
-        returns: dict[int, float] = {}
-        with self.progress(label, len(seeds), "episode") as bar:
-            for episode in play_episodes(self.source.manifest.environment, policy, seeds):
-                returns[episode.seed] = episode.return_
-                mean = np.mean(list(returns.values()))
-                bar.set_postfix_str(f"mean return {mean:.2f}", refresh=False)
-                bar.update(1)
-        return [returns[seed] for seed in seeds]
+        environment = self.source.manifest.environment
+        return play_returns(environment, policy, seeds, label, self.progress)

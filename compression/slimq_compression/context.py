@@ -154,6 +154,16 @@ class PassContext:
         """The calibration states `(states, *shape)`."""
         return self.calibration.observations(self.observation)
 
+    def spread(self, most: int) -> Observations:
+        """At most so many of the calibration states, evenly over the set."""
+        states = self.states
+        return states if len(states) <= most else states[evenly(len(states), most)]
+
+
+def evenly(length: int, count: int) -> npt.NDArray[np.int64]:
+    """`count` indices evenly over `length`, the first and the last among them."""
+    return np.linspace(0, length - 1, count).round().astype(np.int64)
+
 
 def step_seed(seed: int, index: int) -> int:
     """The seed of the `index`-th step of a recipe."""

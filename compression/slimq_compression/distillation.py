@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimq.core.observation import Observations
+from slimq.core.qfunction import QValues
 from slimq.networks.hardware import flushed_denormals, resolve_precision
 from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
 from slimq.networks.torch_policy import TorchPolicy
@@ -110,7 +111,7 @@ def distil(network: QNetwork, params: DistillationParams, context: PassContext) 
     student = arrange(copy.deepcopy(network)).to(context.device)
     teacher = arrange(copy.deepcopy(context.teacher)).to(context.device).eval()
     held = HeldNetwork(student, params.activation_bits, context.device)
-    player, label = (TorchPolicy(n, context.device) for n in (student, teacher))
+    player, expert = (TorchPolicy(n, context.device) for n in (student, teacher))
     learner = _Learner(held, params, context)
     replay = Replay(params.replay_states, context.generator)
     with context.progress("finetune", params.rounds * params.updates, "update") as bar:
@@ -118,12 +119,12 @@ def distil(network: QNetwork, params: DistillationParams, context: PassContext) 
             student.eval()
             with held.projected():
                 states = context.collect.states(
-                    label if index < params.teacher_rounds else player,
+                    expert if index < params.teacher_rounds else player,
                     params.states,
                     epsilon=params.epsilon,
                     keep_every=params.keep_every,
                 )
-            replay.add(states, _label(label, states))
+            replay.add(states, torch.from_numpy(label(expert, states)))
             student.train()
             with flushed_denormals():
                 learner.learn(replay, bar, f"round {index + 1}/{params.rounds}")
@@ -224,9 +225,9 @@ class _Learner:
             bar.update(1)
 
 
-def _label(teacher: TorchPolicy, states: Observations) -> Tensor:
-    """The teacher's Q-values `(states, actions)`, on the CPU."""
+def label(teacher: TorchPolicy, states: Observations) -> QValues:
+    """The teacher's Q-values `(states, actions)`, in batches."""
     parts = [
         teacher(states[start : start + LABEL_BATCH]) for start in range(0, len(states), LABEL_BATCH)
     ]
-    return torch.from_numpy(np.concatenate(parts))
+    return np.concatenate(parts)

@@ -46,7 +46,7 @@ def unit_effects(network: QNetwork, states: Observations, owner: str) -> list[Te
     own = _own(network)
     units = unit_layers(own, owner)
     totals = [torch.zeros(unit.width, dtype=torch.float64) for unit in units]
-    with _recording(unit.last for unit in units) as recorded:
+    with recording(unit.last for unit in units) as recorded:
         for batch in _batches(states):
             value = greedy_value(own(batch))
             outputs = [recorded[unit.last][1] for unit in units]
@@ -74,7 +74,7 @@ def weight_moments(
     own = _own(network)
     layers = named_layers(own)
     totals = {name: torch.zeros_like(layer.weight) for name, layer in layers.items()}
-    with _recording(layers.values()) as recorded:
+    with recording(layers.values()) as recorded:
         for batch in _batches(states):
             value = objective(own(batch))
             outputs = [recorded[layer][1] for layer in layers.values()]
@@ -112,7 +112,7 @@ def _batches(states: Observations) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _recording(modules: Iterable[nn.Module]) -> Iterator[Recorded]:
+def recording(modules: Iterable[nn.Module]) -> Iterator[Recorded]:
     """Keeps what each module was last given and what it gave."""
     recorded: Recorded = {}
 

@@ -27,12 +27,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
-from slimq.core.observation import Observations
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
 from slimq_compression.gradients import greedy_value, unit_effects, weight_moments
@@ -89,7 +87,7 @@ def weight_sensitivities(
                 for name, weight in weights.items()
             }
         case WeightImportance.TAYLOR:
-            return weight_moments(network, _spread(context, states), greedy_value, power=1)
+            return weight_moments(network, context.spread(states), greedy_value, power=1)
         case WeightImportance.OBD:
             curvature = _curvature(network, states, context)
             return {name: diagonal.sqrt() for name, diagonal in curvature.items()}
@@ -131,7 +129,7 @@ def unit_scores(
                 torch.rand(unit.width, generator=generator, dtype=torch.float64) for unit in units
             ]
         case Importance.TAYLOR:
-            return unit_effects(network, _spread(context, states), owner)
+            return unit_effects(network, context.spread(states), owner)
         case Importance.OBD:
             curvature = _curvature(network, states, context)
             return [
@@ -169,12 +167,4 @@ def _curvature(network: QNetwork, states: int, context: PassContext) -> dict[str
         signs = torch.randint(0, 2, q_values.shape, generator=context.torch_generator) * 2 - 1
         return (q_values * signs).sum()
 
-    return weight_moments(network, _spread(context, states), projection, power=2)
-
-
-def _spread(context: PassContext, most: int) -> Observations:
-    """At most so many calibration states, evenly over the set."""
-    states = context.states
-    if len(states) <= most:
-        return states
-    return states[np.linspace(0, len(states) - 1, most).round().astype(np.int64)]
+    return weight_moments(network, context.spread(states), projection, power=2)

@@ -139,7 +139,7 @@ def test_the_gate_plays_no_seed_on_which_training_chose_its_network(published, m
         played.extend(seeds)
         return play_episodes(spec, policy, seeds)
 
-    monkeypatch.setattr("slimq_compression.accept.play_episodes", watch)
+    monkeypatch.setattr("slimq_compression.selection.play_episodes", watch)
     judge(published, INT8)
     assert len(played) == 12
     assert all(seed in SELECTION for seed in played)

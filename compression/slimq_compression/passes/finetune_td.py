@@ -35,9 +35,8 @@ from slimq.networks.hardware import flushed_denormals, resolve_precision
 from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext, ProgressBar, TransitionBatch
+from slimq_compression.distillation import label
 from slimq_compression.straight_through import HeldNetwork
-
-LABEL_BATCH = 256
 
 
 class Params(BaseModel):
@@ -205,7 +204,4 @@ def _label(teacher: TorchPolicy | None, played: TransitionBatch, actions: int) -
     states = played.observations
     if teacher is None:
         return np.zeros((len(states), actions), np.float32)
-    parts = [
-        teacher(states[start : start + LABEL_BATCH]) for start in range(0, len(states), LABEL_BATCH)
-    ]
-    return np.concatenate(parts)
+    return label(teacher, states)

@@ -30,7 +30,7 @@ from slimq_compression.context import PassContext
 from slimq_compression.graph import copy_model, remove_unused
 from slimq_compression.layers import DENSE, float_layers, weight_rows
 from slimq_compression.quantization import integer_layers
-from slimq_compression.quantization.bias_correction import correct_biases, spread
+from slimq_compression.quantization.bias_correction import correct_biases
 from slimq_compression.quantization.levels import exact_scales, fitted_scales, linear_codes
 
 LOWEST, HIGHEST = -8, 7
@@ -77,7 +77,7 @@ def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.
     coded = {name: _encode(name, weights, params.block_size) for name, weights in wide.items()}
     given = model
     if params.bias_correction:
-        states = spread(context.states, params.states)
+        states = context.spread(params.states)
         given = correct_biases(model, lambda m: _replace(m, coded), states, context.progress)
     return _replace(given, coded)
 

@@ -37,7 +37,7 @@ from slimq.core.observation import Observations
 from slimq.networks.export import INPUT, OUTPUT
 from slimq_compression.context import PassContext
 from slimq_compression.layers import choose_layers
-from slimq_compression.quantization.bias_correction import correct_biases, spread
+from slimq_compression.quantization.bias_correction import correct_biases
 from slimq_compression.quantization.qdq import (
     OPERATORS,
     Placement,
@@ -115,7 +115,7 @@ def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.
             expected = "batch normalization within the convolutions: put the pass fold before this"
             raise InvalidInputError("quantize_int8.graph", expected, f"the node {node.name!r}")
     layers = choose_layers(model, params.layers, "quantize_int8.layers")
-    states = spread(context.states, params.states)
+    states = context.spread(params.states)
     placement = Placement(
         layers=frozenset(layers),
         ranges=_ranges(model, states, params),

@@ -20,16 +20,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.architectures import ARCHITECTURES, Architecture
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq.networks.specification import ConvSpec, Hidden, Layer, MLPSpec, QNetworkSpec, Window
-from slimq_compression.context import PassContext
+from slimq_compression.context import PassContext, evenly
+from slimq_compression.gradients import recording
 
 STATES = 256
 """Calibration states that the first weights are fitted to."""
@@ -104,12 +103,14 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
 
 def _fit_to_data(student: QNetwork, context: PassContext) -> None:
     """Gives every unit mean 0 and variance 1 on the calibration set; changes `student`."""
-    chosen = np.linspace(0, len(context.calibration) - 1, STATES).round().astype(np.int64)
+    chosen = evenly(len(context.calibration), STATES)
     states = torch.from_numpy(context.states[chosen])
     wanted = torch.from_numpy(context.calibration.q_values[chosen]).mean(dim=0)
     with torch.no_grad():
         for layer in named_layers(student).values():
-            outputs = _outputs(student, layer, states)
+            with recording([layer]) as recorded:
+                student(states)
+            outputs = recorded[layer][1].transpose(0, 1).flatten(1)
             mean, deviation = outputs.mean(dim=1), outputs.std(dim=1).clamp_min(LEAST_DEVIATION)
             bias = layer.bias if layer.bias is not None else torch.zeros_like(mean)
             if layer is student.head:
@@ -118,17 +119,6 @@ def _fit_to_data(student: QNetwork, context: PassContext) -> None:
             layer.weight /= deviation.view(-1, *[1] * (layer.weight.dim() - 1))
             bias -= mean
             bias /= deviation
-
-
-def _outputs(network: QNetwork, layer: nn.Module, states: Tensor) -> Tensor:
-    """A layer's pre-activations, `(units, states × positions)`."""
-    seen: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _module, _given, output: seen.append(output))
-    try:
-        network(states)
-    finally:
-        handle.remove()
-    return seen[0].transpose(0, 1).flatten(1)
 
 
 def student_spec(given: QNetworkSpec, params: Params) -> QNetworkSpec:

@@ -67,10 +67,3 @@ def channel_means(
             total = value.sum(axis=axes, dtype=np.float64) / positions
             sums[name] = sums.get(name, 0.0) + total
     return {name: total / len(states) for name, total in sums.items()}
-
-
-def spread(states: Observations, most: int) -> Observations:
-    """At most so many states, evenly over the set."""
-    if len(states) <= most:
-        return states
-    return states[np.linspace(0, len(states) - 1, most).round().astype(np.int64)]

@@ -14,19 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from slimq.core.errors import CheckFailedError
 from slimq.core.observation import Observations
-from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
 from slimq.core.report import Fidelity, LatencyMeasurement
 from slimq.core.seeds import SELECTION
-from slimq.environments.rollout import play_episodes
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.evaluation.latency import measure_latency
-from slimq.evaluation.returns import require_finite
 from slimq.evaluation.statistics import mean_interval
 from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import Source
+from slimq_compression.selection import load_candidate, play_returns, scale_over_random
 
 SCREENING_OFFSET, GATE_OFFSET = 200_000, 300_000
 """Of selection seeds; the trainer's start at 0, the accept gate's at `accept.SEED_OFFSET`."""
@@ -97,9 +94,7 @@ class Stages:
         )
         random = self.source.manifest.random_policy.mean
         for returns in (reference.screening, reference.gate):
-            if float(np.mean(returns)) <= random:
-                problem = f"the full policy returns {np.mean(returns):g}, random play {random:g}"
-                raise CheckFailedError(f"search: {problem}; there is nothing to keep")
+            scale_over_random(returns, random, "search")
         return reference
 
     def load(self, model: bytes, name: str) -> QFunction:
@@ -108,10 +103,7 @@ class Stages:
         Raises:
             RepositoryError: it does not load, or has another signature.
         """
-        manifest = self.source.manifest
-        label = f"{manifest.name}/{name}"
-        policy = OnnxPolicy(model, manifest.observation, len(manifest.actions), label)
-        return require_finite(policy, label)
+        return load_candidate(self.source.manifest, model, name)
 
     def latency_ratio(self, policy: QFunction) -> float:
         """Median time of one call over the baseline's, in turn, one observation, one thread."""
@@ -133,7 +125,7 @@ class Stages:
         """Plays the same seeds as the baseline did, whose returns are `reference`."""
         returns = self.play(policy, len(reference), offset)
         random = self.source.manifest.random_policy.mean
-        scale = float(np.mean(reference)) - random
+        scale = scale_over_random(reference, random, "search")
         differences = (np.asarray(returns) - np.asarray(reference)) / scale
         return Score((float(np.mean(returns)) - random) / scale, mean_interval(differences).low)
 
@@ -142,12 +134,8 @@ class Stages:
     ) -> list[float]:
         """Returns of so many selection episodes, by seed in order."""
         seeds = SELECTION.seeds(episodes, offset=offset)
-        returns: dict[int, float] = {}
-        with progress("search: full policy", episodes, "episode") as bar:
-            for episode in play_episodes(self.source.manifest.environment, policy, seeds):
-                returns[episode.seed] = episode.return_
-                bar.update(1)
-        return [returns[seed] for seed in seeds]
+        environment = self.source.manifest.environment
+        return play_returns(environment, policy, seeds, "search: full policy", progress)
 
 
 def _median(measurement: LatencyMeasurement | None) -> float:

@@ -11,7 +11,7 @@ float32, and an encoder finds the scale again by a division.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self
 
 import torch
@@ -59,7 +59,18 @@ def cubic_sparsity(final: float, progress: float) -> float:
 
 
 @dataclass
-class Mask:
+class _Held:
+    """What all grids have in common."""
+
+    def to(self, device: torch.device, /) -> Self:
+        """The same grid with its tensors on a device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass
+class Mask(_Held):
     """Unstructured sparsity: the weights of least saliency are zero.
 
     Saliency is |w| times `sensitivity`. With `gradual`, the mask is drawn anew from the latent
@@ -100,15 +111,9 @@ class Mask:
             return weight
         return torch.where(self.keep, weight, torch.zeros_like(weight))
 
-    def to(self, device: torch.device, /) -> Self:
-        """On a device."""
-        sensitivity = None if self.sensitivity is None else self.sensitivity.to(device)
-        keep = None if self.keep is None else self.keep.to(device)
-        return type(self)(self.sparsity, sensitivity, self.gradual, keep, self._drawn)
-
 
 @dataclass
-class LinearLevels:
+class LinearLevels(_Held):
     """Evenly spaced levels: s·q with integers |q| ≤ `highest` (Jacob et al. 2018, symmetric).
 
     The scale is that of least squared error where `fit`, otherwise the largest weight's.
@@ -153,11 +158,6 @@ class LinearLevels:
             return rows.view(len(weight), -1)[:, : weight.shape[1]]
         return rows.view_as(weight)
 
-    def to(self, device: torch.device, /) -> Self:
-        """On a device."""
-        scale = None if self.scale is None else self.scale.to(device)
-        return type(self)(self.highest, self.per_channel, self.block, self.fit, scale, self._fitted)
-
     def _on_levels(self, rows: Tensor, scale: Tensor) -> Tensor:
         return (rows / scale).round().clamp(-self.highest, self.highest) * scale
 
@@ -170,7 +170,7 @@ class LinearLevels:
 
 
 @dataclass
-class PowerOfTwoLevels:
+class PowerOfTwoLevels(_Held):
     """Logarithmic levels: 0 and ±2^(e−k), k from 0 on (Miyashita et al. 2016, arXiv:1603.01025).
 
     One exponent e for each output channel, that of the channel's largest weight.
@@ -211,14 +211,9 @@ class PowerOfTwoLevels:
         small = magnitude < torch.exp2(lowest - 1)
         return torch.where(small, torch.zeros_like(rows), value).view_as(weight)
 
-    def to(self, device: torch.device, /) -> Self:
-        """On a device."""
-        exponent = None if self.exponent is None else self.exponent.to(device)
-        return type(self)(self.bits, exponent, self._fitted)
-
 
 @dataclass
-class Codebook:
+class Codebook(_Held):
     """Shared weights: the centres of a k-means clustering (Han et al. 2016, arXiv:1510.00149 §3).
 
     Centres start with the density that least squares wants of many levels, the cube root of the
@@ -261,11 +256,6 @@ class Codebook:
             return weight
         near = self.centres[_nearest(weight.flatten(), self.centres)].view_as(weight)
         return torch.where(weight == 0, weight, near) if self.sparse else near
-
-    def to(self, device: torch.device, /) -> Self:
-        """On a device."""
-        centres = None if self.centres is None else self.centres.to(device)
-        return type(self)(self.bits, self.sparse, centres, self._fitted)
 
 
 def _due(fitted: float, progress: float) -> bool:
