@@ -66,6 +66,11 @@ class Verdict:
     returns: tuple[float, ...] = ()
     reference_returns: tuple[float, ...] = ()
 
+    @property
+    def holds(self) -> bool:
+        """Whether all criteria do."""
+        return all(criterion.holds for criterion in self.criteria)
+
     def require(self, variant: str) -> None:
         """Raises AcceptGateError if any criterion does not hold."""
         failed = [c for c in self.criteria if not c.holds]

@@ -22,6 +22,7 @@ from slimq_compression.passes import (
     low_rank,
     prune_channels,
     prune_weights,
+    quantize_activations,
     quantize_dynamic,
     quantize_int4,
     quantize_int8,
@@ -116,6 +117,12 @@ CATALOGUE: dict[str, Pass] = {
         quantize_int4.Params,
         quantize_int4.apply,
         "4-bit dense layers with a scale for each block of inputs, multiplied as they are",
+    ),
+    "quantize_activations": Pass(
+        "graph",
+        quantize_activations.Params,
+        quantize_activations.apply,
+        "4-bit or 2-bit codes behind every hidden layer, in the ranges that training learned",
     ),
     "store_weights": Pass(
         "graph",

@@ -19,7 +19,7 @@ from slimq_compression.recipe import Recipe
 
 _log = structlog.get_logger(__name__)
 
-Status = Literal["published", "unchanged", "staged"]
+Status = Literal["published", "unchanged", "staged", "refused"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Outcome:
     """What became of one recipe.
 
     Attributes:
-        status: `unchanged` where the variant was there already, `staged` in a dry run.
+        status: `unchanged` where the variant was there already, `staged` in a dry run, `refused`
+            where it falls short of its gate: then what was published before stays.
         manifest: of the variant.
         verdict: of the gate; None where the variant was there already.
     """
@@ -35,6 +36,11 @@ class Outcome:
     status: Status
     manifest: VariantManifest
     verdict: Verdict | None = None
+
+    def require_accepted(self) -> None:
+        """Raises AcceptGateError if the gate refused it."""
+        if self.status == "refused" and self.verdict:
+            self.verdict.require(self.manifest.name)
 
 
 def compress(
@@ -50,6 +56,8 @@ def compress(
 ) -> list[Outcome]:
     """Makes the variants in order; each is published as soon as it is accepted.
 
+    One that its gate refuses leaves the others to go on: a queue of them runs unattended.
+
     Args:
         repository: where the policy lies.
         policy: its name.
@@ -64,7 +72,7 @@ def compress(
         NotFoundError: there is no such policy.
         RepositoryError: its checkpoint or calibration set is missing or broken.
         ConfigError: a recipe does not fit the policy's network, or the baseline is missing.
-        AcceptGateError: a variant falls short of its gate; those before it stay published.
+        AcceptGateError: the baseline is refused, with which the others would be compared.
     """
     source = load_source(repository, policy)
     gate = AcceptGate(source, repository, progress)
@@ -78,11 +86,14 @@ def compress(
         gate.require_baseline(recipe)
         staged = run_recipe(recipe, source, device=device, progress=progress, on_step=on_step)
         verdict = gate.judge(staged, recipe.accept)
-        verdict.require(recipe.name)
         if recipe.name == gate.baseline:
+            verdict.require(recipe.name)
             gate.stage_baseline(staged.model)
-        if not dry_run:
+        status: Status = "staged" if dry_run else "published"
+        if not verdict.holds:
+            status = "refused"
+        elif not dry_run:
             Publisher(repository).publish_variant(staged.manifest, staged.stored)
             _log.info("published", policy=policy, variant=recipe.name, bytes=len(staged.stored))
-        outcomes.append(Outcome("staged" if dry_run else "published", staged.manifest, verdict))
+        outcomes.append(Outcome(status, staged.manifest, verdict))
     return outcomes

@@ -54,6 +54,15 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next(int(opset.version) for opset in model.opset_import if opset.domain == "")
 
 
+def raise_opset(model: onnx.ModelProto, least: int) -> None:
+    """Sees that the default domain has at least this version; changes `model`."""
+    for domain in model.opset_import:
+        if domain.domain == "" and domain.version < least:
+            domain.version = least
+            needed = helper.find_min_ir_version_for([domain])
+            model.ir_version = max(model.ir_version, needed)
+
+
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model of its own."""
     own = onnx.ModelProto()

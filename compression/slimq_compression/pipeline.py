@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TypeVar
 
+import numpy as np
 import onnx
 import structlog
 import torch
@@ -23,19 +24,24 @@ from slimq.core.manifest import (
     FileEntry,
     PolicyManifest,
     RecipeRecord,
+    StepFidelity,
     StepRecord,
     VariantManifest,
 )
 from slimq.core.publish import content_entry
+from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
+from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.networks.checkpoint import load_network
 from slimq.networks.export import export_onnx
 from slimq.networks.hardware import describe_hardware, resolve_precision
 from slimq.networks.qnetwork import QNetwork, count_macs, count_parameters
+from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.collector import PolicyCollector
 from slimq_compression.context import PassContext, Progress, silent, step_seed
 from slimq_compression.graph import count_weights, describe_precision, opset_of, to_bytes
 from slimq_compression.recipe import Recipe, Step
+from slimq_compression.selection import open_candidate
 from slimq_compression.storage.packing import compact, compress_file
 
 LIBRARIES = ("slimq", "numpy", "onnx", "onnxruntime", "torch", "zstandard")
@@ -44,6 +50,8 @@ _log = structlog.get_logger(__name__)
 
 OnStep = Callable[[StepRecord], None]
 T = TypeVar("T", QNetwork, onnx.ModelProto)
+Counts = tuple[int, int, int]
+"""Weights, those that are not zero, and multiply-accumulates."""
 
 
 def ignore(record: StepRecord) -> None:
@@ -195,23 +203,32 @@ class _Run:
     def network_step(self, step: Step, network: QNetwork) -> QNetwork:
         started = time.monotonic()
         changed = self._apply(step, network)
-        hardware = self._hardware(step)
-        self._record_network(step.name, _dump(step), changed, None, started, hardware)
+        seconds = time.monotonic() - started
+        size = len(export_onnx(changed, self.recipe.export.opset))
+        self._record(
+            step.name,
+            _dump(step),
+            self._count(changed),
+            size,
+            self._fidelity(TorchPolicy(changed)),
+            seconds,
+            self._hardware(step),
+        )
         return changed
 
     def export(self, network: QNetwork) -> onnx.ModelProto:
         started = time.monotonic()
         content = export_onnx(network, self.recipe.export.opset)
         parameters = self.recipe.export.model_dump(mode="json")
-        self._record_network("export", parameters, network, len(content), started)
+        counts = self._count(network)
+        self._record_model("export", parameters, counts, content, started)
         return onnx.load_model_from_string(content)
 
     def graph_step(self, step: Step, model: onnx.ModelProto) -> onnx.ModelProto:
         started = time.monotonic()
         changed = self._apply(step, model)
-        parameters, nonzero = count_weights(changed)
-        size = len(to_bytes(changed))
-        self._record(step.name, _dump(step), (parameters, nonzero, self.macs), size, started)
+        counts = (*count_weights(changed), self.macs)
+        self._record_model(step.name, _dump(step), counts, to_bytes(changed), started)
         return changed
 
     def store(self, content: bytes) -> tuple[bytes, FileEntry]:
@@ -225,7 +242,9 @@ class _Run:
         if store.changes:
             last = self.records[-1]
             counts = (last.parameters_count, last.nonzero_parameters, last.macs)
-            self._record("store", store.model_dump(mode="json"), counts, len(stored), started)
+            seconds = time.monotonic() - started
+            parameters = store.model_dump(mode="json")
+            self._record("store", parameters, counts, len(stored), last.fidelity, seconds)
         return stored, entry
 
     def _apply(self, step: Step, given: T) -> T:
@@ -248,19 +267,20 @@ class _Run:
             raise ConfigError(self.recipe.source, place, problem) from error
         return changed
 
-    def _record_network(
-        self,
-        name: str,
-        parameters: dict[str, object],
-        network: QNetwork,
-        size: int | None,
-        started: float,
-        hardware: str | None = None,
-    ) -> None:
+    def _count(self, network: QNetwork) -> Counts:
         self.macs = count_macs(network.spec)
         nonzero = sum(int(torch.count_nonzero(p)) for p in network.parameters())
-        counts = (count_parameters(network), nonzero, self.macs)
-        self._record(name, parameters, counts, size, started, hardware)
+        return count_parameters(network), nonzero, self.macs
+
+    def _fidelity(self, q_function: QFunction) -> StepFidelity | None:
+        calibration = self.source.calibration
+        q_values = q_values_of(
+            q_function, calibration.observations(self.source.manifest.observation)
+        )
+        if not np.isfinite(q_values).all():
+            return None
+        fidelity = measure_fidelity(q_values, calibration.q_values)
+        return StepFidelity(agreement=fidelity.agreement, regret=fidelity.regret)
 
     def _hardware(self, step: Step) -> str | None:
         """What a step trained on: only passes that train have a precision."""
@@ -269,13 +289,26 @@ class _Run:
             return None
         return describe_hardware(self.device, resolve_precision(precision, self.device))
 
+    def _record_model(
+        self,
+        name: str,
+        parameters: dict[str, object],
+        counts: Counts,
+        content: bytes,
+        started: float,
+    ) -> None:
+        seconds = time.monotonic() - started
+        policy = open_candidate(self.source.manifest, content, self.recipe.name)
+        self._record(name, parameters, counts, len(content), self._fidelity(policy), seconds)
+
     def _record(
         self,
         name: str,
         parameters: dict[str, object],
-        counts: tuple[int, int, int],
-        size: int | None,
-        started: float,
+        counts: Counts,
+        size: int,
+        fidelity: StepFidelity | None,
+        seconds: float,
         hardware: str | None = None,
     ) -> None:
         record = StepRecord(
@@ -285,7 +318,8 @@ class _Run:
             nonzero_parameters=counts[1],
             macs=counts[2],
             bytes=size,
-            seconds=round(time.monotonic() - started, 3),
+            fidelity=fidelity,
+            seconds=round(seconds, 3),
             hardware=hardware,
         )
         self.records.append(record)

@@ -22,9 +22,17 @@ def load_candidate(manifest: PolicyManifest, model: bytes, name: str) -> QFuncti
     Raises:
         RepositoryError: it does not load, or has another signature.
     """
+    return require_finite(open_candidate(manifest, model, name), f"{manifest.name}/{name}")
+
+
+def open_candidate(manifest: PolicyManifest, model: bytes, name: str) -> OnnxPolicy:
+    """A model as it is, whatever Q-values it gives.
+
+    Raises:
+        RepositoryError: it does not load, or has another signature.
+    """
     label = f"{manifest.name}/{name}"
-    policy = OnnxPolicy(model, manifest.observation, len(manifest.actions), label)
-    return require_finite(policy, label)
+    return OnnxPolicy(model, manifest.observation, len(manifest.actions), label)
 
 
 def play_returns(

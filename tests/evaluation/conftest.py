@@ -23,6 +23,7 @@ def latency(p50: float, run_id: str = "run") -> LatencyReport:
         run_id=run_id,
         processor="test processor",
         threads=1,
+        processes=1,
         onnxruntime="0",
         variants=["fp32", "other"],
         measurements=[
@@ -31,6 +32,7 @@ def latency(p50: float, run_id: str = "run") -> LatencyReport:
                 batch=batch,
                 iterations=10,
                 p50_us=p50 * batch * (2 if mode == "interleaved" else 1),
+                processes_p50_us=[p50 * batch * (2 if mode == "interleaved" else 1)],
                 p95_us=p50 * batch * 3,
                 p99_us=p50 * batch * 4,
                 processor_us=p50 * batch,

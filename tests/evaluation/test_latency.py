@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import os
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from slimq.core.errors import CheckFailedError
+from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.repository import Repository
 from slimq.evaluation.latency import latency_ratio, measure_latency, processor_name
 
 STATES = np.arange(40, dtype=np.float32).reshape(10, 4)
@@ -78,6 +85,48 @@ def test_there_is_no_ratio_between_runs_or_without_a_measurement(make_report):
     assert latency_ratio(other_run, full, "alone", 1) is None
     assert latency_ratio(full, full, "alone", 2) is None
     assert latency_ratio(None, full, "alone", 1) is None
+
+
+def test_a_ratio_is_the_median_of_each_processs_own(make_report):
+    full = make_report("fp32", [1.0], p50=300.0).latency
+    variant = make_report("other", [1.0], p50=100.0).latency
+
+    def of_processes(report, medians):
+        measurements = [
+            m.model_copy(update={"processes_p50_us": medians}) for m in report.measurements
+        ]
+        return report.model_copy(update={"measurements": measurements})
+
+    slow_machine_at_times = of_processes(full, [300.0, 600.0, 330.0])
+    ours = of_processes(variant, [100.0, 200.0, 100.0])
+    assert latency_ratio(ours, slow_machine_at_times, "alone", 1) == pytest.approx(3.0)
+
+
+def test_processes_are_fresh_ones_and_each_adds_a_median():
+    repository = Repository(Path(__file__).parents[2] / "policies")
+    _, content = repository.read_model("cartpole", "pruned-int8")
+    spec = repository.policy("cartpole").observation
+    load = partial(OnnxPolicy, content, spec, 2, "cartpole/pruned-int8")
+    seen = []
+    states = np.zeros((4, 4), np.float32)
+    report = measure_latency(
+        {"a": load, "b": load},
+        states,
+        batches=(2,),
+        iterations=5,
+        processes=3,
+        on_process=seen.append,
+    )["b"]
+    assert (seen, report.processes) == ([1, 2, 3], 3)
+    for m in report.measurements:
+        assert (m.iterations, len(m.processes_p50_us)) == (15, 3)
+        assert m.p50_us == np.median(m.processes_p50_us) > 0
+
+
+def test_a_process_that_dies_is_named():
+    died = partial(os._exit, 3)
+    with pytest.raises(CheckFailedError, match="process 1 of 2 died"):
+        measure_latency({"dead": died}, STATES, batches=(1,), iterations=1, processes=2)
 
 
 def test_the_processor_has_a_name():

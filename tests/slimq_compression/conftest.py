@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -22,6 +25,7 @@ from slimq.networks.qnetwork import QNetwork
 from slimq.networks.specification import NATURE, ConvLayer, ConvSpec, MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext
+from slimq_compression.graph import to_bytes
 
 SPECS = {
     "mlp": QNetworkSpec(
@@ -127,6 +131,24 @@ def make_network() -> Callable[..., QNetwork]:
 @pytest.fixture
 def make_context() -> Callable[..., PassContext]:
     return build_context
+
+
+Operators = Callable[[onnx.ModelProto], Counter[str]]
+
+
+@pytest.fixture
+def operators(tmp_path: Path) -> Operators:
+    """What ONNX Runtime really runs of a model, counted by type."""
+
+    def run(model: onnx.ModelProto) -> Counter[str]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        providers = ["CPUExecutionProvider"]
+        onnxruntime.InferenceSession(to_bytes(model), options, providers=providers)
+        return Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
+
+    return run
 
 
 @pytest.fixture

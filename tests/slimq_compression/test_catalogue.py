@@ -29,6 +29,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "fold": {},
     "quantize_dynamic": {},
     "quantize_int4": {"smallest": 8},
+    "quantize_activations": {"calibration": "min-max"},
     "store_weights": {"sparse": "delta"},
 }
 """Valid parameters of each pass, small enough for a test."""
@@ -130,6 +131,12 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
         ("bias_correction", 3),
     ],
     "fold": [("batch_norm", "perhaps"), ("input_scale", 3)],
+    "quantize_activations": [
+        ("bits", 3),
+        ("calibration", "median"),
+        ("percentile", 50.0),
+        ("states", 0),
+    ],
     "quantize_dynamic": [("per_channel", "perhaps"), ("portable", 3), ("layers", [])],
     "quantize_int4": [
         ("block_size", 48),

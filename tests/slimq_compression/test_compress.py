@@ -72,8 +72,9 @@ def test_a_compressed_variant_is_judged_by_its_bytes_on_disk_and_published_as_th
     assert (manifest, len(model)) == (made.manifest, entry.uncompressed_bytes)
     assert cartpole_repository.verify("cartpole") == []
     tighter = parse_recipe(PACKED.format(limit=entry.bytes - 1), "p")
+    (refused,) = compress(cartpole_repository, "cartpole", [tighter])
     with pytest.raises(AcceptGateError, match=rf"max_bytes is {entry.bytes}, at most"):
-        compress(cartpole_repository, "cartpole", [tighter])
+        refused.require_accepted()
 
 
 def test_a_compressed_baseline_is_what_others_are_compared_with(cartpole_repository) -> None:
@@ -99,10 +100,16 @@ def test_a_dry_run_judges_everything_and_publishes_nothing(cartpole_repository) 
     assert cartpole_repository.variants("cartpole") == []
 
 
-def test_a_refused_variant_leaves_the_old_one_and_those_before_it(cartpole_repository) -> None:
+def test_a_refused_variant_leaves_the_old_one_and_the_others_to_go_on(cartpole_repository) -> None:
     compress(cartpole_repository, "cartpole", recipes())
     old = cartpole_repository.variant("cartpole", "int8")
+    packed = parse_recipe(PACKED.format(limit=1_700), "p")
+    queue = [*recipes(limit=10), packed]
+    outcomes = compress(cartpole_repository, "cartpole", queue, force=True)
+    assert [outcome.status for outcome in outcomes] == ["published", "refused", "published"]
+    outcomes[0].require_accepted()
     with pytest.raises(AcceptGateError, match="max_bytes"):
-        compress(cartpole_repository, "cartpole", recipes(limit=10), force=True)
-    assert cartpole_repository.variants("cartpole") == ["fp32", "int8"]
+        outcomes[1].require_accepted()
+    outcomes[2].require_accepted()
+    assert cartpole_repository.variants("cartpole") == ["fp32", "int8", "packed"]
     assert cartpole_repository.variant("cartpole", "int8") == old

@@ -26,12 +26,18 @@ from typing import Literal
 import numpy as np
 import onnx
 import zstandard
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.errors import InvalidInputError
 from slimq_compression.context import PassContext
-from slimq_compression.graph import copy_model, decoded_weights, producers, weighted_nodes
+from slimq_compression.graph import (
+    copy_model,
+    decoded_weights,
+    producers,
+    raise_opset,
+    weighted_nodes,
+)
 from slimq_compression.storage.decoders import LAYOUTS, Decoder, Known, Sparse, encode
 from slimq_compression.storage.weight_forms import Array, Form, Scaled, forms_of
 
@@ -238,10 +244,5 @@ def _with_decoders(model: onnx.ModelProto, decoders: Mapping[str, Decoder]) -> o
         kept += decoder.tensors
     changed.graph.node.extend(nodes)
     changed.graph.initializer.extend(kept)
-    needed = max((decoder.opset for decoder in decoders.values()), default=1)
-    for domain in changed.opset_import:
-        if domain.domain == "" and domain.version < needed:
-            domain.version = needed
-            least = helper.find_min_ir_version_for([domain])
-            changed.ir_version = max(changed.ir_version, least)
+    raise_opset(changed, max((decoder.opset for decoder in decoders.values()), default=1))
     return changed

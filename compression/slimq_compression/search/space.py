@@ -3,7 +3,9 @@
 A candidate is a structure (the policy's own network pruned, or a fresh student that learns from it)
 and a form of its weights (fp32, static int8, or few levels that are stored as codes). What the
 catalogue does not hold is not offered. First convolutions have kernel 8 and stride 4 to 8, since in
-networks this small the first one takes nearly all the time.
+networks this small the first one takes nearly all the time. Students of frames may look at the
+newest ones alone, without rows at the top and at the bottom, and count the colour of the background
+as zero: without that the first thousands of updates only take a constant away.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 from optuna.trial import BaseTrial
 
+from slimq.core.calibration import CalibrationSet
 from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.recipe import Recipe, parse_recipe
@@ -26,6 +30,11 @@ CHANNELS = (4, 32, 4)
 """Lowest, highest and step of a convolution's channels: blocks of 4 fill the kernels' registers."""
 FIRST_KERNEL, FIRST_STRIDES = 8, (4, 8)
 CONVOLUTIONS = (1, 3)
+OLDEST = 2
+"""Fewest frames that a student looks at: with one there is no velocity."""
+TOP, BOTTOM = (0, 0.2), (0, 0.1)
+"""Least and largest share of the rows left out, in steps of `ROWS`."""
+ROWS = 2
 DENSE: Mapping[Kind, tuple[int, int]] = {"conv": (8, 128), "mlp": (4, 128)}
 """Fewest and most neurons of a hidden layer."""
 MLP_LAYERS = (1, 2)
@@ -48,6 +57,7 @@ class Training:
     keep_every: int
     updates: int
     temperature: float
+    q_weight: float
     learning_rate: float
     epsilon: float
     precision: str = "fp32"
@@ -65,15 +75,18 @@ class Training:
 
     def steps(self) -> dict[str, Any]:
         """The keys of a `finetune` step."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"pass": "finetune", **values, "replay_states": max(20_000, self.states)}
+        values = {known.name: getattr(self, known.name) for known in fields(self)}
+        return {"pass": "finetune", **values, "replay_states": self.rounds * self.states}
 
 
-FULL: Mapping[Kind, Training] = {
-    "conv": Training(12, 4_000, 4, 3_000, 0.02, 1e-3, 0.05, "auto"),
-    "mlp": Training(8, 4_000, 1, 1_200, 0.05, 1e-3, 0.1),
+FULL: Mapping[tuple[Kind, str], Training] = {
+    ("conv", "student"): Training(16, 4_000, 3, 2_500, 0.02, 0.05, 3e-3, 0.05),
+    ("conv", "pruned"): Training(8, 3_000, 4, 1_000, 0.02, 1.0, 5e-4, 0.05),
+    ("mlp", "student"): Training(8, 4_000, 1, 1_200, 0.05, 1.0, 1e-3, 0.1),
+    ("mlp", "pruned"): Training(8, 4_000, 1, 1_200, 0.05, 1.0, 1e-3, 0.1),
 }
-"""What a published winner is trained with."""
+"""What a published winner is trained with. A small student of frames has no weights to spend on the
+level of the Q-values: its decisions weigh more."""
 SECOND = 0.5
 """Share of the training that follows once weights are on their levels."""
 
@@ -98,7 +111,7 @@ class Offer:
         levels = tuple(BITS) if {"quantize_weights", "store_weights"} <= CATALOGUE.keys() else ()
         eight = ("int8",) if "quantize_int8" in CATALOGUE else ()
         student = ("student",) if "student" in CATALOGUE else ()
-        store = "store" in {field.name for field in fields(Recipe)}
+        store = "store" in {known.name for known in fields(Recipe)}
         return Offer(("pruned", *student), ("fp32", *eight, *levels), store)
 
 
@@ -114,6 +127,8 @@ class Candidate:
         hidden: the student's dense layers.
         weights: the form of the weights.
         bits: of their codes, where they have few levels.
+        window: spans of the frames that a student looks at.
+        background: the pixel value that counts as zero for it.
     """
 
     kind: Kind
@@ -123,34 +138,48 @@ class Candidate:
     hidden: tuple[int, ...]
     weights: str
     bits: int | None
+    window: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    background: int = 0
 
     def describe(self) -> str:
         """In a few words, such as `student 16k8s6 16k4s2, 32; int8`."""
         if self.structure == "pruned":
             body = f"keep {' '.join(f'{share:g}' for share in self.keep)}"
         else:
+            spans = [f"{name} {start}-{stop}" for name, (start, stop) in self.window.items()]
             shapes = [f"{c['channels']}k{c['kernel']}s{c['stride']}" for c in self.convolutions]
             widths = " ".join(map(str, self.hidden))
-            body = ", ".join(part for part in (" ".join(shapes), widths) if part)
+            body = ", ".join(part for part in (*spans, " ".join(shapes), widths) if part)
         weights = self.weights if self.bits is None else f"{self.weights} {self.bits} bits"
         return f"{self.structure} {body}; {weights}"
 
 
-def suggest(trial: BaseTrial, network: QNetworkSpec, offer: Offer) -> Candidate:
+def background_of(calibration: CalibrationSet) -> int:
+    """The most frequent pixel value of frames; 0 where observations are vectors."""
+    if calibration.frames.dtype != np.uint8:
+        return 0
+    return int(np.bincount(calibration.frames.reshape(-1), minlength=256).argmax())
+
+
+def suggest(
+    trial: BaseTrial, network: QNetworkSpec, offer: Offer, background: int = 0
+) -> Candidate:
     """What a trial chooses; each name always has the same range, whatever was chosen before."""
     kind: Kind = network.body.kind
     structure = trial.suggest_categorical("structure", offer.structures)
     keep: tuple[float, ...] = ()
     convolutions: tuple[dict[str, int], ...] = ()
     hidden: tuple[int, ...] = ()
+    window: dict[str, tuple[int, int]] = {}
     if structure == "pruned":
         keep = tuple(
             round(trial.suggest_float(f"keep.{index}", *KEEP, log=True), 3)
             for index in range(1, _prunable(network) + 1)
         )
     elif kind == "conv":
+        window = _window(trial, network)
         count = trial.suggest_int("convolutions", *CONVOLUTIONS)
-        convolutions = tuple(_convolution(trial, index) for index in range(1, count + 1))
+        convolutions = _convolutions(trial, count, _size(network, window))
         hidden = (trial.suggest_int("hidden.1", *DENSE["conv"], log=True),)
     else:
         count = trial.suggest_int("layers", *MLP_LAYERS)
@@ -160,7 +189,8 @@ def suggest(trial: BaseTrial, network: QNetworkSpec, offer: Offer) -> Candidate:
         )
     weights = trial.suggest_categorical("weights", offer.weights)
     bits = trial.suggest_int(f"bits.{weights}", *BITS[weights]) if weights in BITS else None
-    return Candidate(kind, structure, keep, convolutions, hidden, weights, bits)
+    seen = background if convolutions else 0
+    return Candidate(kind, structure, keep, convolutions, hidden, weights, bits, window, seen)
 
 
 def make_recipe(
@@ -187,7 +217,7 @@ def make_recipe(
     """
     network: list[Mapping[str, Any]] = [_structure(candidate)]
     graph: list[Mapping[str, Any]] = []
-    training = FULL[candidate.kind]
+    training = FULL[candidate.kind, candidate.structure]
     if effort > 0:
         network.append(training.scaled(effort).steps())
     if candidate.weights == "int8":
@@ -208,8 +238,14 @@ def _structure(candidate: Candidate) -> Mapping[str, Any]:
     if candidate.structure == "pruned":
         block = {"multiple_of": 4} if candidate.kind == "conv" else {}
         return {"pass": "prune_channels", "keep": candidate.keep, **block}
-    convolutions = {"convolutions": candidate.convolutions} if candidate.convolutions else {}
-    return {"pass": "student", **convolutions, "hidden": candidate.hidden}
+    step: dict[str, Any] = {"pass": "student"}
+    if candidate.window:
+        step["window"] = candidate.window
+    if candidate.background:
+        step["background"] = candidate.background
+    if candidate.convolutions:
+        step["convolutions"] = candidate.convolutions
+    return {**step, "hidden": candidate.hidden}
 
 
 def _prunable(network: QNetworkSpec) -> int:
@@ -218,15 +254,44 @@ def _prunable(network: QNetworkSpec) -> int:
     return count + len(body.hidden)
 
 
-def _convolution(trial: BaseTrial, index: int) -> dict[str, int]:
-    low, high, step = CHANNELS
-    channels = trial.suggest_int(f"conv{index}.channels", low, high, step=step)
-    if index == 1:
-        stride = trial.suggest_int("conv1.stride", *FIRST_STRIDES)
-        return {"channels": channels, "kernel": FIRST_KERNEL, "stride": stride}
-    kernel = trial.suggest_int("conv2.kernel", 3, 4) if index == 2 else 3
-    stride = trial.suggest_int(f"conv{index}.stride", 1, 2)
-    return {"channels": channels, "kernel": kernel, "stride": stride}
+def _window(trial: BaseTrial, network: QNetworkSpec) -> dict[str, tuple[int, int]]:
+    """The newest frames of a stack and the rows in the middle; what is whole is not named."""
+    frames, rows = network.observation_shape[0], network.observation_shape[1]
+    newest = trial.suggest_int("window.frames", min(OLDEST, frames), frames)
+    top, bottom = (
+        trial.suggest_int(
+            f"window.{name}", int(rows * low), int(rows * high) // ROWS * ROWS, step=ROWS
+        )
+        for name, (low, high) in (("top", TOP), ("bottom", BOTTOM))
+    )
+    spans = {"channels": (frames - newest, frames), "rows": (top, rows - bottom)}
+    whole = {"channels": (0, frames), "rows": (0, rows)}
+    return {name: span for name, span in spans.items() if span != whole[name]}
+
+
+def _size(network: QNetworkSpec, window: Mapping[str, tuple[int, int]]) -> int:
+    """The smaller side of what reaches the first convolution."""
+    _, rows, columns = network.observation_shape
+    start, stop = window.get("rows", (0, rows))
+    return min(stop - start, columns)
+
+
+def _convolutions(trial: BaseTrial, count: int, size: int) -> tuple[dict[str, int], ...]:
+    """Tables of convolutions, whose kernels are no larger than what reaches them."""
+    found = []
+    for index in range(1, count + 1):
+        low, high, step = CHANNELS
+        channels = trial.suggest_int(f"conv{index}.channels", low, high, step=step)
+        if index == 1:
+            kernel, strides = FIRST_KERNEL, FIRST_STRIDES
+        else:
+            kernel = trial.suggest_int("conv2.kernel", 3, 4) if index == 2 else 3
+            strides = (1, 2)
+        stride = trial.suggest_int(f"conv{index}.stride", *strides)
+        kernel = min(kernel, size)
+        found.append({"channels": channels, "kernel": kernel, "stride": stride})
+        size = (size - kernel) // stride + 1
+    return tuple(found)
 
 
 def _render(

@@ -25,7 +25,7 @@ from slimq_compression.pipeline import OnStep, load_source
 from slimq_compression.pipeline import ignore as ignore_step
 from slimq_compression.recipe import Recipe
 from slimq_compression.search.run import Found, ranking
-from slimq_compression.search.space import Offer, make_recipe, suggest
+from slimq_compression.search.space import Offer, background_of, make_recipe, suggest
 from slimq_compression.search.study import SearchSettings
 
 ATTEMPTS = 3
@@ -86,15 +86,16 @@ def publish_winners(
         if path.exists() and path.read_text(encoding="utf-8") != text:
             problem = "is there already and holds something else; move it away"
             raise ConfigError(str(path), "file", problem)
+        (outcome,) = compress(
+            repository,
+            settings.policy,
+            [recipe],
+            device=device,
+            progress=progress,
+            on_step=on_step,
+        )
         try:
-            (outcome,) = compress(
-                repository,
-                settings.policy,
-                [recipe],
-                device=device,
-                progress=progress,
-                on_step=on_step,
-            )
+            outcome.require_accepted()
         except AcceptGateError as error:
             yield Winner(found, None, None, str(error))
             continue
@@ -108,7 +109,8 @@ def winning_recipe(settings: SearchSettings, found: Found, effort: float) -> tup
     """The recipe that makes a trial's variant with the training of `effort`, and its text."""
     repository = Repository(settings.policies)
     source, offer = load_source(repository, settings.policy), Offer.current()
-    candidate = suggest(FixedTrial(found.params), source.teacher.spec, offer)
+    background = background_of(source.calibration)
+    candidate = suggest(FixedTrial(found.params), source.teacher.spec, offer, background)
     accept: dict[str, float | int] = {
         "episodes": settings.gate_episodes,
         "margin": settings.margin,

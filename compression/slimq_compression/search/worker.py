@@ -24,7 +24,7 @@ from slimq.core.errors import SlimqError
 from slimq.core.report import Fidelity
 from slimq.core.repository import Repository
 from slimq_compression.pipeline import Staged, load_source, run_recipe
-from slimq_compression.search.space import Candidate, Offer, make_recipe, suggest
+from slimq_compression.search.space import Candidate, Offer, background_of, make_recipe, suggest
 from slimq_compression.search.stages import GATE_OFFSET, SCREENING_OFFSET, Reference, Stages
 from slimq_compression.search.study import (
     SearchSettings,
@@ -73,6 +73,7 @@ class Worker:
         self.stages = Stages(self.source, model)
         self.study = open_study(settings)
         self.offer = Offer.current()
+        self.background = background_of(self.source.calibration)
         self.reference = Reference.model_validate(self.study.user_attrs["reference"])
 
     def run(self, more: Callable[[], bool], after: Callable[[], None]) -> None:
@@ -99,7 +100,7 @@ class Worker:
             self.study.tell(trial, figures.values)
 
     def _objective(self, trial: optuna.Trial) -> Figures:
-        candidate = suggest(trial, self.source.teacher.spec, self.offer)
+        candidate = suggest(trial, self.source.teacher.spec, self.offer, self.background)
         trial.set_user_attr("candidate", candidate.describe())
         if (twin := self._twin(trial)) is not None:
             return _repeat(trial, twin)

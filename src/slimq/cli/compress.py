@@ -42,7 +42,10 @@ def compress(
     ] = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Make variants of a policy by recipes; each is published if it passes its accept gate."""
+    """Make variants of a policy by recipes; each is published if it passes its accept gate.
+
+    One that is refused leaves the others to go on; the command fails at the end.
+    """
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "safetensors")
     from slimq.core.repository import Repository
     from slimq.networks.hardware import resolve_device
@@ -62,10 +65,12 @@ def compress(
     )
     if as_json:
         typer.echo(json.dumps([_to_json(outcome) for outcome in outcomes], indent=2))
-        return
+    else:
+        for outcome in outcomes:
+            for line in describe(outcome):
+                typer.echo(line)
     for outcome in outcomes:
-        for line in describe(outcome):
-            typer.echo(line)
+        outcome.require_accepted()
 
 
 def resolve_recipe(name: str, policy: str, folder: Path = RECIPES) -> Path:
@@ -90,12 +95,13 @@ def describe(outcome: Outcome) -> list[str]:
     """What became of a recipe, as lines of text: a heading, a row for each step, the gate."""
     manifest = outcome.manifest
     lines = [f"{manifest.policy}/{manifest.name}: {outcome.status}, {manifest.model.bytes:,} bytes"]
-    header = ("step", "bytes", "parameters", "non-zero", "MACs", "seconds")
+    header = ("step", "bytes", "parameters", "non-zero", "MACs", "agreement", "regret", "seconds")
     lines.append("  " + _row(header))
     lines += ["  " + _row(_cells(step)) for step in manifest.recipe.steps]
     for criterion in outcome.verdict.criteria if outcome.verdict else ():
         limit = f"{criterion.relation} {criterion.limit:.6g}"
-        lines.append(f"  accepted: {criterion.name} {criterion.value:.6g} ({limit})")
+        judged = "accepted" if criterion.holds else "refused"
+        lines.append(f"  {judged}: {criterion.name} {criterion.value:.6g} ({limit})")
     return lines
 
 
@@ -106,6 +112,8 @@ def _cells(step: StepRecord) -> tuple[str, ...]:
         f"{step.parameters_count:,}",
         f"{step.nonzero_parameters:,}",
         f"{step.macs:,}",
+        "-" if step.fidelity is None else f"{step.fidelity.agreement:.1%}",
+        "-" if step.fidelity is None else f"{step.fidelity.regret:.5f}",
         f"{step.seconds:.1f}",
     )
 

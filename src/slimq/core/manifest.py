@@ -81,6 +81,15 @@ class PolicyManifest(Manifest):
     )
 
 
+class StepFidelity(Manifest):
+    """How near a policy is to the full one on the calibration set."""
+
+    agreement: float = Field(ge=0, le=1, description="share of states with the same greedy action")
+    regret: float = Field(
+        ge=0, description="mean of what its action loses by the full policy's Q-values"
+    )
+
+
 class StepRecord(Manifest):
     """One step of a recipe, and what it did."""
 
@@ -90,7 +99,10 @@ class StepRecord(Manifest):
     nonzero_parameters: int = Field(ge=0)
     macs: int = Field(ge=0, description="multiply-accumulates of one forward pass after the step")
     bytes: int | None = Field(
-        default=None, ge=0, description="of the model after the step, null before the export"
+        default=None, ge=0, description="of the model after the step, as a file of its own"
+    )
+    fidelity: StepFidelity | None = Field(
+        default=None, description="after the step; null where Q-values are not finite"
     )
     seconds: float = Field(ge=0)
     hardware: str | None = Field(

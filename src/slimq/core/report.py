@@ -90,10 +90,11 @@ class LatencyMeasurement(_Value):
         description="interleaved: all variants in turn; alone: one variant after another"
     )
     batch: int = Field(ge=1)
-    iterations: int = Field(ge=1)
-    p50_us: float = Field(ge=0)
-    p95_us: float = Field(ge=0)
-    p99_us: float = Field(ge=0)
+    iterations: int = Field(ge=1, description="timed calls, of all processes")
+    p50_us: float = Field(ge=0, description="median over processes of each one's median")
+    processes_p50_us: list[float] = Field(min_length=1, description="each process's median")
+    p95_us: float = Field(ge=0, description="of all calls")
+    p99_us: float = Field(ge=0, description="of all calls")
     processor_us: float = Field(ge=0, description="mean processor time of one call, all threads")
 
 
@@ -103,6 +104,7 @@ class LatencyReport(_Value):
     run_id: str = Field(min_length=1)
     processor: str
     threads: int = Field(ge=1)
+    processes: int = Field(ge=1, description="fresh ones, one after another")
     onnxruntime: str = Field(description="version")
     variants: list[Slug] = Field(min_length=1, description="measured in this run")
     measurements: list[LatencyMeasurement]

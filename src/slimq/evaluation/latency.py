@@ -1,28 +1,38 @@
-"""How long one call takes, for all variants in one run.
+"""How long one call takes, for all variants in one run of several processes.
 
 Interleaved, every round calls all variants once in a shuffled order: what else the machine does
 meets all of them alike, but they evict each other's weights from the caches, which flatters small
 models. Alone, one variant is loaded and called on end. Both are reported; a ratio between variants
 holds only within one run.
+
+Where its memory happens to lie makes a process as a whole faster or slower by some per cent, and no
+number of calls in it averages that out (Kalibera & Jones 2013, "Rigorous Benchmarking in Reasonable
+Time"): a variant's time is the median over processes of each one's median, a ratio that of each
+one's ratio.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from slimq.core.errors import CheckFailedError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction
 from slimq.core.report import LatencyMeasurement, LatencyMode, LatencyReport
 
 BATCHES = (1, 8, 32)
-ITERATIONS = 500
+PROCESSES = 10
+ITERATIONS = 50
 THREADS = 1
 """Of a session; `slimq.core.onnx_policy.make_session` sets it."""
 
@@ -45,18 +55,9 @@ class _Timings:
         self.processor_ns += time.process_time_ns() - processor
         self.wall_ns.append(end - start)
 
-    def summary(self, mode: LatencyMode, batch: int) -> LatencyMeasurement:
-        p50, p95, p99 = np.percentile(np.asarray(self.wall_ns) / 1e3, [50, 95, 99])
-        count = len(self.wall_ns)
-        return LatencyMeasurement(
-            mode=mode,
-            batch=batch,
-            iterations=count,
-            p50_us=round(float(p50), 2),
-            p95_us=round(float(p95), 2),
-            p99_us=round(float(p99), 2),
-            processor_us=round(self.processor_ns / count / 1e3, 2),
-        )
+
+_Timed = dict[tuple[str, LatencyMode, int], _Timings]
+"""By variant, mode and batch size."""
 
 
 def measure_latency(
@@ -65,63 +66,67 @@ def measure_latency(
     *,
     batches: Sequence[int] = BATCHES,
     iterations: int = ITERATIONS,
-    on_batch: Callable[[LatencyMode, int], None] | None = None,
+    processes: int = 0,
+    on_process: Callable[[int], None] | None = None,
 ) -> dict[str, LatencyReport]:
     """Times every variant, first all in turn, then each alone.
 
     Args:
         variants: how to load each; called once before all are timed in turn, and again for each
-            batch size that is timed alone, so that alone means alone in memory.
+            batch size that is timed alone, so that alone means alone in memory. Picklable, where
+            processes are asked for.
         observations: `(states, *shape)`, real ones; batches are taken from them in turn.
         batches: batch sizes.
-        iterations: timed calls per variant, batch size and mode.
-        on_batch: called before each mode and batch size, for progress.
+        iterations: timed calls per variant, batch size and mode, in each process.
+        processes: fresh ones, one after another; 0 for this one.
+        on_process: called with the number of each, from 1, before it starts.
 
     Returns:
         For each variant a report of the same `run_id`.
+
+    Raises:
+        CheckFailedError: a process died.
     """
-    measured: dict[str, list[LatencyMeasurement]] = {name: [] for name in variants}
-    loaded = {name: load() for name, load in variants.items()}
-    for size in batches:
-        if on_batch:
-            on_batch("interleaved", size)
-        for name, timings in _interleave(loaded, observations, size, iterations).items():
-            measured[name].append(timings.summary("interleaved", size))
-    loaded.clear()
-    for size in batches:
-        if on_batch:
-            on_batch("alone", size)
-        for name, load in variants.items():
-            timings = _interleave({name: load()}, observations, size, iterations)[name]
-            measured[name].append(timings.summary("alone", size))
+    arguments = dict(variants), observations, tuple(batches), iterations
+    if processes:
+        runs = list(_in_processes(arguments, processes, on_process))
+    else:
+        runs = [_time(*arguments, _SHUFFLE_SEED)]
     run_id, names = uuid.uuid4().hex, list(variants)
     processor, version = processor_name(), _onnxruntime_version()
+    modes: tuple[LatencyMode, ...] = ("interleaved", "alone")
     return {
         name: LatencyReport(
             run_id=run_id,
             processor=processor,
             threads=THREADS,
+            processes=len(runs),
             onnxruntime=version,
             variants=names,
-            measurements=measurements,
+            measurements=[
+                _summarise(mode, size, [run[name, mode, size] for run in runs])
+                for mode in modes
+                for size in batches
+            ],
         )
-        for name, measurements in measured.items()
+        for name in names
     }
 
 
 def latency_ratio(
     variant: LatencyReport | None, full: LatencyReport | None, mode: LatencyMode, batch: int
 ) -> float | None:
-    """How many times faster than the baseline a variant's median call is.
+    """How many times faster than the baseline a variant's median call is, median over processes.
 
     None where either was not measured, or not in the same run.
     """
     if variant is None or full is None or variant.run_id != full.run_id:
         return None
     ours, theirs = variant.find(mode, batch), full.find(mode, batch)
-    if ours is None or theirs is None or ours.p50_us == 0:
+    if ours is None or theirs is None or not all(ours.processes_p50_us):
         return None
-    return theirs.p50_us / ours.p50_us
+    pairs = zip(theirs.processes_p50_us, ours.processes_p50_us, strict=True)
+    return float(np.median([their / our for their, our in pairs]))
 
 
 def processor_name() -> str:
@@ -134,20 +139,82 @@ def processor_name() -> str:
     return next(names, "") or platform.processor() or platform.machine() or "unknown"
 
 
+def _in_processes(
+    arguments: tuple[Mapping[str, Load], Observations, Sequence[int], int],
+    processes: int,
+    on_process: Callable[[int], None] | None,
+) -> Iterator[_Timed]:
+    for number in range(1, processes + 1):
+        if on_process:
+            on_process(number)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(max_workers=1, mp_context=context) as executor:
+            future = executor.submit(_time, *arguments, _SHUFFLE_SEED + number)
+            try:
+                yield future.result()
+            except BrokenProcessPool as error:
+                problem = f"process {number} of {processes} died while it measured latency"
+                raise CheckFailedError(problem) from error
+
+
+def _time(
+    variants: Mapping[str, Load],
+    observations: Observations,
+    batches: Sequence[int],
+    iterations: int,
+    seed: int,
+) -> _Timed:
+    timed: _Timed = {}
+    order = np.random.default_rng(seed)
+    loaded = {name: load() for name, load in variants.items()}
+    for size in batches:
+        for name, timings in _interleave(loaded, observations, size, iterations, order).items():
+            timed[name, "interleaved", size] = timings
+    loaded.clear()
+    names = list(variants)
+    for size in batches:
+        for name in (names[position] for position in order.permutation(len(names))):
+            alone = {name: variants[name]()}
+            timings = _interleave(alone, observations, size, iterations, order)[name]
+            timed[name, "alone", size] = timings
+    return timed
+
+
 def _interleave(
-    loaded: Mapping[str, QFunction], observations: Observations, size: int, iterations: int
+    loaded: Mapping[str, QFunction],
+    observations: Observations,
+    size: int,
+    iterations: int,
+    order: np.random.Generator,
 ) -> dict[str, _Timings]:
     timings = {name: _Timings() for name in loaded}
     batches = _batches(observations, size)
     for q_function in loaded.values():
         for index in range(_WARM_UP):
             q_function(batches[index % len(batches)])
-    names, order = list(loaded), np.random.default_rng(_SHUFFLE_SEED)
+    names = list(loaded)
     for index in range(iterations):
         batch = batches[index % len(batches)]
         for position in order.permutation(len(names)):
             timings[names[position]].call(loaded[names[position]], batch)
     return timings
+
+
+def _summarise(mode: LatencyMode, batch: int, runs: Sequence[_Timings]) -> LatencyMeasurement:
+    microseconds = [np.asarray(run.wall_ns) / 1e3 for run in runs]
+    medians = [round(float(np.median(times)), 2) for times in microseconds]
+    pooled = np.concatenate(microseconds)
+    p95, p99 = np.percentile(pooled, [95, 99])
+    return LatencyMeasurement(
+        mode=mode,
+        batch=batch,
+        iterations=len(pooled),
+        p50_us=round(float(np.median(medians)), 2),
+        processes_p50_us=medians,
+        p95_us=round(float(p95), 2),
+        p99_us=round(float(p99), 2),
+        processor_us=round(sum(run.processor_ns for run in runs) / len(pooled) / 1e3, 2),
+    )
 
 
 def _batches(observations: Observations, size: int) -> list[Observations]:

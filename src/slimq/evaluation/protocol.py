@@ -48,7 +48,7 @@ class EvaluationSettings:
         work: folder for episodes of unfinished evaluations.
         force: measure again what is known, and replace reports of more episodes.
         latency: whether to measure it, or nothing else.
-        iterations: timed calls per variant, batch size and mode.
+        iterations: timed calls per variant, batch size and mode, in each process.
     """
 
     episodes: int = 100

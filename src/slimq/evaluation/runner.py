@@ -8,8 +8,9 @@ of fewer episodes than the published one has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -25,7 +26,7 @@ from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
 from slimq.environments.rollout import Episode
 from slimq.evaluation.fidelity import StateSample, measure_fidelity, q_values_of
-from slimq.evaluation.latency import measure_latency
+from slimq.evaluation.latency import PROCESSES, measure_latency
 from slimq.evaluation.protocol import (
     EvaluationSettings,
     library_versions,
@@ -118,12 +119,17 @@ class _Evaluator:
         return self.result
 
     def _load(self, name: str) -> tuple[VariantManifest, OnnxPolicy]:
+        manifest, load = self._read(name)
+        return manifest, load()
+
+    def _read(self, name: str) -> tuple[VariantManifest, Callable[[], OnnxPolicy]]:
+        """A variant's manifest and how to load it, here or in another process."""
         manifest, content = self.repository.read_model(self.policy, name)
         if is_stale(manifest, self.manifest):
             again = f"make it again: slimq compress {self.policy} {name}"
             raise CheckFailedError(f"was made from another checkpoint than the policy's; {again}")
         label, actions = f"{self.policy}/{name}", len(self.manifest.actions)
-        return manifest, OnnxPolicy(content, self.manifest.observation, actions, label)
+        return manifest, partial(OnnxPolicy, content, self.manifest.observation, actions, label)
 
     def _known(self, variant: VariantManifest) -> EvaluationReport | None:
         """The published report, if it is of this very model."""
@@ -235,10 +241,11 @@ class _Evaluator:
         if not reports or (len(runs) == 1 and not again):
             return
         measured = measure_latency(
-            {name: lambda name=name: self._load(name)[1] for name in reports},  # type: ignore[misc]
+            {name: self._read(name)[1] for name in reports},
             self._observations(),
             iterations=self.settings.iterations,
-            on_batch=lambda mode, size: _log.info("measuring latency", mode=mode, batch=size),
+            processes=PROCESSES,
+            on_process=lambda number: _log.info("measuring latency", process=number, of=PROCESSES),
         )
         for name, latency in measured.items():
             report = reports[name].model_copy(update={"latency": latency})

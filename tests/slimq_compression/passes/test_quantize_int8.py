@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
@@ -28,33 +25,24 @@ def quantize(network: Any, context: Any, **values: Any) -> onnx.ModelProto:
     return apply(model, Params(**values), context)
 
 
-def operators(model: onnx.ModelProto, folder: Path) -> Counter[str]:
-    """What ONNX Runtime really runs."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    ort.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
-    return Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
-
-
 def test_the_pong_network_fuses_to_integer_kernels_at_a_quarter_of_the_bytes(
-    make_network, make_context, tmp_path: Path
+    make_network, make_context, operators
 ) -> None:
     network = make_network("nature")
     model = quantize(network, make_context("nature", network, states=8))
-    ran = operators(model, tmp_path)
+    ran = operators(model)
     assert ran["QLinearConv"] == 3
     assert ran["QGemm"] == 2
     assert set(ran) <= {"QLinearConv", "QGemm", "Transpose", "Reshape"}
     assert len(to_bytes(model)) <= len(export_onnx(network)) / 3.9
 
 
-def test_a_dense_network_fuses_to_integer_kernels(make_network, make_context, tmp_path) -> None:
+def test_a_dense_network_fuses_to_integer_kernels(make_network, make_context, operators) -> None:
     network = make_network("mlp")
     context = make_context("mlp", network)
-    ran = operators(quantize(network, context, quantize_input=True), tmp_path)
+    ran = operators(quantize(network, context, quantize_input=True))
     assert ran == {"QuantizeLinear": 1, "QGemm": 3}
-    ran = operators(quantize(network, context), tmp_path)
+    ran = operators(quantize(network, context))
     assert ran["QGemm"] == 2
 
 
@@ -214,13 +202,13 @@ def test_weights_on_trained_levels_are_encoded_bit_for_bit(
         np.testing.assert_array_equal(decoded[name], layer.weight.detach().numpy())
 
 
-def test_only_named_layers_become_codes(make_network, make_context, tmp_path: Path) -> None:
+def test_only_named_layers_become_codes(make_network, make_context, operators) -> None:
     network = make_network("conv")
     context = make_context("conv", network)
     model = quantize(network, context, layers=("conv1", "conv2"))
     assert set(codes_of(model)) == {"conv1", "conv2"}
     assert describe_precision(model) == "fp32+int8"
-    ran = operators(model, tmp_path)
+    ran = operators(model)
     assert (ran["QLinearConv"], ran["QGemm"]) == (2, 0)
     full = TorchPolicy(network)(context.states)
     found = OnnxPolicy(to_bytes(model), context.observation, 3)(context.states)
@@ -303,7 +291,7 @@ def block_network() -> QNetwork:
 
 @pytest.mark.parametrize("activations", list(Activations))
 def test_sums_and_shuffles_are_quantized_too(
-    block_network, make_context, tmp_path: Path, activations: Activations
+    block_network, make_context, operators, activations: Activations
 ) -> None:
     context = make_context("conv", block_network)
     given = onnx.load_model_from_string(export_onnx(block_network))
@@ -313,7 +301,7 @@ def test_sums_and_shuffles_are_quantized_too(
     found = OnnxPolicy(to_bytes(model), context.observation, 3)(context.states)
     assert np.abs(found - full).max() < 0.05 * np.ptp(full)
     if activations is Activations.UINT8:
-        ran = operators(model, tmp_path)
+        ran = operators(model)
         assert (ran["QLinearAdd"], ran["QLinearConv"], ran["QGemm"]) == (1, 4, 3)
         assert not {"Conv", "Add", "Gemm"} & set(ran)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 import zstandard
@@ -72,15 +71,6 @@ def store(make_network, make_context):
     return run
 
 
-def operators(model: onnx.ModelProto, folder: Path) -> Counter[str]:
-    """What ONNX Runtime really runs."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    ort.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
-    return Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
-
-
 def q_values(model: onnx.ModelProto, states: Any) -> Any:
     return make_session(to_bytes(model)).run(["q_values"], {"observation": states})[0]
 
@@ -98,7 +88,7 @@ def elements(model: onnx.ModelProto, layer: str) -> dict[str, int]:
 @pytest.mark.parametrize("sparse", PLACED)
 @pytest.mark.parametrize("grids", list(GRIDS))
 def test_every_form_is_lossless_and_folded_when_the_model_loads(
-    store, make_states, tmp_path: Path, grids: str, sparse: Sparse
+    store, make_states, operators, grids: str, sparse: Sparse
 ) -> None:
     before, after = store("conv", grids, sparse=sparse, smallest=1)
     wanted, found = decoded_weights(before), decoded_weights(after)
@@ -106,7 +96,7 @@ def test_every_form_is_lossless_and_folded_when_the_model_loads(
     for name, weight in wanted.items():
         np.testing.assert_array_equal(found[name], weight)
     assert count_weights(after) == count_weights(before)
-    assert operators(after, tmp_path) == operators(before, tmp_path)
+    assert operators(after) == operators(before)
     states = make_states("conv", 5)
     np.testing.assert_array_equal(q_values(after, states), q_values(before, states))
 
@@ -289,7 +279,7 @@ def test_output_channels_are_found_on_the_last_axis_too(
 
 
 def test_int8_weights_keep_their_kernels_and_are_stored_sparsely_or_as_codes(
-    make_network, make_context, make_states, tmp_path: Path
+    make_network, make_context, make_states, operators
 ) -> None:
     states = make_states("conv", 5)
     sizes = {}
@@ -300,13 +290,13 @@ def test_int8_weights_keep_their_kernels_and_are_stored_sparsely_or_as_codes(
         before = quantize_int8.apply(model, quantize_int8.Params(), context)
         after = apply(before, Params(), context)
         sizes[grids] = len(to_bytes(after))
-        assert operators(after, tmp_path) == operators(before, tmp_path)
+        assert operators(after) == operators(before)
         np.testing.assert_array_equal(q_values(after, states), q_values(before, states))
     assert sizes["masked"] < 0.7 * sizes["linear8"]
 
 
 def test_four_bits_are_stored_and_eight_multiplied_where_the_levels_are_few(
-    make_network, make_context, tmp_path: Path
+    make_network, make_context, operators
 ) -> None:
     """One scale for the tensor: int8 codes of 15 levels take 15 values."""
     network = put_on(make_network("conv"), "linear4-tensor")
@@ -314,7 +304,7 @@ def test_four_bits_are_stored_and_eight_multiplied_where_the_levels_are_few(
     model = onnx.load_model_from_string(export_onnx(network))
     before = quantize_int8.apply(model, quantize_int8.Params(per_channel=False), context)
     after = apply(before, Params(sparse="none"), context)
-    assert operators(after, tmp_path) == operators(before, tmp_path)
+    assert operators(after) == operators(before)
     assert describe_precision(after) == "int4+int8"
     assert len(to_bytes(before)) - len(to_bytes(after)) > 0.4 * 6_224
 
@@ -359,9 +349,7 @@ def test_constants_that_layers_have_in_common_are_stored_once(store) -> None:
 
 
 @pytest.mark.slow
-def test_the_pong_network_sparse_in_a_codebook_is_twenty_times_smaller(
-    store, tmp_path: Path
-) -> None:
+def test_the_pong_network_sparse_in_a_codebook_is_twenty_times_smaller(store, operators) -> None:
     before, after = store("nature", "masked-codebook4")
     assert len(to_bytes(before)) > 20 * len(to_bytes(after))
-    assert operators(after, tmp_path) == operators(before, tmp_path)
+    assert operators(after) == operators(before)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import FixedTrial
 
+from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import ConfigError
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import NATURE, MLPSpec, QNetworkSpec
+from slimq.networks.specification import NATURE, MLPSpec, QNetworkSpec, Window
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.passes import student
 from slimq_compression.search import space as search_space
@@ -21,6 +23,7 @@ from slimq_compression.search.space import (
     SECOND,
     Candidate,
     Offer,
+    background_of,
     make_recipe,
     suggest,
 )
@@ -37,13 +40,15 @@ NETWORKS = {
     ),
 }
 
+BACKGROUND = 87
+
 
 def draw(kind: str, count: int = 150) -> list[tuple[optuna.trial.FrozenTrial, Candidate]]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     drawn = []
     for _ in range(count):
         trial = study.ask()
-        candidate = suggest(trial, NETWORKS[kind], Offer.current())
+        candidate = suggest(trial, NETWORKS[kind], Offer.current(), BACKGROUND)
         study.tell(trial, 0.0)
         drawn.append((study.trials[trial.number], candidate))
     return drawn
@@ -70,14 +75,20 @@ def test_every_draw_is_a_recipe_whose_student_fits_the_observations(kind: str) -
             spec = student.student_spec(NETWORKS[kind], recipe.network[0].params)
             assert spec.body.kind == kind
             assert spec.body.hidden == candidate.hidden
+            if kind == "conv":
+                assert spec.body.background == BACKGROUND
+                window = spec.body.window or Window()
+                assert len(range(*(window.channels or (0, 4)))) >= 2
         else:
             assert len(candidate.keep) == (4 if kind == "conv" else 2)
     assert structures == set(Offer.current().structures)
     assert weights == set(Offer.current().weights)
 
 
-@pytest.mark.parametrize("strides", [(4, 1, 1), (8, 2, 2)])
-def test_the_smallest_and_the_largest_convolutions_fit_frames_of_84(strides: Any) -> None:
+@pytest.mark.parametrize(("strides", "last"), [((4, 1, 1), 3), ((8, 2, 2), 2)])
+def test_the_smallest_and_the_largest_convolutions_fit_frames_of_84(
+    strides: Any, last: int
+) -> None:
     conv = [
         ("conv1.stride", strides[0]),
         ("conv2.stride", strides[1]),
@@ -85,12 +96,14 @@ def test_the_smallest_and_the_largest_convolutions_fit_frames_of_84(strides: Any
     ]
     chosen = {"structure": "student", "weights": "fp32", "convolutions": 3, "hidden.1": 128}
     chosen |= {f"conv{index}.channels": 32 for index in (1, 2, 3)} | dict(conv)
+    chosen |= {"window.frames": 2, "window.top": 16, "window.bottom": 8}
     candidate = suggest(
         FixedTrial({**chosen, "conv2.kernel": 4}), NETWORKS["conv"], Offer.current()
     )
     recipe, _ = make(candidate)
     QNetwork(student.student_spec(NETWORKS["conv"], recipe.network[0].params))
-    expected = "student 32k8s{} 32k4s{} 32k3s{}, 128; fp32".format(*strides)
+    layers = "32k8s{} 32k4s{} 32k{}s{}".format(*strides[:2], last, strides[2])
+    expected = f"student channels 2-4, rows 16-76, {layers}, 128; fp32"
     assert candidate.describe() == expected
 
 
@@ -104,8 +117,17 @@ def test_a_name_has_the_same_range_in_every_trial(kind: str) -> None:
 
 def test_a_trials_parameters_give_the_same_candidate_again() -> None:
     for trial, candidate in draw("conv", 20):
-        again = suggest(FixedTrial(trial.params), NETWORKS["conv"], Offer.current())
+        again = suggest(FixedTrial(trial.params), NETWORKS["conv"], Offer.current(), BACKGROUND)
         assert again == candidate
+
+
+def test_the_background_is_the_most_frequent_pixel_and_vectors_have_none() -> None:
+    frames = np.full((3, 5, 5), 200, np.uint8)
+    frames[:2] = 87
+    indices, q_values = np.zeros((1, 2), np.int32), np.zeros((1, 3), np.float32)
+    assert background_of(CalibrationSet(frames, indices, q_values)) == 87
+    vectors = np.ones((3, 4), np.float32)
+    assert background_of(CalibrationSet(vectors, indices[:, :1], q_values)) == 0
 
 
 def test_what_the_catalogue_lacks_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
