@@ -25,7 +25,10 @@ EPISODES = 2
 TIE = 1e-4
 
 PLAYED = [
-    *(("cartpole", variant) for variant in ("fp32", "int8", "pruned-int8")),
+    *(
+        ("cartpole", v)
+        for v in ("fp32", "int8", "int8-dynamic", "pruned-int8", "micro", "sparse-obd")
+    ),
     *(("pong", v) for v in ("fp32", "int8", "int4-blocks", "int4-linear", "pruned-int8")),
 ]
 """One variant of each form of weights."""

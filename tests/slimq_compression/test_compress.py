@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from slimq.core.errors import AcceptGateError
+from slimq.core.manifest import StepFidelity
 from slimq_compression.compress import compress
 from slimq_compression.recipe import parse_recipe
 
@@ -32,6 +33,10 @@ def test_accepted_variants_are_published_and_verify(cartpole_repository) -> None
     assert cartpole_repository.verify("cartpole") == []
     manifest, model = cartpole_repository.read_model("cartpole", "int8")
     assert manifest == outcomes[1].manifest
+    exported, quantized = manifest.recipe.steps
+    assert exported.fidelity == StepFidelity(agreement=1.0, regret=0.0)
+    assert quantized.fidelity is not None
+    assert exported.bytes < quantized.bytes == len(model)  # of a small one the graph weighs more
     assert len(model) == manifest.model.bytes
 
 

@@ -158,12 +158,12 @@ def test_a_student_with_batch_normalization_learns_from_the_teacher(
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("mobilenet", 165_934),
-        ("shufflenet", 221_622),
+        ("mobilenet", 71_382),
+        ("shufflenet", 59_494),
         ("distilled", 61_174),
         ("dense-control", 207_440),
-        ("fastest", 63_846),
-        ("tiny", 23_062),
+        ("fastest", 23_158),
+        ("tiny", 23_158),
     ],
 )
 def test_the_students_of_the_pong_recipes_have_the_sizes_that_they_say(
