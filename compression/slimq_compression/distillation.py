@@ -35,6 +35,7 @@ class Loss(StrEnum):
 
     KL = "kl"
     NLL = "nll"
+    REGRET = "regret"
     HUBER = "huber"
     MSE = "mse"
 
@@ -46,14 +47,20 @@ class DistillationParams(BaseModel):
 
     loss: Loss = Field(
         default=Loss.KL,
-        description="kl: of policies at a temperature; nll: of the teacher's greedy action; huber, "
-        "mse: of Q-values",
+        description="kl: of policies at a temperature; nll: of the teacher's greedy action; regret: "
+        "what the student's policy loses by the teacher's Q-values; huber, mse: of Q-values",
     )
     temperature: float = Field(
-        default=0.05, gt=0.0, le=100.0, description="tau of kl and nll, in units of Q-values"
+        default=0.05,
+        gt=0.0,
+        le=100.0,
+        description="tau of kl, nll and regret, in units of Q-values",
     )
     q_weight: float = Field(
-        default=1.0, ge=0.0, le=1_000.0, description="weight of the Huber term beside kl and nll"
+        default=1.0,
+        ge=0.0,
+        le=1_000.0,
+        description="weight of the Huber term beside kl, nll and regret",
     )
     rounds: int = Field(default=5, ge=1, le=1_000, description="of play, then updates")
     teacher_rounds: int = Field(
@@ -143,6 +150,16 @@ def policy_divergence(student: Tensor, teacher: Tensor, temperature: float) -> T
     return temperature * F.kl_div(own, target, reduction="batchmean", log_target=True)
 
 
+def expected_regret(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Σ_a π(a)·(max q_T − q_T(a)) with π = softmax(student/τ), mean over `(batch, actions)` values.
+
+    Actions that are worth the same cost nothing, whichever is taken: the cost-sensitive loss of
+    AggreVaTe (Ross & Bagnell 2014, 1406.5979; differentiable: Sun et al. 2017, 1703.01030).
+    """
+    lost = teacher.max(dim=1, keepdim=True).values - teacher
+    return (F.softmax(student / temperature, dim=1) * lost).sum(dim=1).mean()
+
+
 def distillation_loss(student: Tensor, teacher: Tensor, params: DistillationParams) -> Tensor:
     """The loss of `(batch, actions)` Q-values."""
     if params.loss is Loss.MSE:
@@ -154,7 +171,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, params: DistillationPara
         greedy = teacher.argmax(dim=1)
         likelihood = F.cross_entropy(student / params.temperature, greedy)
         return params.temperature * likelihood + params.q_weight * huber
-    return policy_divergence(student, teacher, params.temperature) + params.q_weight * huber
+    decisions = expected_regret if params.loss is Loss.REGRET else policy_divergence
+    return decisions(student, teacher, params.temperature) + params.q_weight * huber
 
 
 class Replay:

@@ -9,7 +9,13 @@ import torch
 
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import SilentBar
-from slimq_compression.distillation import Loss, Replay, distillation_loss, policy_divergence
+from slimq_compression.distillation import (
+    Loss,
+    Replay,
+    distillation_loss,
+    expected_regret,
+    policy_divergence,
+)
 from slimq_compression.passes.finetune import Params, apply
 
 
@@ -28,6 +34,21 @@ def test_the_divergence_is_blind_to_the_level_and_the_huber_term_is_not() -> Non
     shifted = teacher + 0.5
     assert policy_divergence(shifted, teacher, 0.1).item() == pytest.approx(0.0, abs=1e-6)
     assert distillation_loss(shifted, teacher, Params(q_weight=2.0)).item() == pytest.approx(0.25)
+
+
+def test_the_regret_is_what_the_policy_loses_and_blind_among_actions_of_one_worth() -> None:
+    teacher = torch.tensor([[1.0, 1.0, 0.2]])
+    sure = [torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([[0.0, 9.0, 0.0]])]
+    assert [expected_regret(q, teacher, 0.1).item() for q in sure] == pytest.approx(
+        [0.0, 0.0], abs=1e-6
+    )
+    wrong = torch.tensor([[0.0, 0.0, 9.0]])
+    assert expected_regret(wrong, teacher, 0.1).item() == pytest.approx(0.8)
+    undecided = torch.zeros(1, 3)
+    assert expected_regret(undecided, teacher, 0.1).item() == pytest.approx(0.8 / 3)
+    params = Params(loss=Loss.REGRET, temperature=0.1, q_weight=0.5)
+    expected = 0.8 + 0.5 * torch.nn.functional.smooth_l1_loss(wrong, teacher).item()
+    assert distillation_loss(wrong, teacher, params).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(Loss.MSE, 4.0), (Loss.HUBER, 1.5)])
