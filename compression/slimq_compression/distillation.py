@@ -47,8 +47,8 @@ class DistillationParams(BaseModel):
 
     loss: Loss = Field(
         default=Loss.KL,
-        description="kl: of policies at a temperature; nll: of the teacher's greedy action; regret: "
-        "what the student's policy loses by the teacher's Q-values; huber, mse: of Q-values",
+        description="kl: of policies at a temperature; nll: of the teacher's greedy action; "
+        "regret: what the student loses by the teacher's Q-values; huber, mse: of Q-values",
     )
     temperature: float = Field(
         default=0.05,
