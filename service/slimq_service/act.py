@@ -20,9 +20,10 @@ from starlette.types import Receive, Scope, Send
 
 from slimq.core.errors import ConflictError, InvalidInputError, SlimqError, suggestion
 from slimq.core.observation import Observations
+from slimq_service.batching import Inference
 from slimq_service.bodies import ClientGoneError, drain, is_long, media_type, read_body
 from slimq_service.catalogue import Catalogue
-from slimq_service.engine import Engine, Inference
+from slimq_service.engine import Engine
 from slimq_service.metrics import CLIENT_GONE, Metrics
 from slimq_service.model import LoadedVariant
 from slimq_service.parsing import JSON, MEDIA_TYPES, Envelope, parse
@@ -46,6 +47,7 @@ class Call:
     policy: str | None = None
     variant: str | None = None
     close: bool = False
+    retry_after: int | None = None
 
 
 class ActEndpoint:
@@ -79,6 +81,7 @@ class ActEndpoint:
             return
         except SlimqError as error:
             self._metrics.error(call.policy, call.variant, error.code)
+            call.retry_after = getattr(error, "retry_after", None)
             status, body = error.status, render(problem_of(error))
         except Exception:
             problem = internal_problem()
@@ -90,7 +93,7 @@ class ActEndpoint:
             measured = self._metrics.of(call.policy, call.variant)
             measured.requests.inc()
             measured.http_seconds.observe(time.perf_counter() - started)
-        await _send(send, status, body, close=call.close)
+        await _send(send, status, body, call)
         if call.close:
             await drain(receive, DRAIN_SECONDS)
             await send({"type": "http.response.body", "body": b""})
@@ -117,6 +120,7 @@ class ActEndpoint:
         inference = await self._engine.run(variant, observations)
         measured = self._metrics.of(call.policy, call.variant)
         measured.inference_seconds.observe(inference.seconds)
+        measured.queue_seconds.observe(inference.queue_seconds)
         measured.observations.inc(len(observations))
         return render_answer(variant, inference)
 
@@ -188,10 +192,12 @@ def render_answer(variant: LoadedVariant, inference: Inference) -> bytes:
     )
 
 
-async def _send(send: Send, status: int, body: bytes, *, close: bool) -> None:
+async def _send(send: Send, status: int, body: bytes, call: Call) -> None:
     media = b"application/json" if status == 200 else PROBLEM_MEDIA_TYPE.encode()
     headers = [(b"content-type", media), (b"content-length", str(len(body)).encode())]
-    if close:
+    if call.retry_after is not None:
+        headers.append((b"retry-after", str(call.retry_after).encode()))
+    if call.close:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": close})
+    await send({"type": "http.response.body", "body": body, "more_body": call.close})

@@ -13,6 +13,7 @@ from slimq import __version__
 from slimq.core.errors import RepositoryError
 from slimq.core.repository import Repository
 from slimq_service.act import ActEndpoint
+from slimq_service.batching import BatchLimits
 from slimq_service.catalogue import Catalogue
 from slimq_service.engine import Engine
 from slimq_service.handlers import add_error_handlers
@@ -37,8 +38,13 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
         registry: where its metrics go; a fresh one with process metrics when None.
     """
     metrics = Metrics(_make_registry() if registry is None else registry)
-    catalogue = Catalogue(Repository(settings.policies), metrics, settings.retry_seconds)
-    engine = Engine(settings.inline_seconds, settings.inference_threads)
+    catalogue = Catalogue(
+        Repository(settings.policies), metrics, settings.retry_seconds, settings.batch_observations
+    )
+    limits = BatchLimits(
+        settings.batch_observations, settings.queue_requests, settings.queue_seconds
+    )
+    engine = Engine(settings.inline_seconds, settings.inference_threads, limits, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001

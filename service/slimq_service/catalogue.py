@@ -38,12 +38,19 @@ class VariantState:
 class Catalogue:
     """The repository as the service sees it."""
 
-    def __init__(self, repository: Repository, metrics: Metrics, retry_seconds: float) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        retry_seconds: float,
+        largest_batch: int = 1,
+    ) -> None:
         self.repository = repository
         self.scan = Scan()
         self.scan_error: str | None = "the repository has not been read yet"
         self._metrics = metrics
         self._retry_seconds = retry_seconds
+        self._largest_batch = largest_batch
         self._states: dict[Key, VariantState] = {}
         self._reports: dict[tuple[str, str, str], EvaluationReport] = {}
         self._thread = ThreadPoolExecutor(1, "slimq-repository")
@@ -247,7 +254,13 @@ class Catalogue:
         try:
             loop = asyncio.get_running_loop()
             loaded = await loop.run_in_executor(
-                self._thread, load, self.repository, self.policy(policy), variant, stamp
+                self._thread,
+                load,
+                self.repository,
+                self.policy(policy),
+                variant,
+                stamp,
+                self._largest_batch,
             )
         except (SlimqError, OSError) as error:
             problem = named(error, "/".join(key))

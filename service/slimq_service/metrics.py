@@ -21,6 +21,9 @@ INFERENCE_BUCKETS = tuple(25e-6 * 2**step for step in range(17))
 """25 µs to 1.6 s, a factor of 2 apart."""
 HTTP_BUCKETS = tuple(0.25e-3 * 2**step for step in range(17))
 """0.25 ms to 16 s, a factor of 2 apart."""
+BATCH_BUCKETS = tuple(2**step for step in range(9))
+"""1 to 256 observations, a factor of 2 apart."""
+DISPATCH_REASONS = ("idle", "freed", "full")
 CLIENT_GONE = "client-gone"
 ERROR_CODES = (
     errors.InvalidInputError.code,
@@ -31,6 +34,8 @@ ERROR_CODES = (
     errors.ConflictError.code,
     errors.NonFiniteError.code,
     errors.BodyTimeoutError.code,
+    errors.OverloadedError.code,
+    errors.DeadlineError.code,
     errors.NotFoundError.code,
     errors.RepositoryError.code,
     CLIENT_GONE,
@@ -59,10 +64,13 @@ class VariantMetrics:
     requests: Counter
     observations: Counter
     inference_seconds: Histogram
+    queue_seconds: Histogram
+    batch_observations: Histogram
     http_seconds: Histogram
     loaded: Gauge
     loads: Counter
     load_failures: Counter
+    batches: dict[str, Counter] = field(default_factory=dict)
     errors: dict[str, Counter] = field(default_factory=dict)
 
 
@@ -95,10 +103,33 @@ class Metrics:
             self._http_errors.labels(code)
         self._inference = Histogram(
             "slimq_inference_seconds",
-            "Time in the model for one request's observations",
+            "Time in the model of the batch that a request's observations were computed in",
             _LABELS,
             buckets=INFERENCE_BUCKETS,
             registry=registry,
+        )
+        self._queue = Histogram(
+            "slimq_queue_seconds",
+            "Time that a request waited for a thread",
+            _LABELS,
+            buckets=INFERENCE_BUCKETS,
+            registry=registry,
+        )
+        self._batch = Histogram(
+            "slimq_batch_observations",
+            "Observations of a batch that was computed in a thread",
+            _LABELS,
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self._batches = Counter(
+            "slimq_batches",
+            "Batches computed in a thread, by why they were dispatched",
+            (*_LABELS, "reason"),
+            registry=registry,
+        )
+        self.queue_depth = Gauge(
+            "slimq_queue_depth", "Requests that wait for a thread now", registry=registry
         )
         self._http = Histogram(
             "slimq_http_request_seconds",
@@ -133,10 +164,13 @@ class Metrics:
             requests=self._requests.labels(*key),
             observations=self._observations.labels(*key),
             inference_seconds=self._inference.labels(*key),
+            queue_seconds=self._queue.labels(*key),
+            batch_observations=self._batch.labels(*key),
             http_seconds=self._http.labels(*key),
             loaded=self._loaded.labels(*key),
             loads=self._loads.labels(*key, "success"),
             load_failures=self._loads.labels(*key, "failure"),
+            batches={why: self._batches.labels(*key, why) for why in DISPATCH_REASONS},
             errors={code: self._errors.labels(*key, code) for code in ERROR_CODES},
         )
 

@@ -15,6 +15,7 @@ from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
 
 WARM_BATCHES = (1, 8)
+"""What a cost is measured with."""
 WARM_REPEATS = 3
 
 Stamp = tuple[tuple[int, int] | None, tuple[int, int] | None]
@@ -54,9 +55,21 @@ class LoadedVariant:
 
 
 def load(
-    repository: Repository, policy: PolicyManifest, variant: str, stamp: Stamp
+    repository: Repository,
+    policy: PolicyManifest,
+    variant: str,
+    stamp: Stamp,
+    largest_batch: int = max(WARM_BATCHES),
 ) -> LoadedVariant:
     """Reads, verifies, builds and warms a variant. Takes its time: not for the event loop.
+
+    Args:
+        repository: where it lies.
+        policy: the manifest that it is loaded under.
+        variant: its name.
+        stamp: what its files looked like.
+        largest_batch: up to which every power of two is run once: the first run of a batch size
+            allocates, and no request is to wait for that.
 
     Raises:
         RepositoryError: a file is missing, cut, tampered with, or is no model of this policy.
@@ -68,10 +81,18 @@ def load(
     )
     try:
         cost = measure(q_function, policy.observation)
+        warm(q_function, policy.observation, largest_batch)
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, f"the model does not run: {error}") from error
     return LoadedVariant(policy, manifest, q_function, cost, stamp)
+
+
+def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> None:
+    """Runs zeros of every power of two up to a batch size, and of that."""
+    sizes = {2**step for step in range(largest_batch.bit_length())} | {largest_batch}
+    for batch in sorted(sizes):
+        q_function(np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype))
 
 
 def measure(q_function: QFunction, spec: ObservationSpec) -> Cost:

@@ -13,9 +13,11 @@ import orjson
 
 from slimq.core.errors import (
     BodyTimeoutError,
+    DeadlineError,
     InvalidInputError,
     LimitError,
     NotFoundError,
+    OverloadedError,
     RepositoryError,
     SlimqError,
 )
@@ -73,6 +75,10 @@ def _data(error: SlimqError) -> dict[str, Any]:
         return {"field": error.kind, "received": error.name, "available": error.available}
     if isinstance(error, BodyTimeoutError):
         return {"field": "body", "limit": f"{error.seconds:g} s", "received": "an incomplete body"}
+    if isinstance(error, OverloadedError):
+        return {"limit": error.limit, "retry_after": error.retry_after}
+    if isinstance(error, DeadlineError):
+        return {"limit": f"{error.seconds:g} s", "retry_after": error.retry_after}
     if isinstance(error, RepositoryError):
         return {"field": error.path}
     return {}

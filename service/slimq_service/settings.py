@@ -50,6 +50,18 @@ class Settings(BaseSettings):
     inference_threads: int = Field(
         default_factory=_processors, ge=1, le=1024, description="threads for the larger batches"
     )
+    batch_observations: int = Field(
+        default=32,
+        ge=1,
+        le=65_536,
+        description="observations of waiting requests that are computed together",
+    )
+    queue_requests: int = Field(
+        default=1024, ge=1, le=10**6, description="requests that may wait for a thread"
+    )
+    queue_seconds: float = Field(
+        default=5.0, gt=0, le=3600, description="longest time that a request waits for a thread"
+    )
     keep_alive_seconds: int = Field(
         default=75, ge=1, le=3600, description="idle time after which a connection is closed"
     )

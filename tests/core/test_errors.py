@@ -88,6 +88,18 @@ EXAMPLES: list[tuple[errors.SlimqError, str, int, str]] = [
         "body: the whole body within 2.5 s, it was not complete by then",
     ),
     (
+        errors.OverloadedError(10, 2),
+        "overloaded",
+        503,
+        "10 requests are waiting already; try again in 2 s",
+    ),
+    (
+        errors.DeadlineError(1.5),
+        "deadline",
+        503,
+        "waited 1.5 s for its turn; try again when there is less to do",
+    ),
+    (
         errors.AcceptGateError("int8", [("return_ratio", 0.5, "at least", 0.98)]),
         "gate",
         500,

@@ -227,6 +227,39 @@ def test_work_in_threads_answers_as_work_inline_does(start: Any, observations: A
     assert [answer.json() for answer in together] == [answers[0]] * 16
 
 
+def test_what_waits_for_a_thread_is_answered_in_batches_each_with_its_own_q_values(
+    start: Any, frames: Any
+) -> None:
+    service = start(inline_seconds=0, inference_threads=1)
+    path = "/v1/policies/tiny_frames/act"
+    alone = service.request("POST", path, content=frames.tobytes(), headers=RAW).json()
+    answers = service.together(40, "POST", path, content=frames.tobytes(), headers=RAW)
+    for answer in answers:
+        assert answer.status_code == 200
+        np.testing.assert_allclose(answer.json()["q_values"], alone["q_values"], rtol=1e-4)
+    labels = 'policy="tiny_frames",variant="fp32"'
+    batches = service.metric(f"slimq_batch_observations_count{{{labels}}}")
+    assert service.metric(f"slimq_batch_observations_sum{{{labels}}}") == 82
+    assert batches < 41
+    assert service.metric(f"slimq_queue_seconds_count{{{labels}}}") == 41
+    assert service.metric("slimq_queue_depth") == 0
+
+
+def test_more_than_may_wait_are_told_when_to_come_again(start: Any, frames: Any) -> None:
+    service = start(inline_seconds=0, inference_threads=1, queue_requests=1)
+    path = "/v1/policies/tiny_frames/act"
+    assert service.request("POST", path, content=frames.tobytes(), headers=RAW).is_success
+    answers = service.together(60, "POST", path, content=frames.tobytes(), headers=RAW)
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert 0 < len(refused) < 60
+    for answer in refused:
+        assert (answer.json()["code"], answer.json()["limit"]) == ("overloaded", 1)
+        assert int(answer.headers["retry-after"]) == answer.json()["retry_after"] >= 1
+    assert {answer.status_code for answer in answers} == {200, 503}
+    line = 'slimq_errors_total{code="overloaded",policy="tiny_frames",variant="fp32"}'
+    assert service.metric(line) == len(refused)
+
+
 def test_large_json_is_parsed_off_the_event_loop(service: Any, frames: Any) -> None:
     answer = service.act("tiny_frames", frames.tolist(), params={"variant": "other"})
     assert answer.status_code == 200

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from slimq.core.errors import NonFiniteError
+from slimq_service.batching import BatchLimits
 from slimq_service.engine import Engine, check_finite
+from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
 
 
@@ -20,8 +24,9 @@ def run(cost: Cost, batch: int = 1) -> str:
         names.append(threading.current_thread().name)
         return np.zeros((len(observations), 2), np.float32)
 
-    engine = Engine(200e-6, 1)
-    variant = LoadedVariant(None, None, q_function, cost, (None, None))  # type: ignore[arg-type]
+    engine = Engine(200e-6, 1, BatchLimits(8, 8, 1.0), Metrics(CollectorRegistry()))
+    named: Any = SimpleNamespace(name="some")
+    variant = LoadedVariant(named, named, q_function, cost, (None, None))
     asyncio.run(engine.run(variant, np.zeros((batch, 4), np.float32)))
     engine.close()
     return names[0]

@@ -181,6 +181,29 @@ class BodyTimeoutError(SlimqError):
         super().__init__(f"body: the whole body within {seconds:g} s, it was not complete by then")
 
 
+class OverloadedError(SlimqError):
+    """Too many requests wait; `retry_after` says in how many seconds to come again."""
+
+    code = "overloaded"
+    status = 503
+
+    def __init__(self, limit: int, retry_after: int) -> None:
+        self.limit, self.retry_after = limit, retry_after
+        super().__init__(f"{limit} requests are waiting already; try again in {retry_after} s")
+
+
+class DeadlineError(SlimqError):
+    """A request waited longer for its turn than the service lets it; it was not computed."""
+
+    code = "deadline"
+    status = 503
+    retry_after = 1
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"waited {seconds:g} s for its turn; try again when there is less to do")
+
+
 class AcceptGateError(GateError):
     """Names each criterion of a recipe's accept gate that failed, with its value and limit."""
 

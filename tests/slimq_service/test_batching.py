@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from slimq.core.errors import DeadlineError, OverloadedError
+from slimq_service.batching import Batcher, BatchLimits, Inference
+from slimq_service.metrics import Metrics
+from slimq_service.model import Cost, LoadedVariant
+
+COST = Cost(1e-3, 1.5)
+
+
+class Gate:
+    """A Q-function that waits until it is let go; it notes the batches that it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, observations: Any, /) -> Any:
+        self.batches.append(len(observations))
+        self.entered.release()
+        assert self.open.wait(10)
+        return observations * 2.0
+
+
+class Bench:
+    """A batcher with one thread, and variants whose Q-function is a gate."""
+
+    def __init__(self, limits: BatchLimits, slots: int = 1) -> None:
+        self.metrics = Metrics(CollectorRegistry())
+        self.threads = ThreadPoolExecutor(slots)
+        self.batcher = Batcher(self.threads, slots, limits, self.metrics)
+
+    def variant(self, name: str) -> tuple[LoadedVariant, Gate]:
+        gate = Gate()
+        self.metrics.appear("policy", name)
+        policy: Any = SimpleNamespace(name="policy")
+        manifest: Any = SimpleNamespace(name=name)
+        return LoadedVariant(policy, manifest, gate, COST, (None, None)), gate
+
+    def start(
+        self, variant: LoadedVariant, value: float, count: int = 1, width: int = 2
+    ) -> asyncio.Task[Inference]:
+        rows = np.full((count, width), value, np.float32)
+        return asyncio.ensure_future(self.batcher.run(variant, rows))
+
+    def value(self, name: str, **labels: str) -> float:
+        found = self.metrics.registry.get_sample_value(name, labels or None)
+        assert found is not None
+        return found
+
+
+LIMITS = BatchLimits(observations=4, waiting=5, seconds=30.0)
+
+
+async def entered(gate: Gate) -> None:
+    """Returns once a batch is being computed."""
+    await asyncio.to_thread(gate.entered.acquire)
+
+
+def test_the_first_request_goes_alone_and_what_waited_meanwhile_goes_together() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        waiting = [bench.start(variant, float(value)) for value in (2, 3, 4)]
+        await asyncio.sleep(0)
+        assert bench.value("slimq_queue_depth") == 3
+        gate.open.set()
+        answers = await asyncio.gather(first, *waiting)
+        assert gate.batches == [1, 3]
+        assert [a.q_values.tolist() for a in answers] == [[[2.0 * v] * 2] for v in (1, 2, 3, 4)]
+        assert answers[0].queue_seconds < answers[1].queue_seconds
+        assert bench.value("slimq_queue_depth") == 0
+        labels = {"policy": "policy", "variant": "large"}
+        reasons = [
+            bench.value("slimq_batches_total", **labels, reason=r) for r in ("idle", "freed")
+        ]
+        assert reasons == [1, 1]
+        assert bench.value("slimq_batch_observations_sum", **labels) == 4
+
+    asyncio.run(run())
+
+
+def test_a_batch_ends_at_the_limit_and_a_larger_request_is_one_of_its_own() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        waiting = [bench.start(variant, float(n), count=n) for n in (2, 2, 1, 7)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        answers = await asyncio.gather(first, *waiting)
+        assert gate.batches == [1, 4, 1, 7]
+        assert [len(answer.q_values) for answer in answers] == [1, 2, 2, 1, 7]
+        assert set(answers[-1].q_values.flat) == {14.0}
+
+    asyncio.run(run())
+
+
+def test_the_variant_whose_oldest_request_came_first_is_next() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        one, gate = bench.variant("one")
+        other, other_gate = bench.variant("other")
+        order: list[str] = []
+        first = bench.start(one, 1.0)
+        await entered(gate)
+        for variant, name in ((other, "other"), (one, "one"), (other, "other")):
+            bench.start(variant, 1.0).add_done_callback(lambda _, name=name: order.append(name))
+        await asyncio.sleep(0)
+        other_gate.open.set()
+        gate.open.set()
+        await first
+        while len(order) < 3:
+            await asyncio.sleep(0.001)
+        assert order == ["other", "other", "one"]
+        assert (gate.batches, other_gate.batches) == ([1, 1], [2])
+
+    asyncio.run(run())
+
+
+def test_too_many_waiting_are_refused_with_a_time_to_come_again() -> None:
+    async def run() -> None:
+        bench = Bench(BatchLimits(4, 2, 30.0))
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        waiting = [bench.start(variant, 1.0) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="2 requests are waiting") as refused:
+            await bench.start(variant, 1.0)
+        assert refused.value.retry_after == 3
+        gate.open.set()
+        await asyncio.gather(first, *waiting)
+
+    asyncio.run(run())
+
+
+def test_a_request_whose_turn_does_not_come_is_answered_in_time_and_never_computed() -> None:
+    async def run() -> None:
+        bench = Bench(BatchLimits(4, 5, 0.05))
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        started = time.perf_counter()
+        with pytest.raises(DeadlineError, match=r"waited 0\.05 s"):
+            await bench.start(variant, 1.0)
+        assert time.perf_counter() - started < 5.0
+        gate.open.set()
+        await first
+        await bench.start(variant, 1.0)
+        assert gate.batches == [1, 1]
+        assert bench.value("slimq_queue_depth") == 0
+
+    asyncio.run(run())
+
+
+def test_a_request_that_was_given_up_is_not_computed() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        gone, stays = bench.start(variant, 2.0), bench.start(variant, 3.0)
+        await asyncio.sleep(0)
+        gone.cancel()
+        gate.open.set()
+        answers = await asyncio.gather(first, gone, stays, return_exceptions=True)
+        assert isinstance(answers[1], asyncio.CancelledError)
+        assert gate.batches == [1, 1]
+
+    asyncio.run(run())
+
+
+def test_an_error_reaches_everybody_in_the_batch_and_the_next_goes_on() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        wrong = [bench.start(variant, 1.0, count=2), bench.start(variant, 1.0)]
+        wrong.append(bench.start(variant, 1.0, width=9))
+        await asyncio.sleep(0)
+        gate.open.set()
+        await first
+        answers = await asyncio.gather(*wrong, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [ValueError] * 3
+        assert (await bench.start(variant, 4.0)).q_values.tolist() == [[8.0, 8.0]]
+
+    asyncio.run(run())
+
+
+def test_several_threads_compute_batches_side_by_side() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS, slots=2)
+        variant, gate = bench.variant("large")
+        running = [bench.start(variant, 1.0) for _ in range(3)]
+        await entered(gate)
+        await entered(gate)
+        assert gate.batches == [1, 1]
+        assert bench.value("slimq_queue_depth") == 1
+        gate.open.set()
+        await asyncio.gather(*running)
+        assert gate.batches == [1, 1, 1]
+
+    asyncio.run(run())
