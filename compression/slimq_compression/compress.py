@@ -16,6 +16,7 @@ from slimq_compression.accept import AcceptGate, Verdict
 from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import OnStep, ignore, is_current, load_source, run_recipe
 from slimq_compression.recipe import Recipe
+from slimq_compression.resume import StepStore
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ def compress(
     device: torch.device | None = None,
     progress: Progress = silent,
     on_step: OnStep = ignore,
+    store: StepStore | None = None,
 ) -> list[Outcome]:
     """Makes the variants in order; each is published as soon as it is accepted.
 
@@ -67,6 +69,7 @@ def compress(
         device: where network passes train, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step.
+        store: where finished network steps are kept; with `force` they are done again.
 
     Raises:
         NotFoundError: there is no such policy.
@@ -84,7 +87,14 @@ def compress(
             outcomes.append(Outcome("unchanged", made))
             continue
         gate.require_baseline(recipe)
-        staged = run_recipe(recipe, source, device=device, progress=progress, on_step=on_step)
+        staged = run_recipe(
+            recipe,
+            source,
+            device=device,
+            progress=progress,
+            on_step=on_step,
+            store=None if force else store,
+        )
         verdict = gate.judge(staged, recipe.accept)
         if recipe.name == gate.baseline:
             verdict.require(recipe.name)

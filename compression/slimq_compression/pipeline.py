@@ -7,6 +7,7 @@ the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from slimq_compression.collector import PolicyCollector
 from slimq_compression.context import PassContext, Progress, silent, step_seed
 from slimq_compression.graph import count_weights, describe_precision, opset_of, to_bytes
 from slimq_compression.recipe import Recipe, Step
+from slimq_compression.resume import Finished, StepStore
 from slimq_compression.selection import open_candidate
 from slimq_compression.storage.packing import compact, compress_file
 
@@ -66,6 +68,13 @@ class Source:
     checkpoint_sha256: str
     teacher: QNetwork
     calibration: CalibrationSet
+
+    @property
+    def digest(self) -> str:
+        """Of all that a recipe starts from."""
+        environment = self.manifest.environment.model_dump_json()
+        terms = f"{self.checkpoint_sha256} {self.calibration_sha256} {environment}"
+        return hashlib.sha256(terms.encode()).hexdigest()
 
     @property
     def calibration_sha256(self) -> str | None:
@@ -114,6 +123,7 @@ def run_recipe(
     device: torch.device | None = None,
     progress: Progress = silent,
     on_step: OnStep = ignore,
+    store: StepStore | None = None,
 ) -> Staged:
     """Makes a variant in memory.
 
@@ -123,14 +133,17 @@ def run_recipe(
         device: where network passes train, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step.
+        store: where finished network steps are kept and found again.
 
     Raises:
         ConfigError: a step's parameters do not fit this network.
     """
     run = _Run(recipe, source, device or torch.device("cpu"), progress, on_step)
-    network = source.teacher
-    for step in recipe.network:
+    network = run.resume(store) if store else source.teacher
+    for step in recipe.network[len(run.records) :]:
         network = run.network_step(step, network)
+        if store:
+            run.keep(store, network)
     model = run.export(network)
     for step in recipe.graph:
         model = run.graph_step(step, model)
@@ -199,6 +212,23 @@ class _Run:
         self.collector = PolicyCollector(source.manifest.environment)
         self.records: list[StepRecord] = []
         self.macs = 0
+
+    def resume(self, store: StepStore) -> QNetwork:
+        """The network after the steps that were finished before, whose records are taken over."""
+        found = store.find(self.source.digest, self.recipe, self.device)
+        if found is None:
+            return self.source.teacher
+        self.collector.calls = found.plays
+        for record in found.records:
+            self.records.append(record)
+            self.on_step(record)
+        _log.info("resumed", variant=self.recipe.name, finished_steps=len(found.records))
+        return found.network
+
+    def keep(self, store: StepStore, network: QNetwork) -> None:
+        """Remembers the network after the steps so far."""
+        done = Finished(network, self.records, self.collector.calls)
+        store.keep(self.source.digest, self.recipe, done, self.device)
 
     def network_step(self, step: Step, network: QNetwork) -> QNetwork:
         started = time.monotonic()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 RECIPES = Path("recipes")
+DEFAULT_WORK = Path("runs/compress")
 
 
 @app.command()
@@ -32,11 +33,14 @@ def compress(
     ],
     policies: PoliciesOption = DEFAULT_POLICIES,
     force: Annotated[
-        bool, typer.Option("--force", help="Make again what is there already.")
+        bool, typer.Option("--force", help="Make again what is there already, from the first step.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Make and check everything, publish nothing.")
     ] = False,
+    work: Annotated[
+        Path, typer.Option("--work", help="Folder for finished steps of interrupted recipes.")
+    ] = DEFAULT_WORK,
     device: Annotated[
         str, typer.Option("--device", help="Where networks are fine-tuned: cpu, cuda or auto.")
     ] = "cpu",
@@ -44,13 +48,15 @@ def compress(
 ) -> None:
     """Make variants of a policy by recipes; each is published if it passes its accept gate.
 
-    One that is refused leaves the others to go on; the command fails at the end.
+    One that is refused leaves the others to go on; the command fails at the end. Interrupted,
+    the same command goes on after the last network step that was finished.
     """
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "safetensors")
     from slimq.core.repository import Repository
     from slimq.networks.hardware import resolve_device
     from slimq_compression.compress import compress as run
     from slimq_compression.recipe import load_recipe
+    from slimq_compression.resume import StepStore
 
     loaded = [load_recipe(resolve_recipe(name, policy)) for name in recipe]
     outcomes = run(
@@ -62,6 +68,7 @@ def compress(
         device=resolve_device(device),
         progress=progress_bar,
         on_step=show_step,
+        store=StepStore(work),
     )
     if as_json:
         typer.echo(json.dumps([_to_json(outcome) for outcome in outcomes], indent=2))
