@@ -52,9 +52,10 @@ def test_a_recipe_by_name_publishes_and_prints_every_step(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("cartpole/fp32: published, ")
-    assert lines[1].split() == ["step", "bytes", "parameters", "non-zero", "MACs", "seconds"]
+    counts = ["step", "bytes", "parameters", "non-zero", "MACs"]
+    assert lines[1].split() == [*counts, "agreement", "regret", "seconds"]
     assert lines[2].split()[0] == "export"
-    assert lines[2].split()[2:5] == ["310", "310", "280"]
+    assert lines[2].split()[2:7] == ["310", "310", "280", "100.0%", "0.00000"]
     assert lines[3] == "  accepted: agreement 1 (at least 0.99)"
     assert (folder / "policies/cartpole/variants/fp32/variant.json").exists()
     assert run("cartpole", "fp32").stdout.startswith("cartpole/fp32: unchanged, ")
