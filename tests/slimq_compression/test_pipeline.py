@@ -60,7 +60,7 @@ def test_every_step_is_recorded_with_what_it_did(cartpole_repository) -> None:
     assert list(manifest.recipe.steps) == seen
     assert [s.name for s in seen] == ["prune_channels", "finetune", "export", "quantize_int8"]
     assert seen[0].bytes == seen[1].bytes == seen[2].bytes
-    assert all(s.fidelity is not None and 0 <= s.fidelity.regret for s in seen)
+    assert all(s.fidelity is not None and s.fidelity.regret >= 0 for s in seen)
     assert seen[1].fidelity == seen[2].fidelity
     assert seen[3].bytes == manifest.model.bytes == len(staged.model)
     assert seen[0].parameters == {
