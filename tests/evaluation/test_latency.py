@@ -129,5 +129,11 @@ def test_a_process_that_dies_is_named():
         measure_latency({"dead": died}, STATES, batches=(1,), iterations=1, processes=2)
 
 
+def test_what_goes_wrong_in_a_process_is_raised_here():
+    load = partial(os.listdir, "/no-such-folder")
+    with pytest.raises(FileNotFoundError, match="no-such-folder"):
+        measure_latency({"absent": load}, STATES, batches=(1,), iterations=1, processes=1)
+
+
 def test_the_processor_has_a_name():
     assert processor_name()

@@ -18,9 +18,8 @@ import platform
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +57,8 @@ class _Timings:
 
 _Timed = dict[tuple[str, LatencyMode, int], _Timings]
 """By variant, mode and batch size."""
+_Arguments = tuple[Mapping[str, Load], Observations, Sequence[int], int]
+"""Of `_time`, all but the seed."""
 
 
 def measure_latency(
@@ -140,21 +141,37 @@ def processor_name() -> str:
 
 
 def _in_processes(
-    arguments: tuple[Mapping[str, Load], Observations, Sequence[int], int],
-    processes: int,
-    on_process: Callable[[int], None] | None,
+    arguments: _Arguments, processes: int, on_process: Callable[[int], None] | None
 ) -> Iterator[_Timed]:
+    """Each process times once and ends, whatever becomes of this one."""
+    context = multiprocessing.get_context("spawn")
     for number in range(1, processes + 1):
         if on_process:
             on_process(number)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(max_workers=1, mp_context=context) as executor:
-            future = executor.submit(_time, *arguments, _SHUFFLE_SEED + number)
-            try:
-                yield future.result()
-            except BrokenProcessPool as error:
-                problem = f"process {number} of {processes} died while it measured latency"
-                raise CheckFailedError(problem) from error
+        receiver, sender = context.Pipe(duplex=False)
+        values = sender, arguments, _SHUFFLE_SEED + number
+        process = context.Process(target=_time_and_send, args=values, daemon=True)
+        process.start()
+        sender.close()
+        try:
+            outcome: _Timed | Exception = receiver.recv()
+        except EOFError as error:
+            problem = f"process {number} of {processes} died while it measured latency"
+            raise CheckFailedError(problem) from error
+        finally:
+            receiver.close()
+            process.join()
+        if isinstance(outcome, Exception):
+            raise outcome
+        yield outcome
+
+
+def _time_and_send(sender: Connection, arguments: _Arguments, seed: int) -> None:
+    try:
+        outcome: _Timed | Exception = _time(*arguments, seed)
+    except Exception as error:  # whatever it is, it is raised where somebody reads it
+        outcome = error
+    sender.send(outcome)
 
 
 def _time(
