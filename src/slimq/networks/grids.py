@@ -254,8 +254,12 @@ class Codebook(_Held):
         """The nearest centre of each weight."""
         if self.centres is None:
             return weight
-        near = self.centres[_nearest(weight.flatten(), self.centres)].view_as(weight)
-        return torch.where(weight == 0, weight, near) if self.sparse else near
+        if not self.sparse:
+            return self.centres[_nearest(weight.flatten(), self.centres)].view_as(weight)
+        kept = weight != 0  # few of many: only these are looked up
+        projected = torch.zeros_like(weight)
+        projected[kept] = self.centres[_nearest(weight[kept], self.centres)]
+        return projected
 
 
 def _due(fitted: float, progress: float) -> bool:
