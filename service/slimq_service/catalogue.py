@@ -26,12 +26,17 @@ Key = tuple[str, str]
 
 @dataclass
 class VariantState:
-    """What the catalogue knows of one variant; `loaded` outlives a newer version that fails."""
+    """What the catalogue knows of one variant.
+
+    `loaded` outlives a newer version that fails; `unloaded` says that somebody had it dropped, and
+    that it has not been loaded since.
+    """
 
     loaded: LoadedVariant | None = None
     error: SlimqError | None = None
     error_stamp: Stamp | None = None
     error_time: float = 0.0
+    unloaded: bool = False
     task: asyncio.Task[LoadedVariant] | None = field(default=None, repr=False)
 
 
@@ -97,6 +102,19 @@ class Catalogue:
                 raise RepositoryError(str(self.repository.root), str(error)) from error
             self.scan_error = None
             self._apply()
+
+    def knows(self, policy: str, variant: str) -> bool:
+        """Whether the latest look found this variant."""
+        found = self.scan.policies.get(policy)
+        return found is not None and variant in found.variants
+
+    def check_known(self, policy: str, variant: str) -> None:
+        """Holds a name to the repository's listing.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+        """
+        self._variant(policy, variant)
 
     def policies(self) -> list[str]:
         """Every policy's name."""
@@ -186,6 +204,38 @@ class Catalogue:
             raise _again(state.error, f"{policy}/{variant}")
         return await asyncio.shield(state.task or self._start_load((policy, variant), state))
 
+    async def load(self, policy: str, variant: str) -> None:
+        """Has the newest version in memory, without waiting out the time after a failure.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: it cannot be loaded; a version that is in memory goes on serving.
+        """
+        await self.refresh()
+        found = self._variant(policy, variant)
+        if found.error is not None:
+            raise _again(found.error, f"{policy}/{variant}")
+        state = self._states[policy, variant]
+        if state.task is None and (state.loaded is None or state.error is not None):
+            self._start_load((policy, variant), state)
+        if state.task is not None:
+            await asyncio.shield(state.task)
+
+    async def unload(self, policy: str, variant: str) -> None:
+        """Drops a variant from memory; a load under way is waited for, and then dropped.
+
+        Requests under way keep what they have; a later one loads the variant again.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+        """
+        self._variant(policy, variant)
+        state = self._states[policy, variant]
+        while state.task is not None:
+            await asyncio.wait([state.task])
+        state.loaded, state.unloaded = None, True
+        self._metrics.of(policy, variant).loaded.set(0)
+
     def _policy(self, name: str) -> PolicyScan:
         if name not in self.scan.policies:
             raise NotFoundError("policy", name, self.scan.policies)
@@ -221,8 +271,8 @@ class Catalogue:
                 self._fail(key, state, entry.error, entry.stamp, entry.checked)
             elif state.loaded is not None and (kept := self._keep(key, state.loaded, entry)):
                 state.loaded, state.error = kept, None
-            elif state.loaded is None and state.error is None:
-                continue  # loaded on first use; only after an error before, to see that it is over
+            elif state.loaded is None and (state.unloaded or state.error is None):
+                state.error = None  # loaded on use; only after an error before, to see it is over
             elif state.task is None and self._should_try(state, entry.stamp):
                 self._start_load(key, state)
 
@@ -236,6 +286,7 @@ class Catalogue:
         return replace(loaded, manifest=manifest, stamp=entry.stamp)
 
     def _start_load(self, key: Key, state: VariantState) -> asyncio.Task[LoadedVariant]:
+        state.unloaded = False
         state.task = asyncio.create_task(self._load(key, state))
         state.task.add_done_callback(_retrieve)
         return state.task
