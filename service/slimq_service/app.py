@@ -19,6 +19,7 @@ from slimq_service.handlers import add_error_handlers
 from slimq_service.health import make_health_router
 from slimq_service.hot import Hot
 from slimq_service.metrics import Metrics
+from slimq_service.oip.control import make_control_router
 from slimq_service.oip.infer import InferEndpoint
 from slimq_service.oip.router import Models, make_protocol_router
 from slimq_service.openapi import add_openapi
@@ -71,6 +72,7 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     app.router.routes.extend(ActEndpoint(hot).routes())
     app.router.routes.extend(InferEndpoint(hot).routes())
     app.include_router(make_protocol_router(catalogue, models))
+    app.include_router(make_control_router(catalogue, settings))
     app.include_router(make_page_router(catalogue))
     app.include_router(make_resource_router(catalogue))
     app.include_router(make_health_router(catalogue, metrics))

@@ -18,7 +18,7 @@ from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 from slimq_service.metrics import Metrics
-from slimq_service.model import LoadedVariant, Stamp, load
+from slimq_service.model import LoadedVariant, Stamp, load, trim_memory
 from slimq_service.scan import PolicyScan, Scan, VariantScan, named, scan_repository
 
 Key = tuple[str, str]
@@ -235,6 +235,7 @@ class Catalogue:
             await asyncio.wait([state.task])
         state.loaded, state.unloaded = None, True
         self._metrics.of(policy, variant).loaded.set(0)
+        await asyncio.get_running_loop().run_in_executor(self._thread, trim_memory)
 
     def _policy(self, name: str) -> PolicyScan:
         if name not in self.scan.policies:
@@ -287,13 +288,12 @@ class Catalogue:
 
     def _start_load(self, key: Key, state: VariantState) -> asyncio.Task[LoadedVariant]:
         state.unloaded = False
-        state.task = asyncio.create_task(self._load(key, state))
+        state.task = asyncio.create_task(self._load(key, state, self._variant(*key).stamp))
         state.task.add_done_callback(_retrieve)
         return state.task
 
-    async def _load(self, key: Key, state: VariantState) -> LoadedVariant:
+    async def _load(self, key: Key, state: VariantState, stamp: Stamp) -> LoadedVariant:
         policy, variant = key
-        stamp = self._variant(policy, variant).stamp
         started = time.monotonic()
         try:
             loop = asyncio.get_running_loop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from dataclasses import dataclass
 
@@ -72,6 +74,14 @@ def load(
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, f"the model does not run: {error}") from error
     return LoadedVariant(policy, manifest, q_function, cost, stamp)
+
+
+def trim_memory() -> None:
+    """Has the C library give back to the system what a dropped model leaves, where it can."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, not of musl
+        if trim is not None:
+            trim(0)
 
 
 def measure(q_function: QFunction, spec: ObservationSpec) -> Cost:

@@ -8,6 +8,8 @@ from slimq_service.hot import Answer
 from slimq_service.problems import Problem
 
 PREFIX = "/v2"
+TAG = "open inference protocol"
+"""Under which the document of the interface lists the routes."""
 STATUSES = {415: 400, 422: 400}
 """The protocol has one status for every request that is wrong in itself."""
 

@@ -12,7 +12,7 @@ from slimq.core.errors import RepositoryError
 from slimq.core.manifest import PolicyManifest
 from slimq_service.catalogue import Catalogue
 from slimq_service.health import readiness
-from slimq_service.oip.errors import PREFIX
+from slimq_service.oip.errors import PREFIX, TAG
 from slimq_service.oip.models import (
     Health,
     ModelConfig,
@@ -28,7 +28,6 @@ from slimq_service.oip.state import version_state
 from slimq_service.statistics import Statistics
 
 EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics"]
-TAG = "open inference protocol"
 MODEL = "/models/{model}"
 VERSION = "/models/{model}/versions/{version}"
 NOT_READY: dict[int | str, dict[str, Any]] = {

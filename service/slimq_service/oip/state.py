@@ -33,12 +33,12 @@ def version_state(catalogue: Catalogue, policy: str, variant: str) -> VersionSta
     found: tuple[State, str]
     if state.loaded is not None:
         found = "READY", ""
-    elif state.task is not None:
-        found = "LOADING", "being loaded"
     elif (error := state.error or scanned.error) is not None:
         found = "UNAVAILABLE", str(error)
     elif of_policy.manifest is None:
         found = "UNAVAILABLE", str(of_policy.error)
+    elif state.task is not None:
+        found = "LOADING", "being loaded"
     elif state.unloaded:
         found = "UNAVAILABLE", "unloaded; a load or the next request loads it again"
     else:
