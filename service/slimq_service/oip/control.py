@@ -26,6 +26,19 @@ LONGEST_BODY = 64 * 1024
 VARIANTS = "parameters.variants"
 REPLACED = ("config", "file:")
 """Parameters with which Triton replaces what is in the repository; here that is not done."""
+INDEX = {"ready": {"type": "boolean", "description": "whether only those that can answer"}}
+NAMED = {
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "variants": {
+                "type": "array",
+                "description": "which versions; all of them where there is no such key",
+                "items": {"type": "string"},
+            }
+        },
+    }
+}
 
 
 def make_control_router(catalogue: Catalogue, settings: Settings) -> APIRouter:
@@ -40,7 +53,9 @@ def make_control_router(catalogue: Catalogue, settings: Settings) -> APIRouter:
         except ClientGoneError:
             raise MalformedError("body", "a whole body", "one that is cut off") from None
 
-    @router.post("/index", summary="Every version and whether it can answer")
+    @router.post(
+        "/index", summary="Every version and whether it can answer", openapi_extra=_body(INDEX)
+    )
     async def post_index(request: Request) -> list[IndexEntry]:
         document = await read(request)
         ready = document.get("ready", False)
@@ -53,7 +68,9 @@ def make_control_router(catalogue: Catalogue, settings: Settings) -> APIRouter:
             if one.state == "READY" or not ready
         ]
 
-    @router.post("/models/{model}/load", summary="Load a model's versions")
+    @router.post(
+        "/models/{model}/load", summary="Load a model's versions", openapi_extra=_body(NAMED)
+    )
     async def post_load(request: Request, model: str) -> Loaded:
         document = await read(request)
         await catalogue.refresh()
@@ -61,7 +78,11 @@ def make_control_router(catalogue: Catalogue, settings: Settings) -> APIRouter:
         await load_all(catalogue, model, versions)
         return Loaded(name=model, load=True, versions=versions)
 
-    @router.post("/models/{model}/unload", summary="Drop a model's versions from memory")
+    @router.post(
+        "/models/{model}/unload",
+        summary="Drop a model's versions from memory",
+        openapi_extra=_body(NAMED),
+    )
     async def post_unload(request: Request, model: str) -> Loaded:
         document = await read(request)
         await catalogue.refresh()
@@ -132,3 +153,8 @@ async def load_all(catalogue: Catalogue, policy: str, variants: Iterable[str]) -
             first = first or error
     if first is not None:
         raise first
+
+
+def _body(properties: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
