@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slimq.core.errors import InvalidInputError
+from slimq.core.observation import ObservationSpec
+from slimq_service.oip.request import Limits, read_request
 
 ONE = np.zeros((1, 4), np.float32)
 TWO = np.zeros((2, 4), np.float32)
@@ -226,3 +234,58 @@ def test_a_gzipped_body_over_the_limit_is_413(start: Any, protocol: Any) -> None
     assert "body: expected at most 100000 bytes" in answer.json()["error"]
     answer = protocol.infer(service, "tiny", document)
     assert answer.status_code == 413
+
+
+SPEC = ObservationSpec(dtype="float32", shape=(4,))
+LIMITS = Limits(batch=4, body_bytes=10_000)
+KEYS = st.sampled_from(["name", "shape", "datatype", "data", "parameters", "binary_data_size"])
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**64), 2**64)
+    | st.floats()
+    | st.sampled_from(["observations", "q_values", "actions", "FP32", "x", ""]),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    document=st.dictionaries(
+        st.sampled_from(["id", "inputs", "outputs", "parameters"]), VALUES, max_size=4
+    ),
+    changes=st.dictionaries(KEYS, VALUES, max_size=2),
+    tail=st.binary(max_size=20),
+    length=st.none() | st.integers(0, 300),
+)
+def test_whatever_is_sent_is_read_or_refused(
+    document: Any, changes: Any, tail: bytes, length: int | None
+) -> None:
+    entry = {**changed()["inputs"][0], **changes}
+    body = json.dumps({"inputs": [entry], **document}).encode() + tail
+    if length is None and tail:
+        length = len(body) - len(tail)
+    try:
+        request = read_request(body, None, length, SPEC, LIMITS)
+    except InvalidInputError:  # anything else would be a mistake of ours
+        return
+    assert request.observations.shape[1:] == (4,)
+    assert np.isfinite(request.observations).all()
+    assert request.outputs
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    body=st.binary(max_size=200),
+    encoding=st.sampled_from([None, "gzip", "deflate"]),
+    length=st.none() | st.integers(0, 300),
+    packed=st.booleans(),
+)
+def test_any_bytes_are_read_or_refused(
+    body: bytes, encoding: str | None, length: int | None, packed: bool
+) -> None:
+    if packed and encoding is not None:
+        body = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    with contextlib.suppress(InvalidInputError):  # anything else would be a mistake of ours
+        read_request(body, encoding, length, SPEC, LIMITS)
