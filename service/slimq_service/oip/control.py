@@ -6,6 +6,7 @@ has a policy in memory before its first request, an unload gives the memory back
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +25,7 @@ from slimq_service.settings import Settings
 LONGEST_BODY = 64 * 1024
 """Bytes of a body here, which can only name variants."""
 VARIANTS = "parameters.variants"
-REPLACED = ("config", "file:")
+REPLACING = re.compile(r"config|file:.*", re.DOTALL)
 """Parameters with which Triton replaces what is in the repository; here that is not done."""
 INDEX = {"ready": {"type": "boolean", "description": "whether only those that can answer"}}
 NAMED = {
@@ -126,7 +127,7 @@ def chosen_variants(document: dict[str, Any], catalogue: Catalogue, policy: str)
     if not isinstance(parameters, dict):
         raise InvalidInputError("parameters", "an object", kind_of(parameters))
     for name in parameters:
-        if name.startswith(REPLACED):
+        if REPLACING.fullmatch(name):
             received = "one that would replace it"
             raise InvalidInputError(f"parameters.{name}", "what is in the repository", received)
     named = parameters.get("variants")
