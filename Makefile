@@ -38,7 +38,7 @@ run: .venv-serve/.stamp ## Serve policies/ at PORT (8000), from an environment w
 test: .venv/.stamp ## Run the tests that take seconds
 	.venv/bin/pytest -m 'not slow' -n $(JOBS)
 
-slow: .venv/.stamp ## Run the tests that take minutes
+slow: .venv/.stamp .venv-clients/.stamp ## Run the tests that take minutes
 	@status=0; .venv/bin/pytest -m slow || status=$$?; \
 	if [ $$status = 5 ]; then echo "no slow tests yet"; else exit $$status; fi
 
@@ -53,7 +53,7 @@ format: .venv/.stamp ## Format the code and mend what ruff can
 	.venv/bin/ruff format .
 
 clean: ## Remove environments, caches and builds; runs/ and policies/ stay
-	rm -rf .venv .venv-serve dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-serve .venv-clients dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first, by itself: a build for the CPU that pip was told of is taken before the other
@@ -69,3 +69,11 @@ clean: ## Remove environments, caches and builds; runs/ and policies/ stay
 	$(call begin,.venv-serve)
 	.venv-serve/bin/python $(INSTALL) --editable '.[serve]'
 	$(call finish,.venv-serve)
+
+# Clients of the Open Inference Protocol that the service is tested with. They ask for older versions
+# of packages that slimq uses, so they live by themselves.
+.venv-clients/.stamp: pyproject.toml
+	$(call begin,.venv-clients)
+	.venv-clients/bin/python $(INSTALL) 'pip>=25.1'
+	.venv-clients/bin/python $(INSTALL) --group clients
+	$(call finish,.venv-clients)

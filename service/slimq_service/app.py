@@ -18,7 +18,11 @@ from slimq_service.catalogue import Catalogue
 from slimq_service.engine import Engine
 from slimq_service.handlers import add_error_handlers
 from slimq_service.health import make_health_router
+from slimq_service.hot import Hot
 from slimq_service.metrics import Metrics
+from slimq_service.oip.control import make_control_router
+from slimq_service.oip.infer import InferEndpoint
+from slimq_service.oip.router import Models, make_protocol_router
 from slimq_service.openapi import add_openapi
 from slimq_service.page import make_page_router
 from slimq_service.resources import make_resource_router
@@ -27,7 +31,9 @@ from slimq_service.settings import Settings
 DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
 
 The variant is chosen for each request: by path, by the body's `variant`, by `?variant=`, or else it
-is the policy's default. Every error is a problem document (RFC 9457) with a stable `code`."""
+is the policy's default. Every error is a problem document (RFC 9457) with a stable `code`.
+
+Under `/v2` is the Open Inference Protocol, where a policy is a model and a variant a version."""
 
 
 def create_app(settings: Settings, registry: CollectorRegistry | None = None) -> FastAPI:
@@ -67,7 +73,12 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.router.routes.extend(ActEndpoint(settings, catalogue, engine, metrics).routes())
+    hot = Hot(settings, catalogue, engine, metrics)
+    models = Models(catalogue, hot.statistics, settings.max_batch)
+    app.router.routes.extend(ActEndpoint(hot).routes())
+    app.router.routes.extend(InferEndpoint(hot).routes())
+    app.include_router(make_protocol_router(catalogue, models))
+    app.include_router(make_control_router(catalogue, settings))
     app.include_router(make_page_router(catalogue))
     app.include_router(make_resource_router(catalogue))
     app.include_router(make_health_router(catalogue, metrics))

@@ -18,7 +18,7 @@ from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 from slimq_service.metrics import Metrics
-from slimq_service.model import LoadedVariant, Stamp, load
+from slimq_service.model import LoadedVariant, Stamp, load, trim_memory
 from slimq_service.scan import PolicyScan, Scan, VariantScan, named, scan_repository
 
 Key = tuple[str, str]
@@ -26,12 +26,17 @@ Key = tuple[str, str]
 
 @dataclass
 class VariantState:
-    """What the catalogue knows of one variant; `loaded` outlives a newer version that fails."""
+    """What the catalogue knows of one variant.
+
+    `loaded` outlives a newer version that fails; `unloaded` says that somebody had it dropped, and
+    that it has not been loaded since.
+    """
 
     loaded: LoadedVariant | None = None
     error: SlimqError | None = None
     error_stamp: Stamp | None = None
     error_time: float = 0.0
+    unloaded: bool = False
     task: asyncio.Task[LoadedVariant] | None = field(default=None, repr=False)
 
 
@@ -104,6 +109,19 @@ class Catalogue:
                 raise RepositoryError(str(self.repository.root), str(error)) from error
             self.scan_error = None
             self._apply()
+
+    def knows(self, policy: str, variant: str) -> bool:
+        """Whether the latest look found this variant."""
+        found = self.scan.policies.get(policy)
+        return found is not None and variant in found.variants
+
+    def check_known(self, policy: str, variant: str) -> None:
+        """Holds a name to the repository's listing.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+        """
+        self._variant(policy, variant)
 
     def policies(self) -> list[str]:
         """Every policy's name."""
@@ -193,6 +211,39 @@ class Catalogue:
             raise _again(state.error, f"{policy}/{variant}")
         return await asyncio.shield(state.task or self._start_load((policy, variant), state))
 
+    async def load(self, policy: str, variant: str) -> None:
+        """Has the newest version in memory, without waiting out the time after a failure.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: it cannot be loaded; a version that is in memory goes on serving.
+        """
+        await self.refresh()
+        found = self._variant(policy, variant)
+        if found.error is not None:
+            raise _again(found.error, f"{policy}/{variant}")
+        state = self._states[policy, variant]
+        if state.task is None and (state.loaded is None or state.error is not None):
+            self._start_load((policy, variant), state)
+        if state.task is not None:
+            await asyncio.shield(state.task)
+
+    async def unload(self, policy: str, variant: str) -> None:
+        """Drops a variant from memory; a load under way is waited for, and then dropped.
+
+        Requests under way keep what they have; a later one loads the variant again.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+        """
+        self._variant(policy, variant)
+        state = self._states[policy, variant]
+        while state.task is not None:
+            await asyncio.wait([state.task])
+        state.loaded, state.unloaded = None, True
+        self._metrics.of(policy, variant).loaded.set(0)
+        await asyncio.get_running_loop().run_in_executor(self._thread, trim_memory)
+
     def _policy(self, name: str) -> PolicyScan:
         if name not in self.scan.policies:
             raise NotFoundError("policy", name, self.scan.policies)
@@ -228,8 +279,8 @@ class Catalogue:
                 self._fail(key, state, entry.error, entry.stamp, entry.checked)
             elif state.loaded is not None and (kept := self._keep(key, state.loaded, entry)):
                 state.loaded, state.error = kept, None
-            elif state.loaded is None and state.error is None:
-                continue  # loaded on first use; only after an error before, to see that it is over
+            elif state.loaded is None and (state.unloaded or state.error is None):
+                state.error = None  # loaded on use; only after an error before, to see it is over
             elif state.task is None and self._should_try(state, entry.stamp):
                 self._start_load(key, state)
 
@@ -243,13 +294,13 @@ class Catalogue:
         return replace(loaded, manifest=manifest, stamp=entry.stamp)
 
     def _start_load(self, key: Key, state: VariantState) -> asyncio.Task[LoadedVariant]:
-        state.task = asyncio.create_task(self._load(key, state))
+        state.unloaded = False
+        state.task = asyncio.create_task(self._load(key, state, self._variant(*key).stamp))
         state.task.add_done_callback(_retrieve)
         return state.task
 
-    async def _load(self, key: Key, state: VariantState) -> LoadedVariant:
+    async def _load(self, key: Key, state: VariantState, stamp: Stamp) -> LoadedVariant:
         policy, variant = key
-        stamp = self._variant(policy, variant).stamp
         started = time.monotonic()
         try:
             loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Turns every error outside the hot endpoint into a problem document."""
+"""Turns every error outside the hot endpoints into a problem document, or what `/v2` has for it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from slimq.core.errors import InvalidInputError, SlimqError
 from slimq_service.metrics import METHOD_NOT_ALLOWED, NO_SUCH_PATH, Metrics
+from slimq_service.oip.errors import is_protocol, refuse
 from slimq_service.problems import (
     MEDIA_TYPE,
     Problem,
@@ -27,12 +28,19 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     """Registers the handlers of errors of the tree, of the framework, and of our own mistakes."""
     log = structlog.get_logger(component="http")
 
-    def answer(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    def answer(
+        request: Request, problem: Problem, headers: dict[str, str] | None = None
+    ) -> Response:
         metrics.http_error(problem["code"])
+        if is_protocol(request.scope["path"]):
+            refused = refuse(problem)
+            media = refused.media_type.decode()
+            return Response(refused.body, refused.status, headers, media_type=media)
         return Response(render(problem), problem["status"], headers, media_type=MEDIA_TYPE)
 
-    async def on_slimq(request: Request, error: Exception) -> Response:  # noqa: ARG001
-        return answer(problem_of(error) if isinstance(error, SlimqError) else internal_problem())
+    async def on_slimq(request: Request, error: Exception) -> Response:
+        problem = problem_of(error) if isinstance(error, SlimqError) else internal_problem()
+        return answer(request, problem)
 
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -45,17 +53,18 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             limit=headers.get("Allow", "the paths in /docs"),
             received=request.method if status == 405 else path,
         )
-        return answer(problem, headers)
+        return answer(request, problem, headers)
 
-    async def on_validation(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    async def on_validation(request: Request, error: Exception) -> Response:
         found = error.errors()[0] if isinstance(error, RequestValidationError) else {}
         field = ".".join(str(part) for part in found.get("loc", ("request",)))
         received = repr(found.get("input"))
-        return answer(problem_of(InvalidInputError(field, str(found.get("msg")), received)))
+        problem = problem_of(InvalidInputError(field, str(found.get("msg")), received))
+        return answer(request, problem)
 
     async def on_mistake(request: Request, error: Exception) -> Response:
         log.error("request failed", path=request.scope["path"], exc_info=error)
-        return answer(internal_problem())
+        return answer(request, internal_problem())
 
     app.add_exception_handler(SlimqError, on_slimq)
     app.add_exception_handler(HTTPException, on_http)

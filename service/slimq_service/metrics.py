@@ -41,7 +41,7 @@ ERROR_CODES = (
     CLIENT_GONE,
     INTERNAL,
 )
-"""What can go wrong with an act request."""
+"""What can go wrong with a request for actions, by act or by the protocol."""
 NO_SUCH_PATH = "no-such-path"
 METHOD_NOT_ALLOWED = "method-not-allowed"
 HTTP_ERROR_CODES = (
@@ -82,14 +82,17 @@ class Metrics:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
         self._requests = Counter(
-            "slimq_requests", "Act requests, whatever their answer", _LABELS, registry=registry
+            "slimq_requests",
+            "Requests for actions, whatever their answer",
+            _LABELS,
+            registry=registry,
         )
         self._observations = Counter(
             "slimq_observations", "Observations that were answered", _LABELS, registry=registry
         )
         self._errors = Counter(
             "slimq_errors",
-            "Act requests that ended in an error",
+            "Requests for actions that ended in an error",
             (*_LABELS, "code"),
             registry=registry,
         )
@@ -133,7 +136,7 @@ class Metrics:
         )
         self._http = Histogram(
             "slimq_http_request_seconds",
-            "Time of an act request, from its headers to its answer",
+            "Time of a request for actions, from its headers to its answer",
             _LABELS,
             buckets=HTTP_BUCKETS,
             registry=registry,
@@ -148,7 +151,7 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge(
-            "slimq_requests_in_flight", "Act requests being answered now", registry=registry
+            "slimq_requests_in_flight", "Requests for actions being answered now", registry=registry
         )
         info = Gauge("slimq_info", "Facts about this process", ("version",), registry=registry)
         info.labels(__version__).set(1)
@@ -180,7 +183,7 @@ class Metrics:
         return known if known is not None else self._variants[UNKNOWN, UNKNOWN]
 
     def error(self, policy: str | None, variant: str | None, code: str) -> None:
-        """Counts an act request's error; a code that is not in the table counts as internal."""
+        """Counts such a request's error; a code that is not in the table counts as internal."""
         counters = self.of(policy, variant).errors
         counters.get(code, counters[INTERNAL]).inc()
 

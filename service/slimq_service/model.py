@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from dataclasses import dataclass
 
@@ -93,6 +95,14 @@ def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> No
     sizes = {2**step for step in range(largest_batch.bit_length())} | {largest_batch}
     for batch in sorted(sizes):
         q_function(np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype))
+
+
+def trim_memory() -> None:
+    """Has the C library give back to the system what a dropped model leaves, where it can."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, not of musl
+        if trim is not None:
+            trim(0)
 
 
 def measure(q_function: QFunction, spec: ObservationSpec) -> Cost:

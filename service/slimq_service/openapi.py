@@ -8,6 +8,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from slimq_service.act import POLICY_PATH, VARIANT_PATH
+from slimq_service.oip import schema
+from slimq_service.oip.errors import is_protocol
+from slimq_service.oip.infer import MODEL_PATH
+from slimq_service.oip.infer import VERSION_PATH as MODEL_VERSION_PATH
+from slimq_service.oip.models import Failure
 from slimq_service.parsing import JSON, NPY, RAW
 from slimq_service.problems import MEDIA_TYPE, TYPE_PREFIX
 
@@ -104,13 +109,19 @@ def _make(app: FastAPI) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for path in made["paths"].values():
-        for operation in path.values():
+    schemas["Failure"] = Failure.model_json_schema()
+    schemas |= {"InferRequest": schema.REQUEST, "InferAnswer": schema.ANSWER}
+    for path, operations in made["paths"].items():
+        other = {"description": "A problem document", "content": problem}
+        if is_protocol(path):
+            other = {"description": "An error", "content": {JSON: schema.FAILURE}}
+        for operation in operations.values():
             operation["responses"].pop("422", None)
-            other = {"description": "A problem document", "content": problem}
             operation["responses"].setdefault("default", other)
     made["paths"][POLICY_PATH] = {"post": _act(["policy"], problem)}
     made["paths"][VARIANT_PATH] = {"post": _act(["policy", "variant"], problem)}
+    made["paths"][MODEL_PATH] = {"post": schema.infer_operation(["model"])}
+    made["paths"][MODEL_VERSION_PATH] = {"post": schema.infer_operation(["model", "version"])}
     return made
 
 

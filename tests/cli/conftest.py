@@ -33,7 +33,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
-        stop = threading.Timer(60, process.kill)
+        stop = threading.Timer(900, process.kill)
         stop.start()
         assert process.stdout is not None
         yield process.stdout.readline().split(" at ")[1].strip()
@@ -85,6 +85,7 @@ def attach(tiny_repository: Path) -> Any:
                 batch=1,
                 iterations=10,
                 p50_us=p50,
+                processes_p50_us=[p50],
                 p95_us=p50,
                 p99_us=p50,
                 processor_us=p50,
@@ -96,6 +97,7 @@ def attach(tiny_repository: Path) -> Any:
             run_id="run",
             processor="test",
             threads=1,
+            processes=1,
             onnxruntime="0",
             variants=["fp32", "other"],
             measurements=measured,

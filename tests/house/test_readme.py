@@ -16,7 +16,13 @@ from typer.main import get_command
 
 from slimq.cli.main import COMMANDS, app
 
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/decisions.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/decisions.md",
+    "docs/serving.md",
+)
 
 
 def blocks(readme: str, language: str) -> list[str]:
@@ -98,9 +104,7 @@ def test_every_python_block_compiles_and_imports_what_exists(readme: str) -> Non
                 exec(line, {})
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/decisions.md"]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_every_link_to_a_file_leads_somewhere(root: Path, page: str) -> None:
     path = root / page
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):

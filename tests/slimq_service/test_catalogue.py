@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from slimq.core.errors import RepositoryError
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 from slimq_service.catalogue import Catalogue
@@ -237,3 +239,71 @@ def test_the_watcher_outlives_a_mistake_of_ours(
         return catalogue
 
     assert asyncio.run(watch()).policies() == ["tiny", "tiny_frames"]
+
+
+def in_catalogue(root: Path, work: Any) -> Any:
+    """Runs `work(catalogue)` on a loop of its own."""
+
+    async def run() -> Any:
+        catalogue = Catalogue(Repository(root), Metrics(CollectorRegistry()), 0.0)
+        await catalogue.refresh()
+        try:
+            return await work(catalogue)
+        finally:
+            await catalogue.close()
+
+    return asyncio.run(run())
+
+
+def test_an_unload_waits_for_the_load_under_way_whose_callers_are_answered(
+    tiny_repository: Path,
+) -> None:
+    async def work(catalogue: Catalogue) -> None:
+        getting = asyncio.create_task(catalogue.get("tiny", "fp32"))
+        await asyncio.sleep(0)
+        assert catalogue.state("tiny", "fp32").task is not None
+        await catalogue.unload("tiny", "fp32")
+        assert (await getting).manifest.name == "fp32"
+        state = catalogue.state("tiny", "fp32")
+        assert (state.loaded, state.unloaded, state.task) == (None, True, None)
+        await catalogue.refresh()
+        assert state.loaded is None, "a look at the repository does not load it again"
+        await catalogue.get("tiny", "fp32")
+        assert state.loaded is not None
+        assert not state.unloaded
+
+    in_catalogue(tiny_repository, work)
+
+
+def test_an_unloaded_variant_is_freed_once_nobody_uses_it(tiny_repository: Path) -> None:
+    async def work(catalogue: Catalogue) -> None:
+        variant = await catalogue.get("tiny", "fp32")
+        session = weakref.ref(variant.q_function)
+        await catalogue.unload("tiny", "fp32")
+        assert session() is not None, "a request under way keeps it"
+        del variant
+        assert session() is None
+
+    in_catalogue(tiny_repository, work)
+
+
+def test_unloading_what_is_broken_keeps_it_broken_and_repair_clears_it(
+    repositories: Any,
+) -> None:
+    async def work(catalogue: Catalogue) -> None:
+        await catalogue.load("tiny", "other")
+        before = repositories.model("tiny", "other").read_bytes()
+        path = repositories.folder("tiny", "other") / "variant.json"
+        manifest = path.read_text()
+        path.write_text("{")
+        await catalogue.refresh()
+        await catalogue.unload("tiny", "other")
+        with pytest.raises(RepositoryError):
+            await catalogue.load("tiny", "other")
+        path.write_text(manifest)
+        await catalogue.refresh()
+        state = catalogue.state("tiny", "other")
+        assert (state.loaded, state.error) == (None, None)
+        assert repositories.model("tiny", "other").read_bytes() == before
+
+    in_catalogue(repositories.root, work)

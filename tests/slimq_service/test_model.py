@@ -9,7 +9,7 @@ import pytest
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
-from slimq_service.model import load, measure
+from slimq_service.model import load, measure, trim_memory
 
 STAMP = (None, None)
 
@@ -36,3 +36,11 @@ def test_a_model_of_another_policy_is_refused_by_name(repositories: Any) -> None
     repository = Repository(repositories.root)
     with pytest.raises(RepositoryError, match="other"):
         load(repository, repository.policy("tiny"), "other", STAMP)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_memory_is_trimmed_where_that_can_be_done(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    monkeypatch.setattr("slimq_service.model.sys.platform", platform)
+    trim_memory()

@@ -17,7 +17,8 @@ from slimq.core.errors import (
     SlimqError,
 )
 from slimq.core.observation import ObservationSpec
-from slimq_service.parsing import JSON, MEDIA_TYPES, NPY, RAW, SPARE_LISTS, parse, read_npy
+from slimq_service.nested import SPARE_LISTS
+from slimq_service.parsing import JSON, MEDIA_TYPES, NPY, RAW, parse, read_npy
 
 VECTOR = ObservationSpec(dtype="float32", shape=(4,))
 IMAGE = ObservationSpec(dtype="uint8", shape=(2, 3))

@@ -1,0 +1,53 @@
+"""Writes an inference's answer: all of it JSON, or JSON followed by binary tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from slimq_service.batching import Inference
+from slimq_service.hot import Answer
+from slimq_service.model import LoadedVariant
+from slimq_service.oip.framing import LENGTH_HEADER
+from slimq_service.oip.request import InferRequest
+from slimq_service.oip.tensors import ACTIONS, Q_VALUES, output_tensors
+
+
+def render(variant: LoadedVariant, request: InferRequest, inference: Inference) -> Answer:
+    """The answer with the outputs that were asked for, in that order."""
+    q_values = np.ascontiguousarray(inference.q_values, dtype="<f4")
+    values: dict[str, npt.NDArray[Any]] = {
+        Q_VALUES: q_values,
+        ACTIONS: q_values.argmax(axis=1).astype("<i8"),
+    }
+    datatypes = {tensor.name: tensor.datatype for tensor in output_tensors(q_values.shape[1])}
+    outputs: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for output in request.outputs:
+        array = values[output.name]
+        entry: dict[str, Any] = {
+            "name": output.name,
+            "datatype": datatypes[output.name],
+            "shape": array.shape,
+        }
+        if output.binary:
+            binary.append(array.tobytes())
+            entry["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            entry["data"] = array.ravel()
+        outputs.append(entry)
+    document: dict[str, Any] = {
+        "model_name": variant.policy.name,
+        "model_version": variant.manifest.name,
+        "outputs": outputs,
+    }
+    if request.id is not None:
+        document["id"] = request.id
+    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not binary:
+        return Answer(200, b"application/json", head)
+    length = (LENGTH_HEADER, str(len(head)).encode())
+    return Answer(200, b"application/octet-stream", b"".join([head, *binary]), (length,))

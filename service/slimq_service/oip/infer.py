@@ -1,0 +1,57 @@
+"""The inference endpoint of the protocol, as a bare ASGI application.
+
+No Content-Type is looked at: tritonclient sends none.
+"""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from slimq_service.hot import Answer, Call, Hot
+from slimq_service.oip.answer import render
+from slimq_service.oip.errors import refuse
+from slimq_service.oip.framing import encoding_of, json_length
+from slimq_service.oip.request import InferRequest, Limits, read_request
+
+MODEL_PATH = "/v2/models/{model}/infer"
+VERSION_PATH = "/v2/models/{model}/versions/{version}/infer"
+LARGE_BYTES = 64 * 1024
+"""A longer body is read in a thread, as is every compressed one: it may hold far more."""
+
+
+class InferEndpoint:
+    """Answers inference requests."""
+
+    def __init__(self, hot: Hot) -> None:
+        self._hot = hot
+        self._limits = Limits(hot.settings.max_batch, hot.settings.max_body_bytes)
+
+    def routes(self) -> list[Route]:
+        """The two routes: by version, or the policy's default variant."""
+        return [
+            Route(path, endpoint=self, methods=["POST"], include_in_schema=False, name="infer")
+            for path in (MODEL_PATH, VERSION_PATH)
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        await self._hot.respond(scope, receive, send, self._answer, refuse)
+
+    async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:
+        hot, names, headers = self._hot, scope["path_params"], scope["headers"]
+        policy = await hot.catalogue.known_policy(names["model"])
+        call.policy, call.variant = policy.name, names.get("version", policy.default_variant)
+        encoding, length = encoding_of(headers), json_length(headers)
+        body = await hot.body(receive, headers, call)
+        variant = await hot.catalogue.get(policy.name, call.variant)
+        arguments = body, encoding, length, variant.policy.observation, self._limits
+        with call.reading():
+            request: InferRequest
+            if encoding is not None or len(body) > LARGE_BYTES:
+                request = await hot.in_thread(read_request, *arguments)
+            else:
+                request = read_request(*arguments)
+        inference = await hot.infer(call, variant, request.observations)
+        with call.writing():
+            return render(variant, request, inference)
