@@ -124,6 +124,7 @@ def run_recipe(
     progress: Progress = silent,
     on_step: OnStep = ignore,
     store: StepStore | None = None,
+    resume: bool = True,
 ) -> Staged:
     """Makes a variant in memory.
 
@@ -133,13 +134,14 @@ def run_recipe(
         device: where network passes train, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step.
-        store: where finished network steps are kept and found again.
+        store: where finished network steps are kept.
+        resume: whether to go on after those that are there already.
 
     Raises:
         ConfigError: a step's parameters do not fit this network.
     """
     run = _Run(recipe, source, device or torch.device("cpu"), progress, on_step)
-    network = run.resume(store) if store else source.teacher
+    network = run.resume(store) if store and resume else source.teacher
     for step in recipe.network[len(run.records) :]:
         network = run.network_step(step, network)
         if store:

@@ -1,8 +1,9 @@
 """Finished network steps on disk, so that an interrupted recipe goes on after the last of them.
 
-A prefix of a recipe's steps decides its network together with what it starts from, the seed, the
-versions and the processor: that is the key, and recipes that begin alike share what they begin
-with. Only steps that took long are kept, and no network whose weights are on grids or whose ranges
+A prefix of a recipe's steps decides its network together with what it starts from, the seed, our
+own sources, the versions and the processor: that is the key, and recipes that begin alike share
+what they begin with. A file whose key is never asked for again stays until somebody removes it.
+Only steps that took long are kept, and no network whose weights are on grids or whose ranges
 were learned: those are not in a checkpoint. What is found makes the same variant as a run without
 interruption, to the byte.
 """
@@ -14,6 +15,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,19 +23,32 @@ import structlog
 import torch
 from pydantic import TypeAdapter
 
+import slimq
+import slimq_compression
 from slimq.core.errors import RepositoryError
 from slimq.core.manifest import StepRecord
-from slimq.evaluation.latency import processor_name
 from slimq.networks.checkpoint import load_network, save_network
+from slimq.networks.hardware import describe_hardware
 from slimq.networks.qnetwork import QNetwork
 from slimq_compression.recipe import Recipe
 
 LONG_SECONDS = 5.0
 """Steps before it are done again sooner than their result is managed."""
-LIBRARIES = ("slimq", "numpy", "gymnasium", "ale-py", "torch")
+LIBRARIES = ("numpy", "gymnasium", "ale-py", "onnx", "onnxruntime", "torch")
 
 _log = structlog.get_logger(__name__)
 _RECORDS = TypeAdapter(list[StepRecord])
+
+
+@cache
+def sources_digest() -> str:
+    """Of every module of the packages that a step's result may depend on."""
+    digest = hashlib.sha256()
+    for package in (slimq, slimq_compression):
+        for folder in sorted(package.__path__):
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,8 @@ class StepStore:
             "steps": steps,
             "opset": recipe.export.opset,
             "versions": {library: version(library) for library in LIBRARIES},
-            "machine": [processor_name(), str(device), torch.get_num_threads()],
+            "sources": sources_digest(),
+            "machine": describe_hardware(device, ""),
         }
         digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{digest[:32]}.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -119,6 +120,12 @@ def test_an_error_has_its_code_status_and_message(
     error: errors.SlimqError, code: str, status: int, message: str
 ) -> None:
     assert (error.code, error.status, str(error)) == (code, status, message)
+
+
+@pytest.mark.parametrize("error", [example[0] for example in EXAMPLES])
+def test_an_error_comes_back_from_another_process_as_it_was(error: errors.SlimqError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 def test_errors_carry_their_data() -> None:

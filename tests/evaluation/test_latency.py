@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slimq.core.errors import CheckFailedError
+from slimq.core.errors import CheckFailedError, RepositoryError
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
 from slimq.evaluation.latency import latency_ratio, measure_latency, processor_name
@@ -130,9 +130,10 @@ def test_a_process_that_dies_is_named():
 
 
 def test_what_goes_wrong_in_a_process_is_raised_here():
-    load = partial(os.listdir, "/no-such-folder")
-    with pytest.raises(FileNotFoundError, match="no-such-folder"):
-        measure_latency({"absent": load}, STATES, batches=(1,), iterations=1, processes=1)
+    spec = Repository(Path(__file__).parents[2] / "policies").policy("cartpole").observation
+    load = partial(OnnxPolicy, b"no model", spec, 2, "cartpole/broken")
+    with pytest.raises(RepositoryError, match="cartpole/broken"):
+        measure_latency({"broken": load}, STATES, batches=(1,), iterations=1, processes=1)
 
 
 def test_the_processor_has_a_name():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from slimq.core.errors import AcceptGateError
+from slimq.core.errors import AcceptGateError, ConfigError
 from slimq.core.manifest import StepFidelity
 from slimq_compression.compress import compress
 from slimq_compression.recipe import parse_recipe
@@ -87,6 +87,42 @@ def test_a_compressed_baseline_is_what_others_are_compared_with(cartpole_reposit
     outcomes = compress(cartpole_repository, "cartpole", [packed, recipes()[1]])
     assert [outcome.status for outcome in outcomes] == ["published", "published"]
     assert len(outcomes[1].verdict.reference_returns) == 4
+
+
+UNFIT = """
+name = "unfit"
+[[graph]]
+pass = "quantize_activations"
+[accept]
+agreement = 0.0
+"""
+
+
+def test_a_variant_that_cannot_be_made_leaves_the_others_to_go_on(cartpole_repository) -> None:
+    fp32, int8 = recipes()
+    told = []
+    outcomes = compress(
+        cartpole_repository,
+        "cartpole",
+        [fp32, parse_recipe(UNFIT, "unfit.toml"), int8],
+        on_outcome=told.append,
+    )
+    assert told == outcomes
+    assert [outcome.status for outcome in outcomes] == ["published", "failed", "published"]
+    with pytest.raises(ConfigError, match=r"unfit\.toml.*calibration"):
+        outcomes[1].require_accepted()
+
+
+def test_without_a_baseline_nothing_goes_on(cartpole_repository) -> None:
+    told = []
+    with pytest.raises(ConfigError, match="fp32"):
+        compress(
+            cartpole_repository,
+            "cartpole",
+            [parse_recipe(UNFIT.replace("unfit", "fp32"), "fp32.toml"), recipes()[1]],
+            on_outcome=told.append,
+        )
+    assert [outcome.status for outcome in told] == ["failed"]
 
 
 def test_a_broken_model_is_made_again(cartpole_repository) -> None:

@@ -92,7 +92,10 @@ def test_recipes_that_begin_alike_share_their_beginning(source: Any, tmp_path: P
     assert once.stored == run_recipe(recipe(text=shorter), source).stored
 
 
-@pytest.mark.parametrize("change", ["seed", "parameter", "start", "threads"])
+CHANGES = ["seed", "parameter", "start", "threads", "versions", "sources", "opset"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_was_made_otherwise_is_not_taken(
     source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -106,9 +109,23 @@ def test_what_was_made_otherwise_is_not_taken(
         other = recipe(text=RECIPE.replace("hidden = [8]", "hidden = [9]"))
     elif change == "start":
         start = "another checkpoint"
-    else:
+    elif change == "threads":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    elif change == "versions":
+        monkeypatch.setattr(resume, "version", lambda library: "0")
+    elif change == "sources":
+        monkeypatch.setattr(resume, "sources_digest", lambda: "other code")
+    else:
+        other = recipe(text=RECIPE.replace("[accept]", "[export]\nopset = 17\n[accept]"))
     assert store.find(start, other, CPU) is None
+
+
+def test_what_is_forced_is_done_again_and_kept(source: Any, tmp_path: Path) -> None:
+    store = StepStore(tmp_path)
+    run_recipe(recipe(), source, store=store)
+    bars = Bars()
+    run_recipe(recipe(), source, progress=bars, store=store, resume=False)
+    assert bars.begun == 2
 
 
 def test_a_cut_file_is_passed_over_for_the_step_before(source: Any, tmp_path: Path) -> None:

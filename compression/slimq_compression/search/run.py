@@ -26,7 +26,7 @@ from slimq_compression.accept import AcceptGate
 from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import Source, load_source
 from slimq_compression.recipe import parse_recipe
-from slimq_compression.search.space import Offer
+from slimq_compression.search.space import Offer, digest_of_space
 from slimq_compression.search.stages import Stages
 from slimq_compression.search.study import (
     SearchSettings,
@@ -193,8 +193,9 @@ def _prepare(
     terms = {name: getattr(settings, name) for name in shared}
     terms |= {f"{n}_episodes": getattr(settings, f"{n}_episodes") for n in ("screening", "gate")}
     terms |= {"checkpoint": source.checkpoint_sha256, "baseline": variant.model.sha256}
-    offer = asdict(Offer.current())
-    terms |= {name: list(v) if isinstance(v, tuple) else v for name, v in offer.items()}
+    offer = Offer.current()
+    terms |= {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(offer).items()}
+    terms["space"] = digest_of_space(offer)
     hold_to(study, terms)
     if "reference" not in study.user_attrs:
         reference = Stages(source, model).reference(

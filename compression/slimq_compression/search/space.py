@@ -10,6 +10,7 @@ as zero: without that the first thousands of updates only take a constant away.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,10 @@ BITS: Mapping[str, tuple[int, int]] = {
 """Of the codes of each form of `quantize_weights`."""
 
 
+REPLAY_ROUNDS = 6
+"""Of states that are learned from: those of early, bad play make room for later ones."""
+
+
 @dataclass(frozen=True)
 class Training:
     """The parameters of `finetune` that say how much and how."""
@@ -76,7 +81,7 @@ class Training:
     def steps(self) -> dict[str, Any]:
         """The keys of a `finetune` step."""
         values = {known.name: getattr(self, known.name) for known in fields(self)}
-        return {"pass": "finetune", **values, "replay_states": self.rounds * self.states}
+        return {"pass": "finetune", **values, "replay_states": REPLAY_ROUNDS * self.states}
 
 
 FULL: Mapping[tuple[Kind, str], Training] = {
@@ -152,6 +157,14 @@ class Candidate:
             body = ", ".join(part for part in (*spans, " ".join(shapes), widths) if part)
         weights = self.weights if self.bits is None else f"{self.weights} {self.bits} bits"
         return f"{self.structure} {body}; {weights}"
+
+
+def digest_of_space(offer: Offer) -> str:
+    """Changes with what a trial may choose and with how candidates are trained."""
+    ranges = CHANNELS, FIRST_KERNEL, FIRST_STRIDES, CONVOLUTIONS, DENSE, MLP_LAYERS, KEEP, BITS
+    window = OLDEST, TOP, BOTTOM, ROWS
+    terms = repr((offer, ranges, window, FULL, SECOND, REPLAY_ROUNDS))
+    return hashlib.sha256(terms.encode()).hexdigest()[:16]
 
 
 def background_of(calibration: CalibrationSet) -> int:

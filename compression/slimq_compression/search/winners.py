@@ -17,7 +17,7 @@ import optuna
 import torch
 from optuna.trial import FixedTrial
 
-from slimq.core.errors import AcceptGateError, ConfigError
+from slimq.core.errors import ConfigError, SlimqError
 from slimq.core.repository import Repository
 from slimq_compression.compress import Outcome, compress
 from slimq_compression.context import Progress, silent
@@ -96,7 +96,7 @@ def publish_winners(
         )
         try:
             outcome.require_accepted()
-        except AcceptGateError as error:
+        except SlimqError as error:
             yield Winner(found, None, None, str(error))
             continue
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,13 +48,14 @@ def compress(
 ) -> None:
     """Make variants of a policy by recipes; each is published if it passes its accept gate.
 
-    One that is refused leaves the others to go on; the command fails at the end. Interrupted,
-    the same command goes on after the last network step that was finished.
+    One that is refused or fails leaves the others to go on; the command fails at the end.
+    Interrupted, the same command goes on after the last network step that was finished.
     """
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "safetensors")
     from slimq.core.repository import Repository
     from slimq.networks.hardware import resolve_device
     from slimq_compression.compress import compress as run
+    from slimq_compression.compress import pass_by
     from slimq_compression.recipe import load_recipe
     from slimq_compression.resume import StepStore
 
@@ -68,14 +69,11 @@ def compress(
         device=resolve_device(device),
         progress=progress_bar,
         on_step=show_step,
+        on_outcome=pass_by if as_json else show_outcome,
         store=StepStore(work),
     )
     if as_json:
         typer.echo(json.dumps([_to_json(outcome) for outcome in outcomes], indent=2))
-    else:
-        for outcome in outcomes:
-            for line in describe(outcome):
-                typer.echo(line)
     for outcome in outcomes:
         outcome.require_accepted()
 
@@ -98,9 +96,17 @@ def resolve_recipe(name: str, policy: str, folder: Path = RECIPES) -> Path:
     raise NotFoundError("recipe", name, found)
 
 
+def show_outcome(outcome: Outcome) -> None:
+    """Prints what became of a recipe as soon as it is known."""
+    for line in describe(outcome):
+        typer.echo(line)
+
+
 def describe(outcome: Outcome) -> list[str]:
     """What became of a recipe, as lines of text: a heading, a row for each step, the gate."""
     manifest = outcome.manifest
+    if manifest is None:
+        return [f"{outcome.variant}: {outcome.status}, {outcome.error}"]
     lines = [f"{manifest.policy}/{manifest.name}: {outcome.status}, {manifest.model.bytes:,} bytes"]
     header = ("step", "bytes", "parameters", "non-zero", "MACs", "agreement", "regret", "seconds")
     lines.append("  " + _row(header))
@@ -132,8 +138,10 @@ def _row(cells: tuple[str, ...]) -> str:
 def _to_json(outcome: Outcome) -> dict[str, Any]:
     verdict = outcome.verdict
     return {
+        "variant": outcome.variant,
         "status": outcome.status,
-        "manifest": outcome.manifest.model_dump(mode="json"),
+        "manifest": outcome.manifest and outcome.manifest.model_dump(mode="json"),
+        "error": outcome.error and {"code": outcome.error.code, "detail": str(outcome.error)},
         "accept": None if verdict is None else dataclasses.asdict(verdict),
     }
 

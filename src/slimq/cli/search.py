@@ -130,7 +130,7 @@ def _conclude(policy: str, wanted: int, winners: list[Winner]) -> None:
     Raises:
         CheckFailedError: fewer variants were published than were asked for.
     """
-    published = [w.outcome.manifest.name for w in winners if w.outcome is not None]
+    published = [w.outcome.variant for w in winners if w.outcome is not None]
     if published:
         names = ",".join(published)
         typer.echo(
@@ -222,9 +222,9 @@ def _to_json(
                 "trial": winner.found.number,
                 "recipe": None if winner.recipe is None else str(winner.recipe),
                 "manifest": (
-                    None
-                    if winner.outcome is None
-                    else winner.outcome.manifest.model_dump(mode="json")
+                    winner.outcome.manifest.model_dump(mode="json")
+                    if winner.outcome and winner.outcome.manifest
+                    else None
                 ),
                 "refused": winner.refused or None,
             }

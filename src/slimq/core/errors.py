@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 LONGEST_COMPARED = 64
 """Characters of a name for which a near one is looked for: as many as a name may have."""
@@ -24,6 +25,10 @@ class SlimqError(Exception):
 
     code = "error"
     status = 500
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors come back from other processes as they are, data and message."""
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class InvalidInputError(SlimqError):
@@ -214,3 +219,10 @@ class AcceptGateError(GateError):
             for name, value, relation, limit in self.failures
         )
         super().__init__(f"variant {variant!r} is not accepted, nothing was published: {listing}")
+
+
+def _rebuild(kind: type[SlimqError], message: tuple[Any, ...], data: dict[str, Any]) -> SlimqError:
+    error = kind.__new__(kind)
+    error.args = message
+    error.__dict__.update(data)
+    return error
