@@ -29,7 +29,19 @@ PLAYED = [
         ("cartpole", v)
         for v in ("fp32", "int8", "int8-dynamic", "pruned-int8", "micro", "sparse-obd")
     ),
-    *(("pong", v) for v in ("fp32", "int8", "int4-blocks", "int4-linear", "pruned-int8")),
+    *(
+        ("pong", v)
+        for v in (
+            "fp32",
+            "int8",
+            "int4-blocks",
+            "int4-linear",
+            "int2-kmeans",
+            "deep-compression",
+            "pruned-int8",
+            "fastest",
+        )
+    ),
 ]
 """One variant of each form of weights."""
 

@@ -16,10 +16,13 @@ from slimq_compression.recipe import load_recipe
 ROOT = Path(__file__).parents[2]
 REPOSITORY = Repository(ROOT / "policies")
 SMALLER = {
+    "int8-dynamic": 3.4,
     "int8": 3.9,
+    "qat-int8": 3.9,
     "int8-percentile": 3.9,
     "int8-kl": 3.9,
     "int4-blocks": 5.0,
+    "qat-int4": 5.0,
     "int4-linear": 7.5,
     "int4-kmeans": 7.5,
     "pruned-l1": 8.0,
@@ -27,6 +30,9 @@ SMALLER = {
     "pruned-obd": 8.0,
     "pruned-int8": 8.0,
     "low-rank": 8.0,
+    "int2-kmeans": 14.0,
+    "deep-compression": 49.0,
+    "fastest": 50.0,
 }
 """By how much each of Pong's variants is smaller than the full policy, at least."""
 CONTROLS = {"dense-control"}
