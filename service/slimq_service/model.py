@@ -6,12 +6,13 @@ import ctypes
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from slimq.core.errors import RepositoryError
 from slimq.core.manifest import PolicyManifest, VariantManifest
-from slimq.core.observation import ObservationSpec
+from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
@@ -19,6 +20,10 @@ from slimq.core.repository import Repository
 WARM_BATCHES = (1, 8)
 """What a cost is measured with."""
 WARM_REPEATS = 3
+EXTREME = 1e3
+"""A number that no float32 observation of an environment comes near."""
+JOINED_TOLERANCE = 1e-3
+"""Of the largest Q-value: how far one may move when it is computed beside others."""
 
 Stamp = tuple[tuple[int, int] | None, tuple[int, int] | None]
 """What `policy.json` and `variant.json` looked like: modification time and inode of each."""
@@ -41,7 +46,8 @@ class LoadedVariant:
     """One version of a variant, ready to answer; never changed, only replaced.
 
     The policy's manifest is the one that it was loaded under, so that observation layout and model
-    belong together while a new version is being published.
+    belong together while a new version is being published. `joinable` says whether observations of
+    several clients may be computed together, as `is_joinable` finds it.
     """
 
     policy: PolicyManifest
@@ -49,6 +55,7 @@ class LoadedVariant:
     q_function: QFunction
     cost: Cost
     stamp: Stamp
+    joinable: bool = True
 
     @property
     def sha256(self) -> str:
@@ -84,10 +91,11 @@ def load(
     try:
         cost = measure(q_function, policy.observation)
         warm(q_function, policy.observation, largest_batch)
+        joinable = is_joinable(q_function, policy.observation)
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, f"the model does not run: {error}") from error
-    return LoadedVariant(policy, manifest, q_function, cost, stamp)
+    return LoadedVariant(policy, manifest, q_function, cost, stamp, joinable)
 
 
 def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> None:
@@ -95,6 +103,36 @@ def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> No
     sizes = {2**step for step in range(largest_batch.bit_length())} | {largest_batch}
     for batch in sorted(sizes):
         q_function(np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype))
+
+
+def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
+    """Whether an observation's Q-values stay the same whatever is computed beside it.
+
+    They do not where a model chooses the scale of its activations anew for each batch
+    (DynamicQuantizeLinear): there, one client's observations would change another's answer. Beside
+    a copy of itself and beside an extreme one the shapes are the same, so rounding is too.
+    """
+    rows = _unlike_rows(spec)
+    for row in rows:
+        alone = q_function(np.stack([row, row]))[0]
+        tolerance = JOINED_TOLERANCE * float(np.abs(alone).max())
+        for other in rows:
+            beside = q_function(np.stack([row, other]))[0]
+            if not np.allclose(beside, alone, rtol=0, atol=tolerance, equal_nan=True):
+                return False
+    return True
+
+
+def _unlike_rows(spec: ObservationSpec) -> list[Observations]:
+    """Observations `(*shape)` that are as unlike as can be: nothing, noise, and both extremes."""
+    generator = np.random.default_rng(0)
+    if spec.dtype == "uint8":
+        noise = generator.integers(0, 256, spec.shape)
+        rows: list[Any] = [np.zeros(spec.shape), noise, np.full(spec.shape, 255)]
+    else:
+        noise = generator.normal(0, 0.1, spec.shape)
+        rows = [np.zeros(spec.shape), noise, *(np.full(spec.shape, x) for x in (-EXTREME, EXTREME))]
+    return [row.astype(spec.numpy_dtype) for row in rows]
 
 
 def trim_memory() -> None:
