@@ -88,8 +88,12 @@ class Reader:
         try:
             async with asyncio.timeout(seconds):
                 await unless_gone(receive, turn)
-        except TimeoutError:
-            raise DeadlineError(self._seconds) from None
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # its turn came in the same moment
+                self._free.release()
+            if isinstance(error, TimeoutError):
+                raise DeadlineError(self._seconds) from None
+            raise
         finally:
             self._room.leave(size)
 

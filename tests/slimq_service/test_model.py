@@ -74,6 +74,6 @@ def test_a_model_that_scales_by_its_batch_is_seen(dtype: Any) -> None:
     def together(observations: Any, /) -> Any:
         return apart(observations) / (1 + apart(observations).max())
 
-    spec = ObservationSpec(dtype=dtype, shape=(2, 2), **({"low": 0, "high": 255}))
+    spec = ObservationSpec(dtype=dtype, shape=(2, 2), low=0, high=255)
     assert is_joinable(apart, spec)
     assert not is_joinable(together, spec)
