@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from slimq.core.errors import RepositoryError
 from slimq.core.manifest import PolicyManifest, VariantManifest
-from slimq.core.observation import Observations, ObservationSpec
+from slimq.core.observation import ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
@@ -114,25 +115,33 @@ def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
     """
     rows = _unlike_rows(spec)
     for row in rows:
-        alone = q_function(np.stack([row, row]))[0]
+        alone = _first(q_function, row, row)
         tolerance = JOINED_TOLERANCE * float(np.abs(alone).max())
         for other in rows:
-            beside = q_function(np.stack([row, other]))[0]
+            beside = _first(q_function, row, other)
             if not np.allclose(beside, alone, rtol=0, atol=tolerance, equal_nan=True):
                 return False
     return True
 
 
-def _unlike_rows(spec: ObservationSpec) -> list[Observations]:
+def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
     """Observations `(*shape)` that are as unlike as can be: nothing, noise, and both extremes."""
     generator = np.random.default_rng(0)
     if spec.dtype == "uint8":
-        noise = generator.integers(0, 256, spec.shape)
-        rows: list[Any] = [np.zeros(spec.shape), noise, np.full(spec.shape, 255)]
+        noise: Any = generator.integers(0, 256, spec.shape)
+        constants: tuple[float, ...] = (0, 255)
     else:
         noise = generator.normal(0, 0.1, spec.shape)
-        rows = [np.zeros(spec.shape), noise, *(np.full(spec.shape, x) for x in (-EXTREME, EXTREME))]
+        constants = (0, -EXTREME, EXTREME)
+    rows = [noise, *(np.full(spec.shape, value) for value in constants)]
     return [row.astype(spec.numpy_dtype) for row in rows]
+
+
+def _first(q_function: QFunction, *rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The Q-values of the first of a batch."""
+    batch: Any = np.stack(rows)
+    q_values: npt.NDArray[Any] = q_function(batch)[0]
+    return q_values
 
 
 def trim_memory() -> None:
