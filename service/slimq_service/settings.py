@@ -54,7 +54,8 @@ class Settings(BaseSettings):
         default=32,
         ge=1,
         le=1024,
-        description="observations of waiting requests that are computed together",
+        description="observations of waiting requests that are computed together; a variant is run "
+        "with every power of two up to it when it is loaded",
     )
     queue_requests: int = Field(
         default=1024, ge=1, le=10**6, description="requests that may wait for a thread"
