@@ -18,7 +18,7 @@ from slimq_service.batching import Inference
 from slimq_service.bodies import media_type
 from slimq_service.hot import Answer, Call, Hot
 from slimq_service.model import LoadedVariant
-from slimq_service.parsing import JSON, MEDIA_TYPES, Envelope, parse
+from slimq_service.parsing import JSON, MEDIA_TYPES, parse
 from slimq_service.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
 from slimq_service.problems import Problem, render
 
@@ -46,34 +46,38 @@ class ActEndpoint:
         await self._hot.respond(scope, receive, send, self._answer, refuse)
 
     async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:
-        hot, names, headers = self._hot, scope["path_params"], scope["headers"]
+        hot, names = self._hot, scope["path_params"]
         policy = await hot.catalogue.known_policy(names["policy"])
         call.policy, call.variant = policy.name, names.get("variant", policy.default_variant)
         asked = {"path": names.get("variant"), "query": query_variant(scope["query_string"])}
         call.variant = choose(asked, policy.default_variant)
-        media = media_type(headers, MEDIA_TYPES)
-        body = await hot.body(receive, headers, call)
-        large = media == JSON and len(body) > LARGE_JSON_BYTES
-        arguments = media, body, policy.observation, hot.settings.max_batch
-        with call.reading():
-            envelope = await hot.in_thread(parse, *arguments) if large else parse(*arguments)
-        chosen = choose({**asked, "body": envelope.variant}, policy.default_variant)
-        call.variant = chosen
-        variant = await hot.catalogue.get(policy.name, chosen)
-        with call.reading():
-            observations = await self._observations(envelope, variant, large=large)
-        inference = await hot.infer(call, variant, observations)
+        variant, observations = await self._read(scope, receive, call, asked)
+        inference = await hot.infer(call, receive, variant, observations)
         with call.writing():
             return Answer(200, JSON.encode(), render_answer(variant, inference))
 
-    async def _observations(
-        self, envelope: Envelope, variant: LoadedVariant, *, large: bool
-    ) -> Observations:
-        spec, limit = variant.policy.observation, self._hot.settings.max_batch
-        if not large:
-            return envelope.observations(spec, limit)
-        observations: Observations = await self._hot.in_thread(envelope.observations, spec, limit)
-        return observations
+    async def _read(
+        self, scope: Scope, receive: Receive, call: Call, asked: dict[str, str | None]
+    ) -> tuple[LoadedVariant, Observations]:
+        """The body's observations, and nothing else of it that would be kept while they wait."""
+        hot, headers, limit = self._hot, scope["headers"], self._hot.settings.max_batch
+        policy = hot.catalogue.policy(str(call.policy))
+        media = media_type(headers, MEDIA_TYPES)
+        body = await hot.body(receive, headers, call)
+        size, large = len(body), media == JSON and len(body) > LARGE_JSON_BYTES
+        arguments = media, body, policy.observation, limit
+        if large:
+            envelope = await hot.read(call, receive, size, parse, *arguments)
+        else:
+            with call.reading():
+                envelope = parse(*arguments)
+        call.variant = choose({**asked, "body": envelope.variant}, policy.default_variant)
+        variant = await hot.catalogue.get(policy.name, call.variant)
+        spec = variant.policy.observation
+        if large:
+            return variant, await hot.read(call, receive, size, envelope.observations, spec, limit)
+        with call.reading():
+            return variant, envelope.observations(spec, limit)
 
 
 def refuse(problem: Problem) -> Answer:

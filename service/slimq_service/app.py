@@ -48,7 +48,10 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
         Repository(settings.policies), metrics, settings.retry_seconds, settings.batch_observations
     )
     limits = BatchLimits(
-        settings.batch_observations, settings.queue_requests, settings.queue_seconds
+        settings.batch_observations,
+        settings.queue_requests,
+        settings.queue_seconds,
+        settings.queue_bytes,
     )
     engine = Engine(settings.inline_seconds, settings.inference_threads, limits, metrics)
 

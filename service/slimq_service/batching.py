@@ -5,7 +5,9 @@ the next thread to become free takes everything that waits for one variant, up t
 variant whose oldest request came first. So batches grow with the load, and nobody waits for a batch
 to fill (Triton's dynamic batcher with a delay of 0; Crankshaw et al. 2017, "Clipper", NSDI).
 
-All state belongs to the event loop. Waiting is bounded in number and in time.
+Requests of a variant whose Q-values depend on what is computed beside them are never joined. All
+state belongs to the event loop. Waiting is bounded in number, in bytes and in time, and ends where
+the client goes away.
 """
 
 from __future__ import annotations
@@ -13,21 +15,23 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from slimq.core.errors import DeadlineError, OverloadedError
+from slimq.core.errors import ClosingError, DeadlineError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
+from slimq_service.bodies import Receive, unless_gone
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
+from slimq_service.room import Room
 
 
 class Reason(StrEnum):
@@ -46,150 +50,201 @@ class BatchLimits:
         observations: most of a batch that is formed; a request with more is a batch of its own.
         waiting: most requests that wait, of all variants.
         seconds: longest time that a request waits for its turn.
+        size: most bytes that wait, of all variants.
     """
 
     observations: int
     waiting: int
     seconds: float
+    size: int = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Inference:
-    """Q-values `(batch, actions)`, and the seconds that the model took and that they waited."""
+    """An answer.
+
+    Attributes:
+        q_values: `(batch, actions)`.
+        seconds: what the model took, for the whole batch.
+        queue_seconds: from the request's arrival until the model began.
+        executions: runs of the model to count for it: those who share one count it once.
+    """
 
     q_values: QValues
     seconds: float
     queue_seconds: float = 0.0
+    executions: int = 1
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
+    variant: LoadedVariant
     observations: Observations
     future: asyncio.Future[Inference]
     arrived: float
     expiry: asyncio.TimerHandle | None = None
 
 
-@dataclass
-class _Queue:
-    variant: LoadedVariant
-    jobs: deque[_Job] = field(default_factory=deque)
+_Queue = OrderedDict[_Job, None]
+_Computed = tuple[QValues, float, float]
 
 
 class Batcher:
     """Computes in threads what is too large for the event loop."""
 
     def __init__(
-        self, threads: ThreadPoolExecutor, slots: int, limits: BatchLimits, metrics: Metrics
+        self,
+        threads: ThreadPoolExecutor,
+        slots: int,
+        limits: BatchLimits,
+        room: Room,
+        metrics: Metrics,
     ) -> None:
         self._threads, self._slots, self._limits = threads, slots, limits
-        self._metrics = metrics
+        self._room, self._metrics = room, metrics
         self._queues: dict[int, _Queue] = {}
-        self._waiting = 0
         self._running = 0
 
-    async def run(self, variant: LoadedVariant, observations: Observations) -> Inference:
+    async def run(
+        self,
+        variant: LoadedVariant,
+        observations: Observations,
+        receive: Receive,
+        waited: float = 0.0,
+    ) -> Inference:
         """The Q-values of a checked batch, when its turn has come.
 
-        Raises:
-            OverloadedError: too many requests wait already.
-            DeadlineError: its turn did not come in time.
-        """
-        limits, loop = self._limits, asyncio.get_running_loop()
-        busy = self._running >= self._slots
-        if busy and self._waiting >= limits.waiting:
-            raise OverloadedError(limits.waiting, self._seconds_until_free())
-        job = _Job(observations, loop.create_future(), time.perf_counter())
-        queue = self._queues.setdefault(id(variant.q_function), _Queue(variant))
-        queue.jobs.append(job)
-        self._count(1)
-        if busy:
-            job.expiry = loop.call_later(limits.seconds, self._expire, job)
-        else:
-            self._dispatch(Reason.IDLE)
-        return await job.future
+        Args:
+            variant: what computes them.
+            observations: `(batch, *shape)`.
+            receive: the request's ASGI channel, once its body is whole.
+            waited: seconds that the request has waited before.
 
-    def _dispatch(self, reason: Reason) -> None:
-        """Gives every free thread a batch."""
+        Raises:
+            OverloadedError: too much waits already.
+            DeadlineError: its turn did not come in time.
+            ClientGoneError: the client closed the connection while it waited.
+            ClosingError: the service ended while it waited.
+        """
         loop = asyncio.get_running_loop()
+        job = _Job(variant, observations, loop.create_future(), time.perf_counter())
+        if self._running < self._slots:
+            self._start([job], Reason.IDLE)
+            return await job.future
+        self._room.enter(observations.nbytes, self._seconds_until_free)
+        self._queues.setdefault(id(variant.q_function), OrderedDict())[job] = None
+        job.expiry = loop.call_later(self._limits.seconds - waited, self._expire, job)
+        try:
+            return await unless_gone(receive, job.future)
+        finally:
+            self._leave(job)
+
+    def close(self) -> None:
+        """Refuses what still waits."""
+        for job in [job for queue in self._queues.values() for job in queue]:
+            self._leave(job)
+            if not job.future.done():
+                job.future.set_exception(ClosingError())
+
+    def _dispatch(self) -> None:
+        """Gives every free thread a batch of what waits."""
         while self._running < self._slots and self._queues:
-            key = min(self._queues, key=lambda k: self._queues[k].jobs[0].arrived)
-            queue = self._queues[key]
+            queue = min(self._queues.values(), key=lambda queue: next(iter(queue)).arrived)
             jobs, full = self._take(queue)
-            if not queue.jobs:
-                del self._queues[key]
-            if not jobs:
-                continue
-            self._running += 1
-            batch = [job.observations for job in jobs]
-            measured = self._metrics.of(queue.variant.policy.name, queue.variant.manifest.name)
-            measured.batches[Reason.FULL if full else reason].inc()
-            measured.batch_observations.observe(sum(map(len, batch)))
-            started = time.perf_counter()
-            future = loop.run_in_executor(self._threads, _compute, queue.variant.q_function, batch)
-            future.add_done_callback(partial(self._finish, jobs, started))
+            if jobs:
+                self._start(jobs, Reason.FULL if full else Reason.FREED)
 
     def _take(self, queue: _Queue) -> tuple[list[_Job], bool]:
-        """The oldest jobs that fit in a batch, and whether others had to stay."""
+        """The oldest jobs that fit in a batch, and whether others were too many for it."""
         taken: list[_Job] = []
         size = 0
-        while queue.jobs:
-            job = queue.jobs[0]
+        while queue:
+            job = next(iter(queue))
             if not job.future.done():
+                if taken and not job.variant.joinable:
+                    return taken, False
                 if taken and size + len(job.observations) > self._limits.observations:
                     return taken, True
                 taken.append(job)
                 size += len(job.observations)
-            queue.jobs.popleft()
-            self._count(-1)
-            if job.expiry is not None:
-                job.expiry.cancel()
+            self._leave(job)
         return taken, False
 
-    def _finish(
-        self,
-        jobs: Sequence[_Job],
-        started: float,
-        done: asyncio.Future[tuple[QValues, float]],
-    ) -> None:
+    def _start(self, jobs: Sequence[_Job], reason: Reason) -> None:
+        variant, batch = jobs[0].variant, [job.observations for job in jobs]
+        self._running += 1
+        try:
+            future = asyncio.get_running_loop().run_in_executor(
+                self._threads, _compute, variant.q_function, batch
+            )
+        except RuntimeError as error:  # the threads have ended, or there can be no more of them
+            self._running -= 1
+            _fail(jobs, error)
+            return
+        future.add_done_callback(partial(self._finish, jobs))
+        measured = self._metrics.of(variant.policy.name, variant.manifest.name)
+        measured.batches[reason].inc()
+        measured.batch_observations.observe(sum(map(len, batch)))
+
+    def _finish(self, jobs: Sequence[_Job], done: asyncio.Future[_Computed]) -> None:
         self._running -= 1
-        error = None if done.cancelled() else done.exception()
-        if done.cancelled() or error is not None:
-            for job in jobs:
-                if not job.future.done():
-                    job.future.set_exception(error or asyncio.CancelledError())
+        error = ClosingError() if done.cancelled() else done.exception()
+        if error is not None:
+            _fail(jobs, error)
         else:
-            q_values, seconds = done.result()
-            start = 0
+            q_values, started, seconds = done.result()
+            start, executions = 0, 1
             for job in jobs:
                 stop = start + len(job.observations)
                 if not job.future.done():
                     waited = started - job.arrived
-                    job.future.set_result(Inference(q_values[start:stop], seconds, waited))
+                    answer = Inference(q_values[start:stop], seconds, waited, executions)
+                    job.future.set_result(answer)
+                    executions = 0
                 start = stop
-        self._dispatch(Reason.FREED)
+        self._dispatch()
 
     def _expire(self, job: _Job) -> None:
-        """Its turn did not come: it is answered now, and skipped when it comes to the front."""
+        """Its turn did not come."""
+        self._leave(job)
         if not job.future.done():
             job.future.set_exception(DeadlineError(self._limits.seconds))
 
-    def _count(self, change: int) -> None:
-        self._waiting += change
-        self._metrics.queue_depth.set(self._waiting)
+    def _leave(self, job: _Job) -> None:
+        """A job waits no longer, if it still did."""
+        key = id(job.variant.q_function)
+        queue = self._queues.get(key)
+        if queue is None or job not in queue:
+            return
+        del queue[job]
+        if not queue:
+            del self._queues[key]
+        self._room.leave(job.observations.nbytes)
+        if job.expiry is not None:
+            job.expiry.cancel()
 
     def _seconds_until_free(self) -> int:
         """How long what waits will take, whole seconds, at least 1."""
         cost = sum(
-            queue.variant.cost.per_observation * len(job.observations)
+            job.variant.cost.per_observation * len(job.observations)
             for queue in self._queues.values()
-            for job in queue.jobs
+            for job in queue
         )
         return max(1, math.ceil(cost / self._slots))
 
 
-def _compute(q_function: QFunction, batch: Sequence[Observations]) -> tuple[QValues, float]:
+def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
+    """Gives each its own copy: an exception gathers the traceback of everybody who raises it."""
+    for job in jobs:
+        if not job.future.done():
+            own = type(error).__new__(type(error), *error.args)
+            own.__dict__.update(error.__dict__)
+            own.__cause__ = error
+            job.future.set_exception(own)
+
+
+def _compute(q_function: QFunction, batch: Sequence[Observations]) -> _Computed:
     started = time.perf_counter()
     joined: Any = batch[0] if len(batch) == 1 else np.concatenate(batch)
     q_values = q_function(joined)
-    return q_values, time.perf_counter() - started
+    return q_values, started, time.perf_counter() - started

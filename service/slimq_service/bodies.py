@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 from slimq.core.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+T = TypeVar("T")
 Headers = Iterable[tuple[bytes, bytes]]
 
 DRAINED_BYTES = 64 * 1024
@@ -96,6 +97,35 @@ async def drain(receive: Receive, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             while (await receive()).get("more_body", False):
                 pass
+
+
+async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
+    """What a request waits for; it is given up where the client does not wait for it.
+
+    The server never cancels an application whose client has gone: one has to look.
+
+    Args:
+        receive: the ASGI channel, once the whole body was read.
+        waiting: what is waited for; cancelled unless it is done by the end.
+
+    Raises:
+        ClientGoneError: the client closed the connection first.
+    """
+    watching = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((waiting, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            watching.result()
+            raise ClientGoneError
+        return waiting.result()
+    finally:
+        watching.cancel()
+        waiting.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        await asyncio.sleep(0)
 
 
 async def _collect(receive: Receive, limit: int) -> bytes:

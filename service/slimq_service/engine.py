@@ -16,8 +16,11 @@ from slimq.core.errors import NonFiniteError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
 from slimq_service.batching import Batcher, BatchLimits, Inference
+from slimq_service.bodies import Receive
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
+from slimq_service.reading import Reader
+from slimq_service.room import Room
 
 
 class Engine:
@@ -26,30 +29,48 @@ class Engine:
     def __init__(
         self, inline_seconds: float, threads: int, limits: BatchLimits, metrics: Metrics
     ) -> None:
-        self.threads = ThreadPoolExecutor(threads, "slimq-inference")
+        self._threads = ThreadPoolExecutor(threads, "slimq-inference")
         self._inline_seconds = inline_seconds
-        self._batcher = Batcher(self.threads, threads, limits, metrics)
+        room = Room(limits.waiting, limits.size, metrics.queue_depth)
+        self.reader = Reader(limits.seconds, room)
+        self._batcher = Batcher(self._threads, threads, limits, room, metrics)
 
-    async def run(self, variant: LoadedVariant, observations: Observations) -> Inference:
+    async def run(
+        self,
+        variant: LoadedVariant,
+        observations: Observations,
+        receive: Receive,
+        waited: float = 0.0,
+    ) -> Inference:
         """The Q-values of a checked batch.
+
+        Args:
+            variant: what computes them.
+            observations: `(batch, *shape)`.
+            receive: the request's ASGI channel, once its body is whole.
+            waited: seconds that the request has waited before.
 
         Raises:
             NonFiniteError: they are not all finite.
-            OverloadedError: too many requests wait already.
+            OverloadedError: too much waits already.
             DeadlineError: its turn did not come in time.
+            ClientGoneError: the client closed the connection while it waited.
+            ClosingError: the service ended while it waited.
         """
         if variant.cost.seconds(len(observations)) <= self._inline_seconds:
             started = time.perf_counter()
             q_values = variant.q_function(observations)
             result = Inference(q_values, time.perf_counter() - started)
         else:
-            result = await self._batcher.run(variant, observations)
+            result = await self._batcher.run(variant, observations, receive, waited)
         check_finite(result.q_values)
         return result
 
     def close(self) -> None:
-        """Ends the threads once their work is done."""
-        self.threads.shutdown(wait=True, cancel_futures=True)
+        """Refuses what still waits, and ends the threads once their work is done."""
+        self._batcher.close()
+        self.reader.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
 
 def check_finite(q_values: QValues) -> None:

@@ -7,12 +7,12 @@ metrics, statistics and what is left of a refused body are here.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -29,6 +29,7 @@ from slimq_service.problems import Problem, internal_problem, problem_of
 from slimq_service.settings import Settings
 from slimq_service.statistics import Stages, Statistics
 
+T = TypeVar("T")
 DRAIN_SECONDS = 1.0
 """How long a client may go on sending a body that is already refused."""
 
@@ -41,6 +42,7 @@ class Call:
     variant: str | None = None
     close: bool = False
     observations: int = 0
+    executions: int = 0
     began: int = field(default_factory=time.perf_counter_ns)
     stages: Stages = field(default_factory=Stages)
 
@@ -138,31 +140,43 @@ class Hot:
         call.began = time.perf_counter_ns()
         return body
 
-    async def in_thread(self, function: Any, *arguments: Any) -> Any:
-        """Runs what would keep the event loop too long."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._engine.threads, function, *arguments
-        )
+    async def read(
+        self, call: Call, receive: Receive, size: int, function: Callable[..., T], *arguments: Any
+    ) -> T:
+        """What reads a body, in a thread, because it would keep the event loop too long.
+
+        Raises:
+            OverloadedError: too much waits already.
+            DeadlineError: its turn did not come in time.
+            ClientGoneError: the client closed the connection while it waited.
+        """
+        work = partial(function, *arguments)
+        reading = await self._engine.reader.run(work, size, receive, call.stages.queue / 1e9)
+        call.stages.queue += int(reading.queue_seconds * 1e9)
+        call.stages.compute_input += int(reading.seconds * 1e9)
+        content: T = reading.content
+        return content
 
     async def infer(
-        self, call: Call, variant: LoadedVariant, observations: Observations
+        self, call: Call, receive: Receive, variant: LoadedVariant, observations: Observations
     ) -> Inference:
         """The Q-values, counted and timed.
 
         Raises:
             NonFiniteError: they are not all finite.
-        OverloadedError: too many requests wait already.
-        DeadlineError: its turn did not come in time.
+            OverloadedError: too much waits already.
+            DeadlineError: its turn did not come in time.
+            ClientGoneError: the client closed the connection while it waited.
+            ClosingError: the service ended while it waited.
         """
-        began = time.perf_counter_ns()
-        inference = await self._engine.run(variant, observations)
-        call.observations = len(observations)
+        waited = call.stages.queue / 1e9
+        inference = await self._engine.run(variant, observations, receive, waited)
+        call.observations, call.executions = len(observations), inference.executions
         call.stages.compute_infer = int(inference.seconds * 1e9)
-        waited = time.perf_counter_ns() - began - call.stages.compute_infer
-        call.stages.queue = max(0, waited)
+        call.stages.queue += int(inference.queue_seconds * 1e9)
         measured = self._metrics.of(call.policy, call.variant)
         measured.inference_seconds.observe(inference.seconds)
-        measured.queue_seconds.observe(inference.queue_seconds)
+        measured.queue_seconds.observe(waited + inference.queue_seconds)
         measured.observations.inc(len(observations))
         return inference
 
@@ -173,7 +187,7 @@ class Hot:
         statistics = self.statistics.of(policy, variant)
         elapsed = time.perf_counter_ns() - call.began
         if succeeded:
-            statistics.succeed(elapsed, call.stages, call.observations)
+            statistics.succeed(elapsed, call.stages, call.observations, call.executions)
         else:
             statistics.fail.add(elapsed)
 

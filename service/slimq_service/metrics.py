@@ -36,6 +36,7 @@ ERROR_CODES = (
     errors.BodyTimeoutError.code,
     errors.OverloadedError.code,
     errors.DeadlineError.code,
+    errors.ClosingError.code,
     errors.NotFoundError.code,
     errors.RepositoryError.code,
     CLIENT_GONE,
@@ -48,6 +49,9 @@ HTTP_ERROR_CODES = (
     NO_SUCH_PATH,
     METHOD_NOT_ALLOWED,
     errors.InvalidInputError.code,
+    errors.MalformedError.code,
+    errors.LimitError.code,
+    errors.BodyTimeoutError.code,
     errors.NotFoundError.code,
     errors.RepositoryError.code,
     INTERNAL,
@@ -113,7 +117,7 @@ class Metrics:
         )
         self._queue = Histogram(
             "slimq_queue_seconds",
-            "Time that a request waited for a thread",
+            "Time that a request waited for threads, from its whole body on",
             _LABELS,
             buckets=INFERENCE_BUCKETS,
             registry=registry,

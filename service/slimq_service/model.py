@@ -6,8 +6,10 @@ import ctypes
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from slimq.core.errors import RepositoryError
 from slimq.core.manifest import PolicyManifest, VariantManifest
@@ -19,6 +21,10 @@ from slimq.core.repository import Repository
 WARM_BATCHES = (1, 8)
 """What a cost is measured with."""
 WARM_REPEATS = 3
+EXTREME = 1e3
+"""A number that no float32 observation of an environment comes near."""
+JOINED_TOLERANCE = 1e-3
+"""Of the largest Q-value: how far one may move when it is computed beside others."""
 
 Stamp = tuple[tuple[int, int] | None, tuple[int, int] | None]
 """What `policy.json` and `variant.json` looked like: modification time and inode of each."""
@@ -41,7 +47,8 @@ class LoadedVariant:
     """One version of a variant, ready to answer; never changed, only replaced.
 
     The policy's manifest is the one that it was loaded under, so that observation layout and model
-    belong together while a new version is being published.
+    belong together while a new version is being published. `joinable` says whether observations of
+    several clients may be computed together, as `is_joinable` finds it.
     """
 
     policy: PolicyManifest
@@ -49,6 +56,7 @@ class LoadedVariant:
     q_function: QFunction
     cost: Cost
     stamp: Stamp
+    joinable: bool = True
 
     @property
     def sha256(self) -> str:
@@ -84,10 +92,11 @@ def load(
     try:
         cost = measure(q_function, policy.observation)
         warm(q_function, policy.observation, largest_batch)
+        joinable = is_joinable(q_function, policy.observation)
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, f"the model does not run: {error}") from error
-    return LoadedVariant(policy, manifest, q_function, cost, stamp)
+    return LoadedVariant(policy, manifest, q_function, cost, stamp, joinable)
 
 
 def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> None:
@@ -95,6 +104,44 @@ def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> No
     sizes = {2**step for step in range(largest_batch.bit_length())} | {largest_batch}
     for batch in sorted(sizes):
         q_function(np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype))
+
+
+def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
+    """Whether an observation's Q-values stay the same whatever is computed beside it.
+
+    They do not where a model chooses the scale of its activations anew for each batch
+    (DynamicQuantizeLinear): there, one client's observations would change another's answer. Beside
+    a copy of itself and beside an extreme one the shapes are the same, so rounding is too.
+    """
+    rows = _unlike_rows(spec)
+    for row in rows:
+        alone = _first(q_function, row, row)
+        tolerance = JOINED_TOLERANCE * float(np.abs(alone).max())
+        for other in rows:
+            beside = _first(q_function, row, other)
+            if not np.allclose(beside, alone, rtol=0, atol=tolerance, equal_nan=True):
+                return False
+    return True
+
+
+def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
+    """Observations `(*shape)` that are as unlike as can be: nothing, noise, and both extremes."""
+    generator = np.random.default_rng(0)
+    if spec.dtype == "uint8":
+        noise: Any = generator.integers(0, 256, spec.shape)
+        constants: tuple[float, ...] = (0, 255)
+    else:
+        noise = generator.normal(0, 0.1, spec.shape)
+        constants = (0, -EXTREME, EXTREME)
+    rows = [noise, *(np.full(spec.shape, value) for value in constants)]
+    return [row.astype(spec.numpy_dtype) for row in rows]
+
+
+def _first(q_function: QFunction, *rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The Q-values of the first of a batch."""
+    batch: Any = np.stack(rows)
+    q_values: npt.NDArray[Any] = q_function(batch)[0]
+    return q_values
 
 
 def trim_memory() -> None:

@@ -84,8 +84,9 @@ PROBLEMS = {
     415: "The content type is none of the three, or the body is compressed.",
     422: "The observations do not fit the policy, or give Q-values that are not finite.",
     500: "A mistake of the service.",
-    503: "The variant's files are broken, the repository cannot be read, or too many requests "
-    "wait: then Retry-After says when to come again.",
+    503: "The variant's files are broken, the repository cannot be read, too much waits already, "
+    "or the request's turn did not come in time: Retry-After says when to come again after the "
+    "last two.",
 }
 
 

@@ -13,6 +13,7 @@ import orjson
 
 from slimq.core.errors import (
     BodyTimeoutError,
+    ClosingError,
     DeadlineError,
     InvalidInputError,
     LimitError,
@@ -76,7 +77,9 @@ def _data(error: SlimqError) -> dict[str, Any]:
     if isinstance(error, BodyTimeoutError):
         return {"field": "body", "limit": f"{error.seconds:g} s", "received": "an incomplete body"}
     if isinstance(error, OverloadedError):
-        return {"limit": error.limit, "retry_after": error.retry_after}
+        return {"limit": error.limit, "unit": error.unit, "retry_after": error.retry_after}
+    if isinstance(error, ClosingError):
+        return {"retry_after": error.retry_after}
     if isinstance(error, DeadlineError):
         return {"limit": f"{error.seconds:g} s", "retry_after": error.retry_after}
     if isinstance(error, RepositoryError):

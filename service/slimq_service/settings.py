@@ -53,11 +53,18 @@ class Settings(BaseSettings):
     batch_observations: int = Field(
         default=32,
         ge=1,
-        le=65_536,
-        description="observations of waiting requests that are computed together",
+        le=1024,
+        description="observations of waiting requests that are computed together; a variant is run "
+        "with every power of two up to it when it is loaded",
     )
     queue_requests: int = Field(
         default=1024, ge=1, le=10**6, description="requests that may wait for a thread"
+    )
+    queue_bytes: int = Field(
+        default=256 * 2**20,
+        ge=1,
+        le=2**40,
+        description="bytes of bodies and observations that may wait for a thread",
     )
     queue_seconds: float = Field(
         default=5.0, gt=0, le=3600, description="longest time that a request waits for a thread"

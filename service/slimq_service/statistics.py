@@ -55,15 +55,15 @@ class VariantStatistics:
     executions: int = 0
     last_inference: int = 0
 
-    def succeed(self, nanoseconds: int, stages: Stages, observations: int) -> None:
-        """Counts a request that was answered."""
+    def succeed(self, nanoseconds: int, stages: Stages, observations: int, executions: int) -> None:
+        """Counts a request that was answered; several may share one run of the model."""
         self.success.add(nanoseconds)
         self.queue.add(stages.queue)
         self.compute_input.add(stages.compute_input)
         self.compute_infer.add(stages.compute_infer)
         self.compute_output.add(stages.compute_output)
         self.inferences += observations
-        self.executions += 1
+        self.executions += executions
         self.last_inference = time.time_ns() // 1_000_000
 
 

@@ -95,6 +95,14 @@ EXAMPLES: list[tuple[errors.SlimqError, str, int, str]] = [
         "10 requests are waiting already; try again in 2 s",
     ),
     (
+        errors.OverloadedError(1000, 2, "bytes"),
+        "overloaded",
+        503,
+        "at most 1000 bytes of requests may wait, with this one there would be more; "
+        "try again in 2 s",
+    ),
+    (errors.ClosingError(), "closing", 503, "the service is ending; try again when it runs"),
+    (
         errors.DeadlineError(1.5),
         "deadline",
         503,

@@ -164,11 +164,11 @@ def service(tiny_repository: Path) -> Iterator[InProcess]:
 
 @pytest.fixture
 def start(tiny_repository: Path) -> Iterator[Any]:
-    """Starts the service in this process with settings."""
+    """Starts the service in this process with settings, on the small repository or another."""
     started: list[InProcess] = []
 
-    def begin(**settings: Any) -> InProcess:
-        started.append(InProcess(tiny_repository, **settings))
+    def begin(root: Path = tiny_repository, **settings: Any) -> InProcess:
+        started.append(InProcess(root, **settings))
         return started[-1]
 
     yield begin

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -268,3 +270,39 @@ def test_large_json_is_parsed_off_the_event_loop(service: Any, frames: Any) -> N
     answer = service.act("tiny_frames", wrong)
     assert answer.status_code == 422
     assert "256" in answer.json()["received"]
+
+
+def test_large_bodies_are_bounded_while_they_wait_to_be_read(start: Any, frames: Any) -> None:
+    service = start(queue_requests=1)
+    path, body = "/v1/policies/tiny_frames/act", {"observations": frames.tolist()}
+    answers = service.together(8, "POST", path, json=body)
+    statuses = [answer.status_code for answer in answers]
+    assert statuses.count(200) >= 1
+    assert statuses.count(503) >= 1
+    assert {answer.json()["code"] for answer in answers if answer.is_error} == {"overloaded"}
+    assert service.metric("slimq_queue_depth") == 0
+
+
+def test_bytes_that_wait_are_bounded(start: Any, frames: Any) -> None:
+    service = start(queue_bytes=1000)
+    path, body = "/v1/policies/tiny_frames/act", {"observations": frames.tolist()}
+    answers = service.together(8, "POST", path, json=body)
+    refused = [answer.json() for answer in answers if answer.status_code == 503]
+    assert 0 < len(refused) < 8
+    assert {(problem["limit"], problem["unit"]) for problem in refused} == {(1000, "bytes")}
+
+
+def test_a_strangers_extreme_observation_changes_nobodys_q_values(start: Any) -> None:
+    """The model quantizes its activations by the largest in the batch that it is given."""
+    policies = Path(__file__).parents[2] / "policies"
+    service = start(policies, inline_seconds=0, inference_threads=1)
+    path = "/v1/policies/cartpole/variants/int8-dynamic/act"
+    usual, extreme = ({"observations": [[x, 0.02, 0.03, 0.04]]} for x in (0.01, 1e30))
+    alone = service.request("POST", path, json=usual).json()
+
+    async def together() -> list[Any]:
+        bodies = [extreme, usual] * 12
+        return await asyncio.gather(*(service.client.post(path, json=body) for body in bodies))
+
+    answers = service.run(together())
+    assert [answer.json() for answer in answers[1::2]] == [alone] * 12

@@ -11,12 +11,25 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from slimq.core.errors import DeadlineError, OverloadedError
+from slimq.core.errors import ClosingError, DeadlineError, OverloadedError
 from slimq_service.batching import Batcher, BatchLimits, Inference
+from slimq_service.bodies import ClientGoneError
 from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
+from slimq_service.room import Room
 
 COST = Cost(1e-3, 1.5)
+
+
+class Client:
+    """The ASGI channel of a request whose client stays until it goes."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> Any:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
 
 
 class Gate:
@@ -40,20 +53,27 @@ class Bench:
     def __init__(self, limits: BatchLimits, slots: int = 1) -> None:
         self.metrics = Metrics(CollectorRegistry())
         self.threads = ThreadPoolExecutor(slots)
-        self.batcher = Batcher(self.threads, slots, limits, self.metrics)
+        room = Room(limits.waiting, limits.size, self.metrics.queue_depth)
+        self.batcher = Batcher(self.threads, slots, limits, room, self.metrics)
 
-    def variant(self, name: str) -> tuple[LoadedVariant, Gate]:
+    def variant(self, name: str, *, joinable: bool = True) -> tuple[LoadedVariant, Gate]:
         gate = Gate()
         self.metrics.appear("policy", name)
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
-        return LoadedVariant(policy, manifest, gate, COST, (None, None)), gate
+        return LoadedVariant(policy, manifest, gate, COST, (None, None), joinable), gate
 
     def start(
-        self, variant: LoadedVariant, value: float, count: int = 1, width: int = 2
+        self,
+        variant: LoadedVariant,
+        value: float,
+        count: int = 1,
+        width: int = 2,
+        client: Client | None = None,
     ) -> asyncio.Task[Inference]:
         rows = np.full((count, width), value, np.float32)
-        return asyncio.ensure_future(self.batcher.run(variant, rows))
+        receive = (client or Client()).receive
+        return asyncio.ensure_future(self.batcher.run(variant, rows, receive))
 
     def value(self, name: str, **labels: str) -> float:
         found = self.metrics.registry.get_sample_value(name, labels or None)
@@ -160,6 +180,7 @@ def test_a_request_whose_turn_does_not_come_is_answered_in_time_and_never_comput
         with pytest.raises(DeadlineError, match=r"waited 0\.05 s"):
             await bench.start(variant, 1.0)
         assert time.perf_counter() - started < 5.0
+        assert bench.value("slimq_queue_depth") == 0, "it waits no longer"
         gate.open.set()
         await first
         await bench.start(variant, 1.0)
@@ -178,6 +199,8 @@ def test_a_request_that_was_given_up_is_not_computed() -> None:
         gone, stays = bench.start(variant, 2.0), bench.start(variant, 3.0)
         await asyncio.sleep(0)
         gone.cancel()
+        await asyncio.wait([gone])
+        assert bench.value("slimq_queue_depth") == 1
         gate.open.set()
         answers = await asyncio.gather(first, gone, stays, return_exceptions=True)
         assert isinstance(answers[1], asyncio.CancelledError)
@@ -199,6 +222,8 @@ def test_an_error_reaches_everybody_in_the_batch_and_the_next_goes_on() -> None:
         await first
         answers = await asyncio.gather(*wrong, return_exceptions=True)
         assert [type(answer) for answer in answers] == [ValueError] * 3
+        assert len(set(map(id, answers))) == 3, "each raises its own"
+        assert len(set(map(str, answers))) == 1
         assert (await bench.start(variant, 4.0)).q_values.tolist() == [[8.0, 8.0]]
 
     asyncio.run(run())
@@ -216,5 +241,142 @@ def test_several_threads_compute_batches_side_by_side() -> None:
         gate.open.set()
         await asyncio.gather(*running)
         assert gate.batches == [1, 1, 1]
+
+    asyncio.run(run())
+
+
+def test_requests_are_not_joined_where_q_values_would_depend_on_the_others() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("dynamic", joinable=False)
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        waiting = [bench.start(variant, 1.0, count=n) for n in (1, 2, 1)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        answers = await asyncio.gather(first, *waiting)
+        assert gate.batches == [1, 1, 2, 1]
+        assert [answer.executions for answer in answers] == [1] * 4
+        labels = {"policy": "policy", "variant": "dynamic", "reason": "full"}
+        assert bench.value("slimq_batches_total", **labels) == 0
+
+    asyncio.run(run())
+
+
+def test_a_client_that_goes_while_it_waits_gives_up_its_place() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        client = Client()
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        leaves = bench.start(variant, 2.0, client=client)
+        stays = bench.start(variant, 3.0)
+        await asyncio.sleep(0)
+        client.gone.set()
+        with pytest.raises(ClientGoneError):
+            await leaves
+        assert bench.value("slimq_queue_depth") == 1
+        gate.open.set()
+        await asyncio.gather(first, stays)
+        assert gate.batches == [1, 1]
+
+    asyncio.run(run())
+
+
+def test_more_bytes_than_may_wait_are_refused_until_others_have_gone() -> None:
+    async def run() -> None:
+        bench = Bench(BatchLimits(4, 100, 30.0, size=32))  # four observations of two numbers
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0, count=9)
+        await entered(gate)
+        waiting = bench.start(variant, 1.0, count=3)
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="at most 32 bytes") as refused:
+            await bench.start(variant, 1.0, count=2)
+        assert (refused.value.limit, refused.value.unit) == (32, "bytes")
+        fits = bench.start(variant, 1.0, count=1)
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        again = bench.start(variant, 1.0, count=2)
+        gate.open.set()
+        await asyncio.gather(first, fits, again)
+
+    asyncio.run(run())
+
+
+def test_a_batch_counts_as_one_run_of_the_model() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        waiting = [bench.start(variant, 1.0) for _ in range(3)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        answers = await asyncio.gather(first, *waiting)
+        assert [answer.executions for answer in answers] == [1, 1, 0, 0]
+
+    asyncio.run(run())
+
+
+def test_time_in_the_queue_ends_where_the_model_begins() -> None:
+    """Also where something else has the thread that the batch was given."""
+
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        gate.open.set()
+        bench.threads.submit(time.sleep, 0.1)
+        assert (await bench.start(variant, 1.0)).queue_seconds > 0.05
+
+    asyncio.run(run())
+
+
+def test_time_that_was_waited_before_counts_towards_the_deadline() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        rows = np.zeros((1, 2), np.float32)
+        with pytest.raises(DeadlineError):
+            async with asyncio.timeout(5):
+                await bench.batcher.run(variant, rows, Client().receive, waited=29.99)
+        gate.open.set()
+        await first
+
+    asyncio.run(run())
+
+
+def test_what_cannot_be_started_fails_and_takes_no_thread_for_good() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        gate.open.set()
+        bench.threads.shutdown()
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="shutdown"):
+                async with asyncio.timeout(5):
+                    await bench.start(variant, 1.0)
+
+    asyncio.run(run())
+
+
+def test_what_waits_when_the_service_ends_is_refused() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        waiting = [bench.start(variant, 1.0) for _ in range(2)]
+        await asyncio.sleep(0)
+        bench.batcher.close()
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [ClosingError] * 2
+        assert bench.value("slimq_queue_depth") == 0
+        gate.open.set()
+        await first
 
     asyncio.run(run())

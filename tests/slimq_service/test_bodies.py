@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from slimq.core.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
-from slimq_service.bodies import ClientGoneError, drain, is_long, media_type, read_body
+from slimq_service.bodies import (
+    ClientGoneError,
+    drain,
+    is_long,
+    media_type,
+    read_body,
+    unless_gone,
+)
 
 TYPES = ("application/json", "application/octet-stream")
 
@@ -98,3 +105,51 @@ def test_what_cannot_be_read_is_refused_by_name(headers: Any, received: str) -> 
 )
 def test_only_short_refused_bodies_are_drained(headers: Any, long: bool) -> None:
     assert is_long(headers) is long
+
+
+def test_what_is_waited_for_is_given_up_where_the_client_goes() -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def run() -> None:
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        with pytest.raises(ClientGoneError):
+            await unless_gone(receive, waiting)
+        assert waiting.cancelled()
+
+    asyncio.run(run())
+
+
+def test_what_is_waited_for_comes_while_the_client_stays() -> None:
+    messages = [part(b"", more=False)]
+    watched: list[str] = []
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            watched.append("no longer")
+            raise
+
+    async def run() -> None:
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.02, waiting.set_result, 7)
+        assert await unless_gone(receive, waiting) == 7
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert watched == ["no longer"]
+
+
+def test_a_channel_that_fails_is_no_client_that_has_gone() -> None:
+    async def receive() -> Any:
+        raise ConnectionError("broken")
+
+    async def run() -> None:
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        with pytest.raises(ConnectionError, match="broken"):
+            await unless_gone(receive, waiting)
+
+    asyncio.run(run())

@@ -24,10 +24,13 @@ def run(cost: Cost, batch: int = 1) -> str:
         names.append(threading.current_thread().name)
         return np.zeros((len(observations), 2), np.float32)
 
+    async def receive() -> Any:
+        raise AssertionError("nothing waits")
+
     engine = Engine(200e-6, 1, BatchLimits(8, 8, 1.0), Metrics(CollectorRegistry()))
     named: Any = SimpleNamespace(name="some")
     variant = LoadedVariant(named, named, q_function, cost, (None, None))
-    asyncio.run(engine.run(variant, np.zeros((batch, 4), np.float32)))
+    asyncio.run(engine.run(variant, np.zeros((batch, 4), np.float32), receive))
     engine.close()
     return names[0]
 

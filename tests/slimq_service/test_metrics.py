@@ -64,6 +64,8 @@ def test_errors_outside_act_have_a_series_of_their_own_from_the_start() -> None:
     value = metrics.registry.get_sample_value
     for code in HTTP_ERROR_CODES:
         assert value("slimq_http_errors_total", {"code": code}) == 0
+    of_bodies = ("malformed-body", "over-limit", "body-timeout")
+    assert set(of_bodies) <= set(HTTP_ERROR_CODES), "control requests have bodies"
     metrics.http_error("no-such-path")
     assert value("slimq_http_errors_total", {"code": "no-such-path"}) == 1
     unknown = {"policy": "unknown", "variant": "unknown"}

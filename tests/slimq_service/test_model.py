@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
-from slimq_service.model import load, measure, trim_memory
+from slimq_service.model import is_joinable, load, measure, trim_memory
 
 STAMP = (None, None)
+SHIPPED = Path(__file__).parents[2] / "policies"
 
 
 def test_cost_grows_with_the_batch_as_measured() -> None:
@@ -44,3 +46,34 @@ def test_memory_is_trimmed_where_that_can_be_done(
 ) -> None:
     monkeypatch.setattr("slimq_service.model.sys.platform", platform)
     trim_memory()
+
+
+@pytest.mark.parametrize(
+    ("policy", "variant", "joinable"),
+    [
+        ("cartpole", "fp32", True),
+        ("cartpole", "int8", True),
+        ("cartpole", "int8-dynamic", False),
+        ("pong", "int8", True),
+        ("pong", "int8-dynamic", False),
+    ],
+)
+def test_what_quantizes_a_whole_batch_by_one_scale_is_not_joined(
+    policy: str, variant: str, joinable: bool
+) -> None:
+    repository = Repository(SHIPPED)
+    loaded = load(repository, repository.policy(policy), variant, STAMP)
+    assert loaded.joinable is joinable
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_model_that_scales_by_its_batch_is_seen(dtype: Any) -> None:
+    def apart(observations: Any, /) -> Any:
+        return observations.reshape(len(observations), -1).astype(np.float32)
+
+    def together(observations: Any, /) -> Any:
+        return apart(observations) / (1 + apart(observations).max())
+
+    spec = ObservationSpec(dtype=dtype, shape=(2, 2), low=0, high=255)
+    assert is_joinable(apart, spec)
+    assert not is_joinable(together, spec)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from slimq.core.errors import LimitError, MalformedError, ObservationError
 from slimq.core.observation import ObservationSpec
 from slimq_service.nested import (
+    SEARCHED_BYTES,
     SPARE_LISTS,
     check_count,
     check_lists,
@@ -56,6 +58,20 @@ def test_far_more_lists_than_a_batch_has_are_refused_unread() -> None:
         check_lists(b"[" * (most + 1), FRAMES, 10, "x")
 
 
+@pytest.mark.parametrize("content", [b"1,", b'"ab",', b"1,\n"])
+def test_far_more_values_than_a_batch_has_are_refused_unread(content: bytes) -> None:
+    most = 10 * 4 + SPARE_LISTS
+    check_lists(b"[" + content * (most // len(content)), FLOATS, 10, "x")
+    with pytest.raises(LimitError, match=r"x: expected at most 10 observations, received a body"):
+        check_lists(b"[" + content * (most + 1), FLOATS, 10, "x")
+
+
+def test_a_full_batch_is_never_too_many_values() -> None:
+    for spec in (FLOATS, FRAMES):
+        body = json.dumps({"observations": np.zeros((3000, *spec.shape)).tolist()}).encode()
+        check_lists(body, spec, 3000, "x")
+
+
 def test_a_batch_is_held_to_its_limit() -> None:
     check_count(10, 10, "x")
     with pytest.raises(LimitError, match=r"x: expected at most 10 observations, received 11"):
@@ -70,6 +86,23 @@ def test_an_error_of_json_names_the_key_that_it_comes_after() -> None:
         load_json(b'{"a": [1', ("a", "b"))
     with pytest.raises(MalformedError, match=r"^body: expected valid JSON"):
         load_json(b'{"c": [1', ("a", "b"))
+
+
+def test_the_place_of_an_error_of_json_is_found_at_the_end_of_a_long_body() -> None:
+    """Only its ends are searched, and nothing of it is decoded."""
+    numbers = b"1," * SEARCHED_BYTES
+    with pytest.raises(ObservationError, match=rf"^a: .* -Infinity at byte {6 + len(numbers)}$"):
+        load_json(b'{"a":[' + numbers + b"-Infinity]}", ("a", "b"))
+    text = '{"é":1,"a":['.encode() + numbers
+    with pytest.raises(ObservationError, match=rf"^b: .* nan at byte {len(text) + 7}$"):
+        load_json(text + b'1],"b":nan}', ("a", "b"))
+
+
+def test_what_is_not_utf_8_is_no_json() -> None:
+    with pytest.raises(MalformedError, match=r"^body: expected valid JSON"):
+        load_json(b"\xff" * 10**6, ("a",))
+    with pytest.raises(MalformedError, match=r"^a: expected valid JSON"):
+        load_json('{"a": "é'.encode(), ("a",))
 
 
 @pytest.mark.parametrize(

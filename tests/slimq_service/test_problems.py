@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 
@@ -41,6 +43,21 @@ def test_what_is_not_found_lists_what_there_is() -> None:
 def test_a_broken_repository_names_the_file() -> None:
     problem = problem_of(errors.RepositoryError("pong/model.onnx", "sha256 differs"))
     assert (problem["status"], problem["field"]) == (503, "pong/model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("error", "data"),
+    [
+        (errors.OverloadedError(9, 2), {"limit": 9, "unit": "requests", "retry_after": 2}),
+        (errors.OverloadedError(9, 2, "bytes"), {"limit": 9, "unit": "bytes", "retry_after": 2}),
+        (errors.DeadlineError(1.5), {"limit": "1.5 s", "retry_after": 1}),
+        (errors.ClosingError(), {"retry_after": 1}),
+    ],
+)
+def test_what_passes_says_when_to_come_again(
+    error: errors.SlimqError, data: dict[str, Any]
+) -> None:
+    assert problem_of(error).items() >= {"status": 503, **data}.items()
 
 
 def test_our_own_mistake_tells_nothing_of_the_inside() -> None:

@@ -19,6 +19,7 @@ from slimq.core.errors import InvalidInputError, RepositoryError
 from slimq_service.server import bind, make_config, serve, url_of
 from slimq_service.settings import Settings
 
+RAW = "application/octet-stream"
 BODY = b'{"observations": [[0, 0, 0, 0]]}'
 
 
@@ -213,3 +214,28 @@ def test_a_server_that_returns_without_having_started_is_no_success(
     with pytest.raises(SystemExit) as ended:
         serve(Settings(policies=tiny_repository, port=0), announce=lambda _: None)
     assert ended.value.code == 3
+
+
+def test_what_a_client_does_not_wait_for_is_not_computed(launch: Any, tmp_path: Path) -> None:
+    """The requests before it take long enough that it still waits when it goes."""
+    variables = {"SLIMQ_INLINE_SECONDS": "0", "SLIMQ_INFERENCE_THREADS": "1"}
+    server = launch(Path(__file__).parents[2] / "policies", tmp_path / "log", **variables)
+    path, body = "/v1/policies/pong/variants/fp32/act", bytes(128 * 4 * 84 * 84)
+    lines = [f"POST {path} HTTP/1.1", "Host: test", "Content-Type: application/octet-stream"]
+    request = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+    single = {"content": body[: 4 * 84 * 84], "headers": {"content-type": RAW}}
+    assert httpx.post(server.url + path, timeout=60, **single).is_success
+    patient = [server.connect() for _ in range(6)]
+    for connection in patient:
+        connection.settimeout(60)
+        connection.sendall(request)
+    with server.connect() as connection:
+        connection.sendall(request)
+    for connection in patient:
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        connection.close()
+    labels = 'policy="pong",variant="fp32"'
+    rows = httpx.get(server.url + "/metrics").text.splitlines()
+    assert f'slimq_errors_total{{code="client-gone",{labels}}} 1.0' in rows
+    assert f"slimq_batch_observations_sum{{{labels}}} {1.0 + 6 * 128}" in rows
+    assert "slimq_queue_depth 0.0" in rows

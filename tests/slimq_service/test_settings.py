@@ -35,3 +35,13 @@ def test_variables_that_nothing_reads_are_found_with_the_nearest() -> None:
 def test_variables_of_other_commands_do_not_disturb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMQ_URL", "http://elsewhere")
     assert read_settings().host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("batch_observations", 1024), ("queue_requests", 10**6)]
+)
+def test_what_costs_memory_has_a_limit_that_it_can_be_paid_at(name: str, most: int) -> None:
+    """Every power of two up to `batch_observations` is run once as a variant is loaded."""
+    assert getattr(read_settings(**{name: most}), name) == most
+    with pytest.raises(ConfigError, match=f"SLIMQ_{name.upper()}"):
+        read_settings(**{name: most + 1})

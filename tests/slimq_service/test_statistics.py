@@ -13,7 +13,7 @@ def test_a_duration_counts_and_adds_up() -> None:
 def test_a_success_counts_in_every_stage_and_a_failure_in_none() -> None:
     totals = Statistics().of("tiny", "fp32")
     stages = Stages(queue=1, compute_input=2, compute_infer=3, compute_output=4)
-    totals.succeed(11, stages, observations=6)
+    totals.succeed(11, stages, observations=6, executions=1)
     totals.fail.add(100)
     found = (totals.queue, totals.compute_input, totals.compute_infer, totals.compute_output)
     assert [one.nanoseconds for one in found] == [1, 2, 3, 4]
@@ -22,6 +22,13 @@ def test_a_success_counts_in_every_stage_and_a_failure_in_none() -> None:
     assert (totals.fail.count, totals.fail.nanoseconds) == (1, 100)
     assert (totals.inferences, totals.executions) == (6, 1)
     assert totals.last_inference > 1.7e12, "in milliseconds"
+
+
+def test_requests_that_share_a_run_of_the_model_count_it_once() -> None:
+    totals = Statistics().of("tiny", "fp32")
+    for executions in (1, 0, 0):
+        totals.succeed(11, Stages(), observations=2, executions=executions)
+    assert (totals.success.count, totals.inferences, totals.executions) == (3, 6, 1)
 
 
 def test_each_variant_has_its_own_totals() -> None:

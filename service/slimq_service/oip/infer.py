@@ -9,6 +9,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from slimq_service.hot import Answer, Call, Hot
+from slimq_service.model import LoadedVariant
 from slimq_service.oip.answer import render
 from slimq_service.oip.errors import refuse
 from slimq_service.oip.framing import encoding_of, json_length
@@ -39,6 +40,15 @@ class InferEndpoint:
         await self._hot.respond(scope, receive, send, self._answer, refuse)
 
     async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:
+        variant, request = await self._read(scope, receive, call)
+        inference = await self._hot.infer(call, receive, variant, request.observations)
+        with call.writing():
+            return render(variant, request, inference)
+
+    async def _read(
+        self, scope: Scope, receive: Receive, call: Call
+    ) -> tuple[LoadedVariant, InferRequest]:
+        """The request, and nothing else of its body that would be kept while it waits."""
         hot, names, headers = self._hot, scope["path_params"], scope["headers"]
         policy = await hot.catalogue.known_policy(names["model"])
         call.policy, call.variant = policy.name, names.get("version", policy.default_variant)
@@ -46,12 +56,8 @@ class InferEndpoint:
         body = await hot.body(receive, headers, call)
         variant = await hot.catalogue.get(policy.name, call.variant)
         arguments = body, encoding, length, variant.policy.observation, self._limits
+        if encoding is not None or len(body) > LARGE_BYTES:
+            size = len(body)
+            return variant, await hot.read(call, receive, size, read_request, *arguments)
         with call.reading():
-            request: InferRequest
-            if encoding is not None or len(body) > LARGE_BYTES:
-                request = await hot.in_thread(read_request, *arguments)
-            else:
-                request = read_request(*arguments)
-        inference = await hot.infer(call, variant, request.observations)
-        with call.writing():
-            return render(variant, request, inference)
+            return variant, read_request(*arguments)

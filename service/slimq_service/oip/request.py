@@ -20,6 +20,8 @@ from slimq_service.oip.tensors import INPUT, OUTPUTS, input_tensor
 KEYS = ("id", "parameters", "inputs", "name", "shape", "datatype", "data", "outputs")
 REFUSED_PARAMETERS = ("shared_memory_region", "classification")
 LONGEST_SHAPE = 16
+LONGEST_ID = 256
+"""Characters of a request's id, which the answer repeats."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ def read_request(
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
         raise InvalidInputError("id", "a string", kind_of(identity))
+    if identity is not None and len(identity) > LONGEST_ID:
+        received = f"{len(identity)} characters"
+        raise InvalidInputError("id", f"at most {LONGEST_ID} characters", received)
     outputs = _read_outputs(document)
     return InferRequest(identity, _read_input(document, frame, spec, limits), outputs)
 

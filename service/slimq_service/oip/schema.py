@@ -150,7 +150,9 @@ ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body, as sent or decompressed, or the batch is over the limit.",
     500: "A mistake of the service.",
-    503: "The version's files are broken, or the repository cannot be read.",
+    503: "The version's files are broken, the repository cannot be read, too much waits already, "
+    "or the request's turn did not come in time: Retry-After says when to come again after the "
+    "last two.",
 }
 
 

@@ -187,14 +187,33 @@ class BodyTimeoutError(SlimqError):
 
 
 class OverloadedError(SlimqError):
-    """Too many requests wait; `retry_after` says in how many seconds to come again."""
+    """Too much waits already; `retry_after` says in how many seconds to come again.
+
+    The `unit` of the limit is requests, or bytes of theirs.
+    """
 
     code = "overloaded"
     status = 503
 
-    def __init__(self, limit: int, retry_after: int) -> None:
-        self.limit, self.retry_after = limit, retry_after
-        super().__init__(f"{limit} requests are waiting already; try again in {retry_after} s")
+    def __init__(self, limit: int, retry_after: int, unit: str = "requests") -> None:
+        self.limit, self.retry_after, self.unit = limit, retry_after, unit
+        problem = (
+            f"{limit} requests are waiting already"
+            if unit == "requests"
+            else f"at most {limit} {unit} of requests may wait, with this one there would be more"
+        )
+        super().__init__(f"{problem}; try again in {retry_after} s")
+
+
+class ClosingError(SlimqError):
+    """The service is ending, and a request that still waited was not computed."""
+
+    code = "closing"
+    status = 503
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("the service is ending; try again when it runs")
 
 
 class DeadlineError(SlimqError):

@@ -33,7 +33,8 @@ def test_without_a_variant_the_service_lives_but_is_not_ready(
     for policy in ("tiny", "tiny_frames"):
         shutil.rmtree(tiny_repository / policy)
     service = start()
-    assert service.get("/v2/health/live").json() == {"live": True, "ready": False}
+    answer = service.get("/v2/health/live")
+    assert (answer.status_code, answer.json()) == (200, {"live": True, "ready": False})
     answer = service.get("/v2/health/ready")
     assert answer.status_code == 503
     assert answer.json()["ready"] is False

@@ -43,6 +43,7 @@ def test_inference_is_documented_with_both_forms_and_its_headers(service: Any) -
         assert set(operation["requestBody"]["content"]) == forms
         assert set(operation["responses"]["200"]["content"]) == forms
         assert {"200", "400", "404", "413", "503"} <= set(operation["responses"])
+        assert "Retry-After" in operation["responses"]["503"]["description"]
         headers = {p["name"] for p in operation["parameters"] if p["in"] == "header"}
         assert headers == {"Inference-Header-Content-Length", "Content-Encoding"}
 

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from slimq.core.errors import OverloadedError
+from slimq_service.metrics import Metrics
+from slimq_service.room import Room
+
+
+def make(requests: int, size: int) -> tuple[Room, Metrics]:
+    metrics = Metrics(CollectorRegistry())
+    return Room(requests, size, metrics.queue_depth), metrics
+
+
+def test_room_is_bounded_in_requests() -> None:
+    room, metrics = make(2, 100)
+    room.enter(1, lambda: 3)
+    room.enter(1, lambda: 3)
+    assert metrics.registry.get_sample_value("slimq_queue_depth") == 2
+    with pytest.raises(OverloadedError, match=r"^2 requests .* in 3 s"):
+        room.enter(1, lambda: 3)
+    room.leave(1)
+    room.enter(1, lambda: 3)
+
+
+def test_room_is_bounded_in_bytes() -> None:
+    room, metrics = make(9, 100)
+    room.enter(60, lambda: 3)
+    with pytest.raises(OverloadedError, match=r"^at most 100 bytes .* in 3 s"):
+        room.enter(41, lambda: 3)
+    room.enter(40, lambda: 3)
+    room.leave(60)
+    assert (room.requests, room.bytes) == (1, 40)
+    assert metrics.registry.get_sample_value("slimq_queue_depth") == 1
