@@ -25,6 +25,8 @@ SMALLER = {
     "qat-int4": 5.0,
     "int4-linear": 7.5,
     "int4-kmeans": 7.5,
+    "int4-log": 7.5,
+    "int4-activations": 7.5,
     "pruned-l1": 8.0,
     "pruned-taylor": 8.0,
     "pruned-obd": 8.0,
@@ -33,6 +35,7 @@ SMALLER = {
     "int2-kmeans": 14.0,
     "deep-compression": 49.0,
     "fastest": 50.0,
+    "tiny": 400.0,
 }
 """By how much each of Pong's variants is smaller than the full policy, at least."""
 CONTROLS = {"dense-control"}

@@ -75,7 +75,7 @@ AIMS = [
     Aim("mobilenet"),
     Aim("shufflenet"),
     Aim("fastest", most_parameters=61_954, alone=7.0, interleaved=13.0),
-    Aim("tiny", most_bytes=13_500),
+    Aim("tiny", most_bytes=16_900),
 ]
 
 
