@@ -18,6 +18,10 @@ _SIZE = (7.0, 4.5)
 _MARKERS = "os^Dv"
 """One for every ten variants, whose colours then repeat: names beside the points would overlap."""
 _DOTS = 150
+_LEGEND_ROWS, _COLUMN = 16, 1.6
+"""Names in a column of the legend, and the inches that a further column takes."""
+_FEW_DECADES = 300.0
+"""Largest over smallest value, up to which labels at 2 and 5 do not overlap."""
 _RC: Any = {"svg.hashsalt": "slimq", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
 
 
@@ -119,7 +123,9 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, ScalarFormatter
 
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    columns = 1 + len(points) // _LEGEND_ROWS
+    width, height = _SIZE
+    figure = Figure(figsize=(width + _COLUMN * (columns - 1), height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     frontier = pareto_frontier([(point.bytes, point.gain) for point in points])
@@ -145,24 +151,25 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
             label=point.name,
         )
     axes.set_xscale("log")
-    _number(axes.xaxis, EngFormatter("B"))
+    _number(axes.xaxis, EngFormatter("B"), [point.bytes for point in points])
     if log:
         axes.set_yscale("log")
-        _number(axes.yaxis, ScalarFormatter())
+        _number(axes.yaxis, ScalarFormatter(), [point.value for point in points])
     axes.set_xlabel("bytes on disk")
     axes.set_ylabel(label)
     axes.set_title(_title(comparison, latency=log), fontsize=9)
     axes.grid(visible=True, which="both", alpha=0.25)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside right upper", ncols=columns)
     axes.margins(0.12)
     return figure
 
 
-def _number(axis: Any, formatter: Any) -> None:
-    """Labels a logarithmic axis at 1, 2 and 5 of each decade, without powers of ten."""
+def _number(axis: Any, formatter: Any, values: Sequence[float]) -> None:
+    """Labels a logarithmic axis without powers of ten: at 1 of each decade, at 2 and 5 of few."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    many = max(values, default=1) > _FEW_DECADES * min(values, default=1)
+    axis.set_major_locator(LogLocator(subs=(1.0,) if many else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(formatter)
     axis.set_minor_formatter(NullFormatter())
 
