@@ -16,6 +16,7 @@ from slimq.core.publish import Publisher, content_entry
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT, SELECTION
 from slimq.environments.rollout import play_episodes
+from slimq.evaluation.latency import PROCESSES
 from slimq.evaluation.protocol import EvaluationSettings, library_versions, make_protocol
 from slimq.evaluation.returns import Silent
 from slimq.evaluation.runner import evaluate_policy
@@ -94,7 +95,9 @@ def test_latency_of_all_variants_is_of_one_run(repository, settings):
     reports = evaluate_policy(repository, "tiny", settings=settings()).reports
     runs = {report.latency.run_id for report in reports.values()}
     assert len(runs) == 1
-    assert reports["fp32"].latency.find("alone", 32).iterations == 3
+    latency = reports["fp32"].latency
+    assert latency.processes == PROCESSES
+    assert latency.find("alone", 32).iterations == 3 * PROCESSES
     again = evaluate_policy(repository, "tiny", ["other"], settings(latency="only")).reports
     assert list(again) == ["other"]
     later = {repository.report("tiny", name).latency.run_id for name in ("fp32", "other")}
