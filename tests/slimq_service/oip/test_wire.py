@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def alive(server: Any, protocol: Any) -> None:
     assert server.process.poll() is None
 
 
+def receive(connection: socket.socket) -> bytes:
+    """All that comes until the server closes: headers and body may come in parts."""
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
 def test_an_announced_body_over_the_limit_is_refused_before_it_is_sent(
     server: Any, protocol: Any
 ) -> None:
@@ -34,7 +40,7 @@ def test_an_announced_body_over_the_limit_is_refused_before_it_is_sent(
         connection.sendall(
             f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n".encode()
         )
-        answer = connection.recv(65_536)
+        answer = receive(connection)
     assert answer.startswith(b"HTTP/1.1 413")
     assert b'{"error":' in answer
     assert b"connection: close" in answer.lower()
@@ -49,7 +55,7 @@ def test_a_chunked_body_without_any_header_is_answered(server: Any, protocol: An
         connection.sendall(
             head.encode() + b"Connection: close\r\n\r\n" + b"".join(chunks) + b"0\r\n\r\n"
         )
-        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+        answer = receive(connection)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b'"model_name":"tiny"' in answer
 
@@ -60,7 +66,7 @@ def test_a_body_that_stops_is_408_and_one_that_breaks_off_is_forgotten(
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode()
     with server.connect() as connection:
         connection.sendall(head + b"{")
-        answer = connection.recv(65_536)
+        answer = receive(connection)
     assert answer.startswith(b"HTTP/1.1 408")
     with server.connect() as connection:
         connection.sendall(head + b"{")
