@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -29,6 +30,7 @@ from slimq.core.manifest import (
     StepRecord,
     VariantManifest,
 )
+from slimq.core.observation import Observations
 from slimq.core.publish import content_entry
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
@@ -215,6 +217,11 @@ class _Run:
         self.records: list[StepRecord] = []
         self.macs = 0
 
+    @cached_property
+    def states(self) -> Observations:
+        """The calibration set's, on which every step is measured."""
+        return self.source.calibration.observations(self.source.manifest.observation)
+
     def resume(self, store: StepStore) -> QNetwork:
         """The network after the steps that were finished before, whose records are taken over."""
         found = store.find(self.source.digest, self.recipe, self.device)
@@ -305,13 +312,10 @@ class _Run:
         return count_parameters(network), nonzero, self.macs
 
     def _fidelity(self, q_function: QFunction) -> StepFidelity | None:
-        calibration = self.source.calibration
-        q_values = q_values_of(
-            q_function, calibration.observations(self.source.manifest.observation)
-        )
+        q_values = q_values_of(q_function, self.states)
         if not np.isfinite(q_values).all():
             return None
-        fidelity = measure_fidelity(q_values, calibration.q_values)
+        fidelity = measure_fidelity(q_values, self.source.calibration.q_values)
         return StepFidelity(agreement=fidelity.agreement, regret=fidelity.regret)
 
     def _hardware(self, step: Step) -> str | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +24,7 @@ from pydantic import TypeAdapter
 
 import slimq
 import slimq_compression
+from slimq.core._atomic import write_atomically
 from slimq.core.errors import RepositoryError
 from slimq.core.manifest import StepRecord
 from slimq.networks.checkpoint import load_network, save_network
@@ -111,13 +111,8 @@ class StepStore:
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for target, written in (
-                (path, content),
-                (path.with_suffix(".json"), json.dumps(noted).encode()),
-            ):
-                unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-                unfinished.write_bytes(written)
-                unfinished.replace(target)
+            write_atomically(path, content)
+            write_atomically(path.with_suffix(".json"), json.dumps(noted).encode())
         except OSError as error:
             _log.warning("a finished step is not kept", path=str(path), error=str(error))
 
