@@ -71,8 +71,8 @@ class ActEndpoint:
         else:
             with call.reading():
                 envelope = parse(*arguments)
-        call.variant = choose({**asked, "body": envelope.variant}, policy.default_variant)
-        variant = await hot.catalogue.get(policy.name, call.variant)
+        chosen = choose({**asked, "body": envelope.variant}, policy.default_variant)
+        variant = await hot.variant(call, policy.name, chosen)
         spec = variant.policy.observation
         if large:
             return variant, await hot.read(call, receive, size, envelope.observations, spec, limit)

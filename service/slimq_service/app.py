@@ -45,7 +45,12 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     """
     metrics = Metrics(_make_registry() if registry is None else registry)
     catalogue = Catalogue(
-        Repository(settings.policies), metrics, settings.retry_seconds, settings.batch_observations
+        Repository(settings.policies),
+        metrics,
+        settings.retry_seconds,
+        settings.batch_observations,
+        settings.memory_budget_bytes,
+        settings.pinned_keys(),
     )
     limits = BatchLimits(
         settings.batch_observations,
@@ -76,6 +81,7 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
         redirect_slashes=False,
         redoc_url=None,
     )
+    app.state.catalogue = catalogue
     hot = Hot(settings, catalogue, engine, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch)
     app.router.routes.extend(ActEndpoint(hot).routes())

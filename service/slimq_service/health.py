@@ -37,7 +37,7 @@ class VariantHealth(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Ready as long as one variant can answer; a broken one is named."""
+    """Ready once what is pinned was loaded, as long as one variant can answer; names the broken."""
 
     ready: bool
     problem: str | None = Field(default=None, description="of the repository as a whole")
@@ -72,7 +72,10 @@ def readiness(catalogue: Catalogue) -> Readiness:
     unreadable = [str(p.error) for p in catalogue.scan.policies.values() if p.error]
     if problem is None and unreadable:
         problem = "; ".join(unreadable)
-    ready = any(health.state != "broken" for health in found)
+    awaited = ", ".join("/".join(key) for key in catalogue.awaited())
+    ready = any(health.state != "broken" for health in found) and not awaited
+    if problem is None and awaited:
+        problem = f"pinned and not in memory yet: {awaited}"
     if problem is None and not found:
         problem = f"{catalogue.repository.root}: no variant is published there"
     return Readiness(ready=ready, problem=problem, variants=found)

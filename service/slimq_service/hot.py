@@ -24,7 +24,7 @@ from slimq_service.bodies import ClientGoneError, Headers, drain, is_long, read_
 from slimq_service.catalogue import Catalogue
 from slimq_service.engine import Engine
 from slimq_service.metrics import CLIENT_GONE, Metrics
-from slimq_service.model import LoadedVariant
+from slimq_service.model import Leases, LoadedVariant
 from slimq_service.problems import Problem, internal_problem, problem_of
 from slimq_service.settings import Settings
 from slimq_service.statistics import Stages, Statistics
@@ -43,8 +43,17 @@ class Call:
     close: bool = False
     observations: int = 0
     executions: int = 0
+    lease: Leases | None = None
     began: int = field(default_factory=time.perf_counter_ns)
     stages: Stages = field(default_factory=Stages)
+
+    def hold(self, lease: Leases | None) -> None:
+        """Keeps a session in memory instead of the one held before."""
+        if self.lease is not None:
+            self.lease.count -= 1
+        self.lease = lease
+        if lease is not None:
+            lease.count += 1
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -118,6 +127,7 @@ class Hot:
                 "request failed", path=scope["path"], policy=call.policy, variant=call.variant
             )
         finally:
+            call.hold(None)
             self._metrics.in_flight.dec()
             measured = self._metrics.of(call.policy, call.variant)
             measured.requests.inc()
@@ -130,6 +140,18 @@ class Hot:
         if call.close:
             await drain(receive, DRAIN_SECONDS)
             await send({"type": "http.response.body", "body": b""})
+
+    async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
+        """The variant that answers, in memory and kept there until the call is over.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: it cannot be loaded.
+        """
+        call.variant = variant
+        loaded = await self.catalogue.get(policy, variant)
+        call.hold(loaded.leases)
+        return loaded
 
     async def body(self, receive: Receive, headers: Headers, call: Call) -> bytes:
         """The whole body within the limits, as `read_body` has it."""
@@ -182,7 +204,7 @@ class Hot:
 
     def _count(self, call: Call, *, succeeded: bool) -> None:
         policy, variant = call.policy, call.variant
-        if policy is None or variant is None or not self.catalogue.knows(policy, variant):
+        if policy is None or variant is None or not self.catalogue.scan.knows(policy, variant):
             return
         statistics = self.statistics.of(policy, variant)
         elapsed = time.perf_counter_ns() - call.began

@@ -72,6 +72,8 @@ class VariantMetrics:
     batch_observations: Histogram
     http_seconds: Histogram
     loaded: Gauge
+    memory_bytes: Gauge
+    evictions: Counter
     loads: Counter
     load_failures: Counter
     batches: dict[str, Counter] = field(default_factory=dict)
@@ -148,6 +150,18 @@ class Metrics:
         self._loaded = Gauge(
             "slimq_variant_loaded", "1 while the variant is in memory", _LABELS, registry=registry
         )
+        self._memory = Gauge(
+            "slimq_variant_memory_bytes",
+            "Bytes that the process grew by when the variant was loaded, 0 when it is not",
+            _LABELS,
+            registry=registry,
+        )
+        self._evictions = Counter(
+            "slimq_variant_evictions",
+            "Times that the variant had to make room for others",
+            _LABELS,
+            registry=registry,
+        )
         self._loads = Counter(
             "slimq_variant_loads",
             "Loads of a variant's model by outcome",
@@ -175,6 +189,8 @@ class Metrics:
             batch_observations=self._batch.labels(*key),
             http_seconds=self._http.labels(*key),
             loaded=self._loaded.labels(*key),
+            memory_bytes=self._memory.labels(*key),
+            evictions=self._evictions.labels(*key),
             loads=self._loads.labels(*key, "success"),
             load_failures=self._loads.labels(*key, "failure"),
             batches={why: self._batches.labels(*key, why) for why in DISPATCH_REASONS},

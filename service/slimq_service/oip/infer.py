@@ -54,7 +54,7 @@ class InferEndpoint:
         call.policy, call.variant = policy.name, names.get("version", policy.default_variant)
         encoding, length = encoding_of(headers), json_length(headers)
         body = await hot.body(receive, headers, call)
-        variant = await hot.catalogue.get(policy.name, call.variant)
+        variant = await hot.variant(call, policy.name, call.variant)
         arguments = body, encoding, length, variant.policy.observation, self._limits
         if encoding is not None or len(body) > LARGE_BYTES:
             size = len(body)
