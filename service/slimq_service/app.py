@@ -15,6 +15,7 @@ from slimq.core.repository import Repository
 from slimq_service.act import ActEndpoint
 from slimq_service.batching import BatchLimits
 from slimq_service.catalogue import Catalogue
+from slimq_service.compare import CompareEndpoint
 from slimq_service.engine import Engine
 from slimq_service.handlers import add_error_handlers
 from slimq_service.health import make_health_router
@@ -27,6 +28,7 @@ from slimq_service.openapi import add_openapi
 from slimq_service.page import make_page_router
 from slimq_service.resources import make_resource_router
 from slimq_service.settings import Settings
+from slimq_service.shadow import Shadow
 
 DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
 
@@ -60,18 +62,25 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     )
     engine = Engine(settings.inline_seconds, settings.inference_threads, limits, metrics)
 
+    shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
         with contextlib.suppress(RepositoryError):  # named by /readyz, and looked at again
             await catalogue.refresh()
-        watching = asyncio.create_task(catalogue.watch(settings.watch_seconds))
+        background = [
+            asyncio.create_task(catalogue.watch(settings.watch_seconds)),
+            asyncio.create_task(shadow.run()),
+        ]
         try:
             yield
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             await catalogue.close()
             engine.close()
+            shadow.close()
 
     app = FastAPI(
         title="slimq",
@@ -82,9 +91,10 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
         redoc_url=None,
     )
     app.state.catalogue = catalogue
-    hot = Hot(settings, catalogue, engine, metrics)
+    hot = Hot(settings, catalogue, engine, shadow, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch)
     app.router.routes.extend(ActEndpoint(hot).routes())
+    app.router.routes.extend(CompareEndpoint(hot).routes())
     app.router.routes.extend(InferEndpoint(hot).routes())
     app.include_router(make_protocol_router(catalogue, models))
     app.include_router(make_control_router(catalogue, settings))

@@ -177,6 +177,11 @@ class Catalogue:
         """What is in memory for a variant."""
         return self._states.get((policy, variant)) or VariantState()
 
+    def can_answer(self, policy: str, variant: str) -> bool:
+        """Whether a variant can, as far as is known: from memory, or once it is loaded."""
+        state = self._states.get((policy, variant))
+        return state is not None and (state.loaded is not None or state.error is None)
+
     async def known_policy(self, name: str) -> PolicyManifest:
         """As `policy`, after another look where the name is not known yet."""
         if name not in self.scan.policies:

@@ -18,6 +18,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from slimq.core.errors import SlimqError
+from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
 from slimq_service.batching import Inference
 from slimq_service.bodies import ClientGoneError, Headers, drain, is_long, read_body
@@ -26,7 +27,9 @@ from slimq_service.engine import Engine
 from slimq_service.metrics import CLIENT_GONE, Metrics
 from slimq_service.model import Leases, LoadedVariant
 from slimq_service.problems import Problem, internal_problem, problem_of
+from slimq_service.routing import default_variant
 from slimq_service.settings import Settings
+from slimq_service.shadow import Shadow
 from slimq_service.statistics import Stages, Statistics
 
 T = TypeVar("T")
@@ -84,12 +87,17 @@ class Hot:
     """Runs the requests of the hot endpoints."""
 
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, engine: Engine, metrics: Metrics
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        engine: Engine,
+        shadow: Shadow,
+        metrics: Metrics,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
         self.statistics = Statistics()
-        self._engine = engine
+        self._engine, self._shadow = engine, shadow
         self._metrics = metrics
         self._log = structlog.get_logger(component="hot")
 
@@ -100,6 +108,8 @@ class Hot:
         send: Send,
         answer: Callable[[Scope, Receive, Call], Awaitable[Answer]],
         refuse: Callable[[Problem], Answer],
+        *,
+        counted: bool = True,
     ) -> None:
         """Answers one request; every error becomes what `refuse` makes of its problem document.
 
@@ -109,6 +119,7 @@ class Hot:
             send: where the answer goes.
             answer: computes the answer.
             refuse: words an error.
+            counted: whether it is a request for actions, in the metrics and statistics of those.
         """
         started = time.perf_counter()
         call = Call(close=is_long(scope["headers"]))
@@ -117,7 +128,7 @@ class Hot:
         try:
             result = await answer(scope, receive, call)
         except ClientGoneError:
-            self._metrics.error(call.policy, call.variant, CLIENT_GONE)
+            self._fail(call, CLIENT_GONE, counted)
             return
         except SlimqError as error:
             problem = problem_of(error)
@@ -129,17 +140,23 @@ class Hot:
         finally:
             call.hold(None)
             self._metrics.in_flight.dec()
-            measured = self._metrics.of(call.policy, call.variant)
-            measured.requests.inc()
-            measured.http_seconds.observe(time.perf_counter() - started)
+            if counted:
+                measured = self._metrics.of(call.policy, call.variant)
+                measured.requests.inc()
+                measured.http_seconds.observe(time.perf_counter() - started)
         if problem is not None:
-            self._metrics.error(call.policy, call.variant, problem["code"])
+            self._fail(call, problem["code"], counted)
             result = _with_retry(refuse(problem), problem)
-        self._count(call, succeeded=problem is None)
+        if counted:
+            self._count(call, succeeded=problem is None)
         await _send(send, result, close=call.close)
         if call.close:
             await drain(receive, DRAIN_SECONDS)
             await send({"type": "http.response.body", "body": b""})
+
+    def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
+        """The variant for a request that names none; see `routing`."""
+        return default_variant(policy, headers, self.catalogue.can_answer)
 
     async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
         """The variant that answers, in memory and kept there until the call is over.
@@ -192,7 +209,8 @@ class Hot:
             ClosingError: the service ended while it waited.
         """
         waited = call.stages.queue / 1e9
-        inference = await self._engine.run(variant, observations, receive, waited)
+        inference = await self.compute(call, receive, variant, observations)
+        self._shadow.offer(variant, observations, inference.q_values)
         call.observations, call.executions = len(observations), inference.executions
         call.stages.compute_infer = int(inference.seconds * 1e9)
         call.stages.queue += int(inference.queue_seconds * 1e9)
@@ -201,6 +219,18 @@ class Hot:
         measured.queue_seconds.observe(waited + inference.queue_seconds)
         measured.observations.inc(len(observations))
         return inference
+
+    async def compute(
+        self, call: Call, receive: Receive, variant: LoadedVariant, observations: Observations
+    ) -> Inference:
+        """The Q-values, neither counted nor shown to the shadow. Raises as `infer`."""
+        return await self._engine.run(variant, observations, receive, call.stages.queue / 1e9)
+
+    def _fail(self, call: Call, code: str, counted: bool) -> None:
+        if counted:
+            self._metrics.error(call.policy, call.variant, code)
+        else:
+            self._metrics.http_error(code)
 
     def _count(self, call: Call, *, succeeded: bool) -> None:
         policy, variant = call.policy, call.variant

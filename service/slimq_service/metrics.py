@@ -45,17 +45,7 @@ ERROR_CODES = (
 """What can go wrong with a request for actions, by act or by the protocol."""
 NO_SUCH_PATH = "no-such-path"
 METHOD_NOT_ALLOWED = "method-not-allowed"
-HTTP_ERROR_CODES = (
-    NO_SUCH_PATH,
-    METHOD_NOT_ALLOWED,
-    errors.InvalidInputError.code,
-    errors.MalformedError.code,
-    errors.LimitError.code,
-    errors.BodyTimeoutError.code,
-    errors.NotFoundError.code,
-    errors.RepositoryError.code,
-    INTERNAL,
-)
+HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, *ERROR_CODES)
 """What can go wrong with any other request."""
 
 _LABELS = ("policy", "variant")

@@ -52,9 +52,10 @@ class InferEndpoint:
         hot, names, headers = self._hot, scope["path_params"], scope["headers"]
         policy = await hot.catalogue.known_policy(names["model"])
         call.policy, call.variant = policy.name, names.get("version", policy.default_variant)
+        version = names.get("version") or hot.default_variant(policy, headers)
         encoding, length = encoding_of(headers), json_length(headers)
         body = await hot.body(receive, headers, call)
-        variant = await hot.variant(call, policy.name, call.variant)
+        variant = await hot.variant(call, policy.name, version)
         arguments = body, encoding, length, variant.policy.observation, self._limits
         if encoding is not None or len(body) > LARGE_BYTES:
             size = len(body)
