@@ -8,6 +8,7 @@ event.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -49,6 +50,8 @@ HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, *ERROR_CODES)
 """What can go wrong with any other request."""
 
 _LABELS = ("policy", "variant")
+SUM: Literal["livesum"] = "livesum"
+"""How gauges of several workers are joined: those that live, added."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,10 @@ class Metrics:
             registry=registry,
         )
         self.queue_depth = Gauge(
-            "slimq_queue_depth", "Requests that wait for a thread now", registry=registry
+            "slimq_queue_depth",
+            "Requests that wait for a thread now",
+            registry=registry,
+            multiprocess_mode=SUM,
         )
         self._http = Histogram(
             "slimq_http_request_seconds",
@@ -138,13 +144,18 @@ class Metrics:
             registry=registry,
         )
         self._loaded = Gauge(
-            "slimq_variant_loaded", "1 while the variant is in memory", _LABELS, registry=registry
+            "slimq_variant_loaded",
+            "Processes that have the variant in memory",
+            _LABELS,
+            registry=registry,
+            multiprocess_mode=SUM,
         )
         self._memory = Gauge(
             "slimq_variant_memory_bytes",
             "Bytes that the process grew by when the variant was loaded, 0 when it is not",
             _LABELS,
             registry=registry,
+            multiprocess_mode=SUM,
         )
         self._evictions = Counter(
             "slimq_variant_evictions",
@@ -159,9 +170,18 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge(
-            "slimq_requests_in_flight", "Requests for actions being answered now", registry=registry
+            "slimq_requests_in_flight",
+            "Requests for actions being answered now",
+            registry=registry,
+            multiprocess_mode=SUM,
         )
-        info = Gauge("slimq_info", "Facts about this process", ("version",), registry=registry)
+        info = Gauge(
+            "slimq_info",
+            "Facts about this process",
+            ("version",),
+            registry=registry,
+            multiprocess_mode="max",
+        )
         info.labels(__version__).set(1)
         self._variants: dict[tuple[str, str], VariantMetrics] = {}
         self.appear(UNKNOWN, UNKNOWN)

@@ -1,56 +1,27 @@
-"""Runs the service: one process, uvicorn, a graceful end on SIGTERM."""
+"""Runs the service in this process: uvicorn, a graceful end on SIGTERM."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
-from slimq.core.errors import InvalidInputError, RepositoryError
+from slimq.core.errors import RepositoryError
 from slimq_service.app import create_app
+from slimq_service.health import Lifecycle
 from slimq_service.settings import Settings, unknown_variables
-
-BACKLOG = 2048
-"""Connections that wait while the process is busy or still starting."""
+from slimq_service.sockets import BACKLOG, bind, url_of
 
 START_FAILED = 3
 """The exit status of a start that failed, as uvicorn's own command has it."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, so that the port is known and whoever is told it can connect at once.
-
-    Raises:
-        InvalidInputError: the address cannot be used.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            bound.listen(BACKLOG)
-        except OSError:
-            bound.close()
-            raise
-    except (OSError, UnicodeError) as error:  # the latter of a name that has no IDNA form
-        received = f"{host}:{port} ({getattr(error, 'strerror', None) or error})"
-        raise InvalidInputError("host and port", "a free local address", received) from error
-    bound.set_inheritable(True)
-    return bound
-
-
-def url_of(bound: socket.socket) -> str:
-    """The URL of a listening socket."""
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -63,7 +34,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     Raises:
         RepositoryError: the directory of policies is not there.
         InvalidInputError: the address cannot be used.
-        SystemExit: 3 where the start fails; uvicorn has logged why.
+        SystemExit: 3 where the start fails; the log says why.
     """
     if not settings.policies.is_dir():
         path = str(settings.policies)
@@ -72,15 +43,41 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         log = structlog.get_logger(component="settings")
         log.warning("variable is not read", variable=variable, did_you_mean=near)
     bound = bind(settings.host, settings.port)
-    config = make_config(create_app(settings), settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
-    announce(url_of(bound))
-    server = uvicorn.Server(config)
     try:
-        server.run(sockets=[bound])
+        if settings.workers == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _end)
+            app = create_app(settings)
+            announce(url_of(bound))
+            run(app, settings, [bound])
+        else:
+            from slimq_service.supervisor import Supervisor  # only where it is needed
+
+            announce(url_of(bound))
+            Supervisor(settings, [bound]).run()
     finally:
         bound.close()
+
+
+def run(
+    app: FastAPI,
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    started: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs an application on sockets until a signal ends it.
+
+    Args:
+        app: from `create_app`.
+        settings: those that it was made with.
+        sockets: where it listens.
+        started: called once it answers.
+
+    Raises:
+        SystemExit: 3 where the start fails; uvicorn has logged why.
+    """
+    server = _Server(make_config(app, settings), app.state.lifecycle, settings, started)
+    server.run(sockets=list(sockets))
     if not server.started:
         raise SystemExit(START_FAILED)
 
@@ -100,6 +97,39 @@ def make_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's, which goes on for a while after the first signal, no longer ready."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        settings: Settings,
+        started: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._lifecycle, self._drain_seconds = lifecycle, settings.drain_seconds
+        self._started = started
+        self._end: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._started()
+
+    def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+        if self._lifecycle.draining or not self._drain_seconds:
+            super().handle_exit(sig, frame)
+        else:
+            self._end = time.monotonic() + self._drain_seconds
+        self._lifecycle.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._end is not None and time.monotonic() >= self._end:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def _end(number: int, frame: types.FrameType | None) -> None:  # noqa: ARG001

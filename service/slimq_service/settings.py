@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     policies: Path = Field(default=Path("policies"), description="the repository of policies")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="port, 0 for any free one")
+    workers: int = Field(
+        default=1, ge=1, le=256, description="processes that answer; each has every variant"
+    )
     max_batch: int = Field(default=256, ge=1, le=65_536, description="observations in one request")
     max_body_bytes: int = Field(
         default=8 * 2**20, ge=1, le=2**31, description="bytes of one request's body"
@@ -85,6 +88,12 @@ class Settings(BaseSettings):
     )
     keep_alive_seconds: int = Field(
         default=75, ge=1, le=3600, description="idle time after which a connection is closed"
+    )
+    drain_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="time after SIGTERM in which requests are still taken, while /readyz says no",
     )
     shutdown_seconds: int = Field(
         default=30, ge=1, le=3600, description="time that requests have to finish after SIGTERM"
