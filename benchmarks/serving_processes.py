@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 START_SECONDS = 60.0
@@ -69,27 +70,35 @@ class Server:
 
     def pause(self) -> None:
         """Has it take no processor time until it is resumed."""
-        self._signal(signal.SIGSTOP)
+        for pid in read_family(self._process.pid):
+            _signal(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Lets it go on."""
-        self._signal(signal.SIGCONT)
+        for pid in read_family(self._process.pid):
+            _signal(pid, signal.SIGCONT)
 
     def processor_seconds(self) -> float:
         """Processor time of it and its children so far: every thread, user and system."""
-        return processor_seconds(self._process.pid)
+        family = read_family(self._process.pid).values()
+        return sum(process.ticks for process in family) / TICK
 
     def stop(self) -> None:
         """Ends it and its children."""
         self.resume()
+        family = read_family(self._process.pid)
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             pass
         finally:
-            self._signal(signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
+            living = read_processes()
+            for pid, process in family.items():
+                if pid in living and living[pid].started == process.started:
+                    _signal(pid, signal.SIGKILL)
             if self._process.stdout:
                 self._process.stdout.close()
 
@@ -107,10 +116,6 @@ class Server:
     def _tail(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
 
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
-
 
 @contextlib.contextmanager
 def on_cores(cores: set[int]) -> Iterator[None]:
@@ -123,26 +128,53 @@ def on_cores(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def processor_seconds(pid: int) -> float:
-    """Processor time of a process, of the children that it has waited for, and of living ones."""
-    found: dict[int, tuple[int, list[int]]] = {}
+@dataclass(frozen=True)
+class Process:
+    """What /proc says of a process.
+
+    Attributes:
+        parent: its number.
+        ticks: of processor time, user and system, also of its children that have ended.
+        started: when, in ticks since the machine did.
+    """
+
+    parent: int
+    ticks: int
+    started: int
+
+
+def read_processes() -> dict[int, Process]:
+    """Every process by its number."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             found[int(path.parent.name)] = parse_stat(path.read_text(encoding="utf-8"))
-    total = 0
+    return found
+
+
+def read_family(pid: int) -> dict[int, Process]:
+    """A process and those below it that live, whatever their sessions."""
+    processes = read_processes()
+    family: dict[int, Process] = {}
     wanted = [pid]
     while wanted:
         current = wanted.pop()
-        total += sum(found[current][1]) if current in found else 0
-        wanted += [child for child, (parent, _) in found.items() if parent == current]
-    return total / TICK
+        if current in processes:
+            family[current] = processes[current]
+            wanted += [child for child, process in processes.items() if process.parent == current]
+    return family
 
 
-def parse_stat(line: str) -> tuple[int, list[int]]:
-    """The parent of a process, and its ticks: user, system, and both of its children that ended.
+def parse_stat(line: str) -> Process:
+    """A line of /proc/PID/stat.
 
     The second field is the command's name in brackets, which may itself hold brackets and spaces
     (proc(5)).
     """
     fields = line.rpartition(")")[2].split()
-    return int(fields[1]), [int(ticks) for ticks in fields[11:15]]
+    return Process(int(fields[1]), sum(map(int, fields[11:15])), int(fields[19]))
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ ALTERNATE = "int8"
 CHANGING = "changing"
 MANY = 60
 EVERY_SECONDS = 1.0
+START_SECONDS = 60.0
 
 
 def build_few(source: Repository, target: Path) -> None:
@@ -59,6 +61,25 @@ def load_all(url: str, repository: Repository) -> None:
     expected = sum(len(repository.variants(policy)) for policy in POLICIES)
     if loaded != expected:
         raise AnswerError(f"{url} has loaded {loaded} variants, expected {expected}")
+
+
+def load_in_workers(url: str, workers: int) -> None:
+    """Returns once every worker has each policy's full variant, which each that answers is told.
+
+    Raises:
+        AnswerError: not all of them have within a time.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    body = json.dumps({"parameters": {"variants": [FULL]}}).encode()
+    while True:
+        for policy in POLICIES:
+            ask("POST", f"{url}/v2/repository/models/{policy}/load", body=body)
+        loaded = [_read(url, "slimq_variant_loaded", policy, FULL) for policy in POLICIES]
+        if loaded == [workers] * len(POLICIES):
+            return
+        if time.monotonic() >= deadline:
+            raise AnswerError(f"of {workers} workers at {url} have loaded {FULL}: {loaded}")
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -118,9 +139,14 @@ def _every_second(action: Callable[[], object]) -> Iterator[None]:
 
 def _loads(url: str, policy: str) -> float:
     """How often the service has loaded the variant that changes."""
+    return _read(url, "slimq_variant_loads_total", policy, CHANGING, 'outcome="success",')
+
+
+def _read(url: str, metric: str, policy: str, variant: str, labels: str = "") -> float:
+    """A metric of a variant, 0 where there is none; labels are those that sort before policy."""
     content = ask("GET", f"{url}/metrics")[1].decode()
-    labels = f'outcome="success",policy="{policy}",variant="{CHANGING}"'
-    found = re.search(rf"slimq_variant_loads_total{{{labels}}} (\S+)", content)
+    selected = f'{metric}{{{labels}policy="{policy}",variant="{variant}"}} '
+    found = re.search(rf"^{re.escape(selected)}(\S+)$", content, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
@@ -132,6 +158,8 @@ def _copy_policy(source: Repository, target: Path, policy: str) -> None:
         "baseline_variant": FULL,
         "default_variant": FULL,
         "previous_default": None,
+        "routing": None,
+        "shadow": None,
     }
     manifest = source.policy(policy).model_copy(update=changes)
     target.mkdir(exist_ok=True)

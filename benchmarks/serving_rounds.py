@@ -22,6 +22,7 @@ from slimq.core.repository import Repository
 SLIMQ = (sys.executable, "-m", "slimq.cli.main")
 PEERS = Path(__file__).with_name("serving_peers.py")
 WARM_SECONDS = 1
+WORKERS = 2
 SETTLE_SECONDS = 10.0
 """In which the service must have gone back to the model that a republished variant began with."""
 
@@ -79,13 +80,15 @@ class Bench:
         else:
             command = [*SLIMQ, "serve", "--policies", str(repository.root), "--port", "0"]
         if name == cases.WORKERS:
-            command += ["--workers", "2"]
+            command += ["--workers", str(WORKERS)]
         cores = self.all_cores if spread else self.server_cores
         log = self.folder / f"{name}{'-spread' if spread else ''}.log"
         server = Server(name, command, cores, log)
         try:
             if name in (cases.FEW, cases.MANY):
                 repositories.load_all(server.url, repository)
+            elif name == cases.WORKERS:
+                repositories.load_in_workers(server.url, WORKERS)
             server.pause()
         except BaseException:
             server.stop()
