@@ -1,8 +1,9 @@
-"""What the hot endpoints share: one request from its headers to its answer, measured.
+"""What the hot endpoints share: one call from its arrival to its answer, measured.
 
 A hot endpoint is a bare ASGI application: a FastAPI handler costs 1.5 to 7 times as much processor
 time. It gives a function that answers, and one that words an error; reading, limits, inference,
-metrics, statistics and what is left of a refused body are here.
+metrics, statistics and what is left of a refused body are here. A call is a request, or one message
+of a stream.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ DRAIN_SECONDS = 1.0
 
 @dataclass
 class Call:
-    """One request on its way, filled in as it becomes known; what metrics and errors need."""
+    """One call on its way, filled in as it becomes known; what metrics and errors need."""
 
     policy: str | None = None
     variant: str | None = None
@@ -101,35 +102,55 @@ class Hot:
             answer: computes the answer.
             refuse: words an error.
         """
-        started = time.perf_counter()
         call = Call(close=is_long(scope["headers"]))
-        self._metrics.in_flight.inc()
-        problem: Problem | None = None
         try:
-            result = await answer(scope, receive, call)
+            result = await self.settle(call, scope["path"], answer(scope, receive, call))
+        except ClientGoneError:
+            return
+        if not isinstance(result, Answer):
+            result = with_retry(refuse(result), result)
+        await _send(send, result, close=call.close)
+        if call.close:
+            await drain(receive, DRAIN_SECONDS)
+            await send({"type": "http.response.body", "body": b""})
+
+    async def settle(self, call: Call, path: str, answer: Awaitable[T]) -> T | Problem:
+        """What a call is answered with, or what is wrong with it; counted and timed.
+
+        Args:
+            call: says by its end whose call it was.
+            path: where it came in, for the log.
+            answer: computes the answer.
+
+        Raises:
+            ClientGoneError: nobody waits for an answer any more.
+        """
+        started = time.perf_counter()
+        self._metrics.in_flight.inc()
+        problem: Problem
+        try:
+            result = await answer
         except ClientGoneError:
             self._metrics.error(call.policy, call.variant, CLIENT_GONE)
-            return
+            raise
         except SlimqError as error:
             problem = problem_of(error)
         except Exception:
             problem = internal_problem()
             self._log.exception(
-                "request failed", path=scope["path"], policy=call.policy, variant=call.variant
+                "request failed", path=path, policy=call.policy, variant=call.variant
             )
+        else:
+            self._count(call, succeeded=True)
+            return result
         finally:
             self._metrics.in_flight.dec()
             measured = self._metrics.of(call.policy, call.variant)
             measured.requests.inc()
             measured.http_seconds.observe(time.perf_counter() - started)
-        if problem is not None:
-            self._metrics.error(call.policy, call.variant, problem["code"])
-            result = _with_retry(refuse(problem), problem)
-        self._count(call, succeeded=problem is None)
-        await _send(send, result, close=call.close)
-        if call.close:
-            await drain(receive, DRAIN_SECONDS)
-            await send({"type": "http.response.body", "body": b""})
+        self._metrics.error(call.policy, call.variant, problem["code"])
+        self._count(call, succeeded=False)
+        return problem
 
     async def body(self, receive: Receive, headers: Headers, call: Call) -> bytes:
         """The whole body within the limits, as `read_body` has it."""
@@ -192,7 +213,7 @@ class Hot:
             statistics.fail.add(elapsed)
 
 
-def _with_retry(answer: Answer, problem: Problem) -> Answer:
+def with_retry(answer: Answer, problem: Problem) -> Answer:
     """The answer with the header that says when to come again, where the problem does."""
     if "retry_after" not in problem:
         return answer
