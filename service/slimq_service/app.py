@@ -27,6 +27,7 @@ from slimq_service.openapi import add_openapi
 from slimq_service.page import make_page_router
 from slimq_service.resources import make_resource_router
 from slimq_service.settings import Settings
+from slimq_service.stream.endpoint import StreamEndpoint
 
 DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
 
@@ -80,6 +81,8 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     models = Models(catalogue, hot.statistics, settings.max_batch)
     app.router.routes.extend(ActEndpoint(hot).routes())
     app.router.routes.extend(InferEndpoint(hot).routes())
+    app.state.streams = StreamEndpoint(hot, metrics)
+    app.router.routes.extend(app.state.streams.routes())
     app.include_router(make_protocol_router(catalogue, models))
     app.include_router(make_control_router(catalogue, settings))
     app.include_router(make_page_router(catalogue))

@@ -197,11 +197,12 @@ class OverloadedError(SlimqError):
 
     def __init__(self, limit: int, retry_after: int, unit: str = "requests") -> None:
         self.limit, self.retry_after, self.unit = limit, retry_after, unit
-        problem = {
+        problems = {
             "requests": f"{limit} requests are waiting already",
             "streams": f"{limit} streams are open already",
-        }.get(unit, f"at most {limit} {unit} of requests may wait, with this one there would be more")
-        super().__init__(f"{problem}; try again in {retry_after} s")
+        }
+        more = f"at most {limit} {unit} of requests may wait, with this one there would be more"
+        super().__init__(f"{problems.get(unit, more)}; try again in {retry_after} s")
 
 
 class ClosingError(SlimqError):
