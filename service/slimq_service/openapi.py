@@ -15,6 +15,7 @@ from slimq_service.oip.infer import VERSION_PATH as MODEL_VERSION_PATH
 from slimq_service.oip.models import Failure
 from slimq_service.parsing import JSON, NPY, RAW
 from slimq_service.problems import MEDIA_TYPE, TYPE_PREFIX
+from slimq_service.stream import endpoint as stream
 
 PROBLEM: dict[str, Any] = {
     "type": "object",
@@ -90,6 +91,23 @@ PROBLEMS = {
 }
 
 
+STREAM = """A WebSocket: the server keeps the frames, each message is answered by one.
+
+A binary message is the newest frame as raw little-endian bytes, or the whole observation where none
+are stacked. A text message is a JSON object with `observation` (the same as nested lists), `reset`
+(true: an episode begins) and `variant` (who answers from now on), at least one of them. The answer
+has `policy`, `variant`, `sha256` and, where there was a frame, `action` and `q_values`; or it is a
+problem document, and the message has changed nothing."""
+STREAM_PROBLEMS = {
+    400: "Path and query name different variants.",
+    404: "Unknown policy or variant; `available` lists what there is.",
+    422: "The query has another parameter than `variant`.",
+    426: "The request asks for no WebSocket.",
+    503: "Too many streams are open or the service is ending: Retry-After says when to come again; "
+    "or the variant's files are broken or the repository cannot be read.",
+}
+
+
 def add_openapi(app: FastAPI) -> None:
     """Makes the application's document include the hot endpoints."""
 
@@ -121,12 +139,14 @@ def _make(app: FastAPI) -> dict[str, Any]:
             operation["responses"].setdefault("default", other)
     made["paths"][POLICY_PATH] = {"post": _act(["policy"], problem)}
     made["paths"][VARIANT_PATH] = {"post": _act(["policy", "variant"], problem)}
+    made["paths"][stream.POLICY_PATH] = {"get": _stream(["policy"], problem)}
+    made["paths"][stream.VARIANT_PATH] = {"get": _stream(["policy", "variant"], problem)}
     made["paths"][MODEL_PATH] = {"post": schema.infer_operation(["model"])}
     made["paths"][MODEL_VERSION_PATH] = {"post": schema.infer_operation(["model", "version"])}
     return made
 
 
-def _act(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
+def _parameters(names: list[str], places: str) -> list[dict[str, Any]]:
     in_path = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in names
@@ -136,8 +156,26 @@ def _act(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
         "in": "query",
         "required": False,
         "schema": {"type": "string"},
-        "description": "which variant is to answer; it may also be named by path or in the body",
+        "description": f"which variant is to answer; it may also be named by path or in {places}",
     }
+    return [*in_path, by_query]
+
+
+def _stream(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "tags": ["stream"],
+        "summary": "A control loop over WebSocket",
+        "description": STREAM,
+        "operationId": "stream_" + "_".join(names),
+        "parameters": _parameters(names, "a message"),
+        "responses": {
+            "101": {"description": "The stream is open"},
+            **{str(s): {"description": d, "content": problem} for s, d in STREAM_PROBLEMS.items()},
+        },
+    }
+
+
+def _act(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
     request = {"schema": {"$ref": "#/components/schemas/ActRequest"}, "examples": REQUEST_EXAMPLES}
     answer = {"schema": {"$ref": "#/components/schemas/ActAnswer"}, "example": ANSWER_EXAMPLE}
     binary = {"type": "string", "format": "binary"}
@@ -147,7 +185,7 @@ def _act(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
         "tags": ["act"],
         "summary": "Actions and Q-values of observations",
         "operationId": "act_" + "_".join(names),
-        "parameters": [*in_path, by_query],
+        "parameters": _parameters(names, "the body"),
         "requestBody": {
             "required": True,
             "content": {JSON: request, RAW: {"schema": raw}, NPY: {"schema": npy}},
