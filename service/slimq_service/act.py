@@ -14,18 +14,17 @@ from starlette.types import Receive, Scope, Send
 
 from slimq.core.errors import ConflictError, InvalidInputError, suggestion
 from slimq.core.observation import Observations
+from slimq_service.answers import Answer
 from slimq_service.batching import Inference
-from slimq_service.bodies import media_type
-from slimq_service.hot import Answer, Call, Hot
+from slimq_service.hot import Call, Hot
+from slimq_service.intake import check_observations, receive_envelope
 from slimq_service.model import LoadedVariant
-from slimq_service.parsing import JSON, MEDIA_TYPES, parse
+from slimq_service.parsing import JSON
 from slimq_service.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
 from slimq_service.problems import Problem, render
 
 POLICY_PATH = "/v1/policies/{policy}/act"
 VARIANT_PATH = "/v1/policies/{policy}/variants/{variant}/act"
-LARGE_JSON_BYTES = 64 * 1024
-"""A longer JSON body is parsed in a thread: a megabyte takes tens of milliseconds."""
 
 
 class ActEndpoint:
@@ -46,38 +45,26 @@ class ActEndpoint:
         await self._hot.respond(scope, receive, send, self._answer, refuse)
 
     async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:
-        hot, names = self._hot, scope["path_params"]
-        policy = await hot.catalogue.known_policy(names["policy"])
-        call.policy, call.variant = policy.name, names.get("variant", policy.default_variant)
-        asked = {"path": names.get("variant"), "query": query_variant(scope["query_string"])}
-        call.variant = choose(asked, policy.default_variant)
-        variant, observations = await self._read(scope, receive, call, asked)
-        inference = await hot.infer(call, receive, variant, observations)
+        variant, observations = await self._read(scope, receive, call)
+        inference = await self._hot.infer(call, receive, variant, observations)
         with call.writing():
             return Answer(200, JSON.encode(), render_answer(variant, inference))
 
     async def _read(
-        self, scope: Scope, receive: Receive, call: Call, asked: dict[str, str | None]
+        self, scope: Scope, receive: Receive, call: Call
     ) -> tuple[LoadedVariant, Observations]:
-        """The body's observations, and nothing else of it that would be kept while they wait."""
-        hot, headers, limit = self._hot, scope["headers"], self._hot.settings.max_batch
-        policy = hot.catalogue.policy(str(call.policy))
-        media = media_type(headers, MEDIA_TYPES)
-        body = await hot.body(receive, headers, call)
-        size, large = len(body), media == JSON and len(body) > LARGE_JSON_BYTES
-        arguments = media, body, policy.observation, limit
-        if large:
-            envelope = await hot.read(call, receive, size, parse, *arguments)
-        else:
-            with call.reading():
-                envelope = parse(*arguments)
-        call.variant = choose({**asked, "body": envelope.variant}, policy.default_variant)
-        variant = await hot.catalogue.get(policy.name, call.variant)
+        """The variant and the observations, and nothing of the body that would be kept longer."""
+        hot, names = self._hot, scope["path_params"]
+        policy = await hot.catalogue.known_policy(names["policy"])
+        call.policy, call.variant = policy.name, names.get("variant", policy.default_variant)
+        asked = {"path": names.get("variant"), "query": query_variant(scope["query_string"])}
+        default = hot.default_variant(policy, scope["headers"])
+        call.variant = choose(asked, default)
+        received = await receive_envelope(hot, scope, receive, call, policy)
+        chosen = choose({**asked, "body": received.envelope.variant}, default)
+        variant = await hot.variant(call, policy.name, chosen)
         spec = variant.policy.observation
-        if large:
-            return variant, await hot.read(call, receive, size, envelope.observations, spec, limit)
-        with call.reading():
-            return variant, envelope.observations(spec, limit)
+        return variant, await check_observations(hot, receive, call, received, spec)
 
 
 def refuse(problem: Problem) -> Answer:

@@ -15,9 +15,11 @@ from slimq.core.repository import Repository
 from slimq_service.act import ActEndpoint
 from slimq_service.batching import BatchLimits
 from slimq_service.catalogue import Catalogue
+from slimq_service.compare import CompareEndpoint
 from slimq_service.engine import Engine
+from slimq_service.exposition import Exposition, folder_of_workers
 from slimq_service.handlers import add_error_handlers
-from slimq_service.health import make_health_router
+from slimq_service.health import Lifecycle, make_health_router
 from slimq_service.hot import Hot
 from slimq_service.metrics import Metrics
 from slimq_service.oip.control import make_control_router
@@ -25,8 +27,10 @@ from slimq_service.oip.infer import InferEndpoint
 from slimq_service.oip.router import Models, make_protocol_router
 from slimq_service.openapi import add_openapi
 from slimq_service.page import make_page_router
+from slimq_service.peers import Peers
 from slimq_service.resources import make_resource_router
 from slimq_service.settings import Settings
+from slimq_service.shadow import Shadow
 from slimq_service.stream.endpoint import StreamEndpoint
 
 DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
@@ -37,16 +41,25 @@ is the policy's default. Every error is a problem document (RFC 9457) with a sta
 Under `/v2` is the Open Inference Protocol, where a policy is a model and a variant a version."""
 
 
-def create_app(settings: Settings, registry: CollectorRegistry | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, registry: CollectorRegistry | None = None, peers: Peers | None = None
+) -> FastAPI:
     """The application.
 
     Args:
         settings: everything it can be told.
         registry: where its metrics go; a fresh one with process metrics when None.
+        peers: the other workers, if there are any.
     """
+    peers = peers or Peers()
     metrics = Metrics(_make_registry() if registry is None else registry)
     catalogue = Catalogue(
-        Repository(settings.policies), metrics, settings.retry_seconds, settings.batch_observations
+        Repository(settings.policies),
+        metrics,
+        settings.retry_seconds,
+        settings.batch_observations,
+        settings.memory_budget_bytes,
+        settings.pinned_keys(),
     )
     limits = BatchLimits(
         settings.batch_observations,
@@ -56,18 +69,25 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     )
     engine = Engine(settings.inline_seconds, settings.inference_threads, limits, metrics)
 
+    shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
         with contextlib.suppress(RepositoryError):  # named by /readyz, and looked at again
             await catalogue.refresh()
-        watching = asyncio.create_task(catalogue.watch(settings.watch_seconds))
+        background = [
+            asyncio.create_task(catalogue.watch(settings.watch_seconds)),
+            asyncio.create_task(shadow.run()),
+        ]
         try:
             yield
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             await catalogue.close()
             engine.close()
+            shadow.close()
 
     app = FastAPI(
         title="slimq",
@@ -77,17 +97,21 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
         redirect_slashes=False,
         redoc_url=None,
     )
-    hot = Hot(settings, catalogue, engine, metrics)
-    models = Models(catalogue, hot.statistics, settings.max_batch)
+    app.state.catalogue, app.state.shadow = catalogue, shadow
+    hot = Hot(settings, catalogue, engine, shadow, metrics)
+    models = Models(catalogue, hot.statistics, settings.max_batch, peers)
+    lifecycle = app.state.lifecycle = Lifecycle()
+    exposition = Exposition(metrics.registry, folder_of_workers())
     app.router.routes.extend(ActEndpoint(hot).routes())
+    app.router.routes.extend(CompareEndpoint(hot).routes())
     app.router.routes.extend(InferEndpoint(hot).routes())
     app.state.streams = StreamEndpoint(hot, metrics)
     app.router.routes.extend(app.state.streams.routes())
-    app.include_router(make_protocol_router(catalogue, models))
-    app.include_router(make_control_router(catalogue, settings))
+    app.include_router(make_protocol_router(catalogue, lifecycle, models))
+    app.include_router(make_control_router(catalogue, settings, peers))
     app.include_router(make_page_router(catalogue))
     app.include_router(make_resource_router(catalogue))
-    app.include_router(make_health_router(catalogue, metrics))
+    app.include_router(make_health_router(catalogue, lifecycle, exposition))
     add_error_handlers(app, metrics)
     add_openapi(app)
     return app

@@ -9,35 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
-from slimq.core.errors import NotFoundError, RepositoryError, SlimqError
+from slimq.core.errors import ConflictError, RepositoryError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant, Stamp, load, trim_memory
-from slimq_service.scan import PolicyScan, Scan, VariantScan, named, scan_repository
-
-Key = tuple[str, str]
-
-
-@dataclass
-class VariantState:
-    """What the catalogue knows of one variant.
-
-    `loaded` outlives a newer version that fails; `unloaded` says that somebody had it dropped, and
-    that it has not been loaded since.
-    """
-
-    loaded: LoadedVariant | None = None
-    error: SlimqError | None = None
-    error_stamp: Stamp | None = None
-    error_time: float = 0.0
-    unloaded: bool = False
-    task: asyncio.Task[LoadedVariant] | None = field(default=None, repr=False)
+from slimq_service.residents import Residents, VariantState
+from slimq_service.scan import Key, Scan, VariantScan, again, named, scan_repository
 
 
 class Catalogue:
@@ -49,18 +33,32 @@ class Catalogue:
         metrics: Metrics,
         retry_seconds: float,
         largest_batch: int = 1,
+        memory_budget: int | None = None,
+        pinned: frozenset[Key] = frozenset(),
     ) -> None:
+        """Knows nothing yet.
+
+        Args:
+            repository: what is on disk.
+            metrics: where loads and what is in memory are counted.
+            retry_seconds: after which what was broken is tried again.
+            largest_batch: up to which a variant is warmed.
+            memory_budget: bytes that variants may take, None without a limit.
+            pinned: what is loaded at once and never evicted.
+        """
         self.repository = repository
         self.scan = Scan()
         self.scan_error: str | None = "the repository has not been read yet"
         self._metrics = metrics
         self._retry_seconds = retry_seconds
         self._largest_batch = largest_batch
-        self._states: dict[Key, VariantState] = {}
+        self._residents = Residents(metrics, memory_budget, pinned)
+        self._states = self._residents.states
         self._reports: dict[tuple[str, str, str], EvaluationReport] = {}
         self._thread = ThreadPoolExecutor(1, "slimq-repository")
         self._lock = asyncio.Lock()
         self._scans = 0
+        self._trimming: set[asyncio.Future[None]] = set()
         self._log = structlog.get_logger(component="catalogue")
 
     async def watch(self, seconds: float) -> None:
@@ -76,7 +74,8 @@ class Catalogue:
 
     async def close(self) -> None:
         """Ends the loads under way and the thread."""
-        tasks = [state.task for state in self._states.values() if state.task is not None]
+        loads = [state.task for state in self._states.values() if state.task is not None]
+        tasks: list[asyncio.Future[Any]] = [*loads, *self._trimming]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -110,18 +109,13 @@ class Catalogue:
             self.scan_error = None
             self._apply()
 
-    def knows(self, policy: str, variant: str) -> bool:
-        """Whether the latest look found this variant."""
-        found = self.scan.policies.get(policy)
-        return found is not None and variant in found.variants
-
     def check_known(self, policy: str, variant: str) -> None:
         """Holds a name to the repository's listing.
 
         Raises:
             NotFoundError: there is no such policy or variant.
         """
-        self._variant(policy, variant)
+        self.scan.variant(policy, variant)
 
     def policies(self) -> list[str]:
         """Every policy's name."""
@@ -134,9 +128,9 @@ class Catalogue:
             NotFoundError: there is no such policy.
             RepositoryError: its manifest cannot be read.
         """
-        found = self._policy(name)
+        found = self.scan.policy(name)
         if found.manifest is None:
-            raise _again(found.error, name)
+            raise again(found.error, name)
         return found.manifest
 
     def variants(self, policy: str) -> dict[str, VariantScan]:
@@ -145,7 +139,7 @@ class Catalogue:
         Raises:
             NotFoundError: there is no such policy.
         """
-        return dict(self._policy(policy).variants)
+        return dict(self.scan.policy(policy).variants)
 
     def variant(self, policy: str, variant: str) -> VariantManifest:
         """A variant's manifest.
@@ -154,9 +148,9 @@ class Catalogue:
             NotFoundError: there is no such policy or variant.
             RepositoryError: its manifest cannot be read.
         """
-        found = self._variant(policy, variant)
+        found = self.scan.variant(policy, variant)
         if found.manifest is None:
-            raise _again(found.error, f"{policy}/{variant}")
+            raise again(found.error, f"{policy}/{variant}")
         return found.manifest
 
     async def report(self, policy: str, variant: str) -> EvaluationReport | None:
@@ -183,6 +177,11 @@ class Catalogue:
         """What is in memory for a variant."""
         return self._states.get((policy, variant)) or VariantState()
 
+    def can_answer(self, policy: str, variant: str) -> bool:
+        """Whether a variant can, as far as is known: from memory, or once it is loaded."""
+        state = self._states.get((policy, variant))
+        return state is not None and (state.loaded is not None or state.error is None)
+
     async def known_policy(self, name: str) -> PolicyManifest:
         """As `policy`, after another look where the name is not known yet."""
         if name not in self.scan.policies:
@@ -197,18 +196,20 @@ class Catalogue:
             RepositoryError: it cannot be loaded.
         """
         state = self._states.get((policy, variant))
-        if state is not None and state.loaded is not None:
-            return state.loaded
-        if state is None:
+        if state is not None:
+            state.used = time.monotonic()
+            if state.loaded is not None:
+                return state.loaded
+        else:
             await self.refresh()
-        found = self._variant(policy, variant)
+        found = self.scan.variant(policy, variant)
         state = self._states[policy, variant]
         if state.loaded is not None:
             return state.loaded
         if found.error is not None:
-            raise _again(found.error, f"{policy}/{variant}")
+            raise again(found.error, f"{policy}/{variant}")
         if state.task is None and not self._should_try(state, found.stamp):
-            raise _again(state.error, f"{policy}/{variant}")
+            raise again(state.error, f"{policy}/{variant}")
         return await asyncio.shield(state.task or self._start_load((policy, variant), state))
 
     async def load(self, policy: str, variant: str) -> None:
@@ -219,9 +220,9 @@ class Catalogue:
             RepositoryError: it cannot be loaded; a version that is in memory goes on serving.
         """
         await self.refresh()
-        found = self._variant(policy, variant)
+        found = self.scan.variant(policy, variant)
         if found.error is not None:
-            raise _again(found.error, f"{policy}/{variant}")
+            raise again(found.error, f"{policy}/{variant}")
         state = self._states[policy, variant]
         if state.task is None and (state.loaded is None or state.error is not None):
             self._start_load((policy, variant), state)
@@ -235,25 +236,28 @@ class Catalogue:
 
         Raises:
             NotFoundError: there is no such policy or variant.
+            ConflictError: it is pinned.
         """
-        self._variant(policy, variant)
-        state = self._states[policy, variant]
+        self.scan.variant(policy, variant)
+        key = policy, variant
+        if key in self._residents.pinned:
+            raise ConflictError("variant", "one that is not pinned", f"{policy}/{variant}")
+        state = self._states[key]
         while state.task is not None:
             await asyncio.wait([state.task])
-        state.loaded, state.unloaded = None, True
-        self._metrics.of(policy, variant).loaded.set(0)
-        await asyncio.get_running_loop().run_in_executor(self._thread, trim_memory)
+        if self._states.get(key) is state:
+            self._residents.drop(key)
+            state.unloaded = True
+        await self._trim()
 
-    def _policy(self, name: str) -> PolicyScan:
-        if name not in self.scan.policies:
-            raise NotFoundError("policy", name, self.scan.policies)
-        return self.scan.policies[name]
-
-    def _variant(self, policy: str, variant: str) -> VariantScan:
-        variants = self._policy(policy).variants
-        if variant not in variants:
-            raise NotFoundError("variant", variant, variants)
-        return variants[variant]
+    def awaited(self) -> list[Key]:
+        """What is pinned and neither in memory nor known to be broken."""
+        missing = []
+        for key in sorted(self._residents.pinned):
+            state = self._states.get(key)
+            if state is None or (state.loaded is None and state.error is None):
+                missing.append(key)
+        return missing
 
     def _should_try(self, state: VariantState, stamp: Stamp) -> bool:
         if state.error is None or state.error_stamp != stamp:
@@ -262,40 +266,39 @@ class Catalogue:
 
     def _apply(self) -> None:
         """Takes over a new look: new variants, gone variants, and new versions of loaded ones."""
-        found = {
-            (policy, variant): entry
-            for policy, scanned in self.scan.policies.items()
-            for variant, entry in scanned.variants.items()
-        }
+        found = dict(self.scan.entries())
         for key in [key for key in self._states if key not in found]:
-            self._metrics.of(*key).loaded.set(0)
-            del self._states[key]
+            self._residents.disappear(key)
         for key, entry in found.items():
-            state = self._states.get(key)
-            if state is None:
-                self._metrics.appear(*key)
-                state = self._states[key] = VariantState()
+            state = self._states.get(key) or self._residents.appear(key)
+            wanted = key in self._residents.pinned or state.error is not None
             if entry.error is not None:
                 self._fail(key, state, entry.error, entry.stamp, entry.checked)
             elif state.loaded is not None and (kept := self._keep(key, state.loaded, entry)):
                 state.loaded, state.error = kept, None
-            elif state.loaded is None and (state.unloaded or state.error is None):
-                state.error = None  # loaded on use; only after an error before, to see it is over
+            elif state.loaded is None and (state.unloaded or not wanted):
+                state.error = None  # loaded on use; after an error at once, to see it is over
             elif state.task is None and self._should_try(state, entry.stamp):
                 self._start_load(key, state)
+        self._evict()
 
     def _keep(self, key: Key, loaded: LoadedVariant, entry: VariantScan) -> LoadedVariant | None:
         """What is in memory if its model and policy are those on disk; its report may be new."""
         if loaded.stamp == entry.stamp:
             return loaded
         manifest, policy = entry.manifest, self.scan.policies[key[0]].manifest
-        if manifest is None or manifest.model != loaded.manifest.model or policy != loaded.policy:
+        if manifest is None or policy is None or manifest.model != loaded.manifest.model:
             return None
-        return replace(loaded, manifest=manifest, stamp=entry.stamp)
+        if (policy.observation, policy.actions) != (
+            loaded.policy.observation,
+            loaded.policy.actions,
+        ):
+            return None
+        return replace(loaded, policy=policy, manifest=manifest, stamp=entry.stamp)
 
     def _start_load(self, key: Key, state: VariantState) -> asyncio.Task[LoadedVariant]:
         state.unloaded = False
-        state.task = asyncio.create_task(self._load(key, state, self._variant(*key).stamp))
+        state.task = asyncio.create_task(self._load(key, state, self.scan.variant(*key).stamp))
         state.task.add_done_callback(_retrieve)
         return state.task
 
@@ -320,10 +323,8 @@ class Catalogue:
             raise problem from error
         finally:
             state.task = None
-        state.loaded, state.error = loaded, None
-        measured = self._metrics.of(*key)
-        measured.loads.inc()
-        measured.loaded.set(1)
+        self._residents.put(key, loaded)
+        self._metrics.of(*key).loads.inc()
         self._log.info(
             "variant loaded",
             policy=policy,
@@ -331,8 +332,20 @@ class Catalogue:
             sha256=loaded.sha256[:12],
             seconds=round(time.monotonic() - started, 4),
             inference_us=round(loaded.cost.seconds(1) * 1e6),
+            memory_bytes=loaded.memory_bytes,
         )
+        self._evict()
         return loaded
+
+    def _evict(self) -> None:
+        if self._residents.evict():
+            trimming = asyncio.ensure_future(self._trim())
+            self._trimming.add(trimming)
+            trimming.add_done_callback(self._trimming.discard)
+
+    async def _trim(self) -> None:
+        """Has memory given back, in the thread; it takes milliseconds."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, trim_memory)
 
     def _fail(
         self, key: Key, state: VariantState, error: SlimqError, stamp: Stamp, at: float
@@ -346,13 +359,6 @@ class Catalogue:
                 still_serving=state.loaded.sha256[:12] if state.loaded else None,
             )
         state.error, state.error_stamp, state.error_time = error, stamp, at
-
-
-def _again(error: SlimqError | None, path: str) -> SlimqError:
-    """A fresh error to raise, so that one that is kept does not gather tracebacks."""
-    if isinstance(error, RepositoryError):
-        return RepositoryError(error.path, error.problem)
-    return RepositoryError(path, str(error))
 
 
 def _retrieve(task: asyncio.Task[LoadedVariant]) -> None:

@@ -31,9 +31,13 @@ class Engine:
     ) -> None:
         self._threads = ThreadPoolExecutor(threads, "slimq-inference")
         self._inline_seconds = inline_seconds
-        room = Room(limits.waiting, limits.size, metrics.queue_depth)
+        self._room = room = Room(limits.waiting, limits.size, metrics.queue_depth)
         self.reader = Reader(limits.seconds, room)
         self._batcher = Batcher(self._threads, threads, limits, room, metrics)
+
+    def busy(self) -> bool:
+        """Whether requests wait for a thread."""
+        return self._room.requests > 0
 
     async def run(
         self,

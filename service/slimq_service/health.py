@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
 from slimq.core.errors import RepositoryError
 from slimq_service.catalogue import Catalogue
-from slimq_service.metrics import Metrics
+from slimq_service.exposition import Exposition
+
+
+@dataclass
+class Lifecycle:
+    """Where the process is; it drains from the signal that ends it on."""
+
+    draining: bool = False
 
 
 class Alive(BaseModel):
@@ -37,14 +44,14 @@ class VariantHealth(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Ready as long as one variant can answer; a broken one is named."""
+    """Ready once what is pinned was loaded, as long as one variant can answer; names the broken."""
 
     ready: bool
     problem: str | None = Field(default=None, description="of the repository as a whole")
     variants: list[VariantHealth]
 
 
-def readiness(catalogue: Catalogue) -> Readiness:
+def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
     """What the latest look at the repository and the loads so far say."""
     found = []
     for policy, scanned in catalogue.scan.policies.items():
@@ -72,13 +79,21 @@ def readiness(catalogue: Catalogue) -> Readiness:
     unreadable = [str(p.error) for p in catalogue.scan.policies.values() if p.error]
     if problem is None and unreadable:
         problem = "; ".join(unreadable)
-    ready = any(health.state != "broken" for health in found)
+    awaited = ", ".join("/".join(key) for key in catalogue.awaited())
+    able = any(health.state != "broken" for health in found)
+    ready = able and not awaited and not lifecycle.draining
+    if lifecycle.draining:
+        problem = "the service is ending"
+    if problem is None and awaited:
+        problem = f"pinned and not in memory yet: {awaited}"
     if problem is None and not found:
         problem = f"{catalogue.repository.root}: no variant is published there"
     return Readiness(ready=ready, problem=problem, variants=found)
 
 
-def make_health_router(catalogue: Catalogue, metrics: Metrics) -> APIRouter:
+def make_health_router(
+    catalogue: Catalogue, lifecycle: Lifecycle, exposition: Exposition
+) -> APIRouter:
     """The routes for whoever watches the service."""
     router = APIRouter(tags=["health"])
 
@@ -96,14 +111,14 @@ def make_health_router(catalogue: Catalogue, metrics: Metrics) -> APIRouter:
     async def get_readyz(response: Response) -> Readiness:
         with contextlib.suppress(RepositoryError):  # is in the detail, as scan_error
             await catalogue.refresh()
-        detail = readiness(catalogue)
+        detail = readiness(catalogue, lifecycle)
         response.status_code = 200 if detail.ready else 503
         return detail
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def get_metrics(request: Request) -> Response:
-        encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        content = await asyncio.to_thread(encode, metrics.registry)
+        accept = request.headers.get("accept", "")
+        content, media_type = await asyncio.to_thread(exposition.encode, accept)
         return Response(content, headers={"content-type": media_type})
 
     return router

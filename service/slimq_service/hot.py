@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,15 +19,19 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from slimq.core.errors import SlimqError
+from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
+from slimq_service.answers import Answer, send_answer, with_retry
 from slimq_service.batching import Inference
 from slimq_service.bodies import ClientGoneError, Headers, drain, is_long, read_body
 from slimq_service.catalogue import Catalogue
 from slimq_service.engine import Engine
 from slimq_service.metrics import CLIENT_GONE, Metrics
-from slimq_service.model import LoadedVariant
+from slimq_service.model import Leases, LoadedVariant
 from slimq_service.problems import Problem, internal_problem, problem_of
+from slimq_service.routing import default_variant
 from slimq_service.settings import Settings
+from slimq_service.shadow import Shadow
 from slimq_service.statistics import Stages, Statistics
 
 T = TypeVar("T")
@@ -44,8 +48,17 @@ class Call:
     close: bool = False
     observations: int = 0
     executions: int = 0
+    lease: Leases | None = None
     began: int = field(default_factory=time.perf_counter_ns)
     stages: Stages = field(default_factory=Stages)
+
+    def hold(self, lease: Leases | None) -> None:
+        """Keeps a session in memory instead of the one held before."""
+        if self.lease is not None:
+            self.lease.count -= 1
+        self.lease = lease
+        if lease is not None:
+            lease.count += 1
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -62,26 +75,21 @@ class Call:
         self.stages.compute_output += time.perf_counter_ns() - began
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What goes back to the client."""
-
-    status: int
-    media_type: bytes
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
 class Hot:
     """Runs the requests of the hot endpoints."""
 
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, engine: Engine, metrics: Metrics
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        engine: Engine,
+        shadow: Shadow,
+        metrics: Metrics,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
         self.statistics = Statistics()
-        self._engine = engine
+        self._engine, self._shadow = engine, shadow
         self._metrics = metrics
         self._log = structlog.get_logger(component="hot")
 
@@ -92,6 +100,8 @@ class Hot:
         send: Send,
         answer: Callable[[Scope, Receive, Call], Awaitable[Answer]],
         refuse: Callable[[Problem], Answer],
+        *,
+        counted: bool = True,
     ) -> None:
         """Answers one request; every error becomes what `refuse` makes of its problem document.
 
@@ -101,26 +111,30 @@ class Hot:
             send: where the answer goes.
             answer: computes the answer.
             refuse: words an error.
+            counted: whether it is a request for actions, in the metrics and statistics of those.
         """
         call = Call(close=is_long(scope["headers"]))
         try:
-            result = await self.settle(call, scope["path"], answer(scope, receive, call))
+            result = await self.settle(call, scope["path"], answer(scope, receive, call), counted)
         except ClientGoneError:
             return
         if not isinstance(result, Answer):
             result = with_retry(refuse(result), result)
-        await _send(send, result, close=call.close)
+        await send_answer(send, result, close=call.close)
         if call.close:
             await drain(receive, DRAIN_SECONDS)
             await send({"type": "http.response.body", "body": b""})
 
-    async def settle(self, call: Call, path: str, answer: Awaitable[T]) -> T | Problem:
+    async def settle(
+        self, call: Call, path: str, answer: Awaitable[T], counted: bool = True
+    ) -> T | Problem:
         """What a call is answered with, or what is wrong with it; counted and timed.
 
         Args:
             call: says by its end whose call it was.
             path: where it came in, for the log.
             answer: computes the answer.
+            counted: as `respond` has it.
 
         Raises:
             ClientGoneError: nobody waits for an answer any more.
@@ -131,7 +145,7 @@ class Hot:
         try:
             result = await answer
         except ClientGoneError:
-            self._metrics.error(call.policy, call.variant, CLIENT_GONE)
+            self._fail(call, CLIENT_GONE, counted)
             raise
         except SlimqError as error:
             problem = problem_of(error)
@@ -141,16 +155,36 @@ class Hot:
                 "request failed", path=path, policy=call.policy, variant=call.variant
             )
         else:
-            self._count(call, succeeded=True)
+            if counted:
+                self._count(call, succeeded=True)
             return result
         finally:
+            call.hold(None)
             self._metrics.in_flight.dec()
-            measured = self._metrics.of(call.policy, call.variant)
-            measured.requests.inc()
-            measured.http_seconds.observe(time.perf_counter() - started)
-        self._metrics.error(call.policy, call.variant, problem["code"])
-        self._count(call, succeeded=False)
+            if counted:
+                measured = self._metrics.of(call.policy, call.variant)
+                measured.requests.inc()
+                measured.http_seconds.observe(time.perf_counter() - started)
+        self._fail(call, problem["code"], counted)
+        if counted:
+            self._count(call, succeeded=False)
         return problem
+
+    def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
+        """The variant for a request that names none; see `routing`."""
+        return default_variant(policy, headers, self.catalogue.can_answer)
+
+    async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
+        """The variant that answers, in memory and kept there until the call is over.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: it cannot be loaded.
+        """
+        call.variant = variant
+        loaded = await self.catalogue.get(policy, variant)
+        call.hold(loaded.leases)
+        return loaded
 
     async def body(self, receive: Receive, headers: Headers, call: Call) -> bytes:
         """The whole body within the limits, as `read_body` has it."""
@@ -191,7 +225,8 @@ class Hot:
             ClosingError: the service ended while it waited.
         """
         waited = call.stages.queue / 1e9
-        inference = await self._engine.run(variant, observations, receive, waited)
+        inference = await self.compute(call, receive, variant, observations)
+        self._shadow.offer(variant, observations, inference.q_values)
         call.observations, call.executions = len(observations), inference.executions
         call.stages.compute_infer = int(inference.seconds * 1e9)
         call.stages.queue += int(inference.queue_seconds * 1e9)
@@ -201,9 +236,21 @@ class Hot:
         measured.observations.inc(len(observations))
         return inference
 
+    async def compute(
+        self, call: Call, receive: Receive, variant: LoadedVariant, observations: Observations
+    ) -> Inference:
+        """The Q-values, neither counted nor shown to the shadow. Raises as `infer`."""
+        return await self._engine.run(variant, observations, receive, call.stages.queue / 1e9)
+
+    def _fail(self, call: Call, code: str, counted: bool) -> None:
+        if counted:
+            self._metrics.error(call.policy, call.variant, code)
+        else:
+            self._metrics.http_error(code)
+
     def _count(self, call: Call, *, succeeded: bool) -> None:
         policy, variant = call.policy, call.variant
-        if policy is None or variant is None or not self.catalogue.knows(policy, variant):
+        if policy is None or variant is None or not self.catalogue.scan.knows(policy, variant):
             return
         statistics = self.statistics.of(policy, variant)
         elapsed = time.perf_counter_ns() - call.began
@@ -211,20 +258,3 @@ class Hot:
             statistics.succeed(elapsed, call.stages, call.observations, call.executions)
         else:
             statistics.fail.add(elapsed)
-
-
-def with_retry(answer: Answer, problem: Problem) -> Answer:
-    """The answer with the header that says when to come again, where the problem does."""
-    if "retry_after" not in problem:
-        return answer
-    header = (b"retry-after", str(problem["retry_after"]).encode())
-    return replace(answer, headers=(*answer.headers, header))
-
-
-async def _send(send: Send, answer: Answer, *, close: bool) -> None:
-    length = (b"content-length", str(len(answer.body)).encode())
-    headers = [(b"content-type", answer.media_type), length, *answer.headers]
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": close})

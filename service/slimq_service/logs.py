@@ -9,6 +9,11 @@ import structlog
 from structlog.typing import Processor
 
 
+def current_level() -> int:
+    """From which level records are logged, as `configure_logs` was told."""
+    return logging.getLogger("uvicorn").getEffectiveLevel()
+
+
 def configure_logs(level: int = logging.INFO) -> None:
     """Sends structlog's and the standard library's records (uvicorn's) the same way to stderr."""
     shared: list[Processor] = [

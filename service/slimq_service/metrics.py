@@ -8,6 +8,7 @@ event.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -47,35 +48,14 @@ ERROR_CODES = (
 NO_SUCH_PATH = "no-such-path"
 METHOD_NOT_ALLOWED = "method-not-allowed"
 UPGRADE_REQUIRED = "upgrade-required"
-HTTP_ERROR_CODES = (
-    NO_SUCH_PATH,
-    METHOD_NOT_ALLOWED,
-    UPGRADE_REQUIRED,
-    errors.InvalidInputError.code,
-    errors.MalformedError.code,
-    errors.LimitError.code,
-    errors.ConflictError.code,
-    errors.BodyTimeoutError.code,
-    errors.OverloadedError.code,
-    errors.ClosingError.code,
-    errors.NotFoundError.code,
-    errors.RepositoryError.code,
-    INTERNAL,
-)
+HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, *ERROR_CODES)
 """What can go wrong with any other request, that for a stream among them."""
-STREAM_ENDINGS = (
-    "client",
-    "lost",
-    "protocol",
-    "too-large",
-    "idle",
-    "layout",
-    "restart",
-    "internal",
-)
+STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "restart", "internal")
 """Why streams end."""
 
 _LABELS = ("policy", "variant")
+SUM: Literal["livesum"] = "livesum"
+"""How gauges of several workers are joined: those that live, added."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +69,8 @@ class VariantMetrics:
     batch_observations: Histogram
     http_seconds: Histogram
     loaded: Gauge
+    memory_bytes: Gauge
+    evictions: Counter
     loads: Counter
     load_failures: Counter
     batches: dict[str, Counter] = field(default_factory=dict)
@@ -153,7 +135,10 @@ class Metrics:
             registry=registry,
         )
         self.queue_depth = Gauge(
-            "slimq_queue_depth", "Requests that wait for a thread now", registry=registry
+            "slimq_queue_depth",
+            "Requests that wait for a thread now",
+            registry=registry,
+            multiprocess_mode=SUM,
         )
         self._http = Histogram(
             "slimq_http_request_seconds",
@@ -163,7 +148,24 @@ class Metrics:
             registry=registry,
         )
         self._loaded = Gauge(
-            "slimq_variant_loaded", "1 while the variant is in memory", _LABELS, registry=registry
+            "slimq_variant_loaded",
+            "Processes that have the variant in memory",
+            _LABELS,
+            registry=registry,
+            multiprocess_mode=SUM,
+        )
+        self._memory = Gauge(
+            "slimq_variant_memory_bytes",
+            "Bytes that the process grew by when the variant was loaded, 0 when it is not",
+            _LABELS,
+            registry=registry,
+            multiprocess_mode=SUM,
+        )
+        self._evictions = Counter(
+            "slimq_variant_evictions",
+            "Times that the variant had to make room for others",
+            _LABELS,
+            registry=registry,
         )
         self._loads = Counter(
             "slimq_variant_loads",
@@ -175,22 +177,29 @@ class Metrics:
             "slimq_requests_in_flight",
             "Requests for actions and messages of streams being answered now",
             registry=registry,
+            multiprocess_mode=SUM,
         )
         self.streams_open = Gauge(
-            "slimq_streams_open", "Streams that are open now", registry=registry
+            "slimq_streams_open",
+            "Streams that are open now",
+            registry=registry,
+            multiprocess_mode=SUM,
         )
         self.streams_opened = Counter(
             "slimq_streams_opened", "Streams that were accepted", registry=registry
         )
         self._streams_closed = Counter(
-            "slimq_streams_closed",
-            "Streams that have ended, by why",
-            ("reason",),
-            registry=registry,
+            "slimq_streams_closed", "Streams that have ended", ("reason",), registry=registry
         )
-        for reason in STREAM_ENDINGS:
+        for reason in STREAM_ENDS:
             self._streams_closed.labels(reason)
-        info = Gauge("slimq_info", "Facts about this process", ("version",), registry=registry)
+        info = Gauge(
+            "slimq_info",
+            "Facts about this process",
+            ("version",),
+            registry=registry,
+            multiprocess_mode="max",
+        )
         info.labels(__version__).set(1)
         self._variants: dict[tuple[str, str], VariantMetrics] = {}
         self.appear(UNKNOWN, UNKNOWN)
@@ -208,6 +217,8 @@ class Metrics:
             batch_observations=self._batch.labels(*key),
             http_seconds=self._http.labels(*key),
             loaded=self._loaded.labels(*key),
+            memory_bytes=self._memory.labels(*key),
+            evictions=self._evictions.labels(*key),
             loads=self._loads.labels(*key, "success"),
             load_failures=self._loads.labels(*key, "failure"),
             batches={why: self._batches.labels(*key, why) for why in DISPATCH_REASONS},
@@ -229,5 +240,5 @@ class Metrics:
         self._http_errors.labels(code).inc()
 
     def stream_closed(self, reason: str) -> None:
-        """Counts the end of a stream; the reason is one of `STREAM_ENDINGS`."""
+        """Counts the end of a stream; the reason is one of `STREAM_ENDS`."""
         self._streams_closed.labels(reason).inc()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,13 +44,21 @@ class Cost:
         return self.base + self.per_observation * batch
 
 
+@dataclass
+class Leases:
+    """How many requests use a session now, whatever its manifest became meanwhile."""
+
+    count: int = 0
+
+
 @dataclass(frozen=True)
 class LoadedVariant:
     """One version of a variant, ready to answer; never changed, only replaced.
 
     The policy's manifest is the one that it was loaded under, so that observation layout and model
     belong together while a new version is being published. `joinable` says whether observations of
-    several clients may be computed together, as `is_joinable` finds it.
+    several clients may be computed together, as `is_joinable` finds it. `memory_bytes` is what the
+    process grew by: weights as they are held, and the buffers of the largest batch.
     """
 
     policy: PolicyManifest
@@ -57,6 +67,8 @@ class LoadedVariant:
     cost: Cost
     stamp: Stamp
     joinable: bool = True
+    memory_bytes: int = 0
+    leases: Leases = field(default_factory=Leases, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -85,6 +97,8 @@ def load(
         RepositoryError: a file is missing, cut, tampered with, or is no model of this policy.
         NotFoundError: the variant has gone.
     """
+    trim_memory()
+    before = resident_bytes()
     manifest, content = repository.read_model(policy.name, variant)
     q_function = OnnxPolicy(
         content, policy.observation, len(policy.actions), f"{policy.name}/{variant}"
@@ -96,7 +110,11 @@ def load(
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, f"the model does not run: {error}") from error
-    return LoadedVariant(policy, manifest, q_function, cost, stamp, joinable)
+    least = len(content)
+    del content
+    trim_memory()
+    memory_bytes = max(least, resident_bytes() - before)
+    return LoadedVariant(policy, manifest, q_function, cost, stamp, joinable, memory_bytes)
 
 
 def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> None:
@@ -150,6 +168,15 @@ def trim_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, not of musl
         if trim is not None:
             trim(0)
+
+
+def resident_bytes() -> int:
+    """Memory that the process has now; 0 where the system does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure(q_function: QFunction, spec: ObservationSpec) -> Cost:

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from slimq_service.act import POLICY_PATH, VARIANT_PATH
+from slimq_service.compare import PATH as COMPARE_PATH
 from slimq_service.oip import schema
 from slimq_service.oip.errors import is_protocol
 from slimq_service.oip.infer import MODEL_PATH
@@ -15,7 +16,9 @@ from slimq_service.oip.infer import VERSION_PATH as MODEL_VERSION_PATH
 from slimq_service.oip.models import Failure
 from slimq_service.parsing import JSON, NPY, RAW
 from slimq_service.problems import MEDIA_TYPE, TYPE_PREFIX
+from slimq_service.routing import KEY_HEADER, LONGEST_KEY
 from slimq_service.stream import endpoint as stream
+from slimq_service.stream.schema import stream_operation
 
 PROBLEM: dict[str, Any] = {
     "type": "object",
@@ -77,6 +80,41 @@ ANSWER_EXAMPLE = {
     "actions": [1],
     "q_values": [[98.25, 99.5]],
 }
+_NUMBER = {"type": "number"}
+COMPARE_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["policy", "reference", "variants", "failed"],
+    "properties": {
+        "policy": {"type": "string"},
+        "reference": {"type": "string", "description": "the variant that the others are held to"},
+        "variants": {
+            "type": "array",
+            "description": "the reference first",
+            "items": {
+                "type": "object",
+                "properties": {
+                    **{key: ANSWER["properties"][key] for key in ANSWER["required"][1:]},
+                    "agreement": {**_NUMBER, "description": "share of the same action"},
+                    "regret": {
+                        **_NUMBER,
+                        "description": "mean of what its actions lose by the reference's Q-values",
+                    },
+                    "mean_q_difference": {**_NUMBER, "description": "absolute"},
+                    "max_q_difference": {**_NUMBER, "description": "absolute"},
+                    "seconds": {
+                        "type": "object",
+                        "properties": {"queue": _NUMBER, "inference": _NUMBER},
+                    },
+                },
+            },
+        },
+        "failed": {
+            "type": "object",
+            "description": "variants that could not answer, each with its problem document",
+            "additionalProperties": {"$ref": "#/components/schemas/Problem"},
+        },
+    },
+}
 PROBLEMS = {
     400: "The body is not what its content type says, or two variants were named.",
     404: "Unknown policy or variant; `available` lists what there is.",
@@ -88,23 +126,6 @@ PROBLEMS = {
     503: "The variant's files are broken, the repository cannot be read, too much waits already, "
     "or the request's turn did not come in time: Retry-After says when to come again after the "
     "last two.",
-}
-
-
-STREAM = """A WebSocket: the server keeps the frames, each message is answered by one.
-
-A binary message is the newest frame as raw little-endian bytes, or the whole observation where none
-are stacked. A text message is a JSON object with `observation` (the same as nested lists), `reset`
-(true: an episode begins) and `variant` (who answers from now on), at least one of them. The answer
-has `policy`, `variant`, `sha256` and, where there was a frame, `action` and `q_values`; or it is a
-problem document, and the message has changed nothing."""
-STREAM_PROBLEMS = {
-    400: "Path and query name different variants.",
-    404: "Unknown policy or variant; `available` lists what there is.",
-    422: "The query has another parameter than `variant`.",
-    426: "The request asks for no WebSocket.",
-    503: "Too many streams are open or the service is ending: Retry-After says when to come again; "
-    "or the variant's files are broken or the repository cannot be read.",
 }
 
 
@@ -125,6 +146,7 @@ def _make(app: FastAPI) -> dict[str, Any]:
     )
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     schemas |= {"Problem": PROBLEM, "ActRequest": REQUEST, "ActAnswer": ANSWER}
+    schemas["CompareAnswer"] = COMPARE_ANSWER
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -139,53 +161,60 @@ def _make(app: FastAPI) -> dict[str, Any]:
             operation["responses"].setdefault("default", other)
     made["paths"][POLICY_PATH] = {"post": _act(["policy"], problem)}
     made["paths"][VARIANT_PATH] = {"post": _act(["policy", "variant"], problem)}
-    made["paths"][stream.POLICY_PATH] = {"get": _stream(["policy"], problem)}
-    made["paths"][stream.VARIANT_PATH] = {"get": _stream(["policy", "variant"], problem)}
+    made["paths"][COMPARE_PATH] = {"post": _compare(problem)}
+    made["paths"][stream.POLICY_PATH] = {"get": stream_operation(["policy"])}
+    made["paths"][stream.VARIANT_PATH] = {"get": stream_operation(["policy", "variant"])}
     made["paths"][MODEL_PATH] = {"post": schema.infer_operation(["model"])}
     made["paths"][MODEL_VERSION_PATH] = {"post": schema.infer_operation(["model", "version"])}
     return made
 
 
-def _parameters(names: list[str], places: str) -> list[dict[str, Any]]:
-    in_path = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in names
-    ]
-    by_query = {
-        "name": "variant",
-        "in": "query",
-        "required": False,
-        "schema": {"type": "string"},
-        "description": f"which variant is to answer; it may also be named by path or in {places}",
-    }
-    return [*in_path, by_query]
-
-
-def _stream(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "tags": ["stream"],
-        "summary": "A control loop over WebSocket",
-        "description": STREAM,
-        "operationId": "stream_" + "_".join(names),
-        "parameters": _parameters(names, "a message"),
-        "responses": {
-            "101": {"description": "The stream is open"},
-            **{str(s): {"description": d, "content": problem} for s, d in STREAM_PROBLEMS.items()},
-        },
-    }
-
-
 def _act(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
-    request = {"schema": {"$ref": "#/components/schemas/ActRequest"}, "examples": REQUEST_EXAMPLES}
+    described = "which variant is to answer; it may also be named by path or in the body"
+    key = {
+        "name": KEY_HEADER,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "maxLength": LONGEST_KEY},
+        "description": "requests of one key go to one variant, where none is named and the policy "
+        "has weights",
+    }
     answer = {"schema": {"$ref": "#/components/schemas/ActAnswer"}, "example": ANSWER_EXAMPLE}
-    binary = {"type": "string", "format": "binary"}
-    raw = {**binary, "description": "little-endian numbers of the policy's dtype, C order"}
-    npy = {**binary, "description": "numpy.save of an array (batch, *shape)"}
     return {
         "tags": ["act"],
         "summary": "Actions and Q-values of observations",
         "operationId": "act_" + "_".join(names),
-        "parameters": _parameters(names, "the body"),
+        "parameters": [*map(_in_path, names), _by_query("variant", described), key],
+        **_body_and_answers(REQUEST_EXAMPLES, answer, problem),
+    }
+
+
+def _compare(problem: dict[str, Any]) -> dict[str, Any]:
+    examples = {"one": REQUEST_EXAMPLES["one"]}
+    answer = {"schema": {"$ref": "#/components/schemas/CompareAnswer"}}
+    described = "names with commas between them; all of the policy's where there is none"
+    reference = "which variant the others are held to; the policy's baseline where there is none"
+    return {
+        "tags": ["act"],
+        "summary": "The same observations through several variants",
+        "operationId": "compare",
+        "parameters": [
+            _in_path("policy"),
+            _by_query("variants", described),
+            _by_query("reference", reference),
+        ],
+        **_body_and_answers(examples, answer, problem),
+    }
+
+
+def _body_and_answers(
+    examples: dict[str, Any], answer: dict[str, Any], problem: dict[str, Any]
+) -> dict[str, Any]:
+    request = {"schema": {"$ref": "#/components/schemas/ActRequest"}, "examples": examples}
+    binary = {"type": "string", "format": "binary"}
+    raw = {**binary, "description": "little-endian numbers of the policy's dtype, C order"}
+    npy = {**binary, "description": "numpy.save of an array (batch, *shape)"}
+    return {
         "requestBody": {
             "required": True,
             "content": {JSON: request, RAW: {"schema": raw}, NPY: {"schema": npy}},
@@ -194,4 +223,19 @@ def _act(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
             "200": {"description": "The answer", "content": {JSON: answer}},
             **{str(s): {"description": d, "content": problem} for s, d in PROBLEMS.items()},
         },
+    }
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _by_query(name: str, description: str) -> dict[str, Any]:
+    schema = {"type": "string"}
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "schema": schema,
+        "description": description,
     }

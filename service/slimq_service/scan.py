@@ -6,7 +6,7 @@ By stat, not inotify, so that network mounts work. What has not changed is not r
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -14,6 +14,9 @@ from slimq.core.errors import NotFoundError, RepositoryError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.repository import Repository
 from slimq_service.model import Stamp
+
+Key = tuple[str, str]
+"""The names of a policy and of a variant of it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,38 @@ class Scan:
     """The whole repository at one look."""
 
     policies: Mapping[str, PolicyScan] = field(default_factory=lambda: MappingProxyType({}))
+
+    def knows(self, policy: str, variant: str) -> bool:
+        """Whether there is such a variant."""
+        found = self.policies.get(policy)
+        return found is not None and variant in found.variants
+
+    def policy(self, name: str) -> PolicyScan:
+        """A policy.
+
+        Raises:
+            NotFoundError: there is no such policy.
+        """
+        if name not in self.policies:
+            raise NotFoundError("policy", name, self.policies)
+        return self.policies[name]
+
+    def variant(self, policy: str, variant: str) -> VariantScan:
+        """A variant.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+        """
+        variants = self.policy(policy).variants
+        if variant not in variants:
+            raise NotFoundError("variant", variant, variants)
+        return variants[variant]
+
+    def entries(self) -> Iterator[tuple[Key, VariantScan]]:
+        """Every variant of every policy."""
+        for policy, scanned in self.policies.items():
+            for variant, entry in scanned.variants.items():
+                yield (policy, variant), entry
 
 
 def scan_repository(repository: Repository, previous: Scan, retry_seconds: float) -> Scan:
@@ -124,6 +159,13 @@ def _scan_variant(
 
 def _expired(known: PolicyScan | VariantScan, retry_seconds: float) -> bool:
     return known.error is not None and time.monotonic() - known.checked >= retry_seconds
+
+
+def again(error: SlimqError | None, path: str) -> SlimqError:
+    """A fresh error to raise, so that one that is kept does not gather tracebacks."""
+    if isinstance(error, RepositoryError):
+        return RepositoryError(error.path, error.problem)
+    return RepositoryError(path, str(error))
 
 
 def named(problem: SlimqError | OSError, path: str) -> SlimqError:

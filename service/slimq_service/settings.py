@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from slimq.core.errors import ConfigError, nearest
+from slimq.core.manifest import SLUG
 
 PREFIX = "SLIMQ_"
 OF_OTHER_COMMANDS = frozenset(("URL",))
@@ -28,6 +30,9 @@ class Settings(BaseSettings):
     policies: Path = Field(default=Path("policies"), description="the repository of policies")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="port, 0 for any free one")
+    workers: int = Field(
+        default=1, ge=1, le=256, description="processes that answer; each has every variant"
+    )
     max_batch: int = Field(default=256, ge=1, le=65_536, description="observations in one request")
     max_body_bytes: int = Field(
         default=8 * 2**20, ge=1, le=2**31, description="bytes of one request's body"
@@ -40,6 +45,18 @@ class Settings(BaseSettings):
     )
     retry_seconds: float = Field(
         default=5.0, ge=0, le=3600, description="time after which a broken variant is tried again"
+    )
+    memory_budget_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**50,
+        description="memory that variants may take before the least recently used go; null: no "
+        "limit",
+    )
+    pinned: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="variants that are loaded at the start and never evicted, as "
+        "policy/variant,policy/variant",
     )
     inline_seconds: float = Field(
         default=200e-6,
@@ -70,7 +87,10 @@ class Settings(BaseSettings):
         default=5.0, gt=0, le=3600, description="longest time that a request waits for a thread"
     )
     streams: int = Field(
-        default=256, ge=0, le=10**6, description="streams that are open at a time; 0 for none"
+        default=256,
+        ge=0,
+        le=10**6,
+        description="streams that are open at a time in each worker; 0 for none",
     )
     stream_idle_seconds: float = Field(
         default=300.0,
@@ -84,9 +104,35 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(
         default=75, ge=1, le=3600, description="idle time after which a connection is closed"
     )
+    drain_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="time after SIGTERM in which requests are still taken, while /readyz says no",
+    )
     shutdown_seconds: int = Field(
         default=30, ge=1, le=3600, description="time that requests have to finish after SIGTERM"
     )
+
+    @field_validator("pinned", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(filter(None, re.split(r"[,\s]+", value))) if isinstance(value, str) else value
+
+    @field_validator("pinned")
+    @classmethod
+    def _check_pinned(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            parts = name.split("/")
+            if len(parts) != 2 or not all(re.fullmatch(SLUG, part) for part in parts):
+                raise ValueError(f"expected policy/variant, received {name!r}")
+        return value
+
+    def pinned_keys(self) -> frozenset[tuple[str, str]]:
+        """The pinned variants as (policy, variant)."""
+        return frozenset(
+            (policy, variant) for policy, variant in (p.split("/") for p in self.pinned)
+        )
 
 
 def read_settings(**flags: Any) -> Settings:

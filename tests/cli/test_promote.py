@@ -49,7 +49,15 @@ def test_json_says_what_changed(run: Any, judged: None) -> None:
         "default_variant": "other",
         "previous_default": "fp32",
         "changed": True,
+        "routing_ended": False,
     }
+
+
+def test_a_promotion_ends_the_weights(run: Any, judged: None, tiny_repository: Path) -> None:
+    run("policies", "route", "tiny", "fp32=9", "other=1")
+    _, out, _ = run("promote", "tiny", "other")
+    assert out == "tiny: the default is other, it was fp32; its weights have ended\n"
+    assert Repository(tiny_repository).policy("tiny").routing is None
 
 
 def test_policies_show_and_list_display_the_default(run: Any, judged: None) -> None:

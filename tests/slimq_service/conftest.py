@@ -103,6 +103,12 @@ class Process:
 
 
 @pytest.fixture(scope="session")
+def process_class() -> type[Process]:
+    """`Process`, for tests that start the service in a way of their own."""
+    return Process
+
+
+@pytest.fixture(scope="session")
 def shared() -> ModuleType:
     """The module tests/conftest.py, for its builders."""
     path = Path(__file__).parents[1] / "conftest.py"

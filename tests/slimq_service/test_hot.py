@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from slimq.core.errors import MalformedError
+from slimq_service.answers import Answer
 from slimq_service.bodies import ClientGoneError
-from slimq_service.hot import Answer, Call, Hot
+from slimq_service.hot import Call, Hot
 from slimq_service.problems import Problem
 
 HEADERS = [(b"content-length", b"2")]

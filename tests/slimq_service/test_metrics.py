@@ -9,7 +9,7 @@ from slimq_service.metrics import (
     HTTP_BUCKETS,
     HTTP_ERROR_CODES,
     INFERENCE_BUCKETS,
-    STREAM_ENDINGS,
+    STREAM_ENDS,
     Metrics,
 )
 
@@ -77,7 +77,7 @@ def test_streams_have_their_series_from_the_start() -> None:
     metrics = Metrics(CollectorRegistry())
     value = metrics.registry.get_sample_value
     assert value("slimq_streams_open") == value("slimq_streams_opened_total") == 0
-    for reason in STREAM_ENDINGS:
+    for reason in STREAM_ENDS:
         assert value("slimq_streams_closed_total", {"reason": reason}) == 0
     metrics.stream_closed("idle")
     assert value("slimq_streams_closed_total", {"reason": "idle"}) == 1

@@ -16,8 +16,10 @@ import pytest
 from fastapi import FastAPI
 
 from slimq.core.errors import InvalidInputError, RepositoryError
-from slimq_service.server import bind, make_config, serve, url_of
+from slimq_service.health import Lifecycle
+from slimq_service.server import make_config, serve
 from slimq_service.settings import Settings
+from slimq_service.sockets import bind, url_of
 
 RAW = "application/octet-stream"
 BODY = b'{"observations": [[0, 0, 0, 0]]}'
@@ -206,7 +208,9 @@ def test_a_start_that_fails_is_no_success(
     def lifespan(_: FastAPI) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("slimq_service.server.create_app", lambda _: FastAPI(lifespan=lifespan))
+    app = FastAPI(lifespan=lifespan)
+    app.state.lifecycle = Lifecycle()
+    monkeypatch.setattr("slimq_service.server.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
         serve(Settings(policies=tiny_repository, port=0), announce=lambda _: None)
     assert ended.value.code == 3

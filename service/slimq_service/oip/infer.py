@@ -8,7 +8,8 @@ from __future__ import annotations
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from slimq_service.hot import Answer, Call, Hot
+from slimq_service.answers import Answer
+from slimq_service.hot import Call, Hot
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.answer import render
 from slimq_service.oip.errors import refuse
@@ -52,9 +53,10 @@ class InferEndpoint:
         hot, names, headers = self._hot, scope["path_params"], scope["headers"]
         policy = await hot.catalogue.known_policy(names["model"])
         call.policy, call.variant = policy.name, names.get("version", policy.default_variant)
+        version = names.get("version") or hot.default_variant(policy, headers)
         encoding, length = encoding_of(headers), json_length(headers)
         body = await hot.body(receive, headers, call)
-        variant = await hot.catalogue.get(policy.name, call.variant)
+        variant = await hot.variant(call, policy.name, version)
         arguments = body, encoding, length, variant.policy.observation, self._limits
         if encoding is not None or len(body) > LARGE_BYTES:
             size = len(body)

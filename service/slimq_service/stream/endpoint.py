@@ -13,6 +13,7 @@ from slimq_service.act import choose, query_variant
 from slimq_service.hot import Hot
 from slimq_service.metrics import Metrics
 from slimq_service.problems import internal_problem, problem_of
+from slimq_service.routing import with_key
 from slimq_service.stream.ending import RESTART
 from slimq_service.stream.refusal import Nowhere, ask_for_upgrade, refuse_stream
 from slimq_service.stream.session import Session
@@ -83,6 +84,7 @@ class StreamEndpoint:
             RepositoryError: the variant cannot be loaded.
             InvalidInputError: the query has another parameter than `variant`.
             ConflictError: path and query name different variants.
+            LimitError: the routing key is too long.
         """
         self._check_open()
         if self._places >= self._hot.settings.streams:
@@ -92,7 +94,8 @@ class StreamEndpoint:
             names, catalogue = scope["path_params"], self._hot.catalogue
             policy = await catalogue.known_policy(names["policy"])
             asked = {"path": names.get("variant"), "query": query_variant(scope["query_string"])}
-            chosen = choose(asked, policy.default_variant)
+            headers = with_key(scope["headers"])
+            chosen = choose(asked, self._hot.default_variant(policy, headers))
             variant = await catalogue.get(policy.name, chosen)
             self._check_open()
         except BaseException:
@@ -100,7 +103,8 @@ class StreamEndpoint:
             raise
         free = all(name is None for name in asked.values())
         spec, path = variant.policy.observation, scope["path"]
-        session = Session(self._hot, policy.name, None if free else chosen, spec, path)
+        first = None if free else chosen
+        session = Session(self._hot, policy.name, first, spec, headers, path)
         self._sessions.add(session)
         self._none_open.clear()
         return session

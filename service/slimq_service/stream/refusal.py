@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from slimq_service.act import refuse
-from slimq_service.hot import with_retry
+from slimq_service.answers import send_answer, with_retry
 from slimq_service.metrics import NO_SUCH_PATH, Metrics
 from slimq_service.problems import Problem, make_problem
 
@@ -30,15 +30,7 @@ async def refuse_stream(scope: Scope, receive: Receive, send: Send, problem: Pro
     if EXTENSION not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": problem["code"]})
         return
-    answer = with_retry(refuse(problem), problem)
-    headers = [
-        (b"content-type", answer.media_type),
-        (b"content-length", str(len(answer.body)).encode()),
-        *answer.headers,
-    ]
-    start = {"type": f"{EXTENSION}.start", "status": answer.status, "headers": headers}
-    await send(start)
-    await send({"type": f"{EXTENSION}.body", "body": answer.body})
+    await send_answer(send, with_retry(refuse(problem), problem), kind=EXTENSION)
     # Until the connection is gone, uvicorn takes a return for a mistake of ours, and logs it as
     # such (uvicorn #3138). It tells of the end twice: once as it is sent, and once as it is there.
     with contextlib.suppress(TimeoutError):

@@ -16,7 +16,7 @@ from starlette.types import Receive, Send
 
 from slimq.core.errors import LayoutChangedError
 from slimq.core.observation import ObservationSpec
-from slimq_service.bodies import ClientGoneError
+from slimq_service.bodies import ClientGoneError, Headers
 from slimq_service.hot import Call, Hot
 from slimq_service.stream.ending import IDLE, INTERNAL, LAYOUT, LOST, RESTART, Ending, ending_of
 from slimq_service.stream.inbox import DISCONNECT, Inbox
@@ -30,18 +30,26 @@ class Session:
     """Serves one stream."""
 
     def __init__(
-        self, hot: Hot, policy: str, variant: str | None, spec: ObservationSpec, path: str
+        self,
+        hot: Hot,
+        policy: str,
+        variant: str | None,
+        spec: ObservationSpec,
+        headers: Headers,
+        path: str,
     ) -> None:
         """Begins an episode.
 
         Args:
             hot: answers its calls.
             policy: whose variants answer.
-            variant: which one is to answer, None for whatever is the policy's default.
+            variant: which one is to answer, None for the policy's default or one by its weights.
             spec: the policy's observations, which must stay like that.
+            headers: with the routing key that keeps the stream with one variant by the weights.
             path: where the stream came in, for the log.
         """
-        self._hot, self._policy, self._variant, self._path = hot, policy, variant, path
+        self._hot, self._policy, self._variant = hot, policy, variant
+        self._headers, self._path = headers, path
         self._spec, self._frame = spec, spec.frame
         self._observation = spec.padding()
         self._ending: Ending | None = None
@@ -125,11 +133,11 @@ class Session:
 
     async def _respond(self, call: Call, message: Mapping[str, Any], inbox: Inbox) -> str:
         hot, q_values = self._hot, None
-        call.variant = self._variant or hot.catalogue.policy(self._policy).default_variant
+        policy = hot.catalogue.policy(self._policy)
+        call.variant = self._variant or hot.default_variant(policy, self._headers)
         with call.reading():
             asked = read_message(message, self._frame)
-        call.variant = asked.variant or call.variant
-        variant = await hot.catalogue.get(self._policy, call.variant)
+        variant = await hot.variant(call, self._policy, asked.variant or call.variant)
         if variant.policy.observation != self._spec:
             problem = f"the observations of {self._policy!r} have changed; open a new stream"
             raise LayoutChangedError(problem)

@@ -1,4 +1,4 @@
-"""`slimq policies`: what the repository holds, whether it is whole, and cleaning it up."""
+"""`slimq policies`: what the repository holds, whether it is whole, who answers, cleaning up."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.route import route
 
 if TYPE_CHECKING:
     from slimq.core.manifest import PolicyManifest
     from slimq.core.repository import Repository
 
 app = typer.Typer(
-    help="Read, check and clean the repository of policies.",
+    help="Read, check, direct and clean the repository of policies.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command()(route)
 
 
 @app.command("list")

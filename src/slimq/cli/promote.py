@@ -33,6 +33,8 @@ def promote(
 ) -> None:
     """Make a variant the policy's default; a running service follows by itself.
 
+    Weights set by `slimq policies route` end: the default answers all that name no variant.
+
     Ends with 1 for a variant that has no report, was made from another checkpoint, or is not
     non-inferior to the baseline. Going back needs no evidence.
     """
@@ -43,7 +45,8 @@ def promote(
         received = "both" if rollback else "neither"
         raise InvalidInputError("VARIANT", "either a variant or --rollback", received)
     repository = Repository(policies)
-    before = repository.policy(policy).default_variant
+    old = repository.policy(policy)
+    before = old.default_variant
     if variant is None:
         manifest = Publisher(repository).roll_back(policy)
     else:
@@ -58,12 +61,15 @@ def promote(
             "default_variant": after,
             "previous_default": manifest.previous_default,
             "changed": before != after,
+            "routing_ended": old.routing is not None,
         }
         typer.echo(json.dumps(values))
-    elif before == after:
-        typer.echo(f"{policy}: {after} is the default already")
+        return
+    ended = "; its weights have ended" if old.routing is not None else ""
+    if before == after:
+        typer.echo(f"{policy}: {after} is the default already{ended}")
     else:
-        typer.echo(f"{policy}: the default is {after}, it was {before}")
+        typer.echo(f"{policy}: the default is {after}, it was {before}{ended}")
 
 
 def check_evidence(repository: Repository, policy: str, variant: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.observation import ObservationSpec
@@ -62,6 +62,27 @@ class RandomPolicyRecord(Manifest):
     seeds: str = Field(description="name of the seed range")
 
 
+class Routing(Manifest):
+    """Who answers requests that name no variant."""
+
+    weights: dict[Slug, Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]] = Field(
+        min_length=1, max_length=64, description="share of each variant, relative to their sum"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Routing:
+        if not any(self.weights.values()):
+            raise ValueError("at least one weight must be over 0")
+        return self
+
+
+class Shadow(Manifest):
+    """A variant that looks at a share of the observations that others answer."""
+
+    variant: Slug
+    share: float = Field(gt=0, le=1, description="of the requests for actions")
+
+
 class PolicyManifest(Manifest):
     """`policy.json`: one trained agent for one environment."""
 
@@ -79,6 +100,10 @@ class PolicyManifest(Manifest):
     previous_default: Slug | None = Field(
         default=None, description="the default before the last promotion, to go back to"
     )
+    routing: Routing | None = Field(
+        default=None, description="who answers instead of the default variant alone"
+    )
+    shadow: Shadow | None = Field(default=None, description="who answers too, for comparison")
 
 
 class StepFidelity(Manifest):

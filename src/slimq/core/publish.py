@@ -24,7 +24,14 @@ from slimq.core._atomic import TEMPORARY, publishing, write_atomically
 from slimq.core._files import check_entry, decode, display, read_entry, read_regular
 from slimq.core._protobuf import refuse_external_data
 from slimq.core.errors import InvalidInputError, RepositoryError, SlimqError
-from slimq.core.manifest import SLUG, FileEntry, PolicyManifest, VariantManifest
+from slimq.core.manifest import (
+    SLUG,
+    FileEntry,
+    PolicyManifest,
+    Routing,
+    Shadow,
+    VariantManifest,
+)
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import (
     LARGEST_MANIFEST,
@@ -150,8 +157,8 @@ class Publisher:
     def promote(self, policy: str, variant: str) -> PolicyManifest:
         """Makes a variant the policy's default; answers the new manifest.
 
-        The default that it replaces is kept for `roll_back`. Nothing changes where the variant is
-        the default already.
+        The default that it replaces is kept for `roll_back`, and routing ends: all requests that
+        name no variant are the default's. Nothing changes where that was so already.
 
         Raises:
             NotFoundError: there is no such policy or variant.
@@ -176,6 +183,29 @@ class Publisher:
 
         return self._change_default(policy, earlier)
 
+    def route(self, policy: str, routing: Routing | None) -> PolicyManifest:
+        """Sets who answers requests that name no variant; None: the default variant alone.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: a model is missing or tampered with, or writing failed.
+        """
+        return self._direct(policy, "routing", routing, list(routing.weights) if routing else [])
+
+    def shadow(self, policy: str, shadow: Shadow | None) -> PolicyManifest:
+        """Sets who answers a share of the requests too; None: nobody. Raises as `route`."""
+        return self._direct(policy, "shadow", shadow, [shadow.variant] if shadow else [])
+
+    def _direct(
+        self, policy: str, key: str, value: Routing | Shadow | None, variants: list[str]
+    ) -> PolicyManifest:
+        self.repository.policy(policy)
+        with publishing(self.root, (policy,)):
+            old = self.repository.policy(policy)
+            for variant in variants:
+                self.repository.read_model(policy, variant)
+            return self._change(old, {key: value})
+
     def _change_default(
         self, policy: str, choose: Callable[[PolicyManifest], str]
     ) -> PolicyManifest:
@@ -184,11 +214,16 @@ class Publisher:
             old = self.repository.policy(policy)
             variant = choose(old)
             self.repository.read_model(policy, variant)
-            if variant == old.default_variant:
-                return old
-            changes = {"default_variant": variant, "previous_default": old.default_variant}
-            manifest = old.model_copy(update=changes)
-            self._commit((policy, POLICY_FILE), manifest, old)
+            changes: dict[str, object] = {"routing": None}
+            if variant != old.default_variant:
+                changes |= {"default_variant": variant, "previous_default": old.default_variant}
+            return self._change(old, changes)
+
+    def _change(self, old: PolicyManifest, changes: Mapping[str, object]) -> PolicyManifest:
+        """Commits other values of a policy's manifest, under its lock."""
+        manifest = old.model_copy(update=changes)
+        if manifest != old:
+            self._commit((old.name, POLICY_FILE), manifest, old)
         return manifest
 
     def collect_garbage(self, policy: str, grace_seconds: float = GRACE_SECONDS) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
@@ -48,9 +48,9 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
             attempt(repository.read_file, policy, checkpoint)
         if (entry := manifest.calibration) is not None:
             states = attempt(_read_states, repository, manifest, entry)
-        for key in ("baseline_variant", "default_variant"):
-            if getattr(manifest, key) not in variants:
-                problem = f"{key}: there is no variant {getattr(manifest, key)!r}"
+        for key, variant in _named_variants(manifest):
+            if variant not in variants:
+                problem = f"{key}: there is no variant {variant!r}"
                 problems.append(RepositoryError(f"{policy}/policy.json", problem))
     for name in attempt(repository.incomplete, policy) or []:
         problem = "holds files but no variant.json: it is being published, or was left half-done"
@@ -63,6 +63,16 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
             attempt(_check_parent, found[0], manifest, f"{folder}/variant.json")
             attempt(_check_model, found[1], manifest, states, f"{folder}/{found[0].model.path}")
     return _distinct(problems)
+
+
+def _named_variants(manifest: PolicyManifest) -> Iterator[tuple[str, str]]:
+    """Variants that a policy's manifest names, with the keys."""
+    yield "baseline_variant", manifest.baseline_variant
+    yield "default_variant", manifest.default_variant
+    for variant in manifest.routing.weights if manifest.routing else ():
+        yield "routing.weights", variant
+    if manifest.shadow:
+        yield "shadow.variant", manifest.shadow.variant
 
 
 def _read_states(

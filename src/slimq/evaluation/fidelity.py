@@ -8,6 +8,7 @@ import heapq
 import numpy as np
 import numpy.typing as npt
 
+from slimq.core.differences import find_differences
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
@@ -64,20 +65,17 @@ def measure_fidelity(variant: QValues, baseline: QValues) -> Fidelity:
     """
     if variant.shape != baseline.shape or baseline.ndim != 2 or not len(baseline):
         raise InvalidInputError("q_values", f"shape {baseline.shape}", f"shape {variant.shape}")
-    ours, full = variant.astype(np.float64), baseline.astype(np.float64)
-    rows = np.arange(len(full))
-    best, chosen = full.argmax(axis=1), ours.argmax(axis=1)
-    agrees = best == chosen
-    ordered = np.sort(full, axis=1)
-    gaps = ordered[:, -1] - ordered[:, -2] if full.shape[1] > 1 else np.full(len(full), np.inf)
+    found = find_differences(variant, baseline)
+    ordered = np.sort(baseline.astype(np.float64), axis=1)
+    single = baseline.shape[1] == 1
+    gaps = np.full(len(baseline), np.inf) if single else ordered[:, -1] - ordered[:, -2]
     clear = gaps >= NEAR_TIE
-    errors = np.abs(ours - full)
     return Fidelity(
-        states=len(full),
-        agreement=float(agrees.mean()),
+        states=len(baseline),
+        agreement=float(found.agrees.mean()),
         near_ties=int((~clear).sum()),
-        agreement_without_ties=float(agrees[clear].mean()) if clear.any() else 1.0,
-        regret=float((full[rows, best] - full[rows, chosen]).mean()),
-        q_error_mean=float(errors.mean()),
-        q_error_max=float(errors.max()),
+        agreement_without_ties=float(found.agrees[clear].mean()) if clear.any() else 1.0,
+        regret=float(found.regrets.mean()),
+        q_error_mean=float(found.errors.mean()),
+        q_error_max=float(found.errors.max()),
     )

@@ -21,7 +21,13 @@ TINY = ObservationSpec(dtype="float32", shape=(4,))
 class Wire:
     """A WebSocket to an application in this process, with both ends of the ASGI channel at hand."""
 
-    def __init__(self, app: Any, path: str, extensions: Any = ("websocket.http.response",)) -> None:
+    def __init__(
+        self,
+        app: Any,
+        path: str,
+        extensions: Any = ("websocket.http.response",),
+        headers: Any = (),
+    ) -> None:
         path, _, query = path.partition("?")
         self.incoming: asyncio.Queue[Any] = asyncio.Queue()
         self.sent: asyncio.Queue[Any] = asyncio.Queue()
@@ -34,7 +40,7 @@ class Wire:
             "raw_path": path.encode(),
             "root_path": "",
             "query_string": query.encode(),
-            "headers": [],
+            "headers": list(headers),
             "extensions": {name: {} for name in extensions},
         }
         self.incoming.put_nowait({"type": "websocket.connect"})
@@ -120,10 +126,10 @@ def stack() -> Callable[[Any], np.ndarray]:
 
 @pytest.fixture
 def open_wire() -> Callable[..., Any]:
-    """`await open_wire(service, path)`: an accepted stream."""
+    """`await open_wire(service, path, **options)`: an accepted stream."""
 
-    async def begin(service: Any, path: str) -> Wire:
-        return await Wire(service.app, path).accepted()
+    async def begin(service: Any, path: str, **options: Any) -> Wire:
+        return await Wire(service.app, path, **options).accepted()
 
     return begin
 

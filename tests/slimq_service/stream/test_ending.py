@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from slimq_service.metrics import STREAM_ENDINGS
+from slimq_service.metrics import STREAM_ENDS
 from slimq_service.stream.ending import ENDINGS, ending_of
 
 
 def test_the_metrics_know_every_ending() -> None:
-    assert tuple(ending.label for ending in ENDINGS) == STREAM_ENDINGS
+    assert tuple(ending.label for ending in ENDINGS) == STREAM_ENDS
 
 
 def test_codes_are_different_and_allowed_and_reasons_fit_a_close_frame() -> None:

@@ -6,6 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slimq.core.manifest import Routing
+from slimq.core.publish import Publisher
+from slimq.core.repository import Repository
+
 TINY = "/v1/policies/tiny/stream"
 ZEROS = np.zeros(4, np.float32)
 
@@ -66,6 +70,15 @@ def test_a_broken_variant_is_refused_with_its_file(
     status, _, problem = refused(service, wire, "/v1/policies/tiny/variants/other/stream")
     assert (status, problem["code"]) == (503, "repository")
     assert "tiny/variants/other/model-" in problem["field"]
+
+
+def test_a_routing_key_that_is_too_long_is_refused(
+    service: Any, wire: Any, repositories: Any
+) -> None:
+    Publisher(Repository(repositories.root)).route("tiny", Routing(weights={"fp32": 1}))
+    service.get("/readyz")
+    headers = [(b"routing-key", b"x" * 257)]
+    assert refused(service, wire, TINY, headers=headers)[2]["code"] == "over-limit"
 
 
 def test_no_more_streams_are_opened_than_may_be(start: Any, wire: Any, open_wire: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from slimq_service.metrics import STREAM_ENDINGS
+from slimq_service.metrics import STREAM_ENDS
 from slimq_service.settings import Settings
 from slimq_service.stream.ending import ENDINGS
 from slimq_service.stream.endpoint import POLICY_PATH, VARIANT_PATH
@@ -78,7 +78,7 @@ def test_the_page_has_every_path_key_code_and_label() -> None:
     for key in KEYS:
         assert f"| `{key}` |" in PAGE
     assert f"at most {MAX_TEXT_BYTES // 1024} KiB" in PAGE
-    for label in STREAM_ENDINGS:
+    for label in STREAM_ENDS:
         assert f"`{label}`" in PAGE
     for ending in ENDINGS:
         if ending.code is not None:

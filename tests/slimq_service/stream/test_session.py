@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slimq.core.manifest import PolicyManifest
+from slimq.core.manifest import PolicyManifest, Routing
+from slimq.core.publish import Publisher
+from slimq.core.repository import Repository
 from slimq_service import batching
 
 PATH = "/v1/policies/tiny_frames/stream"
@@ -231,6 +233,30 @@ def test_without_a_choice_the_default_answers_whichever_it_is(
         return variants
 
     assert service.run(play()) == ["fp32", "fp32", "other", "fp32"]
+
+
+def test_weights_choose_for_a_whole_stream_and_a_key_chooses_alike(
+    service: Any, open_wire: Any, tiny_repository: Path
+) -> None:
+    zeros = np.zeros(4, np.float32)
+    publisher = Publisher(Repository(tiny_repository))
+    publisher.route("tiny", Routing(weights={"fp32": 1, "other": 1}))
+
+    async def play(count: int, headers: Any) -> list[set[str]]:
+        seen = []
+        for _ in range(count):
+            wire = await open_wire(service, TINY, headers=headers)
+            seen.append({(await wire.ask(zeros))["variant"] for _ in range(8)})
+            await wire.gone()
+        return seen
+
+    service.get("/readyz")
+    anybody = service.run(play(40, ()))
+    assert all(len(variants) == 1 for variants in anybody)
+    assert {"fp32"} in anybody
+    assert {"other"} in anybody
+    somebody = service.run(play(5, [(b"routing-key", b"me")]))
+    assert len(set.union(*somebody)) == 1
 
 
 def test_other_observations_end_the_stream_with_a_reason(

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,20 @@ def test_a_signal_closes_streams_with_a_reason(launch: Any, tmp_path: Path, numb
     assert all("action" in answer for answer in answers)
     assert server.process.wait(10) == 0
     assert "Traceback" not in server.log.read_text()
+
+
+def test_the_streams_of_all_workers_are_counted_and_closed(
+    launch: Any, tiny_repository: Path, tmp_path: Path, settled: Any
+) -> None:
+    server = launch(tiny_repository, tmp_path / "log", SLIMQ_WORKERS="2")
+    with ExitStack() as opened:
+        clients = [opened.enter_context(stream(server)) for _ in range(8)]
+        assert all("action" in ask(client, ZEROS) for client in clients)
+        settled(server, OPEN, 8.0)
+        settled(server, "slimq_streams_opened_total", 8.0)
+        server.process.send_signal(signal.SIGTERM)
+        assert [closing(client) for client in clients] == [(1001, "service restarts")] * 8
+    assert server.process.wait(15) == 0
 
 
 def test_a_client_that_acknowledges_nothing_does_not_hold_up_the_end(
