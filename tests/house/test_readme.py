@@ -21,6 +21,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/decisions.md",
+    "docs/service.md",
     "docs/serving.md",
     "docs/stream.md",
 )

@@ -67,9 +67,8 @@ def test_the_lines_that_are_typed_are_answered(address: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in Settings.model_fields if n.startswith("stream")])
-def test_the_page_has_the_settings_with_their_defaults(name: str) -> None:
-    default = Settings.model_fields[name].default
-    assert f"| `SLIMQ_{name.upper()}` | {int(default)} |" in PAGE
+def test_the_page_names_the_settings(name: str) -> None:
+    assert f"`SLIMQ_{name.upper()}`" in PAGE
 
 
 def test_the_page_has_every_path_key_code_and_label() -> None:
