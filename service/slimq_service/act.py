@@ -14,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from slimq.core.errors import ConflictError, InvalidInputError, suggestion
 from slimq.core.observation import Observations
+from slimq_service.answers import Answer
 from slimq_service.batching import Inference
-from slimq_service.hot import Answer, Call, Hot
+from slimq_service.hot import Call, Hot
 from slimq_service.intake import check_observations, receive_envelope
 from slimq_service.model import LoadedVariant
 from slimq_service.parsing import JSON

@@ -31,6 +31,7 @@ from slimq_service.peers import Peers
 from slimq_service.resources import make_resource_router
 from slimq_service.settings import Settings
 from slimq_service.shadow import Shadow
+from slimq_service.stream.endpoint import StreamEndpoint
 
 DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
 
@@ -104,6 +105,8 @@ def create_app(
     app.router.routes.extend(ActEndpoint(hot).routes())
     app.router.routes.extend(CompareEndpoint(hot).routes())
     app.router.routes.extend(InferEndpoint(hot).routes())
+    app.state.streams = StreamEndpoint(hot, metrics)
+    app.router.routes.extend(app.state.streams.routes())
     app.include_router(make_protocol_router(catalogue, lifecycle, models))
     app.include_router(make_control_router(catalogue, settings, peers))
     app.include_router(make_page_router(catalogue))

@@ -27,7 +27,8 @@ from slimq.core.errors import (
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
 from slimq_service.act import refuse
-from slimq_service.hot import Answer, Call, Hot
+from slimq_service.answers import Answer
+from slimq_service.hot import Call, Hot
 from slimq_service.intake import check_observations, receive_envelope
 from slimq_service.parsing import JSON
 from slimq_service.problems import Problem, problem_of

@@ -40,14 +40,18 @@ ERROR_CODES = (
     errors.ClosingError.code,
     errors.NotFoundError.code,
     errors.RepositoryError.code,
+    errors.LayoutChangedError.code,
     CLIENT_GONE,
     INTERNAL,
 )
-"""What can go wrong with a request for actions, by act or by the protocol."""
+"""What can go wrong with a request for actions, by act, by the protocol or in a stream."""
 NO_SUCH_PATH = "no-such-path"
 METHOD_NOT_ALLOWED = "method-not-allowed"
-HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, *ERROR_CODES)
-"""What can go wrong with any other request."""
+UPGRADE_REQUIRED = "upgrade-required"
+HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, *ERROR_CODES)
+"""What can go wrong with any other request, that for a stream among them."""
+STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "restart", "internal")
+"""Why streams end."""
 
 _LABELS = ("policy", "variant")
 SUM: Literal["livesum"] = "livesum"
@@ -82,7 +86,7 @@ class Metrics:
         self.registry = registry
         self._requests = Counter(
             "slimq_requests",
-            "Requests for actions, whatever their answer",
+            "Requests for actions and messages of streams, whatever their answer",
             _LABELS,
             registry=registry,
         )
@@ -91,7 +95,7 @@ class Metrics:
         )
         self._errors = Counter(
             "slimq_errors",
-            "Requests for actions that ended in an error",
+            "Requests for actions and messages of streams that ended in an error",
             (*_LABELS, "code"),
             registry=registry,
         )
@@ -138,7 +142,7 @@ class Metrics:
         )
         self._http = Histogram(
             "slimq_http_request_seconds",
-            "Time of a request for actions, from its headers to its answer",
+            "Time from a request's headers, or from a stream's message, to its answer",
             _LABELS,
             buckets=HTTP_BUCKETS,
             registry=registry,
@@ -171,10 +175,24 @@ class Metrics:
         )
         self.in_flight = Gauge(
             "slimq_requests_in_flight",
-            "Requests for actions being answered now",
+            "Requests for actions and messages of streams being answered now",
             registry=registry,
             multiprocess_mode=SUM,
         )
+        self.streams_open = Gauge(
+            "slimq_streams_open",
+            "Streams that are open now",
+            registry=registry,
+            multiprocess_mode=SUM,
+        )
+        self.streams_opened = Counter(
+            "slimq_streams_opened", "Streams that were accepted", registry=registry
+        )
+        self._streams_closed = Counter(
+            "slimq_streams_closed", "Streams that have ended", ("reason",), registry=registry
+        )
+        for reason in STREAM_ENDS:
+            self._streams_closed.labels(reason)
         info = Gauge(
             "slimq_info",
             "Facts about this process",
@@ -220,3 +238,7 @@ class Metrics:
     def http_error(self, code: str) -> None:
         """Counts an error outside act; the code is one of ours or of an HTTP status."""
         self._http_errors.labels(code).inc()
+
+    def stream_closed(self, reason: str) -> None:
+        """Counts the end of a stream; the reason is one of `STREAM_ENDS`."""
+        self._streams_closed.labels(reason).inc()

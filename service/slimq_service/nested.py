@@ -55,12 +55,13 @@ def _count(body: bytes, characters: bytes) -> int:
     return sum(int(np.count_nonzero(content == character)) for character in characters)
 
 
-def load_json(body: bytes, keys: Sequence[str]) -> Any:
+def load_json(body: bytes, keys: Sequence[str], whole: str = "body") -> Any:
     """The document of a body.
 
     Args:
         body: UTF-8.
         keys: those after which an error names its place.
+        whole: the place that an error names before any of them.
 
     Raises:
         MalformedError: it is not JSON.
@@ -72,7 +73,7 @@ def load_json(body: bytes, keys: Sequence[str]) -> Any:
         at = _byte_of(body, error.pos)
         start = at - (body[max(at - 1, 0) : at] == b"-")
         token = _NOT_JSON.match(body[start : start + 16])
-        field = _last_key(body, start, keys)
+        field = _last_key(body, start, keys) or whole
         if token is not None:
             received = f"{token.group().decode()} at byte {start}"
             raise ObservationError(field, "finite numbers", received) from None
@@ -87,13 +88,13 @@ def _byte_of(body: bytes, position: int) -> int:
     return int(begins[position]) if position < len(begins) else len(body)
 
 
-def _last_key(body: bytes, stop: int, keys: Sequence[str]) -> str:
+def _last_key(body: bytes, stop: int, keys: Sequence[str]) -> str | None:
     """The last of the keys before a place, as far as it is near or at the start of the body."""
     pattern = re.compile(rf'"({"|".join(keys)})"\s*:'.encode())
     for part in (body[max(0, stop - SEARCHED_BYTES) : stop], body[: min(stop, SEARCHED_BYTES)]):
         if passed := pattern.findall(part):
             return str(passed[-1].decode())
-    return "body"
+    return None
 
 
 def flatten(value: Any, dims: tuple[int, ...], field: str) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,22 +81,50 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
     if media_type == NPY:
         return Envelope(media_type, read_npy(body))
     check_lists(body, spec, max_batch, FIELD)
-    document = load_json(body, KEYS)
-    if not isinstance(document, dict):
-        raise InvalidInputError("body", "a JSON object with observations", kind_of(document))
-    for key in document:
-        if key not in KEYS:
-            expected, hint = f"the keys {' and '.join(KEYS)}", suggestion(key, KEYS)
-            raise InvalidInputError("body", expected, repr(key), hint)
+    document = read_object(body, KEYS, "body")
     if FIELD not in document:
         raise InvalidInputError(FIELD, "a list of observations", "no such key")
+    return Envelope(media_type, document[FIELD], read_variant(document))
+
+
+def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
+    """A JSON object that has no other keys than these.
+
+    Args:
+        body: UTF-8.
+        keys: those that it may have, the most important first.
+        field: how an error names the whole.
+
+    Raises:
+        MalformedError: it is not JSON.
+        ObservationError: it has NaN or an infinity where a number should be.
+        InvalidInputError: it is no object, or has an unknown key.
+    """
+    document = load_json(body, keys, field)
+    if not isinstance(document, dict):
+        raise InvalidInputError(field, f"a JSON object with {keys[0]}", kind_of(document))
+    for key in document:
+        if key not in keys:
+            expected = f"the keys {', '.join(keys[:-1])} and {keys[-1]}"
+            raise InvalidInputError(field, expected, repr(key), suggestion(key, keys))
+    return document
+
+
+def read_variant(document: dict[str, Any]) -> str | None:
+    """The variant that an object names, None where it names none.
+
+    Raises:
+        InvalidInputError: it is no name, or too long for one.
+    """
     variant = document.get("variant")
-    if variant is not None and not isinstance(variant, str):
+    if variant is None:
+        return None
+    if not isinstance(variant, str):
         raise InvalidInputError("variant", "the name of a variant", kind_of(variant))
-    if variant is not None and len(variant) > LONGEST_NAME:
+    if len(variant) > LONGEST_NAME:
         expected = f"a name of at most {LONGEST_NAME} characters"
         raise InvalidInputError("variant", expected, f"{len(variant)} characters")
-    return Envelope(media_type, document[FIELD], variant)
+    return variant
 
 
 def read_npy(body: bytes) -> npt.NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -19,7 +20,14 @@ from slimq_service.app import create_app
 from slimq_service.health import Lifecycle
 from slimq_service.settings import Settings, unknown_variables
 from slimq_service.sockets import BACKLOG, bind, url_of
+from slimq_service.stream.endpoint import StreamEndpoint
 
+PING_SECONDS = 20.0
+"""Between two pings of a stream; proxies tend to drop connections that are silent for a minute."""
+PONG_SECONDS = 60.0
+"""How long a ping may go unanswered: its answer stands behind the messages that were sent ahead."""
+CLOSING_SECONDS = 1.0
+"""How long clients of streams have to acknowledge that these were closed."""
 START_FAILED = 3
 """The exit status of a start that failed, as uvicorn's own command has it."""
 
@@ -83,12 +91,20 @@ def run(
 
 
 def make_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
-    """How uvicorn runs the application: with uvloop and httptools wherever they are installed."""
+    """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
+
+    Messages of streams are not compressed: deflating and inflating a frame takes longer than many
+    a model does.
+    """
     return uvicorn.Config(
         app,
         loop="auto",
         http="auto",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=settings.stream_message_bytes,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PONG_SECONDS,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -100,7 +116,10 @@ def make_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's, which goes on for a while after the first signal, no longer ready."""
+    """Uvicorn's, which goes on for a while after the first signal, no longer ready.
+
+    Then it closes the streams with a reason, which uvicorn would cut off in mid-answer.
+    """
 
     def __init__(
         self,
@@ -130,6 +149,30 @@ class _Server(uvicorn.Server):
         if self._end is not None and time.monotonic() >= self._end:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the streams, then all the rest, together within the time that there is for it."""
+        streams: StreamEndpoint = self.config.app.state.streams  # type: ignore[union-attr]
+        loop = asyncio.get_running_loop()
+        began, seconds = loop.time(), self.config.timeout_graceful_shutdown or 0
+        ending = asyncio.ensure_future(streams.end())
+        await self._until(ending.done, seconds)
+        ending.cancel()
+        await self._until(self._no_streams, CLOSING_SECONDS)
+        left = seconds - int(loop.time() - began)
+        self.config.timeout_graceful_shutdown = max(1, left)
+        await super().shutdown(sockets)
+
+    def _no_streams(self) -> bool:
+        protocol: Any = self.config.ws_protocol_class
+        return not any(isinstance(one, protocol) for one in self.server_state.connections)
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        """Waits for something, for a time, or until whoever sits at the keyboard has enough."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not done() and not self.force_exit and loop.time() < deadline:
+            await asyncio.sleep(0.02)
 
 
 def _end(number: int, frame: types.FrameType | None) -> None:  # noqa: ARG001

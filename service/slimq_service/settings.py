@@ -86,6 +86,21 @@ class Settings(BaseSettings):
     queue_seconds: float = Field(
         default=5.0, gt=0, le=3600, description="longest time that a request waits for a thread"
     )
+    streams: int = Field(
+        default=256,
+        ge=0,
+        le=10**6,
+        description="streams that are open at a time in each worker; 0 for none",
+    )
+    stream_idle_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="time without a message after which a stream is closed",
+    )
+    stream_message_bytes: int = Field(
+        default=2**20, ge=1, le=2**31, description="bytes of one message of a stream"
+    )
     keep_alive_seconds: int = Field(
         default=75, ge=1, le=3600, description="idle time after which a connection is closed"
     )

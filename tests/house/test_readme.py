@@ -24,6 +24,7 @@ PAGES = (
     "docs/service.md",
     "docs/performance.md",
     "docs/serving.md",
+    "docs/stream.md",
 )
 
 

@@ -9,6 +9,7 @@ from slimq_service.metrics import (
     HTTP_BUCKETS,
     HTTP_ERROR_CODES,
     INFERENCE_BUCKETS,
+    STREAM_ENDS,
     Metrics,
 )
 
@@ -70,3 +71,15 @@ def test_errors_outside_act_have_a_series_of_their_own_from_the_start() -> None:
     assert value("slimq_http_errors_total", {"code": "no-such-path"}) == 1
     unknown = {"policy": "unknown", "variant": "unknown"}
     assert all(value("slimq_errors_total", {**unknown, "code": code}) == 0 for code in ERROR_CODES)
+
+
+def test_streams_have_their_series_from_the_start() -> None:
+    metrics = Metrics(CollectorRegistry())
+    value = metrics.registry.get_sample_value
+    assert value("slimq_streams_open") == value("slimq_streams_opened_total") == 0
+    for reason in STREAM_ENDS:
+        assert value("slimq_streams_closed_total", {"reason": reason}) == 0
+    metrics.stream_closed("idle")
+    assert value("slimq_streams_closed_total", {"reason": "idle"}) == 1
+    refusals = {"not-found", "overloaded", "closing", "conflict", "upgrade-required"}
+    assert refusals <= set(HTTP_ERROR_CODES), "those of a stream count as other requests"

@@ -126,6 +126,14 @@ def test_the_fast_loop_and_parser_are_used() -> None:
     assert "uvloop" in config.get_loop_factory().__module__
 
 
+def test_streams_go_through_the_protocol_that_has_their_limits() -> None:
+    config = make_config(lambda: None, Settings(stream_message_bytes=1000))
+    config.load()
+    assert config.ws_protocol_class.__name__ == "WebSocketsSansIOProtocol"
+    assert (config.ws_max_size, config.ws_per_message_deflate) == (1000, False)
+    assert config.ws_ping_interval < 60 <= config.ws_ping_timeout
+
+
 def test_json_and_raw_bytes_are_answered_alike(server: Any) -> None:
     observations = np.ones((2, 4), np.float32)
     path = f"{server.url}/v1/policies/tiny/act"

@@ -44,7 +44,9 @@ def serve(
     The URL goes to stdout, logs go to stderr. Other settings are read from SLIMQ_* variables, such
     as SLIMQ_MAX_BATCH or SLIMQ_MAX_BODY_BYTES; flags take precedence.
     """
-    require("serve", "fastapi", "uvicorn", "onnxruntime", "orjson", "prometheus_client")
+    require(
+        "serve", "fastapi", "uvicorn", "websockets", "onnxruntime", "orjson", "prometheus_client"
+    )
     from slimq_service.logs import configure_logs
     from slimq_service.server import serve as run
     from slimq_service.settings import read_settings
