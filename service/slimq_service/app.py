@@ -17,6 +17,7 @@ from slimq_service.catalogue import Catalogue
 from slimq_service.compare import CompareEndpoint
 from slimq_service.engine import Engine
 from slimq_service.exposition import Exposition
+from slimq_service.front import Front
 from slimq_service.handlers import add_error_handlers
 from slimq_service.health import Lifecycle, make_health_router
 from slimq_service.hot import Hot
@@ -44,7 +45,7 @@ Under `/v2` is the Open Inference Protocol, where a policy is a model and a vari
 def create_app(
     settings: Settings, registry: Registry | None = None, peers: Peers | None = None
 ) -> FastAPI:
-    """The application.
+    """The application; what a server is to run is the front, `app.state.front`.
 
     Args:
         settings: everything it can be told.
@@ -102,9 +103,9 @@ def create_app(
     models = Models(catalogue, hot.statistics, settings.max_batch, peers)
     lifecycle = app.state.lifecycle = Lifecycle()
     exposition = Exposition(metrics.registry, peers.folder)
-    app.router.routes.extend(ActEndpoint(hot).routes())
-    app.router.routes.extend(CompareEndpoint(hot).routes())
-    app.router.routes.extend(InferEndpoint(hot).routes())
+    act, infer = ActEndpoint(hot), InferEndpoint(hot)
+    app.router.routes.extend([*act.routes(), *CompareEndpoint(hot).routes(), *infer.routes()])
+    app.state.front = Front(app, hot, act, infer)
     app.state.streams = StreamEndpoint(hot, metrics)
     app.router.routes.extend(app.state.streams.routes())
     app.include_router(make_protocol_router(catalogue, lifecycle, models))

@@ -35,6 +35,10 @@ class Engine:
         self.reader = Reader(limits.seconds, room)
         self._batcher = Batcher(self._threads, threads, limits, room, metrics)
 
+    def is_inline(self, variant: LoadedVariant, batch: int) -> bool:
+        """Whether a batch takes so short that a thread would cost more."""
+        return variant.cost.seconds(batch) <= self._inline_seconds
+
     def busy(self) -> bool:
         """Whether requests wait for a thread."""
         return self._room.requests > 0
@@ -61,7 +65,7 @@ class Engine:
             ClientGoneError: the client closed the connection while it waited.
             ClosingError: the service ended while it waited.
         """
-        if variant.cost.seconds(len(observations)) <= self._inline_seconds:
+        if self.is_inline(variant, len(observations)):
             started = time.perf_counter()
             q_values = variant.q_function(observations)
             result = Inference(q_values, time.perf_counter() - started)

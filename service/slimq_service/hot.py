@@ -89,8 +89,8 @@ class Hot:
         self.settings = settings
         self.catalogue = catalogue
         self.statistics = Statistics()
-        self._engine, self._shadow = engine, shadow
-        self._metrics = metrics
+        self._engine, self.shadow = engine, shadow
+        self.metrics = metrics
         self._log = structlog.get_logger(component="hot")
 
     async def respond(
@@ -140,7 +140,7 @@ class Hot:
             ClientGoneError: nobody waits for an answer any more.
         """
         started = time.perf_counter()
-        self._metrics.in_flight.inc()
+        self.metrics.in_flight.inc()
         problem: Problem
         try:
             result = await answer
@@ -160,9 +160,9 @@ class Hot:
             return result
         finally:
             call.hold(None)
-            self._metrics.in_flight.dec()
+            self.metrics.in_flight.dec()
             if counted:
-                measured = self._metrics.of(call.policy, call.variant)
+                measured = self.metrics.of(call.policy, call.variant)
                 measured.requests.inc()
                 measured.http_seconds.observe(time.perf_counter() - started)
         self._fail(call, problem["code"], counted)
@@ -173,6 +173,10 @@ class Hot:
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that names none; see `routing`."""
         return default_variant(policy, headers, self.catalogue.can_answer)
+
+    def is_inline(self, variant: LoadedVariant, batch: int) -> bool:
+        """Whether a batch is computed in the event loop."""
+        return self._engine.is_inline(variant, batch)
 
     async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
         """The variant that answers, in memory and kept there until the call is over.
@@ -226,11 +230,11 @@ class Hot:
         """
         waited = call.stages.queue / 1e9
         inference = await self.compute(call, receive, variant, observations)
-        self._shadow.offer(variant, observations, inference.q_values)
+        self.shadow.offer(variant, observations, inference.q_values)
         call.observations, call.executions = len(observations), inference.executions
         call.stages.compute_infer = int(inference.seconds * 1e9)
         call.stages.queue += int(inference.queue_seconds * 1e9)
-        measured = self._metrics.of(call.policy, call.variant)
+        measured = self.metrics.of(call.policy, call.variant)
         measured.inference_seconds.observe(inference.seconds)
         measured.queue_seconds.observe(waited + inference.queue_seconds)
         measured.observations.inc(len(observations))
@@ -244,9 +248,9 @@ class Hot:
 
     def _fail(self, call: Call, code: str, counted: bool) -> None:
         if counted:
-            self._metrics.error(call.policy, call.variant, code)
+            self.metrics.error(call.policy, call.variant, code)
         else:
-            self._metrics.http_error(code)
+            self.metrics.http_error(code)
 
     def _count(self, call: Call, *, succeeded: bool) -> None:
         policy, variant = call.policy, call.variant

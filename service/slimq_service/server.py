@@ -84,7 +84,7 @@ def run(
     Raises:
         SystemExit: 3 where the start fails; uvicorn has logged why.
     """
-    server = _Server(make_config(app, settings), app.state.lifecycle, settings, started)
+    server = _Server(make_config(app.state.front, settings), app, settings, started)
     server.run(sockets=list(sockets))
     if not server.started:
         raise SystemExit(START_FAILED)
@@ -124,12 +124,13 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        lifecycle: Lifecycle,
+        app: FastAPI,
         settings: Settings,
         started: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._lifecycle, self._drain_seconds = lifecycle, settings.drain_seconds
+        self._lifecycle: Lifecycle = app.state.lifecycle
+        self._app, self._drain_seconds = app, settings.drain_seconds
         self._started = started
         self._end: float | None = None
 
@@ -152,7 +153,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the streams, then all the rest, together within the time that there is for it."""
-        streams: StreamEndpoint = self.config.app.state.streams  # type: ignore[union-attr]
+        streams: StreamEndpoint = self._app.state.streams
         loop = asyncio.get_running_loop()
         began, seconds = loop.time(), self.config.timeout_graceful_shutdown or 0
         ending = asyncio.ensure_future(streams.end())

@@ -209,7 +209,7 @@ def test_a_start_that_fails_is_no_success(
         raise ZeroDivisionError
 
     app = FastAPI(lifespan=lifespan)
-    app.state.lifecycle = Lifecycle()
+    app.state.lifecycle, app.state.front = Lifecycle(), app
     monkeypatch.setattr("slimq_service.server.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
         serve(Settings(policies=tiny_repository, port=0), announce=lambda _: None)
