@@ -17,7 +17,7 @@ from slimq.core.observation import Observations
 from slimq_service.answers import Answer
 from slimq_service.batching import Inference
 from slimq_service.hot import Call, Hot
-from slimq_service.intake import check_observations, receive_envelope
+from slimq_service.intake import receive_observations
 from slimq_service.model import LoadedVariant
 from slimq_service.parsing import JSON
 from slimq_service.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
@@ -60,11 +60,10 @@ class ActEndpoint:
         asked = {"path": names.get("variant"), "query": query_variant(scope["query_string"])}
         default = hot.default_variant(policy, scope["headers"])
         call.variant = choose(asked, default)
-        received = await receive_envelope(hot, scope, receive, call, policy)
+        received = await receive_observations(hot, scope, receive, call, policy)
         chosen = choose({**asked, "body": received.envelope.variant}, default)
         variant = await hot.variant(call, policy.name, chosen)
-        spec = variant.policy.observation
-        return variant, await check_observations(hot, receive, call, received, spec)
+        return variant, received.checked(variant.policy.observation)
 
 
 def refuse(problem: Problem) -> Answer:

@@ -68,7 +68,13 @@ def create_app(
         settings.queue_seconds,
         settings.queue_bytes,
     )
-    engine = Engine(settings.inline_seconds, settings.inference_threads, limits, metrics)
+    engine = Engine(
+        settings.inline_seconds,
+        settings.inference_threads,
+        limits,
+        metrics,
+        settings.alone_seconds,
+    )
 
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
 

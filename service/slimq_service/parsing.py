@@ -17,7 +17,15 @@ import numpy.typing as npt
 
 from slimq.core.errors import InvalidInputError, MalformedError, ObservationError, suggestion
 from slimq.core.observation import Observations, ObservationSpec
-from slimq_service.nested import check_count, check_lists, flatten, kind_of, load_json, to_array
+from slimq_service.nested import (
+    check_count,
+    check_lists,
+    flatten,
+    kind_of,
+    load_json,
+    small_integers,
+    to_array,
+)
 
 JSON = "application/json"
 RAW = "application/octet-stream"
@@ -37,11 +45,13 @@ class Envelope:
         media_type: one of `MEDIA_TYPES`.
         content: nested lists, raw bytes or an array, by media type.
         variant: the variant that the body names.
+        truths: whether JSON may have true or false among its numbers.
     """
 
     media_type: str
     content: Any
     variant: str | None = None
+    truths: bool = True
 
     def observations(self, spec: ObservationSpec, max_batch: int) -> Observations:
         """The observations `(batch, *shape)`.
@@ -59,7 +69,7 @@ class Envelope:
             if array.ndim == len(spec.shape) + 1:
                 check_count(array.shape[0], max_batch, FIELD)
             return spec.check(array, "body")
-        return _from_lists(self.content, spec, max_batch)
+        return _from_lists(self.content, spec, max_batch, truths=self.truths)
 
 
 def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -> Envelope:
@@ -84,7 +94,8 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
     document = read_object(body, KEYS, "body")
     if FIELD not in document:
         raise InvalidInputError(FIELD, "a list of observations", "no such key")
-    return Envelope(media_type, document[FIELD], read_variant(document))
+    truths = b"u" in body or b"l" in body  # of true and false, and of none of the keys
+    return Envelope(media_type, document[FIELD], read_variant(document), truths)
 
 
 def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
@@ -163,7 +174,7 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
         raise MalformedError("body", "an npy file with a valid shape", str(error)) from None
 
 
-def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observations:
+def _from_lists(value: Any, spec: ObservationSpec, max_batch: int, *, truths: bool) -> Observations:
     depth = _depth(value, len(spec.shape) + 2)
     shape = ", ".join(map(str, spec.shape))
     expected = f"a list of shape (batch, {shape})"
@@ -178,7 +189,12 @@ def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observatio
         dims = (len(value), *spec.shape)
     else:
         raise ObservationError(FIELD, expected, f"lists nested {depth} deep")
-    return spec.check(to_array(flatten(value, dims, FIELD), spec).reshape(dims), FIELD)
+    array = None
+    if spec.dtype == "uint8" and not truths:
+        array = small_integers(value, dims)
+    if array is None:
+        array = to_array(flatten(value, dims, FIELD), spec)
+    return spec.check(array.reshape(dims), FIELD)
 
 
 def _depth(value: Any, deepest: int) -> int:

@@ -64,6 +64,12 @@ class Settings(BaseSettings):
         le=1,
         description="a batch expected to take longer is computed in a thread of its own",
     )
+    alone_seconds: float = Field(
+        default=2e-3,
+        ge=0,
+        le=1,
+        description="one expected to take up to this is not, while nothing else is to be done",
+    )
     inference_threads: int = Field(
         default_factory=_processors, ge=1, le=1024, description="threads for the larger batches"
     )
