@@ -349,3 +349,17 @@ def test_a_client_that_acknowledges_nothing_does_not_hold_up_the_end(
         assert read_close(connection) == 1001
         assert server.process.wait(10) == 0
         assert time.monotonic() - began < 5
+
+
+def test_a_client_has_time_to_acknowledge_the_end(
+    launch: Any, tiny_repository: Path, tmp_path: Path
+) -> None:
+    """What it has sent meanwhile does not reset the connection."""
+    server = launch(tiny_repository, tmp_path / "log")
+    with handshake(server) as connection:
+        server.process.send_signal(signal.SIGTERM)
+        assert read_close(connection) == 1001
+        time.sleep(0.3)
+        connection.sendall(frame(2, ZEROS) + frame(8, struct.pack("!H", 1001)))
+        assert connection.recv(1) == b""
+    assert server.process.wait(10) == 0
