@@ -360,6 +360,8 @@ def test_a_client_has_time_to_acknowledge_the_end(
         server.process.send_signal(signal.SIGTERM)
         assert read_close(connection) == 1001
         time.sleep(0.3)
-        connection.sendall(frame(2, ZEROS) + frame(8, struct.pack("!H", 1001)))
+        connection.sendall(frame(2, ZEROS))
+        time.sleep(0.1)
+        connection.sendall(frame(8, struct.pack("!H", 1001)))
         assert connection.recv(1) == b""
     assert server.process.wait(10) == 0
