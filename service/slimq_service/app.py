@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from slimq import __version__
 from slimq.core.errors import RepositoryError
@@ -17,7 +16,7 @@ from slimq_service.batching import BatchLimits
 from slimq_service.catalogue import Catalogue
 from slimq_service.compare import CompareEndpoint
 from slimq_service.engine import Engine
-from slimq_service.exposition import Exposition, folder_of_workers
+from slimq_service.exposition import Exposition
 from slimq_service.handlers import add_error_handlers
 from slimq_service.health import Lifecycle, make_health_router
 from slimq_service.hot import Hot
@@ -29,6 +28,7 @@ from slimq_service.openapi import add_openapi
 from slimq_service.page import make_page_router
 from slimq_service.peers import Peers
 from slimq_service.resources import make_resource_router
+from slimq_service.series import Registry
 from slimq_service.settings import Settings
 from slimq_service.shadow import Shadow
 from slimq_service.stream.endpoint import StreamEndpoint
@@ -42,17 +42,17 @@ Under `/v2` is the Open Inference Protocol, where a policy is a model and a vari
 
 
 def create_app(
-    settings: Settings, registry: CollectorRegistry | None = None, peers: Peers | None = None
+    settings: Settings, registry: Registry | None = None, peers: Peers | None = None
 ) -> FastAPI:
     """The application.
 
     Args:
         settings: everything it can be told.
-        registry: where its metrics go; a fresh one with process metrics when None.
+        registry: where its metrics go; a fresh one when None.
         peers: the other workers, if there are any.
     """
     peers = peers or Peers()
-    metrics = Metrics(_make_registry() if registry is None else registry)
+    metrics = Metrics(registry or Registry())
     catalogue = Catalogue(
         Repository(settings.policies),
         metrics,
@@ -101,7 +101,7 @@ def create_app(
     hot = Hot(settings, catalogue, engine, shadow, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch, peers)
     lifecycle = app.state.lifecycle = Lifecycle()
-    exposition = Exposition(metrics.registry, folder_of_workers())
+    exposition = Exposition(metrics.registry, peers.folder)
     app.router.routes.extend(ActEndpoint(hot).routes())
     app.router.routes.extend(CompareEndpoint(hot).routes())
     app.router.routes.extend(InferEndpoint(hot).routes())
@@ -115,10 +115,3 @@ def create_app(
     add_error_handlers(app, metrics)
     add_openapi(app)
     return app
-
-
-def _make_registry() -> CollectorRegistry:
-    registry = CollectorRegistry()
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
-    return registry

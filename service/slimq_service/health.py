@@ -7,12 +7,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from slimq.core.errors import RepositoryError
 from slimq_service.catalogue import Catalogue
-from slimq_service.exposition import Exposition
+from slimq_service.exposition import MEDIA_TYPE, Exposition
 
 
 @dataclass
@@ -116,9 +116,8 @@ def make_health_router(
         return detail
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
-    async def get_metrics(request: Request) -> Response:
-        accept = request.headers.get("accept", "")
-        content, media_type = await asyncio.to_thread(exposition.encode, accept)
-        return Response(content, headers={"content-type": media_type})
+    async def get_metrics() -> Response:
+        content = await asyncio.to_thread(exposition.encode)
+        return Response(content, headers={"content-type": MEDIA_TYPE})
 
     return router

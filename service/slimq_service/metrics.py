@@ -8,14 +8,11 @@ event.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from slimq import __version__
 from slimq.core import errors
 from slimq_service.problems import INTERNAL
+from slimq_service.series import Counter, Gauge, Histogram, Registry
 
 UNKNOWN = "unknown"
 INFERENCE_BUCKETS = tuple(25e-6 * 2**step for step in range(17))
@@ -54,8 +51,6 @@ STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "res
 """Why streams end."""
 
 _LABELS = ("policy", "variant")
-SUM: Literal["livesum"] = "livesum"
-"""How gauges of several workers are joined: those that live, added."""
 
 
 @dataclass(frozen=True)
@@ -80,126 +75,89 @@ class VariantMetrics:
 class Metrics:
     """Every metric of the service."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Registers the metrics; `_created` series are turned off for the process."""
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    def __init__(self, registry: Registry) -> None:
+        """Registers the metrics."""
         self.registry = registry
-        self._requests = Counter(
+        self._requests = registry.counter(
             "slimq_requests",
             "Requests for actions and messages of streams, whatever their answer",
             _LABELS,
-            registry=registry,
         )
-        self._observations = Counter(
-            "slimq_observations", "Observations that were answered", _LABELS, registry=registry
+        self._observations = registry.counter(
+            "slimq_observations", "Observations that were answered", _LABELS
         )
-        self._errors = Counter(
+        self._errors = registry.counter(
             "slimq_errors",
             "Requests for actions and messages of streams that ended in an error",
             (*_LABELS, "code"),
-            registry=registry,
         )
-        self._http_errors = Counter(
-            "slimq_http_errors",
-            "Other requests answered with an error",
-            ("code",),
-            registry=registry,
+        self._http_errors = registry.counter(
+            "slimq_http_errors", "Other requests answered with an error", ("code",)
         )
         for code in HTTP_ERROR_CODES:
             self._http_errors.labels(code)
-        self._inference = Histogram(
+        self._inference = registry.histogram(
             "slimq_inference_seconds",
             "Time in the model of the batch that a request's observations were computed in",
             _LABELS,
-            buckets=INFERENCE_BUCKETS,
-            registry=registry,
+            INFERENCE_BUCKETS,
         )
-        self._queue = Histogram(
+        self._queue = registry.histogram(
             "slimq_queue_seconds",
             "Time that a request waited for threads, from its whole body on",
             _LABELS,
-            buckets=INFERENCE_BUCKETS,
-            registry=registry,
+            INFERENCE_BUCKETS,
         )
-        self._batch = Histogram(
+        self._batch = registry.histogram(
             "slimq_batch_observations",
             "Observations of a batch that was computed in a thread",
             _LABELS,
-            buckets=BATCH_BUCKETS,
-            registry=registry,
+            BATCH_BUCKETS,
         )
-        self._batches = Counter(
+        self._batches = registry.counter(
             "slimq_batches",
             "Batches computed in a thread, by why they were dispatched",
             (*_LABELS, "reason"),
-            registry=registry,
         )
-        self.queue_depth = Gauge(
-            "slimq_queue_depth",
-            "Requests that wait for a thread now",
-            registry=registry,
-            multiprocess_mode=SUM,
-        )
-        self._http = Histogram(
+        self.queue_depth = registry.gauge(
+            "slimq_queue_depth", "Requests that wait for a thread now"
+        ).labels()
+        self._http = registry.histogram(
             "slimq_http_request_seconds",
             "Time from a request's headers, or from a stream's message, to its answer",
             _LABELS,
-            buckets=HTTP_BUCKETS,
-            registry=registry,
+            HTTP_BUCKETS,
         )
-        self._loaded = Gauge(
-            "slimq_variant_loaded",
-            "Processes that have the variant in memory",
-            _LABELS,
-            registry=registry,
-            multiprocess_mode=SUM,
+        self._loaded = registry.gauge(
+            "slimq_variant_loaded", "Processes that have the variant in memory", _LABELS
         )
-        self._memory = Gauge(
+        self._memory = registry.gauge(
             "slimq_variant_memory_bytes",
             "Bytes that the process grew by when the variant was loaded, 0 when it is not",
             _LABELS,
-            registry=registry,
-            multiprocess_mode=SUM,
         )
-        self._evictions = Counter(
-            "slimq_variant_evictions",
-            "Times that the variant had to make room for others",
-            _LABELS,
-            registry=registry,
+        self._evictions = registry.counter(
+            "slimq_variant_evictions", "Times that the variant had to make room for others", _LABELS
         )
-        self._loads = Counter(
-            "slimq_variant_loads",
-            "Loads of a variant's model by outcome",
-            (*_LABELS, "outcome"),
-            registry=registry,
+        self._loads = registry.counter(
+            "slimq_variant_loads", "Loads of a variant's model by outcome", (*_LABELS, "outcome")
         )
-        self.in_flight = Gauge(
+        self.in_flight = registry.gauge(
             "slimq_requests_in_flight",
             "Requests for actions and messages of streams being answered now",
-            registry=registry,
-            multiprocess_mode=SUM,
-        )
-        self.streams_open = Gauge(
-            "slimq_streams_open",
-            "Streams that are open now",
-            registry=registry,
-            multiprocess_mode=SUM,
-        )
-        self.streams_opened = Counter(
-            "slimq_streams_opened", "Streams that were accepted", registry=registry
-        )
-        self._streams_closed = Counter(
-            "slimq_streams_closed", "Streams that have ended", ("reason",), registry=registry
+        ).labels()
+        self.streams_open = registry.gauge(
+            "slimq_streams_open", "Streams that are open now"
+        ).labels()
+        self.streams_opened = registry.counter(
+            "slimq_streams_opened", "Streams that were accepted"
+        ).labels()
+        self._streams_closed = registry.counter(
+            "slimq_streams_closed", "Streams that have ended", ("reason",)
         )
         for reason in STREAM_ENDS:
             self._streams_closed.labels(reason)
-        info = Gauge(
-            "slimq_info",
-            "Facts about this process",
-            ("version",),
-            registry=registry,
-            multiprocess_mode="max",
-        )
+        info = registry.gauge("slimq_info", "Facts about this process", ("version",), largest=True)
         info.labels(__version__).set(1)
         self._variants: dict[tuple[str, str], VariantMetrics] = {}
         self.appear(UNKNOWN, UNKNOWN)

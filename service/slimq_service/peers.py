@@ -38,6 +38,11 @@ class Peers:
         """
         self._folder, self._own = folder, own
 
+    @property
+    def folder(self) -> Path | None:
+        """Of the workers' sockets and metrics."""
+        return self._folder
+
     async def ask(self, request: Request, body: bytes) -> list[PeerAnswer]:
         """The same request to every other worker; a dead one is left out, as it knows nothing."""
         if self._folder is None or request.scope["server"][1] is None:

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import IO, cast
 
 import structlog
-from prometheus_client import multiprocess
 
-from slimq_service.exposition import RESTARTS_FILE, VARIABLE, WORKERS_FILE
+from slimq_service.exposition import RESTARTS_FILE
 from slimq_service.logs import current_level
+from slimq_service.series import LIVE_FILE
 from slimq_service.settings import Settings
 from slimq_service.worker import UP, Orders
 
@@ -135,7 +135,6 @@ class Supervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=descriptors,
-            env={**os.environ, VARIABLE: str(folder)},
             start_new_session=True,
         )
         pipes = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
@@ -156,18 +155,12 @@ class Supervisor:
             self._log.info("worker answers", worker=slot.index, pid=worker.process.pid)
         status = worker.process.poll()
         if status is not None:
-            self._bury(slot, worker, folder)
+            _close(worker)
+            slot.worker = None
             if not self._ending:
                 self._mourn(slot, worker, status)
                 self._write(folder)
         return status
-
-    def _bury(self, slot: _Slot, worker: _Worker, folder: Path) -> None:
-        """Closes what is left of a worker, and takes its gauges out of the sums."""
-        _close(worker)
-        pid = worker.process.pid
-        multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
-        slot.worker = None
 
     def _mourn(self, slot: _Slot, worker: _Worker, status: int) -> None:
         """Says that a worker died, and decides when the next one takes its place."""
@@ -181,8 +174,9 @@ class Supervisor:
 
     def _write(self, folder: Path) -> None:
         """Tells the workers what they cannot know of each other, for their metrics."""
-        pids = [str(s.worker.process.pid) for s in self._slots if s.worker is not None]
-        for name, text in ((WORKERS_FILE, " ".join(pids)), (RESTARTS_FILE, str(self._restarts))):
+        alive = [(s.index, s.worker.process.pid) for s in self._slots if s.worker is not None]
+        live = " ".join(f"{index}:{pid}" for index, pid in alive)
+        for name, text in ((LIVE_FILE, live), (RESTARTS_FILE, str(self._restarts))):
             temporary = folder / f".{name}"
             temporary.write_text(text, encoding="ascii")
             temporary.replace(folder / name)

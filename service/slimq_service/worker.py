@@ -15,7 +15,13 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from slimq_service.app import create_app
 from slimq_service.logs import configure_logs
+from slimq_service.peers import Peers
+from slimq_service.series import Registry
+from slimq_service.server import run
+from slimq_service.settings import Settings
+from slimq_service.sockets import bind_unix
 
 UP = b"up\n"
 
@@ -27,14 +33,14 @@ class Orders:
     Attributes:
         settings: as JSON, with what is secret.
         sockets: descriptors of the sockets that all workers share.
-        peers: folder of the workers' own sockets.
+        folder: of the workers' own sockets and metrics.
         index: which worker it is.
         level: from which records are logged.
     """
 
     settings: str
     sockets: list[int]
-    peers: str
+    folder: str
     index: int
     level: int
 
@@ -47,17 +53,12 @@ def main() -> None:
     """Runs until the supervisor ends it or has died."""
     orders = Orders(**json.loads(sys.stdin.buffer.readline()))
     configure_logs(orders.level)
-    from slimq_service.app import create_app  # after the folder of the metrics is known
-    from slimq_service.peers import Peers
-    from slimq_service.server import run
-    from slimq_service.settings import Settings
-    from slimq_service.sockets import bind_unix
-
     settings = Settings.model_validate_json(orders.settings)
     own = f"worker-{orders.index}.sock"
-    inner = bind_unix(Path(orders.peers) / own)
+    folder = Path(orders.folder)
+    inner = bind_unix(folder / own)
     shared = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
-    app = create_app(settings, peers=Peers(Path(orders.peers), own))
+    app = create_app(settings, Registry(folder, orders.index), Peers(folder, own))
     threading.Thread(target=_watch, args=(sys.stdin.fileno(),), daemon=True).start()
     run(app, settings, [*shared, inner], started=_tell)
 

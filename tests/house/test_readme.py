@@ -22,6 +22,7 @@ PAGES = (
     "CHANGELOG.md",
     "docs/decisions.md",
     "docs/service.md",
+    "docs/performance.md",
     "docs/serving.md",
     "docs/stream.md",
 )
