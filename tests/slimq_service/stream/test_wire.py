@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -9,7 +10,6 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,12 @@ def handshake(server: Any, path: str = TINY, **headers: str) -> socket.socket:
 
 
 def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True) -> bytes:
-    """A frame; the mask is zeros, so that the payload is as it is."""
-    head = bytes([(0x80 if final else 0) | opcode, (0x80 if masked else 0) | len(payload)])
-    return head + (bytes(4) if masked else b"") + payload
+    """A frame of up to 64 KiB; the mask is zeros, so that the payload is as it is."""
+    length = (
+        len(payload).to_bytes(1) if len(payload) < 126 else struct.pack("!BH", 126, len(payload))
+    )
+    head = bytes([(0x80 if final else 0) | opcode, (0x80 if masked else 0) | length[0]])
+    return head + length[1:] + (bytes(4) if masked else b"") + payload
 
 
 def read_frame(connection: socket.socket) -> tuple[int, bytes]:
@@ -203,7 +206,7 @@ def test_a_client_that_is_killed_leaves_nothing_behind(
     variables = {"SLIMQ_INLINE_SECONDS": "0", "SLIMQ_INFERENCE_THREADS": "1"}
     server = launch(POLICIES, tmp_path / "log", **variables)
     path = "/v1/policies/pong/variants/fp32/stream"
-    content = struct.pack("!BBH4x", 0x82, 0x80 | 126, 84 * 84) + bytes(84 * 84)
+    content = frame(2, bytes(84 * 84))
     with stream(server, path) as client:
         ask(client, bytes(84 * 84))
         for count in (1, 1, 3, 20):
@@ -264,6 +267,27 @@ def test_a_silent_client_is_told_why_it_is_closed(
     settled(server, OPEN, 0.0)
 
 
+def test_a_client_that_sends_but_never_reads_is_held_back_and_then_closed(
+    launch: Any, tiny_repository: Path, tmp_path: Path, settled: Any, metric_of: Any
+) -> None:
+    """Its messages are wrong, so that their answers are long and soon fill what is between."""
+    server = launch(tiny_repository, tmp_path / "log", SLIMQ_STREAM_IDLE_SECONDS="1")
+    long = b'{"%s": 1}' % (b"x" * 500)
+    content, sent = frame(1, long) * 200, 0
+    with handshake(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(3)
+        with contextlib.suppress(TimeoutError):
+            while sent < 256 * 2**20:
+                sent += connection.send(content[sent % len(content) :])
+        assert sent < 256 * 2**20, "it must not be read as fast as it can send"
+        settled(server, 'slimq_streams_closed_total{reason="idle"}', 1.0)
+    assert metric_of(server, OPEN) == 0
+    with stream(server) as client:
+        assert "action" in ask(client, ZEROS)
+    settled(server, OPEN, 0.0)
+
+
 def test_streams_over_the_bound_are_told_when_to_come_again(
     launch: Any, tiny_repository: Path, tmp_path: Path, settled: Any
 ) -> None:
@@ -305,7 +329,7 @@ def test_the_streams_of_all_workers_are_counted_and_closed(
     launch: Any, tiny_repository: Path, tmp_path: Path, settled: Any
 ) -> None:
     server = launch(tiny_repository, tmp_path / "log", SLIMQ_WORKERS="2")
-    with ExitStack() as opened:
+    with contextlib.ExitStack() as opened:
         clients = [opened.enter_context(stream(server)) for _ in range(8)]
         assert all("action" in ask(client, ZEROS) for client in clients)
         settled(server, OPEN, 8.0)
@@ -325,3 +349,19 @@ def test_a_client_that_acknowledges_nothing_does_not_hold_up_the_end(
         assert read_close(connection) == 1001
         assert server.process.wait(10) == 0
         assert time.monotonic() - began < 5
+
+
+def test_a_client_has_time_to_acknowledge_the_end(
+    launch: Any, tiny_repository: Path, tmp_path: Path
+) -> None:
+    """What it has sent meanwhile does not reset the connection."""
+    server = launch(tiny_repository, tmp_path / "log")
+    with handshake(server) as connection:
+        server.process.send_signal(signal.SIGTERM)
+        assert read_close(connection) == 1001
+        time.sleep(0.3)
+        connection.sendall(frame(2, ZEROS))
+        time.sleep(0.1)
+        connection.sendall(frame(8, struct.pack("!H", 1001)))
+        assert connection.recv(1) == b""
+    assert server.process.wait(10) == 0
