@@ -220,7 +220,7 @@ def test_requests_and_observations_are_counted_apart(service: Any, observations:
 
 
 def test_work_in_threads_answers_as_work_inline_does(start: Any, observations: Any) -> None:
-    inline, threaded = start(inline_seconds=1), start(inline_seconds=0)
+    inline, threaded = start(inline_seconds=1), start(inline_seconds=0, alone_seconds=0)
     answers = [one.act("tiny", observations.tolist()).json() for one in (inline, threaded)]
     assert answers[0] == answers[1]
     path = "/v1/policies/tiny/act"
@@ -248,7 +248,7 @@ def test_what_waits_for_a_thread_is_answered_in_batches_each_with_its_own_q_valu
 
 
 def test_more_than_may_wait_are_told_when_to_come_again(start: Any, frames: Any) -> None:
-    service = start(inline_seconds=0, inference_threads=1, queue_requests=1)
+    service = start(inline_seconds=0, alone_seconds=0, inference_threads=1, queue_requests=1)
     path = "/v1/policies/tiny_frames/act"
     assert service.request("POST", path, content=frames.tobytes(), headers=RAW).is_success
     answers = service.together(60, "POST", path, content=frames.tobytes(), headers=RAW)

@@ -334,7 +334,7 @@ def test_the_end_of_the_service_closes_after_the_answer_under_way(
     start: Any, open_wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
-    service = start(inline_seconds=0, inference_threads=1)
+    service = start(inline_seconds=0, alone_seconds=0, inference_threads=1)
 
     async def play() -> list[Any]:
         busy, idle = [await open_wire(service, TINY) for _ in range(2)]
@@ -358,7 +358,7 @@ def test_what_a_gone_client_asked_for_is_not_computed(
     start: Any, open_wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
-    service = start(inline_seconds=0, inference_threads=1)
+    service = start(inline_seconds=0, alone_seconds=0, inference_threads=1)
 
     async def play() -> None:
         stays, goes, ahead = [await open_wire(service, TINY) for _ in range(3)]
@@ -388,7 +388,7 @@ def test_too_much_at_once_is_a_problem_and_the_frame_can_be_sent_again(
     start: Any, open_wire: Any, newest: Any, stack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
-    service = start(inline_seconds=0, inference_threads=1, queue_requests=1)
+    service = start(inline_seconds=0, alone_seconds=0, inference_threads=1, queue_requests=1)
 
     async def play() -> tuple[Any, Any]:
         wires = [await open_wire(service, PATH) for _ in range(3)]
