@@ -90,7 +90,7 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.state.catalogue, app.state.shadow = catalogue, shadow
+    app.state.catalogue, app.state.shadow, app.state.metrics = catalogue, shadow, metrics
     hot = Hot(settings, catalogue, engine, shadow, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch)
     app.router.routes.extend(ActEndpoint(hot).routes())

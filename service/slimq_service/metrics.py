@@ -45,7 +45,14 @@ ERROR_CODES = (
 """What can go wrong with a request for actions, by act or by the protocol."""
 NO_SUCH_PATH = "no-such-path"
 METHOD_NOT_ALLOWED = "method-not-allowed"
-HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, *ERROR_CODES)
+WIRE_CODES = (
+    errors.HeadLimitError.code,
+    errors.HeadTimeoutError.code,
+    errors.MalformedRequestError.code,
+    errors.ConnectionsError.code,
+)
+"""What a connection is closed for before there is a request."""
+HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, *WIRE_CODES, *ERROR_CODES)
 """What can go wrong with any other request."""
 
 _LABELS = ("policy", "variant")

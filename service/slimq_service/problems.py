@@ -14,7 +14,9 @@ import orjson
 from slimq.core.errors import (
     BodyTimeoutError,
     ClosingError,
+    ConnectionsError,
     DeadlineError,
+    HeadTimeoutError,
     InvalidInputError,
     LimitError,
     NotFoundError,
@@ -76,6 +78,10 @@ def _data(error: SlimqError) -> dict[str, Any]:
         return {"field": error.kind, "received": error.name, "available": error.available}
     if isinstance(error, BodyTimeoutError):
         return {"field": "body", "limit": f"{error.seconds:g} s", "received": "an incomplete body"}
+    if isinstance(error, HeadTimeoutError):
+        return {"field": "head", "limit": f"{error.seconds:g} s", "received": "an incomplete head"}
+    if isinstance(error, ConnectionsError):
+        return {"limit": error.limit, "unit": "connections", "retry_after": error.retry_after}
     if isinstance(error, OverloadedError):
         return {"limit": error.limit, "unit": error.unit, "retry_after": error.retry_after}
     if isinstance(error, ClosingError):

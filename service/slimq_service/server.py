@@ -15,6 +15,7 @@ import uvicorn
 from slimq.core.errors import InvalidInputError, RepositoryError
 from slimq_service.app import create_app
 from slimq_service.settings import Settings, unknown_variables
+from slimq_service.wire import http_options
 
 BACKLOG = 2048
 """Connections that wait while the process is busy or still starting."""
@@ -72,7 +73,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         log = structlog.get_logger(component="settings")
         log.warning("variable is not read", variable=variable, did_you_mean=near)
     bound = bind(settings.host, settings.port)
-    config = make_config(create_app(settings), settings)
+    app = create_app(settings)
+    config = make_config(app, settings, app.state.metrics.http_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     announce(url_of(bound))
@@ -85,12 +87,20 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         raise SystemExit(START_FAILED)
 
 
-def make_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
-    """How uvicorn runs the application: with uvloop and httptools wherever they are installed."""
+def make_config(
+    app: Callable[..., Any], settings: Settings, count: Callable[[str], None]
+) -> uvicorn.Config:
+    """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
+
+    Args:
+        app: what answers.
+        settings: the limits.
+        count: told the code of every error that is answered before there is a request.
+    """
     return uvicorn.Config(
         app,
         loop="auto",
-        http="auto",
+        **http_options(settings, count),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -34,6 +34,25 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=8 * 2**20, ge=1, le=2**31, description="bytes of one request's body"
     )
+    max_header_bytes: int = Field(
+        default=32 * 2**10, ge=512, le=2**20, description="bytes of a request's line and headers"
+    )
+    header_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="time in which a request's line and headers must arrive, for the first of a "
+        "connection from its start on",
+    )
+    send_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="time in which a client must take more of its answer before it is cut off",
+    )
+    max_connections: int = Field(
+        default=10_000, ge=1, le=10**6, description="connections that may be open in one process"
+    )
     body_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="time in which a request's body must arrive"
     )

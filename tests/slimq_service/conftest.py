@@ -188,6 +188,24 @@ def server(shared: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iter
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def launch_once(shared: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Starts real processes on a small repository for all of a module's tests."""
+    folder = tmp_path_factory.mktemp("launched")
+    started: list[Process] = []
+
+    def begin(**variables: str) -> Process:
+        name = str(len(started))
+        root = shared.build_repository(folder / name)
+        started.append(Process(root, folder / f"{name}.log", **variables))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def observations() -> np.ndarray:
     return np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)

@@ -14,8 +14,11 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from slimq.core.errors import InvalidInputError, RepositoryError
+from slimq_service.metrics import Metrics
 from slimq_service.server import bind, make_config, serve, url_of
 from slimq_service.settings import Settings
 
@@ -118,9 +121,9 @@ def test_a_connection_outlives_a_refused_request(server: Any) -> None:
 
 
 def test_the_fast_loop_and_parser_are_used() -> None:
-    config = make_config(lambda: None, Settings())
+    config = make_config(lambda: None, Settings(), [].append)
     config.load()
-    assert config.http_protocol_class.__name__ == "HttpToolsProtocol"
+    assert issubclass(config.http_protocol_class, HttpToolsProtocol)
     assert "uvloop" in config.get_loop_factory().__module__
 
 
@@ -198,7 +201,9 @@ def test_a_start_that_fails_is_no_success(
     def lifespan(_: FastAPI) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("slimq_service.server.create_app", lambda _: FastAPI(lifespan=lifespan))
+    app = FastAPI(lifespan=lifespan)
+    app.state.metrics = Metrics(CollectorRegistry())
+    monkeypatch.setattr("slimq_service.server.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
         serve(Settings(policies=tiny_repository, port=0), announce=lambda _: None)
     assert ended.value.code == 3

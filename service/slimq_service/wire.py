@@ -1,0 +1,98 @@
+"""How uvicorn reads requests: bounded by us with httptools, or by h11 where that is missing.
+
+h11 is what Windows has. It bounds a head in bytes but not in time, and answers in plain text.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+
+from slimq.core.errors import SlimqError
+from slimq_service.problems import MEDIA_TYPE, problem_of, render
+from slimq_service.settings import Settings
+
+RESERVED_FILES = 128
+"""Open files beside connections: the repository's, sockets that listen, the event loop's own."""
+
+
+@dataclass(frozen=True)
+class WireLimits:
+    """What a client may take.
+
+    Attributes:
+        head_bytes: most bytes of request line and headers.
+        head_seconds: time in which they must arrive.
+        send_seconds: time in which a client must take more of its answer.
+        connections: most that are open at once.
+        count: told the code of every error that is answered before there is a request.
+    """
+
+    head_bytes: int
+    head_seconds: float
+    send_seconds: float
+    connections: int
+    count: Callable[[str], None]
+
+
+def http_options(settings: Settings, count: Callable[[str], None]) -> dict[str, Any]:
+    """The options of `uvicorn.Config` that say how requests are read.
+
+    Args:
+        settings: the limits.
+        count: told the code of every error that is answered before there is a request.
+    """
+    if importlib.util.find_spec("httptools") is None:
+        return {"http": "h11", "h11_max_incomplete_event_size": settings.max_header_bytes}
+    from slimq_service.protocol import make_protocol
+
+    limits = WireLimits(
+        settings.max_header_bytes,
+        settings.header_seconds,
+        settings.send_seconds,
+        allow_connections(settings.max_connections),
+        count,
+    )
+    return {"http": make_protocol(limits)}
+
+
+def allow_connections(wanted: int) -> int:
+    """Raises the limit on open files as far as the system lets us; says how many may be connected.
+
+    A process that has no file left to open accepts nobody, and cannot read its repository either.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited, needed = resource.RLIM_INFINITY, wanted + RESERVED_FILES
+    if unlimited != soft < needed:
+        soft = needed if hard == unlimited else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if unlimited != soft < needed:
+        allowed = max(1, soft - RESERVED_FILES)
+        structlog.get_logger(component="server").warning(
+            "fewer connections than wanted", wanted=wanted, allowed=allowed, open_files=soft
+        )
+        return allowed
+    return wanted
+
+
+def raw_answer(error: SlimqError, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """An answer from before there is a request, with the headers that the server gives each."""
+    problem = problem_of(error)
+    body = render(problem)
+    status = HTTPStatus(problem["status"])
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode()]
+    lines += [name + b": " + value for name, value in headers]
+    lines.append(f"content-type: {MEDIA_TYPE}".encode())
+    lines.append(f"content-length: {len(body)}".encode())
+    if "retry_after" in problem:
+        lines.append(f"retry-after: {problem['retry_after']}".encode())
+    return b"\r\n".join([*lines, b"connection: close", b"", body])
