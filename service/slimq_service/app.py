@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -17,6 +18,7 @@ from slimq_service.batching import BatchLimits
 from slimq_service.catalogue import Catalogue
 from slimq_service.compare import CompareEndpoint
 from slimq_service.engine import Engine
+from slimq_service.guard import Guard, Keys, describe, read_keys
 from slimq_service.handlers import add_error_handlers
 from slimq_service.health import make_health_router
 from slimq_service.hot import Hot
@@ -25,6 +27,7 @@ from slimq_service.oip.control import make_control_router
 from slimq_service.oip.infer import InferEndpoint
 from slimq_service.oip.router import Models, make_protocol_router
 from slimq_service.openapi import add_openapi
+from slimq_service.outer import Layer, LayeredFastAPI
 from slimq_service.page import make_page_router
 from slimq_service.resources import make_resource_router
 from slimq_service.settings import Settings
@@ -44,7 +47,11 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     Args:
         settings: everything it can be told.
         registry: where its metrics go; a fresh one with process metrics when None.
+
+    Raises:
+        ConfigError: a file that a setting names cannot be read, or does not hold a key.
     """
+    keys = read_keys(settings)
     metrics = Metrics(_make_registry() if registry is None else registry)
     catalogue = Catalogue(
         Repository(settings.policies),
@@ -82,7 +89,8 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
             engine.close()
             shadow.close()
 
-    app = FastAPI(
+    app = LayeredFastAPI(
+        layers=make_layers(keys, metrics),
         title="slimq",
         version=__version__,
         description=DESCRIPTION,
@@ -102,8 +110,16 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     app.include_router(make_resource_router(catalogue))
     app.include_router(make_health_router(catalogue, metrics))
     add_error_handlers(app, metrics)
-    add_openapi(app)
+    add_openapi(app, partial(describe, keys=keys))
     return app
+
+
+def make_layers(keys: Keys, metrics: Metrics) -> tuple[Layer, ...]:
+    """What lies around the application, the outermost first."""
+    layers: list[Layer] = []
+    if keys:
+        layers.append(partial(Guard, keys=keys, count=metrics.http_error))
+    return tuple(layers)
 
 
 def _make_registry() -> CollectorRegistry:

@@ -52,7 +52,8 @@ WIRE_CODES = (
     errors.ConnectionsError.code,
 )
 """What a connection is closed for before there is a request."""
-HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, *WIRE_CODES, *ERROR_CODES)
+ACCESS_CODES = (errors.UnauthorizedError.code, errors.ForbiddenError.code)
+HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, *WIRE_CODES, *ACCESS_CODES, *ERROR_CODES)
 """What can go wrong with any other request."""
 
 _LABELS = ("policy", "variant")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from slimq.core.errors import ConfigError, nearest
@@ -16,6 +16,10 @@ from slimq.core.manifest import SLUG
 
 PREFIX = "SLIMQ_"
 OF_OTHER_COMMANDS = frozenset(("URL",))
+SECRETS = frozenset(("api_key", "admin_key"))
+"""Settings whose values no message repeats."""
+KEY = r"[\x21-\x7e]{1,1024}"
+KEY_RULE = "1 to 1024 visible ASCII characters"
 
 
 def _processors() -> int:
@@ -25,11 +29,21 @@ def _processors() -> int:
 class Settings(BaseSettings):
     """Settings of one service process. Each can be given as `SLIMQ_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     policies: Path = Field(default=Path("policies"), description="the repository of policies")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="port, 0 for any free one")
+    api_key: SecretStr | None = Field(
+        default=None, description="key that every request must bring, except those for health"
+    )
+    api_key_file: Path | None = Field(default=None, description="file with that key")
+    admin_key: SecretStr | None = Field(
+        default=None, description="key that loading and unloading needs, and that is good for all"
+    )
+    admin_key_file: Path | None = Field(default=None, description="file with that key")
     max_batch: int = Field(default=256, ge=1, le=65_536, description="observations in one request")
     max_body_bytes: int = Field(
         default=8 * 2**20, ge=1, le=2**31, description="bytes of one request's body"
@@ -109,6 +123,21 @@ class Settings(BaseSettings):
         default=30, ge=1, le=3600, description="time that requests have to finish after SIGTERM"
     )
 
+    @field_validator("api_key", "admin_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(KEY, value.get_secret_value()):
+            raise ValueError(f"expected {KEY_RULE}, received something else")
+        return value
+
+    @field_validator("api_key_file", "admin_key_file")
+    @classmethod
+    def _check_key_file(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        key = str(info.field_name).removesuffix("_file")
+        if value is not None and info.data.get(key) is not None:
+            raise ValueError(f"expected this or {PREFIX}{key.upper()}, received both")
+        return value
+
     @field_validator("pinned", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -141,7 +170,9 @@ def read_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        problem = f"{first['msg']}, received {first.get('input')!r}"
+        problem = first["msg"]
+        if first["loc"] and name not in SECRETS:
+            problem += f", received {first.get('input')!r}"
         raise ConfigError("settings", PREFIX + name.upper(), problem) from error
 
 

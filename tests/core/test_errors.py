@@ -59,6 +59,18 @@ EXAMPLES: list[tuple[errors.SlimqError, str, int, str]] = [
         "body: expected at most 10 bytes, received 11 bytes",
     ),
     (
+        errors.UnauthorizedError("Authorization", "Bearer KEY", "no key"),
+        "unauthorized",
+        401,
+        "Authorization: expected Bearer KEY, received no key",
+    ),
+    (
+        errors.ForbiddenError("key", "the administrator's", "another"),
+        "forbidden",
+        403,
+        "key: expected the administrator's, received another",
+    ),
+    (
         errors.HeadLimitError("head", 10, "11 bytes", "bytes"),
         "head-over-limit",
         431,

@@ -148,6 +148,20 @@ class LimitError(InvalidInputError):
         super().__init__(field, f"at most {limit} {unit}", received)
 
 
+class UnauthorizedError(InvalidInputError):
+    """A request brings no key, or one that the service does not know."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class ForbiddenError(InvalidInputError):
+    """A request brings a key that is good for other requests, not for this one."""
+
+    code = "forbidden"
+    status = 403
+
+
 class HeadLimitError(LimitError):
     """Request line and headers together have more bytes than the service reads."""
 
