@@ -29,6 +29,7 @@ from slimq_service.oip.router import Models, make_protocol_router
 from slimq_service.openapi import add_openapi
 from slimq_service.outer import Layer, LayeredFastAPI
 from slimq_service.page import make_page_router
+from slimq_service.ports import Ports
 from slimq_service.resources import make_resource_router
 from slimq_service.settings import Settings
 from slimq_service.shadow import Shadow
@@ -90,7 +91,7 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
             shadow.close()
 
     app = LayeredFastAPI(
-        layers=make_layers(keys, metrics),
+        layers=make_layers(settings, keys, metrics),
         title="slimq",
         version=__version__,
         description=DESCRIPTION,
@@ -114,9 +115,11 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     return app
 
 
-def make_layers(keys: Keys, metrics: Metrics) -> tuple[Layer, ...]:
+def make_layers(settings: Settings, keys: Keys, metrics: Metrics) -> tuple[Layer, ...]:
     """What lies around the application, the outermost first."""
     layers: list[Layer] = []
+    if settings.admin_port is not None:
+        layers.append(partial(Ports, admin_port=settings.admin_port, count=metrics.http_error))
     if keys:
         layers.append(partial(Guard, keys=keys, count=metrics.http_error))
     return tuple(layers)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import uvicorn
@@ -54,16 +55,24 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+class Announce(Protocol):
+    """Whoever wants to know where the service is."""
+
+    def __call__(self, url: str, admin_url: str | None = None, /) -> None:
+        """Is told once connections are accepted; administration may have a URL of its own."""
+
+
+def serve(settings: Settings, announce: Announce) -> None:
     """Serves until SIGTERM or SIGINT; requests under way are finished first.
 
     Args:
         settings: everything it can be told.
-        announce: told the URL once connections are accepted.
+        announce: told where.
 
     Raises:
         RepositoryError: the directory of policies is not there.
-        InvalidInputError: the address cannot be used.
+        ConfigError: a file that a setting names cannot be read, or does not hold a key.
+        InvalidInputError: an address cannot be used.
         SystemExit: 3 where the start fails; uvicorn has logged why.
     """
     if not settings.policies.is_dir():
@@ -72,19 +81,35 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     for variable, near in unknown_variables(os.environ).items():
         log = structlog.get_logger(component="settings")
         log.warning("variable is not read", variable=variable, did_you_mean=near)
-    bound = bind(settings.host, settings.port)
-    app = create_app(settings)
-    config = make_config(app, settings, app.state.metrics.http_error)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
-    announce(url_of(bound))
-    server = uvicorn.Server(config)
-    try:
-        server.run(sockets=[bound])
-    finally:
-        bound.close()
+    with contextlib.ExitStack() as opened:
+        sockets, settings = listen(settings, opened)
+        app = create_app(settings)
+        config = make_config(app, settings, app.state.metrics.http_error)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _end)
+        announce(*map(url_of, sockets))
+        server = uvicorn.Server(config)
+        server.run(sockets=sockets)
     if not server.started:
         raise SystemExit(START_FAILED)
+
+
+def listen(
+    settings: Settings, opened: contextlib.ExitStack
+) -> tuple[list[socket.socket], Settings]:
+    """The listening sockets, that of administration last, and settings that know its port.
+
+    Raises:
+        InvalidInputError: an address cannot be used, or both ports are the same.
+    """
+    sockets = [opened.enter_context(bind(settings.host, settings.port))]
+    if settings.admin_port is None:
+        return sockets, settings
+    sockets.append(opened.enter_context(bind(settings.admin_host, settings.admin_port)))
+    port, admin_port = (bound.getsockname()[1] for bound in sockets)
+    if port == admin_port:  # of two addresses; nobody could tell them apart
+        raise InvalidInputError("admin port", f"another than {port}", str(admin_port))
+    return sockets, settings.model_copy(update={"admin_port": admin_port})
 
 
 def make_config(

@@ -36,6 +36,16 @@ class Settings(BaseSettings):
     policies: Path = Field(default=Path("policies"), description="the repository of policies")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="port, 0 for any free one")
+    admin_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="port that alone answers metrics, loads and unloads, 0 for any free one; null: "
+        "all is at one port",
+    )
+    admin_host: str = Field(
+        default="127.0.0.1", min_length=1, description="address to listen on for that port"
+    )
     api_key: SecretStr | None = Field(
         default=None, description="key that every request must bring, except those for health"
     )
@@ -136,6 +146,13 @@ class Settings(BaseSettings):
         key = str(info.field_name).removesuffix("_file")
         if value is not None and info.data.get(key) is not None:
             raise ValueError(f"expected this or {PREFIX}{key.upper()}, received both")
+        return value
+
+    @field_validator("admin_port")
+    @classmethod
+    def _check_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and value == info.data.get("port"):
+            raise ValueError(f"expected another than {PREFIX}PORT")
         return value
 
     @field_validator("pinned", mode="before")

@@ -182,7 +182,7 @@ def test_urls_of_both_families() -> None:
 
 def test_a_missing_directory_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="no such directory; give one with --policies"):
-        serve(Settings(policies=tmp_path / "none"), announce=lambda _: None)
+        serve(Settings(policies=tmp_path / "none"), announce=lambda *_: None)
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_start_that_fails_is_no_success(
     app.state.metrics = Metrics(CollectorRegistry())
     monkeypatch.setattr("slimq_service.server.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
-        serve(Settings(policies=tiny_repository, port=0), announce=lambda _: None)
+        serve(Settings(policies=tiny_repository, port=0), announce=lambda *_: None)
     assert ended.value.code == 3
 
 
@@ -217,7 +217,7 @@ def test_a_server_that_returns_without_having_started_is_no_success(
     monkeypatch.setattr("uvicorn.Server.run", lambda _, sockets: sockets)
     monkeypatch.setattr("uvicorn.Server.started", False, raising=False)
     with pytest.raises(SystemExit) as ended:
-        serve(Settings(policies=tiny_repository, port=0), announce=lambda _: None)
+        serve(Settings(policies=tiny_repository, port=0), announce=lambda *_: None)
     assert ended.value.code == 3
 
 
