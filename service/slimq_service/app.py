@@ -55,7 +55,7 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     keys = read_keys(settings)
     metrics = Metrics(_make_registry() if registry is None else registry)
     catalogue = Catalogue(
-        Repository(settings.policies),
+        Repository(settings.policies, settings.max_model_bytes),
         metrics,
         settings.retry_seconds,
         settings.batch_observations,

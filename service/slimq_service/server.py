@@ -15,6 +15,7 @@ import uvicorn
 
 from slimq.core.errors import InvalidInputError, RepositoryError
 from slimq_service.app import create_app
+from slimq_service.rlimits import bound_memory
 from slimq_service.settings import Settings, unknown_variables
 from slimq_service.wire import http_options
 
@@ -81,6 +82,7 @@ def serve(settings: Settings, announce: Announce) -> None:
     for variable, near in unknown_variables(os.environ).items():
         log = structlog.get_logger(component="settings")
         log.warning("variable is not read", variable=variable, did_you_mean=near)
+    bound_memory(settings.memory_limit_bytes)
     with contextlib.ExitStack() as opened:
         sockets, settings = listen(settings, opened)
         app = create_app(settings)

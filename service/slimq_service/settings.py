@@ -93,6 +93,19 @@ class Settings(BaseSettings):
         description="memory that variants may take before the least recently used go; null: no "
         "limit",
     )
+    max_model_bytes: int = Field(
+        default=512 * 2**20,
+        ge=1,
+        le=2**31 - 1,
+        description="bytes of a model, uncompressed; a larger one is refused",
+    )
+    memory_limit_bytes: int | None = Field(
+        default=None,
+        ge=2**27,
+        le=2**50,
+        description="memory beyond which the process is refused more, on Linux; null: what it has "
+        "at its start and all that the machine or the container has",
+    )
     pinned: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="variants that are loaded at the start and never evicted, as "

@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-import structlog
-
 from slimq.core.errors import SlimqError
 from slimq_service.problems import MEDIA_TYPE, problem_of, render
+from slimq_service.rlimits import allow_connections
 from slimq_service.settings import Settings
-
-RESERVED_FILES = 128
-"""Open files beside connections: the repository's, sockets that listen, the event loop's own."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +55,6 @@ def http_options(settings: Settings, count: Callable[[str], None]) -> dict[str, 
         count,
     )
     return {"http": make_protocol(limits)}
-
-
-def allow_connections(wanted: int) -> int:
-    """Raises the limit on open files as far as the system lets us; says how many may be connected.
-
-    A process that has no file left to open accepts nobody, and cannot read its repository either.
-    """
-    try:
-        import resource
-    except ImportError:  # not on Windows, which has no such limit
-        return wanted
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited, needed = resource.RLIM_INFINITY, wanted + RESERVED_FILES
-    if unlimited != soft < needed:
-        soft = needed if hard == unlimited else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if unlimited != soft < needed:
-        allowed = max(1, soft - RESERVED_FILES)
-        structlog.get_logger(component="server").warning(
-            "fewer connections than wanted", wanted=wanted, allowed=allowed, open_files=soft
-        )
-        return allowed
-    return wanted
 
 
 def raw_answer(error: SlimqError, headers: list[tuple[bytes, bytes]]) -> bytes:
