@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+import structlog
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from slimq import __version__
 from slimq.core.errors import RepositoryError
 from slimq.core.repository import Repository
+from slimq_service.access import AccessLog
 from slimq_service.act import ActEndpoint
 from slimq_service.batching import BatchLimits
 from slimq_service.catalogue import Catalogue
@@ -30,6 +32,7 @@ from slimq_service.openapi import add_openapi
 from slimq_service.outer import Layer, LayeredFastAPI
 from slimq_service.page import make_page_router
 from slimq_service.ports import Ports
+from slimq_service.request_ids import RequestIds, id_maker
 from slimq_service.resources import make_resource_router
 from slimq_service.settings import Settings
 from slimq_service.shadow import Shadow
@@ -52,7 +55,7 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     Raises:
         ConfigError: a file that a setting names cannot be read, or does not hold a key.
     """
-    keys = read_keys(settings)
+    keys, make_id = read_keys(settings), id_maker()
     metrics = Metrics(_make_registry() if registry is None else registry)
     catalogue = Catalogue(
         Repository(settings.policies, settings.max_model_bytes),
@@ -91,7 +94,7 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
             shadow.close()
 
     app = LayeredFastAPI(
-        layers=make_layers(settings, keys, metrics),
+        layers=make_layers(settings, keys, metrics, make_id),
         title="slimq",
         version=__version__,
         description=DESCRIPTION,
@@ -100,6 +103,7 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
         redoc_url=None,
     )
     app.state.catalogue, app.state.shadow, app.state.metrics = catalogue, shadow, metrics
+    app.state.refused = partial(_count_refused, metrics, make_id)
     hot = Hot(settings, catalogue, engine, shadow, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch)
     app.router.routes.extend(ActEndpoint(hot).routes())
@@ -115,9 +119,13 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
     return app
 
 
-def make_layers(settings: Settings, keys: Keys, metrics: Metrics) -> tuple[Layer, ...]:
+def make_layers(
+    settings: Settings, keys: Keys, metrics: Metrics, make_id: Callable[[], str]
+) -> tuple[Layer, ...]:
     """What lies around the application, the outermost first."""
-    layers: list[Layer] = []
+    layers: list[Layer] = [partial(RequestIds, make=make_id)]
+    if settings.access_log:
+        layers.append(AccessLog)
     if settings.admin_port is not None:
         layers.append(partial(Ports, admin_port=settings.admin_port, count=metrics.http_error))
     if keys:
@@ -130,3 +138,11 @@ def _make_registry() -> CollectorRegistry:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     return registry
+
+
+def _count_refused(metrics: Metrics, make_id: Callable[[], str], code: str) -> str:
+    """Counts what is refused before it is a request; answers the id to name it by."""
+    metrics.http_error(code)
+    request_id = make_id()
+    structlog.get_logger(component="wire").debug("refused", code=code, request_id=request_id)
+    return request_id

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
+from slimq_service.access import CALL
 from slimq_service.batching import Inference
 from slimq_service.bodies import ClientGoneError, Headers, drain, is_long, read_body
 from slimq_service.catalogue import Catalogue
@@ -122,7 +123,7 @@ class Hot:
             counted: whether it is a request for actions, in the metrics and statistics of those.
         """
         started = time.perf_counter()
-        call = Call(close=is_long(scope["headers"]))
+        call = scope[CALL] = Call(close=is_long(scope["headers"]))
         self._metrics.in_flight.inc()
         problem: Problem | None = None
         try:

@@ -33,6 +33,7 @@ PROBLEM: dict[str, Any] = {
         "limit": {"description": "what is allowed there"},
         "received": {"type": "string"},
         "available": {"type": "array", "items": {"type": "string"}},
+        "request_id": {"type": "string", "description": "that of the X-Request-Id header"},
     },
 }
 REQUEST: dict[str, Any] = {

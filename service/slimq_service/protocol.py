@@ -77,7 +77,7 @@ class BoundedProtocol(HttpToolsProtocol):
         most, error = self.limits.connections, ConnectionsError(self.limits.connections)
         if len(self.connections) > most + LINGERING:
             self._is_over = True
-            self.limits.count(error.code)
+            self.limits.refused(error.code)
             transport.abort()
         elif len(self.connections) > most:
             self._refuse(error)
@@ -203,7 +203,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         self._is_over = True
         self._stop_timer()
-        self.limits.count(error.code)
+        request_id = self.limits.refused(error.code)
         answered = self._in_chunks and not self._is_busy()
         if self._is_busy():
             self.cycle.keep_alive = False
@@ -212,7 +212,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if not answered:
-            self.transport.write(raw_answer(error, self.server_state.default_headers))
+            self.transport.write(raw_answer(error, self.server_state.default_headers, request_id))
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._start_timer(LINGER_SECONDS, self.transport.abort)

@@ -86,7 +86,7 @@ def serve(settings: Settings, announce: Announce) -> None:
     with contextlib.ExitStack() as opened:
         sockets, settings = listen(settings, opened)
         app = create_app(settings)
-        config = make_config(app, settings, app.state.metrics.http_error)
+        config = make_config(app, settings, app.state.refused)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _end)
         announce(*map(url_of, sockets))
@@ -115,19 +115,20 @@ def listen(
 
 
 def make_config(
-    app: Callable[..., Any], settings: Settings, count: Callable[[str], None]
+    app: Callable[..., Any], settings: Settings, refused: Callable[[str], str]
 ) -> uvicorn.Config:
     """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
 
     Args:
         app: what answers.
         settings: the limits.
-        count: told the code of every error that is answered before there is a request.
+        refused: told the code of every error that is answered before there is a request; answers
+            the id of that.
     """
     return uvicorn.Config(
         app,
         loop="auto",
-        **http_options(settings, count),
+        **http_options(settings, refused),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     admin_host: str = Field(
         default="127.0.0.1", min_length=1, description="address to listen on for that port"
     )
+    access_log: bool = Field(default=False, description="whether every request is logged")
     api_key: SecretStr | None = Field(
         default=None, description="key that every request must bring, except those for health"
     )

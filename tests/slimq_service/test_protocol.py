@@ -69,6 +69,7 @@ def problem_of(answer: bytes, status: int) -> Any:
     assert b"connection: close" in head, answer
     problem = json.loads(body)
     assert problem["status"] == status
+    assert f"\r\nx-request-id: {problem['request_id']}\r\n".encode() in head
     return problem
 
 
@@ -354,8 +355,12 @@ def on_a_connection(work: Any) -> None:
 
     codes: list[str] = []
 
+    def refused(code: str) -> str:
+        codes.append(code)
+        return "id"
+
     async def run() -> None:
-        kind = make_protocol(WireLimits(100, 5, 0.5, 9, codes.append))
+        kind = make_protocol(WireLimits(100, 5, 0.5, 9, refused))
         config = uvicorn.Config(lambda: None, http=kind, log_config=None, timeout_keep_alive=0)
         protocol: Any = kind(config, ServerState(), {})  # type: ignore[call-arg]
         transport = Transport()

@@ -14,11 +14,9 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from slimq.core.errors import InvalidInputError, RepositoryError
-from slimq_service.metrics import Metrics
 from slimq_service.server import bind, make_config, serve, url_of
 from slimq_service.settings import Settings
 
@@ -121,7 +119,7 @@ def test_a_connection_outlives_a_refused_request(server: Any) -> None:
 
 
 def test_the_fast_loop_and_parser_are_used() -> None:
-    config = make_config(lambda: None, Settings(), [].append)
+    config = make_config(lambda: None, Settings(), str)
     config.load()
     assert issubclass(config.http_protocol_class, HttpToolsProtocol)
     assert "uvloop" in config.get_loop_factory().__module__
@@ -202,7 +200,7 @@ def test_a_start_that_fails_is_no_success(
         raise ZeroDivisionError
 
     app = FastAPI(lifespan=lifespan)
-    app.state.metrics = Metrics(CollectorRegistry())
+    app.state.refused = str
     monkeypatch.setattr("slimq_service.server.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
         serve(Settings(policies=tiny_repository, port=0), announce=lambda *_: None)
