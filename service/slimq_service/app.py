@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
+import structlog
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from slimq import __version__
 from slimq.core.errors import RepositoryError
 from slimq.core.repository import Repository
+from slimq_service.access import AccessLog
 from slimq_service.act import ActEndpoint
 from slimq_service.batching import BatchLimits
 from slimq_service.catalogue import Catalogue
@@ -18,6 +22,7 @@ from slimq_service.compare import CompareEndpoint
 from slimq_service.engine import Engine
 from slimq_service.exposition import Exposition
 from slimq_service.front import Front
+from slimq_service.guard import Guard, Keys, describe, read_keys
 from slimq_service.handlers import add_error_handlers
 from slimq_service.health import Lifecycle, make_health_router
 from slimq_service.hot import Hot
@@ -26,8 +31,11 @@ from slimq_service.oip.control import make_control_router
 from slimq_service.oip.infer import InferEndpoint
 from slimq_service.oip.router import Models, make_protocol_router
 from slimq_service.openapi import add_openapi
+from slimq_service.outer import Layer
 from slimq_service.page import make_page_router
 from slimq_service.peers import Peers
+from slimq_service.ports import Ports
+from slimq_service.request_ids import RequestIds, id_maker
 from slimq_service.resources import make_resource_router
 from slimq_service.series import Registry
 from slimq_service.settings import Settings
@@ -51,11 +59,15 @@ def create_app(
         settings: everything it can be told.
         registry: where its metrics go; a fresh one when None.
         peers: the other workers, if there are any.
+
+    Raises:
+        ConfigError: a file that a setting names cannot be read, or does not hold a key.
     """
     peers = peers or Peers()
+    keys, make_id = read_keys(settings), id_maker()
     metrics = Metrics(registry or Registry())
     catalogue = Catalogue(
-        Repository(settings.policies),
+        Repository(settings.policies, settings.max_model_bytes),
         metrics,
         settings.retry_seconds,
         settings.batch_observations,
@@ -104,14 +116,20 @@ def create_app(
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.state.catalogue, app.state.shadow = catalogue, shadow
+    app.state.catalogue, app.state.shadow, app.state.metrics = catalogue, shadow, metrics
+    app.state.refused = partial(_count_refused, metrics, make_id)
     hot = Hot(settings, catalogue, engine, shadow, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch, peers)
     lifecycle = app.state.lifecycle = Lifecycle()
     exposition = Exposition(metrics.registry, peers.folder)
     act, infer = ActEndpoint(hot), InferEndpoint(hot)
     app.router.routes.extend([*act.routes(), *CompareEndpoint(hot).routes(), *infer.routes()])
-    app.state.front = Front(app, hot, act, infer)
+    front: ASGIApp = Front(app, hot, act, infer)
+    app.state.lanes = front
+    app.state.layers = make_layers(settings, keys, metrics, make_id)
+    for layer in reversed(app.state.layers):
+        front = layer(front)
+    app.state.front = front
     app.state.streams = StreamEndpoint(hot, metrics)
     app.router.routes.extend(app.state.streams.routes())
     app.include_router(make_protocol_router(catalogue, lifecycle, models))
@@ -120,5 +138,27 @@ def create_app(
     app.include_router(make_resource_router(catalogue))
     app.include_router(make_health_router(catalogue, lifecycle, exposition))
     add_error_handlers(app, metrics)
-    add_openapi(app)
+    add_openapi(app, partial(describe, keys=keys))
     return app
+
+
+def make_layers(
+    settings: Settings, keys: Keys, metrics: Metrics, make_id: Callable[[], str]
+) -> tuple[Layer, ...]:
+    """What lies around the application, the outermost first."""
+    layers: list[Layer] = [partial(RequestIds, make=make_id)]
+    if settings.access_log:
+        layers.append(AccessLog)
+    if settings.admin_port is not None:
+        layers.append(partial(Ports, admin_port=settings.admin_port, count=metrics.http_error))
+    if keys:
+        layers.append(partial(Guard, keys=keys, count=metrics.http_error))
+    return tuple(layers)
+
+
+def _count_refused(metrics: Metrics, make_id: Callable[[], str], code: str) -> str:
+    """Counts what is refused before it is a request; answers the id to name it by."""
+    metrics.http_error(code)
+    request_id = make_id()
+    structlog.get_logger(component="wire").debug("refused", code=code, request_id=request_id)
+    return request_id

@@ -22,8 +22,9 @@ import numpy as np
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slimq_service.access import CALL
 from slimq_service.act import MIDDLE, ActEndpoint, render_start
-from slimq_service.hot import Hot
+from slimq_service.hot import Call, Hot
 from slimq_service.metrics import VariantMetrics
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.infer import InferEndpoint
@@ -49,6 +50,7 @@ class _Lane:
     start: bytes
     measured: VariantMetrics
     statistics: VariantStatistics
+    call: Call
 
 
 class Front:
@@ -141,6 +143,7 @@ class Front:
             render_start(loaded),
             hot.metrics.of(policy, name),
             hot.statistics.of(policy, name),
+            Call(policy, name),
         )
         return lane
 
@@ -184,6 +187,7 @@ class Front:
             )
         )
         ended = time.perf_counter_ns()
+        scope[CALL] = lane.call
         lane.state.used = time.monotonic()
         measured = lane.measured
         measured.requests.inc()

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
+from slimq_service.access import CALL
 from slimq_service.answers import Answer, send_answer, with_retry
 from slimq_service.batching import Inference
 from slimq_service.bodies import ClientGoneError, Headers, drain, is_long, read_body
@@ -113,7 +114,7 @@ class Hot:
             refuse: words an error.
             counted: whether it is a request for actions, in the metrics and statistics of those.
         """
-        call = Call(close=is_long(scope["headers"]))
+        call = scope[CALL] = Call(close=is_long(scope["headers"]))
         try:
             result = await self.settle(call, scope["path"], answer(scope, receive, call), counted)
         except ClientGoneError:

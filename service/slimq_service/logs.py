@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+from slimq_service.request_ids import add_request_id
 
 
 def current_level() -> int:
@@ -19,9 +22,10 @@ def configure_logs(level: int = logging.INFO) -> None:
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_request_id,
     ]
     renderers: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [escape_controls, structlog.dev.ConsoleRenderer()]
         if sys.stderr.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -43,3 +47,14 @@ def configure_logs(level: int = logging.INFO) -> None:
         logger.handlers = [handler] if name == "uvicorn" else []
         logger.setLevel(level)
         logger.propagate = name != "uvicorn"
+
+
+def escape_controls(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001
+    """A structlog processor: what came from outside must neither break lines nor steer a terminal.
+
+    JSON needs none of this, it escapes by itself.
+    """
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and key != "exception":
+            event[key] = value.encode("unicode_escape").decode("ascii")
+    return event

@@ -45,7 +45,22 @@ ERROR_CODES = (
 NO_SUCH_PATH = "no-such-path"
 METHOD_NOT_ALLOWED = "method-not-allowed"
 UPGRADE_REQUIRED = "upgrade-required"
-HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, *ERROR_CODES)
+WIRE_CODES = (
+    errors.HeadLimitError.code,
+    errors.HeadTimeoutError.code,
+    errors.MalformedRequestError.code,
+    errors.ConnectionsError.code,
+)
+"""What a connection is closed for before there is a request."""
+ACCESS_CODES = (errors.UnauthorizedError.code, errors.ForbiddenError.code)
+HTTP_ERROR_CODES = (
+    NO_SUCH_PATH,
+    METHOD_NOT_ALLOWED,
+    UPGRADE_REQUIRED,
+    *WIRE_CODES,
+    *ACCESS_CODES,
+    *ERROR_CODES,
+)
 """What can go wrong with any other request, that for a stream among them."""
 STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "restart", "internal")
 """Why streams end."""

@@ -94,7 +94,8 @@ def load(
             allocates, and no request is to wait for that.
 
     Raises:
-        RepositoryError: a file is missing, cut, tampered with, or is no model of this policy.
+        RepositoryError: a file is missing, cut, tampered with, or is no model of this policy, or
+            one whose Q-values are not finite even for an observation of zeros.
         NotFoundError: the variant has gone.
     """
     trim_memory()
@@ -110,6 +111,10 @@ def load(
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, f"the model does not run: {error}") from error
+    zeros: Any = np.zeros((1, *policy.observation.shape), policy.observation.numpy_dtype)
+    if not np.isfinite(q_function(zeros)).all():
+        path = f"{policy.name}/{variant}/{manifest.model.path}"
+        raise RepositoryError(path, "answers Q-values that are not finite to zeros")
     least = len(content)
     del content
     trim_memory()
@@ -134,7 +139,8 @@ def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
     rows = _unlike_rows(spec)
     for row in rows:
         alone = _first(q_function, row, row)
-        tolerance = JOINED_TOLERANCE * float(np.abs(alone).max())
+        finite = np.abs(alone[np.isfinite(alone)])  # an extreme one may be too much for a model
+        tolerance = JOINED_TOLERANCE * float(finite.max(initial=0))
         for other in rows:
             beside = _first(q_function, row, other)
             if not np.allclose(beside, alone, rtol=0, atol=tolerance, equal_nan=True):

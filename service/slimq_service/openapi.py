@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -34,6 +35,7 @@ PROBLEM: dict[str, Any] = {
         "limit": {"description": "what is allowed there"},
         "received": {"type": "string"},
         "available": {"type": "array", "items": {"type": "string"}},
+        "request_id": {"type": "string", "description": "that of the X-Request-Id header"},
     },
 }
 REQUEST: dict[str, Any] = {
@@ -129,12 +131,14 @@ PROBLEMS = {
 }
 
 
-def add_openapi(app: FastAPI) -> None:
-    """Makes the application's document include the hot endpoints."""
+def add_openapi(app: FastAPI, *amend: Callable[[dict[str, Any]], None]) -> None:
+    """Makes the application's document include the hot endpoints, and what others have to say."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _make(app)
+            for change in amend:
+                change(app.openapi_schema)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]

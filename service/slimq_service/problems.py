@@ -1,7 +1,8 @@
 """Errors as problem documents (RFC 9457), for every error that this service answers.
 
 The members beyond the standard ones are `code` (stable, the same as on the command line) and the
-error's own data: `field`, `limit` and `received`, or what `available` names there are.
+error's own data: `field`, `limit` and `received`, or what `available` names there are; and the
+`request_id` of the request, by which the log is searched.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import orjson
 from slimq.core.errors import (
     BodyTimeoutError,
     ClosingError,
+    ConnectionsError,
     DeadlineError,
+    HeadTimeoutError,
     InvalidInputError,
     LimitError,
     NotFoundError,
@@ -22,6 +25,7 @@ from slimq.core.errors import (
     RepositoryError,
     SlimqError,
 )
+from slimq_service.request_ids import CURRENT
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:slimq:problem:"
@@ -57,8 +61,9 @@ def internal_problem() -> Problem:
 
 
 def render(problem: Problem) -> bytes:
-    """The document as bytes."""
-    return orjson.dumps(problem)
+    """The document as bytes, with the id of the request that it answers."""
+    current = CURRENT.get()
+    return orjson.dumps(problem if current is None else {**problem, "request_id": current})
 
 
 def cut(text: str, length: int) -> str:
@@ -76,6 +81,10 @@ def _data(error: SlimqError) -> dict[str, Any]:
         return {"field": error.kind, "received": error.name, "available": error.available}
     if isinstance(error, BodyTimeoutError):
         return {"field": "body", "limit": f"{error.seconds:g} s", "received": "an incomplete body"}
+    if isinstance(error, HeadTimeoutError):
+        return {"field": "head", "limit": f"{error.seconds:g} s", "received": "an incomplete head"}
+    if isinstance(error, ConnectionsError):
+        return {"limit": error.limit, "unit": "connections", "retry_after": error.retry_after}
     if isinstance(error, OverloadedError):
         return {"limit": error.limit, "unit": error.unit, "retry_after": error.retry_after}
     if isinstance(error, ClosingError):

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import time
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from slimq.core.errors import RepositoryError
+from slimq.core.errors import InvalidInputError, RepositoryError
 from slimq_service.app import create_app
+from slimq_service.guard import read_keys
 from slimq_service.health import Lifecycle
+from slimq_service.rlimits import bound_memory
 from slimq_service.settings import Settings, unknown_variables
 from slimq_service.sockets import BACKLOG, bind, url_of
 from slimq_service.stream.endpoint import StreamEndpoint
+from slimq_service.wire import http_options
 
 PING_SECONDS = 20.0
 """Between two pings of a stream; proxies tend to drop connections that are silent for a minute."""
@@ -32,16 +36,24 @@ START_FAILED = 3
 """The exit status of a start that failed, as uvicorn's own command has it."""
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+class Announce(Protocol):
+    """Whoever wants to know where the service is."""
+
+    def __call__(self, url: str, admin_url: str | None = None, /) -> None:
+        """Is told once connections are accepted; administration may have a URL of its own."""
+
+
+def serve(settings: Settings, announce: Announce) -> None:
     """Serves until SIGTERM or SIGINT; requests under way are finished first.
 
     Args:
         settings: everything it can be told.
-        announce: told the URL once connections are accepted.
+        announce: told where.
 
     Raises:
         RepositoryError: the directory of policies is not there.
-        InvalidInputError: the address cannot be used.
+        ConfigError: a file that a setting names cannot be read, or does not hold a key.
+        InvalidInputError: an address cannot be used.
         SystemExit: 3 where the start fails; the log says why.
     """
     if not settings.policies.is_dir():
@@ -50,21 +62,39 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     for variable, near in unknown_variables(os.environ).items():
         log = structlog.get_logger(component="settings")
         log.warning("variable is not read", variable=variable, did_you_mean=near)
-    bound = bind(settings.host, settings.port)
-    try:
-        if settings.workers == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, _end)
-            app = create_app(settings)
-            announce(url_of(bound))
-            run(app, settings, [bound])
-        else:
+    bound_memory(settings.memory_limit_bytes)
+    with contextlib.ExitStack() as opened:
+        sockets, settings = listen(settings, opened)
+        if settings.workers > 1:
             from slimq_service.supervisor import Supervisor  # only where it is needed
 
-            announce(url_of(bound))
-            Supervisor(settings, [bound]).run()
-    finally:
-        bound.close()
+            read_keys(settings)  # what is wrong with them is said here, and not by every worker
+            announce(*map(url_of, sockets))
+            Supervisor(settings, sockets).run()
+            return
+        app = create_app(settings)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _end)
+        announce(*map(url_of, sockets))
+        run(app, settings, sockets)
+
+
+def listen(
+    settings: Settings, opened: contextlib.ExitStack
+) -> tuple[list[socket.socket], Settings]:
+    """The listening sockets, that of administration last, and settings that know its port.
+
+    Raises:
+        InvalidInputError: an address cannot be used, or both ports are the same.
+    """
+    sockets = [opened.enter_context(bind(settings.host, settings.port))]
+    if settings.admin_port is None:
+        return sockets, settings
+    sockets.append(opened.enter_context(bind(settings.admin_host, settings.admin_port)))
+    port, admin_port = (bound.getsockname()[1] for bound in sockets)
+    if port == admin_port:  # of two addresses; nobody could tell them apart
+        raise InvalidInputError("admin port", f"another than {port}", str(admin_port))
+    return sockets, settings.model_copy(update={"admin_port": admin_port})
 
 
 def run(
@@ -84,22 +114,32 @@ def run(
     Raises:
         SystemExit: 3 where the start fails; uvicorn has logged why.
     """
-    server = _Server(make_config(app.state.front, settings), app, settings, started)
+    server = _Server(
+        make_config(app.state.front, settings, app.state.refused), app, settings, started
+    )
     server.run(sockets=list(sockets))
     if not server.started:
         raise SystemExit(START_FAILED)
 
 
-def make_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
+def make_config(
+    app: Callable[..., Any], settings: Settings, refused: Callable[[str], str]
+) -> uvicorn.Config:
     """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
 
     Messages of streams are not compressed: deflating and inflating a frame takes longer than many
     a model does.
+
+    Args:
+        app: what answers.
+        settings: the limits.
+        refused: told the code of every error that is answered before there is a request; answers
+            the id of that.
     """
     return uvicorn.Config(
         app,
         loop="auto",
-        http="auto",
+        **http_options(settings, refused),
         ws="websockets-sansio",
         ws_max_size=settings.stream_message_bytes,
         ws_ping_interval=PING_SECONDS,

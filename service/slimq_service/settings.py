@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from slimq.core.errors import ConfigError, nearest
@@ -16,6 +17,10 @@ from slimq.core.manifest import SLUG
 
 PREFIX = "SLIMQ_"
 OF_OTHER_COMMANDS = frozenset(("URL",))
+SECRETS = frozenset(("api_key", "admin_key"))
+"""Settings whose values no message repeats."""
+KEY = r"[\x21-\x7e]{1,1024}"
+KEY_RULE = "1 to 1024 visible ASCII characters"
 
 
 def _processors() -> int:
@@ -25,7 +30,9 @@ def _processors() -> int:
 class Settings(BaseSettings):
     """Settings of one service process. Each can be given as `SLIMQ_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     policies: Path = Field(default=Path("policies"), description="the repository of policies")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
@@ -33,9 +40,47 @@ class Settings(BaseSettings):
     workers: int = Field(
         default=1, ge=1, le=256, description="processes that answer; each has every variant"
     )
+    admin_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="port that alone answers metrics, loads and unloads, 0 for any free one; null: "
+        "all is at one port",
+    )
+    admin_host: str = Field(
+        default="127.0.0.1", min_length=1, description="address to listen on for that port"
+    )
+    access_log: bool = Field(default=False, description="whether every request is logged")
+    api_key: SecretStr | None = Field(
+        default=None, description="key that every request must bring, except those for health"
+    )
+    api_key_file: Path | None = Field(default=None, description="file with that key")
+    admin_key: SecretStr | None = Field(
+        default=None, description="key that loading and unloading needs, and that is good for all"
+    )
+    admin_key_file: Path | None = Field(default=None, description="file with that key")
     max_batch: int = Field(default=256, ge=1, le=65_536, description="observations in one request")
     max_body_bytes: int = Field(
         default=8 * 2**20, ge=1, le=2**31, description="bytes of one request's body"
+    )
+    max_header_bytes: int = Field(
+        default=32 * 2**10, ge=512, le=2**20, description="bytes of a request's line and headers"
+    )
+    header_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="time in which a request's line and headers must arrive, for the first of a "
+        "connection from its start on",
+    )
+    send_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="time in which a client must take more of its answer before it is cut off",
+    )
+    max_connections: int = Field(
+        default=10_000, ge=1, le=10**6, description="connections that may be open in one process"
     )
     body_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="time in which a request's body must arrive"
@@ -52,6 +97,19 @@ class Settings(BaseSettings):
         le=2**50,
         description="memory that variants may take before the least recently used go; null: no "
         "limit",
+    )
+    max_model_bytes: int = Field(
+        default=512 * 2**20,
+        ge=1,
+        le=2**31 - 1,
+        description="bytes of a model, uncompressed; a larger one is refused",
+    )
+    memory_limit_bytes: int | None = Field(
+        default=None,
+        ge=2**27,
+        le=2**50,
+        description="memory beyond which the process is refused more, on Linux; null: what it has "
+        "at its start and all that the machine or the container has",
     )
     pinned: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -120,6 +178,28 @@ class Settings(BaseSettings):
         default=30, ge=1, le=3600, description="time that requests have to finish after SIGTERM"
     )
 
+    @field_validator("api_key", "admin_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(KEY, value.get_secret_value()):
+            raise ValueError(f"expected {KEY_RULE}, received something else")
+        return value
+
+    @field_validator("api_key_file", "admin_key_file")
+    @classmethod
+    def _check_key_file(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        key = str(info.field_name).removesuffix("_file")
+        if value is not None and info.data.get(key) is not None:
+            raise ValueError(f"expected this or {PREFIX}{key.upper()}, received both")
+        return value
+
+    @field_validator("admin_port")
+    @classmethod
+    def _check_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and value == info.data.get("port"):
+            raise ValueError(f"expected another than {PREFIX}PORT")
+        return value
+
     @field_validator("pinned", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -133,6 +213,14 @@ class Settings(BaseSettings):
             if len(parts) != 2 or not all(re.fullmatch(SLUG, part) for part in parts):
                 raise ValueError(f"expected policy/variant, received {name!r}")
         return value
+
+    def to_json(self) -> str:
+        """As JSON for another process, with what is secret."""
+        values = self.model_dump(mode="json")
+        for name in ("api_key", "admin_key"):
+            secret: SecretStr | None = getattr(self, name)
+            values[name] = None if secret is None else secret.get_secret_value()
+        return json.dumps(values)
 
     def pinned_keys(self) -> frozenset[tuple[str, str]]:
         """The pinned variants as (policy, variant)."""
@@ -152,7 +240,9 @@ def read_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        problem = f"{first['msg']}, received {first.get('input')!r}"
+        problem = first["msg"]
+        if first["loc"] and name not in SECRETS:
+            problem += f", received {first.get('input')!r}"
         raise ConfigError("settings", PREFIX + name.upper(), problem) from error
 
 

@@ -188,6 +188,9 @@ class Shadow:
             start = stop
 
     def _count(self, item: _Item, q_values: QValues) -> None:
+        if not np.isfinite(q_values).all():  # one would spoil a histogram's sum for good
+            self._drop(item.answered.policy.name, item.shadow, FAILED)
+            return
         labels = item.answered.policy.name, item.answered.manifest.name, item.shadow
         found = find_differences(q_values, item.q_values)
         self._metrics.observations.labels(*labels).inc(len(q_values))

@@ -42,6 +42,29 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def served_with(tiny_repository: Path) -> Iterator[Any]:
+    """`served_with(SLIMQ_API_KEY=…)`: the URL of a `slimq serve` with these variables."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(**variables: str) -> str:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--policies", str(tiny_repository), "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **variables},
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        return process.stdout.readline().split(" at ")[1].strip()
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
 def slimq() -> Any:
     """Runs the command as a user would: exit code, stdout, stderr."""
 

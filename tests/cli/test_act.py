@@ -72,6 +72,24 @@ def test_wrong_use_is_one_line_that_says_what_is_right(
     assert done.stdout == ""
 
 
+def test_a_guarded_service_is_asked_with_its_key(
+    served_with: Any, slimq: Any, tmp_path: Path
+) -> None:
+    url = served_with(SLIMQ_API_KEY="s3cret")
+    arguments = ("act", "tiny", "--url", url, "--input", "-")
+    for options, variables in (
+        (("--api-key", "s3cret"), {}),
+        ((), {"SLIMQ_API_KEY": "s3cret"}),
+    ):
+        done = slimq(*arguments, *options, input="[[1, 2, 3, 4]]", variables=variables)
+        assert done.returncode == 0, done.stderr
+    done = slimq(*arguments, "--api-key", "wr0ng", input="[[1, 2, 3, 4]]")
+    assert done.returncode == 2
+    assert "401 Authorization: expected Bearer KEY" in done.stderr
+    assert "wr0ng" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def npy_header(text: str) -> bytes:
     content = text.encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content

@@ -12,7 +12,7 @@ import pytest
 
 from slimq.core.client import SlimqClient
 from slimq.core.environment import EnvironmentSpec
-from slimq.core.errors import ObservationError, ServiceError
+from slimq.core.errors import InvalidInputError, ObservationError, ServiceError
 from slimq.core.manifest import PolicyManifest, RandomPolicyRecord, TrainingRecord
 from slimq.core.observation import ObservationSpec
 
@@ -77,6 +77,25 @@ def test_observations_travel_as_raw_little_endian_bytes() -> None:
     assert result.actions.dtype == np.int64
     assert result.q_values.dtype == np.float32
     assert result.q_values[0, 0] == np.float32(0.1)
+
+
+def test_a_key_goes_with_every_request_and_nowhere_else() -> None:
+    requests: list[httpx.Request] = []
+    transport = httpx.MockTransport(answering(requests))
+    with SlimqClient("http://test/", transport=transport, api_key="s3cret") as client:
+        client.act("tiny", np.zeros((1, 2)))
+    assert [request.headers["authorization"] for request in requests] == ["Bearer s3cret"] * 2
+    assert "s3cret" not in repr(vars(client))
+    with client_of(answering(requests)) as client:
+        client.policies()
+    assert "authorization" not in requests[-1].headers
+
+
+@pytest.mark.parametrize("key", ["", "se cret", "secr\u00e9t", "secret\r\nX: y"])
+def test_what_no_header_can_hold_is_no_key_and_is_not_repeated(key: str) -> None:
+    with pytest.raises(InvalidInputError, match="API key: expected visible ASCII") as caught:
+        SlimqClient("http://test/", api_key=key)
+    assert "ecr" not in str(caught.value)
 
 
 def test_what_does_not_fit_the_policy_is_not_even_sent() -> None:

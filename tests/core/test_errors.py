@@ -59,6 +59,42 @@ EXAMPLES: list[tuple[errors.SlimqError, str, int, str]] = [
         "body: expected at most 10 bytes, received 11 bytes",
     ),
     (
+        errors.UnauthorizedError("Authorization", "Bearer KEY", "no key"),
+        "unauthorized",
+        401,
+        "Authorization: expected Bearer KEY, received no key",
+    ),
+    (
+        errors.ForbiddenError("key", "the administrator's", "another"),
+        "forbidden",
+        403,
+        "key: expected the administrator's, received another",
+    ),
+    (
+        errors.HeadLimitError("head", 10, "11 bytes", "bytes"),
+        "head-over-limit",
+        431,
+        "head: expected at most 10 bytes, received 11 bytes",
+    ),
+    (
+        errors.HeadTimeoutError(2.5),
+        "head-timeout",
+        408,
+        "head: all headers within 2.5 s, they were not complete by then",
+    ),
+    (
+        errors.MalformedRequestError("request", "HTTP/1.1", "something else"),
+        "malformed-request",
+        400,
+        "request: expected HTTP/1.1, received something else",
+    ),
+    (
+        errors.ConnectionsError(10),
+        "too-many-connections",
+        503,
+        "10 connections are open already; try again in 1 s",
+    ),
+    (
         errors.MalformedError("body", "JSON", "text"),
         "malformed-body",
         400,

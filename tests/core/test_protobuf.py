@@ -1,4 +1,4 @@
-"""The scan for external tensor data finds it wherever ONNX can hold a tensor."""
+"""What could harm whoever loads a model is found wherever ONNX can hold it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from slimq.core._protobuf import DEEPEST, has_external_data, refuse_external_data
+from slimq.core import _protobuf
+from slimq.core._protobuf import (
+    DEEPEST,
+    EXTERNAL,
+    FUNCTION,
+    SUBGRAPH,
+    check_model,
+    find_problem,
+    has_external_data,
+)
 from slimq.core.errors import RepositoryError
 
 
@@ -73,6 +82,98 @@ def test_external_data_is_found_in_every_place(place: str) -> None:
     assert not has_external_data(PLACES[place](False).SerializeToString())
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_external_data_is_said_first_whatever_else_is_wrong(place: str) -> None:
+    assert find_problem(PLACES[place](True).SerializeToString()) == EXTERNAL
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("initializer", None),
+        ("sparse initializer", None),
+        ("constant", None),
+        ("training", None),
+        ("subgraph", SUBGRAPH),
+        ("subgraphs", SUBGRAPH),
+        ("function", FUNCTION),
+        ("default of a function", FUNCTION),
+    ],
+)
+def test_graphs_within_the_graph_and_functions_are_found(place: str, problem: str | None) -> None:
+    assert find_problem(PLACES[place](False).SerializeToString()) == problem
+
+
+def of_tensor(*dims: int, **data: object) -> onnx.ModelProto:
+    tensor = TensorProto(name="big", data_type=TensorProto.FLOAT, dims=dims, **data)
+    return onnx.ModelProto(graph=graph([node(t=tensor)]))
+
+
+@pytest.mark.parametrize(
+    ("model", "elements"),
+    [
+        (of_tensor(10**12), 10**12),
+        (of_tensor(10**6, 10**6, raw_data=bytes(16)), 10**12),
+        (of_tensor(10**12, float_data=[1.0]), 10**12),
+        (of_tensor(2**40, 2**40), 2**64),
+        (of_tensor(*[2**62] * 10_000), 2**64),
+        (of_tensor(-1), 2**64 - 1),
+        (of_tensor(), 1),
+    ],
+)
+def test_a_tensor_that_declares_more_than_it_holds_is_found(
+    model: onnx.ModelProto, elements: int
+) -> None:
+    found = find_problem(model.SerializeToString())
+    assert found is not None
+    assert found.startswith(f"tensor 'big' declares {elements} elements, but holds ")
+
+
+TYPES = [
+    number
+    for number in TensorProto.DataType.values()
+    if number not in (TensorProto.UNDEFINED, TensorProto.STRING)
+]
+
+
+@pytest.mark.parametrize("element", TYPES)
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_tensor_of_any_type_is_as_large_as_it_declares(element: int, raw: bool) -> None:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
+    array = np.zeros((5, 7), dtype)
+    if raw:
+        tensor = numpy_helper.from_array(array, "w")
+    else:
+        tensor = onnx.helper.make_tensor("w", element, [5, 7], array.flatten().tolist())
+    model = onnx.ModelProto(graph=graph(initializer=[tensor]))
+    assert find_problem(model.SerializeToString()) is None
+
+
+def test_strings_and_what_is_empty_or_a_scalar_is_as_large_as_it_declares() -> None:
+    strings = onnx.helper.make_tensor("s", TensorProto.STRING, [2], [b"a", b""])
+    empty = numpy_helper.from_array(np.zeros((0, 2**40), np.float32), "e")
+    scalar = numpy_helper.from_array(np.array(1, np.uint8), "c")
+    model = onnx.ModelProto(graph=graph(initializer=[empty, scalar, strings]))
+    assert find_problem(model.SerializeToString()) is None
+
+
+def test_a_sparse_tensor_is_bounded_by_what_it_is_written_out_as() -> None:
+    small = sparse(False)
+    large = sparse(False)
+    large.dims[:] = [2**20, 2**10]
+    for tensor, problem in ((small, None), (large, "a sparse tensor declares 1073741824 elements")):
+        content = onnx.ModelProto(graph=graph(sparse_initializer=[tensor])).SerializeToString()
+        found = find_problem(content)
+        assert found is None if problem is None else str(found).startswith(problem)
+
+
+def test_a_model_of_endless_small_parts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_protobuf, "MOST_FIELDS", 100)
+    assert find_problem(onnx.ModelProto(graph=graph([node()] * 10)).SerializeToString()) is None
+    with pytest.raises(ValueError, match="more than 100 fields"):
+        find_problem(onnx.ModelProto(graph=graph([node()] * 100)).SerializeToString())
+
+
 def test_every_message_of_onnx_that_leads_to_a_tensor_is_followed() -> None:
     """Compares the table with onnx's own descriptors, so that a new field is noticed."""
     from slimq.core._protobuf import CHILDREN
@@ -114,7 +215,7 @@ def test_any_bytes_are_scanned_or_refused(content: bytes) -> None:
         has_external_data(content)
     except ValueError:
         with pytest.raises(RepositoryError, match=r"^here: is not an ONNX model: "):
-            refuse_external_data(content, "here")
+            check_model(content, "here")
 
 
 @given(st.data())

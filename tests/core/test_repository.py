@@ -439,3 +439,16 @@ def test_a_policy_stamp_changes_when_the_policy_is_published_again(
     assert repository.policy_stamp("tiny") not in {before, None}
     assert repository.policy_stamp("nope") is None
     assert repository.policy_stamp("../policies/tiny") is None
+
+
+def test_a_model_that_is_larger_than_the_reader_wants_is_not_read(
+    repository: Repository, model_path: Path, change: Any
+) -> None:
+    size = model_path.stat().st_size
+    assert Repository(repository.root, size).read_model("tiny", "fp32")
+    model_path.unlink()
+    with pytest.raises(RepositoryError, match=f"of {size} bytes .*expected at most {size - 1}"):
+        Repository(repository.root, size - 1).read_model("tiny", "fp32")
+    change(VARIANT, model=lambda old: {**old, "path": "m.onnx.zst", "uncompressed_bytes": 2**31})
+    with pytest.raises(RepositoryError, match="of 2147483648 bytes"):
+        repository.read_model("tiny", "fp32")

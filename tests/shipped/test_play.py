@@ -40,6 +40,8 @@ PLAYED = [
             "deep-compression",
             "pruned-int8",
             "fastest",
+            "mobilenet",
+            "shufflenet",
         )
     ),
 ]

@@ -36,7 +36,7 @@ class InProcess:
         self._lifespan = self.app.router.lifespan_context(self.app)
         self.run(self._lifespan.__aenter__())
         transport = httpx.ASGITransport(self.app.state.front, raise_app_exceptions=False)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://test:8000")
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -197,6 +197,24 @@ def server(shared: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iter
     process = Process(root, folder / "log", **variables)
     yield process
     process.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def launch_once(shared: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Starts real processes on a small repository for all of a module's tests."""
+    folder = tmp_path_factory.mktemp("launched")
+    started: list[Process] = []
+
+    def begin(**variables: str) -> Process:
+        name = str(len(started))
+        root = shared.build_repository(folder / name)
+        started.append(Process(root, folder / f"{name}.log", **variables))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.close()
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -114,7 +114,7 @@ def sized(body: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def both(service: Any, path: str, messages: Any, headers: Any, **options: Any) -> Any:
-    front = Caller(service, service.app.state.front)(path, messages, headers, **options)
+    front = Caller(service, service.app.state.lanes)(path, messages, headers, **options)
     plain = Caller(service, service.app)(path, messages, headers, **options)
     assert front == plain
     return front
@@ -134,7 +134,7 @@ def test_what_it_takes_it_answers_to_the_byte(service: Any, path: str, rows: Any
 def test_it_needs_the_act_endpoint_for_none_of_these(
     service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    front = service.app.state.front
+    front = service.app.state.lanes
     monkeypatch.setattr(front, "_act", None)
     for path in PATHS:
         for rows in GOOD:
@@ -232,7 +232,7 @@ def test_both_ways_count_alike(service: Any) -> None:
         "slimq_http_request_seconds_count",
     ]
     counts = []
-    for app in (service.app.state.front, service.app):
+    for app in (service.app.state.lanes, service.app):
         before = [service.metric(name + labels) for name in names]
         stats = statistics(service)
         Caller(service, app)(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))

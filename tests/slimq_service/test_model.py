@@ -77,3 +77,13 @@ def test_a_model_that_scales_by_its_batch_is_seen(dtype: Any) -> None:
     spec = ObservationSpec(dtype=dtype, shape=(2, 2), low=0, high=255)
     assert is_joinable(apart, spec)
     assert not is_joinable(together, spec)
+
+
+def test_a_model_that_an_extreme_observation_is_too_much_for_is_tried_with_the_others() -> None:
+    def overflow(observations: Any, /) -> Any:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.exp(observations[:, :2]) - np.exp(observations[:, 2:])
+
+    spec = ObservationSpec(dtype="float32", shape=(4,))
+    assert not np.isfinite(overflow(np.full((1, 4), 1e3, np.float32))).any()
+    assert is_joinable(overflow, spec)

@@ -17,6 +17,9 @@ EXAMPLES = [
     (errors.ConflictError("variant", "one variant", "two"), 400),
     (errors.NonFiniteError("observations[1]", "finite", "nan"), 422),
     (errors.BodyTimeoutError(1.0), 408),
+    (errors.HeadTimeoutError(1.0), 408),
+    (errors.HeadLimitError("head", 10, "11 bytes", "bytes"), 431),
+    (errors.MalformedRequestError("request", "HTTP/1.1", "something else"), 400),
 ]
 
 
@@ -52,6 +55,7 @@ def test_a_broken_repository_names_the_file() -> None:
         (errors.OverloadedError(9, 2, "bytes"), {"limit": 9, "unit": "bytes", "retry_after": 2}),
         (errors.DeadlineError(1.5), {"limit": "1.5 s", "retry_after": 1}),
         (errors.ClosingError(), {"retry_after": 1}),
+        (errors.ConnectionsError(9), {"limit": 9, "unit": "connections", "retry_after": 1}),
     ],
 )
 def test_what_passes_says_when_to_come_again(

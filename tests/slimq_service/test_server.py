@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from slimq.core.errors import InvalidInputError, RepositoryError
 from slimq_service.health import Lifecycle
@@ -120,9 +121,9 @@ def test_a_connection_outlives_a_refused_request(server: Any) -> None:
 
 
 def test_the_fast_loop_and_parser_are_used() -> None:
-    config = make_config(lambda: None, Settings())
+    config = make_config(lambda: None, Settings(), str)
     config.load()
-    assert config.http_protocol_class.__name__ == "HttpToolsProtocol"
+    assert issubclass(config.http_protocol_class, HttpToolsProtocol)
     assert "uvloop" in config.get_loop_factory().__module__
 
 
@@ -189,7 +190,7 @@ def test_urls_of_both_families() -> None:
 
 def test_a_missing_directory_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="no such directory; give one with --policies"):
-        serve(Settings(policies=tmp_path / "none"), announce=lambda _: None)
+        serve(Settings(policies=tmp_path / "none"), announce=lambda *_: None)
 
 
 @pytest.fixture
@@ -210,9 +211,10 @@ def test_a_start_that_fails_is_no_success(
 
     app = FastAPI(lifespan=lifespan)
     app.state.lifecycle, app.state.front = Lifecycle(), app
+    app.state.refused = str
     monkeypatch.setattr("slimq_service.server.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
-        serve(Settings(policies=tiny_repository, port=0), announce=lambda _: None)
+        serve(Settings(policies=tiny_repository, port=0), announce=lambda *_: None)
     assert ended.value.code == 3
 
 
@@ -224,7 +226,7 @@ def test_a_server_that_returns_without_having_started_is_no_success(
     monkeypatch.setattr("uvicorn.Server.run", lambda _, sockets: sockets)
     monkeypatch.setattr("uvicorn.Server.started", False, raising=False)
     with pytest.raises(SystemExit) as ended:
-        serve(Settings(policies=tiny_repository, port=0), announce=lambda _: None)
+        serve(Settings(policies=tiny_repository, port=0), announce=lambda *_: None)
     assert ended.value.code == 3
 
 

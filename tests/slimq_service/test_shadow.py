@@ -120,3 +120,17 @@ def test_waiting_observations_are_computed_together_up_to_a_limit(watched: Any) 
     shadow._largest_batch = 40
     assert len(shadow._take()) == 2
     assert shadow._bytes == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_q_values_that_are_not_finite_spoil_no_sum(watched: Any, value: float) -> None:
+    shadow = watched.app.state.shadow
+    loaded = watched.run(watched.app.state.catalogue.get("tiny", "fp32"))
+    shadow.offer(loaded, OBSERVATIONS[:2], np.zeros((2, 2), np.float32))
+    (item,) = shadow._take()
+    shadow._count(item, np.array([[0, value], [0, 0]], np.float32))
+    dropped = 'slimq_shadow_dropped_total{policy="tiny",reason="failed",shadow="other"}'
+    assert metric(watched, dropped) == 1
+    shadow._count(item, np.zeros((2, 2), np.float32))
+    assert metric(watched, "slimq_shadow_q_difference_sum" + LABELS) == 0
+    assert metric(watched, "slimq_shadow_observations_total" + LABELS) == 2

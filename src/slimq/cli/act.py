@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimq.cli.options import DEFAULT_URL, JsonOption, UrlOption
+from slimq.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,13 +28,14 @@ def act(
     variant: Annotated[
         str | None, typer.Option(help="Which variant answers; the policy's default if not given.")
     ] = None,
+    api_key: ApiKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the action and the Q-values of each observation."""
     from slimq.core.client import SlimqClient
 
     observations = read_observations(source)
-    with SlimqClient(url) as client:
+    with SlimqClient(url, api_key=api_key) as client:
         meanings = client.policy(policy).actions
         result = client.act(policy, observations, variant)
     if as_json:

@@ -13,6 +13,15 @@ PoliciesOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 UrlOption = Annotated[str, typer.Option("--url", envvar="SLIMQ_URL", help="Address of a service.")]
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="SLIMQ_API_KEY",
+        help="Key of a service that asks for one; better given as a variable, which no list of "
+        "processes shows.",
+    ),
+]
 
 DEFAULT_POLICIES = Path("policies")
 DEFAULT_URL = "http://127.0.0.1:8000"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from slimq.cli.extras import require
-from slimq.cli.options import DEFAULT_URL, JsonOption, UrlOption
+from slimq.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -39,6 +39,7 @@ def play(
     trace: Annotated[
         Path | None, typer.Option(help="Write one JSON line per step to this file.")
     ] = None,
+    api_key: ApiKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Play episodes through HTTP by the protocol of `slimq evaluate`, on the same seeds."""
@@ -54,7 +55,7 @@ def play(
 
     seeds = HELD_OUT.seeds(episodes, seed_offset)
     played = []
-    with SlimqClient(url) as client, contextlib.ExitStack() as stack:
+    with SlimqClient(url, api_key=api_key) as client, contextlib.ExitStack() as stack:
         manifest = client.policy(policy)
         chosen = variant or manifest.default_variant
         known = client.variants(policy)

@@ -41,8 +41,9 @@ def serve(
 ) -> None:
     """Serve every variant of every policy over HTTP.
 
-    The URL goes to stdout, logs go to stderr. Other settings are read from SLIMQ_* variables, such
-    as SLIMQ_MAX_BATCH or SLIMQ_MAX_BODY_BYTES; flags take precedence.
+    The URL goes to stdout, a second one with SLIMQ_ADMIN_PORT; logs go to stderr. Other settings
+    are read from SLIMQ_* variables, such as SLIMQ_MAX_BATCH or SLIMQ_MAX_BODY_BYTES; flags take
+    precedence.
     """
     require(
         "serve", "fastapi", "uvicorn", "websockets", "onnxruntime", "orjson", "prometheus_client"
@@ -54,4 +55,10 @@ def serve(
     settings = read_settings(policies=policies, host=host, port=port, workers=workers)
     verbose = ctx.find_root().params.get("verbose", False)
     configure_logs(logging.DEBUG if verbose else logging.INFO)
-    run(settings, announce=lambda url: typer.echo(f"slimq serves {settings.policies} at {url}"))
+
+    def announce(url: str, admin_url: str | None = None, /) -> None:
+        typer.echo(f"slimq serves {settings.policies} at {url}")
+        if admin_url is not None:
+            typer.echo(f"slimq answers metrics and administration at {admin_url}")
+
+    run(settings, announce)

@@ -1,9 +1,15 @@
-"""Finds external tensor data in an ONNX model, without onnx.
+"""Finds in an ONNX model what could harm whoever loads it, without onnx.
 
-A tensor that lives outside the model is read by ONNX Runtime from a path that the model chooses, or
-even from a memory address, so such models are refused before a session sees them. This walks the
-protobuf wire format (https://protobuf.dev/programming-guides/encoding/) along the few fields of
-onnx.proto that can lead to a tensor, and skips everything else without copying it.
+- A tensor that lives outside the model is read by ONNX Runtime from a path that the model chooses,
+  or even from a memory address.
+- A tensor may declare any size, whatever it holds.
+- A loop need not end: ONNX Runtime runs one that sees constants alone while the model is loaded. A
+  function that calls another twice, which does the same, is as large as 2 to the power of its depth
+  once ONNX Runtime has unfolded it. A policy needs neither.
+
+Such models are refused before a session sees them. This walks the protobuf wire format
+(https://protobuf.dev/programming-guides/encoding/) along the few fields of onnx.proto that can lead
+to a tensor, and skips everything else without copying it.
 """
 
 from __future__ import annotations
@@ -34,22 +40,59 @@ CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 """By message of onnx.proto: the fields that hold another message on the way to a tensor."""
-EXTERNAL_DATA, DATA_LOCATION = 13, 14
-"""Fields of a tensor: where its data is, and whether that is outside the model."""
+DIMS, NAME, EXTERNAL_DATA, DATA_LOCATION = 1, 8, 13, 14
+"""Fields of a tensor: its shape, its name, where its data is, whether that is outside the model."""
+DATA = frozenset((4, 5, 6, 7, 9, 10, 11))
+"""Fields of a tensor that hold its data, each for other types."""
+SPARSE_DIMS = 3
+MOST_PER_BYTE = 4
+"""Elements in a byte: the smallest have two bits."""
+MOST_DENSE = 2**28
+"""Elements of a sparse tensor, which ONNX Runtime writes out in full."""
+LONGEST_NAME = 64
+MOST_FIELDS = 2 * 10**6
+"""Of a model, those that are skipped counted too; one for each tensor and operator, and some."""
+ENDLESS = 2**64
+"""Where a product of dims stops to be computed."""
+
+EXTERNAL = "has external tensor data; a model must hold all its tensors"
+FUNCTION = "defines functions of its own; a policy must have its operators in its graph"
+SUBGRAPH = "has a graph within its graph, such as a loop; a policy computes in one pass"
 
 
-def refuse_external_data(model: bytes, name: str) -> None:
-    """Checks that a model brings all its tensors itself.
+def check_model(model: bytes, name: str) -> None:
+    """Checks that a model brings all its tensors itself, and computes in one pass.
 
     Raises:
         RepositoryError: it does not, or it is no protobuf message.
     """
     try:
-        external = has_external_data(model)
+        problem = find_problem(model)
     except ValueError as error:
         raise RepositoryError(name, f"is not an ONNX model: {error}") from error
-    if external:
-        raise RepositoryError(name, "has external tensor data; a model must hold all its tensors")
+    if problem is not None:
+        raise RepositoryError(name, problem)
+
+
+def find_problem(model: bytes) -> str | None:
+    """What is wrong with a serialised ONNX model, None if nothing of the above is.
+
+    Raises:
+        ValueError: the bytes are no protobuf message.
+    """
+    found: str | None = None
+    for parent, kind, message in _walk(model):
+        if kind == "tensor":
+            found = found or _oversized(message)
+            if _is_external(message):
+                return EXTERNAL
+        elif kind == "sparse":
+            found = found or _too_dense(message)
+        elif kind == "function":
+            found = found or FUNCTION
+        elif kind == "graph" and parent == "attribute":
+            found = found or SUBGRAPH
+    return found
 
 
 def has_external_data(model: bytes) -> bool:
@@ -58,19 +101,66 @@ def has_external_data(model: bytes) -> bool:
     Raises:
         ValueError: the bytes are no protobuf message.
     """
-    pending: list[tuple[str, memoryview, int]] = [("model", memoryview(model), 0)]
+    return any(kind == "tensor" and _is_external(message) for _, kind, message in _walk(model))
+
+
+def _walk(model: bytes) -> Iterator[tuple[str, str, memoryview]]:
+    """Every message on the way to a tensor, with the kinds of its parent and its own."""
+    pending: list[tuple[str, str, memoryview, int]] = [("", "model", memoryview(model), 0)]
+    fields = 0
     while pending:
-        kind, message, depth = pending.pop()
+        parent, kind, message, depth = pending.pop()
         if depth > DEEPEST:
             raise ValueError(f"messages are nested deeper than {DEEPEST}")
         children = CHILDREN[kind]
         for field, value in _fields(message):
-            if kind == "tensor":
-                if field == EXTERNAL_DATA or (field == DATA_LOCATION and value != 0):
-                    return True
-            elif field in children and isinstance(value, memoryview):
-                pending.append((children[field], value, depth + 1))
-    return False
+            fields += 1
+            if fields > MOST_FIELDS:
+                raise ValueError(f"there are more than {MOST_FIELDS} fields")
+            if field in children and isinstance(value, memoryview):
+                pending.append((kind, children[field], value, depth + 1))
+        yield parent, kind, message
+
+
+def _is_external(tensor: memoryview) -> bool:
+    return any(
+        field == EXTERNAL_DATA or (field == DATA_LOCATION and value != 0)
+        for field, value in _fields(tensor)
+    )
+
+
+def _oversized(tensor: memoryview) -> str | None:
+    held, name = 0, ""
+    for field, value in _fields(tensor):
+        if field in DATA:
+            held += len(value) if isinstance(value, memoryview) else 1
+        elif field == NAME and isinstance(value, memoryview):
+            name = bytes(value[:LONGEST_NAME]).decode(errors="replace")
+    elements = _elements(tensor, DIMS)
+    if elements <= held * MOST_PER_BYTE:
+        return None
+    return f"tensor {name!r} declares {elements} elements, but holds {held} bytes"
+
+
+def _too_dense(sparse: memoryview) -> str | None:
+    elements = _elements(sparse, SPARSE_DIMS)
+    if elements <= MOST_DENSE:
+        return None
+    return f"a sparse tensor declares {elements} elements, expected at most {MOST_DENSE}"
+
+
+def _elements(message: memoryview, field: int) -> int:
+    """The product of the dims in a field, each taken as a number without a sign; or `ENDLESS`."""
+    result = 1
+    for number, value in _fields(message):
+        if number == field:
+            position = 0
+            while isinstance(value, memoryview) and position < len(value):
+                dim, position = _varint(value, position)
+                result = min(result * dim, ENDLESS)
+            if isinstance(value, int):
+                result = min(result * value, ENDLESS)
+    return result
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
-from slimq.core.errors import ServiceError
+from slimq.core.errors import InvalidInputError, ServiceError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.qfunction import QValues
 from slimq.core.report import EvaluationReport
@@ -49,7 +50,11 @@ class SlimqClient:
     """Talks to one service. Not to be shared between threads."""
 
     def __init__(
-        self, url: str, timeout: float = 10.0, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        timeout: float = 10.0,
+        transport: httpx.BaseTransport | None = None,
+        api_key: str | None = None,
     ) -> None:
         """Opens nothing yet; the connection is made by the first request and kept.
 
@@ -57,9 +62,11 @@ class SlimqClient:
             url: the service's address, such as `http://127.0.0.1:8000`.
             timeout: seconds that a request may take to connect, send or answer.
             transport: how requests travel, HTTP when None.
+            api_key: what a service asks for that is guarded by a key.
 
         Raises:
             ServiceError: the URL is not an http or https one.
+            InvalidInputError: no header can hold the key.
         """
         self.url = url.rstrip("/")
         try:
@@ -68,9 +75,12 @@ class SlimqClient:
             raise ServiceError(url, None, f"not a URL: {error}") from error
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ServiceError(url, None, "expected an address such as http://127.0.0.1:8000")
+        if api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", api_key):
+            raise InvalidInputError("API key", "visible ASCII characters", "others")
         self._manifests: dict[str, PolicyManifest] = {}
         self._http = httpx.Client(
             base_url=self.url,
+            headers={} if api_key is None else {"authorization": f"Bearer {api_key}"},
             timeout=timeout,
             transport=transport,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),

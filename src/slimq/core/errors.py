@@ -148,6 +148,57 @@ class LimitError(InvalidInputError):
         super().__init__(field, f"at most {limit} {unit}", received)
 
 
+class UnauthorizedError(InvalidInputError):
+    """A request brings no key, or one that the service does not know."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class ForbiddenError(InvalidInputError):
+    """A request brings a key that is good for other requests, not for this one."""
+
+    code = "forbidden"
+    status = 403
+
+
+class HeadLimitError(LimitError):
+    """Request line and headers together have more bytes than the service reads."""
+
+    code = "head-over-limit"
+    status = 431
+
+
+class HeadTimeoutError(SlimqError):
+    """Request line and headers took longer to arrive than the service waits."""
+
+    code = "head-timeout"
+    status = 408
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"head: all headers within {seconds:g} s, they were not complete by then")
+
+
+class MalformedRequestError(InvalidInputError):
+    """What arrives is no HTTP/1.1 request."""
+
+    code = "malformed-request"
+    status = 400
+
+
+class ConnectionsError(SlimqError):
+    """As many connections are open as the service holds; one more was closed."""
+
+    code = "too-many-connections"
+    status = 503
+    retry_after = 1
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"{limit} connections are open already; try again in {self.retry_after} s")
+
+
 class MalformedError(InvalidInputError):
     """A body cannot be read at all: not JSON, not npy, cut off."""
 

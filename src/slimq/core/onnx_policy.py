@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from slimq.core._protobuf import refuse_external_data
+from slimq.core._protobuf import check_model
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
@@ -27,7 +27,7 @@ def session_options() -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, and would be logged a second time
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
@@ -46,9 +46,9 @@ def make_session(
         options: `session_options()` with profiling, for whoever looks inside.
 
     Raises:
-        RepositoryError: not an ONNX model, or one with external tensor data.
+        RepositoryError: not an ONNX model, or one that `check_model` refuses.
     """
-    refuse_external_data(model, name)
+    check_model(model, name)
     options = options or session_options()
     ort.disable_telemetry_events()
     try:

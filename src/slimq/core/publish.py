@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from slimq.core._atomic import TEMPORARY, publishing, write_atomically
 from slimq.core._files import check_entry, decode, display, read_entry, read_regular
-from slimq.core._protobuf import refuse_external_data
+from slimq.core._protobuf import check_model
 from slimq.core.errors import InvalidInputError, RepositoryError, SlimqError
 from slimq.core.manifest import (
     SLUG,
@@ -118,7 +118,7 @@ class Publisher:
         folder = (manifest.policy, VARIANTS, manifest.name)
         place = display((*folder, manifest.model.path))
         check_entry(model, manifest.model, place)
-        refuse_external_data(decode(model, manifest.model, place), place)
+        check_model(decode(model, manifest.model, place), place)
         with publishing(self.root, folder):
             self._write(folder, manifest.model, model)
             old = self._current((*folder, VARIANT_FILE), VariantManifest)

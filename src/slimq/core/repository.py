@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from slimq.core._files import decode, display, read_entry, read_regular, refuse_links
+from slimq.core._files import LARGEST_FILE, decode, display, read_entry, read_regular, refuse_links
 from slimq.core.errors import NotFoundError, RepositoryError, suggestion
 from slimq.core.manifest import SLUG, FileEntry, PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
@@ -42,10 +42,11 @@ class Repository:
 
     Attributes:
         root: the folder.
+        largest_model: bytes that a model may have, uncompressed; a larger one is not read.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, largest_model: int = LARGEST_FILE) -> None:
+        self.root, self.largest_model = root, largest_model
 
     def policies(self) -> list[str]:
         """The names of all policies, sorted.
@@ -126,8 +127,12 @@ class Repository:
 
         def read() -> tuple[VariantManifest, bytes]:
             manifest = self.variant(policy, variant)
-            stored = read_entry(self.root, folder, manifest.model)
             place = display((*folder, manifest.model.path))
+            size = manifest.model.uncompressed_bytes or manifest.model.bytes
+            if size > self.largest_model:
+                problem = f"is of {size} bytes uncompressed, expected at most {self.largest_model}"
+                raise RepositoryError(place, problem)
+            stored = read_entry(self.root, folder, manifest.model)
             return manifest, decode(stored, manifest.model, place)
 
         return _again_if_gone(read)

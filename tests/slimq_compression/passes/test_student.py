@@ -158,8 +158,8 @@ def test_a_student_with_batch_normalization_learns_from_the_teacher(
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("mobilenet", 71_382),
-        ("shufflenet", 59_494),
+        ("mobilenet", 114_334),
+        ("shufflenet", 119_950),
         ("distilled", 61_174),
         ("dense-control", 207_440),
         ("fastest", 23_158),
