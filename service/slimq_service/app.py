@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from slimq import __version__
-from slimq.core.errors import RepositoryError
+from slimq.core.errors import MissingExtraError, RepositoryError
 from slimq.core.repository import Repository
 from slimq_service.access import AccessLog
 from slimq_service.act import ActEndpoint
@@ -54,8 +55,10 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
 
     Raises:
         ConfigError: a file that a setting names cannot be read, or does not hold a key.
+        MissingExtraError: traces are asked for, and OpenTelemetry is not installed.
     """
     keys, make_id = read_keys(settings), id_maker()
+    provider = _make_provider() if settings.traces else None
     metrics = Metrics(_make_registry() if registry is None else registry)
     catalogue = Catalogue(
         Repository(settings.policies, settings.max_model_bytes),
@@ -92,9 +95,11 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
             await catalogue.close()
             engine.close()
             shadow.close()
+            if provider is not None:
+                await asyncio.to_thread(provider.shutdown)
 
     app = LayeredFastAPI(
-        layers=make_layers(settings, keys, metrics, make_id),
+        layers=make_layers(settings, keys, metrics, make_id, provider),
         title="slimq",
         version=__version__,
         description=DESCRIPTION,
@@ -120,17 +125,33 @@ def create_app(settings: Settings, registry: CollectorRegistry | None = None) ->
 
 
 def make_layers(
-    settings: Settings, keys: Keys, metrics: Metrics, make_id: Callable[[], str]
+    settings: Settings,
+    keys: Keys,
+    metrics: Metrics,
+    make_id: Callable[[], str],
+    provider: Any,
 ) -> tuple[Layer, ...]:
     """What lies around the application, the outermost first."""
     layers: list[Layer] = [partial(RequestIds, make=make_id)]
     if settings.access_log:
         layers.append(AccessLog)
+    if provider is not None:
+        from slimq_service.tracing import Tracing
+
+        layers.append(partial(Tracing, provider=provider))
     if settings.admin_port is not None:
         layers.append(partial(Ports, admin_port=settings.admin_port, count=metrics.http_error))
     if keys:
         layers.append(partial(Guard, keys=keys, count=metrics.http_error))
     return tuple(layers)
+
+
+def _make_provider() -> Any:
+    try:
+        from slimq_service.tracing import make_provider
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "otel") from error
+    return make_provider()
 
 
 def _make_registry() -> CollectorRegistry:

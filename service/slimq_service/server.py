@@ -73,6 +73,7 @@ def serve(settings: Settings, announce: Announce) -> None:
     Raises:
         RepositoryError: the directory of policies is not there.
         ConfigError: a file that a setting names cannot be read, or does not hold a key.
+        MissingExtraError: a setting asks for what is not installed.
         InvalidInputError: an address cannot be used.
         SystemExit: 3 where the start fails; uvicorn has logged why.
     """

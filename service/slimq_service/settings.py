@@ -47,6 +47,10 @@ class Settings(BaseSettings):
         default="127.0.0.1", min_length=1, description="address to listen on for that port"
     )
     access_log: bool = Field(default=False, description="whether every request is logged")
+    traces: bool = Field(
+        default=False,
+        description="whether spans are sent, as OTEL_* variables say; needs slimq[otel]",
+    )
     api_key: SecretStr | None = Field(
         default=None, description="key that every request must bring, except those for health"
     )
