@@ -46,6 +46,7 @@ check: .venv/.stamp ## Lint, formatting, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	MYPYPATH=benchmarks .venv/bin/mypy benchmarks/*.py
 	.venv/bin/lint-imports
 
 format: .venv/.stamp ## Format the code and mend what ruff can

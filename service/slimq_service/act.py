@@ -14,9 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from slimq.core.errors import ConflictError, InvalidInputError, suggestion
 from slimq.core.observation import Observations
+from slimq_service.answers import Answer
 from slimq_service.batching import Inference
-from slimq_service.hot import Answer, Call, Hot
-from slimq_service.intake import check_observations, receive_envelope
+from slimq_service.hot import Call, Hot
+from slimq_service.intake import receive_observations
 from slimq_service.model import LoadedVariant
 from slimq_service.parsing import JSON
 from slimq_service.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
@@ -59,11 +60,10 @@ class ActEndpoint:
         asked = {"path": names.get("variant"), "query": query_variant(scope["query_string"])}
         default = hot.default_variant(policy, scope["headers"])
         call.variant = choose(asked, default)
-        received = await receive_envelope(hot, scope, receive, call, policy)
+        received = await receive_observations(hot, scope, receive, call, policy)
         chosen = choose({**asked, "body": received.envelope.variant}, default)
         variant = await hot.variant(call, policy.name, chosen)
-        spec = variant.policy.observation
-        return variant, await check_observations(hot, receive, call, received, spec)
+        return variant, received.checked(variant.policy.observation)
 
 
 def refuse(problem: Problem) -> Answer:
@@ -109,16 +109,22 @@ def choose(asked: dict[str, str | None], default: str) -> str:
     return next(iter(named.values()), default)
 
 
+MIDDLE = b',"q_values":'
+
+
+def render_start(variant: LoadedVariant) -> bytes:
+    """The answer's JSON up to the actions, which are the same for every request of a variant."""
+    head = {
+        "policy": variant.policy.name,
+        "variant": variant.manifest.name,
+        "sha256": variant.sha256,
+    }
+    return orjson.dumps(head)[:-1] + b',"actions":'
+
+
 def render_answer(variant: LoadedVariant, inference: Inference) -> bytes:
     """The answer's JSON; a Q-value is written so that it reads back as the same float32."""
     q_values = np.ascontiguousarray(inference.q_values)
-    return orjson.dumps(
-        {
-            "policy": variant.policy.name,
-            "variant": variant.manifest.name,
-            "sha256": variant.sha256,
-            "actions": q_values.argmax(axis=1),
-            "q_values": q_values,
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
+    actions = orjson.dumps(q_values.argmax(axis=1), option=orjson.OPT_SERIALIZE_NUMPY)
+    values = orjson.dumps(q_values, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((render_start(variant), actions, MIDDLE, values, b"}"))

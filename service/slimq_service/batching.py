@@ -105,6 +105,11 @@ class Batcher:
         self._queues: dict[int, _Queue] = {}
         self._running = 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is computed and nothing waits."""
+        return not self._running and not self._queues
+
     async def run(
         self,
         variant: LoadedVariant,

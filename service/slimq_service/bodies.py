@@ -13,6 +13,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 T = TypeVar("T")
 Headers = Iterable[tuple[bytes, bytes]]
 
+DISCONNECTIONS = ("http.disconnect", "websocket.disconnect")
 DRAINED_BYTES = 64 * 1024
 """A refused body up to this length is left to the server, so that the connection can be kept."""
 
@@ -105,7 +106,7 @@ async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
     The server never cancels an application whose client has gone: one has to look.
 
     Args:
-        receive: the ASGI channel, once the whole body was read.
+        receive: the ASGI channel, once the whole body was read, or what watches that of a stream.
         waiting: what is waited for; cancelled unless it is done by the end.
 
     Raises:
@@ -124,7 +125,7 @@ async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
 
 
 async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
+    while (await receive())["type"] not in DISCONNECTIONS:
         await asyncio.sleep(0)
 
 

@@ -223,11 +223,15 @@ class Catalogue:
         found = self.scan.variant(policy, variant)
         if found.error is not None:
             raise again(found.error, f"{policy}/{variant}")
-        state = self._states[policy, variant]
-        if state.task is None and (state.loaded is None or state.error is not None):
-            self._start_load((policy, variant), state)
-        if state.task is not None:
-            await asyncio.shield(state.task)
+        key = policy, variant
+        state = self._states[key]
+        if state.task is not None:  # perhaps of a version before this one
+            await asyncio.wait([state.task])
+        kept = None if state.loaded is None else self._keep(key, state.loaded, found)
+        if kept is not None and state.error is None:
+            state.loaded = kept
+        else:
+            await asyncio.shield(state.task or self._start_load(key, state))
 
     async def unload(self, policy: str, variant: str) -> None:
         """Drops a variant from memory; a load under way is waited for, and then dropped.

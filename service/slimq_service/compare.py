@@ -27,8 +27,9 @@ from slimq.core.errors import (
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
 from slimq_service.act import refuse
-from slimq_service.hot import Answer, Call, Hot
-from slimq_service.intake import check_observations, receive_envelope
+from slimq_service.answers import Answer
+from slimq_service.hot import Call, Hot
+from slimq_service.intake import receive_observations
 from slimq_service.parsing import JSON
 from slimq_service.problems import Problem, problem_of
 
@@ -66,11 +67,10 @@ class CompareEndpoint:
             raise LimitError("variants", MOST_VARIANTS, str(len(names)), "variants")
         for name in names:
             hot.catalogue.check_known(policy.name, name)
-        received = await receive_envelope(hot, scope, receive, call, policy)
+        received = await receive_observations(hot, scope, receive, call, policy)
         if received.envelope.variant is not None:
             raise ConflictError("variant", "variants by query", "one by body")
-        spec = policy.observation
-        observations = await check_observations(hot, receive, call, received, spec)
+        observations = received.checked(policy.observation)
         compared, failed = [], {}
         expected: QValues | None = None
         for name in names:

@@ -1,8 +1,8 @@
 """Keys: who may ask, and who may load and unload.
 
 With an API key every request must bring it, or the administrator's, except those for health. With
-an administrator's key loading and unloading needs that one; without, they take the API key. The
-guard is only there where a key is set.
+an administrator's key loading and unloading needs that one; without, they take the API key. What
+another worker passes on was let through by that one. The guard is only there where a key is set.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slimq.core.errors import ConfigError, ForbiddenError, SlimqError, UnauthorizedError
-from slimq_service.outer import refuse
 from slimq_service.problems import problem_of
+from slimq_service.refusal import is_inner, refuse
 from slimq_service.settings import KEY, KEY_RULE, PREFIX, Settings
 
 OPEN = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
@@ -54,6 +54,18 @@ def read_keys(settings: Settings) -> Keys:
     )
 
 
+def with_keys(settings: Settings) -> Settings:
+    """The settings with the keys themselves in place of files, so that all workers have the same.
+
+    Raises:
+        ConfigError: a file cannot be read, or holds no key.
+    """
+    keys = read_keys(settings)
+    found = {"api_key": keys.api, "admin_key": keys.admin}
+    secrets = {name: key and SecretStr(key.decode()) for name, key in found.items()}
+    return settings.model_copy(update={**secrets, "api_key_file": None, "admin_key_file": None})
+
+
 class Guard:
     """An ASGI layer that lets only those through who have a key."""
 
@@ -63,7 +75,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers who may not, and hands on who may."""
-        if scope["type"] != "lifespan":
+        if scope["type"] != "lifespan" and not is_inner(scope):
             error = self._check(scope["path"], scope["headers"])
             if error is not None:
                 self._count(error.code)

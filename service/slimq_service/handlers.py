@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from slimq.core.errors import InvalidInputError, SlimqError
-from slimq_service.metrics import METHOD_NOT_ALLOWED, NO_SUCH_PATH, Metrics
+from slimq_service.metrics import METHOD_NOT_ALLOWED, NO_SUCH_PATH, UPGRADE_REQUIRED, Metrics
 from slimq_service.oip.errors import is_protocol, refuse
 from slimq_service.problems import (
     MEDIA_TYPE,
@@ -21,7 +21,7 @@ from slimq_service.problems import (
     render,
 )
 
-CODES = {404: NO_SUCH_PATH, 405: METHOD_NOT_ALLOWED}
+CODES = {404: NO_SUCH_PATH, 405: METHOD_NOT_ALLOWED, 426: UPGRADE_REQUIRED}
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
@@ -50,7 +50,7 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "-")),
             _explain(status, request.method, path, headers),
             field="method" if status == 405 else "path",
-            limit=headers.get("Allow", "the paths in /docs"),
+            limit=headers.get("Allow") or headers.get("Upgrade") or "the paths in /docs",
             received=request.method if status == 405 else path,
         )
         return answer(request, problem, headers)
@@ -77,4 +77,6 @@ def _explain(status: int, method: str, path: str, headers: dict[str, str]) -> st
         return f"there is nothing at {path!r}; /docs lists what there is"
     if status == 405:
         return f"{method} is not allowed at {path!r}; allowed: {headers.get('Allow', 'see /docs')}"
+    if status == 426:
+        return f"{path!r} is a WebSocket; open it as one, with ws:// or wss://"
     return f"{method} {path!r}: {HTTPStatus(status).phrase}"

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
-from prometheus_client.exposition import choose_encoder
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from slimq.core.errors import RepositoryError
 from slimq_service.catalogue import Catalogue
-from slimq_service.metrics import Metrics
+from slimq_service.exposition import MEDIA_TYPE, Exposition
+
+
+@dataclass
+class Lifecycle:
+    """Where the process is; it drains from the signal that ends it on."""
+
+    draining: bool = False
 
 
 class Alive(BaseModel):
@@ -44,7 +51,7 @@ class Readiness(BaseModel):
     variants: list[VariantHealth]
 
 
-def readiness(catalogue: Catalogue) -> Readiness:
+def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
     """What the latest look at the repository and the loads so far say."""
     found = []
     for policy, scanned in catalogue.scan.policies.items():
@@ -73,7 +80,10 @@ def readiness(catalogue: Catalogue) -> Readiness:
     if problem is None and unreadable:
         problem = "; ".join(unreadable)
     awaited = ", ".join("/".join(key) for key in catalogue.awaited())
-    ready = any(health.state != "broken" for health in found) and not awaited
+    able = any(health.state != "broken" for health in found)
+    ready = able and not awaited and not lifecycle.draining
+    if lifecycle.draining:
+        problem = "the service is ending"
     if problem is None and awaited:
         problem = f"pinned and not in memory yet: {awaited}"
     if problem is None and not found:
@@ -81,7 +91,9 @@ def readiness(catalogue: Catalogue) -> Readiness:
     return Readiness(ready=ready, problem=problem, variants=found)
 
 
-def make_health_router(catalogue: Catalogue, metrics: Metrics) -> APIRouter:
+def make_health_router(
+    catalogue: Catalogue, lifecycle: Lifecycle, exposition: Exposition
+) -> APIRouter:
     """The routes for whoever watches the service."""
     router = APIRouter(tags=["health"])
 
@@ -99,14 +111,13 @@ def make_health_router(catalogue: Catalogue, metrics: Metrics) -> APIRouter:
     async def get_readyz(response: Response) -> Readiness:
         with contextlib.suppress(RepositoryError):  # is in the detail, as scan_error
             await catalogue.refresh()
-        detail = readiness(catalogue)
+        detail = readiness(catalogue, lifecycle)
         response.status_code = 200 if detail.ready else 503
         return detail
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
-    async def get_metrics(request: Request) -> Response:
-        encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        content = await asyncio.to_thread(encode, metrics.registry)
-        return Response(content, headers={"content-type": media_type})
+    async def get_metrics() -> Response:
+        content = await asyncio.to_thread(exposition.encode)
+        return Response(content, headers={"content-type": MEDIA_TYPE})
 
     return router

@@ -1,8 +1,9 @@
-"""What the hot endpoints share: one request from its headers to its answer, measured.
+"""What the hot endpoints share: one call from its arrival to its answer, measured.
 
 A hot endpoint is a bare ASGI application: a FastAPI handler costs 1.5 to 7 times as much processor
 time. It gives a function that answers, and one that words an error; reading, limits, inference,
-metrics, statistics and what is left of a refused body are here.
+metrics, statistics and what is left of a refused body are here. A call is a request, or one message
+of a stream.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
 from slimq_service.access import CALL
+from slimq_service.answers import Answer, send_answer, with_retry
 from slimq_service.batching import Inference
 from slimq_service.bodies import ClientGoneError, Headers, drain, is_long, read_body
 from slimq_service.catalogue import Catalogue
@@ -40,7 +42,7 @@ DRAIN_SECONDS = 1.0
 
 @dataclass
 class Call:
-    """One request on its way, filled in as it becomes known; what metrics and errors need."""
+    """One call on its way, filled in as it becomes known; what metrics and errors need."""
 
     policy: str | None = None
     variant: str | None = None
@@ -74,16 +76,6 @@ class Call:
         self.stages.compute_output += time.perf_counter_ns() - began
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What goes back to the client."""
-
-    status: int
-    media_type: bytes
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
 class Hot:
     """Runs the requests of the hot endpoints."""
 
@@ -98,8 +90,8 @@ class Hot:
         self.settings = settings
         self.catalogue = catalogue
         self.statistics = Statistics()
-        self._engine, self._shadow = engine, shadow
-        self._metrics = metrics
+        self._engine, self.shadow = engine, shadow
+        self.metrics = metrics
         self._log = structlog.get_logger(component="hot")
 
     async def respond(
@@ -122,42 +114,70 @@ class Hot:
             refuse: words an error.
             counted: whether it is a request for actions, in the metrics and statistics of those.
         """
-        started = time.perf_counter()
         call = scope[CALL] = Call(close=is_long(scope["headers"]))
-        self._metrics.in_flight.inc()
-        problem: Problem | None = None
         try:
-            result = await answer(scope, receive, call)
+            result = await self.settle(call, scope["path"], answer(scope, receive, call), counted)
+        except ClientGoneError:
+            return
+        if not isinstance(result, Answer):
+            result = with_retry(refuse(result), result)
+        await send_answer(send, result, close=call.close)
+        if call.close:
+            await drain(receive, DRAIN_SECONDS)
+            await send({"type": "http.response.body", "body": b""})
+
+    async def settle(
+        self, call: Call, path: str, answer: Awaitable[T], counted: bool = True
+    ) -> T | Problem:
+        """What a call is answered with, or what is wrong with it; counted and timed.
+
+        Args:
+            call: says by its end whose call it was.
+            path: where it came in, for the log.
+            answer: computes the answer.
+            counted: as `respond` has it.
+
+        Raises:
+            ClientGoneError: nobody waits for an answer any more.
+        """
+        started = time.perf_counter()
+        self.metrics.in_flight.inc()
+        problem: Problem
+        try:
+            result = await answer
         except ClientGoneError:
             self._fail(call, CLIENT_GONE, counted)
-            return
+            raise
         except SlimqError as error:
             problem = problem_of(error)
         except Exception:
             problem = internal_problem()
             self._log.exception(
-                "request failed", path=scope["path"], policy=call.policy, variant=call.variant
+                "request failed", path=path, policy=call.policy, variant=call.variant
             )
+        else:
+            if counted:
+                self._count(call, succeeded=True)
+            return result
         finally:
             call.hold(None)
-            self._metrics.in_flight.dec()
+            self.metrics.in_flight.dec()
             if counted:
-                measured = self._metrics.of(call.policy, call.variant)
+                measured = self.metrics.of(call.policy, call.variant)
                 measured.requests.inc()
                 measured.http_seconds.observe(time.perf_counter() - started)
-        if problem is not None:
-            self._fail(call, problem["code"], counted)
-            result = _with_retry(refuse(problem), problem)
+        self._fail(call, problem["code"], counted)
         if counted:
-            self._count(call, succeeded=problem is None)
-        await _send(send, result, close=call.close)
-        if call.close:
-            await drain(receive, DRAIN_SECONDS)
-            await send({"type": "http.response.body", "body": b""})
+            self._count(call, succeeded=False)
+        return problem
 
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that names none; see `routing`."""
         return default_variant(policy, headers, self.catalogue.can_answer)
+
+    def is_inline(self, variant: LoadedVariant, batch: int) -> bool:
+        """Whether a batch is computed in the event loop."""
+        return self._engine.is_inline(variant, batch)
 
     async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
         """The variant that answers, in memory and kept there until the call is over.
@@ -211,11 +231,11 @@ class Hot:
         """
         waited = call.stages.queue / 1e9
         inference = await self.compute(call, receive, variant, observations)
-        self._shadow.offer(variant, observations, inference.q_values)
+        self.shadow.offer(variant, observations, inference.q_values)
         call.observations, call.executions = len(observations), inference.executions
         call.stages.compute_infer = int(inference.seconds * 1e9)
         call.stages.queue += int(inference.queue_seconds * 1e9)
-        measured = self._metrics.of(call.policy, call.variant)
+        measured = self.metrics.of(call.policy, call.variant)
         measured.inference_seconds.observe(inference.seconds)
         measured.queue_seconds.observe(waited + inference.queue_seconds)
         measured.observations.inc(len(observations))
@@ -229,9 +249,9 @@ class Hot:
 
     def _fail(self, call: Call, code: str, counted: bool) -> None:
         if counted:
-            self._metrics.error(call.policy, call.variant, code)
+            self.metrics.error(call.policy, call.variant, code)
         else:
-            self._metrics.http_error(code)
+            self.metrics.http_error(code)
 
     def _count(self, call: Call, *, succeeded: bool) -> None:
         policy, variant = call.policy, call.variant
@@ -243,20 +263,3 @@ class Hot:
             statistics.succeed(elapsed, call.stages, call.observations, call.executions)
         else:
             statistics.fail.add(elapsed)
-
-
-def _with_retry(answer: Answer, problem: Problem) -> Answer:
-    """The answer with the header that says when to come again, where the problem does."""
-    if "retry_after" not in problem:
-        return answer
-    header = (b"retry-after", str(problem["retry_after"]).encode())
-    return replace(answer, headers=(*answer.headers, header))
-
-
-async def _send(send: Send, answer: Answer, *, close: bool) -> None:
-    length = (b"content-length", str(len(answer.body)).encode())
-    headers = [(b"content-type", answer.media_type), length, *answer.headers]
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": close})

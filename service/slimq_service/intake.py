@@ -6,33 +6,47 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope
 
+from slimq.core.errors import InvalidInputError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations, ObservationSpec
 from slimq_service.bodies import media_type
 from slimq_service.hot import Call, Hot
 from slimq_service.parsing import JSON, MEDIA_TYPES, Envelope, parse
 
-LARGE_JSON_BYTES = 64 * 1024
-"""A longer JSON body is parsed in a thread: a megabyte takes tens of milliseconds."""
+LARGE_JSON_BYTES = 256 * 1024
+"""A longer JSON body is read in a thread: a megabyte takes several milliseconds."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """A body that was read; `size` is what it took."""
+    """A body that was read as the policy's observations, and what is wrong with those, if anything.
+
+    It is said only once it is known which variant is to answer: one that is not there comes first.
+    """
 
     envelope: Envelope
-    size: int
+    spec: ObservationSpec
+    most: int
+    observations: Observations | InvalidInputError
 
-    @property
-    def large(self) -> bool:
-        """Whether its numbers are checked in a thread."""
-        return self.envelope.media_type == JSON and self.size > LARGE_JSON_BYTES
+    def checked(self, spec: ObservationSpec) -> Observations:
+        """The observations `(batch, *shape)`, by the layout of the variant that is to answer.
+
+        Raises:
+            ObservationError: they do not fit the spec.
+            LimitError: there are too many.
+        """
+        if spec != self.spec:  # a policy that is being published anew
+            return self.envelope.observations(spec, self.most)
+        if isinstance(self.observations, InvalidInputError):
+            raise self.observations
+        return self.observations
 
 
-async def receive_envelope(
+async def receive_observations(
     hot: Hot, scope: Scope, receive: Receive, call: Call, policy: PolicyManifest
 ) -> Received:
-    """The body, read but not yet checked against a policy.
+    """The body, in a thread where it is long.
 
     Raises:
         SlimqError: as `parse` and `Hot.body` do; the media type is none of `MEDIA_TYPES`.
@@ -42,23 +56,15 @@ async def receive_envelope(
     body = await hot.body(receive, headers, call)
     arguments = media, body, policy.observation, hot.settings.max_batch
     if media == JSON and len(body) > LARGE_JSON_BYTES:
-        return Received(await hot.read(call, receive, len(body), parse, *arguments), len(body))
+        return await hot.read(call, receive, len(body), _read, *arguments)
     with call.reading():
-        return Received(parse(*arguments), len(body))
+        return _read(*arguments)
 
 
-async def check_observations(
-    hot: Hot, receive: Receive, call: Call, received: Received, spec: ObservationSpec
-) -> Observations:
-    """The observations `(batch, *shape)`.
-
-    Raises:
-        ObservationError: they do not fit the spec.
-        LimitError: there are too many.
-    """
-    arguments = spec, hot.settings.max_batch
-    envelope = received.envelope
-    if received.large:
-        return await hot.read(call, receive, received.size, envelope.observations, *arguments)
-    with call.reading():
-        return envelope.observations(*arguments)
+def _read(media: str, body: bytes, spec: ObservationSpec, most: int) -> Received:
+    envelope = parse(media, body, spec, most)
+    try:
+        observations: Observations | InvalidInputError = envelope.observations(spec, most)
+    except InvalidInputError as error:
+        observations = error
+    return Received(envelope, spec, most, observations)

@@ -12,6 +12,11 @@ from structlog.typing import EventDict, Processor
 from slimq_service.request_ids import add_request_id
 
 
+def current_level() -> int:
+    """From which level records are logged, as `configure_logs` was told."""
+    return logging.getLogger("uvicorn").getEffectiveLevel()
+
+
 def configure_logs(level: int = logging.INFO) -> None:
     """Sends structlog's and the standard library's records (uvicorn's) the same way to stderr."""
     shared: list[Processor] = [

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
 from slimq import __version__
 from slimq.core import errors
 from slimq_service.problems import INTERNAL
+from slimq_service.series import Counter, Gauge, Histogram, Registry
 
 UNKNOWN = "unknown"
 INFERENCE_BUCKETS = tuple(25e-6 * 2**step for step in range(17))
@@ -39,10 +37,11 @@ ERROR_CODES = (
     errors.ClosingError.code,
     errors.NotFoundError.code,
     errors.RepositoryError.code,
+    errors.LayoutChangedError.code,
     CLIENT_GONE,
     INTERNAL,
 )
-"""What can go wrong with a request for actions, by act or by the protocol."""
+"""What can go wrong with a request for actions, by act, by the protocol or in a stream."""
 NO_SUCH_PATH = "no-such-path"
 METHOD_NOT_ALLOWED = "method-not-allowed"
 WIRE_CODES = (
@@ -53,8 +52,16 @@ WIRE_CODES = (
 )
 """What a connection is closed for before there is a request."""
 ACCESS_CODES = (errors.UnauthorizedError.code, errors.ForbiddenError.code)
-HTTP_ERROR_CODES = (NO_SUCH_PATH, METHOD_NOT_ALLOWED, *WIRE_CODES, *ACCESS_CODES, *ERROR_CODES)
-"""What can go wrong with any other request."""
+UPGRADE_REQUIRED = "upgrade-required"
+HTTP_ERROR_CODES = (
+    *(NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED),
+    *WIRE_CODES,
+    *ACCESS_CODES,
+    *ERROR_CODES,
+)
+"""What can go wrong with any other request, that for a stream among them."""
+STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "restart", "internal")
+"""Why streams end."""
 
 _LABELS = ("policy", "variant")
 
@@ -81,95 +88,89 @@ class VariantMetrics:
 class Metrics:
     """Every metric of the service."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Registers the metrics; `_created` series are turned off for the process."""
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    def __init__(self, registry: Registry) -> None:
+        """Registers the metrics."""
         self.registry = registry
-        self._requests = Counter(
+        self._requests = registry.counter(
             "slimq_requests",
-            "Requests for actions, whatever their answer",
+            "Requests for actions and messages of streams, whatever their answer",
             _LABELS,
-            registry=registry,
         )
-        self._observations = Counter(
-            "slimq_observations", "Observations that were answered", _LABELS, registry=registry
+        self._observations = registry.counter(
+            "slimq_observations", "Observations that were answered", _LABELS
         )
-        self._errors = Counter(
+        self._errors = registry.counter(
             "slimq_errors",
-            "Requests for actions that ended in an error",
+            "Requests for actions and messages of streams that ended in an error",
             (*_LABELS, "code"),
-            registry=registry,
         )
-        self._http_errors = Counter(
-            "slimq_http_errors",
-            "Other requests answered with an error",
-            ("code",),
-            registry=registry,
+        self._http_errors = registry.counter(
+            "slimq_http_errors", "Other requests answered with an error", ("code",)
         )
         for code in HTTP_ERROR_CODES:
             self._http_errors.labels(code)
-        self._inference = Histogram(
+        self._inference = registry.histogram(
             "slimq_inference_seconds",
             "Time in the model of the batch that a request's observations were computed in",
             _LABELS,
-            buckets=INFERENCE_BUCKETS,
-            registry=registry,
+            INFERENCE_BUCKETS,
         )
-        self._queue = Histogram(
+        self._queue = registry.histogram(
             "slimq_queue_seconds",
             "Time that a request waited for threads, from its whole body on",
             _LABELS,
-            buckets=INFERENCE_BUCKETS,
-            registry=registry,
+            INFERENCE_BUCKETS,
         )
-        self._batch = Histogram(
+        self._batch = registry.histogram(
             "slimq_batch_observations",
             "Observations of a batch that was computed in a thread",
             _LABELS,
-            buckets=BATCH_BUCKETS,
-            registry=registry,
+            BATCH_BUCKETS,
         )
-        self._batches = Counter(
+        self._batches = registry.counter(
             "slimq_batches",
             "Batches computed in a thread, by why they were dispatched",
             (*_LABELS, "reason"),
-            registry=registry,
         )
-        self.queue_depth = Gauge(
-            "slimq_queue_depth", "Requests that wait for a thread now", registry=registry
-        )
-        self._http = Histogram(
+        self.queue_depth = registry.gauge(
+            "slimq_queue_depth", "Requests that wait for a thread now"
+        ).labels()
+        self._http = registry.histogram(
             "slimq_http_request_seconds",
-            "Time of a request for actions, from its headers to its answer",
+            "Time from a request's headers, or from a stream's message, to its answer",
             _LABELS,
-            buckets=HTTP_BUCKETS,
-            registry=registry,
+            HTTP_BUCKETS,
         )
-        self._loaded = Gauge(
-            "slimq_variant_loaded", "1 while the variant is in memory", _LABELS, registry=registry
+        self._loaded = registry.gauge(
+            "slimq_variant_loaded", "Processes that have the variant in memory", _LABELS
         )
-        self._memory = Gauge(
+        self._memory = registry.gauge(
             "slimq_variant_memory_bytes",
             "Bytes that the process grew by when the variant was loaded, 0 when it is not",
             _LABELS,
-            registry=registry,
         )
-        self._evictions = Counter(
-            "slimq_variant_evictions",
-            "Times that the variant had to make room for others",
-            _LABELS,
-            registry=registry,
+        self._evictions = registry.counter(
+            "slimq_variant_evictions", "Times that the variant had to make room for others", _LABELS
         )
-        self._loads = Counter(
-            "slimq_variant_loads",
-            "Loads of a variant's model by outcome",
-            (*_LABELS, "outcome"),
-            registry=registry,
+        self._loads = registry.counter(
+            "slimq_variant_loads", "Loads of a variant's model by outcome", (*_LABELS, "outcome")
         )
-        self.in_flight = Gauge(
-            "slimq_requests_in_flight", "Requests for actions being answered now", registry=registry
+        self.in_flight = registry.gauge(
+            "slimq_requests_in_flight",
+            "Requests for actions and messages of streams being answered now",
+        ).labels()
+        self.streams_open = registry.gauge(
+            "slimq_streams_open", "Streams that are open now"
+        ).labels()
+        self.streams_opened = registry.counter(
+            "slimq_streams_opened", "Streams that were accepted"
+        ).labels()
+        self._streams_closed = registry.counter(
+            "slimq_streams_closed", "Streams that have ended", ("reason",)
         )
-        info = Gauge("slimq_info", "Facts about this process", ("version",), registry=registry)
+        for reason in STREAM_ENDS:
+            self._streams_closed.labels(reason)
+        info = registry.gauge("slimq_info", "Facts about this process", ("version",), largest=True)
         info.labels(__version__).set(1)
         self._variants: dict[tuple[str, str], VariantMetrics] = {}
         self.appear(UNKNOWN, UNKNOWN)
@@ -208,3 +209,7 @@ class Metrics:
     def http_error(self, code: str) -> None:
         """Counts an error outside act; the code is one of ours or of an HTTP status."""
         self._http_errors.labels(code).inc()
+
+    def stream_closed(self, reason: str) -> None:
+        """Counts the end of a stream; the reason is one of `STREAM_ENDS`."""
+        self._streams_closed.labels(reason).inc()

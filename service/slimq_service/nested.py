@@ -55,12 +55,13 @@ def _count(body: bytes, characters: bytes) -> int:
     return sum(int(np.count_nonzero(content == character)) for character in characters)
 
 
-def load_json(body: bytes, keys: Sequence[str]) -> Any:
+def load_json(body: bytes, keys: Sequence[str], whole: str = "body") -> Any:
     """The document of a body.
 
     Args:
         body: UTF-8.
         keys: those after which an error names its place.
+        whole: the place that an error names before any of them.
 
     Raises:
         MalformedError: it is not JSON.
@@ -72,7 +73,7 @@ def load_json(body: bytes, keys: Sequence[str]) -> Any:
         at = _byte_of(body, error.pos)
         start = at - (body[max(at - 1, 0) : at] == b"-")
         token = _NOT_JSON.match(body[start : start + 16])
-        field = _last_key(body, start, keys)
+        field = _last_key(body, start, keys) or whole
         if token is not None:
             received = f"{token.group().decode()} at byte {start}"
             raise ObservationError(field, "finite numbers", received) from None
@@ -87,13 +88,13 @@ def _byte_of(body: bytes, position: int) -> int:
     return int(begins[position]) if position < len(begins) else len(body)
 
 
-def _last_key(body: bytes, stop: int, keys: Sequence[str]) -> str:
+def _last_key(body: bytes, stop: int, keys: Sequence[str]) -> str | None:
     """The last of the keys before a place, as far as it is near or at the start of the body."""
     pattern = re.compile(rf'"({"|".join(keys)})"\s*:'.encode())
     for part in (body[max(0, stop - SEARCHED_BYTES) : stop], body[: min(stop, SEARCHED_BYTES)]):
         if passed := pattern.findall(part):
             return str(passed[-1].decode())
-    return "body"
+    return None
 
 
 def flatten(value: Any, dims: tuple[int, ...], field: str) -> list[Any]:
@@ -116,6 +117,24 @@ def flatten(value: Any, dims: tuple[int, ...], field: str) -> list[Any]:
         index = next(i for i, number in enumerate(rows) if type(number) not in _NUMBERS)
         raise ObservationError(_place(field, index, dims), "a number", kind_of(rows[index]))
     return rows
+
+
+def small_integers(value: Any, dims: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
+    """Nested lists of integers from 0 to 255 as one array `(numbers,)`; None where they are not.
+
+    Without an object, a type check and a place for each number, as `flatten` has them: `bytes`
+    takes a list of nothing else but True and False, for which callers look before.
+    """
+    rows: list[Any] = [value]
+    for axis, dim in enumerate(dims):
+        if set(map(type, rows)) != {list} or set(map(len, rows)) != {dim}:
+            return None
+        if axis < len(dims) - 1:
+            rows = list(itertools.chain.from_iterable(rows))
+    try:
+        return np.frombuffer(b"".join(map(bytes, rows)), np.uint8)
+    except (TypeError, ValueError):  # what is no integer, or out of range
+        return None
 
 
 def to_array(numbers: list[Any], spec: ObservationSpec) -> npt.NDArray[Any]:

@@ -18,6 +18,8 @@ from slimq_service.oip.models import Failure
 from slimq_service.parsing import JSON, NPY, RAW
 from slimq_service.problems import MEDIA_TYPE, TYPE_PREFIX
 from slimq_service.routing import KEY_HEADER, LONGEST_KEY
+from slimq_service.stream import endpoint as stream
+from slimq_service.stream.schema import stream_operation
 
 PROBLEM: dict[str, Any] = {
     "type": "object",
@@ -164,6 +166,8 @@ def _make(app: FastAPI) -> dict[str, Any]:
     made["paths"][POLICY_PATH] = {"post": _act(["policy"], problem)}
     made["paths"][VARIANT_PATH] = {"post": _act(["policy", "variant"], problem)}
     made["paths"][COMPARE_PATH] = {"post": _compare(problem)}
+    made["paths"][stream.POLICY_PATH] = {"get": stream_operation(["policy"])}
+    made["paths"][stream.VARIANT_PATH] = {"get": stream_operation(["policy", "variant"])}
     made["paths"][MODEL_PATH] = {"post": schema.infer_operation(["model"])}
     made["paths"][MODEL_VERSION_PATH] = {"post": schema.infer_operation(["model", "version"])}
     return made

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,15 @@ import numpy.typing as npt
 
 from slimq.core.errors import InvalidInputError, MalformedError, ObservationError, suggestion
 from slimq.core.observation import Observations, ObservationSpec
-from slimq_service.nested import check_count, check_lists, flatten, kind_of, load_json, to_array
+from slimq_service.nested import (
+    check_count,
+    check_lists,
+    flatten,
+    kind_of,
+    load_json,
+    small_integers,
+    to_array,
+)
 
 JSON = "application/json"
 RAW = "application/octet-stream"
@@ -36,11 +45,13 @@ class Envelope:
         media_type: one of `MEDIA_TYPES`.
         content: nested lists, raw bytes or an array, by media type.
         variant: the variant that the body names.
+        truths: whether JSON may have true or false among its numbers.
     """
 
     media_type: str
     content: Any
     variant: str | None = None
+    truths: bool = True
 
     def observations(self, spec: ObservationSpec, max_batch: int) -> Observations:
         """The observations `(batch, *shape)`.
@@ -58,7 +69,7 @@ class Envelope:
             if array.ndim == len(spec.shape) + 1:
                 check_count(array.shape[0], max_batch, FIELD)
             return spec.check(array, "body")
-        return _from_lists(self.content, spec, max_batch)
+        return _from_lists(self.content, spec, max_batch, truths=self.truths)
 
 
 def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -> Envelope:
@@ -80,22 +91,51 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
     if media_type == NPY:
         return Envelope(media_type, read_npy(body))
     check_lists(body, spec, max_batch, FIELD)
-    document = load_json(body, KEYS)
-    if not isinstance(document, dict):
-        raise InvalidInputError("body", "a JSON object with observations", kind_of(document))
-    for key in document:
-        if key not in KEYS:
-            expected, hint = f"the keys {' and '.join(KEYS)}", suggestion(key, KEYS)
-            raise InvalidInputError("body", expected, repr(key), hint)
+    document = read_object(body, KEYS, "body")
     if FIELD not in document:
         raise InvalidInputError(FIELD, "a list of observations", "no such key")
+    truths = b"u" in body or b"l" in body  # of true and false, and of none of the keys
+    return Envelope(media_type, document[FIELD], read_variant(document), truths)
+
+
+def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
+    """A JSON object that has no other keys than these.
+
+    Args:
+        body: UTF-8.
+        keys: those that it may have, the most important first.
+        field: how an error names the whole.
+
+    Raises:
+        MalformedError: it is not JSON.
+        ObservationError: it has NaN or an infinity where a number should be.
+        InvalidInputError: it is no object, or has an unknown key.
+    """
+    document = load_json(body, keys, field)
+    if not isinstance(document, dict):
+        raise InvalidInputError(field, f"a JSON object with {keys[0]}", kind_of(document))
+    for key in document:
+        if key not in keys:
+            expected = f"the keys {', '.join(keys[:-1])} and {keys[-1]}"
+            raise InvalidInputError(field, expected, repr(key), suggestion(key, keys))
+    return document
+
+
+def read_variant(document: dict[str, Any]) -> str | None:
+    """The variant that an object names, None where it names none.
+
+    Raises:
+        InvalidInputError: it is no name, or too long for one.
+    """
     variant = document.get("variant")
-    if variant is not None and not isinstance(variant, str):
+    if variant is None:
+        return None
+    if not isinstance(variant, str):
         raise InvalidInputError("variant", "the name of a variant", kind_of(variant))
-    if variant is not None and len(variant) > LONGEST_NAME:
+    if len(variant) > LONGEST_NAME:
         expected = f"a name of at most {LONGEST_NAME} characters"
         raise InvalidInputError("variant", expected, f"{len(variant)} characters")
-    return Envelope(media_type, document[FIELD], variant)
+    return variant
 
 
 def read_npy(body: bytes) -> npt.NDArray[Any]:
@@ -134,7 +174,7 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
         raise MalformedError("body", "an npy file with a valid shape", str(error)) from None
 
 
-def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observations:
+def _from_lists(value: Any, spec: ObservationSpec, max_batch: int, *, truths: bool) -> Observations:
     depth = _depth(value, len(spec.shape) + 2)
     shape = ", ".join(map(str, spec.shape))
     expected = f"a list of shape (batch, {shape})"
@@ -149,7 +189,12 @@ def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observatio
         dims = (len(value), *spec.shape)
     else:
         raise ObservationError(FIELD, expected, f"lists nested {depth} deep")
-    return spec.check(to_array(flatten(value, dims, FIELD), spec).reshape(dims), FIELD)
+    array = None
+    if spec.dtype == "uint8" and not truths:
+        array = small_integers(value, dims)
+    if array is None:
+        array = to_array(flatten(value, dims, FIELD), spec)
+    return spec.check(array.reshape(dims), FIELD)
 
 
 def _depth(value: Any, deepest: int) -> int:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import Gauge
-
 from slimq.core.errors import OverloadedError
+from slimq_service.series import Gauge
 
 
 class Room:

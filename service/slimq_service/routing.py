@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import secrets
 from collections.abc import Callable
 
 from slimq.core.errors import LimitError
@@ -55,6 +56,13 @@ def default_variant(
     if key is None:
         return random.choices(list(weights), list(weights.values()))[0]
     return min(weights, key=lambda variant: _draw(policy.name, variant, key) / weights[variant])
+
+
+def with_key(headers: Headers) -> Headers:
+    """The headers with a routing key, a random one where they have none."""
+    if header(headers, _KEY_HEADER) is not None:
+        return headers
+    return [*headers, (_KEY_HEADER, secrets.token_hex(DIGEST_BYTES).encode())]
 
 
 def _draw(policy: str, variant: str, key: bytes) -> float:

@@ -1,59 +1,39 @@
-"""Runs the service: one process, uvicorn, a graceful end on SIGTERM."""
+"""Runs the service in this process: uvicorn, a graceful end on SIGTERM."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
+import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
-from slimq.core.errors import InvalidInputError, RepositoryError
+from slimq.core.errors import RepositoryError
 from slimq_service.app import create_app
+from slimq_service.guard import with_keys
+from slimq_service.health import Lifecycle
 from slimq_service.rlimits import bound_memory
 from slimq_service.settings import Settings, unknown_variables
+from slimq_service.sockets import BACKLOG, listen, url_of
+from slimq_service.stream.endpoint import StreamEndpoint
 from slimq_service.wire import http_options
 
-BACKLOG = 2048
-"""Connections that wait while the process is busy or still starting."""
-
+PING_SECONDS = 20.0
+"""Between two pings of a stream; proxies tend to drop connections that are silent for a minute."""
+PONG_SECONDS = 60.0
+"""How long a ping may go unanswered: its answer stands behind the messages that were sent ahead."""
+CLOSING_SECONDS = 1.0
+"""How long clients of streams have to acknowledge that these were closed."""
 START_FAILED = 3
 """The exit status of a start that failed, as uvicorn's own command has it."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, so that the port is known and whoever is told it can connect at once.
-
-    Raises:
-        InvalidInputError: the address cannot be used.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            bound.listen(BACKLOG)
-        except OSError:
-            bound.close()
-            raise
-    except (OSError, UnicodeError) as error:  # the latter of a name that has no IDNA form
-        received = f"{host}:{port} ({getattr(error, 'strerror', None) or error})"
-        raise InvalidInputError("host and port", "a free local address", received) from error
-    bound.set_inheritable(True)
-    return bound
-
-
-def url_of(bound: socket.socket) -> str:
-    """The URL of a listening socket."""
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Announce(Protocol):
@@ -75,7 +55,7 @@ def serve(settings: Settings, announce: Announce) -> None:
         ConfigError: a file that a setting names cannot be read, or does not hold a key.
         MissingExtraError: a setting asks for what is not installed.
         InvalidInputError: an address cannot be used.
-        SystemExit: 3 where the start fails; uvicorn has logged why.
+        SystemExit: 3 where the start fails; the log says why.
     """
     if not settings.policies.is_dir():
         path = str(settings.policies)
@@ -83,42 +63,54 @@ def serve(settings: Settings, announce: Announce) -> None:
     for variable, near in unknown_variables(os.environ).items():
         log = structlog.get_logger(component="settings")
         log.warning("variable is not read", variable=variable, did_you_mean=near)
-    bound_memory(settings.memory_limit_bytes)
+    settings = with_keys(settings)
     with contextlib.ExitStack() as opened:
         sockets, settings = listen(settings, opened)
-        app = create_app(settings)
-        config = make_config(app, settings, app.state.refused)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _end)
-        announce(*map(url_of, sockets))
-        server = uvicorn.Server(config)
-        server.run(sockets=sockets)
-    if not server.started:
-        raise SystemExit(START_FAILED)
+        if settings.workers == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _end)
+            app = create_app(settings)
+            announce(*map(url_of, sockets))
+            run(app, settings, sockets)
+        else:
+            from slimq_service.supervisor import Supervisor  # only where it is needed
+
+            announce(*map(url_of, sockets))
+            Supervisor(settings, sockets).run()
 
 
-def listen(
-    settings: Settings, opened: contextlib.ExitStack
-) -> tuple[list[socket.socket], Settings]:
-    """The listening sockets, that of administration last, and settings that know its port.
+def run(
+    app: FastAPI,
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    started: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs an application on sockets until a signal ends it.
+
+    Args:
+        app: from `create_app`.
+        settings: those that it was made with.
+        sockets: where it listens.
+        started: called once it answers.
 
     Raises:
-        InvalidInputError: an address cannot be used, or both ports are the same.
+        SystemExit: 3 where the start fails; uvicorn has logged why.
     """
-    sockets = [opened.enter_context(bind(settings.host, settings.port))]
-    if settings.admin_port is None:
-        return sockets, settings
-    sockets.append(opened.enter_context(bind(settings.admin_host, settings.admin_port)))
-    port, admin_port = (bound.getsockname()[1] for bound in sockets)
-    if port == admin_port:  # of two addresses; nobody could tell them apart
-        raise InvalidInputError("admin port", f"another than {port}", str(admin_port))
-    return sockets, settings.model_copy(update={"admin_port": admin_port})
+    bound_memory(settings.memory_limit_bytes)
+    config = make_config(app.state.front, settings, app.state.refused)
+    server = _Server(config, app, settings, started)
+    server.run(sockets=list(sockets))
+    if not server.started:
+        raise SystemExit(START_FAILED)
 
 
 def make_config(
     app: Callable[..., Any], settings: Settings, refused: Callable[[str], str]
 ) -> uvicorn.Config:
     """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
+
+    Messages of streams are not compressed: deflating and inflating a frame takes longer than many
+    a model does.
 
     Args:
         app: what answers.
@@ -130,7 +122,11 @@ def make_config(
         app,
         loop="auto",
         **http_options(settings, refused),
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=settings.stream_message_bytes,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PONG_SECONDS,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -139,6 +135,67 @@ def make_config(
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's, which goes on for a while after the first signal, no longer ready.
+
+    Then it closes the streams with a reason, which uvicorn would cut off in mid-answer.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: FastAPI,
+        settings: Settings,
+        started: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._lifecycle: Lifecycle = app.state.lifecycle
+        self._app, self._drain_seconds = app, settings.drain_seconds
+        self._started = started
+        self._end: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._started()
+
+    def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+        if self._lifecycle.draining or not self._drain_seconds:
+            super().handle_exit(sig, frame)
+        else:
+            self._end = time.monotonic() + self._drain_seconds
+        self._lifecycle.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._end is not None and time.monotonic() >= self._end:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the streams, then all the rest, together within the time that there is for it."""
+        streams: StreamEndpoint = self._app.state.streams
+        loop = asyncio.get_running_loop()
+        began, seconds = loop.time(), self.config.timeout_graceful_shutdown or 0
+        ending = asyncio.ensure_future(streams.end())
+        await self._until(ending.done, seconds)
+        ending.cancel()
+        await self._until(self._no_streams, CLOSING_SECONDS)
+        left = seconds - int(loop.time() - began)
+        self.config.timeout_graceful_shutdown = max(1, left)
+        await super().shutdown(sockets)
+
+    def _no_streams(self) -> bool:
+        protocol: Any = self.config.ws_protocol_class
+        return not any(isinstance(one, protocol) for one in self.server_state.connections)
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        """Waits for something, for a time, or until whoever sits at the keyboard has enough."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not done() and not self.force_exit and loop.time() < deadline:
+            await asyncio.sleep(0.02)
 
 
 def _end(number: int, frame: types.FrameType | None) -> None:  # noqa: ARG001

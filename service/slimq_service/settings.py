@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -36,6 +37,9 @@ class Settings(BaseSettings):
     policies: Path = Field(default=Path("policies"), description="the repository of policies")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="port, 0 for any free one")
+    workers: int = Field(
+        default=1, ge=1, le=256, description="processes that answer; each has every variant"
+    )
     admin_port: int | None = Field(
         default=None,
         ge=0,
@@ -122,6 +126,12 @@ class Settings(BaseSettings):
         le=1,
         description="a batch expected to take longer is computed in a thread of its own",
     )
+    alone_seconds: float = Field(
+        default=2e-3,
+        ge=0,
+        le=1,
+        description="one expected to take up to this is not, while nothing else is to be done",
+    )
     inference_threads: int = Field(
         default_factory=_processors, ge=1, le=1024, description="threads for the larger batches"
     )
@@ -144,8 +154,29 @@ class Settings(BaseSettings):
     queue_seconds: float = Field(
         default=5.0, gt=0, le=3600, description="longest time that a request waits for a thread"
     )
+    streams: int = Field(
+        default=256,
+        ge=0,
+        le=10**6,
+        description="streams that are open at a time in each worker; 0 for none",
+    )
+    stream_idle_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="time without a message after which a stream is closed",
+    )
+    stream_message_bytes: int = Field(
+        default=2**20, ge=1, le=2**31, description="bytes of one message of a stream"
+    )
     keep_alive_seconds: int = Field(
         default=75, ge=1, le=3600, description="idle time after which a connection is closed"
+    )
+    drain_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="time after SIGTERM in which requests are still taken, while /readyz says no",
     )
     shutdown_seconds: int = Field(
         default=30, ge=1, le=3600, description="time that requests have to finish after SIGTERM"
@@ -186,6 +217,14 @@ class Settings(BaseSettings):
             if len(parts) != 2 or not all(re.fullmatch(SLUG, part) for part in parts):
                 raise ValueError(f"expected policy/variant, received {name!r}")
         return value
+
+    def reveal(self) -> str:
+        """All of them as JSON, what is secret too: for workers, by a pipe, and for nobody else."""
+        document = self.model_dump(mode="json")
+        for name in SECRETS:
+            secret: SecretStr | None = getattr(self, name)
+            document[name] = None if secret is None else secret.get_secret_value()
+        return json.dumps(document)
 
     def pinned_keys(self) -> frozenset[tuple[str, str]]:
         """The pinned variants as (policy, variant)."""

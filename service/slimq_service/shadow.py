@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from slimq.core.differences import find_differences
 from slimq.core.errors import SlimqError
@@ -32,6 +31,7 @@ from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
 from slimq_service.catalogue import Catalogue
 from slimq_service.model import LoadedVariant
+from slimq_service.series import Registry
 
 WAITING_REQUESTS = 64
 WAITING_BYTES = 16 * 2**20
@@ -48,38 +48,29 @@ _LABELS = ("policy", "variant", "shadow")
 class ShadowMetrics:
     """What the shadow found; `variant` is the one that answered."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.observations = Counter(
-            "slimq_shadow_observations",
-            "Observations that the shadow looked at too",
-            _LABELS,
-            registry=registry,
+    def __init__(self, registry: Registry) -> None:
+        self.observations = registry.counter(
+            "slimq_shadow_observations", "Observations that the shadow looked at too", _LABELS
         )
-        self.agreements = Counter(
-            "slimq_shadow_agreements",
-            "Observations for which it chose the same action",
-            _LABELS,
-            registry=registry,
+        self.agreements = registry.counter(
+            "slimq_shadow_agreements", "Observations for which it chose the same action", _LABELS
         )
-        self.difference = Histogram(
+        self.difference = registry.histogram(
             "slimq_shadow_q_difference",
             "Mean absolute difference of an observation's Q-values",
             _LABELS,
-            buckets=DIFFERENCE_BUCKETS,
-            registry=registry,
+            DIFFERENCE_BUCKETS,
         )
-        self.regret = Histogram(
+        self.regret = registry.histogram(
             "slimq_shadow_regret",
             "What the shadow's action loses by the Q-values that were answered",
             _LABELS,
-            buckets=DIFFERENCE_BUCKETS,
-            registry=registry,
+            DIFFERENCE_BUCKETS,
         )
-        self.dropped = Counter(
+        self.dropped = registry.counter(
             "slimq_shadow_dropped",
             "Requests that the shadow was to look at and did not, by reason",
             ("policy", "shadow", "reason"),
-            registry=registry,
         )
 
 
@@ -97,7 +88,7 @@ class Shadow:
     def __init__(
         self,
         catalogue: Catalogue,
-        registry: CollectorRegistry,
+        registry: Registry,
         busy: Callable[[], bool],
         largest_batch: int,
     ) -> None:

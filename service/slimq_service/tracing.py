@@ -27,6 +27,8 @@ from slimq_service.hot import Call
 from slimq_service.request_ids import CURRENT, STARTS
 
 SERVICE = "slimq"
+NAMES = (3, 5)
+"""Where the paths of hot endpoints name a policy and a variant."""
 CONTEXT_HEADERS = frozenset((b"traceparent", b"tracestate"))
 
 
@@ -89,7 +91,7 @@ class Tracing:
 
 def describe(span: Span, scope: Scope, status: int) -> None:
     """Names a span after its route, so that there are few names, and says what came of it."""
-    route = getattr(scope.get("route"), "path", None)  # there is none at a path that is not there
+    route = route_of(scope)
     if route is not None:
         span.update_name(f"{scope['method']} {route}")
         span.set_attribute("http.route", route)
@@ -124,3 +126,13 @@ def add_stages(tracer: Tracer, within: Context, call: Call, offset: int) -> None
         if nanoseconds:
             tracer.start_span(name, within, start_time=start).end(start + nanoseconds)
             start += nanoseconds
+
+
+def route_of(scope: Scope) -> str | None:
+    """The path with names in place of values, None for one that is not there."""
+    if CALL not in scope:  # the front routes hot endpoints itself
+        return getattr(scope.get("route"), "path", None)
+    parts = scope["path"].split("/")
+    for place, name in zip(NAMES, scope["path_params"], strict=False):
+        parts[place] = f"{{{name}}}"
+    return "/".join(parts)

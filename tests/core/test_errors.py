@@ -137,6 +137,13 @@ EXAMPLES: list[tuple[errors.SlimqError, str, int, str]] = [
         "at most 1000 bytes of requests may wait, with this one there would be more; "
         "try again in 2 s",
     ),
+    (
+        errors.OverloadedError(10, 2, "streams"),
+        "overloaded",
+        503,
+        "10 streams are open already; try again in 2 s",
+    ),
+    (errors.LayoutChangedError("open a new one"), "layout-changed", 409, "open a new one"),
     (errors.ClosingError(), "closing", 503, "the service is ending; try again when it runs"),
     (
         errors.DeadlineError(1.5),

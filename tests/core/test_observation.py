@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
+from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import ObservationError
 from slimq.core.observation import FrameStack, ObservationSpec
 
@@ -146,3 +147,47 @@ def test_an_impossible_layout_is_refused(changes: dict[str, Any]) -> None:
 def test_a_shape_without_numbers_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         ObservationSpec(dtype="uint8", shape=shape)
+
+
+LAYOUTS = [
+    ((4, 84, 84), 0, 4, (84, 84)),
+    ((84, 84, 4), 2, 4, (84, 84)),
+    ((84, 84, 12), 2, 4, (84, 84, 3)),
+    ((6, 5), 0, 3, (2, 5)),
+    ((3,), 0, 3, (1,)),
+    ((1, 2), 0, 1, (2,)),
+]
+
+
+@pytest.mark.parametrize(("shape", "axis", "count", "frame"), LAYOUTS)
+def test_frames_pushed_one_by_one_stand_as_a_calibration_set_lays_them_out(
+    shape: tuple[int, ...], axis: int, count: int, frame: tuple[int, ...]
+) -> None:
+    spec = ObservationSpec(dtype="uint8", shape=shape, stack=FrameStack(axis=axis, count=count))
+    assert (spec.frame.shape, spec.frame.dtype, spec.frame.stack) == (frame, "uint8", None)
+    frames = np.random.default_rng(0).integers(1, 256, (count + 2, *frame), dtype=np.uint8)
+    rows = np.arange(count + 2)[:, None] + np.arange(1 - count, 1)[None, :]
+    calibration = CalibrationSet(frames, np.maximum(rows, -1).astype(np.int32), np.zeros((1, 1)))
+    observation = spec.padding()
+    assert observation.shape == (1, *shape)
+    assert not observation.any()
+    for step, expected in enumerate(calibration.observations(spec)):
+        before = observation.copy()
+        pushed = spec.push(observation, frames[step][np.newaxis])
+        assert (observation == before).all(), "what was there before stays as it was"
+        assert (pushed[0] == expected).all()
+        assert pushed.flags.c_contiguous
+        observation = pushed
+
+
+def test_without_a_stack_the_new_frame_is_the_observation() -> None:
+    assert TINY.frame is TINY
+    assert TINY.padding().dtype == np.float32
+    frame = np.ones((1, 4), np.float32)
+    assert TINY.push(TINY.padding(), frame) is frame
+
+
+@pytest.mark.parametrize(("axis", "count"), [(0, 3), (1, 4), (3, 1)])
+def test_a_stack_that_the_shape_has_no_place_for_is_refused(axis: int, count: int) -> None:
+    with pytest.raises(ValidationError, match=f"has no {count} frames along axis {axis}"):
+        ObservationSpec(dtype="uint8", shape=(4, 6, 6), stack=FrameStack(axis=axis, count=count))

@@ -21,7 +21,10 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/decisions.md",
+    "docs/service.md",
+    "docs/performance.md",
     "docs/serving.md",
+    "docs/stream.md",
 )
 
 

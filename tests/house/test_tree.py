@@ -34,7 +34,12 @@ def test_tests_are_not_packages(root: Path) -> None:
 
 
 def test_every_folder_of_tests_mirrors_a_package_or_a_shelf(root: Path) -> None:
-    mirrored = {path.parent.name for path in modules(root)} | {"docker", "house", "shipped"}
+    mirrored = {path.parent.name for path in modules(root)} | {
+        "benchmarks",
+        "docker",
+        "house",
+        "shipped",
+    }
     folders = {path.parent.name for path in (root / "tests").glob("*/test_*.py")}
     assert folders <= mirrored
 
@@ -49,7 +54,7 @@ def test_every_module_of_a_package_starts_with_what_it_is_for(root: Path) -> Non
 
 
 def test_scripts_can_be_executed_and_parse(root: Path) -> None:
-    for name in ("run", "serve-only", "deployment"):
+    for name in ("run", "serve-only", "deployment", "need"):
         script = root / ".ci" / name
         assert script.stat().st_mode & 0o111
         subprocess.run(["bash", "-n", str(script)], check=True)

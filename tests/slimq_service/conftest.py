@@ -35,7 +35,7 @@ class InProcess:
         self.runner = asyncio.Runner()
         self._lifespan = self.app.router.lifespan_context(self.app)
         self.run(self._lifespan.__aenter__())
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(self.app.state.front, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -100,6 +100,18 @@ class Process:
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def in_process() -> type[InProcess]:
+    """`InProcess`, likewise."""
+    return InProcess
+
+
+@pytest.fixture(scope="session")
+def process_class() -> type[Process]:
+    """`Process`, for tests that start the service in a way of their own."""
+    return Process
 
 
 @pytest.fixture(scope="session")

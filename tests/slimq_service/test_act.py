@@ -220,7 +220,7 @@ def test_requests_and_observations_are_counted_apart(service: Any, observations:
 
 
 def test_work_in_threads_answers_as_work_inline_does(start: Any, observations: Any) -> None:
-    inline, threaded = start(inline_seconds=1), start(inline_seconds=0)
+    inline, threaded = start(inline_seconds=1), start(inline_seconds=0, alone_seconds=0)
     answers = [one.act("tiny", observations.tolist()).json() for one in (inline, threaded)]
     assert answers[0] == answers[1]
     path = "/v1/policies/tiny/act"
@@ -232,7 +232,7 @@ def test_work_in_threads_answers_as_work_inline_does(start: Any, observations: A
 def test_what_waits_for_a_thread_is_answered_in_batches_each_with_its_own_q_values(
     start: Any, frames: Any
 ) -> None:
-    service = start(inline_seconds=0, inference_threads=1)
+    service = start(inline_seconds=0, alone_seconds=0, inference_threads=1)
     path = "/v1/policies/tiny_frames/act"
     alone = service.request("POST", path, content=frames.tobytes(), headers=RAW).json()
     answers = service.together(40, "POST", path, content=frames.tobytes(), headers=RAW)
@@ -248,7 +248,7 @@ def test_what_waits_for_a_thread_is_answered_in_batches_each_with_its_own_q_valu
 
 
 def test_more_than_may_wait_are_told_when_to_come_again(start: Any, frames: Any) -> None:
-    service = start(inline_seconds=0, inference_threads=1, queue_requests=1)
+    service = start(inline_seconds=0, alone_seconds=0, inference_threads=1, queue_requests=1)
     path = "/v1/policies/tiny_frames/act"
     assert service.request("POST", path, content=frames.tobytes(), headers=RAW).is_success
     answers = service.together(60, "POST", path, content=frames.tobytes(), headers=RAW)
@@ -263,6 +263,7 @@ def test_more_than_may_wait_are_told_when_to_come_again(start: Any, frames: Any)
 
 
 def test_large_json_is_parsed_off_the_event_loop(service: Any, frames: Any) -> None:
+    frames = np.concatenate([frames] * 3)  # more than LARGE_JSON_BYTES
     answer = service.act("tiny_frames", frames.tolist(), params={"variant": "other"})
     assert answer.status_code == 200
     wrong = frames.tolist()
@@ -274,7 +275,10 @@ def test_large_json_is_parsed_off_the_event_loop(service: Any, frames: Any) -> N
 
 def test_large_bodies_are_bounded_while_they_wait_to_be_read(start: Any, frames: Any) -> None:
     service = start(queue_requests=1)
-    path, body = "/v1/policies/tiny_frames/act", {"observations": frames.tolist()}
+    path, body = (
+        "/v1/policies/tiny_frames/act",
+        {"observations": np.concatenate([frames] * 3).tolist()},
+    )
     answers = service.together(8, "POST", path, json=body)
     statuses = [answer.status_code for answer in answers]
     assert statuses.count(200) >= 1
@@ -285,7 +289,10 @@ def test_large_bodies_are_bounded_while_they_wait_to_be_read(start: Any, frames:
 
 def test_bytes_that_wait_are_bounded(start: Any, frames: Any) -> None:
     service = start(queue_bytes=1000)
-    path, body = "/v1/policies/tiny_frames/act", {"observations": frames.tolist()}
+    path, body = (
+        "/v1/policies/tiny_frames/act",
+        {"observations": np.concatenate([frames] * 3).tolist()},
+    )
     answers = service.together(8, "POST", path, json=body)
     refused = [answer.json() for answer in answers if answer.status_code == 503]
     assert 0 < len(refused) < 8

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from slimq.core.errors import ClosingError, DeadlineError, OverloadedError
 from slimq_service.batching import Batcher, BatchLimits, Inference
@@ -17,6 +16,7 @@ from slimq_service.bodies import ClientGoneError
 from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
 from slimq_service.room import Room
+from slimq_service.series import Registry
 
 COST = Cost(1e-3, 1.5)
 
@@ -51,7 +51,7 @@ class Bench:
     """A batcher with one thread, and variants whose Q-function is a gate."""
 
     def __init__(self, limits: BatchLimits, slots: int = 1) -> None:
-        self.metrics = Metrics(CollectorRegistry())
+        self.metrics = Metrics(Registry())
         self.threads = ThreadPoolExecutor(slots)
         room = Room(limits.waiting, limits.size, self.metrics.queue_depth)
         self.batcher = Batcher(self.threads, slots, limits, room, self.metrics)
@@ -102,7 +102,7 @@ def test_the_first_request_goes_alone_and_what_waited_meanwhile_goes_together() 
         answers = await asyncio.gather(first, *waiting)
         assert gate.batches == [1, 3]
         assert [a.q_values.tolist() for a in answers] == [[[2.0 * v] * 2] for v in (1, 2, 3, 4)]
-        assert answers[0].queue_seconds < answers[1].queue_seconds
+        assert all(answer.queue_seconds > 0 for answer in answers[1:])
         assert bench.value("slimq_queue_depth") == 0
         labels = {"policy": "policy", "variant": "large"}
         reasons = [

@@ -107,9 +107,10 @@ def test_only_short_refused_bodies_are_drained(headers: Any, long: bool) -> None
     assert is_long(headers) is long
 
 
-def test_what_is_waited_for_is_given_up_where_the_client_goes() -> None:
+@pytest.mark.parametrize("kind", ["http.disconnect", "websocket.disconnect"])
+def test_what_is_waited_for_is_given_up_where_the_client_goes(kind: str) -> None:
     async def receive() -> Any:
-        return {"type": "http.disconnect"}
+        return {"type": kind}
 
     async def run() -> None:
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
 from slimq.core.errors import RepositoryError
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 from slimq_service.catalogue import Catalogue
 from slimq_service.metrics import Metrics
+from slimq_service.series import Registry
 
 
 def until(service: Any, check: Any, seconds: float = 5.0) -> None:
@@ -218,7 +218,7 @@ def test_the_watcher_outlives_a_mistake_of_ours(
     repositories: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def watch() -> Catalogue:
-        metrics = Metrics(CollectorRegistry())
+        metrics = Metrics(Registry())
         catalogue = Catalogue(Repository(repositories.root), metrics, 0.0)
         looks = iter(range(1000))
         refresh = catalogue.refresh
@@ -245,7 +245,7 @@ def in_catalogue(root: Path, work: Any) -> Any:
     """Runs `work(catalogue)` on a loop of its own."""
 
     async def run() -> Any:
-        catalogue = Catalogue(Repository(root), Metrics(CollectorRegistry()), 0.0)
+        catalogue = Catalogue(Repository(root), Metrics(Registry()), 0.0)
         await catalogue.refresh()
         try:
             return await work(catalogue)

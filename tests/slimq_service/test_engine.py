@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from slimq.core.errors import NonFiniteError
 from slimq_service.batching import BatchLimits
 from slimq_service.engine import Engine, check_finite
 from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
+from slimq_service.series import Registry
 
 
 def run(cost: Cost, batch: int = 1) -> str:
@@ -27,7 +27,7 @@ def run(cost: Cost, batch: int = 1) -> str:
     async def receive() -> Any:
         raise AssertionError("nothing waits")
 
-    engine = Engine(200e-6, 1, BatchLimits(8, 8, 1.0), Metrics(CollectorRegistry()))
+    engine = Engine(200e-6, 1, BatchLimits(8, 8, 1.0), Metrics(Registry()))
     named: Any = SimpleNamespace(name="some")
     variant = LoadedVariant(named, named, q_function, cost, (None, None))
     asyncio.run(engine.run(variant, np.zeros((batch, 4), np.float32), receive))

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from slimq.core.errors import MalformedError
+from slimq_service.answers import Answer
 from slimq_service.bodies import ClientGoneError
-from slimq_service.hot import Answer, Call, Hot
+from slimq_service.hot import Call, Hot
 from slimq_service.problems import Problem
 
 HEADERS = [(b"content-length", b"2")]
@@ -84,6 +85,30 @@ def test_nobody_is_answered_once_the_client_has_gone(service: Any, hot: Hot) -> 
         raise ClientGoneError
 
     assert respond(service, hot, go) == []
+    assert service.metric("slimq_requests_in_flight") == 0
+
+
+def test_a_call_without_a_request_is_settled_alike(service: Any, hot: Hot) -> None:
+    async def answer(value: str | Exception) -> str:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def settle(value: str | Exception) -> Any:
+        call = Call(policy="tiny", variant="fp32")
+        return service.run(hot.settle(call, "/", answer(value)))
+
+    assert settle("done") == "done"
+    assert settle(MalformedError("message", "sense", "none"))["code"] == "malformed-body"
+    assert settle(ZeroDivisionError())["code"] == "internal"
+    with pytest.raises(ClientGoneError):
+        settle(ClientGoneError())
+    labels = 'policy="tiny",variant="fp32"'
+    assert service.metric(f"slimq_requests_total{{{labels}}}") == 4
+    for code in ("malformed-body", "internal", "client-gone"):
+        assert service.metric(f'slimq_errors_total{{code="{code}",{labels}}}') == 1
+    statistics = hot.statistics.of("tiny", "fp32")
+    assert (statistics.success.count, statistics.fail.count) == (1, 2)
     assert service.metric("slimq_requests_in_flight") == 0
 
 

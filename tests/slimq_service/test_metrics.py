@@ -2,21 +2,21 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from prometheus_client import CollectorRegistry, generate_latest
-
 from slimq_service.metrics import (
     ERROR_CODES,
     HTTP_BUCKETS,
     HTTP_ERROR_CODES,
     INFERENCE_BUCKETS,
+    STREAM_ENDS,
     Metrics,
 )
+from slimq_service.series import Registry
 
 
 def test_every_series_of_a_variant_is_there_as_soon_as_it_appears() -> None:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(Registry())
     metrics.appear("pong", "int8")
-    text = generate_latest(metrics.registry).decode()
+    text = metrics.registry.render()
     labels = 'policy="pong",variant="int8"'
     for series in (
         f"slimq_requests_total{{{labels}}} 0.0",
@@ -31,17 +31,17 @@ def test_every_series_of_a_variant_is_there_as_soon_as_it_appears() -> None:
 
 
 def test_names_from_requests_never_become_labels() -> None:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(Registry())
     metrics.error("invented", "name", "not-found")
     metrics.error(None, None, "a code nobody listed")
-    text = generate_latest(metrics.registry).decode()
+    text = metrics.registry.render()
     assert "invented" not in text
     assert 'code="not-found",policy="unknown",variant="unknown"} 1.0' in text
     assert 'code="internal",policy="unknown",variant="unknown"} 1.0' in text
 
 
 def test_created_series_are_off() -> None:
-    assert b"_created" not in generate_latest(Metrics(CollectorRegistry()).registry)
+    assert "_created" not in Metrics(Registry()).registry.render()
 
 
 def test_buckets_resolve_what_is_faster_than_a_millisecond() -> None:
@@ -54,13 +54,13 @@ def test_buckets_resolve_what_is_faster_than_a_millisecond() -> None:
 
 
 def test_two_registries_do_not_share_anything() -> None:
-    first, second = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+    first, second = Metrics(Registry()), Metrics(Registry())
     first.in_flight.inc()
     assert second.registry.get_sample_value("slimq_requests_in_flight") == 0
 
 
 def test_errors_outside_act_have_a_series_of_their_own_from_the_start() -> None:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(Registry())
     value = metrics.registry.get_sample_value
     for code in HTTP_ERROR_CODES:
         assert value("slimq_http_errors_total", {"code": code}) == 0
@@ -70,3 +70,15 @@ def test_errors_outside_act_have_a_series_of_their_own_from_the_start() -> None:
     assert value("slimq_http_errors_total", {"code": "no-such-path"}) == 1
     unknown = {"policy": "unknown", "variant": "unknown"}
     assert all(value("slimq_errors_total", {**unknown, "code": code}) == 0 for code in ERROR_CODES)
+
+
+def test_streams_have_their_series_from_the_start() -> None:
+    metrics = Metrics(Registry())
+    value = metrics.registry.get_sample_value
+    assert value("slimq_streams_open") == value("slimq_streams_opened_total") == 0
+    for reason in STREAM_ENDS:
+        assert value("slimq_streams_closed_total", {"reason": reason}) == 0
+    metrics.stream_closed("idle")
+    assert value("slimq_streams_closed_total", {"reason": "idle"}) == 1
+    refusals = {"not-found", "overloaded", "closing", "conflict", "upgrade-required"}
+    assert refusals <= set(HTTP_ERROR_CODES), "those of a stream count as other requests"

@@ -19,6 +19,19 @@ def test_the_hot_endpoints_are_documented_with_examples(service: Any) -> None:
     assert "text/html" in service.get("/docs").headers["content-type"]
 
 
+def test_streams_are_documented_with_what_is_answered_instead(service: Any) -> None:
+    document = service.get("/openapi.json").json()
+    for path in ("/v1/policies/{policy}/stream", "/v1/policies/{policy}/variants/{variant}/stream"):
+        operation = document["paths"][path]["get"]
+        assert set(operation["responses"]) == {
+            *("101", "400", "404", "413", "422", "426", "500", "503")
+        }
+        names = [parameter["name"] for parameter in operation["parameters"]]
+        assert names[path.count("{") :] == ["variant", "Routing-Key"]
+        for key in ("observation", "reset", "variant"):
+            assert f"`{key}`" in operation["description"]
+
+
 def test_every_operation_documents_its_problem(service: Any) -> None:
     document = service.get("/openapi.json").json()
     assert "HTTPValidationError" not in document["components"]["schemas"]

@@ -8,7 +8,6 @@ import shutil
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.report import (
@@ -31,6 +30,7 @@ from slimq_service.page import (
     prefers_json,
     render_html,
 )
+from slimq_service.series import Registry
 
 
 def make_report(policy: str, variant: str, sha256: str, baseline: str) -> EvaluationReport:
@@ -158,9 +158,7 @@ def test_a_variant_may_disappear_while_the_page_is_built(
     repositories: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def build() -> Overview:
-        catalogue = Catalogue(
-            Repository(repositories.root), Metrics(CollectorRegistry()), retry_seconds=0.0
-        )
+        catalogue = Catalogue(Repository(repositories.root), Metrics(Registry()), retry_seconds=0.0)
         await catalogue.refresh()
         read = catalogue.report
 

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from slimq.core.errors import DeadlineError, OverloadedError
 from slimq_service.bodies import ClientGoneError
 from slimq_service.metrics import Metrics
 from slimq_service.reading import Reader
 from slimq_service.room import Room
+from slimq_service.series import Registry
 
 
 async def stays() -> Any:
@@ -27,7 +27,7 @@ class Bench:
     """A reader with one thread, which is kept busy until it is let go."""
 
     def __init__(self, seconds: float = 30.0, requests: int = 9, size: int = 100) -> None:
-        self.room = Room(requests, size, Metrics(CollectorRegistry()).queue_depth)
+        self.room = Room(requests, size, Metrics(Registry()).queue_depth)
         self.reader = Reader(seconds, self.room, threads=1)
         self.open = threading.Event()
         self.first = self.start(lambda: self.open.wait(10))

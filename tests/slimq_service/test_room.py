@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from slimq.core.errors import OverloadedError
 from slimq_service.metrics import Metrics
 from slimq_service.room import Room
+from slimq_service.series import Registry
 
 
 def make(requests: int, size: int) -> tuple[Room, Metrics]:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(Registry())
     return Room(requests, size, metrics.queue_depth), metrics
 
 

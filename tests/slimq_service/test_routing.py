@@ -10,7 +10,7 @@ from slimq.core.errors import LimitError
 from slimq.core.manifest import Routing
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
-from slimq_service.routing import KEY_HEADER, default_variant
+from slimq_service.routing import KEY_HEADER, default_variant, with_key
 
 ZEROS = [[0, 0, 0, 0]]
 
@@ -110,3 +110,13 @@ def test_a_canary_that_breaks_leaves_its_requests_to_the_others(
     service.act("tiny", ZEROS)  # the first may find out
     answers = [service.act("tiny", ZEROS) for _ in range(10)]
     assert [(a.status_code, a.json()["variant"]) for a in answers] == [(200, "fp32")] * 10
+
+
+def test_headers_get_a_key_of_their_own_where_they_have_none(route: Any) -> None:
+    assert with_key(headers("a")) == headers("a")
+    policy, given = route(fp32=1, other=3), [(b"host", b"test")]
+    keyed = [list(with_key(given)) for _ in range(4000)]
+    assert all(one[0] == (b"host", b"test") for one in keyed)
+    chosen = [default_variant(policy, one, always) for one in keyed]
+    assert Counter(chosen)["other"] == pytest.approx(3000, abs=110)
+    assert chosen == [default_variant(policy, one, always) for one in keyed]

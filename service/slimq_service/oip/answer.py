@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from slimq_service.answers import Answer
 from slimq_service.batching import Inference
-from slimq_service.hot import Answer
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.framing import LENGTH_HEADER
 from slimq_service.oip.request import InferRequest

@@ -13,13 +13,14 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request
 
-from slimq.core.errors import InvalidInputError, MalformedError, SlimqError
+from slimq.core.errors import InvalidInputError, MalformedError, ServiceError, SlimqError
 from slimq_service.bodies import ClientGoneError, read_body
 from slimq_service.catalogue import Catalogue
 from slimq_service.nested import kind_of
 from slimq_service.oip.errors import PREFIX, TAG
 from slimq_service.oip.models import IndexEntry, Loaded
 from slimq_service.oip.state import version_states
+from slimq_service.peers import PeerAnswer, Peers
 from slimq_service.settings import Settings
 
 LONGEST_BODY = 64 * 1024
@@ -42,23 +43,24 @@ NAMED = {
 }
 
 
-def make_control_router(catalogue: Catalogue, settings: Settings) -> APIRouter:
+def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) -> APIRouter:
     """The routes; bodies may be empty, and have any Content-Type or none."""
     router = APIRouter(prefix=f"{PREFIX}/repository", tags=[TAG])
 
-    async def read(request: Request) -> dict[str, Any]:
+    async def read(request: Request) -> tuple[bytes, dict[str, Any]]:
         limit = min(LONGEST_BODY, settings.max_body_bytes)
         headers, seconds = request.scope["headers"], settings.body_seconds
         try:
-            return parse(await read_body(request.receive, headers, limit, seconds))
+            body = await read_body(request.receive, headers, limit, seconds)
         except ClientGoneError:
             raise MalformedError("body", "a whole body", "one that is cut off") from None
+        return body, parse(body)
 
     @router.post(
         "/index", summary="Every version and whether it can answer", openapi_extra=_body(INDEX)
     )
     async def post_index(request: Request) -> list[IndexEntry]:
-        document = await read(request)
+        _, document = await read(request)
         ready = document.get("ready", False)
         if not isinstance(ready, bool):
             raise InvalidInputError("ready", "true or false", kind_of(ready))
@@ -73,10 +75,14 @@ def make_control_router(catalogue: Catalogue, settings: Settings) -> APIRouter:
         "/models/{model}/load", summary="Load a model's versions", openapi_extra=_body(NAMED)
     )
     async def post_load(request: Request, model: str) -> Loaded:
-        document = await read(request)
+        body, document = await read(request)
         await catalogue.refresh()
         versions = chosen_variants(document, catalogue, model)
-        await load_all(catalogue, model, versions)
+        try:
+            await load_all(catalogue, model, versions)
+        finally:  # what one cannot load, another could not either; the rest is loaded everywhere
+            answers = await peers.ask(request, body)
+        check_answers(answers)
         return Loaded(name=model, load=True, versions=versions)
 
     @router.post(
@@ -85,11 +91,12 @@ def make_control_router(catalogue: Catalogue, settings: Settings) -> APIRouter:
         openapi_extra=_body(NAMED),
     )
     async def post_unload(request: Request, model: str) -> Loaded:
-        document = await read(request)
+        body, document = await read(request)
         await catalogue.refresh()
         versions = chosen_variants(document, catalogue, model)
         for version in versions:
             await catalogue.unload(model, version)
+        check_answers(await peers.ask(request, body))
         return Loaded(name=model, load=False, versions=versions)
 
     return router
@@ -154,6 +161,19 @@ async def load_all(catalogue: Catalogue, policy: str, variants: Iterable[str]) -
             first = first or error
     if first is not None:
         raise first
+
+
+def check_answers(answers: Iterable[PeerAnswer]) -> None:
+    """Holds what the other workers answered to having done it too.
+
+    Raises:
+        ServiceError: one has not.
+    """
+    for answer in answers:
+        if answer.status != 200:
+            raise ServiceError(
+                "another worker", answer.status, answer.body.decode(errors="replace")
+            )
 
 
 def _body(properties: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from slimq_service.hot import Answer
+from slimq_service.answers import Answer
 from slimq_service.problems import Problem
 
 PREFIX = "/v2"

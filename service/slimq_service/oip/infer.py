@@ -8,7 +8,8 @@ from __future__ import annotations
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from slimq_service.hot import Answer, Call, Hot
+from slimq_service.answers import Answer
+from slimq_service.hot import Call, Hot
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.answer import render
 from slimq_service.oip.errors import refuse

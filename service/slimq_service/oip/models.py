@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -178,6 +179,30 @@ def model_statistics(policy: str, variant: str, totals: VariantStatistics) -> Mo
         inference_count=totals.inferences,
         execution_count=totals.executions,
         inference_stats=stages,
+    )
+
+
+def merge_statistics(lists: Sequence[StatisticsList]) -> StatisticsList:
+    """The totals of several workers, in the order of the first one's versions."""
+    merged: dict[tuple[str, str], ModelStatistics] = {}
+    for one in (one for some in lists for one in some.model_stats):
+        key = (one.name, one.version)
+        merged[key] = _sum(merged[key], one) if key in merged else one
+    return StatisticsList(model_stats=list(merged.values()))
+
+
+def _sum(a: ModelStatistics, b: ModelStatistics) -> ModelStatistics:
+    stages = {}
+    for name in StageStatistics.model_fields:
+        first, second = getattr(a.inference_stats, name), getattr(b.inference_stats, name)
+        stages[name] = DurationStatistics(count=first.count + second.count, ns=first.ns + second.ns)
+    return ModelStatistics(
+        name=a.name,
+        version=a.version,
+        last_inference=max(a.last_inference, b.last_inference),
+        inference_count=a.inference_count + b.inference_count,
+        execution_count=a.execution_count + b.execution_count,
+        inference_stats=StageStatistics(**stages),
     )
 
 

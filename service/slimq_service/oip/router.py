@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from slimq import __version__
 from slimq.core.errors import RepositoryError
 from slimq.core.manifest import PolicyManifest
 from slimq_service.catalogue import Catalogue
-from slimq_service.health import readiness
+from slimq_service.health import Lifecycle, readiness
 from slimq_service.oip.errors import PREFIX, TAG
 from slimq_service.oip.models import (
     Health,
@@ -20,11 +20,13 @@ from slimq_service.oip.models import (
     ModelReady,
     ServerMetadata,
     StatisticsList,
+    merge_statistics,
     model_config,
     model_metadata,
     model_statistics,
 )
 from slimq_service.oip.state import version_state
+from slimq_service.peers import Peers
 from slimq_service.statistics import Statistics
 
 EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics"]
@@ -38,10 +40,13 @@ NOT_READY: dict[int | str, dict[str, Any]] = {
 class Models:
     """Answers about policies as models; each looks at the repository first."""
 
-    def __init__(self, catalogue: Catalogue, statistics: Statistics, max_batch: int) -> None:
+    def __init__(
+        self, catalogue: Catalogue, statistics: Statistics, max_batch: int, peers: Peers
+    ) -> None:
         self._catalogue = catalogue
         self._statistics = statistics
         self._max_batch = max_batch
+        self._peers = peers
 
     async def metadata(self, model: str, version: str | None = None) -> ModelMetadata:
         """Versions, inputs and outputs."""
@@ -64,9 +69,9 @@ class Models:
         return model_config(await self._find(model, version), self._max_batch)
 
     async def statistics(
-        self, model: str | None = None, version: str | None = None
+        self, request: Request, model: str | None = None, version: str | None = None
     ) -> StatisticsList:
-        """The totals of one version, of every one of a model, or of all."""
+        """The totals of one version, of every one of a model, or of all; of every worker."""
         catalogue = self._catalogue
         await catalogue.refresh()
         if model is not None and version is not None:
@@ -76,7 +81,10 @@ class Models:
             for policy in ([model] if model is not None else catalogue.policies())
             for variant in ([version] if version is not None else catalogue.variants(policy))
         ]
-        return StatisticsList(model_stats=found)
+        own = StatisticsList(model_stats=found)
+        answers = await self._peers.ask(request, b"")
+        others = [StatisticsList.model_validate_json(a.body) for a in answers if a.status == 200]
+        return merge_statistics([own, *others])
 
     async def _find(self, model: str, version: str | None) -> PolicyManifest:
         await self._catalogue.refresh()
@@ -85,7 +93,7 @@ class Models:
         return self._catalogue.policy(model)
 
 
-def make_protocol_router(catalogue: Catalogue, models: Models) -> APIRouter:
+def make_protocol_router(catalogue: Catalogue, lifecycle: Lifecycle, models: Models) -> APIRouter:
     """The routes that are read."""
     router = APIRouter(prefix=PREFIX, tags=[TAG])
 
@@ -95,7 +103,7 @@ def make_protocol_router(catalogue: Catalogue, models: Models) -> APIRouter:
 
     @router.get("/health/live", summary="Is the process alive?", response_model_exclude_none=True)
     async def get_live() -> Health:
-        return Health(ready=readiness(catalogue).ready)
+        return Health(ready=readiness(catalogue, lifecycle).ready)
 
     @router.get(
         "/health/ready",
@@ -106,7 +114,7 @@ def make_protocol_router(catalogue: Catalogue, models: Models) -> APIRouter:
     async def get_ready(response: Response) -> Health:
         with contextlib.suppress(RepositoryError):  # is in the detail, as its problem
             await catalogue.refresh()
-        detail = readiness(catalogue)
+        detail = readiness(catalogue, lifecycle)
         if detail.ready:
             return Health(ready=True)
         response.status_code = 503
@@ -114,8 +122,8 @@ def make_protocol_router(catalogue: Catalogue, models: Models) -> APIRouter:
 
     # Before the models' own routes: a policy named `stats` has its metadata by version alone.
     @router.get("/models/stats", summary="Statistics of every version of every model")
-    async def get_every_statistics() -> StatisticsList:
-        return await models.statistics()
+    async def get_every_statistics(request: Request) -> StatisticsList:
+        return await models.statistics(request)
 
     _add_model_routes(router, models)
     _add_version_routes(router, models)
@@ -143,8 +151,8 @@ def _add_model_routes(router: APIRouter, models: Models) -> None:
         return await models.config(model)
 
     @router.get(MODEL + "/stats", summary="Statistics of a model's versions")
-    async def get_model_statistics(model: str) -> StatisticsList:
-        return await models.statistics(model)
+    async def get_model_statistics(request: Request, model: str) -> StatisticsList:
+        return await models.statistics(request, model)
 
 
 def _add_version_routes(router: APIRouter, models: Models) -> None:
@@ -168,5 +176,5 @@ def _add_version_routes(router: APIRouter, models: Models) -> None:
         return await models.config(model, version)
 
     @router.get(VERSION + "/stats", summary="A version's statistics")
-    async def get_version_statistics(model: str, version: str) -> StatisticsList:
-        return await models.statistics(model, version)
+    async def get_version_statistics(request: Request, model: str, version: str) -> StatisticsList:
+        return await models.statistics(request, model, version)

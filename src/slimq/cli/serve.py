@@ -32,6 +32,12 @@ def serve(
             min=0, max=65535, help="Port, 0 for any free one.", show_default="8000, or SLIMQ_PORT"
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Processes that answer.", show_default="1, or SLIMQ_WORKERS"
+        ),
+    ] = None,
 ) -> None:
     """Serve every variant of every policy over HTTP.
 
@@ -39,12 +45,14 @@ def serve(
     are read from SLIMQ_* variables, such as SLIMQ_MAX_BATCH or SLIMQ_MAX_BODY_BYTES; flags take
     precedence.
     """
-    require("serve", "fastapi", "uvicorn", "onnxruntime", "orjson", "prometheus_client")
+    require(
+        "serve", "fastapi", "uvicorn", "websockets", "onnxruntime", "orjson", "prometheus_client"
+    )
     from slimq_service.logs import configure_logs
     from slimq_service.server import serve as run
     from slimq_service.settings import read_settings
 
-    settings = read_settings(policies=policies, host=host, port=port)
+    settings = read_settings(policies=policies, host=host, port=port, workers=workers)
     verbose = ctx.find_root().params.get("verbose", False)
     configure_logs(logging.DEBUG if verbose else logging.INFO)
 

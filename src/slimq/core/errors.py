@@ -240,7 +240,7 @@ class BodyTimeoutError(SlimqError):
 class OverloadedError(SlimqError):
     """Too much waits already; `retry_after` says in how many seconds to come again.
 
-    The `unit` of the limit is requests, or bytes of theirs.
+    The `unit` of the limit is requests, or bytes of theirs, or open streams.
     """
 
     code = "overloaded"
@@ -248,12 +248,12 @@ class OverloadedError(SlimqError):
 
     def __init__(self, limit: int, retry_after: int, unit: str = "requests") -> None:
         self.limit, self.retry_after, self.unit = limit, retry_after, unit
-        problem = (
-            f"{limit} requests are waiting already"
-            if unit == "requests"
-            else f"at most {limit} {unit} of requests may wait, with this one there would be more"
-        )
-        super().__init__(f"{problem}; try again in {retry_after} s")
+        problems = {
+            "requests": f"{limit} requests are waiting already",
+            "streams": f"{limit} streams are open already",
+        }
+        more = f"at most {limit} {unit} of requests may wait, with this one there would be more"
+        super().__init__(f"{problems.get(unit, more)}; try again in {retry_after} s")
 
 
 class ClosingError(SlimqError):
@@ -277,6 +277,13 @@ class DeadlineError(SlimqError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(f"waited {seconds:g} s for its turn; try again when there is less to do")
+
+
+class LayoutChangedError(SlimqError):
+    """A policy's observations are laid out otherwise than when a stream of them was opened."""
+
+    code = "layout-changed"
+    status = 409
 
 
 class AcceptGateError(GateError):

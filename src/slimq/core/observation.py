@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slimq.core.errors import ObservationError
 
@@ -30,6 +30,10 @@ class FrameStack(BaseModel):
         default="zero", description="what stands before the first frame of an episode"
     )
 
+    def slot(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The part of an observation of this shape that one frame takes, with all of its axes."""
+        return (*shape[: self.axis], shape[self.axis] // self.count, *shape[self.axis + 1 :])
+
 
 class ObservationSpec(BaseModel):
     """The layout of one observation."""
@@ -43,6 +47,15 @@ class ObservationSpec(BaseModel):
     low: float | None = Field(default=None, description="smallest value, null where unbounded")
     high: float | None = Field(default=None, description="largest value, null where unbounded")
     stack: FrameStack | None = Field(default=None, description="set where frames are stacked")
+
+    @model_validator(mode="after")
+    def _check_stack(self) -> ObservationSpec:
+        if self.stack is None:
+            return self
+        axis, count = self.stack.axis, self.stack.count
+        if axis >= len(self.shape) or self.shape[axis] % count:
+            raise ValueError(f"shape {self.shape} has no {count} frames along axis {axis}")
+        return self
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -58,6 +71,40 @@ class ObservationSpec(BaseModel):
     def item_bytes(self) -> int:
         """Bytes of one observation."""
         return self.size * self.numpy_dtype.itemsize
+
+    @property
+    def frame(self) -> ObservationSpec:
+        """The layout of what is new at each step: one frame, or all of it where none are stacked.
+
+        A frame lacks the axis along which it is stacked, unless it takes several places there.
+        """
+        if self.stack is None:
+            return self
+        shape = self.stack.slot(self.shape)
+        if shape[self.stack.axis] == 1 and len(shape) > 1:
+            shape = shape[: self.stack.axis] + shape[self.stack.axis + 1 :]
+        return ObservationSpec(dtype=self.dtype, shape=shape, low=self.low, high=self.high)
+
+    def padding(self) -> Observations:
+        """What stands before the first frame of an episode, `(1, *shape)`."""
+        return np.zeros((1, *self.shape), self.dtype)
+
+    def push(self, before: Observations, frame: Observations) -> Observations:
+        """The observation after one more frame; a new array where frames are stacked.
+
+        Args:
+            before: `(1, *shape)`, the observation before, or the padding.
+            frame: `(1, *frame.shape)`, checked.
+
+        Returns:
+            `(1, *shape)`: the oldest frame has gone, and the newest is last along the axis.
+        """
+        if self.stack is None:
+            return frame
+        axis, shape = self.stack.axis + 1, self.stack.slot(self.shape)
+        kept = before[(slice(None),) * axis + (slice(shape[axis - 1], None),)]
+        pushed: Any = np.concatenate((kept, frame.reshape(1, *shape)), axis=axis)
+        return np.ascontiguousarray(pushed)
 
     def check(self, array: npt.NDArray[Any], field: str = "observations") -> Observations:
         """A batch of this layout, C-contiguous, without a copy where none is needed.

@@ -154,7 +154,7 @@ def test_bodies_of_control_requests_are_checked(service: Any) -> None:
 def test_requests_under_way_are_answered_while_versions_come_and_go(
     start: Any, protocol: Any, frames: Any
 ) -> None:
-    service = start(inline_seconds=0, inference_threads=2)
+    service = start(inline_seconds=0, alone_seconds=0, inference_threads=2)
     body, headers = protocol.binary(frames)
     path = "/v2/models/tiny_frames/versions/other/infer"
     expected = protocol.tensors(service.request("POST", path, content=body, headers=headers))

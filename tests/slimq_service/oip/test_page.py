@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from slimq_service.settings import Settings
-
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -76,9 +74,3 @@ def test_the_page_names_every_path(service: Any) -> None:
     for path in paths:
         suffix = path.removeprefix("/v2/models/{model}").removeprefix("/versions/{version}")
         assert f"`{path}`" in PAGE or f" {path}`" in PAGE or f"…{suffix}`" in PAGE, path
-
-
-@pytest.mark.parametrize("name", [n for n in Settings.model_fields if n.startswith(("batch", "q"))])
-def test_the_page_has_the_settings_of_waiting_with_their_defaults(name: str) -> None:
-    default = Settings.model_fields[name].default
-    assert f"| `SLIMQ_{name.upper()}` | {int(default)} |" in PAGE

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from slimq.core.errors import NotFoundError, RepositoryError
 from slimq.core.repository import Repository
 from slimq_service.catalogue import Catalogue
 from slimq_service.metrics import Metrics
 from slimq_service.oip.state import version_state, version_states
+from slimq_service.series import Registry
 
 
 def in_catalogue(root: Path, work: Any) -> None:
     async def run() -> None:
-        catalogue = Catalogue(Repository(root), Metrics(CollectorRegistry()), 0.0)
+        catalogue = Catalogue(Repository(root), Metrics(Registry()), 0.0)
         await catalogue.refresh()
         try:
             await work(catalogue)

@@ -1,0 +1,141 @@
+"""What `serving.py` measures: every case with what it is compared with, and the aim.
+
+A case is a ratio of two sides that get the same load in the same round: what is measured over what
+it is measured against.
+"""
+
+# ruff: noqa: E501 (one case a line)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Statistic(StrEnum):
+    """What of a measurement is compared."""
+
+    PROCESSOR = "processor time per request"
+    TIME = "time per request"
+    P50 = "p50"
+    P99 = "p99"
+    RATE = "requests per second"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One observation for a policy.
+
+    Attributes:
+        policy: its name.
+        form: `json` (nested lists), `raw` (bytes) or `v2` (the protocol's binary tensors).
+        variant: its name.
+    """
+
+    policy: str
+    form: str
+    variant: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who gets the load, and what happens every second meanwhile: a scrape, or a publishing."""
+
+    server: str
+    request: Request
+    meanwhile: str | None = None
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where a ratio should be.
+
+    Attributes:
+        limit: the most that holds, or the least where `at_least` is set.
+        target: what would be better still.
+        at_least: whether larger is better.
+        by_interval: whether it holds as soon as the interval reaches the limit.
+    """
+
+    limit: float
+    target: float | None = None
+    at_least: bool = False
+    by_interval: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row.
+
+    Attributes:
+        name: for `--cases`.
+        connections: how many send one request after the other.
+        measured: the numerator.
+        base: the denominator.
+        statistic: what is compared.
+        aim: where the ratio should be.
+        spread: whether the servers may use every core; else each has one.
+    """
+
+    name: str
+    connections: int
+    measured: Side
+    base: Side
+    statistic: Statistic
+    aim: Aim
+    spread: bool = False
+
+
+CEILING, PLAIN = "ceiling", "plain"
+SERVICE, FEW, MANY, CHANGING, WORKERS = "service", "few", "many", "changing", "workers"
+SERVERS = {
+    CEILING: "bare ASGI application, inference inline",
+    PLAIN: "FastAPI with pydantic and a sync handler",
+    SERVICE: "slimq serve, the shipped policies",
+    FEW: "slimq serve, 2 variants, both loaded",
+    MANY: "slimq serve, 60 variants, all loaded",
+    CHANGING: "slimq serve, a variant of each policy that is republished",
+    WORKERS: "slimq serve, the shipped policies, 2 workers",
+}
+SCRAPE, REPUBLISH = "scrape", "republish"
+
+MLP_JSON = Request("cartpole", "json")
+FRAMES_RAW = Request("pong", "raw")
+FRAMES_JSON = Request("pong", "json")
+FRAMES_V2 = Request("pong", "v2")
+CHANGING_MLP = Request("cartpole", "json", "changing")
+CHANGING_FRAMES = Request("pong", "raw", "changing")
+
+PROCESSOR, TIME, P50, P99, RATE = (
+    Statistic.PROCESSOR,
+    Statistic.TIME,
+    Statistic.P50,
+    Statistic.P99,
+    Statistic.RATE,
+)
+SAME = Aim(1.05, by_interval=True)
+
+# fmt: off
+CASES = (
+    Case("mlp-json-16", 16, Side(SERVICE, MLP_JSON), Side(CEILING, MLP_JSON), PROCESSOR, Aim(1.3, target=1.15)),
+    Case("mlp-json-1", 1, Side(SERVICE, MLP_JSON), Side(CEILING, MLP_JSON), P50, Aim(1.25)),
+    Case("frames-raw-1", 1, Side(SERVICE, FRAMES_RAW), Side(CEILING, FRAMES_RAW), P50, Aim(1.1)),
+    Case("frames-raw-16", 16, Side(SERVICE, FRAMES_RAW), Side(CEILING, FRAMES_RAW), RATE, Aim(2, at_least=True), spread=True),
+    Case("frames-raw-64", 64, Side(SERVICE, FRAMES_RAW), Side(CEILING, FRAMES_RAW), RATE, Aim(2, at_least=True), spread=True),
+    Case("frames-json-16", 16, Side(SERVICE, FRAMES_JSON), Side(PLAIN, FRAMES_JSON), RATE, Aim(4, at_least=True), spread=True),
+    Case("frames-v2-1", 1, Side(SERVICE, FRAMES_V2), Side(SERVICE, FRAMES_RAW), P50, Aim(1.15)),
+    Case("frames-v2-16", 16, Side(SERVICE, FRAMES_V2), Side(SERVICE, FRAMES_RAW), PROCESSOR, Aim(1.15)),
+    Case("many-mlp-json-16", 16, Side(MANY, MLP_JSON), Side(FEW, MLP_JSON), PROCESSOR, SAME),
+    Case("many-mlp-json-1", 1, Side(MANY, MLP_JSON), Side(FEW, MLP_JSON), P50, SAME),
+    Case("many-frames-raw-1", 1, Side(MANY, FRAMES_RAW), Side(FEW, FRAMES_RAW), P50, SAME),
+    Case("many-frames-raw-16", 16, Side(MANY, FRAMES_RAW), Side(FEW, FRAMES_RAW), TIME, SAME, spread=True),
+    Case("many-frames-raw-64", 64, Side(MANY, FRAMES_RAW), Side(FEW, FRAMES_RAW), TIME, SAME, spread=True),
+    Case("many-frames-json-16", 16, Side(MANY, FRAMES_JSON), Side(FEW, FRAMES_JSON), TIME, SAME, spread=True),
+    Case("many-frames-v2-1", 1, Side(MANY, FRAMES_V2), Side(FEW, FRAMES_V2), P50, SAME),
+    Case("scrape-mlp-json-16", 16, Side(MANY, MLP_JSON, SCRAPE), Side(MANY, MLP_JSON), P99, Aim(1.1)),
+    Case("scrape-frames-raw-16", 16, Side(MANY, FRAMES_RAW, SCRAPE), Side(MANY, FRAMES_RAW), P99, Aim(1.1)),
+    Case("republish-mlp-json-16", 16, Side(CHANGING, CHANGING_MLP, REPUBLISH), Side(CHANGING, CHANGING_MLP), P99, Aim(1.5)),
+    Case("republish-frames-raw-16", 16, Side(CHANGING, CHANGING_FRAMES, REPUBLISH), Side(CHANGING, CHANGING_FRAMES), P99, Aim(1.5)),
+    Case("workers-mlp-json-16", 16, Side(WORKERS, MLP_JSON), Side(SERVICE, MLP_JSON), PROCESSOR, Aim(1.05), spread=True),
+)
+# fmt: on

@@ -1,0 +1,105 @@
+"""Drives a server with wrk, and reads what wrk says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("serving_load.lua")
+ERRORS = {
+    "status": "answers with an error's status",
+    "connect": "connections refused",
+    "read": "connections that broke while reading",
+    "write": "connections that broke while writing",
+    "timeout": "requests without an answer in time",
+}
+TIMEOUT_SECONDS = 10
+
+
+class LoadError(Exception):
+    """A measurement that is none: wrk is missing, ended badly, or requests failed."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk saw.
+
+    Attributes:
+        requests: answered ones.
+        seconds: how long it took.
+        p50: seconds from a request to its answer.
+        p99: as above.
+    """
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float
+
+
+def find_wrk() -> str:
+    """The program's path.
+
+    Raises:
+        LoadError: it is not installed.
+    """
+    found = shutil.which("wrk")
+    if found is None:
+        raise LoadError(
+            "wrk is not installed. It makes the load: `apt-get install wrk` on Debian and Ubuntu, "
+            "or build it from https://github.com/wg/wrk."
+        )
+    return found
+
+
+def drive(url: str, body: Path, headers: dict[str, str], connections: int, seconds: int) -> Load:
+    """Sends a body over and over, each connection one request after the other.
+
+    Args:
+        url: where to.
+        body: the file that holds it.
+        headers: beside Host and Content-Length.
+        connections: how many.
+        seconds: how long.
+
+    Raises:
+        LoadError: wrk ended badly, or any request failed.
+    """
+    timing = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
+    sent = [f"{name}: {value}" for name, value in headers.items()]
+    command = [find_wrk(), *timing, "-s", str(SCRIPT), url, "--", str(body), *sent]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds + 3 * TIMEOUT_SECONDS, check=False
+    )
+    if ended.returncode != 0:
+        raise LoadError(f"wrk ended with {ended.returncode}: {ended.stderr or ended.stdout}")
+    try:
+        return parse(ended.stdout)
+    except LoadError as error:
+        raise LoadError(f"{url}: {error}") from None
+
+
+def parse(output: str) -> Load:
+    """What the script's line in wrk's output says.
+
+    Raises:
+        LoadError: there is none, nothing was answered, or any request failed.
+    """
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    if not lines:
+        raise LoadError(f"wrk printed no figures: {output}")
+    figures: dict[str, int] = json.loads(lines[-1])
+    failed = [f"{figures[kind]} {words}" for kind, words in ERRORS.items() if figures[kind]]
+    if failed:
+        raise LoadError(f"of {figures['requests']} requests failed: {', '.join(failed)}")
+    if not figures["requests"]:
+        raise LoadError("no request was answered")
+    return Load(
+        figures["requests"],
+        figures["microseconds"] / 1e6,
+        figures["p50"] / 1e6,
+        figures["p99"] / 1e6,
+    )

@@ -1,0 +1,169 @@
+"""The requests of `serving.py`: paths, headers and bodies, and the Q-values in an answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from serving_cases import CEILING, PLAIN, Request
+from slimq.core.calibration import CalibrationSet
+from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.repository import Repository
+
+TOLERANCE = 1e-4
+"""Of Q-values, absolute and relative: how far any server may be from the session itself."""
+LENGTH_HEADER = "Inference-Header-Content-Length"
+WAIT_SECONDS = 60.0
+
+Array = npt.NDArray[Any]
+
+
+class AnswerError(Exception):
+    """A server answers otherwise than it should, so that measuring it would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as it travels, but for the path.
+
+    Attributes:
+        headers: beside Host and Content-Length.
+        body: all of it.
+        q_values: what must be answered, `(1, actions)`.
+    """
+
+    headers: dict[str, str]
+    body: bytes
+    q_values: Array
+
+
+def observe(repository: Repository, policy: str) -> tuple[Array, str]:
+    """One observation `(1, *shape)`, and where it comes from.
+
+    It is the middle of the calibration set, a state of real play; random where there is none.
+    """
+    manifest = repository.policy(policy)
+    spec = manifest.observation
+    if manifest.calibration is not None:
+        content = repository.read_file(policy, manifest.calibration)
+        states = CalibrationSet.from_bytes(content).observations(spec)
+        middle = len(states) // 2
+        return states[middle : middle + 1], f"state {middle} of the calibration set"
+    generator = np.random.default_rng(0)
+    whole = spec.dtype == "uint8"
+    values: Array = (
+        generator.integers(0, 256, (1, *spec.shape))
+        if whole
+        else generator.normal(size=(1, *spec.shape))
+    )
+    return values.astype(spec.numpy_dtype), "random numbers of seed 0, there is no calibration set"
+
+
+def prepare(repository: Repository, request: Request, observation: Array) -> Prepared:
+    """A request for a variant of this repository, with what its session answers."""
+    policy = repository.policy(request.policy)
+    model = repository.read_model(request.policy, request.variant)[1]
+    q_values = OnnxPolicy(model, policy.observation, len(policy.actions))(observation)
+    headers, body = encode(request.form, observation)
+    return Prepared(headers, body, q_values)
+
+
+def encode(form: str, observation: Array) -> tuple[dict[str, str], bytes]:
+    """Headers and body; JSON has a blank after each comma, as Python's clients write it."""
+    if form == "json":
+        body = json.dumps({"observations": observation.tolist()}).encode()
+        return {"Content-Type": "application/json"}, body
+    if form == "raw":
+        return {"Content-Type": "application/octet-stream"}, observation.tobytes()
+    tensor = {
+        "name": "observations",
+        "shape": list(observation.shape),
+        "datatype": "UINT8" if observation.dtype == np.uint8 else "FP32",
+        "parameters": {"binary_data_size": observation.nbytes},
+    }
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    return {LENGTH_HEADER: str(len(head))}, head + observation.tobytes()
+
+
+def path_of(server: str, request: Request) -> str:
+    """Where a server answers a request."""
+    if server in (CEILING, PLAIN):
+        return f"/{request.policy}/{request.form}"
+    if request.form == "v2":
+        return f"/v2/models/{request.policy}/versions/{request.variant}/infer"
+    return f"/v1/policies/{request.policy}/variants/{request.variant}/act"
+
+
+def ask(
+    method: str, url: str, headers: dict[str, str] | None = None, body: bytes | None = None
+) -> tuple[http.client.HTTPMessage, bytes]:
+    """Headers and body of an answer.
+
+    Raises:
+        AnswerError: the status is not 200.
+        OSError: there is no answer.
+    """
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=WAIT_SECONDS)
+    try:
+        connection.request(method, parts.path, body, headers or {})
+        answer = connection.getresponse()
+        content = answer.read()
+    finally:
+        connection.close()
+    if answer.status != 200:
+        said = content[:300].decode("utf-8", "replace")
+        raise AnswerError(f"{method} {url} is answered with {answer.status}: {said}")
+    return answer.headers, content
+
+
+def check(url: str, prepared: Prepared, patience: float = 0.0) -> None:
+    """Asks, which also loads the variant, and holds the answer to the expected Q-values.
+
+    Args:
+        url: where to.
+        prepared: the request.
+        patience: seconds in which the answer may still become the right one.
+
+    Raises:
+        AnswerError: it is another, or an error.
+    """
+    expected, deadline = prepared.q_values, time.monotonic() + patience
+    while True:
+        headers, content = ask("POST", url, prepared.headers, prepared.body)
+        found = decode(headers.get(LENGTH_HEADER), content)
+        if found.shape == expected.shape and np.allclose(found, expected, TOLERANCE, TOLERANCE):
+            return
+        if time.monotonic() >= deadline:
+            said = f"{found.tolist()}, expected {expected.tolist()}"
+            raise AnswerError(f"{url} answers Q-values {said}")
+        time.sleep(0.1)
+
+
+def decode(length: str | None, content: bytes) -> Array:
+    """The Q-values `(batch, actions)` of an answer, JSON or with binary tensors."""
+    if length is None:
+        return np.array(json.loads(content)["q_values"], np.float32)
+    head, offset = json.loads(content[: int(length)]), int(length)
+    for output in head["outputs"]:
+        if output["name"] == "q_values":
+            count = math.prod(output["shape"])
+            return np.frombuffer(content, "<f4", count, offset).reshape(output["shape"])
+        offset += output["parameters"]["binary_data_size"]
+    raise AnswerError(f"the answer has no q_values: {head}")
+
+
+def write_body(folder: Path, request: Request, prepared: Prepared) -> Path:
+    """The body as a file, for wrk."""
+    path = folder / f"{request.policy}-{request.variant}-{request.form}.body"
+    path.write_bytes(prepared.body)
+    return path

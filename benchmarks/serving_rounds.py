@@ -1,0 +1,164 @@
+"""The rounds of `serving.py`: which server runs when, and what it gets."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+import serving_cases as cases
+import serving_repositories as repositories
+from serving_cases import Case, Request, Side
+from serving_load import drive
+from serving_processes import Server, on_cores
+from serving_requests import Prepared, check, observe, path_of, prepare, write_body
+from serving_table import Measurement, Result
+from slimq.core.repository import Repository
+
+SLIMQ = (sys.executable, "-m", "slimq.cli.main")
+PEERS = Path(__file__).with_name("serving_peers.py")
+WARM_SECONDS = 1
+WORKERS = 2
+SETTLE_SECONDS = 10.0
+"""In which the service must have gone back to the model that a republished variant began with."""
+
+
+@dataclass
+class Bench:
+    """What a run needs.
+
+    Attributes:
+        source: the shipped repository.
+        folder: for everything that is written.
+        seconds: of one measurement.
+        server_cores: where a server runs, but in cases about using every core.
+        load_cores: where wrk runs then.
+        all_cores: where both run in those cases.
+        prepared: every request that was needed so far.
+    """
+
+    source: Repository
+    folder: Path
+    seconds: int
+    server_cores: set[int]
+    load_cores: set[int]
+    all_cores: set[int]
+    prepared: dict[Request, tuple[Prepared, Path]] = field(default_factory=dict)
+
+    def repository(self, server: str) -> Repository:
+        """What a server serves; built when it is first needed."""
+        builders: dict[str, Callable[[Repository, Path], None]] = {
+            cases.FEW: repositories.build_few,
+            cases.MANY: repositories.build_many,
+            cases.CHANGING: repositories.build_changing,
+        }
+        if server not in builders:
+            return self.source
+        path = self.folder / server
+        if not path.exists():
+            builders[server](self.source, path)
+        return Repository(path)
+
+    def request(self, side: Side) -> tuple[Prepared, Path]:
+        """A side's request, and the file with its body."""
+        request = side.request
+        if request not in self.prepared:
+            observation, _ = observe(self.source, request.policy)
+            prepared = prepare(self.repository(side.server), request, observation)
+            self.prepared[request] = prepared, write_body(self.folder, request, prepared)
+        return self.prepared[request]
+
+    def start(self, name: str, *, spread: bool) -> Server:
+        """A server, with everything loaded where that is what it is for."""
+        repository = self.repository(name)
+        if name in (cases.CEILING, cases.PLAIN):
+            command = [sys.executable, str(PEERS), name, "--policies", str(repository.root)]
+        else:
+            command = [*SLIMQ, "serve", "--policies", str(repository.root), "--port", "0"]
+        if name == cases.WORKERS:
+            command += ["--workers", str(WORKERS)]
+        cores = self.all_cores if spread else self.server_cores
+        log = self.folder / f"{name}{'-spread' if spread else ''}.log"
+        server = Server(name, command, cores, log)
+        try:
+            if name in (cases.FEW, cases.MANY):
+                repositories.load_all(server.url, repository)
+            elif name == cases.WORKERS:
+                repositories.load_in_workers(server.url, WORKERS)
+            server.pause()
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
+
+class Round:
+    """The servers of one round, each started when it is first measured."""
+
+    def __init__(self, bench: Bench, stack: contextlib.ExitStack) -> None:
+        self._bench, self._stack = bench, stack
+        self._servers: dict[tuple[str, bool], Server] = {}
+        self._warm: set[tuple[Server, Request]] = set()
+
+    def measure(self, case: Case, side: Side) -> Measurement:
+        """One side of a case, on a server that answers rightly and is warm."""
+        bench = self._bench
+        server = self._server(side.server, spread=case.spread)
+        prepared, body = bench.request(side)
+        url = server.url + path_of(side.server, side.request)
+        server.resume()
+        try:
+            check(url, prepared, SETTLE_SECONDS if side.server == cases.CHANGING else 0.0)
+            cores = bench.all_cores if case.spread else bench.load_cores
+            with on_cores(cores):
+                load = (url, body, prepared.headers, case.connections)
+                if (server, side.request) not in self._warm:
+                    drive(*load, WARM_SECONDS)
+                    self._warm.add((server, side.request))
+                with self._meanwhile(side, server):
+                    before = server.processor_seconds()
+                    seen = drive(*load, bench.seconds)
+                    processor = server.processor_seconds() - before
+            server.check()
+        finally:
+            server.pause()
+        return Measurement(seen, processor)
+
+    def _server(self, name: str, *, spread: bool) -> Server:
+        key = (name, spread)
+        if key not in self._servers:
+            self._servers[key] = self._bench.start(name, spread=spread)
+            self._stack.callback(self._servers[key].stop)
+        return self._servers[key]
+
+    def _meanwhile(self, side: Side, server: Server) -> contextlib.AbstractContextManager[None]:
+        if side.meanwhile == cases.SCRAPE:
+            return repositories.scraping(server.url)
+        if side.meanwhile == cases.REPUBLISH:
+            target = self._bench.repository(side.server).root
+            policy = side.request.policy
+            return repositories.republishing(server.url, self._bench.source, target, policy)
+        return contextlib.nullcontext()
+
+
+def run(bench: Bench, chosen: Sequence[Case], rounds: int) -> list[Result]:
+    """Every case in every round; the cases begin elsewhere and the sides change each time."""
+    taken: dict[str, tuple[list[Measurement], list[Measurement]]] = {
+        case.name: ([], []) for case in chosen
+    }
+    with tqdm(total=2 * rounds * len(chosen), unit="load", disable=None) as progress:
+        for number in range(rounds):
+            start = number * len(chosen) // rounds
+            with contextlib.ExitStack() as stack:
+                servers = Round(bench, stack)
+                for case in (*chosen[start:], *chosen[:start]):
+                    for ours in (True, False) if number % 2 == 0 else (False, True):
+                        progress.set_description(case.name)
+                        side = case.measured if ours else case.base
+                        taken[case.name][0 if ours else 1].append(servers.measure(case, side))
+                        progress.update()
+    return [Result(case, *taken[case.name]) for case in chosen]

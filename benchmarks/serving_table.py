@@ -1,0 +1,176 @@
+"""Ratios over the rounds, their intervals, and the tables that show them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serving_cases import Aim, Case, Statistic
+from serving_load import Load
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One load on one server.
+
+    Attributes:
+        load: what wrk saw.
+        processor: seconds of the server's processor time, all of its threads and children.
+    """
+
+    load: Load
+    processor: float
+
+    def value(self, statistic: Statistic) -> float:
+        """The statistic, in seconds or per second."""
+        values = {
+            Statistic.PROCESSOR: self.processor / self.load.requests,
+            Statistic.TIME: self.load.seconds / self.load.requests,
+            Statistic.P50: self.load.p50,
+            Statistic.P99: self.load.p99,
+            Statistic.RATE: self.load.requests / self.load.seconds,
+        }
+        return values[statistic]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of the ratios of the rounds, with its interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured for a case, round by round."""
+
+    case: Case
+    measured: Sequence[Measurement]
+    base: Sequence[Measurement]
+
+    @property
+    def ratios(self) -> list[float]:
+        """One for each round."""
+        statistic = self.case.statistic
+        pairs = zip(self.measured, self.base, strict=True)
+        return [ours.value(statistic) / theirs.value(statistic) for ours, theirs in pairs]
+
+
+def summarise(ratios: Sequence[float]) -> Ratio:
+    """The median and the interval between two of the values that holds it with 95 % confidence.
+
+    Of independent values, each is below the true median with probability 1/2, so that the interval
+    from the k-th smallest to the k-th largest misses it with probability 2 P(B < k), B binomial
+    (Conover 1999, "Practical Nonparametric Statistics", section 3.2). With fewer than six values it
+    is smallest to largest, which then holds it less surely.
+    """
+    ordered = sorted(ratios)
+    count, skipped = len(ordered), 0
+    while skipped + 1 < count / 2 and _missing(count, skipped + 2) <= 1 - CONFIDENCE:
+        skipped += 1
+    return Ratio(statistics.median(ordered), ordered[skipped], ordered[count - 1 - skipped])
+
+
+def _missing(count: int, k: int) -> float:
+    """How probably the interval from the k-th smallest to the k-th largest misses the median."""
+    return float(2 * sum(math.comb(count, i) for i in range(k)) / 2**count)
+
+
+def verdict(aim: Aim, ratio: Ratio) -> str:
+    """Whether an aim holds or falls short."""
+    if aim.at_least:
+        return "holds" if ratio.median >= aim.limit else "short"
+    reached = ratio.low if aim.by_interval else ratio.median
+    if reached > aim.limit:
+        return "short"
+    missed = aim.target is not None and ratio.median > aim.target
+    return f"holds, but not {aim.target:g}" if missed else "holds"
+
+
+def describe(aim: Aim) -> str:
+    """An aim in a few signs."""
+    words = f"{'≥' if aim.at_least else '≤'} {aim.limit:g}"
+    if aim.target is not None:
+        words += f", better {aim.target:g}"
+    return f"{words} in the interval" if aim.by_interval else words
+
+
+def show_figures(results: Sequence[Result]) -> str:
+    """A table of the medians over the rounds, one row for each side of each case."""
+    head = ["case", "server", "requests/s", "p50, µs", "p99, µs", "processor, µs"]
+    rows = []
+    for result in results:
+        for side, taken in (
+            (result.case.measured, result.measured),
+            (result.case.base, result.base),
+        ):
+            name = side.server + (f" + {side.meanwhile}" if side.meanwhile else "")
+            if result.case.measured.request != result.case.base.request:
+                name += f", {side.request.form}"
+            rows.append([result.case.name, name, *_figures(taken)])
+    return format_table(head, rows)
+
+
+def _figures(taken: Sequence[Measurement]) -> list[str]:
+    rate = statistics.median(one.value(Statistic.RATE) for one in taken)
+    micro = [
+        1e6 * statistics.median(one.value(kind) for one in taken)
+        for kind in (Statistic.P50, Statistic.P99, Statistic.PROCESSOR)
+    ]
+    return [f"{rate:,.0f}", *(f"{value:,.1f}" for value in micro)]
+
+
+def show_ratios(results: Sequence[Result], left_out: dict[str, str]) -> str:
+    """The table of the cases with their aims.
+
+    Args:
+        results: of the cases that were measured.
+        left_out: why others were not, by name.
+    """
+    head = ["case", "compared", "statistic", "aim", "ratio", "low", "high", "verdict"]
+    rows = []
+    for result in results:
+        case, ratio = result.case, summarise(result.ratios)
+        numbers = [f"{value:.2f}" for value in (ratio.median, ratio.low, ratio.high)]
+        rows.append(
+            [
+                case.name,
+                compared(case),
+                case.statistic.value,
+                describe(case.aim),
+                *numbers,
+                verdict(case.aim, ratio),
+            ]
+        )
+    rows += [
+        [name, "", "", "", "", "", "", f"not available: {why}"] for name, why in left_out.items()
+    ]
+    return format_table(head, rows)
+
+
+def compared(case: Case) -> str:
+    """Who is divided by whom."""
+    ours, theirs = case.measured, case.base
+    if ours.request != theirs.request:
+        return f"{ours.request.form} / {theirs.request.form}"
+    if ours.server != theirs.server:
+        return f"{ours.server} / {theirs.server}"
+    return f"{ours.server}: {ours.meanwhile} / without"
+
+
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that reads well as it is, and is Markdown."""
+    widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
+    )

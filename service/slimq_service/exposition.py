@@ -1,0 +1,92 @@
+"""The text of `/metrics`: our own series, and what prometheus_client knows of processes.
+
+With several workers the series are their sums, see `series`; what is known of the processes is
+summed over those that live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from slimq_service.series import Registry, live_workers
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+RESTARTS_FILE = "restarts"
+"""In the workers' folder: how many the supervisor has replaced."""
+NOT_SUMMED = "process_start_time_seconds"
+
+
+class Exposition:
+    """Encodes metrics for a scrape."""
+
+    def __init__(self, registry: Registry, folder: Path | None) -> None:
+        """Reads nothing yet.
+
+        Args:
+            registry: our series.
+            folder: of every worker's files, None where there is one process.
+        """
+        self._registry = registry
+        self._processes = CollectorRegistry()
+        if folder is not None:
+            self._processes.register(_Processes(folder))
+            return
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._processes)
+
+    def encode(self) -> bytes:
+        """The text; takes milliseconds, in any thread."""
+        return self._registry.render().encode() + generate_latest(self._processes)
+
+
+class _Processes(Collector):
+    """Sums of what is known of the processes that live, and how many were replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        alive = live_workers(self._folder)
+        restarts = CounterMetricFamily("slimq_worker_restarts", "Workers that were replaced")
+        restarts.add_metric([], _restarts(self._folder))
+        workers = GaugeMetricFamily("slimq_workers", "Processes that answer requests")
+        workers.add_metric([], len(alive))
+        yield from (restarts, workers)
+        yield from _sum(metric for pid in alive.values() for metric in _process_metrics(pid))
+
+
+def _process_metrics(pid: str) -> Iterable[Metric]:
+    return ProcessCollector(pid=lambda: pid, registry=None).collect()
+
+
+def _sum(metrics: Iterable[Metric]) -> Iterable[Metric]:
+    sums: dict[str, Metric] = {}
+    for metric in metrics:
+        if metric.name == NOT_SUMMED:
+            continue
+        if metric.name not in sums:
+            sums[metric.name] = metric
+            continue
+        old = sums[metric.name].samples
+        values = {sample.name: sample.value for sample in metric.samples}
+        sums[metric.name].samples = [s._replace(value=s.value + values[s.name]) for s in old]
+    return sums.values()
+
+
+def _restarts(folder: Path) -> float:
+    try:
+        return float((folder / RESTARTS_FILE).read_text(encoding="ascii"))
+    except OSError:
+        return 0.0

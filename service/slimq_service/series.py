@@ -1,0 +1,351 @@
+"""Counters, gauges and histograms that cost the hot path next to nothing.
+
+prometheus_client takes a lock for every number that changes, more still with several workers, and
+140 ms of the interpreter's lock for the text of 60 variants. Here a number is one slot of doubles
+in memory that only the event loop writes, and the beginnings of the text's lines are kept.
+
+With several workers each one's slots are a file in a folder that all of them read, with a second
+file that says what is in which slot. A worker that takes the place of a dead one goes on with its
+files, so that counters survive; gauges begin anew, and those of the dead count for nothing.
+
+The text is Prometheus' exposition format 0.0.4.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+FILE_BYTES = 2**24
+"""Of a worker's slots; what is not used takes no room on disk or in memory."""
+LIVE_FILE = "workers"
+"""In the folder: index and process id of every worker that lives, as `0:4711 1:4712`."""
+
+Values = npt.NDArray[np.float64]
+
+
+class Counter:
+    """A number that only grows."""
+
+    __slots__ = ("_slot", "_slots")
+
+    def __init__(self, slots: Any, slot: int, bounds: Sequence[float]) -> None:  # noqa: ARG002
+        self._slots, self._slot = slots, slot
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Adds to it."""
+        self._slots[self._slot] += amount
+
+
+class Gauge(Counter):
+    """A number that goes up and down."""
+
+    __slots__ = ()
+
+    def dec(self, amount: float = 1.0) -> None:
+        """Takes from it."""
+        self._slots[self._slot] -= amount
+
+    def set(self, value: float) -> None:
+        """Replaces it."""
+        self._slots[self._slot] = value
+
+
+class Histogram:
+    """How often values fell between bounds, and their sum."""
+
+    __slots__ = ("_bounds", "_slot", "_slots", "_sum")
+
+    def __init__(self, slots: Any, slot: int, bounds: Sequence[float]) -> None:
+        self._slots, self._slot, self._bounds = slots, slot, list(bounds)
+        self._sum = slot + len(bounds) + 1
+
+    def observe(self, value: float) -> None:
+        """Counts a value."""
+        slots = self._slots
+        slots[self._slot + bisect_left(self._bounds, value)] += 1.0
+        slots[self._sum] += value
+
+
+S = TypeVar("S", Counter, Gauge, Histogram)
+
+
+@dataclass
+class Family(Generic[S]):
+    """The series of one name, one for each set of label values."""
+
+    name: str
+    description: str
+    names: tuple[str, ...]
+    kind: type[S]
+    bounds: tuple[float, ...]
+    allocate: Callable[[Family[Any], tuple[str, ...]], tuple[Any, int]]
+    largest: bool = False
+    children: dict[tuple[str, ...], S] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Slots of one series: the counts of a histogram, that beyond its bounds, and its sum."""
+        return len(self.bounds) + 2 if self.kind is Histogram else 1
+
+    def labels(self, *values: str) -> S:
+        """The series of these label values, 0 at first."""
+        child = self.children.get(values)
+        if child is None:
+            slots, slot = self.allocate(self, values)
+            child = self.children.setdefault(values, self.kind(slots, slot, self.bounds))
+        return child
+
+
+class Registry:
+    """Every series of a process, and the text that says what they are over all workers."""
+
+    def __init__(self, folder: Path | None = None, index: int = 0) -> None:
+        """Takes over what a worker of this index has left.
+
+        Args:
+            folder: of all workers' files, None where there is one process.
+            index: which worker this is.
+        """
+        self._folder, self._index = folder, index
+        self._families: dict[str, Family[Any]] = {}
+        self._places: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._used = 0
+        self._lock = threading.RLock()
+        self._others: dict[int, _Other] = {}
+        self._plan: _Plan | None = None
+        if folder is None:
+            self._memory = mmap.mmap(-1, FILE_BYTES)
+            self._layout: Path | None = None
+        else:
+            self._layout = folder / f"worker-{index}.layout"
+            with (folder / f"worker-{index}.values").open("a+b") as file:
+                file.truncate(FILE_BYTES)
+                self._memory = mmap.mmap(file.fileno(), FILE_BYTES)
+            kept, end = _read_layout(self._layout, 0)
+            if kept:
+                os.truncate(self._layout, end)  # of a line that a worker died over
+            for name, values, slot, width in kept:
+                self._places[name, values] = slot
+                self._used = slot + width
+        self._slots = memoryview(self._memory).cast("d")
+
+    def counter(self, name: str, description: str, names: tuple[str, ...] = ()) -> Family[Counter]:
+        """A family of counters; `_total` comes behind its name."""
+        return self._add(Family(f"{name}_total", description, names, Counter, (), self._allocate))
+
+    def gauge(
+        self, name: str, description: str, names: tuple[str, ...] = (), *, largest: bool = False
+    ) -> Family[Gauge]:
+        """A family of gauges, joined over workers by their sum, or the largest."""
+        return self._add(Family(name, description, names, Gauge, (), self._allocate, largest))
+
+    def histogram(
+        self, name: str, description: str, names: tuple[str, ...], bounds: Sequence[float]
+    ) -> Family[Histogram]:
+        """A family of histograms with these upper bounds, ascending."""
+        made = Family(name, description, names, Histogram, tuple(bounds), self._allocate)
+        return self._add(made)
+
+    def get_sample_value(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
+        """The value of one line of the text, None where there is none."""
+        pairs = [f'{key}="{value}"' for key, value in (labels or {}).items()]
+        wanted = {*pairs}
+        for line in self.render().splitlines():
+            start, _, value = line.rpartition(" ")
+            found, _, rest = start.partition("{")
+            if found == name and {*filter(None, rest.removesuffix("}").split(","))} == wanted:
+                return float(value)
+        return None
+
+    def render(self) -> str:
+        """The text, with a line break at its end; takes some milliseconds, in any thread."""
+        with self._lock:
+            totals, largest = self._gather()
+            if self._plan is None or self._plan.used != self._used:
+                self._plan = _Plan.make(list(self._families.values()), self._places, self._used)
+            return self._plan.render(totals, largest)
+
+    def _add(self, family: Family[S]) -> Family[S]:
+        self._families[family.name] = family
+        return family
+
+    def _allocate(self, family: Family[Any], values: tuple[str, ...]) -> tuple[Any, int]:
+        if len(values) != len(family.names):
+            raise ValueError(
+                f"{family.name}: expected values for {family.names}, received {values}"
+            )
+        with self._lock:
+            slot = self._places.get((family.name, values))
+            if slot is not None:  # of a worker before this one
+                if issubclass(family.kind, Gauge):
+                    self._slots[slot] = 0.0
+                return self._slots, slot
+            slot, self._used = self._used, self._used + family.width
+            if self._layout is not None:
+                line = json.dumps([family.name, values, slot, family.width]) + "\n"
+                with self._layout.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            self._places[family.name, values] = slot
+            return self._slots, slot
+
+    def _gather(self) -> tuple[Values, Values]:
+        """Sums and largest values over the workers, by this worker's slots."""
+        if self._folder is None:
+            own = np.frombuffer(self._memory, np.float64, self._used).copy()
+            return own, own
+        live = live_workers(self._folder)
+        for path in self._folder.glob("worker-*.layout"):
+            index = int(path.stem.partition("-")[2])
+            if index != self._index:
+                self._others.setdefault(index, _Other(path)).adopt(self._families)
+        totals = np.frombuffer(self._memory, np.float64, self._used).copy()
+        largest = totals.copy()
+        for index, other in self._others.items():
+            values, slots = other.read(self._families, self._places, live=index in live)
+            np.add.at(totals, slots, values)
+            np.maximum.at(largest, slots, values)
+        return totals, largest
+
+
+def live_workers(folder: Path) -> dict[int, str]:
+    """Process ids of the workers that live, by index."""
+    try:
+        text = (folder / LIVE_FILE).read_text(encoding="ascii")
+    except OSError:
+        return {}
+    pairs = (word.split(":") for word in text.split())
+    return {int(index): pid for index, pid in pairs}
+
+
+class _Other:
+    """What another worker's files say."""
+
+    def __init__(self, layout: Path) -> None:
+        self._layout, self._values = layout, layout.with_suffix(".values")
+        self._offset = 0
+        self._entries: list[tuple[str, tuple[str, ...], int, int]] = []
+
+    def adopt(self, families: Mapping[str, Family[Any]]) -> None:
+        """Makes every series of that worker one of this one too."""
+        found, self._offset = _read_layout(self._layout, self._offset)
+        for entry in found:
+            family = families.get(entry[0])
+            if family is not None and family.width == entry[3]:
+                family.labels(*entry[1])
+                self._entries.append(entry)
+
+    def read(
+        self,
+        families: Mapping[str, Family[Any]],
+        places: Mapping[tuple[str, tuple[str, ...]], int],
+        *,
+        live: bool,
+    ) -> tuple[Values, npt.NDArray[np.int64]]:
+        """Its values, and this worker's slots for them; without gauges where it is dead."""
+        theirs: list[int] = []
+        ours: list[int] = []
+        for name, values, slot, width in self._entries:
+            if live or not issubclass(families[name].kind, Gauge):
+                start = places[name, values]
+                theirs += range(slot, slot + width)
+                ours += range(start, start + width)
+        count = max(theirs, default=-1) + 1
+        stored = np.fromfile(self._values, np.float64, count)
+        return stored[theirs], np.array(ours, np.int64)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The lines of the text and where their values come from."""
+
+    used: int
+    starts: list[str]
+    first: npt.NDArray[np.int64]
+    last: npt.NDArray[np.int64]
+    counted: npt.NDArray[np.bool_]
+    largest: npt.NDArray[np.bool_]
+
+    @classmethod
+    def make(
+        cls,
+        families: Sequence[Family[Any]],
+        places: Mapping[tuple[str, tuple[str, ...]], int],
+        used: int,
+    ) -> _Plan:
+        starts: list[str] = []
+        spans: list[tuple[int, int, bool]] = []
+        counted = np.zeros(used, np.bool_)
+        for family in families:
+            kind = family.kind.__name__.lower()
+            head = f"# HELP {family.name} {family.description}\n# TYPE {family.name} {kind}\n"
+            for values in family.children:
+                slot = places[family.name, values]
+                pairs = zip(family.names, values, strict=True)
+                labels = [f'{name}="{_escape(value)}"' for name, value in pairs]
+                if family.kind is not Histogram:
+                    starts.append(head + _start(family.name, labels))
+                    spans.append((slot, slot + 1, family.largest))
+                else:
+                    end = slot + family.width - 1
+                    counted[slot:end] = True
+                    for number, bound in enumerate((*family.bounds, float("inf"))):
+                        le = "+Inf" if bound == float("inf") else repr(float(bound))
+                        bucket = _start(f"{family.name}_bucket", [f'le="{le}"', *labels])
+                        starts.append((head if number == 0 else "") + bucket)
+                        spans.append((slot, slot + number + 1, False))
+                    starts.append(_start(f"{family.name}_count", labels))
+                    spans.append((slot, end, False))
+                    starts.append(_start(f"{family.name}_sum", labels))
+                    spans.append((end, end + 1, False))
+                head = ""
+        first, last, largest = zip(*spans, strict=True) if spans else ((), (), ())
+        begins, ends = np.array(first, np.int64), np.array(last, np.int64)
+        return cls(used, starts, begins, ends, counted, np.array(largest, np.bool_))
+
+    def render(self, totals: Values, largest: Values) -> str:
+        """The text. Counts are added as whole numbers, apart from the sums of seconds."""
+        running = np.concatenate([[0.0], np.cumsum(np.where(self.counted, totals, 0.0))])
+        values = running[self.last] - running[self.first]
+        single = ~self.counted[self.first]
+        values[single] = totals[self.first[single]]
+        values[self.largest] = largest[self.first[self.largest]]
+        lines = [
+            f"{start}{value!r}" for start, value in zip(self.starts, values.tolist(), strict=True)
+        ]
+        return "\n".join(lines) + "\n" if lines else ""
+
+
+def _start(name: str, labels: Sequence[str]) -> str:
+    return f"{name}{{{','.join(sorted(labels))}}} " if labels else f"{name} "
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _read_layout(
+    path: Path, offset: int
+) -> tuple[list[tuple[str, tuple[str, ...], int, int]], int]:
+    """The whole lines behind an offset, and where they end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = content[: content.rfind(b"\n") + 1]
+    rows = [json.loads(line) for line in whole.splitlines()]
+    return [(name, tuple(values), slot, width) for name, values, slot, width in rows], offset + len(
+        whole
+    )

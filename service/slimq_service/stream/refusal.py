@@ -1,0 +1,65 @@
+"""What is answered instead of a stream: HTTP, before the WebSocket is accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from slimq_service.act import refuse
+from slimq_service.answers import Answer, send_answer, with_retry
+from slimq_service.metrics import NO_SUCH_PATH, Metrics
+from slimq_service.problems import Problem, make_problem
+
+EXTENSION = "websocket.http.response"
+GONE_SECONDS = 1.0
+
+
+async def refuse_stream(scope: Scope, receive: Receive, send: Send, problem: Problem) -> None:
+    """Answers the request for a stream with a problem document; 403 where the server has no such.
+
+    Args:
+        scope: the request.
+        receive: its ASGI channel, after `websocket.connect`.
+        send: where the answer goes.
+        problem: why.
+    """
+    await deny(scope, receive, send, with_retry(refuse(problem), problem), problem["code"])
+
+
+async def deny(scope: Scope, receive: Receive, send: Send, answer: Answer, code: str) -> None:
+    """The same with an answer that is worded already; `code` is for servers that take none."""
+    if EXTENSION not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": code})
+        return
+    await send_answer(send, answer, kind=EXTENSION)
+    # Until the connection is gone, uvicorn takes a return for a mistake of ours, and logs it as
+    # such (uvicorn #3138). It tells of the end twice: once as it is sent, and once as it is there.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GONE_SECONDS):
+            await receive()
+            await receive()
+
+
+class Nowhere:
+    """Answers requests for WebSockets at paths that have none."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuses one."""
+        await receive()
+        path = scope["path"]
+        detail = f"there is no stream at {path!r}; /docs lists what there is"
+        data = {"field": "path", "limit": "the paths in /docs", "received": path}
+        self._metrics.http_error(NO_SUCH_PATH)
+        await refuse_stream(scope, receive, send, make_problem(404, NO_SUCH_PATH, detail, **data))
+
+
+async def ask_for_upgrade(request: Request) -> None:  # noqa: ARG001
+    """A request at a stream's path that asks for no WebSocket."""
+    raise HTTPException(426, headers={"Upgrade": "websocket", "Connection": "Upgrade"})

@@ -1,0 +1,79 @@
+"""One of several workers: `python -m slimq_service.worker`, started by the supervisor alone.
+
+Its orders are one line of JSON on standard input, which stays open: where it ends, the supervisor
+has died, and the worker ends too. It writes a line to standard output once it answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from slimq_service.app import create_app
+from slimq_service.logs import configure_logs
+from slimq_service.peers import Peers
+from slimq_service.series import Registry
+from slimq_service.server import run
+from slimq_service.settings import Settings
+from slimq_service.sockets import bind_unix
+
+UP = b"up\n"
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker is told.
+
+    Attributes:
+        settings: as JSON, with what is secret.
+        sockets: descriptors of the sockets that all workers share.
+        folder: of the workers' own sockets and metrics.
+        index: which worker it is.
+        level: from which records are logged.
+    """
+
+    settings: str
+    sockets: list[int]
+    folder: str
+    index: int
+    level: int
+
+    def encode(self) -> bytes:
+        """One line."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def main() -> None:
+    """Runs until the supervisor ends it or has died."""
+    orders = Orders(**json.loads(sys.stdin.buffer.readline()))
+    configure_logs(orders.level)
+    settings = Settings.model_validate_json(orders.settings)
+    own = f"worker-{orders.index}.sock"
+    folder = Path(orders.folder)
+    inner = bind_unix(folder / own)
+    shared = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
+    app = create_app(settings, Registry(folder, orders.index), Peers(folder, own))
+    threading.Thread(target=_watch, args=(sys.stdin.fileno(),), daemon=True).start()
+    run(app, settings, [*shared, inner], started=_tell)
+
+
+def _watch(descriptor: int) -> None:
+    """Waits for the supervisor's end; unbuffered, so that this thread may be left in the middle."""
+    while os.read(descriptor, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _tell() -> None:
+    sys.stdout.buffer.write(UP)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from slimq_service.series import LIVE_FILE, Registry
+
+NAMES = ("policy", "variant")
+KEY = ("pong", "int8")
+
+
+def fill(registry: Registry, times: int = 1) -> dict[str, Any]:
+    made = {
+        "requests": registry.counter("requests", "Requests", NAMES).labels(*KEY),
+        "depth": registry.gauge("depth", "Depth").labels(),
+        "seconds": registry.histogram("seconds", "Seconds", NAMES, (0.1, 1.0)).labels(*KEY),
+        "info": registry.gauge("info", "Facts", ("version",), largest=True).labels("1"),
+    }
+    made["info"].set(1)
+    for _ in range(times):
+        made["requests"].inc()
+        made["depth"].inc(3)
+        made["depth"].dec()
+        for value in (0.05, 0.1, 0.5, 7.0):
+            made["seconds"].observe(value)
+    return made
+
+
+def live(folder: Path, *indexes: int) -> None:
+    (folder / LIVE_FILE).write_text(" ".join(f"{index}:{index + 100}" for index in indexes))
+
+
+def test_the_text_is_what_prometheus_client_writes() -> None:
+    registry = Registry()
+    fill(registry, 2)
+    theirs = CollectorRegistry()
+    Counter("requests", "Requests", NAMES, registry=theirs).labels(*KEY).inc(2)
+    Gauge("depth", "Depth", registry=theirs).set(4)
+    seconds = Histogram("seconds", "Seconds", NAMES, buckets=(0.1, 1.0), registry=theirs)
+    for value in (0.05, 0.1, 0.5, 7.0) * 2:
+        seconds.labels(*KEY).observe(value)
+    Gauge("info", "Facts", ("version",), registry=theirs).labels("1").set(1)
+
+    def lines(text: str) -> set[str]:
+        return {line for line in text.splitlines() if "_created" not in line}
+
+    assert lines(registry.render()) == lines(generate_latest(theirs).decode())
+    assert list(text_string_to_metric_families(registry.render()))
+
+
+def test_values_of_labels_are_escaped() -> None:
+    registry = Registry()
+    registry.counter("odd", "Odd", ("name",)).labels('a"b\\c\nd').inc()
+    (family,) = text_string_to_metric_families(registry.render())
+    assert family.samples[0].labels == {"name": 'a"b\\c\nd'}
+
+
+def test_a_series_of_other_labels_is_refused() -> None:
+    family = Registry().counter("requests", "Requests", NAMES)
+    with pytest.raises(ValueError, match="requests_total"):
+        family.labels("pong")
+
+
+def test_workers_add_up_whichever_is_asked(tmp_path: Path) -> None:
+    first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
+    fill(first, 2)
+    fill(second, 3)
+    live(tmp_path, 0, 1)
+    assert first.render() == second.render()
+    assert first.get_sample_value("depth") == 10
+    assert first.get_sample_value("info", {"version": "1"}) == 1
+    labels = dict(zip(NAMES, KEY, strict=True))
+    assert first.get_sample_value("requests_total", labels) == 5
+    assert first.get_sample_value("seconds_count", labels) == 20
+    assert first.get_sample_value("seconds_bucket", labels | {"le": "1.0"}) == 15
+    assert first.get_sample_value("seconds_sum", labels) == pytest.approx(5 * 7.65)
+
+
+def test_a_series_that_only_another_worker_has_is_there_too(tmp_path: Path) -> None:
+    first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
+    first.counter("requests", "Requests", NAMES)
+    family = second.counter("requests", "Requests", NAMES)
+    for number, variant in enumerate(("a", "b"), start=1):
+        family.labels("pong", variant).inc(number)
+        found = first.get_sample_value("requests_total", {"policy": "pong", "variant": variant})
+        assert found == number
+
+
+def test_counters_outlive_their_worker_and_gauges_do_not(tmp_path: Path) -> None:
+    first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
+    fill(first)
+    fill(second)
+    labels = dict(zip(NAMES, KEY, strict=True))
+    live(tmp_path, 0)
+    assert first.get_sample_value("depth") == 2
+    assert first.get_sample_value("requests_total", labels) == 2
+    del second
+    with (tmp_path / "worker-1.layout").open("a") as file:
+        file.write('["requests_total", ["po')  # it died in the middle of a line
+    third = Registry(tmp_path, 1)
+    live(tmp_path, 0, 1)
+    fill(third)
+    third.counter("late", "Late").labels().inc()
+    assert first.get_sample_value("depth") == 4
+    assert first.get_sample_value("requests_total", labels) == 3
+    assert first.get_sample_value("seconds_count", labels) == 12
+    first.counter("late", "Late")
+    again = Registry(tmp_path, 1)
+    assert again.counter("late", "Late").labels() is not None
+    assert again.get_sample_value("late_total") == 1
