@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from slimq import __version__
 from slimq.core.errors import RepositoryError
+from slimq.core.onnx_policy import check_providers
 from slimq.core.repository import Repository
 from slimq_service.act import ActEndpoint
 from slimq_service.batching import BatchLimits
@@ -34,7 +35,7 @@ from slimq_service.peers import Peers
 from slimq_service.request_ids import id_maker
 from slimq_service.resources import make_resource_router
 from slimq_service.series import Registry
-from slimq_service.settings import Settings
+from slimq_service.settings import PROVIDERS_SETTING, Settings
 from slimq_service.shadow import Shadow
 from slimq_service.stream.endpoint import StreamEndpoint
 
@@ -57,10 +58,12 @@ def create_app(
         peers: the other workers, if there are any.
 
     Raises:
-        ConfigError: a file that a setting names cannot be read, or does not hold a key.
+        ConfigError: a file that a setting names cannot be read, or does not hold a key; or an
+            execution provider is not there.
         MissingExtraError: traces are asked for, and OpenTelemetry is not installed.
     """
     peers = peers or Peers()
+    check_providers(settings.providers, *PROVIDERS_SETTING)
     keys, make_id = read_keys(settings), id_maker()
     provider = trace_provider(settings)
     metrics = Metrics(registry or Registry())
@@ -71,6 +74,7 @@ def create_app(
         settings.batch_observations,
         settings.memory_budget_bytes,
         settings.pinned_keys(),
+        settings.providers,
     )
     limits = BatchLimits(
         settings.batch_observations,

@@ -17,11 +17,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from slimq.core.errors import RepositoryError
+from slimq.core.providers import CPU, check_available
 from slimq_service.app import create_app
 from slimq_service.guard import with_keys
 from slimq_service.health import Lifecycle
 from slimq_service.rlimits import bound_memory
-from slimq_service.settings import Settings, unknown_variables
+from slimq_service.settings import PROVIDERS_SETTING, Settings, unknown_variables
 from slimq_service.sockets import BACKLOG, listen, url_of
 from slimq_service.stream.endpoint import StreamEndpoint
 from slimq_service.wire import http_options
@@ -52,7 +53,8 @@ def serve(settings: Settings, announce: Announce) -> None:
 
     Raises:
         RepositoryError: the directory of policies is not there.
-        ConfigError: a file that a setting names cannot be read, or does not hold a key.
+        ConfigError: a file that a setting names cannot be read, or does not hold a key; or an
+            execution provider is not there.
         MissingExtraError: a setting asks for what is not installed.
         InvalidInputError: an address cannot be used.
         SystemExit: 3 where the start fails; the log says why.
@@ -64,6 +66,7 @@ def serve(settings: Settings, announce: Announce) -> None:
         log = structlog.get_logger(component="settings")
         log.warning("variable is not read", variable=variable, did_you_mean=near)
     settings = with_keys(settings)
+    check_available(settings.providers, *PROVIDERS_SETTING)
     with contextlib.ExitStack() as opened:
         sockets, settings = listen(settings, opened)
         if settings.workers == 1:
@@ -96,7 +99,8 @@ def run(
     Raises:
         SystemExit: 3 where the start fails; uvicorn has logged why.
     """
-    bound_memory(settings.memory_limit_bytes)
+    if settings.memory_limit_bytes is not None or settings.providers == CPU:
+        bound_memory(settings.memory_limit_bytes)  # drivers of others map more than there is
     config = make_config(app.state.front, settings, app.state.refused)
     server = _Server(config, app, settings, started)
     server.run(sockets=list(sockets))

@@ -14,9 +14,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from slimq.core.errors import ConfigError, nearest
 from slimq.core.manifest import SLUG
+from slimq.core.providers import CPU, PROVIDERS, parse_providers
 
 PREFIX = "SLIMQ_"
 OF_OTHER_COMMANDS = frozenset(("URL",))
+PROVIDERS_SETTING = "settings", f"{PREFIX}PROVIDERS"
+"""How errors name where execution providers are asked for."""
 SECRETS = frozenset(("api_key", "admin_key"))
 """Settings whose values no message repeats."""
 KEY = r"[\x21-\x7e]{1,1024}"
@@ -101,6 +104,11 @@ class Settings(BaseSettings):
         le=2**50,
         description="memory that variants may take before the least recently used go; null: no "
         "limit",
+    )
+    providers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=CPU,
+        description="what runs the models, the preferred one first: "
+        f"{', '.join(PROVIDERS)}; with commas between them",
     )
     max_model_bytes: int = Field(
         default=512 * 2**20,
@@ -203,6 +211,11 @@ class Settings(BaseSettings):
         if value and value == info.data.get("port"):
             raise ValueError(f"expected another than {PREFIX}PORT")
         return value
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _parse_providers(cls, value: Any) -> Any:
+        return parse_providers(value if isinstance(value, str) else ",".join(value))
 
     @field_validator("pinned", mode="before")
     @classmethod
