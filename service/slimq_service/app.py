@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 
-import structlog
 from fastapi import FastAPI
-from starlette.types import ASGIApp
 
 from slimq import __version__
 from slimq.core.errors import RepositoryError
+from slimq.core.onnx_policy import check_providers
 from slimq.core.repository import Repository
-from slimq_service.access import AccessLog
 from slimq_service.act import ActEndpoint
 from slimq_service.batching import BatchLimits
 from slimq_service.catalogue import Catalogue
@@ -22,23 +20,22 @@ from slimq_service.compare import CompareEndpoint
 from slimq_service.engine import Engine
 from slimq_service.exposition import Exposition
 from slimq_service.front import Front
-from slimq_service.guard import Guard, Keys, describe, read_keys
+from slimq_service.guard import describe, read_keys
 from slimq_service.handlers import add_error_handlers
 from slimq_service.health import Lifecycle, make_health_router
 from slimq_service.hot import Hot
+from slimq_service.layers import count_refused, is_watched, surround, trace_provider
 from slimq_service.metrics import Metrics
 from slimq_service.oip.control import make_control_router
 from slimq_service.oip.infer import InferEndpoint
 from slimq_service.oip.router import Models, make_protocol_router
 from slimq_service.openapi import add_openapi
-from slimq_service.outer import Layer
 from slimq_service.page import make_page_router
 from slimq_service.peers import Peers
-from slimq_service.ports import Ports
-from slimq_service.request_ids import RequestIds, id_maker
+from slimq_service.request_ids import id_maker
 from slimq_service.resources import make_resource_router
 from slimq_service.series import Registry
-from slimq_service.settings import Settings
+from slimq_service.settings import PROVIDERS_SETTING, Settings
 from slimq_service.shadow import Shadow
 from slimq_service.stream.endpoint import StreamEndpoint
 
@@ -61,10 +58,14 @@ def create_app(
         peers: the other workers, if there are any.
 
     Raises:
-        ConfigError: a file that a setting names cannot be read, or does not hold a key.
+        ConfigError: a file that a setting names cannot be read, or does not hold a key; or an
+            execution provider is not there.
+        MissingExtraError: traces are asked for, and OpenTelemetry is not installed.
     """
     peers = peers or Peers()
+    check_providers(settings.providers, *PROVIDERS_SETTING)
     keys, make_id = read_keys(settings), id_maker()
+    provider = trace_provider(settings)
     metrics = Metrics(registry or Registry())
     catalogue = Catalogue(
         Repository(settings.policies, settings.max_model_bytes),
@@ -73,6 +74,7 @@ def create_app(
         settings.batch_observations,
         settings.memory_budget_bytes,
         settings.pinned_keys(),
+        settings.providers,
     )
     limits = BatchLimits(
         settings.batch_observations,
@@ -107,6 +109,8 @@ def create_app(
             await catalogue.close()
             engine.close()
             shadow.close()
+            if provider is not None:
+                await asyncio.to_thread(provider.shutdown)
 
     app = FastAPI(
         title="slimq",
@@ -117,19 +121,15 @@ def create_app(
         redoc_url=None,
     )
     app.state.catalogue, app.state.shadow, app.state.metrics = catalogue, shadow, metrics
-    app.state.refused = partial(_count_refused, metrics, make_id)
+    app.state.refused = partial(count_refused, metrics, make_id)
     hot = Hot(settings, catalogue, engine, shadow, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch, peers)
     lifecycle = app.state.lifecycle = Lifecycle()
     exposition = Exposition(metrics.registry, peers.folder)
     act, infer = ActEndpoint(hot), InferEndpoint(hot)
     app.router.routes.extend([*act.routes(), *CompareEndpoint(hot).routes(), *infer.routes()])
-    front: ASGIApp = Front(app, hot, act, infer)
-    app.state.lanes = front
-    app.state.layers = make_layers(settings, keys, metrics, make_id)
-    for layer in reversed(app.state.layers):
-        front = layer(front)
-    app.state.front = front
+    front = Front(app, hot, act, infer, express=not is_watched(settings))
+    app.state.front = surround(front, settings, metrics, keys, make_id, provider)
     app.state.streams = StreamEndpoint(hot, metrics)
     app.router.routes.extend(app.state.streams.routes())
     app.include_router(make_protocol_router(catalogue, lifecycle, models))
@@ -140,25 +140,3 @@ def create_app(
     add_error_handlers(app, metrics)
     add_openapi(app, partial(describe, keys=keys))
     return app
-
-
-def make_layers(
-    settings: Settings, keys: Keys, metrics: Metrics, make_id: Callable[[], str]
-) -> tuple[Layer, ...]:
-    """What lies around the application, the outermost first."""
-    layers: list[Layer] = [partial(RequestIds, make=make_id)]
-    if settings.access_log:
-        layers.append(AccessLog)
-    if settings.admin_port is not None:
-        layers.append(partial(Ports, admin_port=settings.admin_port, count=metrics.http_error))
-    if keys:
-        layers.append(partial(Guard, keys=keys, count=metrics.http_error))
-    return tuple(layers)
-
-
-def _count_refused(metrics: Metrics, make_id: Callable[[], str], code: str) -> str:
-    """Counts what is refused before it is a request; answers the id to name it by."""
-    metrics.http_error(code)
-    request_id = make_id()
-    structlog.get_logger(component="wire").debug("refused", code=code, request_id=request_id)
-    return request_id

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ import structlog
 
 from slimq.core.errors import ConflictError, RepositoryError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.providers import CPU
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 from slimq_service.metrics import Metrics
@@ -35,6 +37,7 @@ class Catalogue:
         largest_batch: int = 1,
         memory_budget: int | None = None,
         pinned: frozenset[Key] = frozenset(),
+        providers: Sequence[str] = CPU,
     ) -> None:
         """Knows nothing yet.
 
@@ -45,6 +48,7 @@ class Catalogue:
             largest_batch: up to which a variant is warmed.
             memory_budget: bytes that variants may take, None without a limit.
             pinned: what is loaded at once and never evicted.
+            providers: what runs the models, as `make_session` has them.
         """
         self.repository = repository
         self.scan = Scan()
@@ -52,6 +56,7 @@ class Catalogue:
         self._metrics = metrics
         self._retry_seconds = retry_seconds
         self._largest_batch = largest_batch
+        self._providers = providers
         self._residents = Residents(metrics, memory_budget, pinned)
         self._states = self._residents.states
         self._reports: dict[tuple[str, str, str], EvaluationReport] = {}
@@ -319,6 +324,7 @@ class Catalogue:
                 variant,
                 stamp,
                 self._largest_batch,
+                self._providers,
             )
         except (SlimqError, OSError) as error:
             problem = named(error, "/".join(key))

@@ -22,9 +22,8 @@ import numpy as np
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slimq_service.access import CALL
 from slimq_service.act import MIDDLE, ActEndpoint, render_start
-from slimq_service.hot import Call, Hot
+from slimq_service.hot import Hot
 from slimq_service.metrics import VariantMetrics
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.infer import InferEndpoint
@@ -50,13 +49,20 @@ class _Lane:
     start: bytes
     measured: VariantMetrics
     statistics: VariantStatistics
-    call: Call
 
 
 class Front:
     """The ASGI application in front of the others."""
 
-    def __init__(self, app: ASGIApp, hot: Hot, act: ActEndpoint, infer: InferEndpoint) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hot: Hot,
+        act: ActEndpoint,
+        infer: InferEndpoint,
+        *,
+        express: bool = True,
+    ) -> None:
         """Looks at nothing yet.
 
         Args:
@@ -64,7 +70,9 @@ class Front:
             hot: what hot endpoints share.
             act: answers requests for actions.
             infer: answers the protocol's.
+            express: whether there is an express lane; what is answered there leaves no call behind.
         """
+        self._express = express
         self._app, self._hot, self._act = app, hot, act
         self._endpoints: dict[tuple[str, str, str], tuple[ASGIApp, str, str, str]] = {
             ("v1", "policies", "act"): (act, "policy", "variants", "variant"),
@@ -124,7 +132,7 @@ class Front:
         """The lane of a path, where there can be one."""
         hot, policy = self._hot, names["policy"]
         found = self._scan.policies.get(policy)
-        if found is None or found.manifest is None:
+        if not self._express or found is None or found.manifest is None:
             return None
         manifest, variant = found.manifest, names.get("variant")
         if variant is None and manifest.routing is not None:
@@ -143,7 +151,6 @@ class Front:
             render_start(loaded),
             hot.metrics.of(policy, name),
             hot.statistics.of(policy, name),
-            Call(policy, name),
         )
         return lane
 
@@ -187,7 +194,6 @@ class Front:
             )
         )
         ended = time.perf_counter_ns()
-        scope[CALL] = lane.call
         lane.state.used = time.monotonic()
         measured = lane.measured
         measured.requests.inc()

@@ -1,8 +1,8 @@
 """Keys: who may ask, and who may load and unload.
 
 With an API key every request must bring it, or the administrator's, except those for health. With
-an administrator's key loading and unloading needs that one; without, they take the API key. The
-guard is only there where a key is set. Other workers need none.
+an administrator's key loading and unloading needs that one; without, they take the API key. What
+another worker passes on was let through by that one. The guard is only there where a key is set.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slimq.core.errors import ConfigError, ForbiddenError, SlimqError, UnauthorizedError
-from slimq_service.outer import refuse
 from slimq_service.problems import problem_of
+from slimq_service.refusal import is_inner, refuse
 from slimq_service.settings import KEY, KEY_RULE, PREFIX, Settings
 
 OPEN = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
@@ -52,6 +52,18 @@ def read_keys(settings: Settings) -> Keys:
         _read(settings.api_key, settings.api_key_file, "API_KEY_FILE"),
         _read(settings.admin_key, settings.admin_key_file, "ADMIN_KEY_FILE"),
     )
+
+
+def with_keys(settings: Settings) -> Settings:
+    """The settings with the keys themselves in place of files, so that all workers have the same.
+
+    Raises:
+        ConfigError: a file cannot be read, or holds no key.
+    """
+    keys = read_keys(settings)
+    found = {"api_key": keys.api, "admin_key": keys.admin}
+    secrets = {name: key and SecretStr(key.decode()) for name, key in found.items()}
+    return settings.model_copy(update={**secrets, "api_key_file": None, "admin_key_file": None})
 
 
 class Guard:
@@ -90,15 +102,6 @@ class Guard:
             return None
         received = "one that is not known here" if brought else "no key"
         return UnauthorizedError("Authorization", EXPECTED, received)
-
-
-def is_inner(scope: Scope) -> bool:
-    """Whether a request came by a Unix domain socket, as those of other workers do.
-
-    It has no port, and lies in a folder that only they can enter.
-    """
-    _, port = scope.get("server") or (None, 0)
-    return port is None
 
 
 def brought_keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:

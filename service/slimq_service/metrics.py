@@ -44,7 +44,6 @@ ERROR_CODES = (
 """What can go wrong with a request for actions, by act, by the protocol or in a stream."""
 NO_SUCH_PATH = "no-such-path"
 METHOD_NOT_ALLOWED = "method-not-allowed"
-UPGRADE_REQUIRED = "upgrade-required"
 WIRE_CODES = (
     errors.HeadLimitError.code,
     errors.HeadTimeoutError.code,
@@ -53,10 +52,9 @@ WIRE_CODES = (
 )
 """What a connection is closed for before there is a request."""
 ACCESS_CODES = (errors.UnauthorizedError.code, errors.ForbiddenError.code)
+UPGRADE_REQUIRED = "upgrade-required"
 HTTP_ERROR_CODES = (
-    NO_SUCH_PATH,
-    METHOD_NOT_ALLOWED,
-    UPGRADE_REQUIRED,
+    *(NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED),
     *WIRE_CODES,
     *ACCESS_CODES,
     *ERROR_CODES,

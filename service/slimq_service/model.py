@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from slimq.core.errors import RepositoryError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.observation import ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.providers import CPU
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
 
@@ -82,6 +84,7 @@ def load(
     variant: str,
     stamp: Stamp,
     largest_batch: int = max(WARM_BATCHES),
+    providers: Sequence[str] = CPU,
 ) -> LoadedVariant:
     """Reads, verifies, builds and warms a variant. Takes its time: not for the event loop.
 
@@ -92,6 +95,7 @@ def load(
         stamp: what its files looked like.
         largest_batch: up to which every power of two is run once: the first run of a batch size
             allocates, and no request is to wait for that.
+        providers: what is to run it, as `make_session` has them.
 
     Raises:
         RepositoryError: a file is missing, cut, tampered with, or is no model of this policy, or
@@ -101,9 +105,8 @@ def load(
     trim_memory()
     before = resident_bytes()
     manifest, content = repository.read_model(policy.name, variant)
-    q_function = OnnxPolicy(
-        content, policy.observation, len(policy.actions), f"{policy.name}/{variant}"
-    )
+    name, actions = f"{policy.name}/{variant}", len(policy.actions)
+    q_function = OnnxPolicy(content, policy.observation, actions, name, providers)
     try:
         cost = measure(q_function, policy.observation)
         warm(q_function, policy.observation, largest_batch)

@@ -1,6 +1,7 @@
 """Two ports: one for whoever asks for actions, one for whoever watches and administers.
 
 Which port a request came in by is read from its connection's own address, never from a header.
+Another worker, which passes something on by a socket in the file system, is answered everything.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from slimq_service.guard import ADMINISTRATION, OPEN, is_inner
+from slimq_service.guard import ADMINISTRATION, OPEN
 from slimq_service.metrics import NO_SUCH_PATH
-from slimq_service.outer import refuse
 from slimq_service.problems import make_problem
+from slimq_service.refusal import is_inner, refuse
 
 METRICS = "/metrics"
 INDEX = "/v2/repository/index"
@@ -28,11 +29,9 @@ class Ports:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers what is not at this port, and hands on what is."""
-        if scope["type"] != "lifespan":
+        if scope["type"] != "lifespan" and not is_inner(scope):
             _, port = scope.get("server") or (None, None)
-            if not is_inner(scope) and not is_at(
-                scope["path"], administers=port == self._admin_port
-            ):
+            if not is_at(scope["path"], administers=port == self._admin_port):
                 self._count(NO_SUCH_PATH)
                 await refuse(scope, receive, send, _problem(scope["path"]))
                 return

@@ -16,13 +16,14 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from slimq.core.errors import InvalidInputError, RepositoryError
+from slimq.core.errors import RepositoryError
+from slimq.core.providers import CPU, check_available
 from slimq_service.app import create_app
-from slimq_service.guard import read_keys
+from slimq_service.guard import with_keys
 from slimq_service.health import Lifecycle
 from slimq_service.rlimits import bound_memory
-from slimq_service.settings import Settings, unknown_variables
-from slimq_service.sockets import BACKLOG, bind, url_of
+from slimq_service.settings import PROVIDERS_SETTING, Settings, unknown_variables
+from slimq_service.sockets import BACKLOG, listen, url_of
 from slimq_service.stream.endpoint import StreamEndpoint
 from slimq_service.wire import http_options
 
@@ -52,7 +53,9 @@ def serve(settings: Settings, announce: Announce) -> None:
 
     Raises:
         RepositoryError: the directory of policies is not there.
-        ConfigError: a file that a setting names cannot be read, or does not hold a key.
+        ConfigError: a file that a setting names cannot be read, or does not hold a key; or an
+            execution provider is not there.
+        MissingExtraError: a setting asks for what is not installed.
         InvalidInputError: an address cannot be used.
         SystemExit: 3 where the start fails; the log says why.
     """
@@ -62,39 +65,21 @@ def serve(settings: Settings, announce: Announce) -> None:
     for variable, near in unknown_variables(os.environ).items():
         log = structlog.get_logger(component="settings")
         log.warning("variable is not read", variable=variable, did_you_mean=near)
-    bound_memory(settings.memory_limit_bytes)
+    settings = with_keys(settings)
+    check_available(settings.providers, *PROVIDERS_SETTING)
     with contextlib.ExitStack() as opened:
         sockets, settings = listen(settings, opened)
-        if settings.workers > 1:
+        if settings.workers == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _end)
+            app = create_app(settings)
+            announce(*map(url_of, sockets))
+            run(app, settings, sockets)
+        else:
             from slimq_service.supervisor import Supervisor  # only where it is needed
 
-            read_keys(settings)  # what is wrong with them is said here, and not by every worker
             announce(*map(url_of, sockets))
             Supervisor(settings, sockets).run()
-            return
-        app = create_app(settings)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _end)
-        announce(*map(url_of, sockets))
-        run(app, settings, sockets)
-
-
-def listen(
-    settings: Settings, opened: contextlib.ExitStack
-) -> tuple[list[socket.socket], Settings]:
-    """The listening sockets, that of administration last, and settings that know its port.
-
-    Raises:
-        InvalidInputError: an address cannot be used, or both ports are the same.
-    """
-    sockets = [opened.enter_context(bind(settings.host, settings.port))]
-    if settings.admin_port is None:
-        return sockets, settings
-    sockets.append(opened.enter_context(bind(settings.admin_host, settings.admin_port)))
-    port, admin_port = (bound.getsockname()[1] for bound in sockets)
-    if port == admin_port:  # of two addresses; nobody could tell them apart
-        raise InvalidInputError("admin port", f"another than {port}", str(admin_port))
-    return sockets, settings.model_copy(update={"admin_port": admin_port})
 
 
 def run(
@@ -114,9 +99,10 @@ def run(
     Raises:
         SystemExit: 3 where the start fails; uvicorn has logged why.
     """
-    server = _Server(
-        make_config(app.state.front, settings, app.state.refused), app, settings, started
-    )
+    if settings.memory_limit_bytes is not None or settings.providers == CPU:
+        bound_memory(settings.memory_limit_bytes)  # drivers of others map more than there is
+    config = make_config(app.state.front, settings, app.state.refused)
+    server = _Server(config, app, settings, started)
     server.run(sockets=list(sockets))
     if not server.started:
         raise SystemExit(START_FAILED)

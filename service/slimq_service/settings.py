@@ -14,9 +14,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from slimq.core.errors import ConfigError, nearest
 from slimq.core.manifest import SLUG
+from slimq.core.providers import CPU, PROVIDERS, parse_providers
 
 PREFIX = "SLIMQ_"
 OF_OTHER_COMMANDS = frozenset(("URL",))
+PROVIDERS_SETTING = "settings", f"{PREFIX}PROVIDERS"
+"""How errors name where execution providers are asked for."""
 SECRETS = frozenset(("api_key", "admin_key"))
 """Settings whose values no message repeats."""
 KEY = r"[\x21-\x7e]{1,1024}"
@@ -51,6 +54,10 @@ class Settings(BaseSettings):
         default="127.0.0.1", min_length=1, description="address to listen on for that port"
     )
     access_log: bool = Field(default=False, description="whether every request is logged")
+    traces: bool = Field(
+        default=False,
+        description="whether spans are sent, as OTEL_* variables say; needs slimq[otel]",
+    )
     api_key: SecretStr | None = Field(
         default=None, description="key that every request must bring, except those for health"
     )
@@ -97,6 +104,11 @@ class Settings(BaseSettings):
         le=2**50,
         description="memory that variants may take before the least recently used go; null: no "
         "limit",
+    )
+    providers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=CPU,
+        description="what runs the models, the preferred one first: "
+        f"{', '.join(PROVIDERS)}; with commas between them",
     )
     max_model_bytes: int = Field(
         default=512 * 2**20,
@@ -200,6 +212,11 @@ class Settings(BaseSettings):
             raise ValueError(f"expected another than {PREFIX}PORT")
         return value
 
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _parse_providers(cls, value: Any) -> Any:
+        return parse_providers(value if isinstance(value, str) else ",".join(value))
+
     @field_validator("pinned", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -214,13 +231,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"expected policy/variant, received {name!r}")
         return value
 
-    def to_json(self) -> str:
-        """As JSON for another process, with what is secret."""
-        values = self.model_dump(mode="json")
-        for name in ("api_key", "admin_key"):
+    def reveal(self) -> str:
+        """All of them as JSON, what is secret too: for workers, by a pipe, and for nobody else."""
+        document = self.model_dump(mode="json")
+        for name in SECRETS:
             secret: SecretStr | None = getattr(self, name)
-            values[name] = None if secret is None else secret.get_secret_value()
-        return json.dumps(values)
+            document[name] = None if secret is None else secret.get_secret_value()
+        return json.dumps(document)
 
     def pinned_keys(self) -> frozenset[tuple[str, str]]:
         """The pinned variants as (policy, variant)."""

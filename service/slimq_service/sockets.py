@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
 from slimq.core.errors import InvalidInputError
+from slimq_service.settings import Settings
 
 BACKLOG = 2048
 """Connections that wait while the process is busy or still starting."""
@@ -33,6 +35,28 @@ def bind(host: str, port: int) -> socket.socket:
         raise InvalidInputError("host and port", "a free local address", received) from error
     bound.set_inheritable(True)
     return bound
+
+
+def listen(
+    settings: Settings, opened: contextlib.ExitStack
+) -> tuple[list[socket.socket], Settings]:
+    """The listening sockets, that of administration last, and settings that know its port.
+
+    Args:
+        settings: the addresses.
+        opened: closes the sockets in the end.
+
+    Raises:
+        InvalidInputError: an address cannot be used, or both ports are the same.
+    """
+    sockets = [opened.enter_context(bind(settings.host, settings.port))]
+    if settings.admin_port is None:
+        return sockets, settings
+    sockets.append(opened.enter_context(bind(settings.admin_host, settings.admin_port)))
+    port, admin_port = (bound.getsockname()[1] for bound in sockets)
+    if port == admin_port:  # of two addresses; nobody could tell them apart
+        raise InvalidInputError("admin port", f"another than {port}", str(admin_port))
+    return sockets, settings.model_copy(update={"admin_port": admin_port})
 
 
 def url_of(bound: socket.socket) -> str:

@@ -127,7 +127,7 @@ class Supervisor:
             _wait(alive)
 
     def _start(self, slot: _Slot, folder: Path) -> None:
-        settings = self._settings.to_json()
+        settings = self._settings.reveal()
         descriptors = [one.fileno() for one in self._sockets]
         orders = Orders(settings, descriptors, str(folder), slot.index, current_level())
         process = subprocess.Popen(

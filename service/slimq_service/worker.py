@@ -15,11 +15,14 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import structlog
+
+from slimq.core.errors import SlimqError
 from slimq_service.app import create_app
 from slimq_service.logs import configure_logs
 from slimq_service.peers import Peers
 from slimq_service.series import Registry
-from slimq_service.server import run
+from slimq_service.server import START_FAILED, run
 from slimq_service.settings import Settings
 from slimq_service.sockets import bind_unix
 
@@ -56,9 +59,13 @@ def main() -> None:
     settings = Settings.model_validate_json(orders.settings)
     own = f"worker-{orders.index}.sock"
     folder = Path(orders.folder)
+    try:
+        app = create_app(settings, Registry(folder, orders.index), Peers(folder, own))
+    except SlimqError as error:
+        structlog.get_logger(component="worker").error("start failed", problem=str(error))
+        raise SystemExit(START_FAILED) from error
     inner = bind_unix(folder / own)
     shared = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
-    app = create_app(settings, Registry(folder, orders.index), Peers(folder, own))
     threading.Thread(target=_watch, args=(sys.stdin.fileno(),), daemon=True).start()
     run(app, settings, [*shared, inner], started=_tell)
 

@@ -23,6 +23,7 @@ PAGES = (
     "docs/decisions.md",
     "docs/service.md",
     "docs/performance.md",
+    "docs/service-protection.md",
     "docs/serving.md",
     "docs/stream.md",
 )

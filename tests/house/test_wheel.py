@@ -68,7 +68,24 @@ def test_licence_and_command_are_in_it(wheel: Path, names: list[str]) -> None:
 def test_serve_brings_nothing_of_training(metadata: Message) -> None:
     requirements = metadata.get_all("Requires-Dist") or []
     always = [line for line in requirements if "extra ==" not in line]
-    serve = [line for line in requirements if "extra == 'serve'" in line]
-    assert serve
+    serve = [r for r in requirements if "extra == 'serve'" in r or "extra == 'http'" in r]
+    assert any(line.startswith("fastapi") for line in serve)
+    assert any(line.startswith("onnxruntime>") for line in serve)
     for line in always + serve:
         assert not line.startswith(("torch", "gymnasium", "ale-py", "onnx>", "onnxscript"))
+
+
+def test_an_extra_has_one_runtime_at_most(metadata: Message) -> None:
+    """The wheels of ONNX Runtime unpack the same package."""
+    requirements = metadata.get_all("Requires-Dist") or []
+    runtimes = {
+        extra: [r for r in requirements if r.startswith("onnxruntime") and f"'{extra}'" in r]
+        for extra in ("http", "serve", "serve-cuda", "serve-openvino", "compress")
+    }
+    assert {extra: len(found) for extra, found in runtimes.items()} == {
+        "http": 0,
+        "serve": 1,
+        "serve-cuda": 1,
+        "serve-openvino": 1,
+        "compress": 1,
+    }

@@ -36,7 +36,7 @@ class InProcess:
         self._lifespan = self.app.router.lifespan_context(self.app)
         self.run(self._lifespan.__aenter__())
         transport = httpx.ASGITransport(self.app.state.front, raise_app_exceptions=False)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://test:8000")
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)

@@ -4,6 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from slimq.core.errors import ConfigError
+from slimq_service.app import create_app
+from slimq_service.server import serve
+from slimq_service.settings import Settings
+
 LEAN = """
 import asyncio, sys
 import slimq_service.app, slimq_service.server
@@ -41,3 +48,11 @@ def test_importing_reads_no_settings() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_execution_provider_that_is_not_there_fails_the_start(tiny_repository: Path) -> None:
+    settings = Settings(policies=tiny_repository, providers=("cuda", "cpu"))
+    with pytest.raises(ConfigError, match="SLIMQ_PROVIDERS: cuda is not available"):
+        create_app(settings)
+    with pytest.raises(ConfigError, match="SLIMQ_PROVIDERS: cuda is not available"):
+        serve(settings, announce=lambda *_: pytest.fail("it is not served"))

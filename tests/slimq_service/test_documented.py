@@ -28,8 +28,8 @@ def default_of(name: str) -> str:
         return "processors"
     if default is None or default == ():
         return "none"
-    if isinstance(default, bool):
-        return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(default)
     if isinstance(default, float):
         return f"{default:g}"
     return str(default)

@@ -96,6 +96,11 @@ class Caller:
         return [sent[0]["status"]], found, body
 
 
+def lanes(service: Any) -> Any:
+    """The front itself, without what lies around it: nothing but what gives requests their ids."""
+    return service.app.state.front._app
+
+
 @pytest.fixture(scope="module")
 def service(shared: Any, in_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     made = in_process(shared.build_repository(tmp_path_factory.mktemp("front") / "policies"))
@@ -114,7 +119,7 @@ def sized(body: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def both(service: Any, path: str, messages: Any, headers: Any, **options: Any) -> Any:
-    front = Caller(service, service.app.state.lanes)(path, messages, headers, **options)
+    front = Caller(service, lanes(service))(path, messages, headers, **options)
     plain = Caller(service, service.app)(path, messages, headers, **options)
     assert front == plain
     return front
@@ -134,7 +139,7 @@ def test_what_it_takes_it_answers_to_the_byte(service: Any, path: str, rows: Any
 def test_it_needs_the_act_endpoint_for_none_of_these(
     service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    front = service.app.state.lanes
+    front = lanes(service)
     monkeypatch.setattr(front, "_act", None)
     for path in PATHS:
         for rows in GOOD:
@@ -232,7 +237,7 @@ def test_both_ways_count_alike(service: Any) -> None:
         "slimq_http_request_seconds_count",
     ]
     counts = []
-    for app in (service.app.state.lanes, service.app):
+    for app in (lanes(service), service.app):
         before = [service.metric(name + labels) for name in names]
         stats = statistics(service)
         Caller(service, app)(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from slimq.core.errors import ConfigError
-from slimq_service.guard import Guard, Keys, read_keys
+from slimq_service.guard import Guard, Keys, read_keys, with_keys
 from slimq_service.logs import configure_logs
 from slimq_service.settings import Settings, read_settings
 
@@ -125,7 +126,10 @@ def test_no_spelling_of_an_administrators_path_is_open(start: Any, path: str) ->
 
 
 def test_without_keys_there_is_no_guard(service: Any) -> None:
-    assert all(layer.func is not Guard for layer in service.app.state.layers)
+    layer = service.app.state.front
+    while hasattr(layer, "_app"):
+        assert not isinstance(layer, Guard)
+        layer = layer._app
     assert "securitySchemes" not in service.get("/openapi.json").json()["components"]
 
 
@@ -133,10 +137,8 @@ def websocket(service: Any, headers: list[Any], **more: Any) -> list[dict[str, A
     """What the application says to a WebSocket that opens."""
     sent: list[dict[str, Any]] = []
 
-    waiting = [{"type": "websocket.connect"}]
-
     async def receive() -> dict[str, Any]:
-        return waiting.pop() if waiting else {"type": "websocket.disconnect", "code": 1000}
+        return {"type": "websocket.disconnect" if sent else "websocket.connect", "code": 1006}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -149,14 +151,15 @@ def websocket(service: Any, headers: list[Any], **more: Any) -> list[dict[str, A
 
 def test_a_websocket_is_guarded_too(start: Any) -> None:
     service = start(api_key=API)
-    assert websocket(service, []) == [{"type": "websocket.close", "code": 1008}]
+    (closed,) = websocket(service, [])
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
     begin, body = websocket(service, [], extensions={"websocket.http.response": {}})
     assert (begin["type"], begin["status"]) == ("websocket.http.response.start", 401)
     assert (b"www-authenticate", b"Bearer") in begin["headers"]
     assert json.loads(body["body"])["code"] == "unauthorized"
     assert counted(service, "unauthorized") == 2
     allowed = websocket(service, [(b"authorization", BEARER["authorization"].encode())])
-    assert allowed[0]["type"] == "websocket.accept"
+    assert allowed[0].get("code") != 1008
 
 
 @pytest.mark.parametrize(
@@ -182,6 +185,50 @@ def test_the_document_of_the_interface_says_what_needs_a_key(
     assert ("/v1/policies" in guarded) == ("api_key" in keys)
 
 
+def test_what_another_worker_passes_on_was_let_through_by_that_one(start: Any) -> None:
+    service = start(api_key=API, admin_key=ADMIN)
+    front = service.app.state.front
+    servers: list[Any] = [("/tmp/slimq-x/worker-0.sock", None), ("127.0.0.1", 8000)]
+    servers += [("test", None), None]
+
+    async def come_by(server: Any) -> int:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await front({**scope, "server": server}, receive, send)
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return (await client.post(LOAD)).status_code
+
+    seen = [service.run(come_by(server)) for server in servers]
+    assert seen == [200, 401, 401, 401]
+
+
+def test_workers_have_the_keys_and_tell_each_other_without_them(
+    launch_once: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "key"
+    path.write_text(API + "\n")
+    server = launch_once(SLIMQ_WORKERS="2", SLIMQ_API_KEY_FILE=str(path), SLIMQ_ADMIN_KEY=ADMIN)
+    path.unlink()
+    end = time.monotonic() + 30
+    while server.log.read_text().count("worker answers") < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    act = server.url + "/v1/policies/tiny/act"
+    for _ in range(8):  # each on a connection of its own, so that both answer some
+        assert httpx.post(act, **ACT, headers=BEARER).status_code == 200
+        assert httpx.post(act, **ACT, headers={"x-api-key": "**********"}).status_code == 401
+    answer = httpx.post(server.url + LOAD, headers=BEARER_ADMIN, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert httpx.post(server.url + LOAD, headers=BEARER).status_code == 403
+    loaded = 'slimq_variant_loaded{policy="tiny",variant="other"} 2'
+    assert loaded in httpx.get(server.url + "/metrics", headers=BEARER).text
+    server.close()
+    text = server.log.read_text()
+    assert API not in text
+    assert ADMIN not in text
+
+
 def test_a_long_body_without_a_key_is_not_read(launch_once: Any) -> None:
     guarded = launch_once(SLIMQ_API_KEY=API)
     path = "/v1/policies/tiny/act"
@@ -199,9 +246,27 @@ def test_keys_come_from_files_without_the_space_around_them(tmp_path: Path) -> N
     api, admin = tmp_path / "api", tmp_path / "admin"
     api.write_text(f"  {API}\n")
     admin.write_bytes(ADMIN.encode() + b"\r\n\n")
-    keys = read_keys(read_settings(api_key_file=api, admin_key_file=admin))
-    assert keys == Keys(API.encode(), ADMIN.encode())
+    settings = read_settings(api_key_file=api, admin_key_file=admin)
+    keys = Keys(API.encode(), ADMIN.encode())
+    assert read_keys(settings) == keys
     assert not read_keys(Settings())
+    for path in (api, admin):
+        path.unlink()
+    with pytest.raises(ConfigError):
+        read_keys(settings)
+
+
+def test_keys_of_files_are_read_once_and_revealed_to_workers_alone(tmp_path: Path) -> None:
+    path = tmp_path / "api"
+    path.write_text(API)
+    settings = with_keys(read_settings(api_key_file=path, admin_key=ADMIN))
+    path.unlink()
+    assert API not in repr(settings)
+    assert API not in settings.model_dump_json()
+    told = Settings.model_validate_json(settings.reveal())
+    assert told == settings
+    assert read_keys(told) == Keys(API.encode(), ADMIN.encode())
+    assert with_keys(Settings()) == Settings()
 
 
 @pytest.mark.parametrize(

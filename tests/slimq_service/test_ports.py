@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import httpx
 import pytest
 
 from slimq.core.errors import ConfigError, InvalidInputError
-from slimq_service import server
-from slimq_service.server import listen
+from slimq_service import sockets
+from slimq_service.ports import Ports
 from slimq_service.settings import Settings, read_settings
+from slimq_service.sockets import listen
 
 HEALTH = ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"]
 ADMINISTRATION = [
@@ -28,7 +31,7 @@ REST = [
     ("GET", "/v2/models/tiny"),
     ("POST", "/v2/models/tiny/infer"),
 ]
-MAIN_URL, ADMIN_URL, NO_PORT = "http://test:8000", "http://test:9000", "http://test"
+MAIN_URL, ADMIN_URL = "http://test:8000", "http://test:9000"
 
 
 def is_there(service: Any, method: str, url: str) -> bool:
@@ -64,10 +67,35 @@ def test_health_and_the_index_are_at_both(start: Any, method: str, path: str) ->
     assert is_there(service, method, ADMIN_URL + path)
 
 
-def test_a_socket_without_a_port_answers_everything(start: Any) -> None:
-    service = start(admin_port=9000)
-    for method, path in (*ADMINISTRATION, *REST, *BOTH):
-        assert is_there(service, method, NO_PORT + path)
+def test_another_worker_is_answered_everything() -> None:
+    async def ask(path: str) -> list[str]:
+        passed = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            passed.append(scope["path"])
+
+        scope = {"type": "http", "path": path, "server": ("/tmp/slimq-x/worker-0.sock", None)}
+        await Ports(app, 9000, str)(scope, None, None)  # type: ignore[arg-type]
+        return passed
+
+    for _, path in (*ADMINISTRATION, *REST, *BOTH):
+        assert asyncio.run(ask(path)) == [path]
+
+
+def test_workers_answer_at_both_ports(launch_once: Any) -> None:
+    process = launch_once(SLIMQ_ADMIN_PORT="0", SLIMQ_WORKERS="2")
+    admin_url = process.process.stdout.readline().split(" at ")[1].strip()
+    end = time.monotonic() + 30
+    while process.log.read_text().count("worker answers") < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    load = "/v2/repository/models/tiny/load"
+    for _ in range(6):
+        assert httpx.post(process.url + load).status_code == 404
+        assert httpx.get(admin_url + "/v1/policies").status_code == 404
+    assert httpx.post(admin_url + load, timeout=60).status_code == 200
+    loaded = 'slimq_variant_loaded{policy="tiny",variant="other"} 2'
+    assert loaded in httpx.get(admin_url + "/metrics").text
 
 
 def test_without_the_setting_everything_is_at_one_port(service: Any) -> None:
@@ -78,8 +106,8 @@ def test_without_the_setting_everything_is_at_one_port(service: Any) -> None:
 def test_a_wrong_port_is_counted(start: Any) -> None:
     service = start(admin_port=9000)
     service.get(MAIN_URL + "/metrics")
-    value = service.app.state.metrics.registry.get_sample_value
-    assert value("slimq_http_errors_total", {"code": "no-such-path"}) == 1
+    text = service.get(ADMIN_URL + "/metrics").text
+    assert 'slimq_http_errors_total{code="no-such-path"} 1.0\n' in text
 
 
 def test_keys_hold_at_both_ports(start: Any) -> None:
@@ -108,13 +136,13 @@ def test_both_ports_the_same_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(ConfigError, match=r"SLIMQ_ADMIN_PORT: .*another than SLIMQ_PORT"):
         read_settings(port=9000, admin_port=9000)
     assert read_settings(port=0, admin_port=0).admin_port == 0
-    bind, bound = server.bind, []
+    bind, bound = sockets.bind, []
 
     def bind_once(host: str, port: int) -> Any:
         bound[:] = bound or [bind(host, port)]
         return contextlib.nullcontext(bound[0])
 
-    monkeypatch.setattr("slimq_service.server.bind", bind_once)
+    monkeypatch.setattr("slimq_service.sockets.bind", bind_once)
     settings = Settings(policies=tmp_path, port=0, admin_port=0)
     with pytest.raises(InvalidInputError, match="admin port"), contextlib.ExitStack() as opened:
         listen(settings, opened)

@@ -128,7 +128,7 @@ def test_the_fast_loop_and_parser_are_used() -> None:
 
 
 def test_streams_go_through_the_protocol_that_has_their_limits() -> None:
-    config = make_config(lambda: None, Settings(stream_message_bytes=1000))
+    config = make_config(lambda: None, Settings(stream_message_bytes=1000), str)
     config.load()
     assert config.ws_protocol_class.__name__ == "WebSocketsSansIOProtocol"
     assert (config.ws_max_size, config.ws_per_message_deflate) == (1000, False)
@@ -210,8 +210,8 @@ def test_a_start_that_fails_is_no_success(
         raise ZeroDivisionError
 
     app = FastAPI(lifespan=lifespan)
-    app.state.lifecycle, app.state.front = Lifecycle(), app
     app.state.refused = str
+    app.state.lifecycle, app.state.front = Lifecycle(), app
     monkeypatch.setattr("slimq_service.server.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
         serve(Settings(policies=tiny_repository, port=0), announce=lambda *_: None)
@@ -232,7 +232,8 @@ def test_a_server_that_returns_without_having_started_is_no_success(
 
 def test_what_a_client_does_not_wait_for_is_not_computed(launch: Any, tmp_path: Path) -> None:
     """The requests before it take long enough that it still waits when it goes."""
-    variables = {"SLIMQ_INLINE_SECONDS": "0", "SLIMQ_INFERENCE_THREADS": "1"}
+    variables = {"SLIMQ_INLINE_SECONDS": "0", "SLIMQ_ALONE_SECONDS": "0"}
+    variables["SLIMQ_INFERENCE_THREADS"] = "1"
     server = launch(Path(__file__).parents[2] / "policies", tmp_path / "log", **variables)
     path, body = "/v1/policies/pong/variants/fp32/act", bytes(128 * 4 * 84 * 84)
     lines = [f"POST {path} HTTP/1.1", "Host: test", "Content-Type: application/octet-stream"]

@@ -45,3 +45,12 @@ def test_what_costs_memory_has_a_limit_that_it_can_be_paid_at(name: str, most: i
     assert getattr(read_settings(**{name: most}), name) == most
     with pytest.raises(ConfigError, match=f"SLIMQ_{name.upper()}"):
         read_settings(**{name: most + 1})
+
+
+def test_execution_providers_are_a_list_of_known_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings().providers == ("cpu",)
+    monkeypatch.setenv("SLIMQ_PROVIDERS", "openvino,cpu")
+    assert read_settings().providers == ("openvino", "cpu")
+    monkeypatch.setenv("SLIMQ_PROVIDERS", "cude")
+    with pytest.raises(ConfigError, match=r"SLIMQ_PROVIDERS: .*'cude', did you mean 'cuda'"):
+        read_settings()

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from slimq_service.act import refuse
-from slimq_service.answers import send_answer, with_retry
+from slimq_service.answers import Answer, send_answer, with_retry
 from slimq_service.metrics import NO_SUCH_PATH, Metrics
 from slimq_service.problems import Problem, make_problem
 
@@ -27,10 +27,15 @@ async def refuse_stream(scope: Scope, receive: Receive, send: Send, problem: Pro
         send: where the answer goes.
         problem: why.
     """
+    await deny(scope, receive, send, with_retry(refuse(problem), problem), problem["code"])
+
+
+async def deny(scope: Scope, receive: Receive, send: Send, answer: Answer, code: str) -> None:
+    """The same with an answer that is worded already; `code` is for servers that take none."""
     if EXTENSION not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": problem["code"]})
+        await send({"type": "websocket.close", "code": 1008, "reason": code})
         return
-    await send_answer(send, with_retry(refuse(problem), problem), kind=EXTENSION)
+    await send_answer(send, answer, kind=EXTENSION)
     # Until the connection is gone, uvicorn takes a return for a mistake of ours, and logs it as
     # such (uvicorn #3138). It tells of the end twice: once as it is sent, and once as it is there.
     with contextlib.suppress(TimeoutError):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from slimq.core._protobuf import check_model
-from slimq.core.errors import RepositoryError
+from slimq.core.errors import ConfigError, RepositoryError
 from slimq.core.observation import Observations, ObservationSpec
+from slimq.core.providers import CPU, IDENTITY, check_available, full_names
 from slimq.core.qfunction import QValues
 
 INPUT, OUTPUT = "observation", "q_values"
@@ -34,7 +36,10 @@ def session_options() -> ort.SessionOptions:
 
 
 def make_session(
-    model: bytes, name: str = "model", options: ort.SessionOptions | None = None
+    model: bytes,
+    name: str = "model",
+    options: ort.SessionOptions | None = None,
+    providers: Sequence[str] = CPU,
 ) -> ort.InferenceSession:
     """The session of a model, in the one configuration that every variant gets.
 
@@ -44,17 +49,43 @@ def make_session(
         model: the serialised ONNX model, uncompressed.
         name: how errors name the model.
         options: `session_options()` with profiling, for whoever looks inside.
+        providers: what is to run it, of `PROVIDERS`, the preferred one first; operators that it
+            does not have run on the processor.
 
     Raises:
-        RepositoryError: not an ONNX model, or one that `check_model` refuses.
+        RepositoryError: not an ONNX model, one that `check_model` refuses, or one that the first
+            of the providers does not run.
     """
     check_model(model, name)
     options = options or session_options()
     ort.disable_telemetry_events()
+    wanted = full_names(providers)
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, options, providers=wanted, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no common base of their own
         raise RepositoryError(name, f"ONNX Runtime refuses it: {first_line(error)}") from error
+    running = session.get_providers()
+    if running[:1] != wanted[:1]:
+        raise RepositoryError(name, f"expected to run on {wanted[0]}, runs on {', '.join(running)}")
+    return session
+
+
+def check_providers(names: Sequence[str], source: str, place: str) -> None:
+    """Sees whether providers are there, and whether the first one starts.
+
+    Args:
+        names: of providers, the preferred one first.
+        source: what asked for them, for the error.
+        place: where it did.
+
+    Raises:
+        ConfigError: one is not there, or the first does not start.
+    """
+    check_available(names, source, place)
+    try:
+        make_session(IDENTITY, names[0], providers=names)
+    except RepositoryError as error:
+        raise ConfigError(source, place, f"{names[0]} does not start: {error.problem}") from error
 
 
 class OnnxPolicy:
@@ -65,7 +96,12 @@ class OnnxPolicy:
     """
 
     def __init__(
-        self, model: bytes, observation: ObservationSpec, actions: int, name: str = "model"
+        self,
+        model: bytes,
+        observation: ObservationSpec,
+        actions: int,
+        name: str = "model",
+        providers: Sequence[str] = CPU,
     ) -> None:
         """Loads the model, checks its signature and runs it once, which also warms it up.
 
@@ -74,11 +110,12 @@ class OnnxPolicy:
             observation: what the model must take as `observation`.
             actions: how many Q-values it must answer for each observation.
             name: how errors name the model.
+            providers: as `make_session` has them.
 
         Raises:
             RepositoryError: it does not load, or its inputs or outputs are others.
         """
-        self.session = make_session(model, name)
+        self.session = make_session(model, name, providers=providers)
         _check_values(
             f"{name}: input",
             self.session.get_inputs(),

@@ -1,0 +1,54 @@
+"""Answers requests that get no further than a layer around the application."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from starlette.types import Receive, Scope, Send
+
+from slimq_service import act
+from slimq_service.answers import send_answer
+from slimq_service.bodies import drain, header, is_long
+from slimq_service.hot import DRAIN_SECONDS
+from slimq_service.oip import errors as oip
+from slimq_service.problems import Problem
+from slimq_service.stream.refusal import deny
+
+
+async def refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    problem: Problem,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+) -> None:
+    """Answers a request, or the request for a WebSocket, with what is wrong with it.
+
+    Args:
+        scope: the request's.
+        receive: its ASGI channel, from which nothing was taken.
+        send: where the answer goes.
+        problem: what is wrong; it is worded as the path's other errors are.
+        headers: further headers of the answer.
+    """
+    words = oip if oip.is_protocol(scope["path"]) else act
+    answer = replace(words.refuse(problem), headers=headers)
+    if scope["type"] == "websocket":
+        await receive()
+        await deny(scope, receive, send, answer, problem["code"])
+        return
+    close = _has_body(scope) and is_long(scope["headers"])
+    await send_answer(send, answer, close=close)
+    if close:
+        await drain(receive, DRAIN_SECONDS)
+        await send({"type": "http.response.body", "body": b""})
+
+
+def is_inner(scope: Scope) -> bool:
+    """Whether a request came by a socket in the file system, from another worker of the service."""
+    name, port = scope.get("server") or ("", 0)
+    return port is None and str(name).startswith("/")
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(header(scope["headers"], n) for n in (b"content-length", b"transfer-encoding"))

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from slimq.core.errors import ConfigError
+from slimq_service import worker
+from slimq_service.settings import Settings
+from slimq_service.worker import Orders
+
+
+def test_a_start_that_fails_is_one_line_and_a_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_repository: Path
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ConfigError("settings", "SLIMQ_PROVIDERS", "cuda does not start")
+
+    settings = Settings(policies=tiny_repository).reveal()
+    orders = Orders(settings, [], str(tmp_path), 0, 20).encode()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(orders)))
+    monkeypatch.setattr(worker, "create_app", fail)
+    monkeypatch.setattr(worker, "configure_logs", lambda _: None)
+    with capture_logs() as logs, pytest.raises(SystemExit) as ended:
+        worker.main()
+    assert ended.value.code == 3
+    (log,) = logs
+    assert (log["event"], log["problem"]) == (
+        "start failed",
+        "settings: SLIMQ_PROVIDERS: cuda does not start",
+    )
+    assert json.loads(settings)["providers"] == ["cpu"]
