@@ -30,6 +30,7 @@ SMALLER = {
     "pruned-l1": 8.0,
     "pruned-taylor": 8.0,
     "pruned-obd": 8.0,
+    "pruned-slimming": 8.0,
     "pruned-int8": 8.0,
     "low-rank": 8.0,
     "tucker": 8.0,

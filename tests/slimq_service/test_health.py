@@ -3,6 +3,8 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 
 def test_the_process_is_alive_whatever_the_repository(start: Any, repositories: Any) -> None:
     service = start()
@@ -38,11 +40,11 @@ def test_a_repository_that_is_gone_is_named_once(service: Any, repositories: Any
     assert answer.json()["detail"].startswith(f"{repositories.root}: cannot be listed: No such")
 
 
-def test_metrics_speak_both_formats(service: Any) -> None:
-    plain = service.get("/metrics")
-    assert plain.headers["content-type"].startswith("text/plain")
+def test_metrics_are_prometheus_text_whatever_is_asked_for(service: Any) -> None:
+    accept = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.1"}
+    plain = service.get("/metrics", headers=accept)
+    assert plain.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert list(text_string_to_metric_families(plain.text))
     assert "slimq_info{" in plain.text
     assert "process_resident_memory_bytes" in plain.text
     assert "_created" not in plain.text
-    accept = {"accept": "application/openmetrics-text;version=1.0.0"}
-    assert service.get("/metrics", headers=accept).text.endswith("# EOF\n")
