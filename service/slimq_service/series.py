@@ -89,7 +89,7 @@ class Family(Generic[S]):
     names: tuple[str, ...]
     kind: type[S]
     bounds: tuple[float, ...]
-    allocate: Callable[[Family[Any], tuple[str, ...]], tuple[Any, int]]
+    create: Callable[[Family[Any], tuple[str, ...]], Any]
     largest: bool = False
     children: dict[tuple[str, ...], S] = field(default_factory=dict)
 
@@ -100,11 +100,11 @@ class Family(Generic[S]):
 
     def labels(self, *values: str) -> S:
         """The series of these label values, 0 at first."""
-        child = self.children.get(values)
-        if child is None:
-            slots, slot = self.allocate(self, values)
-            child = self.children.setdefault(values, self.kind(slots, slot, self.bounds))
-        return child
+        found = self.children.get(values)
+        if found is not None:
+            return found
+        made: S = self.create(self, values)
+        return made
 
 
 class Registry:
@@ -142,19 +142,19 @@ class Registry:
 
     def counter(self, name: str, description: str, names: tuple[str, ...] = ()) -> Family[Counter]:
         """A family of counters; `_total` comes behind its name."""
-        return self._add(Family(f"{name}_total", description, names, Counter, (), self._allocate))
+        return self._add(Family(f"{name}_total", description, names, Counter, (), self._create))
 
     def gauge(
         self, name: str, description: str, names: tuple[str, ...] = (), *, largest: bool = False
     ) -> Family[Gauge]:
         """A family of gauges, joined over workers by their sum, or the largest."""
-        return self._add(Family(name, description, names, Gauge, (), self._allocate, largest))
+        return self._add(Family(name, description, names, Gauge, (), self._create, largest))
 
     def histogram(
         self, name: str, description: str, names: tuple[str, ...], bounds: Sequence[float]
     ) -> Family[Histogram]:
         """A family of histograms with these upper bounds, ascending."""
-        made = Family(name, description, names, Histogram, tuple(bounds), self._allocate)
+        made = Family(name, description, names, Histogram, tuple(bounds), self._create)
         return self._add(made)
 
     def get_sample_value(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
@@ -172,7 +172,7 @@ class Registry:
         """The text, with a line break at its end; takes some milliseconds, in any thread."""
         with self._lock:
             totals, largest = self._gather()
-            if self._plan is None or self._plan.used != self._used:
+            if self._plan is None:
                 self._plan = _Plan.make(list(self._families.values()), self._places, self._used)
             return self._plan.render(totals, largest)
 
@@ -180,24 +180,31 @@ class Registry:
         self._families[family.name] = family
         return family
 
-    def _allocate(self, family: Family[Any], values: tuple[str, ...]) -> tuple[Any, int]:
+    def _create(self, family: Family[Any], values: tuple[str, ...]) -> Any:
+        """A series, under the lock: a scrape sees it with its slots, or not at all."""
         if len(values) != len(family.names):
-            raise ValueError(
-                f"{family.name}: expected values for {family.names}, received {values}"
-            )
+            raise ValueError(f"{family.name}: expected values of {family.names}, not {values}")
         with self._lock:
+            if values in family.children:
+                return family.children[values]
             slot = self._places.get((family.name, values))
-            if slot is not None:  # of a worker before this one
-                if issubclass(family.kind, Gauge):
-                    self._slots[slot] = 0.0
-                return self._slots, slot
-            slot, self._used = self._used, self._used + family.width
-            if self._layout is not None:
-                line = json.dumps([family.name, values, slot, family.width]) + "\n"
-                with self._layout.open("a", encoding="utf-8") as file:
-                    file.write(line)
-            self._places[family.name, values] = slot
-            return self._slots, slot
+            if slot is None:
+                slot = self._place(family, values)
+            elif issubclass(family.kind, Gauge):  # of a worker before this one
+                self._slots[slot] = 0.0
+            child = family.children[values] = family.kind(self._slots, slot, family.bounds)
+            self._plan = None
+            return child
+
+    def _place(self, family: Family[Any], values: tuple[str, ...]) -> int:
+        """New slots, which other workers find by the layout."""
+        slot, self._used = self._used, self._used + family.width
+        if self._layout is not None:
+            line = json.dumps([family.name, values, slot, family.width]) + "\n"
+            with self._layout.open("a", encoding="utf-8") as file:
+                file.write(line)
+        self._places[family.name, values] = slot
+        return slot
 
     def _gather(self) -> tuple[Values, Values]:
         """Sums and largest values over the workers, by this worker's slots."""
@@ -269,7 +276,6 @@ class _Other:
 class _Plan:
     """The lines of the text and where their values come from."""
 
-    used: int
     starts: list[str]
     first: npt.NDArray[np.int64]
     last: npt.NDArray[np.int64]
@@ -311,7 +317,7 @@ class _Plan:
                 head = ""
         first, last, largest = zip(*spans, strict=True) if spans else ((), (), ())
         begins, ends = np.array(first, np.int64), np.array(last, np.int64)
-        return cls(used, starts, begins, ends, counted, np.array(largest, np.bool_))
+        return cls(starts, begins, ends, counted, np.array(largest, np.bool_))
 
     def render(self, totals: Values, largest: Values) -> str:
         """The text. Counts are added as whole numbers, apart from the sums of seconds."""

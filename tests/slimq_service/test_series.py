@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,31 @@ def test_counters_outlive_their_worker_and_gauges_do_not(tmp_path: Path) -> None
     again = Registry(tmp_path, 1)
     assert again.counter("late", "Late").labels() is not None
     assert again.get_sample_value("late_total") == 1
+
+
+def test_what_a_worker_takes_up_again_after_a_scrape_is_in_the_next_one(tmp_path: Path) -> None:
+    fill(Registry(tmp_path, 0))
+    again = Registry(tmp_path, 0)
+    assert again.render() == ""
+    fill(again, 0)
+    assert again.get_sample_value("requests_total", dict(zip(NAMES, KEY, strict=True))) == 1
+
+
+def test_series_that_appear_while_others_are_scraped_are_all_there() -> None:
+    registry = Registry()
+    family = registry.counter("requests", "Requests", ("name",))
+    ended = threading.Event()
+    texts: list[str] = []
+
+    def scrape() -> None:
+        while not ended.is_set():
+            texts.append(registry.render())
+
+    scraping = threading.Thread(target=scrape)
+    scraping.start()
+    for number in range(2000):
+        family.labels(str(number)).inc()
+    ended.set()
+    scraping.join()
+    assert texts
+    assert registry.render().count("requests_total{") == 2000
