@@ -24,7 +24,7 @@ from slimq_service.guard import describe, read_keys
 from slimq_service.handlers import add_error_handlers
 from slimq_service.health import Lifecycle, make_health_router
 from slimq_service.hot import Hot
-from slimq_service.layers import count_refused, is_watched, surround, trace_provider
+from slimq_service.layers import count_refused, surround, trace_provider
 from slimq_service.metrics import Metrics
 from slimq_service.oip.control import make_control_router
 from slimq_service.oip.infer import InferEndpoint
@@ -128,7 +128,7 @@ def create_app(
     exposition = Exposition(metrics.registry, peers.folder)
     act, infer = ActEndpoint(hot), InferEndpoint(hot)
     app.router.routes.extend([*act.routes(), *CompareEndpoint(hot).routes(), *infer.routes()])
-    front = Front(app, hot, act, infer, express=not is_watched(settings))
+    front = Front(app, hot, act, infer, express=not settings.traces)
     app.state.front = surround(front, settings, metrics, keys, make_id, provider)
     app.state.streams = StreamEndpoint(hot, metrics)
     app.router.routes.extend(app.state.streams.routes())

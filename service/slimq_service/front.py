@@ -22,8 +22,9 @@ import numpy as np
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slimq_service.access import CALL
 from slimq_service.act import MIDDLE, ActEndpoint, render_start
-from slimq_service.hot import Hot
+from slimq_service.hot import Call, Hot
 from slimq_service.metrics import VariantMetrics
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.infer import InferEndpoint
@@ -49,6 +50,8 @@ class _Lane:
     start: bytes
     measured: VariantMetrics
     statistics: VariantStatistics
+    call: Call
+    """Whose requests they are, for the access log."""
 
 
 class Front:
@@ -70,7 +73,7 @@ class Front:
             hot: what hot endpoints share.
             act: answers requests for actions.
             infer: answers the protocol's.
-            express: whether there is an express lane; what is answered there leaves no call behind.
+            express: whether there is an express lane; it tells of no request where its time went.
         """
         self._express = express
         self._app, self._hot, self._act = app, hot, act
@@ -151,6 +154,7 @@ class Front:
             render_start(loaded),
             hot.metrics.of(policy, name),
             hot.statistics.of(policy, name),
+            Call(policy, name),
         )
         return lane
 
@@ -194,6 +198,7 @@ class Front:
             )
         )
         ended = time.perf_counter_ns()
+        scope[CALL] = lane.call
         lane.state.used = time.monotonic()
         measured = lane.measured
         measured.requests.inc()

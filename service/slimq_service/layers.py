@@ -53,11 +53,6 @@ def surround(
     return RequestIds(app, make_id)
 
 
-def is_watched(settings: Settings) -> bool:
-    """Whether a layer wants to know of each request what only the endpoints say."""
-    return settings.access_log or settings.traces
-
-
 def trace_provider(settings: Settings) -> Any:
     """What makes spans, None where none are asked for.
 

@@ -43,6 +43,17 @@ def test_one_line_says_what_was_asked_and_answered(start: Any) -> None:
     assert "key" not in str(found)
 
 
+def test_the_shortest_way_through_says_whose_request_it_was_too(start: Any) -> None:
+    service = start(access_log=True)
+    options = {"json": {"observations": [[0] * 4]}}
+    for policy, variant in (("tiny", "fp32"), ("tiny", "other")):
+        path = f"/v1/policies/{policy}/variants/{variant}/act"
+        for _ in range(3):
+            found = logged(service, "POST", path, **options)
+            assert (found["status"], found["policy"], found["variant"]) == (200, policy, variant)
+    assert path in service.app.state.front._app._app._lanes
+
+
 def test_without_the_setting_nothing_is_logged(service: Any) -> None:
     service.get("/healthz")
     with capture_logs() as logs:
