@@ -248,9 +248,8 @@ class Catalogue:
             ConflictError: it is pinned.
         """
         self.scan.variant(policy, variant)
+        self.check_unpinned(policy, variant)
         key = policy, variant
-        if key in self._residents.pinned:
-            raise ConflictError("variant", "one that is not pinned", f"{policy}/{variant}")
         state = self._states[key]
         while state.task is not None:
             await asyncio.wait([state.task])
@@ -258,6 +257,15 @@ class Catalogue:
             self._residents.drop(key)
             state.unloaded = True
         await self._trim()
+
+    def check_unpinned(self, policy: str, variant: str) -> None:
+        """Refuses to let go of what is pinned.
+
+        Raises:
+            ConflictError: it is.
+        """
+        if (policy, variant) in self._residents.pinned:
+            raise ConflictError("variant", "one that is not pinned", f"{policy}/{variant}")
 
     def awaited(self) -> list[Key]:
         """What is pinned and neither in memory nor known to be broken."""

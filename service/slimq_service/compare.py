@@ -2,7 +2,8 @@
 
 Variants run one after the other, each as a request for actions would, so that their times can be
 compared. Agreement, difference and regret are against a reference, the policy's baseline unless
-another is named. It counts neither as a request for actions nor in the variants' metrics.
+another is named. It counts neither as a request for actions nor in the variants' metrics, but for
+the batches that are computed in threads.
 """
 
 from __future__ import annotations

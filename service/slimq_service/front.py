@@ -138,7 +138,7 @@ class Front:
         if not self._express or found is None or found.manifest is None:
             return None
         manifest, variant = found.manifest, names.get("variant")
-        if variant is None and manifest.routing is not None:
+        if manifest.routing is not None:  # a routing key may be too long
             return None
         name = variant or manifest.default_variant
         state = hot.catalogue.state(policy, name)

@@ -133,7 +133,7 @@ class Registry:
                 file.truncate(FILE_BYTES)
                 self._memory = mmap.mmap(file.fileno(), FILE_BYTES)
             kept, end = _read_layout(self._layout, 0)
-            if kept:
+            if self._layout.exists():
                 os.truncate(self._layout, end)  # of a line that a worker died over
             for name, values, slot, width in kept:
                 self._places[name, values] = slot
@@ -178,6 +178,10 @@ class Registry:
 
     def _add(self, family: Family[S]) -> Family[S]:
         self._families[family.name] = family
+        if issubclass(family.kind, Gauge):  # of a worker before this one, whatever it had
+            for (name, _), slot in self._places.items():
+                if name == family.name:
+                    self._slots[slot] = 0.0
         return family
 
     def _create(self, family: Family[Any], values: tuple[str, ...]) -> Any:
@@ -190,8 +194,6 @@ class Registry:
             slot = self._places.get((family.name, values))
             if slot is None:
                 slot = self._place(family, values)
-            elif issubclass(family.kind, Gauge):  # of a worker before this one
-                self._slots[slot] = 0.0
             child = family.children[values] = family.kind(self._slots, slot, family.bounds)
             self._plan = None
             return child

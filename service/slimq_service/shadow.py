@@ -161,6 +161,9 @@ class Shadow:
 
     async def _work(self, items: list[_Item]) -> None:
         policy, name = items[0].answered.policy, items[0].shadow
+        if not self._catalogue.scan.knows(policy.name, name):  # looking for it is the watcher's
+            self._drop(policy.name, name, FAILED, len(items))
+            return
         try:
             variant = await self._catalogue.get(policy.name, name)
             if variant.policy.observation != policy.observation:

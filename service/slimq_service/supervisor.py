@@ -106,7 +106,7 @@ class Supervisor:
             now = time.monotonic()
             for slot in self._slots:
                 status = self._look(slot, folder)
-                if status is not None and not self._ever_up:
+                if status is not None and not self._ever_up and not self._ending:
                     return status or 1
                 if slot.worker is None and not self._ending and now >= slot.next_start:
                     self._start(slot, folder)
@@ -139,8 +139,8 @@ class Supervisor:
         )
         pipes = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
         slot.worker = _Worker(process, *pipes, time.monotonic())
-        slot.worker.orders.write(orders.encode())
         with contextlib.suppress(BrokenPipeError):  # it died; that is seen in a moment
+            slot.worker.orders.write(orders.encode())
             slot.worker.orders.flush()
         self._log.info("worker started", worker=slot.index, pid=process.pid)
         self._write(folder)
@@ -176,10 +176,13 @@ class Supervisor:
         """Tells the workers what they cannot know of each other, for their metrics."""
         alive = [(s.index, s.worker.process.pid) for s in self._slots if s.worker is not None]
         live = " ".join(f"{index}:{pid}" for index, pid in alive)
-        for name, text in ((LIVE_FILE, live), (RESTARTS_FILE, str(self._restarts))):
-            temporary = folder / f".{name}"
-            temporary.write_text(text, encoding="ascii")
-            temporary.replace(folder / name)
+        try:
+            for name, text in ((LIVE_FILE, live), (RESTARTS_FILE, str(self._restarts))):
+                temporary = folder / f".{name}"
+                temporary.write_text(text, encoding="ascii")
+                temporary.replace(folder / name)
+        except OSError as error:  # a full disk is no reason to end workers that answer
+            self._log.error("workers are not told of each other", problem=str(error))
 
     def _kill(self) -> None:
         """Ends whoever is left."""

@@ -95,8 +95,13 @@ def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) 
         await catalogue.refresh()
         versions = chosen_variants(document, catalogue, model)
         for version in versions:
-            await catalogue.unload(model, version)
-        check_answers(await peers.ask(request, body))
+            catalogue.check_unpinned(model, version)
+        try:
+            for version in versions:
+                await catalogue.unload(model, version)
+        finally:
+            answers = await peers.ask(request, body)
+        check_answers(answers)
         return Loaded(name=model, load=False, versions=versions)
 
     return router

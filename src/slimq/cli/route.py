@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
 from slimq.core.errors import InvalidInputError
+from slimq.core.manifest import MOST_WEIGHTS, SLUG
 
 if TYPE_CHECKING:
     from slimq.core.manifest import PolicyManifest
@@ -49,11 +51,15 @@ def route(
     _refuse_both("--no-shadow", no_shadow, "--shadow", shadow is not None)
     if share is not None and shadow is None:
         raise InvalidInputError("--share", "--shadow VARIANT with it", "none")
+    if shadow is not None:
+        _check_name("--shadow", shadow)
     publisher = Publisher(Repository(policies))
     parsed = parse_weights(weights or [])
     if shadow is not None and not 0 < (share := 1.0 if share is None else share) <= 1:
         raise InvalidInputError("--share", "a number over 0 and at most 1", f"{share:g}")
     manifest = publisher.repository.policy(policy)
+    if shadow is not None:
+        publisher.repository.variant(policy, shadow)  # before anything is changed
     if clear or parsed:
         manifest = publisher.route(policy, Routing(weights=parsed) if parsed else None)
     if no_shadow or shadow is not None:
@@ -78,9 +84,12 @@ def parse_weights(texts: list[str]) -> dict[str, float]:
         if not name or not separator or not 0 <= weight <= 1e9:
             expected = "VARIANT=WEIGHT with a weight from 0 to 1e9, such as int8=10"
             raise InvalidInputError("VARIANT=WEIGHT", expected, repr(text))
+        _check_name("VARIANT=WEIGHT", name)
         if name in weights:
             raise InvalidInputError("VARIANT=WEIGHT", "each variant once", f"{name!r} again")
         weights[name] = weight
+    if len(weights) > MOST_WEIGHTS:
+        raise InvalidInputError("VARIANT=WEIGHT", f"at most {MOST_WEIGHTS}", str(len(weights)))
     if weights and not any(weights.values()):
         raise InvalidInputError("VARIANT=WEIGHT", "a weight over 0", "none")
     return weights
@@ -105,6 +114,11 @@ def describe(manifest: PolicyManifest) -> str:
     shadow = values["shadow"]
     looks = f"; {shadow['variant']} looks at {shadow['share']:.4g} of them" if shadow else ""
     return f"{manifest.name}: requests that name no variant: {shares}{looks}"
+
+
+def _check_name(field: str, name: str) -> None:
+    if not re.fullmatch(SLUG, name):
+        raise InvalidInputError(field, f"the name of a variant ({SLUG})", repr(name))
 
 
 def _refuse_both(first: str, has_first: bool, second: str, has_second: bool) -> None:

@@ -14,6 +14,8 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.observation import ObservationSpec
 
 SLUG = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+MOST_WEIGHTS = 64
+"""Variants that a policy's requests are spread over."""
 Slug = Annotated[str, StringConstraints(pattern=SLUG)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -66,7 +68,9 @@ class Routing(Manifest):
     """Who answers requests that name no variant."""
 
     weights: dict[Slug, Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]] = Field(
-        min_length=1, max_length=64, description="share of each variant, relative to their sum"
+        min_length=1,
+        max_length=MOST_WEIGHTS,
+        description="share of each variant, relative to their sum",
     )
 
     @model_validator(mode="after")
