@@ -120,8 +120,9 @@ def test_nothing_is_lost_and_nothing_grows(
         time.sleep(1)
         version += 1
         repositories.publish("tiny", "other", repositories.shared.make_mlp(version))
-        for old in list(repositories.folder("tiny", "other").glob("model-*"))[:-20]:
-            old.unlink(missing_ok=True)
+        models = repositories.folder("tiny", "other").glob("model-*")
+        for old in sorted(models, key=lambda path: path.stat().st_mtime_ns)[:-20]:
+            old.unlink()
         sizes.append(resident(process.process.pid))
         descriptors.append(len(list(Path(f"/proc/{process.process.pid}/fd").iterdir())))
     for client in clients:
