@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from starlette.types import Send
+from starlette.types import Receive, Send
 
+from slimq_service.bodies import drain
 from slimq_service.problems import Problem
+
+DRAIN_SECONDS = 1.0
+"""How long a client may go on sending a body that is already refused."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,18 @@ async def send_answer(
         headers.append((b"connection", b"close"))
     await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
     await send({"type": f"{kind}.body", "body": answer.body, "more_body": close})
+
+
+async def send_last(receive: Receive, send: Send, answer: Answer, *, close: bool) -> None:
+    """Sends the answer to a request; where the connection closes, once the client has seen it.
+
+    Args:
+        receive: the ASGI channel of the request.
+        send: that of the answer.
+        answer: what to send.
+        close: whether what is left of the body is dropped with the connection.
+    """
+    await send_answer(send, answer, close=close)
+    if close:
+        await drain(receive, DRAIN_SECONDS)
+        await send({"type": "http.response.body", "body": b""})

@@ -248,8 +248,16 @@ def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
             job.future.set_exception(own)
 
 
+def join(batch: Sequence[Observations]) -> Observations:
+    """Observations of several requests as one batch; those of a single one without a copy."""
+    if len(batch) == 1:
+        return batch[0]
+    joined: Any = np.concatenate(batch)
+    whole: Observations = joined
+    return whole
+
+
 def _compute(q_function: QFunction, batch: Sequence[Observations]) -> _Computed:
     started = time.perf_counter()
-    joined: Any = batch[0] if len(batch) == 1 else np.concatenate(batch)
-    q_values = q_function(joined)
+    q_values = q_function(join(batch))
     return q_values, started, time.perf_counter() - started

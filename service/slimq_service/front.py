@@ -44,6 +44,7 @@ _NUMBERS = frozenset((int, float))
 class _Lane:
     """What the requests of one path need, as long as nothing has changed since the last look."""
 
+    names: dict[str, str]
     state: VariantState
     variant: LoadedVariant
     length: int
@@ -111,8 +112,7 @@ class Front:
                 await send(answer[0])
                 await send(answer[1])
                 return
-        names = scope.get("path_params") or self._find(path)[1]  # type: ignore[index]
-        scope["path_params"] = names
+        scope["path_params"] = lane.names
         await self._act(scope, _Replay(message, waiting, receive), send)
 
     def _find(self, path: str) -> tuple[ASGIApp, dict[str, str]] | None:
@@ -148,6 +148,7 @@ class Front:
         if loaded.policy.observation != spec or not hot.is_inline(loaded, 1):
             return None
         lane = self._lanes[path] = _Lane(
+            names,
             state,
             loaded,
             spec.shape[0],

@@ -22,9 +22,9 @@ from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
 from slimq_service.access import CALL
-from slimq_service.answers import Answer, send_answer, with_retry
+from slimq_service.answers import Answer, send_last, with_retry
 from slimq_service.batching import Inference
-from slimq_service.bodies import ClientGoneError, Headers, drain, is_long, read_body
+from slimq_service.bodies import ClientGoneError, Headers, is_long, read_body
 from slimq_service.catalogue import Catalogue
 from slimq_service.engine import Engine
 from slimq_service.metrics import CLIENT_GONE, Metrics
@@ -36,8 +36,6 @@ from slimq_service.shadow import Shadow
 from slimq_service.statistics import Stages, Statistics
 
 T = TypeVar("T")
-DRAIN_SECONDS = 1.0
-"""How long a client may go on sending a body that is already refused."""
 
 
 @dataclass
@@ -121,10 +119,7 @@ class Hot:
             return
         if not isinstance(result, Answer):
             result = with_retry(refuse(result), result)
-        await send_answer(send, result, close=call.close)
-        if call.close:
-            await drain(receive, DRAIN_SECONDS)
-            await send({"type": "http.response.body", "body": b""})
+        await send_last(receive, send, result, close=call.close)
 
     async def settle(
         self, call: Call, path: str, answer: Awaitable[T], counted: bool = True

@@ -7,9 +7,8 @@ from dataclasses import replace
 from starlette.types import Receive, Scope, Send
 
 from slimq_service import act
-from slimq_service.answers import send_answer
-from slimq_service.bodies import drain, header, is_long
-from slimq_service.hot import DRAIN_SECONDS
+from slimq_service.answers import send_last
+from slimq_service.bodies import header, is_long
 from slimq_service.oip import errors as oip
 from slimq_service.problems import Problem
 from slimq_service.stream.refusal import deny
@@ -38,10 +37,7 @@ async def refuse(
         await deny(scope, receive, send, answer, problem["code"])
         return
     close = _has_body(scope) and is_long(scope["headers"])
-    await send_answer(send, answer, close=close)
-    if close:
-        await drain(receive, DRAIN_SECONDS)
-        await send({"type": "http.response.body", "body": b""})
+    await send_last(receive, send, answer, close=close)
 
 
 def is_inner(scope: Scope) -> bool:

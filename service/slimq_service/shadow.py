@@ -20,7 +20,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import structlog
@@ -29,6 +28,7 @@ from slimq.core.differences import find_differences
 from slimq.core.errors import SlimqError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
+from slimq_service.batching import join
 from slimq_service.catalogue import Catalogue
 from slimq_service.model import LoadedVariant
 from slimq_service.series import Registry
@@ -216,5 +216,4 @@ def _give_way() -> None:
 
 
 def _compute(q_function: QFunction, batch: list[Observations]) -> QValues:
-    joined: Any = batch[0] if len(batch) == 1 else np.concatenate(batch)
-    return q_function(joined)
+    return q_function(join(batch))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,20 +46,6 @@ PLAYED = [
 """One variant of each form of weights."""
 
 Step = tuple[int, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    command = [sys.executable, "-m", "slimq.cli.main", "serve", "--policies", str(POLICIES)]
-    with subprocess.Popen(
-        [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found is not None
-        yield found.group().rstrip("/")
-        process.terminate()
-        assert process.wait(30) == 0
 
 
 def play_offline(policy: str, variant: str) -> dict[tuple[int, int], Step]:

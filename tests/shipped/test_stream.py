@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +18,6 @@ from slimq.environments.vector import VectorEnvironment
 POLICIES = Path(__file__).parents[2] / "policies"
 TIE = 1e-4
 RAW = {"content-type": "application/octet-stream"}
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    command = [sys.executable, "-m", "slimq.cli.main", "serve", "--policies", str(POLICIES)]
-    with subprocess.Popen(
-        [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found is not None
-        yield found.group().rstrip("/")
-        process.terminate()
-        assert process.wait(30) == 0
 
 
 def play(url: str, variant: str, episodes: int, most: int) -> int:
