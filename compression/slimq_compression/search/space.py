@@ -94,6 +94,12 @@ FULL: Mapping[tuple[Kind, str], Training] = {
 level of the Q-values: its decisions weigh more."""
 SECOND = 0.5
 """Share of the training that follows once weights are on their levels."""
+ENOUGH_BITS = 4
+"""From here on even levels, or levels chosen by k-means, are left as rounding made them: training on
+such small students of frames has only done harm (docs/results.md)."""
+HEAD_BITS, CONVOLUTION_BITS = 8, 6
+"""Of the layers of networks of frames where there are few weights and each one matters: the head
+always, convolutions at least."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,8 @@ def digest_of_space(offer: Offer) -> str:
     """Changes with what a trial may choose and with how candidates are trained."""
     ranges = CHANNELS, FIRST_KERNEL, FIRST_STRIDES, CONVOLUTIONS, DENSE, MLP_LAYERS, KEEP, BITS
     window = OLDEST, TOP, BOTTOM, ROWS
-    terms = repr((offer, ranges, window, FULL, SECOND, REPLAY_ROUNDS))
+    levels = SECOND, ENOUGH_BITS, HEAD_BITS, CONVOLUTION_BITS
+    terms = repr((offer, ranges, window, FULL, levels, REPLAY_ROUNDS))
     return hashlib.sha256(terms.encode()).hexdigest()[:16]
 
 
@@ -236,15 +243,34 @@ def make_recipe(
     if candidate.weights == "int8":
         graph.append({"pass": "quantize_int8"})
     elif candidate.bits is not None:
-        levels = {"form": candidate.weights, "bits": candidate.bits}
-        network.append({"pass": "quantize_weights", **levels})
-        if effort > 0:
+        network += _levels(candidate, candidate.bits)
+        if effort > 0 and _trains_again(candidate):
             network.append(training.scaled(SECOND * effort).steps())
         graph.append({"pass": "store_weights", **({"zstd_aware": True} if offer.zstd else {})})
     head = {"name": name, "description": f"Found: {candidate.describe()}.", "seed": seed}
     store = {"compression": "zstd", "compact": True} if offer.zstd else {}
     text = _render(head, network, graph, {"accept": accept, "store": store})
     return parse_recipe(text, f"{name}.toml"), text
+
+
+def _levels(candidate: Candidate, bits: int) -> list[Mapping[str, Any]]:
+    """The steps that put weights on levels, what is named before the rest."""
+    step = {"pass": "quantize_weights"}
+    steps: list[Mapping[str, Any]] = []
+    if candidate.kind == "conv":
+        steps.append({**step, "form": "linear", "bits": HEAD_BITS, "layers": ["head"]})
+        convolutions = [f"conv{index + 1}" for index in range(len(candidate.convolutions))]
+        if convolutions and candidate.weights != "power-of-two" and bits < CONVOLUTION_BITS:
+            form = {"form": candidate.weights, "bits": CONVOLUTION_BITS}
+            steps.append({**step, **form, "layers": convolutions})
+    return [*steps, {**step, "form": candidate.weights, "bits": bits}]
+
+
+def _trains_again(candidate: Candidate) -> bool:
+    """Whether a training follows once weights are on their levels."""
+    even = candidate.weights in ("linear", "codebook")
+    fine = even and candidate.bits is not None and candidate.bits >= ENOUGH_BITS
+    return not (candidate.kind == "conv" and candidate.structure == "student" and fine)
 
 
 def _structure(candidate: Candidate) -> Mapping[str, Any]:

@@ -168,6 +168,27 @@ def test_weights_on_levels_are_trained_once_more_and_then_stored() -> None:
         assert candidate.describe() == f"student 16; {form} {low} bits"
 
 
+@pytest.mark.parametrize(
+    ("form", "bits", "levels", "trained"),
+    [
+        ("linear", 5, [("linear", 8), ("linear", 6), ("linear", 5)], 1),
+        ("codebook", 3, [("linear", 8), ("codebook", 6), ("codebook", 3)], 2),
+        ("power-of-two", 4, [("linear", 8), ("power-of-two", 4)], 2),
+        ("linear", 7, [("linear", 8), ("linear", 7)], 1),
+    ],
+)
+def test_students_of_frames_keep_bits_where_there_are_few_weights(
+    form: str, bits: int, levels: list[tuple[str, int]], trained: int
+) -> None:
+    convolutions = ({"channels": 8, "kernel": 8, "stride": 6},)
+    recipe, _ = make(Candidate("conv", "student", (), convolutions, (16,), form, bits), effort=1.0)
+    steps = [step.params.model_dump() for step in recipe.network if step.name == "quantize_weights"]
+    assert [(step["form"], step["bits"]) for step in steps] == levels
+    assert steps[0]["layers"] == ("head",)
+    assert steps[-1]["layers"] is None
+    assert [step.name for step in recipe.network].count("finetune") == trained
+
+
 def test_the_text_holds_the_recipe_and_its_gate() -> None:
     candidate = Candidate("mlp", "pruned", (0.25, 0.5), (), (), "int8", None)
     recipe, text = make(candidate, accept={"margin": 0.02, "max_bytes": 20_000})
