@@ -70,8 +70,7 @@ def serve(settings: Settings, announce: Announce) -> None:
     with contextlib.ExitStack() as opened:
         sockets, settings = listen(settings, opened)
         if settings.workers == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, _end)
+            end_cleanly()
             app = create_app(settings)
             announce(*map(url_of, sockets))
             run(app, settings, sockets)
@@ -202,6 +201,11 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.02)
 
 
+def end_cleanly() -> None:
+    """Makes a clean exit of the signal that uvicorn raises again when it has finished."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+
+
 def _end(number: int, frame: types.FrameType | None) -> None:  # noqa: ARG001
-    """Uvicorn raises the signal again when it has finished: this makes that a clean exit."""
     raise SystemExit(0)

@@ -32,6 +32,7 @@ import structlog
 from slimq_service.exposition import RESTARTS_FILE
 from slimq_service.logs import current_level
 from slimq_service.series import LIVE_FILE
+from slimq_service.server import START_FAILED
 from slimq_service.settings import Settings
 from slimq_service.worker import UP, Orders
 
@@ -79,6 +80,7 @@ class Supervisor:
         self._restarts = 0
         self._ever_up = False
         self._ending = 0
+        self._signal = signal.SIGTERM
         self._log = structlog.get_logger(component="supervisor")
 
     def run(self) -> None:
@@ -110,11 +112,13 @@ class Supervisor:
                     return status or 1
                 if slot.worker is None and not self._ending and now >= slot.next_start:
                     self._start(slot, folder)
+                    if slot.worker is None and not self._ever_up:
+                        return START_FAILED
             alive = [slot.worker for slot in self._slots if slot.worker is not None]
             if self._ending > told:
                 told = self._ending
                 for worker in alive:
-                    worker.process.send_signal(signal.SIGTERM)
+                    worker.process.send_signal(self._signal)
                 settings = self._settings
                 longest = settings.drain_seconds + settings.shutdown_seconds + GRACE_SECONDS
                 deadline = deadline or now + longest
@@ -130,13 +134,18 @@ class Supervisor:
         settings = self._settings.reveal()
         descriptors = [one.fileno() for one in self._sockets]
         orders = Orders(settings, descriptors, str(folder), slot.index, current_level())
-        process = subprocess.Popen(
-            [sys.executable, "-m", "slimq_service.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=descriptors,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "slimq_service.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=descriptors,
+                start_new_session=True,
+            )
+        except OSError as error:  # no process, descriptor or memory left: the others go on
+            self._log.error("worker not started", worker=slot.index, problem=str(error))
+            slot.next_start = time.monotonic() + LONGEST_PAUSE_SECONDS
+            return
         pipes = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
         slot.worker = _Worker(process, *pipes, time.monotonic())
         with contextlib.suppress(BrokenPipeError):  # it died; that is seen in a moment
@@ -193,6 +202,8 @@ class Supervisor:
                 _close(slot.worker)
 
     def _end(self, number: int, frame: types.FrameType | None) -> None:  # noqa: ARG002
+        """Each signal is passed on: who interrupts again does not want to wait."""
+        self._signal = signal.Signals(number)
         self._ending += 1
 
 

@@ -1,7 +1,8 @@
 """One of several workers: `python -m slimq_service.worker`, started by the supervisor alone.
 
 Its orders are one line of JSON on standard input, which stays open: where it ends, the supervisor
-has died, and the worker ends too. It writes a line to standard output once it answers.
+has died, and the worker ends too. Once it answers it writes a line to the standard output that it
+began with; what libraries print goes to standard error, since nobody empties that pipe.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from slimq_service.app import create_app
 from slimq_service.logs import configure_logs
 from slimq_service.peers import Peers
 from slimq_service.series import Registry
-from slimq_service.server import START_FAILED, run
+from slimq_service.server import START_FAILED, end_cleanly, run
 from slimq_service.settings import Settings
 from slimq_service.sockets import bind_unix
 
@@ -52,8 +53,12 @@ class Orders:
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
-def main() -> None:
-    """Runs until the supervisor ends it or has died."""
+def main(answers: int) -> None:
+    """Runs until the supervisor ends it or has died.
+
+    Args:
+        answers: the descriptor that the supervisor reads.
+    """
     orders = Orders(**json.loads(sys.stdin.buffer.readline()))
     configure_logs(orders.level)
     settings = Settings.model_validate_json(orders.settings)
@@ -67,7 +72,14 @@ def main() -> None:
     inner = bind_unix(folder / own)
     shared = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     threading.Thread(target=_watch, args=(sys.stdin.fileno(),), daemon=True).start()
-    run(app, settings, [*shared, inner], started=_tell)
+    run(app, settings, [*shared, inner], started=lambda: _tell(answers))
+
+
+def keep_output() -> int:
+    """A descriptor of standard output, which itself is standard error from now on."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return kept
 
 
 def _watch(descriptor: int) -> None:
@@ -77,10 +89,10 @@ def _watch(descriptor: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _tell() -> None:
-    sys.stdout.buffer.write(UP)
-    sys.stdout.buffer.flush()
+def _tell(descriptor: int) -> None:
+    os.write(descriptor, UP)
 
 
 if __name__ == "__main__":
-    main()
+    end_cleanly()
+    main(keep_output())

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -179,6 +180,22 @@ def test_it_goes_on_unready_for_a_while_and_then_ends_cleanly(launch: Any) -> No
             os.kill(pid, 0)
 
 
+def test_who_interrupts_again_does_not_wait_for_requests(launch: Any) -> None:
+    process = launch(SLIMQ_SHUTDOWN_SECONDS="60")
+    head = (
+        b"POST /v1/policies/tiny/act HTTP/1.1\r\nhost: x\r\n"
+        b"content-type: application/json\r\ncontent-length: 100\r\n\r\n["
+    )
+    with socket.create_connection(("127.0.0.1", process.port)) as unfinished:
+        unfinished.sendall(head)
+        until(lambda: metric(process, "slimq_requests_in_flight") == 1)
+        process.process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.process.wait(timeout=1.5)
+        process.process.send_signal(signal.SIGINT)
+        assert process.process.wait(timeout=20) == 0
+
+
 def test_workers_end_when_their_supervisor_is_killed(launch: Any) -> None:
     process = launch()
     workers = pids(process)
@@ -203,6 +220,22 @@ def test_a_service_whose_workers_cannot_start_ends(
     monkeypatch.setattr(sys, "executable", str(broken))
     with bind("127.0.0.1", 0) as bound, pytest.raises(SystemExit) as ended:
         Supervisor(Settings(policies=tmp_path, workers=2), [bound]).run()
+    assert ended.value.code == 3
+
+
+def test_a_worker_that_cannot_be_started_leaves_the_others_serving(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where the system has no process or descriptor left."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    with bind("127.0.0.1", 0) as bound:
+        supervisor = Supervisor(Settings(policies=tmp_path, workers=2), [bound])
+        slot = _Slot(0)
+        supervisor._start(slot, tmp_path)
+        assert slot.worker is None
+        assert slot.next_start > time.monotonic() + 1
+        with pytest.raises(SystemExit) as ended:  # but where there are no others, it ends
+            supervisor.run()
     assert ended.value.code == 3
 
 

@@ -95,8 +95,8 @@ level of the Q-values: its decisions weigh more."""
 SECOND = 0.5
 """Share of the training that follows once weights are on their levels."""
 ENOUGH_BITS = 4
-"""From here on even levels, or levels chosen by k-means, are left as rounding made them: training on
-such small students of frames has only done harm (docs/results.md)."""
+"""From here on even levels, or levels chosen by k-means, stay as rounding made them: more training
+of such small students of frames has only done harm (docs/results.md)."""
 HEAD_BITS, CONVOLUTION_BITS = 8, 6
 """Of the layers of networks of frames where there are few weights and each one matters: the head
 always, convolutions at least."""
