@@ -29,6 +29,7 @@ from typing import IO, cast
 
 import structlog
 
+from slimq.core.errors import InvalidInputError
 from slimq_service.exposition import RESTARTS_FILE
 from slimq_service.logs import current_level
 from slimq_service.series import LIVE_FILE
@@ -42,6 +43,9 @@ YOUNG_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """Beyond what a worker may take to end, after which it is killed."""
+
+LONGEST_FOLDER = 107 - len("/worker-1023.sock")
+"""Bytes of the folder's path: a socket's is at most 107, as the kernel keeps it."""
 
 
 @dataclass
@@ -87,9 +91,15 @@ class Supervisor:
         """Runs until a signal; then every worker ends as a single process does.
 
         Raises:
+            InvalidInputError: the temporary folder's path is too long for a socket's.
             SystemExit: the first worker's status, where none could start.
         """
         folder = Path(tempfile.mkdtemp(prefix="slimq-"))
+        excess = len(os.fsencode(folder)) - LONGEST_FOLDER
+        if excess > 0:
+            folder.rmdir()
+            expected = f"a path that is {excess} bytes shorter, for the workers' sockets"
+            raise InvalidInputError("TMPDIR", expected, str(folder.parent))
         old = {s: signal.signal(s, self._end) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             status = self._supervise(folder)

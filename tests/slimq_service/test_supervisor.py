@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from slimq.core.errors import InvalidInputError
 from slimq_service.settings import Settings
 from slimq_service.sockets import bind
 from slimq_service.supervisor import LONGEST_PAUSE_SECONDS, Supervisor, _Slot, _Worker
@@ -237,6 +238,17 @@ def test_a_worker_that_cannot_be_started_leaves_the_others_serving(
         with pytest.raises(SystemExit) as ended:  # but where there are no others, it ends
             supervisor.run()
     assert ended.value.code == 3
+
+
+def test_a_temporary_folder_whose_path_is_too_long_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with socket.socket() as unused, pytest.raises(InvalidInputError, match=r"TMPDIR.*shorter"):
+        Supervisor(Settings(policies=tmp_path, workers=2), [unused]).run()
+    assert not list(long.iterdir())
 
 
 def test_who_dies_young_again_and_again_is_replaced_later_and_later() -> None:
