@@ -53,6 +53,7 @@ class Catalogue:
         self.repository = repository
         self.scan = Scan()
         self.scan_error: str | None = "the repository has not been read yet"
+        self._failure: tuple[str, str] | None = None
         self._metrics = metrics
         self._retry_seconds = retry_seconds
         self._largest_batch = largest_batch
@@ -97,6 +98,8 @@ class Catalogue:
         begun = self._scans
         async with self._lock:
             if self._scans > begun:
+                if self._failure is not None:
+                    raise RepositoryError(*self._failure)
                 return
             self._scans += 1
             loop = asyncio.get_running_loop()
@@ -108,10 +111,13 @@ class Catalogue:
                 if self.scan_error != str(error):
                     self._log.error("repository cannot be read", problem=str(error))
                 self.scan_error = str(error)
-                if isinstance(error, RepositoryError):
-                    raise
-                raise RepositoryError(str(self.repository.root), str(error)) from error
-            self.scan_error = None
+                self._failure = (
+                    (error.path, error.problem)
+                    if isinstance(error, RepositoryError)
+                    else (str(self.repository.root), str(error))
+                )
+                raise RepositoryError(*self._failure) from error
+            self.scan_error = self._failure = None
             self._apply()
 
     def check_known(self, policy: str, variant: str) -> None:

@@ -307,3 +307,15 @@ def test_unloading_what_is_broken_keeps_it_broken_and_repair_clears_it(
         assert repositories.model("tiny", "other").read_bytes() == before
 
     in_catalogue(repositories.root, work)
+
+
+def test_a_look_that_fails_fails_for_all_who_waited_for_it(tiny_repository: Path) -> None:
+    async def work(catalogue: Catalogue) -> None:
+        shutil.rmtree(tiny_repository)
+        outcomes = await asyncio.gather(
+            *(catalogue.refresh() for _ in range(3)), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [RepositoryError] * 3
+        assert len(set(map(str, outcomes))) == 1
+
+    in_catalogue(tiny_repository, work)
