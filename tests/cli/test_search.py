@@ -150,16 +150,41 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(folder: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_search_that_started_them(
+    folder: Path, number: signal.Signals
+) -> None:
+    with start("--trials", "500", "--study", "mine") as process:
+        wait_for(folder / "runs/search/cartpole/mine/journal.jsonl", "latency_ratio")
+        workers = workers_of(process.pid)
+        assert len(workers) == 2
+        process.send_signal(number)
+        process.communicate(timeout=60)  # until all have ended who hold its pipes
+    assert all(has_ended(pid) for pid in workers)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for nothing but to be noticed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes in which a search works."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    lines = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [int(child) for child, line in lines.items() if b"spawn_main" in line]
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_reported_and_its_trial_is_not_lost(folder: Path) -> None:
     study = folder / "runs/search/cartpole/mine"
     options = ("--trials", "3", "--study", "mine")
     with start(*options) as process:
         wait_for(study / "journal.jsonl", "latency_ratio")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        workers = [
-            pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        os.kill(int(workers[0]), signal.SIGKILL)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "(exit code -9) died" in errors

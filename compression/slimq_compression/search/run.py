@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -245,7 +246,16 @@ def _work_in_processes(
 
 def _work(settings: SearchSettings, tickets: Any) -> None:
     """What a process runs."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     Worker(settings).run(lambda: tickets.acquire(block=False), lambda: None)
+
+
+def _end_with_parent() -> None:
+    """Nobody is left who counts trials, nor who keeps another search out of the folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager
