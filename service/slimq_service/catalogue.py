@@ -53,7 +53,7 @@ class Catalogue:
         self.repository = repository
         self.scan = Scan()
         self.scan_error: str | None = "the repository has not been read yet"
-        self._failure: tuple[str, str] | None = None
+        self._failure: OSError | SlimqError | None = None
         self._metrics = metrics
         self._retry_seconds = retry_seconds
         self._largest_batch = largest_batch
@@ -99,7 +99,7 @@ class Catalogue:
         async with self._lock:
             if self._scans > begun:
                 if self._failure is not None:
-                    raise RepositoryError(*self._failure)
+                    raise again(self._failure, str(self.repository.root))
                 return
             self._scans += 1
             loop = asyncio.get_running_loop()
@@ -111,12 +111,8 @@ class Catalogue:
                 if self.scan_error != str(error):
                     self._log.error("repository cannot be read", problem=str(error))
                 self.scan_error = str(error)
-                self._failure = (
-                    (error.path, error.problem)
-                    if isinstance(error, RepositoryError)
-                    else (str(self.repository.root), str(error))
-                )
-                raise RepositoryError(*self._failure) from error
+                self._failure = error
+                raise again(error, str(self.repository.root)) from error
             self.scan_error = self._failure = None
             self._apply()
 

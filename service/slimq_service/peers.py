@@ -20,6 +20,11 @@ SECONDS = 120.0
 PATTERN = "worker-*.sock"
 
 
+def socket_name(index: int) -> str:
+    """Of a worker's own socket, as `PATTERN` finds it."""
+    return PATTERN.replace("*", str(index))
+
+
 @dataclass(frozen=True)
 class PeerAnswer:
     """What another worker answered."""

@@ -161,7 +161,7 @@ def _expired(known: PolicyScan | VariantScan, retry_seconds: float) -> bool:
     return known.error is not None and time.monotonic() - known.checked >= retry_seconds
 
 
-def again(error: SlimqError | None, path: str) -> SlimqError:
+def again(error: OSError | SlimqError | None, path: str) -> SlimqError:
     """A fresh error to raise, so that one that is kept does not gather tracebacks."""
     if isinstance(error, RepositoryError):
         return RepositoryError(error.path, error.problem)

@@ -32,6 +32,7 @@ import structlog
 from slimq.core.errors import InvalidInputError
 from slimq_service.exposition import RESTARTS_FILE
 from slimq_service.logs import current_level
+from slimq_service.peers import socket_name
 from slimq_service.series import LIVE_FILE
 from slimq_service.server import START_FAILED
 from slimq_service.settings import Settings
@@ -44,7 +45,7 @@ LONGEST_PAUSE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """Beyond what a worker may take to end, after which it is killed."""
 
-LONGEST_FOLDER = 107 - len("/worker-1023.sock")
+LONGEST_FOLDER = 107 - len("/" + socket_name(1023))
 """Bytes of the folder's path: a socket's is at most 107, as the kernel keeps it."""
 
 

@@ -21,7 +21,7 @@ import structlog
 from slimq.core.errors import SlimqError
 from slimq_service.app import create_app
 from slimq_service.logs import configure_logs
-from slimq_service.peers import Peers
+from slimq_service.peers import Peers, socket_name
 from slimq_service.series import Registry
 from slimq_service.server import START_FAILED, end_cleanly, run
 from slimq_service.settings import Settings
@@ -62,7 +62,7 @@ def main(answers: int) -> None:
     orders = Orders(**json.loads(sys.stdin.buffer.readline()))
     configure_logs(orders.level)
     settings = Settings.model_validate_json(orders.settings)
-    own = f"worker-{orders.index}.sock"
+    own = socket_name(orders.index)
     folder = Path(orders.folder)
     try:
         app = create_app(settings, Registry(folder, orders.index), Peers(folder, own))

@@ -94,12 +94,14 @@ FULL: Mapping[tuple[Kind, str], Training] = {
 level of the Q-values: its decisions weigh more."""
 SECOND = 0.5
 """Share of the training that follows once weights are on their levels."""
+FINE = ("linear", "codebook")
+"""Forms whose levels lie close wherever weights do; powers of two are far apart at the top."""
 ENOUGH_BITS = 4
-"""From here on even levels, or levels chosen by k-means, stay as rounding made them: more training
-of such small students of frames has only done harm (docs/results.md)."""
+"""From here on fine levels stay as rounding made them: more training of small students of frames
+has only done harm (docs/results.md)."""
 HEAD_BITS, CONVOLUTION_BITS = 8, 6
-"""Of the layers of networks of frames where there are few weights and each one matters: the head
-always, convolutions at least."""
+"""Where networks of frames have few weights and each one matters: the head's, and the least of a
+student's convolutions on fine levels."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ def _levels(candidate: Candidate, bits: int) -> list[Mapping[str, Any]]:
     if candidate.kind == "conv":
         steps.append({**step, "form": "linear", "bits": HEAD_BITS, "layers": ["head"]})
         convolutions = [f"conv{index + 1}" for index in range(len(candidate.convolutions))]
-        if convolutions and candidate.weights != "power-of-two" and bits < CONVOLUTION_BITS:
+        if convolutions and candidate.weights in FINE and bits < CONVOLUTION_BITS:
             form = {"form": candidate.weights, "bits": CONVOLUTION_BITS}
             steps.append({**step, **form, "layers": convolutions})
     return [*steps, {**step, "form": candidate.weights, "bits": bits}]
@@ -268,9 +270,9 @@ def _levels(candidate: Candidate, bits: int) -> list[Mapping[str, Any]]:
 
 def _trains_again(candidate: Candidate) -> bool:
     """Whether a training follows once weights are on their levels."""
-    even = candidate.weights in ("linear", "codebook")
-    fine = even and candidate.bits is not None and candidate.bits >= ENOUGH_BITS
-    return not (candidate.kind == "conv" and candidate.structure == "student" and fine)
+    if candidate.kind != "conv" or candidate.structure != "student":
+        return True
+    return candidate.weights not in FINE or (candidate.bits or 0) < ENOUGH_BITS
 
 
 def _structure(candidate: Candidate) -> Mapping[str, Any]:
