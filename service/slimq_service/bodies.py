@@ -112,7 +112,7 @@ async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
     Raises:
         ClientGoneError: the client closed the connection first.
     """
-    watching = asyncio.ensure_future(_disconnected(receive))
+    watching = asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait((waiting, watching), return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
@@ -124,7 +124,8 @@ async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
         waiting.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Returns once the client has closed the connection; messages before that are dropped."""
     while (await receive())["type"] not in DISCONNECTIONS:
         await asyncio.sleep(0)
 
