@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeVar
 
 from slimq.core.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
+from slimq_service.channel import Replay, take
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 T = TypeVar("T")
@@ -78,9 +79,12 @@ async def read_body(receive: Receive, headers: Headers, limit: int, seconds: flo
             raise MalformedError("Content-Length", "a number of bytes", received)
         if int(announced) > limit:
             raise LimitError("body", limit, f"{int(announced)} bytes", "bytes")
+    message, waiting = take(receive)
+    if message is not None and not message.get("more_body"):
+        return await _collect(Replay(message, None, receive), limit)  # which waits for nothing
     try:
         async with asyncio.timeout(seconds):
-            return await _collect(receive, limit)
+            return await _collect(Replay(message, waiting, receive), limit)
     except TimeoutError:
         raise BodyTimeoutError(seconds) from None
 
