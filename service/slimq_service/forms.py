@@ -1,4 +1,4 @@
-"""The usual forms of the act endpoint's requests: vectors as JSON, observations as raw bytes."""
+"""The usual forms of the act endpoint's requests: vectors and frames as JSON, and raw bytes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
 from slimq_service.act import MIDDLE, refuse, render_start
 from slimq_service.answers import Answer
+from slimq_service.digits import PLACE, read_frames
 from slimq_service.express import Content, RequestHeaders
 from slimq_service.model import LoadedVariant
 from slimq_service.parsing import FIELD, JSON, RAW
 from slimq_service.problems import Problem
 
-LONGEST_JSON, LONGEST_RAW = 16 * 1024, 256 * 1024
-"""Bytes of a body that is read here; a longer one would make others wait."""
+LONGEST_VECTORS, LONGEST_RAW, LONGEST_FRAMES = 16 * 1024, 256 * 1024, 256 * 1024
+"""Bytes of a body that is read here, vectors and frames as JSON; a longer one would make others
+wait."""
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 _JSON, _RAW = JSON.encode(), RAW.encode()
+_ALONE = {b'{"%b":%b%d}' % (FIELD.encode(), blank, PLACE) for blank in (b"", b" ")}
+"""What is left of documents of frames that have nothing else."""
 _NUMBERS = frozenset((int, float))
 
 
@@ -59,7 +63,8 @@ class ActForm:
     """Requests for one variant."""
 
     def __init__(self, variant: LoadedVariant) -> None:
-        self._layout = Layout.of(variant.policy.observation)
+        self._spec = variant.policy.observation
+        self._layout = Layout.of(self._spec)
         self._start = render_start(variant)
 
     def read(self, headers: RequestHeaders, body: bytes) -> tuple[Observations, None] | None:
@@ -68,9 +73,12 @@ class ActForm:
         observations: Observations | None = None
         if types == [_RAW] and len(body) <= LONGEST_RAW:
             observations = self._layout.from_bytes(body)
-        elif types == [_JSON] and len(body) <= LONGEST_JSON and self._layout.is_vector:
+        elif types == [_JSON] and self._layout.is_vector and len(body) <= LONGEST_VECTORS:
             rows = _rows(body, self._layout.shape[0])
             observations = None if rows is None else np.array(rows, np.float32)
+        elif types == [_JSON] and len(body) <= LONGEST_FRAMES:
+            frames = read_frames(body, self._spec)
+            observations = frames[0] if frames is not None and frames[1] in _ALONE else None
         return None if observations is None else (observations, None)
 
     def render(self, asked: None, q_values: QValues, rows: list[list[float]]) -> Content:  # noqa: ARG002

@@ -264,14 +264,46 @@ def test_so_many_different_ones_are_not_kept(service: Any) -> None:
         assert 0 < len(kept) <= forms.MOST_HEADS
 
 
+FRAME = (np.arange(FRAME_BYTES) % 256).astype(np.uint8).reshape(1, 4, 84, 84)
+
+
+@pytest.mark.parametrize(
+    ("document", "status"),
+    [
+        ({"observations": FRAME.tolist()}, 200),
+        ({"observations": FRAME[0].tolist()}, 200),
+        ({"observations": FRAME[:, :2].tolist()}, 422),
+        ({"observations": (FRAME[0, 0] + np.int64(1)).tolist()}, 422),
+        ({"observations": (FRAME + np.int64(1)).tolist()}, 422),
+        ({"observations": (FRAME * 0.5).tolist()}, 422),
+        ({"observations": FRAME.tolist(), "variant": "other"}, 200),
+        ({"observations": FRAME.tolist(), "variant": "none"}, 404),
+        ({"observations": FRAME.tolist(), "odd": 1}, 422),
+        ({"observation": FRAME.tolist()}, 422),
+        ({"odd": FRAME.tolist(), "observations": 0}, 422),
+        (FRAME.tolist(), 422),
+    ],
+    ids=range(12),
+)
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_frames_as_json_are_answered_as_ever(
+    service: Any, document: Any, status: int, separators: Any
+) -> None:
+    body = json.dumps(document, separators=separators).encode()
+    (found,), _, _ = both(service, FRAMES, whole(body), sized(body))
+    assert found == status
+
+
 def test_frames_that_wait_for_their_turn_need_no_act_endpoint(start: Any) -> None:
     service = start(inline_seconds=0, alone_seconds=0)
-    body = bytes(2 * FRAME_BYTES)
-    assert service.request("POST", FRAMES, content=body, headers=dict(RAW)).status_code == 200
-    (status,), _, answer = both(service, FRAMES, whole(body), raw(body))
-    assert (status, len(json.loads(answer)["actions"])) == (200, 2)
+    content = FRAME.tobytes() * 2
+    assert service.request("POST", FRAMES, content=content, headers=dict(RAW)).status_code == 200
     caller = Caller(service, without_endpoints(service))
-    assert caller(FRAMES, whole(body), raw(body))[2] == answer
+    in_json = json.dumps({"observations": [*FRAME.tolist(), *FRAME.tolist()]}).encode()
+    for body, headers in ((content, raw(content)), (in_json, sized(in_json))):
+        (status,), _, answer = both(service, FRAMES, whole(body), headers)
+        assert (status, len(json.loads(answer)["actions"])) == (200, 2)
+        assert caller(FRAMES, whole(body), headers)[2] == answer
 
 
 @pytest.mark.parametrize("body", ODD, ids=lambda body: body[:48].decode())
