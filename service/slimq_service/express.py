@@ -26,10 +26,12 @@ from slimq_service.metrics import VariantMetrics
 from slimq_service.model import LoadedVariant
 from slimq_service.problems import Problem
 from slimq_service.residents import VariantState
-from slimq_service.settings import Settings
 from slimq_service.statistics import Stages, VariantStatistics
 
 RequestHeaders = list[tuple[bytes, bytes]]
+LONGEST_NUMBER = 18
+"""Digits of a length."""
+
 Content = tuple[list[tuple[bytes, bytes]], bytes]
 """Headers and body of an answer."""
 
@@ -99,26 +101,43 @@ def open_lane(
     return Lane(endpoint, names, make(loaded), state, loaded, measured, statistics, call)
 
 
+def announced(headers: RequestHeaders, longest: int) -> int:
+    """How long a body is that nothing unusual is said of; -1 of others, or where it is too long.
+
+    To be asked before the body is: a client that expects to be told so waits for a refusal.
+
+    Args:
+        headers: the request's.
+        longest: most bytes.
+    """
+    length = -1
+    for name, value in headers:
+        if name == b"content-length":
+            if length >= 0 or not value.isdigit() or len(value) > LONGEST_NUMBER:
+                return -1
+            length = int(value)
+        elif name == b"content-encoding" or name == b"expect":
+            return -1
+    return length if length <= longest else -1
+
+
 def read(
-    settings: Settings, lane: Lane, headers: RequestHeaders, message: Message
+    lane: Lane, headers: RequestHeaders, message: Message, length: int, most: int
 ) -> tuple[Observations, Any] | None:
     """What `Form.read` finds in a request that has nothing unusual.
 
     Args:
-        settings: the limits.
         lane: that of the request's path.
         headers: the request's.
         message: its first.
+        length: of the body, as `announced` has it.
+        most: observations that are taken.
     """
     body = message.get("body", b"")
-    if message["type"] != "http.request" or message.get("more_body"):
-        return None
-    if len(body) > settings.max_body_bytes or not _is_announced(headers, len(body)):
+    if message["type"] != "http.request" or message.get("more_body") or len(body) != length:
         return None
     found = lane.form.read(headers, body)
-    if found is None or len(found[0]) > settings.max_batch:
-        return None
-    return found
+    return None if found is None or len(found[0]) > most else found
 
 
 def answer_now(
@@ -225,14 +244,3 @@ def _count(lane: Lane, observations: int, elapsed: int, stages: Stages, executio
     measured.queue_seconds.observe(stages.queue * 1e-9)
     measured.http_seconds.observe(elapsed * 1e-9)
     lane.statistics.succeed(elapsed, stages, observations, executions)
-
-
-def _is_announced(headers: RequestHeaders, length: int) -> bool:
-    """Whether headers say nothing of a body but its type, and this length if any."""
-    for name, value in headers:
-        if name == b"content-length":
-            if value != b"%d" % length:
-                return False
-        elif name == b"content-encoding":
-            return False
-    return True

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slimq_service.act import ActEndpoint
-from slimq_service.channel import Replay, take
+from slimq_service.channel import Replay, Waiting, take
 from slimq_service.express import (
     Form,
     Lane,
+    announced,
     answer_in_turn,
     answer_now,
     open_lane,
@@ -100,10 +101,14 @@ class Front:
                 return
             self._lanes[path] = lane
         began = time.perf_counter_ns()
-        message, waiting = take(receive)
-        if message is not None and not scope["query_string"]:
-            hot = self._hot
-            usual = read(hot.settings, lane, scope["headers"], message)
+        hot, headers, settings = self._hot, scope["headers"], self._hot.settings
+        message: Message | None = None
+        waiting: Waiting | None = None
+        length = announced(headers, settings.max_body_bytes)
+        if length >= 0 and not scope["query_string"]:
+            message, waiting = take(receive)
+        if message is not None:
+            usual = read(lane, headers, message, length, settings.max_batch)
             if usual is not None:
                 if not hot.is_inline(lane.variant, len(usual[0])):
                     await answer_in_turn(hot, lane, scope, *usual, receive, send, began)

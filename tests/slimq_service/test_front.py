@@ -335,6 +335,39 @@ def test_odd_headers_and_queries_too(service: Any, headers: Any, options: Any) -
     both(service, PATHS[0], whole(GOOD_BODY), headers, **options)
 
 
+@pytest.mark.parametrize(
+    ("length", "more", "status"),
+    [
+        (b"99999999999", [(b"expect", b"100-continue")], 413),
+        (b"99999999999", [], 413),
+        (str(len(GOOD_BODY)).encode(), [(b"content-encoding", b"gzip")], 415),
+    ],
+)
+def test_a_body_that_is_refused_by_its_head_is_not_asked_for(
+    service: Any, length: bytes, more: Any, status: int
+) -> None:
+    """To ask is to tell the client that it may send it."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        assert sent, "the answer comes first"
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": PATHS[0], "query_string": b""}
+    headers = [*JSON, (b"content-length", length), *more]
+    service.run(lanes(service)({**scope, "headers": headers}, receive, send))
+    assert sent[0]["status"] == status
+
+
+def test_a_client_that_waits_to_be_told_is_answered_as_ever(service: Any) -> None:
+    headers = sized(GOOD_BODY, (b"expect", b"100-continue"))
+    (status,), _, _ = both(service, PATHS[0], whole(GOOD_BODY), headers)
+    assert status == 200
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_bodies_in_parts_and_clients_that_go(service: Any, late: bool) -> None:
     parts = [
