@@ -146,6 +146,7 @@ class Batcher:
                     q_values, started, seconds = _compute(variant.q_function, [observations])
                     return Inference(q_values, seconds, started - job.arrived)
                 self._dispatch(Reason.IDLE)
+            self._bound(job)
             return await job.future
         finally:
             self._leave(job)
@@ -164,6 +165,11 @@ class Batcher:
         """Lets a job wait. Raises OverloadedError where there is no room for it."""
         self._room.enter(job.observations.nbytes, self._seconds_until_free)
         self._queues.setdefault(id(job.variant.q_function), OrderedDict())[job] = None
+
+    def _bound(self, job: _Job) -> None:
+        """Sees to it that a job does not wait for ever, if it still does."""
+        if job not in self._queues.get(id(job.variant.q_function), ()):
+            return
         left = self._limits.seconds - job.waited
         loop = job.future.get_loop()
         if left <= PATIENCE_SECONDS:
