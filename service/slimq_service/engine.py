@@ -46,7 +46,7 @@ class Engine:
         """
         self._threads = ThreadPoolExecutor(threads, "slimq-inference")
         self._inline_seconds, self._alone_seconds = inline_seconds, alone_seconds
-        self._arrived = 0
+        self._arrived, self._metrics = 0, metrics
         self._room = room = Room(limits.waiting, limits.size, metrics.queue_depth)
         self.reader = Reader(limits.seconds, room)
         self._batcher = Batcher(self._threads, threads, limits, room, metrics)
@@ -102,6 +102,8 @@ class Engine:
             started = time.perf_counter()
             q_values = variant.q_function(observations)
             result = Inference(q_values, time.perf_counter() - started)
+            measured = self._metrics.of(variant.policy.name, variant.manifest.name)
+            measured.inline(len(observations))
         else:
             result = await self._batcher.run(variant, observations, receive, waited)
         check_finite(result.q_values)

@@ -207,6 +207,7 @@ class Front:
         measured.inference_seconds.observe((after - before) * 1e-9)
         measured.queue_seconds.observe(0.0)
         measured.http_seconds.observe((ended - began) * 1e-9)
+        measured.express(before - began, ended - after, actions)
         lane.statistics.succeed(
             ended - began, Stages(0, before - began, after - before, ended - after), count, 1
         )

@@ -7,10 +7,12 @@ event.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from slimq import __version__
 from slimq.core import errors
+from slimq.core.qfunction import QValues
 from slimq_service.problems import INTERNAL
 from slimq_service.series import Counter, Gauge, Histogram, Registry
 
@@ -21,7 +23,8 @@ HTTP_BUCKETS = tuple(0.25e-3 * 2**step for step in range(17))
 """0.25 ms to 16 s, a factor of 2 apart."""
 BATCH_BUCKETS = tuple(2**step for step in range(9))
 """1 to 256 observations, a factor of 2 apart."""
-DISPATCH_REASONS = ("idle", "freed", "full")
+INLINE = "inline"
+DISPATCH_REASONS = (INLINE, "idle", "freed", "full")
 CLIENT_GONE = "client-gone"
 ERROR_CODES = (
     errors.InvalidInputError.code,
@@ -81,8 +84,50 @@ class VariantMetrics:
     evictions: Counter
     loads: Counter
     load_failures: Counter
+    broken: Gauge
+    parse_seconds: Histogram
+    response_seconds: Histogram
+    inline_batches: Counter
+    actions: list[Counter] = field(default_factory=list)
     batches: dict[str, Counter] = field(default_factory=dict)
     errors: dict[str, Counter] = field(default_factory=dict)
+
+    def answered(self, parse: int, response: int) -> None:
+        """Counts what reading a request took and what writing its answer, in nanoseconds."""
+        self.parse_seconds.observe(parse * 1e-9)
+        self.response_seconds.observe(response * 1e-9)
+
+    def inline(self, observations: int) -> None:
+        """Counts a batch that was computed in the event loop."""
+        self.inline_batches.inc()
+        self.batch_observations.observe(observations)
+
+    def chose(self, q_values: QValues) -> None:
+        """Counts the greedy actions of Q-values `(batch, actions)`.
+
+        While a policy with other actions is being published, some may have no name any more; those
+        are not counted.
+        """
+        counters = self.actions
+        for action in q_values.argmax(axis=1).tolist():
+            if action < len(counters):
+                counters[action].inc()
+
+    def express(self, parse: int, response: int, actions: Sequence[int]) -> None:
+        """Counts what else there is of a request that was answered without waiting, all in one.
+
+        Args:
+            parse: nanoseconds that reading it took.
+            response: those that writing its answer took.
+            actions: the greedy action of each observation, by the model that is loaded now.
+        """
+        self.parse_seconds.observe(parse * 1e-9)
+        self.response_seconds.observe(response * 1e-9)
+        self.inline_batches.inc()
+        self.batch_observations.observe(len(actions))
+        counters = self.actions
+        for action in actions:
+            counters[action].inc()
 
 
 class Metrics:
@@ -121,19 +166,44 @@ class Metrics:
             _LABELS,
             INFERENCE_BUCKETS,
         )
+        self._parse = registry.histogram(
+            "slimq_parse_seconds",
+            "Time that it took to read a request that was answered, from its whole body on",
+            _LABELS,
+            INFERENCE_BUCKETS,
+        )
+        self._response = registry.histogram(
+            "slimq_response_seconds",
+            "Time that it took to write the answer",
+            _LABELS,
+            INFERENCE_BUCKETS,
+        )
+        self._actions = registry.counter(
+            "slimq_actions", "Greedy actions of what was answered", (*_LABELS, "action")
+        )
         self._batch = registry.histogram(
             "slimq_batch_observations",
-            "Observations of a batch that was computed in a thread",
+            "Observations of a batch",
             _LABELS,
             BATCH_BUCKETS,
         )
         self._batches = registry.counter(
             "slimq_batches",
-            "Batches computed in a thread, by why they were dispatched",
+            "Batches by why they were dispatched: inline in the event loop, idle to a free thread, "
+            "freed by a thread that had become free, full as that was all a batch may hold",
             (*_LABELS, "reason"),
         )
         self.queue_depth = registry.gauge(
             "slimq_queue_depth", "Requests that wait for a thread now"
+        ).labels()
+        self.queue_limit = registry.gauge(
+            "slimq_queue_limit", "Requests that may wait for a thread"
+        ).labels()
+        self.event_loop_lag = registry.histogram(
+            "slimq_event_loop_lag_seconds",
+            "How late the event loop was to wake a task that sleeps, up to 1 ms of it rounding",
+            (),
+            HTTP_BUCKETS,
         ).labels()
         self._http = registry.histogram(
             "slimq_http_request_seconds",
@@ -148,6 +218,9 @@ class Metrics:
             "slimq_variant_memory_bytes",
             "Bytes that the process grew by when the variant was loaded, 0 when it is not",
             _LABELS,
+        )
+        self._broken = registry.gauge(
+            "slimq_variant_broken", "Processes that cannot serve what is on disk now", _LABELS
         )
         self._evictions = registry.counter(
             "slimq_variant_evictions", "Times that the variant had to make room for others", _LABELS
@@ -175,12 +248,23 @@ class Metrics:
         self._variants: dict[tuple[str, str], VariantMetrics] = {}
         self.appear(UNKNOWN, UNKNOWN)
 
-    def appear(self, policy: str, variant: str) -> None:
-        """Initialises the series of a variant of the repository."""
+    def appear(self, policy: str, variant: str, actions: Sequence[str] = ()) -> None:
+        """Initialises the series of a variant of the repository.
+
+        Args:
+            policy: its policy.
+            variant: its name.
+            actions: what the policy calls its actions, as far as that is known.
+        """
         key = (policy, variant)
-        if key in self._variants:
-            return
-        self._variants[key] = VariantMetrics(
+        if key not in self._variants:
+            self._variants[key] = self._make(key)
+        if actions:
+            counters = [self._actions.labels(*key, action) for action in actions]
+            self._variants[key].actions[:] = counters
+
+    def _make(self, key: tuple[str, str]) -> VariantMetrics:
+        return VariantMetrics(
             requests=self._requests.labels(*key),
             observations=self._observations.labels(*key),
             inference_seconds=self._inference.labels(*key),
@@ -192,6 +276,10 @@ class Metrics:
             evictions=self._evictions.labels(*key),
             loads=self._loads.labels(*key, "success"),
             load_failures=self._loads.labels(*key, "failure"),
+            broken=self._broken.labels(*key),
+            parse_seconds=self._parse.labels(*key),
+            response_seconds=self._response.labels(*key),
+            inline_batches=self._batches.labels(*key, INLINE),
             batches={why: self._batches.labels(*key, why) for why in DISPATCH_REASONS},
             errors={code: self._errors.labels(*key, code) for code in ERROR_CODES},
         )
