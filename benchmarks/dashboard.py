@@ -149,7 +149,7 @@ def draw_lines(
     axes: Any, asked: Sequence[Asked], answers: Sequence[Sequence[Series]], start: float
 ) -> None:
     """Lines over the seconds since the load began; those that are always 0 are left out."""
-    from matplotlib.ticker import EngFormatter, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     drawn = 0
     for one, answer in zip(asked, answers, strict=True):
@@ -159,7 +159,8 @@ def draw_lines(
                 axes.plot(times, series.values, lw=1, label=queries.name_of(series, one.legend))
                 drawn += 1
     if asked[0].panel in LOGARITHMIC:
-        axes.set_yscale("log", base=2)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
