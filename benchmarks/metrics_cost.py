@@ -2,10 +2,10 @@
 
     python benchmarks/metrics_cost.py
 
-The service's application answers the same requests with its metrics and with series that forget what
-they are told, in turns, and the processor time of the turns is compared. So what else the machine
-does hardly counts, and a microsecond can be seen. `serving.py` compares whole servers likewise
-(`--cases metrics-mlp-json-16`).
+The service's application answers the same requests with its metrics and with series that forget
+what they are told, in turns, and the processor time of the turns is compared. So what else the
+machine does hardly counts, and a microsecond can be seen. `serving.py` compares whole servers
+likewise (`--cases metrics-mlp-json-16`).
 """
 
 from __future__ import annotations

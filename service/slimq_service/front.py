@@ -25,12 +25,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from slimq_service.access import CALL
 from slimq_service.act import MIDDLE, ActEndpoint, render_start
 from slimq_service.hot import Call, Hot
-from slimq_service.metrics import VariantMetrics
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.infer import InferEndpoint
 from slimq_service.parsing import FIELD, JSON
 from slimq_service.residents import VariantState
 from slimq_service.statistics import Stages, VariantStatistics
+from slimq_service.variant_metrics import VariantMetrics
 
 LONGEST = 16 * 1024
 """Bytes of a body that the express lane reads; a longer one would make others wait."""

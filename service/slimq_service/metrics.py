@@ -8,13 +8,12 @@ event.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from slimq import __version__
 from slimq.core import errors
-from slimq.core.qfunction import QValues
 from slimq_service.problems import INTERNAL
-from slimq_service.series import Counter, Gauge, Histogram, Registry
+from slimq_service.series import Registry
+from slimq_service.variant_metrics import VariantMetrics
 
 UNKNOWN = "unknown"
 INFERENCE_BUCKETS = tuple(25e-6 * 2**step for step in range(17))
@@ -67,67 +66,6 @@ STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "res
 """Why streams end."""
 
 _LABELS = ("policy", "variant")
-
-
-@dataclass(frozen=True)
-class VariantMetrics:
-    """The series of one variant, looked up once."""
-
-    requests: Counter
-    observations: Counter
-    inference_seconds: Histogram
-    queue_seconds: Histogram
-    batch_observations: Histogram
-    http_seconds: Histogram
-    loaded: Gauge
-    memory_bytes: Gauge
-    evictions: Counter
-    loads: Counter
-    load_failures: Counter
-    broken: Gauge
-    parse_seconds: Histogram
-    response_seconds: Histogram
-    inline_batches: Counter
-    actions: list[Counter] = field(default_factory=list)
-    batches: dict[str, Counter] = field(default_factory=dict)
-    errors: dict[str, Counter] = field(default_factory=dict)
-
-    def answered(self, parse: int, response: int) -> None:
-        """Counts what reading a request took and what writing its answer, in nanoseconds."""
-        self.parse_seconds.observe(parse * 1e-9)
-        self.response_seconds.observe(response * 1e-9)
-
-    def inline(self, observations: int) -> None:
-        """Counts a batch that was computed in the event loop."""
-        self.inline_batches.inc()
-        self.batch_observations.observe(observations)
-
-    def chose(self, q_values: QValues) -> None:
-        """Counts the greedy actions of Q-values `(batch, actions)`.
-
-        While a policy with other actions is being published, some may have no name any more; those
-        are not counted.
-        """
-        counters = self.actions
-        for action in q_values.argmax(axis=1).tolist():
-            if action < len(counters):
-                counters[action].inc()
-
-    def express(self, parse: int, response: int, actions: Sequence[int]) -> None:
-        """Counts what else there is of a request that was answered without waiting, all in one.
-
-        Args:
-            parse: nanoseconds that reading it took.
-            response: those that writing its answer took.
-            actions: the greedy action of each observation, by the model that is loaded now.
-        """
-        self.parse_seconds.observe(parse * 1e-9)
-        self.response_seconds.observe(response * 1e-9)
-        self.inline_batches.inc()
-        self.batch_observations.observe(len(actions))
-        counters = self.actions
-        for action in actions:
-            counters[action].inc()
 
 
 class Metrics:
