@@ -47,6 +47,7 @@ check: .venv/.stamp ## Lint, formatting, types and layers
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	MYPYPATH=benchmarks .venv/bin/mypy benchmarks/*.py
+	MYPYPATH=docker/grafana .venv/bin/mypy docker/grafana/*.py
 	.venv/bin/lint-imports
 
 format: .venv/.stamp ## Format the code and mend what ruff can

@@ -144,6 +144,8 @@ class Batcher:
                 if self._is_alone(job):
                     self._leave(job)
                     q_values, started, seconds = _compute(variant.q_function, [observations])
+                    measured = self._metrics.of(variant.policy.name, variant.manifest.name)
+                    measured.inline(len(observations))
                     return Inference(q_values, seconds, started - job.arrived)
                 self._dispatch(Reason.IDLE)
             self._bound(job)

@@ -38,7 +38,7 @@ class Engine:
             metrics: where both are counted.
         """
         self._threads = Threads(threads, "slimq-inference")
-        self._inline_seconds = inline_seconds
+        self._inline_seconds, self._metrics = inline_seconds, metrics
         self._room = room = Room(limits.waiting, limits.size, metrics.queue_depth)
         self.reader = Reader(limits.seconds, room)
         self._batcher = Batcher(self._threads, threads, limits, room, metrics)
@@ -77,6 +77,8 @@ class Engine:
             started = time.perf_counter()
             q_values = variant.q_function(observations)
             result = Inference(q_values, time.perf_counter() - started)
+            measured = self._metrics.of(variant.policy.name, variant.manifest.name)
+            measured.inline(len(observations))
         else:
             result = await self._batcher.run(variant, observations, receive, waited)
         check_finite(result.q_values)

@@ -22,11 +22,11 @@ from slimq.core.qfunction import QValues
 from slimq_service.access import CALL
 from slimq_service.answers import Answer
 from slimq_service.hot import Call, Hot
-from slimq_service.metrics import VariantMetrics
 from slimq_service.model import LoadedVariant
 from slimq_service.problems import Problem
 from slimq_service.residents import VariantState
 from slimq_service.statistics import Stages, VariantStatistics
+from slimq_service.variant_metrics import VariantMetrics
 
 RequestHeaders = list[tuple[bytes, bytes]]
 LONGEST_NUMBER = 18
@@ -45,8 +45,8 @@ class Form(Protocol):
         None of one that is unusual, or wrong.
         """
 
-    def render(self, asked: Any, q_values: QValues, rows: list[list[float]]) -> Content:
-        """The answer; `rows` are the Q-values as lists."""
+    def render(self, asked: Any, q_values: QValues, actions: list[int]) -> Content:
+        """The answer; `actions` are the greedy ones."""
 
     def refuse(self, problem: Problem) -> Answer:
         """The answer to what goes wrong."""
@@ -165,11 +165,13 @@ def answer_now(
     rows = q_values.tolist()
     if not math.isfinite(sum(map(sum, rows))):
         return None
-    content = lane.form.render(asked, q_values, rows)
+    actions = [row.index(max(row)) for row in rows]
+    content = lane.form.render(asked, q_values, actions)
     ended = time.perf_counter_ns()
     scope[CALL] = lane.call
     stages = Stages(0, before - began, after - before, ended - after)
-    _count(lane, len(observations), ended - began, stages, 1)
+    lane.measured.inline(len(actions))
+    _count(lane, actions, ended - began, stages, 1)
     if lane.variant.policy.shadow is not None:
         hot.shadow.offer(lane.variant, observations, q_values)
     return content
@@ -209,11 +211,12 @@ async def answer_in_turn(
     else:
         after = time.perf_counter_ns()
         q_values = inference.q_values
-        content = lane.form.render(asked, q_values, q_values.tolist())
+        actions = q_values.argmax(axis=1).tolist()
+        content = lane.form.render(asked, q_values, actions)
         queue, infer = int(inference.queue_seconds * 1e9), int(inference.seconds * 1e9)
         ended = time.perf_counter_ns()
         stages = Stages(queue, before - began, infer, ended - after)
-        _count(lane, len(observations), ended - began, stages, inference.executions)
+        _count(lane, actions, ended - began, stages, inference.executions)
         hot.shadow.offer(lane.variant, observations, q_values)
         await send_content(send, content)
         return
@@ -234,13 +237,15 @@ async def send_content(send: Send, content: Content) -> None:
     await send({"type": "http.response.body", "body": content[1]})
 
 
-def _count(lane: Lane, observations: int, elapsed: int, stages: Stages, executions: int) -> None:
+def _count(lane: Lane, actions: list[int], elapsed: int, stages: Stages, executions: int) -> None:
     """What the endpoint counts of a request that is answered; `elapsed` in nanoseconds."""
     measured = lane.measured
     lane.state.used = time.monotonic()
     measured.requests.inc()
-    measured.observations.inc(observations)
+    measured.observations.inc(len(actions))
+    measured.chose(actions)
+    measured.answered(stages.compute_input, stages.compute_output)
     measured.inference_seconds.observe(stages.compute_infer * 1e-9)
     measured.queue_seconds.observe(stages.queue * 1e-9)
     measured.http_seconds.observe(elapsed * 1e-9)
-    lane.statistics.succeed(elapsed, stages, observations, executions)
+    lane.statistics.succeed(elapsed, stages, len(actions), executions)

@@ -81,9 +81,8 @@ class ActForm:
             observations = frames[0] if frames is not None and frames[1] in _ALONE else None
         return None if observations is None else (observations, None)
 
-    def render(self, asked: None, q_values: QValues, rows: list[list[float]]) -> Content:  # noqa: ARG002
+    def render(self, asked: None, q_values: QValues, actions: list[int]) -> Content:  # noqa: ARG002
         """As `Form.render` has it."""
-        actions = [row.index(max(row)) for row in rows]
         numbers = orjson.dumps(np.ascontiguousarray(q_values), option=orjson.OPT_SERIALIZE_NUMPY)
         body = b"".join((self._start, orjson.dumps(actions), MIDDLE, numbers, b"}"))
         return [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))], body

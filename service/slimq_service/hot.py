@@ -252,6 +252,7 @@ class Hot:
         measured.inference_seconds.observe(inference.seconds)
         measured.queue_seconds.observe(waited + inference.queue_seconds)
         measured.observations.inc(len(observations))
+        measured.chose(inference.q_values.argmax(axis=1).tolist())
         return inference
 
     async def compute(
@@ -277,6 +278,8 @@ class Hot:
         statistics = self.statistics.of(policy, variant)
         elapsed = time.perf_counter_ns() - call.began
         if succeeded:
+            stages = call.stages
+            self.metrics.of(policy, variant).answered(stages.compute_input, stages.compute_output)
             statistics.succeed(elapsed, call.stages, call.observations, call.executions)
         else:
             statistics.fail.add(elapsed)

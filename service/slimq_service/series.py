@@ -317,7 +317,7 @@ class _Plan:
             for values in family.children:
                 slot = places[family.name, values]
                 pairs = zip(family.names, values, strict=True)
-                labels = [f'{name}="{_escape(value)}"' for name, value in pairs]
+                labels = [f'{name}="{escape(value)}"' for name, value in pairs]
                 if family.kind is not Histogram:
                     starts.append(head + _start(family.name, labels))
                     spans.append((slot, slot + 1, family.largest))
@@ -355,7 +355,8 @@ def _start(name: str, labels: Sequence[str]) -> str:
     return f"{name}{{{','.join(sorted(labels))}}} " if labels else f"{name} "
 
 
-def _escape(value: str) -> str:
+def escape(value: str) -> str:
+    """A label's value as it is written between quotes."""
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 

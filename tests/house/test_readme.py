@@ -22,6 +22,8 @@ PAGES = (
     "CHANGELOG.md",
     "docs/decisions.md",
     "docs/service.md",
+    "docs/metrics.md",
+    "docs/monitoring.md",
     "docs/performance.md",
     "docs/service-protection.md",
     "docs/serving.md",

@@ -430,18 +430,31 @@ def test_both_ways_count_alike(start: Any, options: dict[str, Any]) -> None:
         "slimq_inference_seconds_count",
         "slimq_queue_seconds_count",
         "slimq_http_request_seconds_count",
+        "slimq_parse_seconds_count",
+        "slimq_response_seconds_count",
+        "slimq_batch_observations_count",
+        "slimq_batch_observations_sum",
+    ]
+    of_variant = labels[1:-1].partition(",")
+    lines = [
+        *(name + labels for name in names),
+        f'slimq_batches_total{{{of_variant[0]},reason="inline",{of_variant[2]}}}',
+        *(f'slimq_actions_total{{action="{action}",{labels[1:]}' for action in ("left", "right")),
     ]
     counts = []
     for app in (lanes(service), service.app):
-        before = [service.metric(name + labels) for name in names]
+        before = [service.metric(line) for line in lines]
         stats = statistics(service)
         Caller(service, app)(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))
-        after = [service.metric(name + labels) for name in names]
+        after = [service.metric(line) for line in lines]
         counts.append(
             [b - a for a, b in zip(before, after, strict=True)]
             + [statistics(service)[key] - stats[key] for key in stats]
         )
-    assert counts[0] == counts[1] == [1, 3, 1, 1, 1, 3, 1]
+    assert counts[0] == counts[1]
+    left, right = counts[0].pop(10), counts[0].pop(10)
+    assert left + right == 3
+    assert counts[0] == [1, 3, 1, 1, 1, 1, 1, 1, 3, 1, 3, 1]
     assert service.metric("slimq_requests_in_flight") == 0
     assert service.app.state.catalogue.state("tiny", "other").loaded.leases.count == 0
 

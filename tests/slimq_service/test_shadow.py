@@ -158,3 +158,13 @@ def test_q_values_that_are_not_finite_spoil_no_sum(watched: Any, value: float) -
     shadow._count(item, np.zeros((2, 2), np.float32))
     assert metric(watched, "slimq_shadow_q_difference_sum" + LABELS) == 0
     assert metric(watched, "slimq_shadow_observations_total" + LABELS) == 2
+
+
+def test_its_series_are_there_before_anything_is_compared(watched: Any) -> None:
+    text = watched.get("/metrics").text
+    assert f"slimq_shadow_observations_total{LABELS} 0.0" in text
+    assert f"slimq_shadow_regret_count{LABELS} 0.0" in text
+    for reason in (module.BUSY, module.FULL, module.FAILED):
+        labels = f'{{policy="tiny",reason="{reason}",shadow="other"}}'
+        assert f"slimq_shadow_dropped_total{labels} 0.0" in text
+    assert 'policy="tiny_frames",shadow' not in text

@@ -67,12 +67,12 @@ class InferForm:
             return None
         return observations if observations.flags.aligned else observations.copy(), known
 
-    def render(self, asked: _Known, q_values: QValues, rows: list[list[float]]) -> Content:  # noqa: ARG002
+    def render(self, asked: _Known, q_values: QValues, actions: list[int]) -> Content:
         """As `Form.render` has it."""
         tensors = [
             q_values.astype("<f4", copy=False).tobytes()
             if output.name == Q_VALUES
-            else q_values.argmax(axis=1).astype("<i8").tobytes()
+            else np.array(actions, "<i8").tobytes()
             for output in asked.outputs
         ]
         return asked.headers.copy(), b"".join((asked.head, *tensors))
