@@ -100,7 +100,10 @@ _Computed = tuple[QValues, float, float]
 
 
 class Batcher:
-    """Computes in threads what is too large for the event loop."""
+    """Computes what is too large for the event loop beside other requests.
+
+    Where there is no room to wait but a thread is free, a request goes before those that wait.
+    """
 
     def __init__(
         self, threads: Threads, slots: int, limits: BatchLimits, room: Room, metrics: Metrics
@@ -109,6 +112,11 @@ class Batcher:
         self._room, self._metrics = room, metrics
         self._queues: dict[int, _Queue] = {}
         self._running = 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether requests wait for a thread, and have not only just arrived."""
+        return self._running >= self._slots and bool(self._queues)
 
     async def run(
         self,
@@ -155,6 +163,7 @@ class Batcher:
             job.future.cancel()
             if job.watching is not None:
                 job.watching.cancel()
+            del job, future  # what is raised knows this frame, and the future what is raised
 
     def close(self) -> None:
         """Refuses what still waits."""

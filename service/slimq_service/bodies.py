@@ -17,6 +17,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 DISCONNECTIONS = ("http.disconnect", "websocket.disconnect")
 DRAINED_BYTES = 64 * 1024
 """A refused body up to this length is left to the server, so that the connection can be kept."""
+LONGEST_NUMBER = 18
+"""Digits of a length."""
 
 
 class ClientGoneError(Exception):
@@ -51,10 +53,15 @@ def media_type(headers: Headers, supported: Iterable[str]) -> str:
     return name
 
 
+def number_of(value: bytes) -> int | None:
+    """The length that a header says, None where it is no such number."""
+    return int(value) if value.isdigit() and len(value) <= LONGEST_NUMBER else None
+
+
 def is_long(headers: Headers) -> bool:
     """Whether a body that nobody reads is better cut off than drained."""
-    announced = header(headers, b"content-length") or b"unknown"
-    return not announced.isdigit() or len(announced) > 18 or int(announced) > DRAINED_BYTES
+    announced = number_of(header(headers, b"content-length") or b"")
+    return announced is None or announced > DRAINED_BYTES
 
 
 async def read_body(receive: Receive, headers: Headers, limit: int, seconds: float) -> bytes:
@@ -74,11 +81,12 @@ async def read_body(receive: Receive, headers: Headers, limit: int, seconds: flo
     """
     announced = header(headers, b"content-length")
     if announced is not None:
-        if not announced.isdigit() or len(announced) > 18:
+        length = number_of(announced)
+        if length is None:
             received = announced.decode("latin-1")
             raise MalformedError("Content-Length", "a number of bytes", received)
-        if int(announced) > limit:
-            raise LimitError("body", limit, f"{int(announced)} bytes", "bytes")
+        if length > limit:
+            raise LimitError("body", limit, f"{length} bytes", "bytes")
     message, waiting = take(receive)
     if message is not None and not message.get("more_body"):
         return await _collect(Replay(message, None, receive), limit)  # which waits for nothing

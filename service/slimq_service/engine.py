@@ -49,7 +49,7 @@ class Engine:
 
     def busy(self) -> bool:
         """Whether requests wait for a thread."""
-        return self._room.requests > 0
+        return self._batcher.is_behind or self.reader.waiting > 0
 
     async def run(
         self,

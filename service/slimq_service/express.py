@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
 from slimq_service.access import CALL
-from slimq_service.answers import Answer
+from slimq_service.answers import Answer, send_last, with_retry
+from slimq_service.bodies import number_of
 from slimq_service.hot import Call, Hot
 from slimq_service.model import LoadedVariant
 from slimq_service.problems import Problem
@@ -28,10 +30,9 @@ from slimq_service.residents import VariantState
 from slimq_service.statistics import Stages, VariantStatistics
 from slimq_service.variant_metrics import VariantMetrics
 
+Usual = tuple[Observations, Any]
+"""The observations of a usual request, and what its answer depends on beside them."""
 RequestHeaders = list[tuple[bytes, bytes]]
-LONGEST_NUMBER = 18
-"""Digits of a length."""
-
 Content = tuple[list[tuple[bytes, bytes]], bytes]
 """Headers and body of an answer."""
 
@@ -39,8 +40,8 @@ Content = tuple[list[tuple[bytes, bytes]], bytes]
 class Form(Protocol):
     """How usual requests of one endpoint are read and answered."""
 
-    def read(self, headers: RequestHeaders, body: bytes) -> tuple[Observations, Any] | None:
-        """The observations `(batch, *shape)` of a request, and what `render` needs of it.
+    def read(self, headers: RequestHeaders, body: bytes) -> Usual | None:
+        """A request's observations `(batch, *shape)`, and what `render` needs of it.
 
         None of one that is unusual, or wrong.
         """
@@ -54,23 +55,26 @@ class Form(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What the requests of one path need, as long as nothing has changed since the last look."""
+    """What the requests of one path need, as long as nothing has changed since the last look.
+
+    It does not keep the variant in memory, which may be evicted.
+    """
 
     endpoint: ASGIApp
     """Answers what is unusual."""
     names: dict[str, str]
     form: Form
     state: VariantState
-    variant: LoadedVariant
+    version: weakref.ref[LoadedVariant]
     measured: VariantMetrics
     statistics: VariantStatistics
     call: Call
     """Whose requests they are, for the access log."""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the variant has neither been replaced nor gone."""
-        return self.state.loaded is self.variant
+    def variant(self) -> LoadedVariant | None:
+        """The variant, None where it has been replaced or dropped: then the lane is closed."""
+        loaded = self.state.loaded
+        return None if loaded is None or self.version() is not loaded else loaded
 
 
 def open_lane(
@@ -98,7 +102,8 @@ def open_lane(
         return None
     measured, statistics = hot.metrics.of(policy, name), hot.statistics.of(policy, name)
     call = Call(policy, name)
-    return Lane(endpoint, names, make(loaded), state, loaded, measured, statistics, call)
+    version = weakref.ref(loaded)
+    return Lane(endpoint, names, make(loaded), state, version, measured, statistics, call)
 
 
 def announced(headers: RequestHeaders, longest: int) -> int:
@@ -113,9 +118,10 @@ def announced(headers: RequestHeaders, longest: int) -> int:
     length = -1
     for name, value in headers:
         if name == b"content-length":
-            if length >= 0 or not value.isdigit() or len(value) > LONGEST_NUMBER:
+            number = number_of(value)
+            if length >= 0 or number is None:
                 return -1
-            length = int(value)
+            length = number
         elif name == b"content-encoding" or name == b"expect":
             return -1
     return length if length <= longest else -1
@@ -123,7 +129,7 @@ def announced(headers: RequestHeaders, longest: int) -> int:
 
 def read(
     lane: Lane, headers: RequestHeaders, message: Message, length: int, most: int
-) -> tuple[Observations, Any] | None:
+) -> Usual | None:
     """What `Form.read` finds in a request that has nothing unusual.
 
     Args:
@@ -141,24 +147,25 @@ def read(
 
 
 def answer_now(
-    hot: Hot, lane: Lane, scope: Scope, observations: Observations, asked: Any, began: int
+    hot: Hot, lane: Lane, variant: LoadedVariant, scope: Scope, usual: Usual, began: int
 ) -> Content | None:
     """The answer of a model that takes so short that it is run in the event loop.
 
     Args:
         hot: what hot endpoints share.
         lane: that of the request's path.
+        variant: the lane's.
         scope: the request.
-        observations: from `read`.
-        asked: from `read`.
+        usual: from `read`.
         began: when it arrived, in nanoseconds.
 
     Returns:
         None where nothing was done, and the endpoint is to answer.
     """
     before = time.perf_counter_ns()
+    observations, asked = usual
     try:
-        q_values = lane.variant.q_function(observations)
+        q_values = variant.q_function(observations)
     except Exception:  # whatever it is, the endpoint says what there is to say
         return None
     after = time.perf_counter_ns()
@@ -172,19 +179,19 @@ def answer_now(
     stages = Stages(0, before - began, after - before, ended - after)
     lane.measured.inline(len(actions))
     _count(lane, actions, ended - began, stages, 1)
-    if lane.variant.policy.shadow is not None:
-        hot.shadow.offer(lane.variant, observations, q_values)
+    if variant.policy.shadow is not None:
+        hot.shadow.offer(variant, observations, q_values)
     return content
 
 
 async def answer_in_turn(
     hot: Hot,
     lane: Lane,
+    variant: LoadedVariant,
     scope: Scope,
-    observations: Observations,
-    asked: Any,
     receive: Receive,
     send: Send,
+    usual: Usual,
     began: int,
 ) -> None:
     """Answers a request whose model takes long: alone, or in a batch when its turn has come.
@@ -192,23 +199,23 @@ async def answer_in_turn(
     Args:
         hot: what hot endpoints share.
         lane: that of the request's path.
+        variant: the lane's.
         scope: the request.
-        observations: from `read`.
-        asked: from `read`.
         receive: its ASGI channel, once its body is whole.
         send: where the answer goes.
+        usual: from `read`.
         began: when it arrived, in nanoseconds.
     """
     before = time.perf_counter_ns()
-    leases, in_flight = lane.variant.leases, hot.metrics.in_flight
+    observations, asked = usual
+    leases, in_flight = variant.leases, hot.metrics.in_flight
     leases.count += 1
     in_flight.inc()
     scope[CALL] = lane.call
+    problem: Problem | None = None
+    content: Content | None = None
     try:
-        inference = await hot.compute(lane.variant, observations, receive)
-    except Exception as error:
-        failed = error
-    else:
+        inference = await hot.compute(variant, observations, receive)
         after = time.perf_counter_ns()
         q_values = inference.q_values
         actions = q_values.argmax(axis=1).tolist()
@@ -217,18 +224,18 @@ async def answer_in_turn(
         ended = time.perf_counter_ns()
         stages = Stages(queue, before - began, infer, ended - after)
         _count(lane, actions, ended - began, stages, inference.executions)
-        hot.shadow.offer(lane.variant, observations, q_values)
-        await send_content(send, content)
-        return
+        hot.shadow.offer(variant, observations, q_values)
+    except Exception as error:
+        call = Call(lane.call.policy, lane.call.variant, arrived=began, began=began)
+        problem = hot.fail(call, scope["path"], error)
     finally:
         leases.count -= 1
         in_flight.dec()
-    call = Call(lane.call.policy, lane.call.variant, arrived=began, began=began)
-
-    async def fail(scope: Scope, receive: Receive, call: Call) -> Answer:  # noqa: ARG001
-        raise failed
-
-    await hot.respond(scope, receive, send, fail, lane.form.refuse, call=call)
+    if content is not None:
+        await send_content(send, content)
+    elif problem is not None:
+        refusal = with_retry(lane.form.refuse(problem), problem)
+        await send_last(receive, send, refusal, close=False)
 
 
 async def send_content(send: Send, content: Content) -> None:

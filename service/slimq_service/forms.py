@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import orjson
 
+from slimq.core.errors import ObservationError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
 from slimq_service.act import MIDDLE, refuse, render_start
 from slimq_service.answers import Answer
 from slimq_service.digits import PLACE, read_frames
-from slimq_service.express import Content, RequestHeaders
+from slimq_service.express import Content, RequestHeaders, Usual
 from slimq_service.model import LoadedVariant
 from slimq_service.parsing import FIELD, JSON, RAW
 from slimq_service.problems import Problem
 
-LONGEST_VECTORS, LONGEST_RAW, LONGEST_FRAMES = 16 * 1024, 256 * 1024, 256 * 1024
+LONGEST_VECTORS, LONGEST_RAW, LONGEST_FRAMES = 8 * 1024, 256 * 1024, 256 * 1024
 """Bytes of a body that is read here, vectors and frames as JSON; a longer one would make others
-wait."""
+wait. So few vectors cannot be made of more lists than any body may have."""
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 _JSON, _RAW = JSON.encode(), RAW.encode()
@@ -30,33 +27,9 @@ _ALONE = {b'{"%b":%b%d}' % (FIELD.encode(), blank, PLACE) for blank in (b"", b" 
 _NUMBERS = frozenset((int, float))
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Of observations, in what reading them needs."""
-
-    shape: tuple[int, ...]
-    dtype: npt.DTypeLike
-    item_bytes: int
-
-    @staticmethod
-    def of(spec: ObservationSpec) -> Layout:
-        """That of a policy."""
-        return Layout(spec.shape, spec.numpy_dtype, spec.item_bytes)
-
-    @property
-    def is_vector(self) -> bool:
-        """Whether they are vectors of floats, which are read from JSON here."""
-        return len(self.shape) == 1 and self.dtype == np.float32
-
-    def from_bytes(self, body: bytes | memoryview) -> Observations | None:
-        """Observations `(batch, *shape)` without a copy; None where they are not right."""
-        count, rest = divmod(len(body), self.item_bytes)
-        if rest or not count:
-            return None
-        observations: Any = np.frombuffer(body, self.dtype).reshape(count, *self.shape)
-        if self.dtype == np.float32 and not np.isfinite(observations).all():
-            return None
-        return observations  # type: ignore[no-any-return]
+def is_of_vectors(spec: ObservationSpec) -> bool:
+    """Whether observations are vectors of floats, which are read from JSON number by number."""
+    return len(spec.shape) == 1 and spec.dtype == "float32"
 
 
 class ActForm:
@@ -64,17 +37,17 @@ class ActForm:
 
     def __init__(self, variant: LoadedVariant) -> None:
         self._spec = variant.policy.observation
-        self._layout = Layout.of(self._spec)
+        self._of_vectors = is_of_vectors(self._spec)
         self._start = render_start(variant)
 
-    def read(self, headers: RequestHeaders, body: bytes) -> tuple[Observations, None] | None:
+    def read(self, headers: RequestHeaders, body: bytes) -> Usual | None:
         """As `Form.read` has it."""
         types = [value for name, value in headers if name == b"content-type"]
         observations: Observations | None = None
         if types == [_RAW] and len(body) <= LONGEST_RAW:
-            observations = self._layout.from_bytes(body)
-        elif types == [_JSON] and self._layout.is_vector and len(body) <= LONGEST_VECTORS:
-            rows = _rows(body, self._layout.shape[0])
+            observations = from_bytes(self._spec, body)
+        elif types == [_JSON] and self._of_vectors and len(body) <= LONGEST_VECTORS:
+            rows = _rows(body, self._spec.size)
             observations = None if rows is None else np.array(rows, np.float32)
         elif types == [_JSON] and len(body) <= LONGEST_FRAMES:
             frames = read_frames(body, self._spec)
@@ -90,6 +63,14 @@ class ActForm:
     def refuse(self, problem: Problem) -> Answer:
         """As `Form.refuse` has it."""
         return refuse(problem)
+
+
+def from_bytes(spec: ObservationSpec, body: bytes | memoryview) -> Observations | None:
+    """Observations `(batch, *shape)` from raw bytes, None where they are not right."""
+    try:
+        return spec.from_bytes(body)
+    except ObservationError:
+        return None
 
 
 def _rows(body: bytes, length: int) -> list[list[float]] | None:

@@ -82,24 +82,11 @@ class Front:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        if self._scan is not self._hot.catalogue.scan:  # a new look may have changed anything
-            self._lanes.clear()
-            self._scan = self._hot.catalogue.scan
-        lane = self._lanes.get(path)
-        if lane is None or not lane.is_open:
-            found = self._find(path)
-            if found is None:
-                await self._app(scope, receive, send)
-                return
-            route, names = found
-            lane = None
-            if self._express:
-                lane = open_lane(self._hot, route.endpoint, names, route.form)
-            if lane is None:
-                scope["path_params"] = names
-                await route.endpoint(scope, receive, send)
-                return
-            self._lanes[path] = lane
+        lane = self._lane_of(path)
+        variant = None if lane is None else lane.variant()
+        if lane is None or variant is None:
+            await self._go_the_long_way(path, scope, receive, send)
+            return
         began = time.perf_counter_ns()
         hot, headers, settings = self._hot, scope["headers"], self._hot.settings
         message: Message | None = None
@@ -110,15 +97,41 @@ class Front:
         if message is not None:
             usual = read(lane, headers, message, length, settings.max_batch)
             if usual is not None:
-                if not hot.is_inline(lane.variant, len(usual[0])):
-                    await answer_in_turn(hot, lane, scope, *usual, receive, send, began)
+                if not hot.is_inline(variant, len(usual[0])):
+                    await answer_in_turn(hot, lane, variant, scope, receive, send, usual, began)
                     return
-                content = answer_now(hot, lane, scope, *usual, began)
+                content = answer_now(hot, lane, variant, scope, usual, began)
                 if content is not None:
                     await send_content(send, content)
                     return
         scope["path_params"] = lane.names
         await lane.endpoint(scope, Replay(message, waiting, receive), send)
+
+    def _lane_of(self, path: str) -> Lane | None:
+        """The express lane of a path, where there is one."""
+        if self._scan is not self._hot.catalogue.scan:  # a new look may have changed anything
+            self._lanes.clear()
+            self._scan = self._hot.catalogue.scan
+        lane = self._lanes.get(path)
+        if lane is not None and lane.variant() is not None:
+            return lane
+        found = self._find(path) if self._express else None
+        if found is None:
+            return None
+        route, names = found
+        lane = open_lane(self._hot, route.endpoint, names, route.form)
+        if lane is not None:
+            self._lanes[path] = lane
+        return lane
+
+    async def _go_the_long_way(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Has the endpoint answer, or the application what is not hot."""
+        found = self._find(path)
+        if found is None:
+            await self._app(scope, receive, send)
+        else:
+            route, scope["path_params"] = found
+            await route.endpoint(scope, receive, send)
 
     def _find(self, path: str) -> tuple[_Route, dict[str, str]] | None:
         """The hot endpoint of a path, and the names in it, the policy's first."""

@@ -116,7 +116,6 @@ class Hot:
         refuse: Callable[[Problem], Answer],
         *,
         counted: bool = True,
-        call: Call | None = None,
     ) -> None:
         """Answers one request; every error becomes what `refuse` makes of its problem document.
 
@@ -127,11 +126,8 @@ class Hot:
             answer: computes the answer.
             refuse: words an error.
             counted: whether it is a request for actions, in the metrics and statistics of those.
-            call: what is known of it; None where nothing is.
         """
-        if call is None:
-            call = Call(close=is_long(scope["headers"]))
-        scope[CALL] = call
+        call = scope[CALL] = Call(close=is_long(scope["headers"]))
         try:
             result = await self.settle(call, scope["path"], answer(scope, receive, call), counted)
         except ClientGoneError:
@@ -155,19 +151,13 @@ class Hot:
             ClientGoneError: nobody waits for an answer any more.
         """
         self.metrics.in_flight.inc()
-        problem: Problem
         try:
             result = await answer
         except ClientGoneError:
-            self._fail(call, CLIENT_GONE, counted)
+            self._count_error(call, CLIENT_GONE, counted)
             raise
-        except SlimqError as error:
-            problem = problem_of(error)
-        except Exception:
-            problem = internal_problem()
-            self._log.exception(
-                "request failed", path=path, policy=call.policy, variant=call.variant
-            )
+        except Exception as error:
+            return self.explain(call, path, error, counted)
         else:
             if counted:
                 self._count(call, succeeded=True)
@@ -176,13 +166,41 @@ class Hot:
             call.hold(None)
             self.metrics.in_flight.dec()
             if counted:
-                measured = self.metrics.of(call.policy, call.variant)
-                measured.requests.inc()
-                measured.http_seconds.observe((time.perf_counter_ns() - call.arrived) * 1e-9)
-        self._fail(call, problem["code"], counted)
+                self._count_call(call)
+
+    def explain(self, call: Call, path: str, error: Exception, counted: bool = True) -> Problem:
+        """The problem document of what went wrong with a call; counted, but not as a call.
+
+        Args:
+            call: whose it was.
+            path: where it came in, for the log.
+            error: anything but that the client has gone.
+            counted: as `respond` has it.
+        """
+        if isinstance(error, SlimqError):
+            problem = problem_of(error)
+        else:
+            problem = internal_problem()
+            names = {"policy": call.policy, "variant": call.variant}
+            self._log.error("request failed", path=path, **names, exc_info=error)
+        self._count_error(call, problem["code"], counted)
         if counted:
             self._count(call, succeeded=False)
         return problem
+
+    def fail(self, call: Call, path: str, error: Exception) -> Problem | None:
+        """Counts a call that was answered in no other way; None where nobody waits for an answer.
+
+        Args:
+            call: whose it was.
+            path: where it came in, for the log.
+            error: what went wrong.
+        """
+        self._count_call(call)
+        if isinstance(error, ClientGoneError):
+            self._count_error(call, CLIENT_GONE, counted=True)
+            return None
+        return self.explain(call, path, error)
 
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that names none; see `routing`."""
@@ -265,7 +283,12 @@ class Hot:
         """The Q-values, neither counted nor shown to the shadow; as `Engine.run`."""
         return await self._engine.run(variant, observations, receive, waited)
 
-    def _fail(self, call: Call, code: str, counted: bool) -> None:
+    def _count_call(self, call: Call) -> None:
+        measured = self.metrics.of(call.policy, call.variant)
+        measured.requests.inc()
+        measured.http_seconds.observe((time.perf_counter_ns() - call.arrived) * 1e-9)
+
+    def _count_error(self, call: Call, code: str, counted: bool) -> None:
         if counted:
             self.metrics.error(call.policy, call.variant, code)
         else:

@@ -6,6 +6,7 @@ what an observation looks like: `parse` reads the envelope, `Envelope.observatio
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from collections.abc import Sequence
@@ -15,7 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimq.core.errors import InvalidInputError, MalformedError, ObservationError, suggestion
+from slimq.core.errors import (
+    InvalidInputError,
+    MalformedError,
+    ObservationError,
+    SlimqError,
+    suggestion,
+)
 from slimq.core.observation import Observations, ObservationSpec
 from slimq_service.digits import PLACE, read_frames
 from slimq_service.nested import (
@@ -89,14 +96,28 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
     if media_type == NPY:
         return Envelope(media_type, read_npy(body))
     check_lists(body, spec, max_batch, FIELD)
-    frames = read_frames(body, spec)
-    document = read_object(body if frames is None else frames[1], KEYS, "body")
+    document = _read_document(body, spec)
     if FIELD not in document:
         raise InvalidInputError(FIELD, "a list of observations", "no such key")
-    content = document[FIELD]
-    if frames is not None and content == PLACE:
-        content = frames[0]
-    return Envelope(media_type, content, read_variant(document))
+    return Envelope(media_type, document[FIELD], read_variant(document))
+
+
+def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
+    """The object of a body, frames in it as an array where they can be read as one.
+
+    Raises:
+        MalformedError: it is not JSON.
+        ObservationError: it has NaN or an infinity where a number should be.
+        InvalidInputError: it is no object, or has an unknown key.
+    """
+    frames = read_frames(body, spec)
+    if frames is not None:
+        with contextlib.suppress(SlimqError):  # which the whole body is to say of itself
+            document = read_object(frames[1], KEYS, "body")
+            content = document.get(FIELD)
+            if type(content) is int and content == PLACE:
+                return {**document, FIELD: frames[0]}
+    return read_object(body, KEYS, "body")
 
 
 def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ The text is Prometheus' exposition format 0.0.4.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -31,6 +32,8 @@ FILE_BYTES = 2**24
 SLOT_BYTES = 8
 RESERVED_BYTES = 2**18
 """Room on disk that is taken beyond what is needed, so that it is rarely asked for."""
+NO_RESERVATIONS = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+"""What file systems say that reserve nothing."""
 LIVE_FILE = "workers"
 """In the folder: index and process id of every worker that lives, as `0:4711 1:4712`."""
 
@@ -207,8 +210,14 @@ class Registry:
         if self._layout is not None:
             self._reserve(self._layout, end)
             line = json.dumps([family.name, values, slot, family.width]) + "\n"
-            with self._layout.open("a", encoding="utf-8") as file:
-                file.write(line)
+            with self._layout.open("ab") as file:
+                before = file.tell()
+                try:
+                    file.write(line.encode())
+                    file.flush()
+                except OSError:
+                    file.truncate(before)  # half a line would spoil the next
+                    raise
         self._places[family.name, values], self._used = slot, end
         return slot
 
@@ -219,11 +228,17 @@ class Registry:
             OSError: there is none.
         """
         needed = slots * SLOT_BYTES
-        if needed > self._reserved and hasattr(os, "posix_fallocate"):
-            end = min(FILE_BYTES, needed + RESERVED_BYTES)
-            with layout.with_suffix(".values").open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, end)
-            self._reserved = end
+        if needed <= self._reserved or not hasattr(os, "posix_fallocate"):
+            return
+        begin = max(self._reserved, self._used * SLOT_BYTES)  # what is in use may be written to now
+        end = max(needed, min(FILE_BYTES, needed + RESERVED_BYTES))
+        with layout.with_suffix(".values").open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), begin, end - begin)
+            except OSError as error:
+                if error.errno not in NO_RESERVATIONS:
+                    raise
+        self._reserved = end
 
     def _gather(self) -> tuple[Values, Values]:
         """Sums and largest values over the workers, by this worker's slots."""

@@ -7,8 +7,10 @@ costs more processor time than many a model does; here it is an entry in a queue
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -17,13 +19,14 @@ Work = tuple[asyncio.AbstractEventLoop, Callable[[], Any], Callable[[Any], None]
 
 
 class Threads:
-    """As many as can work at a time; they begin with the first piece of work."""
+    """As many as can work at a time; each begins with a piece of work."""
 
     def __init__(self, count: int, name: str) -> None:
         self._count, self._name = count, name
         self._waiting: SimpleQueue[Work | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._closed = False
+        _OPEN.add(self)
 
     def start(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Has a thread do something.
@@ -37,37 +40,53 @@ class Threads:
         """
         if self._closed:
             raise RuntimeError("the threads have ended")
-        while len(self._threads) < self._count:
-            thread = threading.Thread(
-                target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True
-            )
+        if len(self._threads) < self._count:
+            name = f"{self._name}-{len(self._threads)}"
+            thread = threading.Thread(target=_work, args=(self._waiting,), name=name, daemon=True)
             try:
                 thread.start()
-            except RuntimeError:
+            except RuntimeError:  # those that there are do it, only later
                 if not self._threads:
                     raise
-                break  # those that there are do it, only later
-            self._threads.append(thread)
+            else:
+                self._threads.append(thread)
         self._waiting.put((asyncio.get_running_loop(), work, done))
 
     def close(self) -> None:
         """Takes no more work, and returns once all that was taken is done."""
-        self._closed = True
-        for _ in self._threads:
-            self._waiting.put(None)
+        if not self._closed:
+            self._closed = True
+            self._release()
         for thread in self._threads:
             thread.join()
 
-    def _run(self) -> None:
-        while True:
-            taken = self._waiting.get()
-            if taken is None:
-                return
-            loop, work, done = taken
-            try:
-                result = work()
-            except BaseException as error:
-                result = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(done, result)
-            del taken, work, done, result  # nothing of it is kept until the next
+    def __del__(self) -> None:
+        if not self._closed:
+            self._release()
+
+    def _release(self) -> None:
+        """Has each thread end behind the work that waits."""
+        for _ in self._threads:
+            self._waiting.put(None)
+
+
+_OPEN: weakref.WeakSet[Threads] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that is at work when the interpreter ends would abort it."""
+    for threads in list(_OPEN):
+        threads.close()
+
+
+def _work(waiting: SimpleQueue[Work | None]) -> None:
+    while (taken := waiting.get()) is not None:
+        loop, work, done = taken
+        try:
+            result = work()
+        except BaseException as error:
+            result = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(done, result)
+        del taken, work, done, result  # nothing of it is kept until the next

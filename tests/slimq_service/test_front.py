@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import gc
 import json
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from slimq.core.errors import DeadlineError
 from slimq.core.manifest import Routing
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
+from slimq_service import digits
 from slimq_service.oip import forms
 
 PATHS = ("/v1/policies/tiny/act", "/v1/policies/tiny/variants/other/act")
@@ -281,9 +286,12 @@ FRAME = (np.arange(FRAME_BYTES) % 256).astype(np.uint8).reshape(1, 4, 84, 84)
         ({"observations": FRAME.tolist(), "odd": 1}, 422),
         ({"observation": FRAME.tolist()}, 422),
         ({"odd": FRAME.tolist(), "observations": 0}, 422),
+        ({"variant": FRAME.tolist(), "observations": 0}, 422),
+        ({"observations": FRAME.tolist(), "variant": float("nan")}, 422),
+        ({"observations": {"observations": FRAME.tolist()}}, 422),
         (FRAME.tolist(), 422),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
 def test_frames_as_json_are_answered_as_ever(
@@ -292,6 +300,78 @@ def test_frames_as_json_are_answered_as_ever(
     body = json.dumps(document, separators=separators).encode()
     (found,), _, _ = both(service, FRAMES, whole(body), sized(body))
     assert found == status
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        ('{"observations": -%s}', 400),
+        ('{"observations": %se7}', 400),
+        ('{"observations":0.%s}', 400),
+        ('{"observations": 5%s}', 400),
+        ('{"observations": %s,}', 400),
+        ('{"observations": "%s"}', 422),
+        ('{"observations": %s, "observations": 0}', 422),
+        ('{"observations": %s, "observations": false}', 422),
+        ('{"variant": %s, "variant": null, "observations": 0}', 422),
+        ('{"observations": 1, "observations": %s}', 200),
+    ],
+)
+def test_errors_around_frames_speak_of_what_was_sent(service: Any, form: str, status: int) -> None:
+    body = (form % json.dumps(FRAME.tolist())).encode()
+    (found,), _, answer = both(service, FRAMES, whole(body), sized(body))
+    assert found == status
+    assert str(digits.PLACE) not in answer.decode()
+
+
+def test_what_a_head_of_json_was_once_says_nothing_of_numbers_behind_it(service: Any) -> None:
+    """An input is JSON or binary; the same head is right with the one and wrong with the other."""
+    entry = {"name": "observations", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
+    document = {"inputs": [entry], "parameters": BINARY}
+    alone, behind = framed(document, b""), framed(document, VECTORS[:16])
+    for body, headers in (behind, alone, behind, alone):
+        (found,), _, _ = both(service, INFER, whole(body), headers)
+        assert found == (200 if body == alone[0] else 400)
+
+
+def test_a_lane_keeps_no_variant_in_memory(start: Any) -> None:
+    service = start()
+    assert service.request("POST", PATHS[1], json={"observations": GOOD[0]}).is_success
+    body, headers = framed(VECTOR_TENSOR, VECTORS)
+    for path, content, head in ((PATHS[1], GOOD_BODY, sized(GOOD_BODY)), (INFER, body, headers)):
+        assert Caller(service, lanes(service))(path, whole(content), head)[0] == [200]
+    assert len(lanes(service)._lanes) == 2
+    state = service.app.state.catalogue.state("tiny", "other")
+    session = weakref.ref(state.loaded)
+    service.run(service.app.state.catalogue.unload("tiny", "other"))
+    gc.collect()
+    assert session() is None
+    assert Caller(service, lanes(service))(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))[0] == [200]
+
+
+def test_what_is_refused_in_turn_leaves_nothing_behind(start: Any) -> None:
+    service = start(inline_seconds=0, alone_seconds=0)
+    assert service.request("POST", PATHS[1], json={"observations": GOOD[0]}).is_success
+    state = service.app.state.catalogue.state("tiny", "other")
+    seen: list[Any] = []
+
+    def fail(observations: Any, /) -> Any:
+        seen.append(weakref.ref(observations))
+        raise DeadlineError(1.0)
+
+    state.loaded = dataclasses.replace(state.loaded, q_function=fail)
+    caller = Caller(service, without_endpoints(service))
+    gc.collect()
+    gc.disable()
+    try:
+        (status,), headers, _ = caller(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))
+        assert (status, headers["retry-after"]) == (503, "1")
+        deadline = time.monotonic() + 5  # the thread may be about to forget it, too
+        while seen[0]() is not None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert seen[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_frames_that_wait_for_their_turn_need_no_act_endpoint(start: Any) -> None:

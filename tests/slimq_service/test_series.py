@@ -104,6 +104,18 @@ def test_a_disk_without_room_is_an_error_and_not_the_end(
     assert (tmp_path / "worker-0.values").stat().st_blocks * 512 >= 2**16 * 8
 
 
+def test_a_file_system_that_reserves_nothing_is_good_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    registry = Registry(tmp_path, 0)
+    registry.counter("a", "A").labels().inc()
+    assert registry.get_sample_value("a_total") == 1
+
+
 def test_a_series_that_only_another_worker_has_is_there_too(tmp_path: Path) -> None:
     first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
     first.counter("requests", "Requests", NAMES)

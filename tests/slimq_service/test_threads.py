@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -77,6 +79,23 @@ def test_a_result_for_an_event_loop_that_has_ended_is_dropped() -> None:
     go_on.set()
     threads.close()
     assert not any(thread.is_alive() for thread in threads._threads)
+
+
+ENDED_EARLY = """
+import asyncio, time
+from slimq_service.threads import Threads
+threads = Threads(2, "named")
+async def run():
+    threads.start(lambda: (time.sleep(0.3), print("worked", flush=True)), lambda _: None)
+asyncio.run(run())
+"""
+
+
+def test_an_interpreter_that_ends_meanwhile_ends_well() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDED_EARLY], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "worked\n", "")
 
 
 def test_where_no_thread_can_be_started_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

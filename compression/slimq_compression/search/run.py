@@ -1,8 +1,9 @@
 """Searches recipes on the front of bytes, latency and return, in one process or several.
 
 The study on disk is the only thing that workers share: an interrupted search goes on, when it is
-run again, from its last ended trial. With one worker, the same seed draws the same trials for as
-long as they are random (the first `STARTUP`); later ones follow measured latencies, which vary.
+run again, from its last ended trial. With one worker, the same seed over the
+same published variants draws the same trials for as long as they are random (the first `STARTUP`);
+later ones follow measured latencies, which vary.
 """
 
 from __future__ import annotations
@@ -126,6 +127,10 @@ def search(
         _prepare(settings, study, source, repository, progress)
         on_trial(snapshot(study, settings))
         missing = settings.trials - len(ended(study))
+        if missing > 0:
+            background, network = background_of(source.calibration), source.teacher.spec
+            offer, policy = Offer.current(), settings.policy
+            enqueue_published(study, repository, policy, network, offer, background)
         try:
             if settings.workers == 1:
                 _work_here(settings, study, missing, on_trial)
@@ -186,7 +191,7 @@ def _prepare(
     repository: Repository,
     progress: Progress,
 ) -> None:
-    """Fixes the terms, measures the baseline where that is not done, and says where to start."""
+    """Fixes the study's terms, and measures the baseline where that is not done."""
     gate = AcceptGate(source, repository)
     probe = f'name = "found"\n[accept]\nmargin = {settings.margin}\n'
     gate.require_baseline(parse_recipe(probe, "search"))
@@ -204,8 +209,6 @@ def _prepare(
             variant.model.bytes, settings.screening_episodes, settings.gate_episodes, progress
         )
         study.set_user_attr("reference", reference.model_dump(mode="json"))
-    background = background_of(source.calibration)
-    enqueue_published(study, repository, settings.policy, source.teacher.spec, offer, background)
 
 
 def _work_here(

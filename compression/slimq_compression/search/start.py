@@ -11,12 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+import structlog
 from optuna.trial import FixedTrial, TrialState, create_trial
 
+from slimq.core.errors import SlimqError
 from slimq.core.manifest import StepRecord
 from slimq.core.repository import Repository
 from slimq.networks.specification import QNetworkSpec
 from slimq_compression.search.space import Offer, suggest
+
+_log = structlog.get_logger(__name__)
 
 PLAIN = {"kind": "conv", "activation": True, "batch_norm": False, "groups": 1, "padding": 0}
 """What every convolution of the space has; their tables say the rest."""
@@ -32,11 +36,16 @@ def enqueue_published(
 ) -> list[str]:
     """Puts the published students that the space holds first in the queue; returns their names.
 
-    What a study has tried or will try is not enqueued again.
+    What a study has tried or will try is not enqueued again, and a variant that cannot be read is
+    left out.
     """
     names = []
     for name in repository.variants(policy):
-        recipe = repository.variant(policy, name).recipe
+        try:
+            recipe = repository.variant(policy, name).recipe
+        except SlimqError as error:
+            _log.warning("not a start", variant=name, error=str(error))
+            continue
         chosen = None if recipe is None else _choices(recipe.steps, network)
         if chosen is not None and _is_offered(chosen, recipe.steps, network, offer, background):
             study.enqueue_trial(chosen, user_attrs={"start": name}, skip_if_exists=True)
@@ -49,17 +58,17 @@ def _choices(steps: Sequence[StepRecord], network: QNetworkSpec) -> dict[str, An
     if not steps or steps[0].name != "student":
         return None
     made = steps[0].parameters
-    if made["architecture"] is not None or made["width"] != 1.0:
+    if made.get("architecture") is not None or made.get("width", 1.0) != 1.0:
         return None
-    hidden = {f"hidden.{index}": width for index, width in enumerate(made["hidden"], start=1)}
+    hidden = {f"hidden.{n}": width for n, width in enumerate(made.get("hidden") or (), start=1)}
     chosen = {"structure": "student", **_weights(steps), **hidden}
     if network.body.kind == "mlp":
         return {**chosen, "layers": len(hidden)}
-    tables = made["convolutions"] or ()
-    plain = all(table[name] == value for table in tables for name, value in PLAIN.items())
+    tables = made.get("convolutions") or ()
+    plain = all(table.get(n, value) == value for table in tables for n, value in PLAIN.items())
     if not plain or len(hidden) != 1:
         return None
-    return {**chosen, **_convolutions(tables), **_window(made["window"] or {}, network)}
+    return {**chosen, **_convolutions(tables), **_window(made.get("window") or {}, network)}
 
 
 def _is_offered(
@@ -80,14 +89,14 @@ def _is_offered(
         )
     except ValueError:
         return False
-    tables = steps[0].parameters["convolutions"] or ()
+    tables = steps[0].parameters.get("convolutions") or ()
     return [c["kernel"] for c in candidate.convolutions] == [t["kernel"] for t in tables]
 
 
 def _weights(steps: Sequence[StepRecord]) -> dict[str, Any]:
     """The form that a recipe gives to most weights: levels for all layers, int8, or none."""
     for step in steps:
-        if step.name == "quantize_weights" and step.parameters["layers"] is None:
+        if step.name == "quantize_weights" and step.parameters.get("layers") is None:
             form = step.parameters["form"]
             return {"weights": form, f"bits.{form}": step.parameters["bits"]}
     eight = any(step.name == "quantize_int8" for step in steps)

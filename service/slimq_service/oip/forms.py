@@ -1,7 +1,8 @@
 """The usual form of the protocol's requests: one binary tensor after a few hundred bytes of JSON.
 
 Clients send the same JSON again and again, unless they number their requests: what was read from it
-is kept, and so is the JSON of the answer where all of its tensors are binary.
+is kept, and so is the JSON of the answer where all of its tensors are binary. It is kept until the
+next look at the repository, with the lane.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from slimq.core.errors import SlimqError
-from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
 from slimq_service.answers import Answer
-from slimq_service.batching import Inference
-from slimq_service.express import Content, RequestHeaders
-from slimq_service.forms import LONGEST_RAW, Layout
+from slimq_service.bodies import number_of
+from slimq_service.express import Content, RequestHeaders, Usual
+from slimq_service.forms import LONGEST_RAW, from_bytes
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.answer import render
 from slimq_service.oip.errors import refuse
-from slimq_service.oip.framing import LENGTH_HEADER, json_length
-from slimq_service.oip.request import InferRequest, Limits, Output, read_request
+from slimq_service.oip.framing import LENGTH_HEADER
+from slimq_service.oip.request import InferRequest, Limits, Output, aligned, read_request
 from slimq_service.oip.tensors import Q_VALUES
 from slimq_service.problems import Problem
 
@@ -45,27 +45,27 @@ class InferForm:
     """Requests for one variant."""
 
     def __init__(self, variant: LoadedVariant, limits: Limits) -> None:
-        self._variant, self._limits = variant, limits
-        self._spec = variant.policy.observation
-        self._layout = Layout.of(self._spec)
-        self._heads: dict[bytes, _Known] = {}
+        self._names = variant.policy.name, variant.manifest.name
+        self._actions = len(variant.policy.actions)
+        self._spec, self._limits = variant.policy.observation, limits
+        self._heads: dict[bytes, _Known | None] = {}
 
-    def read(self, headers: RequestHeaders, body: bytes) -> tuple[Observations, _Known] | None:
+    def read(self, headers: RequestHeaders, body: bytes) -> Usual | None:
         """As `Form.read` has it."""
         lengths = [value for name, value in headers if name == LENGTH_HEADER]
-        if len(lengths) != 1 or len(body) > LONGEST_RAW:
+        length = number_of(lengths[0]) if len(lengths) == 1 else None
+        if not length or length > LONGEST_HEAD or not length < len(body) <= LONGEST_RAW:
             return None
-        try:
-            length = json_length(headers) or 0
-            known = self._heads.get(body[:length]) or self._learn(body, length)
-        except SlimqError:
-            return None
+        head = body[:length]
+        if head not in self._heads:
+            self._learn(body, length)
+        known = self._heads.get(head)
         if known is None:
             return None
-        observations = self._layout.from_bytes(memoryview(body)[length:])
+        observations = from_bytes(self._spec, memoryview(body)[length:])
         if observations is None or len(observations) != known.batch:
             return None
-        return observations if observations.flags.aligned else observations.copy(), known
+        return aligned(observations), known
 
     def render(self, asked: _Known, q_values: QValues, actions: list[int]) -> Content:
         """As `Form.render` has it."""
@@ -81,30 +81,30 @@ class InferForm:
         """As `Form.refuse` has it."""
         return refuse(problem)
 
-    def _learn(self, body: bytes, length: int) -> _Known | None:
-        """What the endpoint would read; None of what is answered otherwise each time.
+    def _learn(self, body: bytes, length: int) -> None:
+        """Keeps what the JSON of a request asks for, None where that is not all there is to it.
 
-        Raises:
-            SlimqError: the request is wrong.
+        Nothing is kept of a request that is wrong, perhaps by its numbers alone, nor of one with a
+        number of its own.
         """
-        if not 0 < length <= LONGEST_HEAD:
-            return None
-        request = read_request(body, None, length, self._spec, self._limits)
-        if request.id is not None or not all(output.binary for output in request.outputs):
-            return None
+        head = body[:length]
+        if b'"id"' in head:
+            return
+        try:
+            request = read_request(body, None, length, self._spec, self._limits)
+        except SlimqError:
+            return
         if len(self._heads) >= MOST_HEADS:
             self._heads.clear()
-        known = self._heads[body[:length]] = self._prepare(request)
-        return known
+        binary = all(output.binary for output in request.outputs)
+        plain = binary and request.id is None
+        self._heads[head] = self._prepare(request) if plain else None
 
     def _prepare(self, request: InferRequest) -> _Known:
         batch = len(request.observations)
-        actions = len(self._variant.policy.actions)
-        answer = render(
-            self._variant, request, Inference(np.zeros((batch, actions), np.float32), 0.0)
-        )
-        values = dict(answer.headers)
-        head = answer.body[: int(values[LENGTH_HEADER])]
+        nothing: QValues = np.zeros((batch, self._actions), np.float32)
+        answer = render(*self._names, request, nothing)
+        head = answer.body[: int(dict(answer.headers)[LENGTH_HEADER])]
         length = (b"content-length", b"%d" % len(answer.body))
         headers = [(b"content-type", answer.media_type), length, *answer.headers]
         return _Known(batch, request.outputs, headers, head)

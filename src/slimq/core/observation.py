@@ -120,8 +120,8 @@ class ObservationSpec(BaseModel):
         """
         if array.shape == self.shape:
             array = array[np.newaxis]
-        expected = f"shape (batch, {', '.join(map(str, self.shape))})"
         if array.shape[1:] != self.shape:
+            expected = f"shape (batch, {', '.join(map(str, self.shape))})"
             raise ObservationError(field, expected, f"shape {array.shape}")
         if array.shape[0] == 0:
             raise ObservationError(field, "a batch of at least 1", "an empty batch")

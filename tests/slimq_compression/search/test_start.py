@@ -78,7 +78,9 @@ def test_students_that_the_space_does_not_hold_are_left_out(study: optuna.Study)
     assert not {"mobilenet", "shufflenet", "fp32", "pruned-int8", "tucker"} & set(names)
 
 
-@pytest.mark.parametrize("change", [{"hidden": [2]}, {"hidden": [8, 8, 8]}, {"width": 0.5}])
+@pytest.mark.parametrize(
+    "change", [{"hidden": [2]}, {"hidden": [8, 8, 8]}, {"hidden": None}, {"width": 0.5}]
+)
 def test_a_value_out_of_range_is_left_out(
     study: optuna.Study, tmp_path: Path, change: dict[str, Any]
 ) -> None:
@@ -88,3 +90,9 @@ def test_a_value_out_of_range_is_left_out(
     manifest["recipe"]["steps"][0]["parameters"] |= change
     path.write_text(json.dumps(manifest), encoding="utf-8")
     assert enqueue("cartpole", study, tmp_path) == []
+
+
+def test_a_variant_that_cannot_be_read_is_left_out(study: optuna.Study, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "policies" / "cartpole", tmp_path / "cartpole")
+    (tmp_path / "cartpole" / "variants" / "int8" / "variant.json").write_text("{")
+    assert enqueue("cartpole", study, tmp_path) == ["micro"]
