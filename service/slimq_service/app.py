@@ -83,15 +83,9 @@ def create_app(
         settings.queue_requests,
         settings.queue_seconds,
         settings.queue_bytes,
-    )
-    engine = Engine(
-        settings.inline_seconds,
-        settings.inference_threads,
-        limits,
-        metrics,
         settings.alone_seconds,
     )
-
+    engine = Engine(settings.inline_seconds, settings.inference_threads, limits, metrics)
     metrics.queue_limit.set(settings.queue_requests)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeVar
 
 from slimq.core.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
+from slimq_service.channel import Replay, take
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 T = TypeVar("T")
@@ -78,9 +79,12 @@ async def read_body(receive: Receive, headers: Headers, limit: int, seconds: flo
             raise MalformedError("Content-Length", "a number of bytes", received)
         if int(announced) > limit:
             raise LimitError("body", limit, f"{int(announced)} bytes", "bytes")
+    message, waiting = take(receive)
+    if message is not None and not message.get("more_body"):
+        return await _collect(Replay(message, None, receive), limit)  # which waits for nothing
     try:
         async with asyncio.timeout(seconds):
-            return await _collect(receive, limit)
+            return await _collect(Replay(message, waiting, receive), limit)
     except TimeoutError:
         raise BodyTimeoutError(seconds) from None
 
@@ -112,7 +116,7 @@ async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
     Raises:
         ClientGoneError: the client closed the connection first.
     """
-    watching = asyncio.ensure_future(_disconnected(receive))
+    watching = asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait((waiting, watching), return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
@@ -124,7 +128,8 @@ async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
         waiting.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Returns once the client has closed the connection; messages before that are dropped."""
     while (await receive())["type"] not in DISCONNECTIONS:
         await asyncio.sleep(0)
 

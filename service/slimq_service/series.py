@@ -28,6 +28,9 @@ import numpy.typing as npt
 
 FILE_BYTES = 2**24
 """Of a worker's slots; what is not used takes no room on disk or in memory."""
+SLOT_BYTES = 8
+RESERVED_BYTES = 2**18
+"""Room on disk that is taken beyond what is needed, so that it is rarely asked for."""
 LIVE_FILE = "workers"
 """In the folder: index and process id of every worker that lives, as `0:4711 1:4712`."""
 
@@ -120,7 +123,7 @@ class Registry:
         self._folder, self._index = folder, index
         self._families: dict[str, Family[Any]] = {}
         self._places: dict[tuple[str, tuple[str, ...]], int] = {}
-        self._used = 0
+        self._used = self._reserved = 0
         self._lock = threading.RLock()
         self._others: dict[int, _Other] = {}
         self._plan: _Plan | None = None
@@ -129,7 +132,7 @@ class Registry:
             self._layout: Path | None = None
         else:
             self._layout = folder / f"worker-{index}.layout"
-            with (folder / f"worker-{index}.values").open("a+b") as file:
+            with self._layout.with_suffix(".values").open("a+b") as file:
                 file.truncate(FILE_BYTES)
                 self._memory = mmap.mmap(file.fileno(), FILE_BYTES)
             kept, end = _read_layout(self._layout, 0)
@@ -200,13 +203,27 @@ class Registry:
 
     def _place(self, family: Family[Any], values: tuple[str, ...]) -> int:
         """New slots, which other workers find by the layout."""
-        slot, self._used = self._used, self._used + family.width
+        slot, end = self._used, self._used + family.width
         if self._layout is not None:
+            self._reserve(self._layout, end)
             line = json.dumps([family.name, values, slot, family.width]) + "\n"
             with self._layout.open("a", encoding="utf-8") as file:
                 file.write(line)
-        self._places[family.name, values] = slot
+        self._places[family.name, values], self._used = slot, end
         return slot
+
+    def _reserve(self, layout: Path, slots: int) -> None:
+        """Takes room on disk for so many slots: writing to a page that finds none kills a process.
+
+        Raises:
+            OSError: there is none.
+        """
+        needed = slots * SLOT_BYTES
+        if needed > self._reserved and hasattr(os, "posix_fallocate"):
+            end = min(FILE_BYTES, needed + RESERVED_BYTES)
+            with layout.with_suffix(".values").open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, end)
+            self._reserved = end
 
     def _gather(self) -> tuple[Values, Values]:
         """Sums and largest values over the workers, by this worker's slots."""

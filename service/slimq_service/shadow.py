@@ -177,6 +177,7 @@ class Shadow:
 
     async def _work(self, items: list[_Item]) -> None:
         policy, name = items[0].answered.policy, items[0].shadow
+        left = len(items)
         if not self._catalogue.scan.knows(policy.name, name):  # looking for it is the watcher's
             self._drop(policy.name, name, FAILED, len(items))
             return
@@ -188,10 +189,11 @@ class Shadow:
             batches = [[item] for item in items] if not variant.joinable else [items]
             for batch in batches:
                 await self._compare(variant, batch)
+                left -= len(batch)
         except Exception as error:  # whatever it is, the next may go well, and nobody else waits
             if not isinstance(error, SlimqError):
                 self._log.exception("shadow failed", policy=policy.name, shadow=name)
-            self._drop(policy.name, name, FAILED, len(items))
+            self._drop(policy.name, name, FAILED, left)
 
     async def _compare(self, variant: LoadedVariant, items: list[_Item]) -> None:
         variant.leases.count += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from slimq.core.qfunction import QValues
 from slimq_service.series import Counter, Gauge, Histogram
 
 
@@ -42,29 +41,13 @@ class VariantMetrics:
         self.inline_batches.inc()
         self.batch_observations.observe(observations)
 
-    def chose(self, q_values: QValues) -> None:
-        """Counts the greedy actions of Q-values `(batch, actions)`.
+    def chose(self, actions: Sequence[int]) -> None:
+        """Counts the greedy action of each observation.
 
         While a policy with other actions is being published, some may have no name any more; those
         are not counted.
         """
         counters = self.actions
-        for action in q_values.argmax(axis=1).tolist():
+        for action in actions:
             if action < len(counters):
                 counters[action].inc()
-
-    def express(self, parse: int, response: int, actions: Sequence[int]) -> None:
-        """Counts what else there is of a request that was answered without waiting, all in one.
-
-        Args:
-            parse: nanoseconds that reading it took.
-            response: those that writing its answer took.
-            actions: the greedy action of each observation, by the model that is loaded now.
-        """
-        self.parse_seconds.observe(parse * 1e-9)
-        self.response_seconds.observe(response * 1e-9)
-        self.inline_batches.inc()
-        self.batch_observations.observe(len(actions))
-        counters = self.actions
-        for action in actions:
-            counters[action].inc()

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
-
 from slimq_service.metrics import (
     ERROR_CODES,
     HTTP_BUCKETS,
@@ -93,26 +91,10 @@ def test_actions_count_by_the_names_of_the_policy() -> None:
     labels = {"policy": "pong", "variant": "int8"}
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 0
     measured = metrics.of("pong", "int8")
-    measured.chose(np.array([[0, 1], [1, 0], [0, 1]], np.float32))
-    measured.express(1, 1, [1])
+    measured.chose([1, 0, 1, 1])
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 3
     assert value("slimq_actions_total", {**labels, "action": "noop"}) == 1
     metrics.appear("pong", "int8", ["stay"])
-    measured.chose(np.array([[1, 0], [0, 1]], np.float32))
+    measured.chose([0, 1])
     assert value("slimq_actions_total", {**labels, "action": "stay"}) == 1
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 3
-
-
-def test_the_shortest_way_counts_what_the_others_count() -> None:
-    metrics = Metrics(Registry())
-    metrics.appear("pong", "express", ["noop", "up"])
-    metrics.appear("pong", "other", ["noop", "up"])
-    metrics.of("pong", "express").express(30_000, 70_000, [1, 1])
-    other = metrics.of("pong", "other")
-    other.answered(30_000, 70_000)
-    other.inline(2)
-    other.chose(np.array([[0, 1], [0, 1]], np.float32))
-    lines = metrics.registry.render().splitlines()
-    ways = [[row for row in lines if f'variant="{way}"' in row] for way in ("express", "other")]
-    assert [row.replace("express", "other") for row in ways[0]] == ways[1]
-    assert any(row.startswith("slimq_parse_seconds_sum") and "3e-05" in row for row in ways[0])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,29 @@ def test_waiting_observations_are_computed_together_up_to_a_limit(watched: Any) 
     shadow._largest_batch = 40
     assert len(shadow._take()) == 2
     assert shadow._bytes == 0
+
+
+def test_what_was_compared_before_one_fails_is_not_dropped_too(watched: Any) -> None:
+    """Where each is computed by itself, as activations are quantized over a batch."""
+    shadow = watched.app.state.shadow
+    loaded = watched.run(watched.app.state.catalogue.get("tiny", "fp32"))
+    state = watched.app.state.catalogue.state("tiny", "other")
+    watched.run(watched.app.state.catalogue.get("tiny", "other"))
+    calls = []
+
+    def fail_later(observations: Any, /) -> Any:
+        calls.append(len(observations))
+        if len(calls) > 1:
+            raise ValueError
+        return np.zeros((len(observations), 2), np.float32)
+
+    state.loaded = dataclasses.replace(state.loaded, q_function=fail_later, joinable=False)
+    for _ in range(3):
+        shadow.offer(loaded, OBSERVATIONS[:1], np.zeros((1, 2), np.float32))
+    watched.run(shadow._work(shadow._take()))
+    dropped = 'slimq_shadow_dropped_total{policy="tiny",reason="failed",shadow="other"}'
+    assert metric(watched, dropped) == 2
+    assert metric(watched, "slimq_shadow_observations_total" + LABELS) == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

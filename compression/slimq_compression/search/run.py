@@ -27,8 +27,9 @@ from slimq_compression.accept import AcceptGate
 from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import Source, load_source
 from slimq_compression.recipe import parse_recipe
-from slimq_compression.search.space import Offer, digest_of_space
+from slimq_compression.search.space import Offer, background_of, digest_of_space
 from slimq_compression.search.stages import Stages
+from slimq_compression.search.start import enqueue_published
 from slimq_compression.search.study import (
     SearchSettings,
     coarse,
@@ -185,7 +186,7 @@ def _prepare(
     repository: Repository,
     progress: Progress,
 ) -> None:
-    """Fixes the study's terms, and measures the baseline where that is not done."""
+    """Fixes the terms, measures the baseline where that is not done, and says where to start."""
     gate = AcceptGate(source, repository)
     probe = f'name = "found"\n[accept]\nmargin = {settings.margin}\n'
     gate.require_baseline(parse_recipe(probe, "search"))
@@ -203,6 +204,8 @@ def _prepare(
             variant.model.bytes, settings.screening_episodes, settings.gate_episodes, progress
         )
         study.set_user_attr("reference", reference.model_dump(mode="json"))
+    background = background_of(source.calibration)
+    enqueue_published(study, repository, settings.policy, source.teacher.spec, offer, background)
 
 
 def _work_here(
