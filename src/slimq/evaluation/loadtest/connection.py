@@ -70,6 +70,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """It is open."""
         self._transport = transport
+        if self._pool.closed:
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """A part of an answer."""
@@ -115,6 +117,7 @@ class Pool:
     Attributes:
         load: what hears of answers.
         open: the connections that can be used.
+        closed: whether it is over.
     """
 
     def __init__(self, address: Address, count: int) -> None:
@@ -122,7 +125,7 @@ class Pool:
         self.open: set[Connection] = set()
         self._address, self._count = address, count
         self._opening: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self.closed = False
 
     def rest(self) -> None:
         """Nobody hears of answers any more."""
@@ -151,23 +154,24 @@ class Pool:
         if connection not in self.open:
             return
         self.open.discard(connection)
-        if not self._closed:
+        if not self.closed:
             task = asyncio.get_running_loop().create_task(self._reopen())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
     async def close(self) -> None:
         """Ends all of them."""
-        self._closed = True
+        self.closed = True
         self.rest()
         for task in list(self._opening):
             task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in list(self.open):
             connection.abort(BROKEN)
         await asyncio.sleep(0)
 
     async def _reopen(self) -> None:
-        while not self._closed and len(self.open) < self._count:
+        while not self.closed and len(self.open) < self._count:
             try:
                 connection = await self._connect()
             except (OSError, TimeoutError):
