@@ -120,7 +120,7 @@ def test_less_is_better_but_for_throughput(report: Report) -> None:
 class Checker(HTMLParser):
     """Holds tags to being closed in order, and counts them."""
 
-    VOID = {"meta"}
+    VOID = frozenset({"meta"})
 
     def __init__(self) -> None:
         super().__init__()
