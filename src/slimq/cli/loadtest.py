@@ -317,7 +317,7 @@ def _write(report: Report, folder: Path, *, as_json: bool) -> None:
 
     document: dict[str, Any] = TypeAdapter(Report).dump_python(report, mode="json")
     for difference, plain in zip(report.differences, document["differences"], strict=True):
-        plain |= {"real": difference.real, "verdict": judge(difference) or "not tested"}
+        plain |= {"real": difference.real, "verdict": judge(difference)}
     text = json.dumps(document, indent=2, ensure_ascii=False)
     forms: dict[Literal["json", "md", "html"], str] = {
         "json": text + "\n",

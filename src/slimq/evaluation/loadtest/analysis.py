@@ -91,11 +91,11 @@ def find_differences(recording: Recording, plan: Plan) -> list[Difference]:
     error = ERROR_RATE / max(1, plan.comparisons)
     found = []
     for mode in plan.modes:
-        for statistic in STATISTICS[mode]:
-            base = _by_round(recording.of(mode, plan.baseline), statistic)
-            for subject in plan.subjects:
-                if subject.label == plan.baseline:
-                    continue
+        for subject in plan.subjects:
+            if subject.label == plan.baseline:
+                continue
+            for statistic in STATISTICS[mode]:
+                base = _by_round(recording.of(mode, plan.baseline), statistic)
                 ours = _by_round(recording.of(mode, subject.label), statistic)
                 rounds = sorted(base.keys() & ours.keys())
                 if rounds:

@@ -85,7 +85,6 @@ def _steps(axes: Any, report: Report) -> bool:
     if found:
         target = report.plan.p99_us / 1000
         axes.axhline(target, color="tab:grey", linestyle=":", label=f"target, {target:g} ms")
-    axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("requests per second that were due")
     axes.set_ylabel("p99 of those answered, ms")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slimq.evaluation.loadtest.analysis import Difference
-from slimq.evaluation.loadtest.plan import STATISTICS, Mode
+from slimq.evaluation.loadtest.plan import Mode
 from slimq.evaluation.loadtest.report import Report, Summary
 
 MISSING = "–"
@@ -57,17 +57,9 @@ def figures_table(report: Report, mode: Mode) -> Table:
 
 def ratios_table(report: Report, mode: Mode) -> Table:
     """Ratio to the baseline, interval and verdict of every comparison."""
-    names = STATISTICS[mode]
-    found = {(d.label, d.statistic): d for d in report.differences if d.mode == mode}
-    rows = [
-        [
-            subject.label,
-            *(_ratio(found.get((subject.label, name))) for name in names),
-        ]
-        for subject in report.plan.subjects
-        if any((subject.label, name) in found for name in names)
-    ]
-    return [["variant", *(TITLES[name] for name in names)], *rows]
+    head = ["variant", "of", "ratio", "interval", "rounds", "verdict"]
+    rows = [_ratio(difference) for difference in report.differences if difference.mode == mode]
+    return [head, *rows]
 
 
 def ceilings_table(report: Report) -> Table:
@@ -105,9 +97,9 @@ def verdicts(report: Report) -> list[str]:
 
 
 def judge(difference: Difference) -> str:
-    """`better`, `worse`, `in the noise`, or empty where it was not tested."""
+    """`better`, `worse`, `in the noise` or `not tested`."""
     if difference.real is None:
-        return ""
+        return "not tested"
     if not difference.real:
         return "in the noise"
     more_is_better = difference.statistic == "throughput"
@@ -131,8 +123,7 @@ def _title(report: Report, mode: Mode, *, ratios: bool) -> str:
     if ratios:
         each = report.error_rate / max(1, plan.comparisons)
         return (
-            f"Ratio to {plan.baseline}, {mode} loop: middle and {1 - each:.3%} interval "
-            f"of {plan.rounds} rounds"
+            f"Ratio to {plan.baseline}, {mode} loop: middle of the rounds, {1 - each:.3%} interval"
         )
     if mode == "closed":
         return f"Closed loop: {plan.connections} connections, always busy, {_rounds(report)}"
@@ -164,13 +155,18 @@ def _figures(summary: Summary) -> list[str]:
     ]
 
 
-def _ratio(difference: Difference | None) -> str:
-    if difference is None:
-        return MISSING
-    text = f"{difference.ratio:.3f}"
+def _ratio(difference: Difference) -> list[str]:
+    interval = MISSING
     if difference.low is not None and difference.high is not None:
-        text += f" ({difference.low:.3f} to {difference.high:.3f})"
-    return f"{text} {judge(difference)}".strip()
+        interval = f"{difference.low:.3f} to {difference.high:.3f}"
+    return [
+        difference.label,
+        TITLES[difference.statistic],
+        f"{difference.ratio:.3f}",
+        interval,
+        str(difference.rounds),
+        judge(difference),
+    ]
 
 
 def _tell(difference: Difference) -> str:
