@@ -63,6 +63,7 @@ class Plan:
         step_seconds: of a block of `steps`.
         batch: observations in a request.
         timeout: seconds after which a request has failed.
+        warm_seconds: of load that each variant gets before anything counts.
         minutes: no block begins after so many.
         seed: of the order.
     """
@@ -82,6 +83,7 @@ class Plan:
     step_seconds: float = 2.0
     batch: int = 1
     timeout: float = 5.0
+    warm_seconds: float = 1.0
     minutes: float = 15.0
     seed: int = 0
 

@@ -22,7 +22,6 @@ from slimq.evaluation.loadtest.processor import Meter
 from slimq.evaluation.loadtest.recording import Recording, Sample
 from slimq.evaluation.loadtest.requests import Address, Requests
 
-WARM_SECONDS = 1.0
 SHARE_OF_CAPACITY = 0.5
 """What `open` asks of the slowest variant, where no rate is given."""
 FIRST_STEP = 0.25
@@ -139,11 +138,12 @@ class _Session:
         for subject in self._plan.subjects:
             await self._closed.fill()
             requests = self._service.requests[subject.variant]
-            answers = await drive_closed(self._closed, requests, WARM_SECONDS, self._plan.timeout)
+            seconds = self._plan.warm_seconds
+            answers = await drive_closed(self._closed, requests, seconds, self._plan.timeout)
             if not answers.answered:
                 self._lose(subject, answers)
             capacity[subject.label] = answers.completed / answers.seconds
-            self._tell(None, subject.label, None, None, WARM_SECONDS)
+            self._tell(None, subject.label, None, None, seconds)
         return capacity
 
     async def rounds(self, mode: Mode, rate: float | None) -> None:
@@ -219,7 +219,7 @@ class _Session:
 def guess_seconds(plan: Plan) -> float:
     """How long a plan is going to take, about."""
     each = len(plan.subjects)
-    seconds = WARM_SECONDS * each
+    seconds = plan.warm_seconds * each
     rounds = sum(mode != "steps" for mode in plan.modes)
     seconds += rounds * plan.rounds * plan.seconds * each
     if "steps" in plan.modes:
