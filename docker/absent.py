@@ -1,7 +1,7 @@
-"""Exit code 1 where something that only training needs is installed, or importing the service brings it.
+"""Exit code 1 where something that only training needs is installed, or comes with the service.
 
-Run by the build of the service's image; `docker run --rm -i slimq-service python - < docker/absent.py`
-asks a finished one.
+The build of the service's image runs it. A finished image is asked by
+`docker run --rm -i slimq-service python - < docker/absent.py`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # The service: slimq[serve] and nothing that trains. Policies are mounted at /policies, read-only.
 #   docker build -f docker/service.Dockerfile -t slimq-service .
 #   docker run --rm --init --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -v ./policies:/policies:ro slimq-service
-# What is installed is pinned with hashes in docker/requirements (make lock). For the same base to the
-# last byte, too, name it by its digest: --build-arg PYTHON_IMAGE=python@sha256:...
-ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
+# What is installed is pinned with hashes in docker/requirements (make lock), the base by its digest, which
+# is that of an index with amd64 and arm64.
+ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -34,13 +34,6 @@ RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels 
     && /opt/slimq/bin/python docker/absent.py
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="slimq-service" \
-      org.opencontainers.image.description="Serves any variant of compressed DQN policies over HTTP" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/slimq /opt/slimq
 COPY --chmod=755 docker/healthcheck.py /usr/local/bin/slimq-healthcheck
 ENV PATH=/opt/slimq/bin:$PATH \
@@ -50,6 +43,13 @@ ENV PATH=/opt/slimq/bin:$PATH \
     SLIMQ_POLICIES=/policies \
     SLIMQ_PORT=8000
 WORKDIR /
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="slimq-service" \
+      org.opencontainers.image.description="Serves any variant of compressed DQN policies over HTTP" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
