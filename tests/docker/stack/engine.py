@@ -1,7 +1,7 @@
 """podman with a store of its own, and compose that speaks to it.
 
-The store, with the images that stand in for a hub's, is kept in the user's cache: to make them takes
-the first run minutes.
+The store, with the images that stand in for a hub's, is kept in the user's cache: to make them
+takes minutes, once.
 """
 
 from __future__ import annotations
