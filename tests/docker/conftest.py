@@ -43,20 +43,16 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def image(engine: Engine) -> str:
     """The service's image, built from its Dockerfile on the base that stands in."""
-    build_service(engine, "one")
+    file = ROOT / "docker" / "service.Dockerfile"
+    base = "localhost/slimq-test/base"
+    engine.build(IMAGE, file, ROOT, PYTHON_IMAGE=base, REVISION="one")
     return IMAGE
 
 
-def build_service(engine: Engine, revision: str) -> None:
-    file = ROOT / "docker" / "service.Dockerfile"
-    base = "localhost/slimq-test/base"
-    engine.build(IMAGE, file, ROOT, PYTHON_IMAGE=base, REVISION=revision)
-
-
 @pytest.fixture(scope="session")
-def rebuild(engine: Engine, image: str) -> Callable[[str], None]:
-    """`rebuild(revision)`: makes the newest image another one."""
-    return lambda revision: build_service(engine, revision)
+def release(engine: Engine, image: str) -> Callable[[], None]:
+    """`release()`: makes the newest image one of revision two."""
+    return lambda: engine.build(image, FOLDER / "next.Dockerfile", FOLDER, IMAGE=image)
 
 
 @pytest.fixture(scope="module")

@@ -82,8 +82,8 @@ class Client(threading.Thread):
             answer = client.post(self._path, content=body)
             status = answer.status_code
             if status == 503:
-                self.seen.problems.append(answer.text)
+                self.seen.problems.append(f"{began:.3f} {answer.text}")
         except httpx.HTTPError as error:
             status = 0
-            self.seen.problems.append(repr(error))
+            self.seen.problems.append(f"{began:.3f} {error!r}")
         self.seen.rows.append((began, time.time(), status))
