@@ -21,6 +21,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/decisions.md",
+    "docs/operations.md",
     "docs/service.md",
     "docs/performance.md",
     "docs/service-protection.md",
