@@ -46,7 +46,8 @@ check: .venv/.stamp ## Lint, formatting, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	MYPYPATH=benchmarks .venv/bin/mypy benchmarks/*.py
+	MYPYPATH=benchmarks .venv/bin/mypy benchmarks/*.py benchmarks/load/o*.py
+	MYPYPATH=docker/grafana .venv/bin/mypy docker/grafana/*.py
 	.venv/bin/lint-imports
 
 format: .venv/.stamp ## Format the code and mend what ruff can
@@ -75,8 +76,8 @@ clean: ## Remove environments, caches and builds; runs/ and policies/ stay
 	.venv-serve/bin/python $(INSTALL) --editable '.[serve]'
 	$(call finish,.venv-serve)
 
-# Clients of the Open Inference Protocol that the service is tested with. They ask for older versions
-# of packages that slimq uses, so they live by themselves.
+# Clients of the Open Inference Protocol and load generators that the service is tested with. They ask
+# for older versions of packages that slimq uses, so they live by themselves.
 .venv-clients/.stamp: pyproject.toml
 	$(call begin,.venv-clients)
 	.venv-clients/bin/python $(INSTALL) 'pip>=25.1'

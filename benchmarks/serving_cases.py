@@ -88,10 +88,12 @@ class Case:
 
 CEILING, PLAIN = "ceiling", "plain"
 SERVICE, FEW, MANY, CHANGING, WORKERS = "service", "few", "many", "changing", "workers"
+UNMEASURED = "unmeasured"
 SERVERS = {
     CEILING: "bare ASGI application, inference inline",
     PLAIN: "FastAPI with pydantic and a sync handler",
     SERVICE: "slimq serve, the shipped policies",
+    UNMEASURED: "the same without metrics",
     FEW: "slimq serve, 2 variants, both loaded",
     MANY: "slimq serve, 60 variants, all loaded",
     CHANGING: "slimq serve, a variant of each policy that is republished",
@@ -137,5 +139,7 @@ CASES = (
     Case("republish-mlp-json-16", 16, Side(CHANGING, CHANGING_MLP, REPUBLISH), Side(CHANGING, CHANGING_MLP), P99, Aim(1.5)),
     Case("republish-frames-raw-16", 16, Side(CHANGING, CHANGING_FRAMES, REPUBLISH), Side(CHANGING, CHANGING_FRAMES), P99, Aim(1.5)),
     Case("workers-mlp-json-16", 16, Side(WORKERS, MLP_JSON), Side(SERVICE, MLP_JSON), PROCESSOR, Aim(1.05), spread=True),
+    Case("metrics-mlp-json-16", 16, Side(SERVICE, MLP_JSON), Side(UNMEASURED, MLP_JSON), PROCESSOR, Aim(1.1)),
+    Case("metrics-frames-raw-16", 16, Side(SERVICE, FRAMES_RAW), Side(UNMEASURED, FRAMES_RAW), PROCESSOR, Aim(1.05)),
 )
 # fmt: on

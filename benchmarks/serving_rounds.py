@@ -21,6 +21,7 @@ from slimq.core.repository import Repository
 
 SLIMQ = (sys.executable, "-m", "slimq.cli.main")
 PEERS = Path(__file__).with_name("serving_peers.py")
+UNMEASURED = Path(__file__).with_name("serving_unmeasured.py")
 WARM_SECONDS = 1
 WORKERS = 2
 SETTLE_SECONDS = 10.0
@@ -77,6 +78,8 @@ class Bench:
         repository = self.repository(name)
         if name in (cases.CEILING, cases.PLAIN):
             command = [sys.executable, str(PEERS), name, "--policies", str(repository.root)]
+        elif name == cases.UNMEASURED:
+            command = [sys.executable, str(UNMEASURED), "--policies", str(repository.root)]
         else:
             command = [*SLIMQ, "serve", "--policies", str(repository.root), "--port", "0"]
         if name == cases.WORKERS:

@@ -19,11 +19,13 @@ from slimq_service.catalogue import Catalogue
 from slimq_service.compare import CompareEndpoint
 from slimq_service.engine import Engine
 from slimq_service.exposition import Exposition
+from slimq_service.facts import Facts
 from slimq_service.front import Front
 from slimq_service.guard import describe, read_keys
 from slimq_service.handlers import add_error_handlers
 from slimq_service.health import Lifecycle, make_health_router
 from slimq_service.hot import Hot
+from slimq_service.lag import watch_lag
 from slimq_service.layers import count_refused, surround, trace_provider
 from slimq_service.metrics import Metrics
 from slimq_service.oip.control import make_control_router
@@ -81,15 +83,10 @@ def create_app(
         settings.queue_requests,
         settings.queue_seconds,
         settings.queue_bytes,
-    )
-    engine = Engine(
-        settings.inline_seconds,
-        settings.inference_threads,
-        limits,
-        metrics,
         settings.alone_seconds,
     )
-
+    engine = Engine(settings.inline_seconds, settings.inference_threads, limits, metrics)
+    metrics.queue_limit.set(settings.queue_requests)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
 
     @contextlib.asynccontextmanager
@@ -99,6 +96,7 @@ def create_app(
         background = [
             asyncio.create_task(catalogue.watch(settings.watch_seconds)),
             asyncio.create_task(shadow.run()),
+            asyncio.create_task(watch_lag(metrics.event_loop_lag)),
         ]
         try:
             yield
@@ -125,7 +123,7 @@ def create_app(
     hot = Hot(settings, catalogue, engine, shadow, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch, peers)
     lifecycle = app.state.lifecycle = Lifecycle()
-    exposition = Exposition(metrics.registry, peers.folder)
+    exposition = Exposition(metrics.registry, Facts(catalogue), peers.folder, shadow.appear)
     act, infer = ActEndpoint(hot), InferEndpoint(hot)
     app.router.routes.extend([*act.routes(), *CompareEndpoint(hot).routes(), *infer.routes()])
     front = Front(app, hot, act, infer, express=not settings.traces)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeVar
 
 from slimq.core.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
+from slimq_service.channel import Replay, take
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 T = TypeVar("T")
@@ -16,6 +17,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 DISCONNECTIONS = ("http.disconnect", "websocket.disconnect")
 DRAINED_BYTES = 64 * 1024
 """A refused body up to this length is left to the server, so that the connection can be kept."""
+LONGEST_NUMBER = 18
+"""Digits of a length."""
 
 
 class ClientGoneError(Exception):
@@ -50,10 +53,15 @@ def media_type(headers: Headers, supported: Iterable[str]) -> str:
     return name
 
 
+def number_of(value: bytes) -> int | None:
+    """The length that a header says, None where it is no such number."""
+    return int(value) if value.isdigit() and len(value) <= LONGEST_NUMBER else None
+
+
 def is_long(headers: Headers) -> bool:
     """Whether a body that nobody reads is better cut off than drained."""
-    announced = header(headers, b"content-length") or b"unknown"
-    return not announced.isdigit() or len(announced) > 18 or int(announced) > DRAINED_BYTES
+    announced = number_of(header(headers, b"content-length") or b"")
+    return announced is None or announced > DRAINED_BYTES
 
 
 async def read_body(receive: Receive, headers: Headers, limit: int, seconds: float) -> bytes:
@@ -73,14 +81,18 @@ async def read_body(receive: Receive, headers: Headers, limit: int, seconds: flo
     """
     announced = header(headers, b"content-length")
     if announced is not None:
-        if not announced.isdigit() or len(announced) > 18:
+        length = number_of(announced)
+        if length is None:
             received = announced.decode("latin-1")
             raise MalformedError("Content-Length", "a number of bytes", received)
-        if int(announced) > limit:
-            raise LimitError("body", limit, f"{int(announced)} bytes", "bytes")
+        if length > limit:
+            raise LimitError("body", limit, f"{length} bytes", "bytes")
+    message, waiting = take(receive)
+    if message is not None and not message.get("more_body"):
+        return await _collect(Replay(message, None, receive), limit)  # which waits for nothing
     try:
         async with asyncio.timeout(seconds):
-            return await _collect(receive, limit)
+            return await _collect(Replay(message, waiting, receive), limit)
     except TimeoutError:
         raise BodyTimeoutError(seconds) from None
 
@@ -112,7 +124,7 @@ async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
     Raises:
         ClientGoneError: the client closed the connection first.
     """
-    watching = asyncio.ensure_future(_disconnected(receive))
+    watching = asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait((waiting, watching), return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
@@ -124,7 +136,8 @@ async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
         waiting.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Returns once the client has closed the connection; messages before that are dropped."""
     while (await receive())["type"] not in DISCONNECTIONS:
         await asyncio.sleep(0)
 

@@ -289,7 +289,9 @@ class Catalogue:
         for key in [key for key in self._states if key not in found]:
             self._residents.disappear(key)
         for key, entry in found.items():
-            state = self._states.get(key) or self._residents.appear(key)
+            policy = self.scan.policies[key[0]].manifest
+            actions = policy.actions if policy is not None else ()
+            state = self._states.get(key) or self._residents.appear(key, actions)
             wanted = key in self._residents.pinned or state.error is not None
             if entry.error is not None:
                 self._fail(key, state, entry.error, entry.stamp, entry.checked)
@@ -299,6 +301,7 @@ class Catalogue:
                 state.error = None  # loaded on use; after an error at once, to see it is over
             elif state.task is None and self._should_try(state, entry.stamp):
                 self._start_load(key, state)
+            self._metrics.of(*key).broken.set(state.error is not None)
         self._evict()
 
     def _keep(self, key: Key, loaded: LoadedVariant, entry: VariantScan) -> LoadedVariant | None:

@@ -97,7 +97,7 @@ class CompareEndpoint:
             raise ObservationError(
                 "observations", "those of the policy", "those of its version before"
             )
-        inference = await hot.compute(call, receive, variant, observations)
+        inference = await hot.compute(variant, observations, receive, call.stages.queue / 1e9)
         q_values = np.ascontiguousarray(inference.q_values)
         row = {
             "variant": name,

@@ -1,15 +1,13 @@
 """Where inference runs: small work on the event loop, larger work in batches in threads.
 
-Handing a 15 µs model to a thread costs about 130 µs, so what is expected to take less than a limit
-runs inline; the expectation comes from the measurement at load. ONNX Runtime releases the GIL and
-its `run` is thread-safe, so the threads share one session.
+What is expected to take less than a limit runs inline, since handing it to a thread would cost
+more; the expectation comes from the measurement at load. ONNX Runtime releases the GIL and its
+`run` is thread-safe, so the threads share one session.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -22,31 +20,25 @@ from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
 from slimq_service.reading import Reader
 from slimq_service.room import Room
+from slimq_service.threads import Threads
 
 
 class Engine:
     """Computes Q-values for requests."""
 
     def __init__(
-        self,
-        inline_seconds: float,
-        threads: int,
-        limits: BatchLimits,
-        metrics: Metrics,
-        alone_seconds: float = 0.0,
+        self, inline_seconds: float, threads: int, limits: BatchLimits, metrics: Metrics
     ) -> None:
-        """Makes the threads.
+        """Starts nothing yet.
 
         Args:
             inline_seconds: up to which a batch is computed in the event loop.
             threads: for those that take longer.
             limits: of batches and of what waits.
             metrics: where both are counted.
-            alone_seconds: up to which a batch is computed there where nothing else is to be done.
         """
-        self._threads = ThreadPoolExecutor(threads, "slimq-inference")
-        self._inline_seconds, self._alone_seconds = inline_seconds, alone_seconds
-        self._arrived = 0
+        self._threads = Threads(threads, "slimq-inference")
+        self._inline_seconds, self._metrics = inline_seconds, metrics
         self._room = room = Room(limits.waiting, limits.size, metrics.queue_depth)
         self.reader = Reader(limits.seconds, room)
         self._batcher = Batcher(self._threads, threads, limits, room, metrics)
@@ -55,25 +47,9 @@ class Engine:
         """Whether a batch takes so short that a thread would cost more."""
         return variant.cost.seconds(batch) <= self._inline_seconds
 
-    async def _is_alone(self, variant: LoadedVariant, batch: int) -> bool:
-        """Whether nobody would wait for a batch that is computed in the event loop.
-
-        Handing it to a thread and back takes as long as some models do. Requests that have arrived
-        by now count after two turns of the loop: one reads them, one begins to answer them.
-        """
-        if variant.cost.seconds(batch) > self._alone_seconds or not self._batcher.idle:
-            return False
-        self._arrived += 1
-        try:
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            return self._arrived == 1 and self._batcher.idle
-        finally:
-            self._arrived -= 1
-
     def busy(self) -> bool:
         """Whether requests wait for a thread."""
-        return self._room.requests > 0
+        return self._batcher.is_behind or self.reader.waiting > 0
 
     async def run(
         self,
@@ -97,11 +73,12 @@ class Engine:
             ClientGoneError: the client closed the connection while it waited.
             ClosingError: the service ended while it waited.
         """
-        inline = self.is_inline(variant, len(observations))
-        if inline or await self._is_alone(variant, len(observations)):
+        if self.is_inline(variant, len(observations)):
             started = time.perf_counter()
             q_values = variant.q_function(observations)
             result = Inference(q_values, time.perf_counter() - started)
+            measured = self._metrics.of(variant.policy.name, variant.manifest.name)
+            measured.inline(len(observations))
         else:
             result = await self._batcher.run(variant, observations, receive, waited)
         check_finite(result.q_values)
@@ -111,7 +88,7 @@ class Engine:
         """Refuses what still waits, and ends the threads once their work is done."""
         self._batcher.close()
         self.reader.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
 
 def check_finite(q_values: QValues) -> None:

@@ -1,4 +1,4 @@
-"""The text of `/metrics`: our own series, and what prometheus_client knows of processes.
+"""The text of `/metrics`: our series, facts about variants, and what is known of processes.
 
 With several workers the series are their sums, see `series`; what is known of the processes is
 summed over those that live.
@@ -6,7 +6,8 @@ summed over those that live.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from prometheus_client import (
@@ -20,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from slimq_service.facts import Facts
 from slimq_service.series import Registry, live_workers
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -31,14 +33,24 @@ NOT_SUMMED = "process_start_time_seconds"
 class Exposition:
     """Encodes metrics for a scrape."""
 
-    def __init__(self, registry: Registry, folder: Path | None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        facts: Facts,
+        folder: Path | None,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
         """Reads nothing yet.
 
         Args:
             registry: our series.
+            facts: about variants.
             folder: of every worker's files, None where there is one process.
+            prepare: called before each scrape, so that series are there before they count.
         """
-        self._registry = registry
+        self._prepare = prepare
+        self._registry, self._facts = registry, facts
+        self._lock = threading.Lock()
         self._processes = CollectorRegistry()
         if folder is not None:
             self._processes.register(_Processes(folder))
@@ -48,7 +60,10 @@ class Exposition:
 
     def encode(self) -> bytes:
         """The text; takes milliseconds, in any thread."""
-        return self._registry.render().encode() + generate_latest(self._processes)
+        with self._lock:
+            self._prepare()
+            text = self._registry.render() + self._facts.render()
+        return text.encode() + generate_latest(self._processes)
 
 
 class _Processes(Collector):

@@ -8,9 +8,8 @@ of a stream.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -40,7 +39,11 @@ T = TypeVar("T")
 
 @dataclass
 class Call:
-    """One call on its way, filled in as it becomes known; what metrics and errors need."""
+    """One call on its way, filled in as it becomes known; what metrics and errors need.
+
+    Times are those of `perf_counter_ns`: it `arrived` with its first message, and answering it
+    `began` once its body was whole.
+    """
 
     policy: str | None = None
     variant: str | None = None
@@ -48,6 +51,7 @@ class Call:
     observations: int = 0
     executions: int = 0
     lease: Leases | None = None
+    arrived: int = field(default_factory=time.perf_counter_ns)
     began: int = field(default_factory=time.perf_counter_ns)
     stages: Stages = field(default_factory=Stages)
 
@@ -59,19 +63,30 @@ class Call:
         if lease is not None:
             lease.count += 1
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> _Stage:
         """Adds the time of what is inside to that of reading the request."""
-        began = time.perf_counter_ns()
-        yield
-        self.stages.compute_input += time.perf_counter_ns() - began
+        return _Stage(self.stages, "compute_input")
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> _Stage:
         """Adds the time of what is inside to that of writing the answer."""
-        began = time.perf_counter_ns()
-        yield
-        self.stages.compute_output += time.perf_counter_ns() - began
+        return _Stage(self.stages, "compute_output")
+
+
+class _Stage:
+    """Adds the time of what is inside to one of the stages, where that does not fail."""
+
+    __slots__ = ("_began", "_name", "_stages")
+
+    def __init__(self, stages: Stages, name: str) -> None:
+        self._stages, self._name = stages, name
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter_ns()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            spent = getattr(self._stages, self._name) + time.perf_counter_ns() - self._began
+            setattr(self._stages, self._name, spent)
 
 
 class Hot:
@@ -135,21 +150,14 @@ class Hot:
         Raises:
             ClientGoneError: nobody waits for an answer any more.
         """
-        started = time.perf_counter()
         self.metrics.in_flight.inc()
-        problem: Problem
         try:
             result = await answer
         except ClientGoneError:
-            self._fail(call, CLIENT_GONE, counted)
+            self._count_error(call, CLIENT_GONE, counted)
             raise
-        except SlimqError as error:
-            problem = problem_of(error)
-        except Exception:
-            problem = internal_problem()
-            self._log.exception(
-                "request failed", path=path, policy=call.policy, variant=call.variant
-            )
+        except Exception as error:
+            return self.explain(call, path, error, counted)
         else:
             if counted:
                 self._count(call, succeeded=True)
@@ -158,13 +166,41 @@ class Hot:
             call.hold(None)
             self.metrics.in_flight.dec()
             if counted:
-                measured = self.metrics.of(call.policy, call.variant)
-                measured.requests.inc()
-                measured.http_seconds.observe(time.perf_counter() - started)
-        self._fail(call, problem["code"], counted)
+                self._count_call(call)
+
+    def explain(self, call: Call, path: str, error: Exception, counted: bool = True) -> Problem:
+        """The problem document of what went wrong with a call; counted, but not as a call.
+
+        Args:
+            call: whose it was.
+            path: where it came in, for the log.
+            error: anything but that the client has gone.
+            counted: as `respond` has it.
+        """
+        if isinstance(error, SlimqError):
+            problem = problem_of(error)
+        else:
+            problem = internal_problem()
+            names = {"policy": call.policy, "variant": call.variant}
+            self._log.error("request failed", path=path, **names, exc_info=error)
+        self._count_error(call, problem["code"], counted)
         if counted:
             self._count(call, succeeded=False)
         return problem
+
+    def fail(self, call: Call, path: str, error: Exception) -> Problem | None:
+        """Counts a call that was answered in no other way; None where nobody waits for an answer.
+
+        Args:
+            call: whose it was.
+            path: where it came in, for the log.
+            error: what went wrong.
+        """
+        self._count_call(call)
+        if isinstance(error, ClientGoneError):
+            self._count_error(call, CLIENT_GONE, counted=True)
+            return None
+        return self.explain(call, path, error)
 
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that names none; see `routing`."""
@@ -225,7 +261,7 @@ class Hot:
             ClosingError: the service ended while it waited.
         """
         waited = call.stages.queue / 1e9
-        inference = await self.compute(call, receive, variant, observations)
+        inference = await self.compute(variant, observations, receive, waited)
         self.shadow.offer(variant, observations, inference.q_values)
         call.observations, call.executions = len(observations), inference.executions
         call.stages.compute_infer = int(inference.seconds * 1e9)
@@ -234,15 +270,25 @@ class Hot:
         measured.inference_seconds.observe(inference.seconds)
         measured.queue_seconds.observe(waited + inference.queue_seconds)
         measured.observations.inc(len(observations))
+        measured.chose(inference.q_values.argmax(axis=1).tolist())
         return inference
 
     async def compute(
-        self, call: Call, receive: Receive, variant: LoadedVariant, observations: Observations
+        self,
+        variant: LoadedVariant,
+        observations: Observations,
+        receive: Receive,
+        waited: float = 0.0,
     ) -> Inference:
-        """The Q-values, neither counted nor shown to the shadow. Raises as `infer`."""
-        return await self._engine.run(variant, observations, receive, call.stages.queue / 1e9)
+        """The Q-values, neither counted nor shown to the shadow; as `Engine.run`."""
+        return await self._engine.run(variant, observations, receive, waited)
 
-    def _fail(self, call: Call, code: str, counted: bool) -> None:
+    def _count_call(self, call: Call) -> None:
+        measured = self.metrics.of(call.policy, call.variant)
+        measured.requests.inc()
+        measured.http_seconds.observe((time.perf_counter_ns() - call.arrived) * 1e-9)
+
+    def _count_error(self, call: Call, code: str, counted: bool) -> None:
         if counted:
             self.metrics.error(call.policy, call.variant, code)
         else:
@@ -255,6 +301,8 @@ class Hot:
         statistics = self.statistics.of(policy, variant)
         elapsed = time.perf_counter_ns() - call.began
         if succeeded:
+            stages = call.stages
+            self.metrics.of(policy, variant).answered(stages.compute_input, stages.compute_output)
             statistics.succeed(elapsed, call.stages, call.observations, call.executions)
         else:
             statistics.fail.add(elapsed)

@@ -36,7 +36,7 @@ class Received:
             ObservationError: they do not fit the spec.
             LimitError: there are too many.
         """
-        if spec != self.spec:  # a policy that is being published anew
+        if spec is not self.spec and spec != self.spec:  # a policy that is being published anew
             return self.envelope.observations(spec, self.most)
         if isinstance(self.observations, InvalidInputError):
             raise self.observations

@@ -7,12 +7,13 @@ event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from slimq import __version__
 from slimq.core import errors
 from slimq_service.problems import INTERNAL
-from slimq_service.series import Counter, Gauge, Histogram, Registry
+from slimq_service.series import Registry
+from slimq_service.variant_metrics import VariantMetrics
 
 UNKNOWN = "unknown"
 INFERENCE_BUCKETS = tuple(25e-6 * 2**step for step in range(17))
@@ -21,7 +22,8 @@ HTTP_BUCKETS = tuple(0.25e-3 * 2**step for step in range(17))
 """0.25 ms to 16 s, a factor of 2 apart."""
 BATCH_BUCKETS = tuple(2**step for step in range(9))
 """1 to 256 observations, a factor of 2 apart."""
-DISPATCH_REASONS = ("idle", "freed", "full")
+INLINE = "inline"
+DISPATCH_REASONS = (INLINE, "idle", "freed", "full")
 CLIENT_GONE = "client-gone"
 ERROR_CODES = (
     errors.InvalidInputError.code,
@@ -66,25 +68,6 @@ STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "res
 _LABELS = ("policy", "variant")
 
 
-@dataclass(frozen=True)
-class VariantMetrics:
-    """The series of one variant, looked up once."""
-
-    requests: Counter
-    observations: Counter
-    inference_seconds: Histogram
-    queue_seconds: Histogram
-    batch_observations: Histogram
-    http_seconds: Histogram
-    loaded: Gauge
-    memory_bytes: Gauge
-    evictions: Counter
-    loads: Counter
-    load_failures: Counter
-    batches: dict[str, Counter] = field(default_factory=dict)
-    errors: dict[str, Counter] = field(default_factory=dict)
-
-
 class Metrics:
     """Every metric of the service."""
 
@@ -121,19 +104,44 @@ class Metrics:
             _LABELS,
             INFERENCE_BUCKETS,
         )
+        self._parse = registry.histogram(
+            "slimq_parse_seconds",
+            "Time that it took to read a request that was answered, from its whole body on",
+            _LABELS,
+            INFERENCE_BUCKETS,
+        )
+        self._response = registry.histogram(
+            "slimq_response_seconds",
+            "Time that it took to write the answer",
+            _LABELS,
+            INFERENCE_BUCKETS,
+        )
+        self._actions = registry.counter(
+            "slimq_actions", "Greedy actions of what was answered", (*_LABELS, "action")
+        )
         self._batch = registry.histogram(
             "slimq_batch_observations",
-            "Observations of a batch that was computed in a thread",
+            "Observations of a batch",
             _LABELS,
             BATCH_BUCKETS,
         )
         self._batches = registry.counter(
             "slimq_batches",
-            "Batches computed in a thread, by why they were dispatched",
+            "Batches by why they were dispatched: inline in the event loop, idle to a free thread, "
+            "freed by a thread that had become free, full as that was all a batch may hold",
             (*_LABELS, "reason"),
         )
         self.queue_depth = registry.gauge(
             "slimq_queue_depth", "Requests that wait for a thread now"
+        ).labels()
+        self.queue_limit = registry.gauge(
+            "slimq_queue_limit", "Requests that may wait for a thread"
+        ).labels()
+        self.event_loop_lag = registry.histogram(
+            "slimq_event_loop_lag_seconds",
+            "How late the event loop was to wake a task that sleeps, up to 1 ms of it rounding",
+            (),
+            HTTP_BUCKETS,
         ).labels()
         self._http = registry.histogram(
             "slimq_http_request_seconds",
@@ -148,6 +156,9 @@ class Metrics:
             "slimq_variant_memory_bytes",
             "Bytes that the process grew by when the variant was loaded, 0 when it is not",
             _LABELS,
+        )
+        self._broken = registry.gauge(
+            "slimq_variant_broken", "Processes that cannot serve what is on disk now", _LABELS
         )
         self._evictions = registry.counter(
             "slimq_variant_evictions", "Times that the variant had to make room for others", _LABELS
@@ -175,12 +186,23 @@ class Metrics:
         self._variants: dict[tuple[str, str], VariantMetrics] = {}
         self.appear(UNKNOWN, UNKNOWN)
 
-    def appear(self, policy: str, variant: str) -> None:
-        """Initialises the series of a variant of the repository."""
+    def appear(self, policy: str, variant: str, actions: Sequence[str] = ()) -> None:
+        """Initialises the series of a variant of the repository.
+
+        Args:
+            policy: its policy.
+            variant: its name.
+            actions: what the policy calls its actions, as far as that is known.
+        """
         key = (policy, variant)
-        if key in self._variants:
-            return
-        self._variants[key] = VariantMetrics(
+        if key not in self._variants:
+            self._variants[key] = self._make(key)
+        if actions:
+            counters = [self._actions.labels(*key, action) for action in actions]
+            self._variants[key].actions[:] = counters
+
+    def _make(self, key: tuple[str, str]) -> VariantMetrics:
+        return VariantMetrics(
             requests=self._requests.labels(*key),
             observations=self._observations.labels(*key),
             inference_seconds=self._inference.labels(*key),
@@ -192,6 +214,10 @@ class Metrics:
             evictions=self._evictions.labels(*key),
             loads=self._loads.labels(*key, "success"),
             load_failures=self._loads.labels(*key, "failure"),
+            broken=self._broken.labels(*key),
+            parse_seconds=self._parse.labels(*key),
+            response_seconds=self._response.labels(*key),
+            inline_batches=self._batches.labels(*key, INLINE),
             batches={why: self._batches.labels(*key, why) for why in DISPATCH_REASONS},
             errors={code: self._errors.labels(*key, code) for code in ERROR_CODES},
         )

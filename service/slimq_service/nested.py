@@ -119,24 +119,6 @@ def flatten(value: Any, dims: tuple[int, ...], field: str) -> list[Any]:
     return rows
 
 
-def small_integers(value: Any, dims: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
-    """Nested lists of integers from 0 to 255 as one array `(numbers,)`; None where they are not.
-
-    Without an object, a type check and a place for each number, as `flatten` has them: `bytes`
-    takes a list of nothing else but True and False, for which callers look before.
-    """
-    rows: list[Any] = [value]
-    for axis, dim in enumerate(dims):
-        if set(map(type, rows)) != {list} or set(map(len, rows)) != {dim}:
-            return None
-        if axis < len(dims) - 1:
-            rows = list(itertools.chain.from_iterable(rows))
-    try:
-        return np.frombuffer(b"".join(map(bytes, rows)), np.uint8)
-    except (TypeError, ValueError):  # what is no integer, or out of range
-        return None
-
-
 def to_array(numbers: list[Any], spec: ObservationSpec) -> npt.NDArray[Any]:
     """The numbers as an array that the spec can check."""
     if spec.dtype == "uint8":

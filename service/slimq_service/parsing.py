@@ -6,6 +6,7 @@ what an observation looks like: `parse` reads the envelope, `Envelope.observatio
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from collections.abc import Sequence
@@ -15,15 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimq.core.errors import InvalidInputError, MalformedError, ObservationError, suggestion
+from slimq.core.errors import (
+    InvalidInputError,
+    MalformedError,
+    ObservationError,
+    SlimqError,
+    suggestion,
+)
 from slimq.core.observation import Observations, ObservationSpec
+from slimq_service.digits import PLACE, read_frames
 from slimq_service.nested import (
     check_count,
     check_lists,
     flatten,
     kind_of,
     load_json,
-    small_integers,
     to_array,
 )
 
@@ -43,15 +50,13 @@ class Envelope:
 
     Attributes:
         media_type: one of `MEDIA_TYPES`.
-        content: nested lists, raw bytes or an array, by media type.
+        content: raw bytes, an array, or nested lists where JSON was not read as an array.
         variant: the variant that the body names.
-        truths: whether JSON may have true or false among its numbers.
     """
 
     media_type: str
     content: Any
     variant: str | None = None
-    truths: bool = True
 
     def observations(self, spec: ObservationSpec, max_batch: int) -> Observations:
         """The observations `(batch, *shape)`.
@@ -64,12 +69,12 @@ class Envelope:
             count = len(self.content) // spec.item_bytes
             check_count(count, max_batch, FIELD)
             return spec.from_bytes(self.content)
-        if self.media_type == NPY:
+        if isinstance(self.content, np.ndarray):
             array: npt.NDArray[Any] = self.content
             if array.ndim == len(spec.shape) + 1:
                 check_count(array.shape[0], max_batch, FIELD)
-            return spec.check(array, "body")
-        return _from_lists(self.content, spec, max_batch, truths=self.truths)
+            return spec.check(array, "body" if self.media_type == NPY else FIELD)
+        return _from_lists(self.content, spec, max_batch)
 
 
 def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -> Envelope:
@@ -91,11 +96,28 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
     if media_type == NPY:
         return Envelope(media_type, read_npy(body))
     check_lists(body, spec, max_batch, FIELD)
-    document = read_object(body, KEYS, "body")
+    document = _read_document(body, spec)
     if FIELD not in document:
         raise InvalidInputError(FIELD, "a list of observations", "no such key")
-    truths = b"u" in body or b"l" in body  # of true and false, and of none of the keys
-    return Envelope(media_type, document[FIELD], read_variant(document), truths)
+    return Envelope(media_type, document[FIELD], read_variant(document))
+
+
+def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
+    """The object of a body, frames in it as an array where they can be read as one.
+
+    Raises:
+        MalformedError: it is not JSON.
+        ObservationError: it has NaN or an infinity where a number should be.
+        InvalidInputError: it is no object, or has an unknown key.
+    """
+    frames = read_frames(body, spec)
+    if frames is not None:
+        with contextlib.suppress(SlimqError):  # which the whole body is to say of itself
+            document = read_object(frames[1], KEYS, "body")
+            content = document.get(FIELD)
+            if type(content) is int and content == PLACE:
+                return {**document, FIELD: frames[0]}
+    return read_object(body, KEYS, "body")
 
 
 def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
@@ -174,7 +196,7 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
         raise MalformedError("body", "an npy file with a valid shape", str(error)) from None
 
 
-def _from_lists(value: Any, spec: ObservationSpec, max_batch: int, *, truths: bool) -> Observations:
+def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observations:
     depth = _depth(value, len(spec.shape) + 2)
     shape = ", ".join(map(str, spec.shape))
     expected = f"a list of shape (batch, {shape})"
@@ -189,11 +211,7 @@ def _from_lists(value: Any, spec: ObservationSpec, max_batch: int, *, truths: bo
         dims = (len(value), *spec.shape)
     else:
         raise ObservationError(FIELD, expected, f"lists nested {depth} deep")
-    array = None
-    if spec.dtype == "uint8" and not truths:
-        array = small_integers(value, dims)
-    if array is None:
-        array = to_array(flatten(value, dims, FIELD), spec)
+    array = to_array(flatten(value, dims, FIELD), spec)
     return spec.check(array.reshape(dims), FIELD)
 
 

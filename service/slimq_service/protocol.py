@@ -68,6 +68,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """The same with the present piece: no head that ends in it can be longer."""
         self._is_over = False
         """Whether it was refused, or belongs to a WebSocket by now."""
+        self._answering: Any = None
+        """The cycle of the request that is being answered; uvicorn knows the newest alone."""
         self._timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -89,7 +91,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._unset_keepalive_if_required()
         self._unset_stalled()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         """A piece, which may hold parts of several requests."""

@@ -33,7 +33,11 @@ class Reading:
 
 
 class Reader:
-    """Runs functions that read bodies."""
+    """Runs functions that read bodies.
+
+    Attributes:
+        waiting: how many bodies wait for a thread.
+    """
 
     def __init__(self, seconds: float, room: Room, threads: int = READING_THREADS) -> None:
         """Makes the threads.
@@ -46,6 +50,7 @@ class Reader:
         self._threads = ThreadPoolExecutor(threads, "slimq-reading")
         self._free = asyncio.Semaphore(threads)
         self._seconds, self._room = seconds, room
+        self.waiting = 0
 
     async def run(
         self, function: Callable[[], Any], size: int, receive: Receive, waited: float = 0.0
@@ -84,6 +89,7 @@ class Reader:
 
     async def _wait(self, size: int, receive: Receive, seconds: float) -> None:
         self._room.enter(size, lambda: RETRY_SECONDS)
+        self.waiting += 1
         turn = asyncio.ensure_future(self._free.acquire())
         try:
             async with asyncio.timeout(seconds):
@@ -95,6 +101,7 @@ class Reader:
                 raise DeadlineError(self._seconds) from None
             raise
         finally:
+            self.waiting -= 1
             self._room.leave(size)
 
 

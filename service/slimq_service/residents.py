@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -51,15 +52,16 @@ class Residents:
         self._metrics, self._budget = metrics, budget
         self._log = structlog.get_logger(component="residents")
 
-    def appear(self, key: Key) -> VariantState:
-        """A variant that is new in the repository."""
-        self._metrics.appear(*key)
+    def appear(self, key: Key, actions: Sequence[str]) -> VariantState:
+        """A variant that is new in the repository, of a policy with these actions."""
+        self._metrics.appear(*key, actions)
         state = self.states[key] = VariantState()
         return state
 
     def disappear(self, key: Key) -> None:
         """A variant that has gone from the repository."""
         self.drop(key)
+        self._metrics.of(*key).broken.set(0)
         del self.states[key]
 
     def put(self, key: Key, loaded: LoadedVariant) -> None:
@@ -68,7 +70,9 @@ class Residents:
         if state is None:  # it has gone from the repository while it was loaded
             return
         state.loaded, state.error, state.used = loaded, None, time.monotonic()
+        self._metrics.appear(*key, loaded.policy.actions)
         measured = self._metrics.of(*key)
+        measured.broken.set(0)
         measured.loaded.set(1)
         measured.memory_bytes.set(loaded.memory_bytes)
 

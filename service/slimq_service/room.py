@@ -28,6 +28,10 @@ class Room:
         self.requests = 0
         self.bytes = 0
 
+    def has(self, size: int) -> bool:
+        """Whether there is room for one more, of so many bytes."""
+        return self.requests < self._most_requests and self.bytes + size <= self._most_bytes
+
     def enter(self, size: int, retry_after: Callable[[], int]) -> None:
         """Lets a request wait.
 

@@ -13,6 +13,7 @@ The text is Prometheus' exposition format 0.0.4.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -28,6 +29,11 @@ import numpy.typing as npt
 
 FILE_BYTES = 2**24
 """Of a worker's slots; what is not used takes no room on disk or in memory."""
+SLOT_BYTES = 8
+RESERVED_BYTES = 2**18
+"""Room on disk that is taken beyond what is needed, so that it is rarely asked for."""
+NO_RESERVATIONS = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+"""What file systems say that reserve nothing."""
 LIVE_FILE = "workers"
 """In the folder: index and process id of every worker that lives, as `0:4711 1:4712`."""
 
@@ -120,7 +126,7 @@ class Registry:
         self._folder, self._index = folder, index
         self._families: dict[str, Family[Any]] = {}
         self._places: dict[tuple[str, tuple[str, ...]], int] = {}
-        self._used = 0
+        self._used = self._reserved = 0
         self._lock = threading.RLock()
         self._others: dict[int, _Other] = {}
         self._plan: _Plan | None = None
@@ -129,7 +135,7 @@ class Registry:
             self._layout: Path | None = None
         else:
             self._layout = folder / f"worker-{index}.layout"
-            with (folder / f"worker-{index}.values").open("a+b") as file:
+            with self._layout.with_suffix(".values").open("a+b") as file:
                 file.truncate(FILE_BYTES)
                 self._memory = mmap.mmap(file.fileno(), FILE_BYTES)
             kept, end = _read_layout(self._layout, 0)
@@ -200,13 +206,39 @@ class Registry:
 
     def _place(self, family: Family[Any], values: tuple[str, ...]) -> int:
         """New slots, which other workers find by the layout."""
-        slot, self._used = self._used, self._used + family.width
+        slot, end = self._used, self._used + family.width
         if self._layout is not None:
+            self._reserve(self._layout, end)
             line = json.dumps([family.name, values, slot, family.width]) + "\n"
-            with self._layout.open("a", encoding="utf-8") as file:
-                file.write(line)
-        self._places[family.name, values] = slot
+            with self._layout.open("ab") as file:
+                before = file.tell()
+                try:
+                    file.write(line.encode())
+                    file.flush()
+                except OSError:
+                    file.truncate(before)  # half a line would spoil the next
+                    raise
+        self._places[family.name, values], self._used = slot, end
         return slot
+
+    def _reserve(self, layout: Path, slots: int) -> None:
+        """Takes room on disk for so many slots: writing to a page that finds none kills a process.
+
+        Raises:
+            OSError: there is none.
+        """
+        needed = slots * SLOT_BYTES
+        if needed <= self._reserved or not hasattr(os, "posix_fallocate"):
+            return
+        begin = max(self._reserved, self._used * SLOT_BYTES)  # what is in use may be written to now
+        end = max(needed, min(FILE_BYTES, needed + RESERVED_BYTES))
+        with layout.with_suffix(".values").open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), begin, end - begin)
+            except OSError as error:
+                if error.errno not in NO_RESERVATIONS:
+                    raise
+        self._reserved = end
 
     def _gather(self) -> tuple[Values, Values]:
         """Sums and largest values over the workers, by this worker's slots."""
@@ -300,7 +332,7 @@ class _Plan:
             for values in family.children:
                 slot = places[family.name, values]
                 pairs = zip(family.names, values, strict=True)
-                labels = [f'{name}="{_escape(value)}"' for name, value in pairs]
+                labels = [f'{name}="{escape(value)}"' for name, value in pairs]
                 if family.kind is not Histogram:
                     starts.append(head + _start(family.name, labels))
                     spans.append((slot, slot + 1, family.largest))
@@ -338,7 +370,8 @@ def _start(name: str, labels: Sequence[str]) -> str:
     return f"{name}{{{','.join(sorted(labels))}}} " if labels else f"{name} "
 
 
-def _escape(value: str) -> str:
+def escape(value: str) -> str:
+    """A label's value as it is written between quotes."""
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 

@@ -113,7 +113,7 @@ def make_config(
     """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
 
     Messages of streams are not compressed: deflating and inflating a frame takes longer than many
-    a model does.
+    a model does. Forwarded addresses are not looked at, since nothing here asks who a client is.
 
     Args:
         app: what answers.
@@ -134,6 +134,7 @@ def make_config(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.shutdown_seconds,

@@ -16,7 +16,7 @@ import os
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +72,16 @@ class ShadowMetrics:
             "Requests that the shadow was to look at and did not, by reason",
             ("policy", "shadow", "reason"),
         )
+
+    def appear(self, policy: str, shadow: str, variants: Iterable[str]) -> None:
+        """Initialises what is counted of a policy's shadow beside its other variants."""
+        for reason in (BUSY, FULL, FAILED):
+            self.dropped.labels(policy, shadow, reason)
+        compared = (self.observations, self.agreements, self.difference, self.regret)
+        for variant in variants:
+            if variant != shadow:
+                for family in compared:
+                    family.labels(policy, variant, shadow)
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,12 @@ class Shadow:
         self._bytes += observations.nbytes
         self._wake.set()
 
+    def appear(self) -> None:
+        """Initialises the series of all that may be compared now; in any thread."""
+        for name, policy in self._catalogue.scan.policies.items():
+            if policy.manifest is not None and policy.manifest.shadow is not None:
+                self._metrics.appear(name, policy.manifest.shadow.variant, policy.variants)
+
     async def run(self) -> None:
         """Works until cancelled."""
         while True:
@@ -161,6 +177,7 @@ class Shadow:
 
     async def _work(self, items: list[_Item]) -> None:
         policy, name = items[0].answered.policy, items[0].shadow
+        left = len(items)
         if not self._catalogue.scan.knows(policy.name, name):  # looking for it is the watcher's
             self._drop(policy.name, name, FAILED, len(items))
             return
@@ -172,10 +189,11 @@ class Shadow:
             batches = [[item] for item in items] if not variant.joinable else [items]
             for batch in batches:
                 await self._compare(variant, batch)
+                left -= len(batch)
         except Exception as error:  # whatever it is, the next may go well, and nobody else waits
             if not isinstance(error, SlimqError):
                 self._log.exception("shadow failed", policy=policy.name, shadow=name)
-            self._drop(policy.name, name, FAILED, len(items))
+            self._drop(policy.name, name, FAILED, left)
 
     async def _compare(self, variant: LoadedVariant, items: list[_Item]) -> None:
         variant.leases.count += 1

@@ -65,6 +65,24 @@ def served_with(tiny_repository: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
+def served_pong() -> Iterator[str]:
+    """The URL of `slimq serve` on the shipped policies."""
+    policies = Path(__file__).parents[2] / "policies"
+    with subprocess.Popen(
+        [*COMMAND, "serve", "--policies", str(policies), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        stop = threading.Timer(600, process.kill)
+        stop.start()
+        assert process.stdout is not None
+        yield process.stdout.readline().split(" at ")[1].strip()
+        stop.cancel()
+        process.terminate()
+
+
+@pytest.fixture
 def slimq() -> Any:
     """Runs the command as a user would: exit code, stdout, stderr."""
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,7 @@ from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
 from slimq_service.room import Room
 from slimq_service.series import Registry
+from slimq_service.threads import Threads
 
 COST = Cost(1e-3, 1.5)
 
@@ -52,7 +53,7 @@ class Bench:
 
     def __init__(self, limits: BatchLimits, slots: int = 1) -> None:
         self.metrics = Metrics(Registry())
-        self.threads = ThreadPoolExecutor(slots)
+        self.threads = Threads(slots, "test")
         room = Room(limits.waiting, limits.size, self.metrics.queue_depth)
         self.batcher = Batcher(self.threads, slots, limits, room, self.metrics)
 
@@ -229,18 +230,70 @@ def test_an_error_reaches_everybody_in_the_batch_and_the_next_goes_on() -> None:
     asyncio.run(run())
 
 
-def test_several_threads_compute_batches_side_by_side() -> None:
+def test_threads_that_are_free_share_out_what_arrives_together() -> None:
     async def run() -> None:
         bench = Bench(LIMITS, slots=2)
         variant, gate = bench.variant("large")
         running = [bench.start(variant, 1.0) for _ in range(3)]
         await entered(gate)
         await entered(gate)
-        assert gate.batches == [1, 1]
+        assert sorted(gate.batches) == [1, 2]
+        waits = bench.start(variant, 1.0)
+        await asyncio.sleep(0)
         assert bench.value("slimq_queue_depth") == 1
         gate.open.set()
+        await asyncio.gather(*running, waits)
+        assert sorted(gate.batches) == [1, 1, 2]
+
+    asyncio.run(run())
+
+
+def test_variants_that_wait_share_out_the_threads() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS, slots=2)
+        (one, gate), (other, other_gate) = bench.variant("one"), bench.variant("other")
+        running = [bench.start(variant, 1.0) for variant in (one, other, one, one)]
+        await entered(gate)
+        await entered(other_gate)
+        assert (gate.batches, other_gate.batches) == ([3], [1])
+        gate.open.set()
+        other_gate.open.set()
         await asyncio.gather(*running)
-        assert gate.batches == [1, 1, 1]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("alone_seconds", "inline"), [(10.0, True), (0.1, False)])
+def test_a_request_that_is_the_only_one_is_computed_in_the_event_loop(
+    alone_seconds: float, inline: bool
+) -> None:
+    """Unless it takes longer than that is worth."""
+
+    async def run() -> None:
+        bench = Bench(dataclasses.replace(LIMITS, alone_seconds=alone_seconds))
+        found = []
+
+        def note(observations: Any, /) -> Any:
+            found.append(threading.current_thread().name)
+            return observations
+
+        variant, _ = bench.variant("large")
+        variant = dataclasses.replace(variant, q_function=note)
+        await bench.start(variant, 1.0)
+        assert (found.pop() == "MainThread") is inline
+        await asyncio.gather(*(bench.start(variant, 1.0) for _ in range(3)))
+        assert [name[:5] for name in found] == ["test-"], "several are not alone"
+
+    asyncio.run(run())
+
+
+def test_with_no_room_to_wait_a_free_thread_still_computes() -> None:
+    async def run() -> None:
+        bench = Bench(BatchLimits(4, 1, 30.0, size=8))
+        variant, gate = bench.variant("large")
+        gate.open.set()
+        answer = await bench.start(variant, 1.0, count=3)  # 24 bytes
+        assert len(answer.q_values) == 3
 
     asyncio.run(run())
 
@@ -328,7 +381,7 @@ def test_time_in_the_queue_ends_where_the_model_begins() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
         gate.open.set()
-        bench.threads.submit(time.sleep, 0.1)
+        bench.threads.start(lambda: time.sleep(0.1), lambda _: None)
         assert (await bench.start(variant, 1.0)).queue_seconds > 0.05
 
     asyncio.run(run())
@@ -355,9 +408,9 @@ def test_what_cannot_be_started_fails_and_takes_no_thread_for_good() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
         gate.open.set()
-        bench.threads.shutdown()
+        bench.threads.close()
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="shutdown"):
+            with pytest.raises(RuntimeError, match="have ended"):
                 async with asyncio.timeout(5):
                     await bench.start(variant, 1.0)
 

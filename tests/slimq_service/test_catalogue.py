@@ -319,3 +319,20 @@ def test_a_look_that_fails_fails_for_all_who_waited_for_it(tiny_repository: Path
         assert len(set(map(str, outcomes))) == 1
 
     in_catalogue(tiny_repository, work)
+
+
+def test_a_variant_that_breaks_is_shown_as_broken_until_it_is_whole(
+    service: Any, repositories: Any, mlp: Any
+) -> None:
+    line = 'slimq_variant_broken{policy="tiny",variant="other"}'
+    assert sha(service, "other")
+    assert service.metric(line) == 0
+    repositories.publish("tiny", "other", b"no model")
+    until(service, lambda: service.metric(line) == 1)
+    assert sha(service, "other"), "the version before it still answers"
+    repositories.publish("tiny", "other", mlp(7))
+    until(service, lambda: service.metric(line) == 0)
+    repositories.publish("tiny", "other", b"no model")
+    until(service, lambda: service.metric(line) == 1)
+    shutil.rmtree(repositories.folder("tiny", "other"))
+    until(service, lambda: service.metric(line) == 0)

@@ -1,4 +1,4 @@
-"""docs/service.md against the code: endpoints, settings, error codes, metrics of the shadow."""
+"""docs/service.md against the code: endpoints, settings, error codes."""
 
 from __future__ import annotations
 

@@ -82,3 +82,19 @@ def test_streams_have_their_series_from_the_start() -> None:
     assert value("slimq_streams_closed_total", {"reason": "idle"}) == 1
     refusals = {"not-found", "overloaded", "closing", "conflict", "upgrade-required"}
     assert refusals <= set(HTTP_ERROR_CODES), "those of a stream count as other requests"
+
+
+def test_actions_count_by_the_names_of_the_policy() -> None:
+    metrics = Metrics(Registry())
+    metrics.appear("pong", "int8", ["noop", "up"])
+    value = metrics.registry.get_sample_value
+    labels = {"policy": "pong", "variant": "int8"}
+    assert value("slimq_actions_total", {**labels, "action": "up"}) == 0
+    measured = metrics.of("pong", "int8")
+    measured.chose([1, 0, 1, 1])
+    assert value("slimq_actions_total", {**labels, "action": "up"}) == 3
+    assert value("slimq_actions_total", {**labels, "action": "noop"}) == 1
+    metrics.appear("pong", "int8", ["stay"])
+    measured.chose([0, 1])
+    assert value("slimq_actions_total", {**labels, "action": "stay"}) == 1
+    assert value("slimq_actions_total", {**labels, "action": "up"}) == 3

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,39 @@ def test_workers_add_up_whichever_is_asked(tmp_path: Path) -> None:
     assert first.get_sample_value("seconds_count", labels) == 20
     assert first.get_sample_value("seconds_bucket", labels | {"le": "1.0"}) == 15
     assert first.get_sample_value("seconds_sum", labels) == pytest.approx(5 * 7.65)
+
+
+def test_a_disk_without_room_is_an_error_and_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tmp_path, 0)
+    first = registry.counter("a", "A").labels()
+    first.inc()
+    family = registry.histogram("b", "B", ("which",), tuple(map(float, range(2**16))))
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "posix_fallocate", fail)
+        with pytest.raises(OSError, match="No space"):
+            family.labels("x")
+    assert registry.get_sample_value("a_total") == 1
+    family.labels("x").observe(3.0)
+    assert registry.get_sample_value("b_count", {"which": "x"}) == 1
+    assert (tmp_path / "worker-0.values").stat().st_blocks * 512 >= 2**16 * 8
+
+
+def test_a_file_system_that_reserves_nothing_is_good_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    registry = Registry(tmp_path, 0)
+    registry.counter("a", "A").labels().inc()
+    assert registry.get_sample_value("a_total") == 1
 
 
 def test_a_series_that_only_another_worker_has_is_there_too(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,29 @@ def test_waiting_observations_are_computed_together_up_to_a_limit(watched: Any) 
     assert shadow._bytes == 0
 
 
+def test_what_was_compared_before_one_fails_is_not_dropped_too(watched: Any) -> None:
+    """Where each is computed by itself, as activations are quantized over a batch."""
+    shadow = watched.app.state.shadow
+    loaded = watched.run(watched.app.state.catalogue.get("tiny", "fp32"))
+    state = watched.app.state.catalogue.state("tiny", "other")
+    watched.run(watched.app.state.catalogue.get("tiny", "other"))
+    calls = []
+
+    def fail_later(observations: Any, /) -> Any:
+        calls.append(len(observations))
+        if len(calls) > 1:
+            raise ValueError
+        return np.zeros((len(observations), 2), np.float32)
+
+    state.loaded = dataclasses.replace(state.loaded, q_function=fail_later, joinable=False)
+    for _ in range(3):
+        shadow.offer(loaded, OBSERVATIONS[:1], np.zeros((1, 2), np.float32))
+    watched.run(shadow._work(shadow._take()))
+    dropped = 'slimq_shadow_dropped_total{policy="tiny",reason="failed",shadow="other"}'
+    assert metric(watched, dropped) == 2
+    assert metric(watched, "slimq_shadow_observations_total" + LABELS) == 1
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_q_values_that_are_not_finite_spoil_no_sum(watched: Any, value: float) -> None:
     shadow = watched.app.state.shadow
@@ -134,3 +158,13 @@ def test_q_values_that_are_not_finite_spoil_no_sum(watched: Any, value: float) -
     shadow._count(item, np.zeros((2, 2), np.float32))
     assert metric(watched, "slimq_shadow_q_difference_sum" + LABELS) == 0
     assert metric(watched, "slimq_shadow_observations_total" + LABELS) == 2
+
+
+def test_its_series_are_there_before_anything_is_compared(watched: Any) -> None:
+    text = watched.get("/metrics").text
+    assert f"slimq_shadow_observations_total{LABELS} 0.0" in text
+    assert f"slimq_shadow_regret_count{LABELS} 0.0" in text
+    for reason in (module.BUSY, module.FULL, module.FAILED):
+        labels = f'{{policy="tiny",reason="{reason}",shadow="other"}}'
+        assert f"slimq_shadow_dropped_total{labels} 0.0" in text
+    assert 'policy="tiny_frames",shadow' not in text

@@ -1,8 +1,9 @@
 """Searches recipes on the front of bytes, latency and return, in one process or several.
 
 The study on disk is the only thing that workers share: an interrupted search goes on, when it is
-run again, from its last ended trial. With one worker, the same seed draws the same trials for as
-long as they are random (the first `STARTUP`); later ones follow measured latencies, which vary.
+run again, from its last ended trial. With one worker, the same seed over the
+same published variants draws the same trials for as long as they are random (the first `STARTUP`);
+later ones follow measured latencies, which vary.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from slimq_compression.accept import AcceptGate
 from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import Source, load_source
 from slimq_compression.recipe import parse_recipe
-from slimq_compression.search.space import Offer, digest_of_space
+from slimq_compression.search.space import Offer, background_of, digest_of_space
 from slimq_compression.search.stages import Stages
+from slimq_compression.search.start import enqueue_published
 from slimq_compression.search.study import (
     SearchSettings,
     coarse,
@@ -125,6 +127,10 @@ def search(
         _prepare(settings, study, source, repository, progress)
         on_trial(snapshot(study, settings))
         missing = settings.trials - len(ended(study))
+        if missing > 0:
+            background, network = background_of(source.calibration), source.teacher.spec
+            offer, policy = Offer.current(), settings.policy
+            enqueue_published(study, repository, policy, network, offer, background)
         try:
             if settings.workers == 1:
                 _work_here(settings, study, missing, on_trial)

@@ -8,17 +8,23 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from slimq.core.qfunction import QValues
 from slimq_service.answers import Answer
-from slimq_service.batching import Inference
-from slimq_service.model import LoadedVariant
 from slimq_service.oip.framing import LENGTH_HEADER
 from slimq_service.oip.request import InferRequest
 from slimq_service.oip.tensors import ACTIONS, Q_VALUES, output_tensors
 
 
-def render(variant: LoadedVariant, request: InferRequest, inference: Inference) -> Answer:
-    """The answer with the outputs that were asked for, in that order."""
-    q_values = np.ascontiguousarray(inference.q_values, dtype="<f4")
+def render(model: str, version: str, request: InferRequest, q_values: QValues) -> Answer:
+    """The answer with the outputs that were asked for, in that order.
+
+    Args:
+        model: the policy.
+        version: its variant.
+        request: says which outputs.
+        q_values: `(batch, actions)`.
+    """
+    q_values = np.ascontiguousarray(q_values, dtype="<f4")
     values: dict[str, npt.NDArray[Any]] = {
         Q_VALUES: q_values,
         ACTIONS: q_values.argmax(axis=1).astype("<i8"),
@@ -40,8 +46,8 @@ def render(variant: LoadedVariant, request: InferRequest, inference: Inference) 
             entry["data"] = array.ravel()
         outputs.append(entry)
     document: dict[str, Any] = {
-        "model_name": variant.policy.name,
-        "model_version": variant.manifest.name,
+        "model_name": model,
+        "model_version": version,
         "outputs": outputs,
     }
     if request.id is not None:

@@ -10,14 +10,12 @@ import zlib
 from dataclasses import dataclass
 
 from slimq.core.errors import LimitError, MalformedError, MediaTypeError
-from slimq_service.bodies import Headers, header
+from slimq_service.bodies import Headers, header, number_of
 
 LENGTH_HEADER = b"inference-header-content-length"
 LENGTH_NAME = "Inference-Header-Content-Length"
 WINDOWS = {"gzip": 31, "deflate": 15}
 """zlib's number for each encoding; deflate has zlib's frame around it (RFC 9110, 8.4.1.2)."""
-LONGEST_NUMBER = 18
-"""Digits of a length that can be one."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,10 @@ def json_length(headers: Headers) -> int | None:
     value = header(headers, LENGTH_HEADER)
     if value is None:
         return None
-    if not value.isdigit() or len(value) > LONGEST_NUMBER:
+    length = number_of(value)
+    if length is None:
         raise MalformedError(LENGTH_NAME, "a number of bytes", repr(value.decode("latin-1")))
-    return int(value)
+    return length
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:

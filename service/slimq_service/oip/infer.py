@@ -44,7 +44,8 @@ class InferEndpoint:
         variant, request = await self._read(scope, receive, call)
         inference = await self._hot.infer(call, receive, variant, request.observations)
         with call.writing():
-            return render(variant, request, inference)
+            names = variant.policy.name, variant.manifest.name
+            return render(*names, request, inference.q_values)
 
     async def _read(
         self, scope: Scope, receive: Receive, call: Call

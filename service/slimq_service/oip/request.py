@@ -87,7 +87,7 @@ def read_request(
 
 def _read_raw(binary: memoryview, spec: ObservationSpec, limits: Limits) -> Observations:
     check_count(len(binary) // spec.item_bytes, limits.batch, INPUT)
-    return _aligned(spec.from_bytes(binary))
+    return aligned(spec.from_bytes(binary))
 
 
 def _read_outputs(document: dict[str, Any]) -> tuple[Output, ...]:
@@ -177,10 +177,10 @@ def _read_binary(
     if len(frame.binary) != size:
         expected = f"{size} bytes after the JSON"
         raise MalformedError("body", expected, f"{len(frame.binary)} bytes")
-    return _aligned(spec.from_bytes(frame.binary, INPUT))
+    return aligned(spec.from_bytes(frame.binary, INPUT))
 
 
-def _aligned(array: Observations) -> Observations:
+def aligned(array: Observations) -> Observations:
     """Copied where the JSON before it has a length that its numbers cannot start after."""
     return array if array.flags.aligned else array.copy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from slimq.core.observation import ObservationSpec
 
@@ -28,6 +29,7 @@ def input_tensor(spec: ObservationSpec) -> Tensor:
     return Tensor(INPUT, DATATYPES[spec.dtype], spec.shape)
 
 
-def output_tensors(actions: int) -> list[Tensor]:
+@cache
+def output_tensors(actions: int) -> tuple[Tensor, ...]:
     """The outputs of a policy with this many actions."""
-    return [Tensor(Q_VALUES, "FP32", (actions,)), Tensor(ACTIONS, "INT64", ())]
+    return Tensor(Q_VALUES, "FP32", (actions,)), Tensor(ACTIONS, "INT64", ())

@@ -29,6 +29,7 @@ COMMANDS = {
     "serve": "slimq.cli.serve",
     "act": "slimq.cli.act",
     "play": "slimq.cli.play",
+    "loadtest": "slimq.cli.loadtest",
 }
 """Every command, with the module that holds its `app`."""
 

@@ -8,6 +8,7 @@ same bytes by golden vectors in the tests.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -57,17 +58,17 @@ class ObservationSpec(BaseModel):
             raise ValueError(f"shape {self.shape} has no {count} frames along axis {axis}")
         return self
 
-    @property
+    @cached_property
     def numpy_dtype(self) -> np.dtype[Any]:
         """The dtype in little-endian order, as it travels."""
         return np.dtype(self.dtype).newbyteorder("<")
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Numbers in one observation."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def item_bytes(self) -> int:
         """Bytes of one observation."""
         return self.size * self.numpy_dtype.itemsize
@@ -119,8 +120,8 @@ class ObservationSpec(BaseModel):
         """
         if array.shape == self.shape:
             array = array[np.newaxis]
-        expected = f"shape (batch, {', '.join(map(str, self.shape))})"
         if array.shape[1:] != self.shape:
+            expected = f"shape (batch, {', '.join(map(str, self.shape))})"
             raise ObservationError(field, expected, f"shape {array.shape}")
         if array.shape[0] == 0:
             raise ObservationError(field, "a batch of at least 1", "an empty batch")

@@ -1,25 +1,20 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from slimq_service.engine import Inference
 from slimq_service.oip.answer import render
 from slimq_service.oip.request import InferRequest, Output
 
-VARIANT: Any = SimpleNamespace(
-    policy=SimpleNamespace(name="tiny"), manifest=SimpleNamespace(name="fp32")
-)
 Q_VALUES = np.array([[0.1, 0.2], [2.5, -1.0], [3.0, 3.0]], np.float32)
 
 
 def written(*outputs: Output, identity: str | None = None, q_values: Any = Q_VALUES) -> Any:
     request = InferRequest(identity, np.zeros((3, 4), np.float32), outputs)
-    return render(VARIANT, request, Inference(q_values, 0.0))
+    return render("tiny", "fp32", request, q_values)
 
 
 def test_json_reads_back_as_the_same_float32() -> None:

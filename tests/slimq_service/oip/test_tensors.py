@@ -21,5 +21,5 @@ def test_every_dtype_of_observations_has_its_datatype(dtype: str) -> None:
 
 
 def test_outputs_are_q_values_and_actions() -> None:
-    assert output_tensors(6) == [Tensor("q_values", "FP32", (6,)), Tensor("actions", "INT64", ())]
+    assert output_tensors(6) == (Tensor("q_values", "FP32", (6,)), Tensor("actions", "INT64", ()))
     assert tuple(tensor.name for tensor in output_tensors(2)) == OUTPUTS

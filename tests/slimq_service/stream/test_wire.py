@@ -228,7 +228,11 @@ def test_a_client_that_is_killed_leaves_nothing_behind(
 def test_many_streams_at_once_share_batches_and_each_gets_its_own_answers(
     launch: Any, tmp_path: Path, metric_of: Any
 ) -> None:
-    variables = {"SLIMQ_INLINE_SECONDS": "0", "SLIMQ_INFERENCE_THREADS": "1"}
+    variables = {
+        "SLIMQ_INLINE_SECONDS": "0",
+        "SLIMQ_ALONE_SECONDS": "0",
+        "SLIMQ_INFERENCE_THREADS": "1",
+    }
     server = launch(POLICIES, tmp_path / "log", **variables)
     streams, steps = 16, 6
     frames = np.random.default_rng(2).integers(0, 256, (streams, steps, 84, 84), dtype=np.uint8)

@@ -1,0 +1,197 @@
+"""A real service, a real Prometheus and real requests, so that dashboards have something to show.
+
+All of it is on loopback and ends with the trial. The Prometheus has the rules that are deployed,
+and scrapes as often as it does there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from serving_processes import Server
+from slimq.core.calibration import CalibrationSet
+from slimq.core.manifest import Shadow
+from slimq.core.publish import Publisher
+from slimq.core.repository import Repository
+
+ROOT = Path(__file__).parents[1]
+CONFIGURATION = ROOT / "docker" / "prometheus"
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+WRONG_EVERY = 50
+"""One in so many requests is wrong, so that there are errors to see."""
+LARGEST = 8
+"""Observations of a request, 1 in most of them."""
+
+
+class TrialError(Exception):
+    """What a trial needs is missing, or does not start."""
+
+
+@dataclass
+class Sent:
+    """What the clients saw of a variant: answers by status, and observations that were answered."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    observations: int = 0
+
+    def add(self, other: Sent) -> None:
+        """Takes in what another client saw."""
+        self.statuses.update(other.statuses)
+        self.observations += other.observations
+
+
+def build_repository(
+    source: Repository, target: Path, policy: str, variants: Sequence[str], shadow: str
+) -> Repository:
+    """A repository of these variants of a policy, of which one looks at all that others answer.
+
+    Args:
+        source: where they are.
+        target: a folder that is not there yet.
+        policy: its name.
+        variants: theirs.
+        shadow: the one that looks on.
+    """
+    home = target / policy
+    home.mkdir(parents=True)
+    for path in (source.root / policy).iterdir():
+        if path.is_file():
+            shutil.copy(path, home)
+    for variant in variants:
+        shutil.copytree(source.root / policy / "variants" / variant, home / "variants" / variant)
+    made = Repository(target)
+    Publisher(made).shadow(policy, Shadow(variant=shadow, share=1))
+    return made
+
+
+@contextlib.contextmanager
+def serving(repository: Repository, folder: Path, *options: str) -> Iterator[str]:
+    """The URL of `slimq serve`.
+
+    Args:
+        repository: what it serves.
+        folder: for its log.
+        options: further ones of the command.
+    """
+    command = [sys.executable, "-m", "slimq.cli.main", "serve", "--port", "0"]
+    command += ["--policies", str(repository.root), *options]
+    server = Server("slimq", command, os.sched_getaffinity(0), folder / "slimq.log")
+    try:
+        yield server.url.rstrip("/")
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def prometheus(target: str, folder: Path) -> Iterator[str]:
+    """The URL of a Prometheus that scrapes a service, with the rules in docker/prometheus.
+
+    Args:
+        target: the service's URL.
+        folder: for its data, configuration and log.
+
+    Raises:
+        TrialError: it is not installed, or does not start.
+    """
+    program = shutil.which("prometheus")
+    if program is None:
+        raise TrialError("prometheus is not installed: apt-get install prometheus")
+    text = (CONFIGURATION / "prometheus.yml").read_text(encoding="utf-8")
+    text = text.replace("service:8000", urlsplit(target).netloc)
+    (folder / "prometheus.yml").write_text(text, encoding="utf-8")
+    shutil.copytree(CONFIGURATION / "rules", folder / "rules")
+    log = folder / "prometheus.log"
+    command = [program, f"--config.file={folder / 'prometheus.yml'}"]
+    command += [f"--storage.tsdb.path={folder / 'data'}", "--web.listen-address=127.0.0.1:0"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield _wait(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        said = log.read_text(encoding="utf-8")
+        address = re.search(r'"Listening on" address=(\S+)', said)
+        if address is not None:
+            with contextlib.suppress(OSError), urlopen(f"http://{address[1]}/-/ready", timeout=5):
+                return f"http://{address[1]}"
+        time.sleep(0.1)
+    raise TrialError(f"prometheus does not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
+
+
+def send(
+    url: str, repository: Repository, policy: str, variants: Sequence[str], seconds: float
+) -> dict[str, Sent]:
+    """Sends observations of real play to each variant for a time, by two clients each.
+
+    They wait between their requests, the second one shorter and shorter, so that the load grows.
+
+    Returns:
+        What they saw, by variant.
+    """
+    manifest = repository.policy(policy)
+    if manifest.calibration is None:
+        raise TrialError(f"{policy} has no calibration set to send")
+    content = repository.read_file(policy, manifest.calibration)
+    states = CalibrationSet.from_bytes(content).observations(manifest.observation)
+    clients = [(variant, growing, Sent()) for variant in variants for growing in (False, True)]
+    problems: list[Exception] = []
+
+    def work(variant: str, growing: bool, seen: Sent) -> None:
+        path = f"/v1/policies/{policy}/variants/{variant}/act"
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        began, number = time.monotonic(), 0
+        try:
+            while (passed := time.monotonic() - began) < seconds:
+                count = LARGEST if number % 10 == 9 else 1
+                first = number % (len(states) - LARGEST)
+                body = states[first : first + count].tobytes()
+                wrong = number % WRONG_EVERY == WRONG_EVERY - 1
+                headers = {"content-type": "application/octet-stream"}
+                connection.request("POST", path, body[1:] if wrong else body, headers)
+                answer = connection.getresponse()
+                answer.read()
+                seen.statuses[answer.status] += 1
+                seen.observations += 0 if wrong else count
+                number += 1
+                time.sleep(max(0.005, 0.1 * (1 - passed / seconds)) if growing else 0.05)
+        except Exception as error:  # told by whoever waits for the threads
+            problems.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work, args=client) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise TrialError(f"a client failed: {problems[0]!r}") from problems[0]
+    sent = {variant: Sent() for variant in variants}
+    for variant, _, seen in clients:
+        sent[variant].add(seen)
+    return sent

@@ -1,0 +1,187 @@
+"""Panels of the kinds that the dashboards have, with the settings that all of a kind share.
+
+A panel is 8 rows high; a dashboard is 24 columns wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grafana_foundation_sdk.builders import (
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.common import (
+    LegendDisplayMode,
+    LegendPlacement,
+    ScaleDistribution,
+    StackingMode,
+    TooltipDisplayMode,
+)
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="slimq-prometheus")
+"""The data source, as provisioning/datasources/prometheus.yml has it."""
+HEIGHT = 8
+SECONDS, BYTES, SHARE, NUMBER = "s", "bytes", "percentunit", "short"
+RATE, RATIO = "ops", "none"
+_REFS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+Panel = Builder[models.Panel]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query in PromQL and what names its series, as Grafana's `{{label}}`."""
+
+    expression: str
+    legend: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: a query that has one value for each variant."""
+
+    title: str
+    unit: str
+    expression: str
+    decimals: int | None = None
+
+
+def lines(
+    title: str,
+    unit: str,
+    *queries: Query,
+    width: int = 12,
+    description: str = "",
+    stacked: bool = False,
+    logarithmic: bool = False,
+    repeat: str | None = None,
+) -> Panel:
+    """Lines over time; with `repeat` once for each value of a variable."""
+    panel = (
+        timeseries.Panel()
+        .title(title)
+        .description(description)
+        .datasource(SOURCE)
+        .unit(unit)
+        .height(HEIGHT)
+        .span(width)
+        .line_width(1)
+        .legend(
+            common.VizLegendOptions()
+            .display_mode(LegendDisplayMode.TABLE)
+            .placement(LegendPlacement.BOTTOM)
+            .show_legend(True)
+            .calcs(["lastNotNull", "mean"])
+        )
+        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
+    )
+    if logarithmic:
+        scale = common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(2)
+        panel.scale_distribution(scale)
+    else:
+        panel.min(0)
+    if repeat is not None:
+        panel.repeat(repeat).repeat_direction("h")
+    if stacked:
+        panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL)).fill_opacity(30)
+    for ref, query in zip(_REFS, queries, strict=False):
+        panel.with_target(_query(ref, query))
+    return panel
+
+
+def heat(title: str, unit: str, expression: str, *, repeat: str, description: str = "") -> Panel:
+    """How many fell into each bucket of a histogram, once for each value of a variable."""
+    query = Query(expression, "{{le}}")
+    return (
+        heatmap.Panel()
+        .title(title)
+        .description(description)
+        .datasource(SOURCE)
+        .height(HEIGHT)
+        .span(24)
+        .repeat(repeat)
+        .repeat_direction("h")
+        .calculate(False)
+        .color(
+            heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
+        )
+        .y_axis(heatmap.YAxisConfig().unit(unit))
+        .with_target(_query("A", query).format(PromQueryFormat.HEATMAP))
+    )
+
+
+def by_variant(title: str, columns: Sequence[Column], description: str = "") -> Panel:
+    """A table with a row for each variant."""
+    panel = (
+        table.Panel()
+        .title(title)
+        .description(description)
+        .datasource(SOURCE)
+        .height(HEIGHT)
+        .span(24)
+        .with_transformation(models.DataTransformerConfig("merge", options={}))
+    )
+    names = {}
+    for ref, column in zip(_REFS, columns, strict=False):
+        names[f"Value #{ref}"] = column.title
+        query = _query(ref, Query(column.expression, "{{variant}}"))
+        panel.with_target(query.instant().format(PromQueryFormat.TABLE))
+        shown = [models.DynamicConfigValue("unit", column.unit)]
+        if column.decimals is not None:
+            shown.append(models.DynamicConfigValue("decimals", column.decimals))
+        panel.override_by_name(column.title, shown)
+    order = ["variant", *(f"Value #{ref}" for ref, _ in zip(_REFS, columns, strict=False))]
+    options = {
+        "excludeByName": {"Time": True},
+        "indexByName": {name: number for number, name in enumerate(order)},
+        "renameByName": names,
+    }
+    return panel.with_transformation(models.DataTransformerConfig("organize", options=options))
+
+
+def figure(title: str, unit: str, expression: str, *, description: str = "") -> Panel:
+    """One number, the latest."""
+    return (
+        stat.Panel()
+        .title(title)
+        .description(description)
+        .datasource(SOURCE)
+        .unit(unit)
+        .height(4)
+        .span(4)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .with_target(_query("A", Query(expression, title)).instant())
+    )
+
+
+def chosen(
+    name: str, label: str, values: str, *, several: bool = False
+) -> Builder[models.VariableModel]:
+    """A variable whose values come from `label_values(…)`; with several, all of them at first."""
+    variable = (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(SOURCE)
+        .query(values)
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+    )
+    if several:
+        variable.multi(True).include_all(True)
+        variable.current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
+    return variable
+
+
+def _query(ref: str, query: Query) -> prometheus.Dataquery:
+    return prometheus.Dataquery().ref_id(ref).expr(query.expression).legend_format(query.legend)

@@ -1,0 +1,221 @@
+"""The dashboard *Variants compared*: what chosen variants of a policy keep, weigh and take."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders import dashboard
+
+from panels import (
+    BYTES,
+    NUMBER,
+    RATE,
+    RATIO,
+    SECONDS,
+    SHARE,
+    Column,
+    Panel,
+    Query,
+    by_variant,
+    chosen,
+    heat,
+    lines,
+)
+
+UID = "slimq-variants"
+CHOSEN = 'policy="$policy",variant=~"$variant"'
+"""The matchers of the chosen variants."""
+ONE = 'policy="$policy",variant="$variant"'
+"""Those of one of them, in panels that are repeated for each."""
+BASELINE = 'max by (policy, variant) (slimq_variant_baseline{policy="$policy"}) == 1'
+STAGES = ("parse", "queue", "inference", "response")
+
+
+def build() -> dashboard.Dashboard:
+    """The dashboard."""
+    made = (
+        dashboard.Dashboard("slimq / Variants compared")
+        .uid(UID)
+        .tags(["slimq"])
+        .readonly()
+        .refresh("10s")
+        .time("now-15m", "now")
+        .with_variable(chosen("policy", "policy", "label_values(slimq_variant_info, policy)"))
+        .with_variable(
+            chosen(
+                "variant",
+                "variants",
+                'label_values(slimq_variant_info{policy="$policy"}, variant)',
+                several=True,
+            )
+        )
+    )
+    panels = [
+        keeps(),
+        *(quantile(number) for number in (50, 95, 99)),
+        mean_time(),
+        *ratios(),
+        latencies(),
+        stages(),
+        *throughput(),
+        *errors(),
+        *batches(),
+        *behaviour(),
+        memory(),
+    ]
+    for panel in panels:
+        made.with_panel(panel)
+    return made
+
+
+def fact(name: str) -> str:
+    """What the repository says of each chosen variant, the same in every replica."""
+    return f"max by (variant) ({name}{{{CHOSEN}}})"
+
+
+def recorded(rule: str) -> str:
+    """A recording rule's value for each chosen variant."""
+    return f"sum by (variant) ({rule}{{{CHOSEN}}})"
+
+
+def per(numerator: str, denominator: str) -> str:
+    """The rate of one counter over that of another, for each chosen variant."""
+    return " / ".join(rate(name, "variant") for name in (numerator, denominator))
+
+
+def rate(name: str, by: str) -> str:
+    """What a counter of the chosen variants grows by per second."""
+    return f"sum by ({by}) (rate({name}{{{CHOSEN}}}[$__rate_interval]))"
+
+
+def to_baseline(rule: str) -> str:
+    """A recording rule's value for each chosen variant over that of the policy's full variant."""
+    full = f'({rule}{{policy="$policy"}} and on (policy, variant) {BASELINE})'
+    return f"sum by (variant) ({rule}{{{CHOSEN}}} / on (policy) group_left () {full})"
+
+
+def keeps() -> Panel:
+    """Return, bytes and p99 side by side."""
+    full = f'slimq_variant_bytes{{policy="$policy"}} and on (policy, variant) {BASELINE}'
+    columns = [
+        Column("return", NUMBER, fact("slimq_variant_return"), 2),
+        Column("95 %, low", NUMBER, fact("slimq_variant_return_low"), 2),
+        Column("95 %, high", NUMBER, fact("slimq_variant_return_high"), 2),
+        Column("agreement", SHARE, fact("slimq_variant_agreement_ratio"), 1),
+        Column("bytes", BYTES, fact("slimq_variant_bytes")),
+        Column("× smaller", RATIO, f"scalar(max({full})) / {fact('slimq_variant_bytes')}", 2),
+        Column("p50", SECONDS, recorded("variant:slimq_http_request_seconds:p50_1m")),
+        Column("p99", SECONDS, recorded("variant:slimq_http_request_seconds:p99_1m")),
+        Column("mean / full", RATIO, to_baseline("variant:slimq_http_request_seconds:mean1m"), 2),
+        Column("requests/s", RATE, recorded("variant:slimq_requests:rate1m")),
+        Column("errors", SHARE, recorded("variant:slimq_errors:ratio1m")),
+    ]
+    text = "Return and agreement are those of the variant's report, over held-out episodes."
+    return by_variant("Return, bytes and latency", columns, text)
+
+
+def quantile(number: int) -> Panel:
+    """A quantile of the time of requests."""
+    query = Query(recorded(f"variant:slimq_http_request_seconds:p{number}_1m"), "{{variant}}")
+    return lines(f"p{number}", SECONDS, query, width=8, logarithmic=True)
+
+
+def mean_time() -> Panel:
+    """The mean, which no bucket blurs."""
+    query = Query(recorded("variant:slimq_http_request_seconds:mean1m"), "{{variant}}")
+    return lines("Mean time", SECONDS, query, width=8)
+
+
+def ratios() -> list[Panel]:
+    """Mean and p99 over those of the full variant."""
+    text = "To the policy's full variant, which must get requests too."
+    return [
+        lines(
+            title,
+            RATIO,
+            Query(to_baseline(f"variant:slimq_http_request_seconds:{what}"), "{{variant}}"),
+            width=8,
+            description=text,
+        )
+        for title, what in (
+            ("Mean time, ratio to full", "mean1m"),
+            ("p99, ratio to full", "p99_1m"),
+        )
+    ]
+
+
+def latencies() -> Panel:
+    """A heat map for each variant."""
+    name = f"slimq_http_request_seconds_bucket{{{ONE}}}"
+    expression = f"sum by (le) (increase({name}[$__rate_interval]))"
+    return heat("Time of requests, $variant", SECONDS, expression, repeat="variant")
+
+
+def throughput() -> list[Panel]:
+    """Requests and observations."""
+    return [
+        lines(title, RATE, Query(recorded(f"variant:{name}:rate1m"), "{{variant}}"))
+        for title, name in (
+            ("Requests per second", "slimq_requests"),
+            ("Observations per second", "slimq_observations"),
+        )
+    ]
+
+
+def errors() -> list[Panel]:
+    """The share of requests that ended in an error, and what they were."""
+    codes = f"{rate('slimq_errors_total', 'variant, code')} > 0"
+    return [
+        lines(
+            "Errors, share of requests",
+            SHARE,
+            Query(recorded("variant:slimq_errors:ratio1m"), "{{variant}}"),
+        ),
+        lines("Errors per second", RATE, Query(codes, "{{variant}} {{code}}")),
+    ]
+
+
+def stages() -> Panel:
+    """Where the time of a request goes, on average."""
+    queries = []
+    for stage in STAGES:
+        totals = (
+            f"sum(rate(slimq_{stage}_seconds_{part}{{{ONE}}}[$__rate_interval]))"
+            for part in ("sum", "count")
+        )
+        queries.append(Query(" / ".join(totals), stage))
+    title = "Mean time by stage, $variant"
+    return lines(title, SECONDS, *queries, width=24, stacked=True, repeat="variant")
+
+
+def batches() -> list[Panel]:
+    """How large batches are, and why they are dispatched."""
+    size = per("slimq_batch_observations_sum", "slimq_batch_observations_count")
+    reasons = rate("slimq_batches_total", "variant, reason")
+    return [
+        lines("Observations per batch", NUMBER, Query(size, "{{variant}}")),
+        lines("Batches per second", RATE, Query(reasons, "{{variant}} {{reason}}")),
+    ]
+
+
+def behaviour() -> list[Panel]:
+    """Whether variants act alike: live agreement with the shadow, and shares of actions."""
+    rule = "variant:slimq_shadow_agreement:ratio10m"
+    agreement = f'{rule}{{{CHOSEN}}} or {rule}{{policy="$policy",shadow=~"$variant"}}'
+    actions = (
+        f"{rate('slimq_actions_total', 'variant, action')} / on (variant) group_left () "
+        f"{rate('slimq_actions_total', 'variant')}"
+    )
+    return [
+        lines(
+            "Agreement on live traffic",
+            SHARE,
+            Query(agreement, "{{shadow}} with {{variant}}"),
+            description="Of the policy's shadow with the variant that answered.",
+        ),
+        lines("Actions", SHARE, Query(actions, "{{variant}} {{action}}")),
+    ]
+
+
+def memory() -> Panel:
+    """What variants take in memory."""
+    expression = f"sum by (variant) (slimq_variant_memory_bytes{{{CHOSEN}}})"
+    return lines("Memory", BYTES, Query(expression, "{{variant}}"))

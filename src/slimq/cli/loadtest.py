@@ -1,0 +1,330 @@
+"""`slimq loadtest`: the variants of a service under the same load."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from slimq.cli.extras import require
+from slimq.cli.options import DEFAULT_POLICIES, ApiKeyOption, JsonOption, PoliciesOption
+from slimq.cli.units import parse_duration
+
+if TYPE_CHECKING:
+    from slimq.core.client import SlimqClient
+    from slimq.core.observation import Observations, ObservationSpec
+    from slimq.evaluation.loadtest.plan import Mode, Plan
+    from slimq.evaluation.loadtest.recording import Recording
+    from slimq.evaluation.loadtest.report import Report
+    from slimq.evaluation.loadtest.session import Progress, Service
+
+STEM = "loadtest"
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def loadtest(
+    url: Annotated[str, typer.Argument(help="Address of a service.", envvar="SLIMQ_URL")],
+    policy: Annotated[str, typer.Option("--policy", help="The policy.")],
+    variants: Annotated[
+        str,
+        typer.Option(
+            help="Which ones, with commas between them; one that is named twice shows the noise."
+        ),
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="What the others are held to; by default the policy's own, or the first."
+        ),
+    ] = None,
+    modes: Annotated[
+        str, typer.Option(help="Which of closed, open and steps, with commas between them.")
+    ] = "closed,open,steps",
+    order: Annotated[
+        str, typer.Option(help="interleaved, or alone: one variant after the other.")
+    ] = "interleaved",
+    connections: Annotated[
+        int, typer.Option(min=1, max=1024, help="Always busy in the closed loop.")
+    ] = 4,
+    most_connections: Annotated[
+        int, typer.Option(min=1, max=1024, help="Of the open loop and of the steps.")
+    ] = 64,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=100_000,
+            help="Requests per second of the open loop; by default half of what the slowest "
+            "variant can do.",
+        ),
+    ] = None,
+    p99: Annotated[
+        str, typer.Option("--p99", help="What the p99 may be at a rate that is held.")
+    ] = "10ms",
+    rounds: Annotated[
+        int, typer.Option(min=1, max=500, help="Blocks per variant of the closed and open loop.")
+    ] = 20,
+    seconds: Annotated[float, typer.Option(min=0.05, max=60, help="Length of such a block.")] = 0.5,
+    sweeps: Annotated[int, typer.Option(min=1, max=50, help="How often steps are climbed.")] = 3,
+    step: Annotated[
+        float, typer.Option(min=1.02, max=4, help="A step's rate over the one before.")
+    ] = 1.25,
+    step_seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Length of a step.")] = 2.0,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Observations in a request.")] = 1,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=60, help="Seconds after which a request has failed.")
+    ] = 5.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.05, max=1440, help="The longest it may take.")
+    ] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order within the rounds.")] = 0,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="Observations: FILE.npy, FILE.json, or - for stdin; by default the calibration "
+            "set of the policy in --policies.",
+        ),
+    ] = None,
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Address of the metrics, where it is another than URL/metrics."),
+    ] = None,
+    api_key: ApiKeyOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for loadtest.json, .html and .md; by default one in runs/loadtest."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compares variants of a service under load, and says which differences are real.
+
+    Real observations are sent in a closed loop, in an open loop of constant rate, and in steps up
+    to saturation. Ctrl-C ends it with a report of what was measured until then. The command is
+    alone in knowing what it sends: other traffic makes everything slower.
+    """
+    require("load", "hdrh", "httptools", "matplotlib")
+    from slimq.core.client import SlimqClient
+    from slimq.core.errors import CheckFailedError, ServiceError
+    from slimq.evaluation.loadtest.plan import Order, Plan, choose_baseline, name_subjects
+    from slimq.evaluation.loadtest.processor import Meter
+    from slimq.evaluation.loadtest.recording import Recording
+    from slimq.evaluation.loadtest.report import Circumstances, make_report
+    from slimq.evaluation.loadtest.session import TimeIsUpError
+
+    with SlimqClient(url, api_key=api_key) as client:
+        manifest = client.policy(policy)
+        named = [name.strip() for name in variants.split(",") if name.strip()]
+        subjects = name_subjects(named, client.variants(policy))
+        plan = Plan(
+            subjects=subjects,
+            baseline=choose_baseline(subjects, baseline, manifest.baseline_variant),
+            modes=_read_modes(modes),
+            order=cast("Order", _one_of("--order", order, ("interleaved", "alone"))),
+            connections=connections,
+            most_connections=most_connections,
+            rate=rate,
+            p99_us=parse_duration(p99, "--p99"),
+            rounds=rounds,
+            seconds=seconds,
+            sweeps=sweeps,
+            step=step,
+            step_seconds=step_seconds,
+            batch=batch,
+            timeout=timeout,
+            minutes=minutes,
+            seed=seed,
+        )
+        plan.check()
+        observations, origin = _read_observations(source, policies, policy, manifest.observation)
+        folder = _make_folder(output, policy)
+        models = _ask_all(client, policy, plan, observations)
+        meter = Meter(metrics or f"{client.url}/metrics", api_key, timeout)
+        service = _make_service(
+            client.url, policy, plan, observations, manifest.observation, meter, api_key
+        )
+        recording, started, begin = Recording(), _now(), time.monotonic()
+        if meter.problem is not None:
+            recording.notes.append(f"no processor time: {meter.problem}")
+        ended, problem = "complete", None
+        try:
+            _drive(service, plan, recording)
+            _check_models(client, policy, models, recording)
+        except KeyboardInterrupt:
+            ended = "interrupted"
+        except TimeIsUpError:
+            ended = f"ended after its {minutes:g} minutes"
+        except ServiceError as error:
+            ended, problem = f"ended by an error: {error}", error
+        finally:
+            meter.close()
+        report = make_report(
+            recording,
+            plan,
+            Circumstances(
+                url=client.url,
+                policy=policy,
+                models=models,
+                observations=origin,
+                started=started,
+                seconds=time.monotonic() - begin,
+                ended=ended,
+            ),
+        )
+    _write(report, folder, as_json=as_json)
+    if problem is not None:
+        raise problem
+    if ended == "interrupted":
+        raise typer.Exit(130)
+    if ended != "complete":
+        raise CheckFailedError(f"the load test {ended}; {folder} has what was measured")
+
+
+def _read_modes(text: str) -> tuple[Mode, ...]:
+    from slimq.core.errors import InvalidInputError
+    from slimq.evaluation.loadtest.plan import MODES
+
+    asked = [mode.strip() for mode in text.split(",") if mode.strip()]
+    if not asked:
+        raise InvalidInputError("--modes", f"at least one of {', '.join(MODES)}", "none")
+    for mode in asked:
+        _one_of("--modes", mode, MODES)
+    return tuple(mode for mode in MODES if mode in asked)
+
+
+def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
+    from slimq.core.errors import InvalidInputError, suggestion
+
+    if value not in known:
+        hint = suggestion(value, known)
+        raise InvalidInputError(field, " or ".join(known), repr(value), hint)
+    return value
+
+
+def _read_observations(
+    source: str | None, policies: Path, policy: str, spec: ObservationSpec
+) -> tuple[Observations, str]:
+    """The observations, and where they come from."""
+    from slimq.cli.act import read_observations
+    from slimq.core.repository import Repository
+    from slimq.evaluation.loadtest.requests import read_calibration
+
+    if source is not None:
+        found = spec.check(read_observations(source), "--input")
+        return found, f"{len(found)} observations of {source}"
+    found = read_calibration(Repository(policies), policy, spec)
+    return found, f"{len(found):,} observations of the calibration set"
+
+
+def _make_folder(output: Path | None, policy: str) -> Path:
+    """Made before the load, so that nothing is measured that cannot be written."""
+    if output is None:
+        output = Path("runs") / STEM / f"{policy}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ask_all(
+    client: SlimqClient, policy: str, plan: Plan, observations: Observations
+) -> dict[str, str]:
+    """One request to each variant, as a client would make it: which models are loaded now."""
+    names = {subject.variant for subject in plan.subjects}
+    return {name: client.act(policy, observations[:1], name).sha256 for name in sorted(names)}
+
+
+def _check_models(
+    client: SlimqClient, policy: str, models: dict[str, str], recording: Recording
+) -> None:
+    for name, sha256 in models.items():
+        if client.variant(policy, name).model.sha256 != sha256:
+            recording.notes.append(f"{name} was republished during the test: its figures are mixed")
+
+
+def _make_service(
+    url: str,
+    policy: str,
+    plan: Plan,
+    observations: Observations,
+    spec: ObservationSpec,
+    meter: Any,
+    api_key: str | None,
+) -> Service:
+    from slimq.evaluation.loadtest.requests import Address, Requests, make_bodies, make_head
+    from slimq.evaluation.loadtest.session import Service
+
+    address = Address.parse(url)
+    bodies = make_bodies(observations, spec, plan.batch)
+    requests = {
+        subject.variant: Requests(
+            make_head(address, policy, subject.variant, len(bodies[0]), api_key), bodies
+        )
+        for subject in plan.subjects
+    }
+    return Service(address, requests, meter)
+
+
+def _drive(service: Service, plan: Plan, recording: Recording) -> None:
+    """Runs the plan under a bar that shows the share done, and the block that is over."""
+    from tqdm import tqdm
+
+    from slimq.evaluation.loadtest.session import guess_seconds, run_plan
+
+    total = guess_seconds(plan)
+    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=total, bar_format=form, dynamic_ncols=True) as bar:
+
+        def show(progress: Progress) -> None:
+            where = progress.mode or "warm-up"
+            bar.set_description(f"{where} {progress.label}", refresh=False)
+            if progress.sample is not None:
+                bar.set_postfix(_figures(progress), refresh=False)
+            bar.update(min(total, progress.share * total) - bar.n)
+
+        run_plan(service, plan, recording, show)
+
+
+def _figures(progress: Progress) -> dict[str, str]:
+    sample = progress.sample
+    if sample is None:
+        return {}
+    figures = {"req/s": f"{sample.throughput:,.0f}"}
+    if sample.p50_us is not None and sample.p99_us is not None:
+        figures |= {"p50": f"{sample.p50_us / 1000:.2f}ms", "p99": f"{sample.p99_us / 1000:.2f}ms"}
+    return figures
+
+
+def _write(report: Report, folder: Path, *, as_json: bool) -> None:
+    """Prints the report, and writes it in three forms."""
+    from pydantic import TypeAdapter
+
+    from slimq.evaluation.loadtest.drawings import draw_all
+    from slimq.evaluation.loadtest.page import render_page
+    from slimq.evaluation.loadtest.report import Report
+    from slimq.evaluation.loadtest.tables import judge, render
+
+    document: dict[str, Any] = TypeAdapter(Report).dump_python(report, mode="json")
+    for difference, plain in zip(report.differences, document["differences"], strict=True):
+        plain |= {"real": difference.real, "verdict": judge(difference)}
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    forms: dict[Literal["json", "md", "html"], str] = {
+        "json": text + "\n",
+        "md": render(report, markdown=True),
+        "html": render_page(report, draw_all(report)),
+    }
+    for suffix, content in forms.items():
+        (folder / f"{STEM}.{suffix}").write_text(content, encoding="utf-8")
+    typer.echo(text if as_json else render(report, markdown=False), nl=as_json)
+    typer.echo(f"wrote {folder}/{STEM}.json, .html and .md", err=True)

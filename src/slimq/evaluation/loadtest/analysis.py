@@ -1,0 +1,210 @@
+"""Which differences between variants are larger than the noise.
+
+Blocks of load on one machine are not independent: clocks, caches and whatever else runs make slow
+stretches that last for many blocks, and latencies have heavy tails. A t-test over requests would
+call almost everything real. What is random for certain is the order in which a round's variants
+take their turns, because it was drawn. If a variant is the same as the baseline, the logarithm of
+their ratio in a round is as likely to be this as its negative, whatever the noise is: under that
+hypothesis the signs are fair coins, which is all that Wilcoxon's signed-rank test needs (Fisher
+1935, "The Design of Experiments", chapter 3; Wilcoxon 1945, "Individual Comparisons by Ranking
+Methods").
+
+The interval is the one that belongs to the test, from the ordered means of pairs (Hodges & Lehmann
+1963, "Estimates of Location Based on Rank Tests"; Hollander, Wolfe & Chicken, "Nonparametric
+Statistical Methods", 3rd ed., section 3.3), with the exact distribution of the rank sum. Each of m
+comparisons has the error rate divided by m (Bonferroni): with `ERROR_RATE` 0.01, one test in a
+hundred at most calls anything real where nothing is. A difference is real when its interval does
+not hold 1, so that table and verdict cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from slimq.evaluation.loadtest.plan import ERROR_RATE, STATISTICS, Mode, Plan
+from slimq.evaluation.loadtest.recording import Recording, Sample
+
+LOST_SHARE = 0.001
+"""More lost requests than this, and a rate does not count as held."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant against the baseline.
+
+    Attributes:
+        mode: how the load was made.
+        statistic: what is compared.
+        label: of the variant.
+        ratio: the variant's over the baseline's, the middle over the rounds.
+        low: lower end of its interval; None, as the upper one, where there are too few rounds.
+        high: upper end.
+        rounds: pairs.
+    """
+
+    mode: Mode
+    statistic: str
+    label: str
+    ratio: float
+    low: float | None
+    high: float | None
+    rounds: int
+
+    @property
+    def real(self) -> bool | None:
+        """Whether it is larger than the noise; None where that was not tested."""
+        if self.low is None or self.high is None:
+            return None
+        return not self.low <= 1.0 <= self.high
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The rate that a variant held, with its p99 within the target.
+
+    Attributes:
+        label: of the variant.
+        rates: the highest of each sweep, in requests per second; 0 where none was held.
+        rate: the middle of them.
+        ratio: the middle of the sweeps' ratios to the baseline; None without one.
+        low: the smallest of these ratios.
+        high: the largest.
+        ended: what ended the last sweep.
+    """
+
+    label: str
+    rates: tuple[float, ...]
+    rate: float
+    ratio: float | None
+    low: float | None
+    high: float | None
+    ended: str | None
+
+
+def find_differences(recording: Recording, plan: Plan) -> list[Difference]:
+    """Every comparison of the plan for which something was measured."""
+    error = ERROR_RATE / max(1, plan.comparisons)
+    found = []
+    for mode in plan.modes:
+        for subject in plan.subjects:
+            if subject.label == plan.baseline:
+                continue
+            for statistic in STATISTICS[mode]:
+                base = _by_round(recording.of(mode, plan.baseline), statistic)
+                ours = _by_round(recording.of(mode, subject.label), statistic)
+                rounds = sorted(base.keys() & ours.keys())
+                if rounds:
+                    logs = np.log([ours[number] / base[number] for number in rounds])
+                    tested = plan.order == "interleaved"
+                    found.append(_compare(mode, statistic, subject.label, logs, error, tested))
+    return found
+
+
+def signed_rank_interval(
+    values: npt.ArrayLike, error: float
+) -> tuple[float, tuple[float, float] | None]:
+    """The centre of symmetric values by Hodges and Lehmann, and its interval.
+
+    Args:
+        values: `(n,)`.
+        error: probability at most that the interval does not hold the centre.
+
+    Returns:
+        The centre, and the interval; None where so few values allow none.
+    """
+    sample = np.asarray(values, np.float64)
+    first, second = np.triu_indices(len(sample))
+    means = np.sort((sample[first] + sample[second]) / 2)
+    centre = float(np.median(means))
+    cut = int(np.searchsorted(_rank_sums(len(sample)), error / 2, side="right"))
+    if cut == 0:
+        return centre, None
+    return centre, (float(means[cut - 1]), float(means[-cut]))
+
+
+def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
+    """The highest rate of each variant whose p99 was within the target."""
+    held = {
+        subject.label: _held_rates(recording.of("steps", subject.label), plan.p99_us)
+        for subject in plan.subjects
+    }
+    base = held[plan.baseline]
+    found = []
+    for subject in plan.subjects:
+        samples = recording.of("steps", subject.label)
+        rates = held[subject.label]
+        if not rates:
+            continue
+        ratios = [
+            rates[number] / base[number]
+            for number in sorted(rates.keys() & base.keys())
+            if base[number]
+        ]
+        if subject.label == plan.baseline:
+            ratios = []
+        ceiling = Ceiling(
+            subject.label,
+            tuple(rates[number] for number in sorted(rates)),
+            float(np.median(list(rates.values()))),
+            float(np.median(ratios)) if ratios else None,
+            min(ratios, default=None),
+            max(ratios, default=None),
+            why_not_held(samples[-1], plan.p99_us),
+        )
+        found.append(ceiling)
+    return found
+
+
+def why_not_held(sample: Sample, p99_us: float) -> str | None:
+    """What a block of a constant rate fell short in; None where it held."""
+    lost = sample.lost / max(1, sample.sent + sample.dropped)
+    if lost > LOST_SHARE:
+        return "dropped" if sample.dropped >= sum(sample.failed.values()) else "failed"
+    if sample.p99_us is None:
+        return "failed"
+    return "p99" if sample.p99_us > p99_us else None
+
+
+def _held_rates(samples: Sequence[Sample], p99_us: float) -> dict[int, float]:
+    rates: dict[int, float] = {}
+    for sample in samples:
+        held = why_not_held(sample, p99_us) is None and sample.rate is not None
+        rates[sample.number] = max(rates.get(sample.number, 0.0), sample.rate or 0.0 if held else 0)
+    return rates
+
+
+def _by_round(samples: Sequence[Sample], statistic: str) -> dict[int, float]:
+    values = {sample.number: sample.statistic(statistic) for sample in samples}
+    return {number: value for number, value in values.items() if value}
+
+
+def _compare(
+    mode: Mode,
+    statistic: str,
+    label: str,
+    logs: npt.NDArray[np.float64],
+    error: float,
+    tested: bool,
+) -> Difference:
+    centre, interval = signed_rank_interval(logs, error)
+    low, high = (None, None)
+    if tested and interval is not None:
+        low, high = (math.exp(end) for end in interval)
+    return Difference(mode, statistic, label, math.exp(centre), low, high, len(logs))
+
+
+def _rank_sums(count: int) -> npt.NDArray[np.float64]:
+    """Probabilities that the sum of positive ranks is at most 0, 1, 2, …, under fair signs."""
+    chances = np.zeros(count * (count + 1) // 2 + 1)
+    chances[0] = 1.0
+    for rank in range(1, count + 1):
+        shifted = np.zeros_like(chances)
+        shifted[rank:] = chances[:-rank]
+        chances = (chances + shifted) / 2
+    sums: npt.NDArray[np.float64] = np.cumsum(chances)
+    return sums

@@ -1,0 +1,192 @@
+"""Connections of the load generator: HTTP/1.1, one request at a time, no more work than needed.
+
+A general client spends more on a request than a small model does, and would be what is measured.
+Here a request is two writes of bytes made beforehand, and an answer is its status and its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from httptools import HttpParserError, HttpResponseParser
+
+from slimq.core.errors import ServiceError
+from slimq.evaluation.loadtest.requests import Address
+
+RETRY_SECONDS = 0.05
+CONNECT_SECONDS = 10.0
+
+BROKEN = "connection"
+"""Reason of a request whose connection ended before its answer did."""
+MALFORMED = "malformed"
+
+
+class Load(Protocol):
+    """What makes the load: it hears of answers, failures, and connections that are free."""
+
+    def answered(self, connection: Connection, status: int, now: float) -> None:
+        """The whole answer is here; `now` is of `time.perf_counter`."""
+
+    def failed(self, connection: Connection, reason: str) -> None:
+        """There will be no answer, and the connection has gone."""
+
+    def opened(self, connection: Connection) -> None:
+        """A connection is there that was not before."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection.
+
+    Attributes:
+        busy: whether a request waits for its answer.
+        due: when that request was to be sent, by `time.perf_counter`.
+        sent: when it was.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.busy = False
+        self.due = self.sent = 0.0
+        self._pool = pool
+        self._transport: Any = None
+        self._parser: Any = None
+        self._reason = BROKEN
+
+    def send(self, parts: Sequence[bytes], due: float) -> None:
+        """Sends a request, whose answer comes to the load."""
+        self._parser = HttpResponseParser(self)
+        self.busy, self.due = True, due
+        self.sent = time.perf_counter()
+        self._transport.writelines(parts)
+
+    def abort(self, reason: str) -> None:
+        """Ends it now; a request that waits has failed for this reason."""
+        self._reason = reason
+        self._transport.abort()
+
+    def connection_made(self, transport: Any) -> None:
+        """It is open."""
+        self._transport = transport
+        if self._pool.closed:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """A part of an answer."""
+        if not self.busy:
+            self.abort(MALFORMED)
+            return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            self.abort(MALFORMED)
+
+    def on_message_complete(self) -> None:
+        """The parser has seen the whole answer."""
+        now = time.perf_counter()
+        self.busy = False
+        if not self._parser.should_keep_alive():
+            self._transport.close()
+            self._pool.lose(self)
+        self._pool.load.answered(self, self._parser.get_status_code(), now)
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
+        """It has ended."""
+        self._pool.lose(self)
+        if self.busy:
+            self.busy = False
+            self._pool.load.failed(self, self._reason)
+
+
+class _Idle:
+    def answered(self, connection: Connection, status: int, now: float) -> None:
+        pass
+
+    def failed(self, connection: Connection, reason: str) -> None:
+        pass
+
+    def opened(self, connection: Connection) -> None:
+        pass
+
+
+class Pool:
+    """The connections to one service; one that ends is replaced.
+
+    Attributes:
+        load: what hears of answers.
+        open: the connections that can be used.
+        closed: whether it is over.
+    """
+
+    def __init__(self, address: Address, count: int) -> None:
+        self.load: Load = _Idle()
+        self.open: set[Connection] = set()
+        self._address, self._count = address, count
+        self._opening: set[asyncio.Task[None]] = set()
+        self.closed = False
+
+    def rest(self) -> None:
+        """Nobody hears of answers any more."""
+        self.load = _Idle()
+
+    def usable(self, connection: Connection) -> bool:
+        """Whether another request can be sent on it."""
+        return connection in self.open
+
+    async def fill(self) -> None:
+        """Opens what is missing.
+
+        Raises:
+            ServiceError: the service cannot be reached.
+        """
+        while len(self.open) < self._count:
+            try:
+                await self._connect()
+            except (OSError, TimeoutError) as error:
+                url = self._address.authority
+                problem = f"cannot be reached ({error or type(error).__name__})"
+                raise ServiceError(url, None, problem) from error
+
+    def lose(self, connection: Connection) -> None:
+        """A connection has ended: another is opened in its place."""
+        if connection not in self.open:
+            return
+        self.open.discard(connection)
+        if not self.closed:
+            task = asyncio.get_running_loop().create_task(self._reopen())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def close(self) -> None:
+        """Ends all of them."""
+        self.closed = True
+        self.rest()
+        for task in list(self._opening):
+            task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        for connection in list(self.open):
+            connection.abort(BROKEN)
+        await asyncio.sleep(0)
+
+    async def _reopen(self) -> None:
+        while not self.closed and len(self.open) < self._count:
+            try:
+                connection = await self._connect()
+            except (OSError, TimeoutError):
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self.load.opened(connection)
+            return
+
+    async def _connect(self) -> Connection:
+        address = self._address
+        context = ssl.create_default_context() if address.tls else None
+        factory: Callable[[], Connection] = lambda: Connection(self)  # noqa: E731
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                factory, address.host, address.port, ssl=context
+            )
+        self.open.add(connection)
+        return connection

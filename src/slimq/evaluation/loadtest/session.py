@@ -1,0 +1,234 @@
+"""Runs a plan against a service: warm-up, closed loop, open loop, steps.
+
+The recording is filled as it goes, so that what was measured before an interrupt, the time limit
+or the loss of the service is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from slimq.core.errors import ServiceError
+from slimq.evaluation.loadtest.analysis import why_not_held
+from slimq.evaluation.loadtest.connection import Pool
+from slimq.evaluation.loadtest.driver import Answers, drive_closed, drive_open
+from slimq.evaluation.loadtest.plan import Mode, Plan, Subject, blocks
+from slimq.evaluation.loadtest.processor import Meter
+from slimq.evaluation.loadtest.recording import Recording, Sample
+from slimq.evaluation.loadtest.requests import Address, Requests
+
+WARM_SECONDS = 1.0
+SHARE_OF_CAPACITY = 0.5
+"""What `open` asks of the slowest variant, where no rate is given."""
+FIRST_STEP = 0.25
+"""What the first step asks of the slowest variant."""
+MISSES = 2
+"""Steps in a row that must not hold before a sweep of a variant ends: one may be bad luck."""
+HIGHEST = 4.0
+"""No step asks for more than so many times what a variant answered in the warm-up."""
+BUSY = 0.85
+"""A generator that is busy for more of the time measures itself."""
+_STRIDE = 31
+"""By which each round begins elsewhere among the bodies."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is tested.
+
+    Attributes:
+        address: where it is.
+        requests: of each variant.
+        meter: of its processor time.
+    """
+
+    address: Address
+    requests: Mapping[str, Requests]
+    meter: Meter
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has just been done; `share` is of the whole, guessed where steps are to come."""
+
+    mode: Mode | None
+    label: str
+    rate: float | None
+    sample: Sample | None
+    share: float
+
+
+OnBlock = Callable[[Progress], None]
+
+
+class TimeIsUpError(Exception):
+    """The plan's time is over; what was measured stands."""
+
+
+def run_plan(service: Service, plan: Plan, recording: Recording, on_block: OnBlock) -> None:
+    """Fills a recording.
+
+    Args:
+        service: what is tested.
+        plan: what is to be done.
+        recording: where samples go, as they are taken.
+        on_block: hears of each block when it is over.
+
+    Raises:
+        ServiceError: it cannot be reached, or answered nothing in a whole block.
+        TimeIsUpError: the plan's minutes were over before its end.
+        KeyboardInterrupt: as it says.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_run(service, plan, recording, on_block))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
+
+
+async def _run(service: Service, plan: Plan, recording: Recording, on_block: OnBlock) -> None:
+    closed = Pool(service.address, plan.connections)
+    opened = Pool(service.address, plan.most_connections)
+    session = _Session(service, plan, recording, on_block, closed, opened)
+    try:
+        capacity = await session.warm()
+        for mode in plan.modes:
+            if mode == "closed":
+                await session.rounds(mode, None)
+            elif mode == "open":
+                slowest = min(capacity.values())
+                await session.rounds(mode, plan.rate or _round(SHARE_OF_CAPACITY * slowest))
+            else:
+                await session.climb(capacity)
+    finally:
+        await closed.close()
+        await opened.close()
+
+
+class _Session:
+    def __init__(
+        self,
+        service: Service,
+        plan: Plan,
+        recording: Recording,
+        on_block: OnBlock,
+        closed: Pool,
+        opened: Pool,
+    ) -> None:
+        self._service, self._plan = service, plan
+        self._closed, self._opened = closed, opened
+        self._recording, self._on_block = recording, on_block
+        self._end = time.monotonic() + 60 * plan.minutes
+        self._done, self._all = 0.0, guess_seconds(plan)
+
+    async def warm(self) -> dict[str, float]:
+        """Has every variant loaded and warm; answers per second of each, in a closed loop."""
+        capacity = {}
+        for subject in self._plan.subjects:
+            await self._closed.fill()
+            requests = self._service.requests[subject.variant]
+            answers = await drive_closed(self._closed, requests, WARM_SECONDS, self._plan.timeout)
+            if not answers.answered:
+                self._lose(subject, answers)
+            capacity[subject.label] = answers.completed / answers.seconds
+            self._tell(None, subject.label, None, None, WARM_SECONDS)
+        return capacity
+
+    async def rounds(self, mode: Mode, rate: float | None) -> None:
+        """Every block of a closed or an open loop."""
+        for number, subject in blocks(self._plan):
+            await self._block(mode, number, subject, rate, self._plan.seconds)
+
+    async def climb(self, capacity: Mapping[str, float]) -> None:
+        """Each sweep raises the rate until every variant has failed to hold it."""
+        plan = self._plan
+        first = max(1.0, FIRST_STEP * min(capacity.values()))
+        best: dict[str, float] = {}
+        for sweep in range(plan.sweeps):
+            factor = plan.step if sweep == 0 else math.sqrt(plan.step)
+            rates = {
+                s.label: first
+                if sweep == 0
+                else max(first, best.get(s.label, first) / factor**MISSES)
+                for s in plan.subjects
+            }
+            misses = dict.fromkeys(rates, 0)
+            while any(count < MISSES for count in misses.values()):
+                for subject in plan.subjects:
+                    label = subject.label
+                    if misses[label] >= MISSES:
+                        continue
+                    rate = _round(rates[label])
+                    sample = await self._block("steps", sweep, subject, rate, plan.step_seconds)
+                    held = why_not_held(sample, plan.p99_us) is None
+                    misses[label] = 0 if held else misses[label] + 1
+                    if held:
+                        best[label] = max(best.get(label, 0.0), rates[label])
+                    rates[label] *= factor
+                    if rates[label] > HIGHEST * capacity[label]:
+                        misses[label] = MISSES
+
+    async def _block(
+        self, mode: Mode, number: int, subject: Subject, rate: float | None, seconds: float
+    ) -> Sample:
+        if time.monotonic() + seconds > self._end:
+            raise TimeIsUpError
+        plan, meter = self._plan, self._service.meter
+        requests = self._service.requests[subject.variant]
+        first = number * _STRIDE
+        if rate is None:
+            await self._closed.fill()
+            before = meter.read()
+            answers = await drive_closed(self._closed, requests, seconds, plan.timeout, first)
+        else:
+            await self._opened.fill()
+            before = meter.read()
+            answers = await drive_open(self._opened, requests, seconds, plan.timeout, rate, first)
+        used = meter.between(before, meter.read())
+        sample = self._recording.add(mode, number, subject.label, rate, answers, used)
+        if not answers.answered and mode != "steps":
+            self._lose(subject, answers)
+        self._tell(mode, subject.label, rate, sample, seconds)
+        return sample
+
+    def _lose(self, subject: Subject, answers: Answers) -> None:
+        reasons = ", ".join(f"{n} × {reason}" for reason, n in answers.failed.most_common())
+        problem = f"{subject.variant}: nothing was answered ({reasons or 'no request was sent'})"
+        raise ServiceError(self._service.address.authority, None, problem)
+
+    def _tell(
+        self, mode: Mode | None, label: str, rate: float | None, sample: Sample | None, took: float
+    ) -> None:
+        self._done += took
+        share = min(1.0, self._done / self._all)
+        self._on_block(Progress(mode, label, rate, sample, share))
+
+
+def guess_seconds(plan: Plan) -> float:
+    """How long a plan is going to take, about."""
+    each = len(plan.subjects)
+    seconds = WARM_SECONDS * each
+    rounds = sum(mode != "steps" for mode in plan.modes)
+    seconds += rounds * plan.rounds * plan.seconds * each
+    if "steps" in plan.modes:
+        steps = math.log(2 / FIRST_STEP) / math.log(plan.step) + MISSES
+        steps += (plan.sweeps - 1) * 2 * (1 + MISSES)
+        seconds += steps * plan.step_seconds * each
+    return seconds
+
+
+def _round(rate: float) -> float:
+    """To three digits, as it is shown."""
+    return float(f"{max(0.1, rate):.3g}")

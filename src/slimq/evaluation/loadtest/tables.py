@@ -1,0 +1,198 @@
+"""A report as text for a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slimq.evaluation.loadtest.analysis import Difference
+from slimq.evaluation.loadtest.plan import Mode
+from slimq.evaluation.loadtest.report import Report, Summary
+
+MISSING = "–"
+TITLES: dict[str, str] = {
+    "throughput": "requests/s",
+    "p10": "p10",
+    "p50": "p50",
+    "p99": "p99",
+    "processor": "processor time",
+}
+SHOWN = (0.1, 0.5, 0.9, 0.99, 0.999)
+ENDINGS = {
+    "p99": "the p99 was above the target",
+    "dropped": "requests were dropped",
+    "failed": "requests failed",
+    None: "nothing did: the sweep was not finished",
+}
+
+Table = list[list[str]]
+
+
+def render(report: Report, *, markdown: bool) -> str:
+    """The whole report, tables and sentences, with a newline at its end."""
+    parts = [_head(report, markdown=markdown)]
+    for mode in report.plan.modes:
+        if mode == "steps":
+            tables = [ceilings_table(report)] if report.ceilings else []
+        else:
+            tables = [figures_table(report, mode), ratios_table(report, mode)]
+        for table in tables:
+            if len(table) > 1:
+                title = _title(report, mode, ratios=table is not tables[0])
+                parts.append(f"### {title}" if markdown else title)
+                parts.append(_markdown(table) if markdown else _text(table))
+    verdict = verdicts(report)
+    if verdict:
+        parts.append("\n".join(f"- {line}" for line in verdict))
+    if report.notes:
+        parts.append("\n".join(f"- note: {note}" for note in report.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def figures_table(report: Report, mode: Mode) -> Table:
+    """Throughput, latency and processor time of every variant in a closed or an open loop."""
+    head = ["variant", "requests/s", *(f"p{100 * q:g}, ms" for q in SHOWN), "longest, ms"]
+    head += ["processor, ms", "requests", "failed", "dropped"]
+    return [head, *(_figures(summary) for summary in report.summaries if summary.mode == mode)]
+
+
+def ratios_table(report: Report, mode: Mode) -> Table:
+    """Ratio to the baseline, interval and verdict of every comparison."""
+    head = ["variant", "of", "ratio", "interval", "rounds", "verdict"]
+    rows = [_ratio(difference) for difference in report.differences if difference.mode == mode]
+    return [head, *rows]
+
+
+def ceilings_table(report: Report) -> Table:
+    """The rate that each variant held."""
+    head = ["variant", "held, requests/s", "in each sweep", "× baseline", "what ended it"]
+    rows = []
+    for ceiling in report.ceilings:
+        ratio = MISSING
+        if ceiling.ratio is not None and ceiling.low is not None and ceiling.high is not None:
+            ratio = f"{ceiling.ratio:.2f} ({ceiling.low:.2f} to {ceiling.high:.2f})"
+        rates = ", ".join(f"{rate:,.0f}" for rate in ceiling.rates)
+        rows.append([ceiling.label, f"{ceiling.rate:,.0f}", rates, ratio, ENDINGS[ceiling.ended]])
+    return [head, *rows]
+
+
+def verdicts(report: Report) -> list[str]:
+    """One sentence per variant: what is larger than the noise, and what is not."""
+    sentences = []
+    for subject in report.plan.subjects:
+        found = [d for d in report.differences if d.label == subject.label]
+        if not found:
+            continue
+        if any(difference.real is None for difference in found):
+            reason = (
+                "one variant at a time, drift cannot be told from a difference"
+                if report.plan.order == "alone"
+                else "too few rounds"
+            )
+            sentences.append(f"{subject.label}: not compared: {reason}")
+            continue
+        real = [_tell(difference) for difference in found if difference.real]
+        said = "; ".join(real) if real else "no difference that is larger than the noise"
+        sentences.append(f"{subject.label} against {report.plan.baseline}: {said}")
+    return sentences
+
+
+def judge(difference: Difference) -> str:
+    """`better`, `worse`, `in the noise` or `not tested`."""
+    if difference.real is None:
+        return "not tested"
+    if not difference.real:
+        return "in the noise"
+    more_is_better = difference.statistic == "throughput"
+    return "better" if (difference.ratio > 1) == more_is_better else "worse"
+
+
+def _head(report: Report, *, markdown: bool) -> str:
+    plan = report.plan
+    title = f"{report.policy} at {report.url}"
+    lines = [
+        f"## {title}\n" if markdown else title,
+        f"{report.started}, {report.seconds:.0f} s, {report.ended}; {report.observations}; "
+        f"{plan.batch} observation{'s' if plan.batch > 1 else ''} in a request; "
+        f"the baseline is {plan.baseline}",
+    ]
+    return "\n".join(lines)
+
+
+def _title(report: Report, mode: Mode, *, ratios: bool) -> str:
+    plan = report.plan
+    if ratios:
+        each = report.error_rate / max(1, plan.comparisons)
+        return (
+            f"Ratio to {plan.baseline}, {mode} loop: middle of the rounds, {1 - each:.3%} interval"
+        )
+    if mode == "closed":
+        return f"Closed loop: {plan.connections} connections, always busy, {_rounds(report)}"
+    if mode == "open":
+        rate = next(s.rate for s in report.summaries if s.mode == mode)
+        return f"Open loop: {rate:g} requests/s, {_rounds(report)}"
+    return (
+        f"Steps: the highest rate with a p99 of at most {plan.p99_us / 1000:g} ms, "
+        f"{plan.sweeps} sweeps, blocks of {plan.step_seconds:g} s"
+    )
+
+
+def _rounds(report: Report) -> str:
+    plan = report.plan
+    order = "interleaved" if plan.order == "interleaved" else "one variant at a time"
+    return f"{plan.rounds} rounds of {plan.seconds:g} s, {order}"
+
+
+def _figures(summary: Summary) -> list[str]:
+    return [
+        summary.label,
+        f"{summary.throughput:,.0f}",
+        *(_milliseconds(summary.quantiles_us.get(q)) for q in SHOWN),
+        _milliseconds(summary.max_us),
+        _milliseconds(summary.processor_us),
+        f"{summary.requests:,}",
+        f"{sum(summary.failed.values()):,}",
+        f"{summary.dropped:,}",
+    ]
+
+
+def _ratio(difference: Difference) -> list[str]:
+    interval = MISSING
+    if difference.low is not None and difference.high is not None:
+        interval = f"{difference.low:.3f} to {difference.high:.3f}"
+    return [
+        difference.label,
+        TITLES[difference.statistic],
+        f"{difference.ratio:.3f}",
+        interval,
+        str(difference.rounds),
+        judge(difference),
+    ]
+
+
+def _tell(difference: Difference) -> str:
+    percent = abs(difference.ratio - 1)
+    direction = "more" if difference.ratio > 1 else "less"
+    where = f"{difference.mode} loop"
+    name = TITLES[difference.statistic]
+    return f"{name} {percent:.1%} {direction} in the {where} ({judge(difference)})"
+
+
+def _milliseconds(microseconds: float | None) -> str:
+    return MISSING if microseconds is None else f"{microseconds / 1000:.3g}"
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+    head, *rows = table
+    lines = [head, ("---", *["---:"] * (len(head) - 1)), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(table: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for line in table
+    )

@@ -1,0 +1,206 @@
+"""Every query of the dashboards and rules against a real Prometheus, after real load."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+import dashboard
+import dashboard_queries as queries
+from dashboard_trial import (
+    CONFIGURATION,
+    ROOT,
+    Sent,
+    TrialError,
+    build_repository,
+    prometheus,
+    send,
+    serving,
+)
+from slimq.core.repository import Repository
+
+POLICY, VARIANTS, SHADOW = "pong", ("fp32", "int8", "tiny"), "int8"
+LOAD_SECONDS = 45.0
+VARIANTS_COMPARED, SERVICE_HEALTH = "variants-compared.json", "service-health.json"
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None and "CI" not in os.environ,
+    reason="apt-get install prometheus",
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    source: str
+    instance: str
+    text: str
+    sent: Mapping[str, Sent]
+    began: float
+    ended: float
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    folder = tmp_path_factory.mktemp("trial")
+    shipped = Repository(ROOT / "policies")
+    repository = build_repository(shipped, folder / "policies", POLICY, VARIANTS, SHADOW)
+    with serving(repository, folder) as url, prometheus(url, folder) as source:
+        began = time.time()
+        sent = send(url, repository, POLICY, VARIANTS, LOAD_SECONDS)
+        time.sleep(dashboard.SETTLE_SECONDS)
+        with urlopen(url + "/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        yield Trial(source, url.removeprefix("http://"), text, sent, began, time.time())
+
+
+def answers(trial: Trial, asked: queries.Asked) -> list[queries.Series]:
+    """The series that have a number at some time."""
+    if asked.instant:
+        found = queries.ask_now(trial.source, asked.expression, trial.ended)
+    else:
+        found = queries.ask(
+            trial.source, asked.expression, start=trial.began, end=trial.ended, step=5
+        )
+    return [series for series in found if any(map(math.isfinite, series.values))]
+
+
+@pytest.mark.slow
+@needs_prometheus
+def test_every_query_of_the_comparison_has_data_for_every_variant(trial: Trial) -> None:
+    chosen = {"policy": POLICY, "variant": VARIANTS}
+    asked = queries.read(VARIANTS_COMPARED)
+    assert len(asked) > 25
+    for query in asked:
+        seen: set[str] = set()
+        for one in queries.expand(query, chosen):
+            for series in answers(trial, one):
+                labels = series.labels
+                seen |= {one.repeated or labels["variant"], labels.get("shadow", "")}
+        assert seen - {""} == set(VARIANTS), f"{query.panel}: {query.expression}"
+
+
+@pytest.mark.slow
+@needs_prometheus
+def test_every_query_of_the_services_health_has_data(trial: Trial) -> None:
+    asked = queries.read(SERVICE_HEALTH)
+    assert len(asked) > 15
+    for query in asked:
+        (one,) = queries.expand(query, {"instance": [trial.instance]})
+        assert answers(trial, one), f"{query.panel}: {one.expression}"
+
+
+@pytest.mark.slow
+@needs_prometheus
+def test_variables_have_the_values_that_are_chosen_from(trial: Trial) -> None:
+    def values(label: str, matcher: str) -> Any:
+        path = f"{trial.source}/api/v1/label/{label}/values?match[]={matcher}"
+        with urlopen(path, timeout=30) as answer:
+            return json.load(answer)["data"]
+
+    assert values("policy", "slimq_variant_info") == [POLICY]
+    assert values("variant", "slimq_variant_info") == sorted(VARIANTS)
+    assert values("instance", "up") == [trial.instance]
+
+
+@pytest.mark.slow
+@needs_prometheus
+def test_prometheus_has_counted_what_the_clients_saw(trial: Trial) -> None:
+    for variant, seen in trial.sent.items():
+        labels = f'{{policy="{POLICY}",variant="{variant}"}}'
+        assert set(seen.statuses) == {200, 422}
+        for name, expected in (
+            ("slimq_requests_total" + labels, seen.statuses.total()),
+            ("slimq_observations_total" + labels, seen.observations),
+            (f"sum(slimq_actions_total{labels})", seen.observations),
+            (f"sum(slimq_errors_total{labels})", seen.statuses[422]),
+            (f"slimq_parse_seconds_count{labels}", seen.statuses[200]),
+            (f"slimq_response_seconds_count{labels}", seen.statuses[200]),
+        ):
+            (series,) = queries.ask_now(trial.source, name, trial.ended)
+            assert series.values == [expected], name
+
+
+@pytest.mark.slow
+@needs_prometheus
+def test_every_rule_is_evaluated_and_every_record_of_variants_is_there_for_each(
+    trial: Trial,
+) -> None:
+    with urlopen(trial.source + "/api/v1/rules", timeout=30) as answer:
+        groups = json.load(answer)["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {rule["health"] for rule in rules} == {"ok"}
+    records = [rule["name"] for rule in rules if rule["type"] == "recording"]
+    assert len(records) > 10
+    for name in records:
+        found = queries.ask_now(trial.source, name, trial.ended)
+        assert found, name
+        if name.startswith("variant:"):
+            seen = {label for s in found for label in (s.labels["variant"], s.labels.get("shadow"))}
+            assert seen >= set(VARIANTS), name
+
+
+@pytest.mark.slow
+@needs_prometheus
+def test_every_metric_that_is_asked_for_is_exposed(trial: Trial) -> None:
+    boards = [*queries.read(VARIANTS_COMPARED), *queries.read(SERVICE_HEALTH)]
+    asked = [query.expression for query in boards]
+    files = (CONFIGURATION / "rules").glob("*.yml")
+    text = "\n".join([*asked, *(path.read_text(encoding="utf-8") for path in files)])
+    names = set(re.findall(r"(?<![:\w])(?:slimq|process)_[a-z_]+(?=[\[{,) ])", text))
+    exposed = {re.split(r"[{ ]", line)[0] for line in trial.text.splitlines()}
+    assert len(names) > 20
+    assert names <= exposed | {"slimq_worker_restarts_total"}, "those of workers need several"
+
+
+@pytest.mark.slow
+@needs_prometheus
+def test_the_picture_is_drawn_from_it(trial: Trial, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    chosen = {"policy": POLICY, "variant": VARIANTS}
+    dashboard.draw(trial.source, chosen, trial.began, trial.ended, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 30_000
+
+
+def test_without_prometheus_the_trial_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with (
+        pytest.raises(TrialError, match="apt-get install prometheus"),
+        prometheus("http://127.0.0.1:1", tmp_path),
+    ):
+        pass
+
+
+def test_variables_are_inserted_as_grafana_does() -> None:
+    asked = queries.Asked(
+        "Of $variant", "heatmap", "s", 'x{p="$policy",v=~"$variant"}[$__rate_interval]', "", False
+    )
+    chosen = {"policy": "pong", "variant": ["int8", "a.b-c"]}
+    (one,) = queries.expand(asked, chosen)
+    assert one.expression == 'x{p="pong",v=~"int8|a\\\\.b-c"}[20s]'
+    repeated = queries.Asked("Of $variant", "heatmap", "s", '"$variant"', "", False, "", "variant")
+    found = [(q.panel, q.expression) for q in queries.expand(repeated, chosen)]
+    assert found == [("Of int8", '"int8"'), ("Of a.b-c", '"a.b-c"')]
+
+
+def test_names_of_series_are_what_the_legend_says() -> None:
+    series = queries.Series({"variant": "int8", "code": "deadline"}, [], [])
+    assert queries.name_of(series, "{{variant}} {{code}}{{none}}") == "int8 deadline"
+
+
+def test_the_committed_picture_is_small() -> None:
+    path = ROOT / "docs" / "images" / "variants-compared.png"
+    assert 30_000 < path.stat().st_size < 200_000

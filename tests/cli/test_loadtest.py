@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hdrh.histogram import HdrHistogram
+
+from slimq.core.client import SlimqClient
+
+COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
+SHORT = ("--rounds", "12", "--seconds", "0.05", "--connections", "2")
+
+
+@pytest.fixture
+def refused(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    """`refused(url, …)`: what `slimq loadtest` says; it must end with 2 and print nothing."""
+    from slimq.cli.main import main
+
+    def call(url: str, *arguments: str, policies: Path = tiny_repository) -> str:
+        monkeypatch.setattr(
+            sys, "argv", ["slimq", "loadtest", url, "--policies", str(policies), *arguments]
+        )
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        assert ended.value.code == 2, captured.err
+        assert captured.out == ""
+        return str(captured.err)
+
+    return call
+
+
+def test_a_closed_loop_is_printed_and_written(
+    served: str, slimq: Any, tiny_repository: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "report"
+    arguments = ("--policy", "tiny", "--variants", "fp32,other", "--modes", "closed", *SHORT)
+    options = ("--policies", tiny_repository, "--output", folder, "--json")
+    done = slimq("loadtest", served, *arguments, *options)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert json.loads((folder / "loadtest.json").read_text()) == document
+    assert document["ended"] == "complete"
+    assert document["observations"] == "16 observations of the calibration set"
+    with SlimqClient(served) as client:
+        for name in ("fp32", "other"):
+            sha256 = client.variant("tiny", name).model.sha256
+            assert document["models"][name] == sha256
+    labels = ["fp32", "other"]
+    assert [summary["label"] for summary in document["summaries"]] == labels
+    for summary in document["summaries"]:
+        assert not summary["failed"]
+        histogram = HdrHistogram.decode(summary["histogram"].encode())
+        assert histogram.get_total_count() == summary["requests"] > 50
+        assert histogram.get_value_at_percentile(50) == summary["quantiles_us"]["0.5"]
+    assert len(document["samples"]) == 24
+    compared = {(d["label"], d["statistic"]) for d in document["differences"]}
+    assert {("other", "p50"), ("other", "throughput")} < compared
+    assert all(d["verdict"] for d in document["differences"])
+    assert "### Closed loop: 2 connections" in (folder / "loadtest.md").read_text()
+    assert "<svg" in (folder / "loadtest.html").read_text()
+    assert "100%" in done.stderr
+    assert f"wrote {folder}/loadtest.json, .html and .md" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_guarded_service_is_loaded_with_its_key_and_with_states_of_a_file(
+    served_with: Any, slimq: Any, tiny_repository: Path, tmp_path: Path
+) -> None:
+    url = served_with(SLIMQ_API_KEY="s3cret")
+    np.save(tmp_path / "states.npy", np.zeros((3, 4), np.float32))
+    arguments = ("--policy", "tiny", "--variants", "other", "--modes", "open", "--rate", "100")
+    options = ("--input", tmp_path / "states.npy", "--output", tmp_path, "--rounds", "2")
+    key = {"SLIMQ_API_KEY": "s3cret"}
+    done = slimq("loadtest", url, *arguments, *options, "--policies", tmp_path, variables=key)
+    assert done.returncode == 0, done.stderr
+    assert "Open loop: 100 requests/s, 2 rounds of 0.5 s, interleaved" in done.stdout
+    assert "3 observations of" in done.stdout
+    document = json.loads((tmp_path / "loadtest.json").read_text())
+    assert sum(sample["sent"] for sample in document["samples"]) == 100
+    assert all(sample["processor_us"] is not None for sample in document["samples"])
+    assert "s3cret" not in (tmp_path / "loadtest.json").read_text() + done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--policy", "pong", "--variants", "fp32"), "there is: tiny, tiny_frames"),
+        (("--policy", "tiny", "--variants", "int8"), "unknown variant 'int8'; there is: fp32"),
+        (("--policy", "tiny", "--variants", "otter"), "did you mean 'other'?"),
+        (("--policy", "tiny", "--variants", ","), "--variants: expected names with commas"),
+        (
+            ("--policy", "tiny", "--variants", "fp32", "--baseline", "other"),
+            "unknown baseline 'other'; there is: fp32",
+        ),
+        (
+            ("--policy", "tiny", "--variants", "fp32", "--modes", "closed,opn"),
+            "--modes: expected closed or open or steps, received 'opn', did you mean 'open'?",
+        ),
+        (
+            ("--policy", "tiny", "--variants", "fp32", "--order", "x"),
+            "--order: expected interleaved or alone, received 'x'",
+        ),
+        (("--policy", "tiny", "--variants", "fp32", "--p99", "soon"), "--p99: expected a positive"),
+        (
+            ("--policy", "tiny", "--variants", "fp32,other", "--rounds", "5"),
+            "--rounds: expected at least 11 for 9 comparisons, received 5",
+        ),
+        (("--policy", "tiny", "--variants", "fp32", "--input", "none.npy"), "none.npy (No such"),
+    ],
+)
+def test_wrong_use_is_one_line_that_says_what_is_right(
+    served: str, refused: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    said = refused(served, "--output", str(tmp_path / "report"), *arguments)
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:9", "cannot be reached"),
+        ("127.0.0.1:8000", "expected an address such as http://127.0.0.1:8000"),
+        ("http://", "expected an address such as http://127.0.0.1:8000"),
+    ],
+)
+def test_a_wrong_address_is_said_so(refused: Any, url: str, message: str) -> None:
+    said = refused(url, "--policy", "tiny", "--variants", "fp32")
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_without_observations_nothing_is_sent(served: str, refused: Any, tmp_path: Path) -> None:
+    said = refused(served, "--policy", "tiny", "--variants", "fp32", policies=tmp_path / "none")
+    assert "--policies: expected a repository with real observations of tiny" in said
+    (tmp_path / "empty").mkdir()
+    said = refused(served, "--policy", "tiny", "--variants", "fp32", policies=tmp_path / "empty")
+    assert "or --input FILE, received" in said
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_load(
+    served: str, refused: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ("--policy", "tiny", "--variants", "fp32", "--output", str(tmp_path / "file" / "x"))
+    assert "Not a directory" in refused(served, *arguments)
+
+
+def begin(url: str, policies: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A load test of a minute."""
+    command = [*COMMAND, "loadtest", url, "--policy", "tiny", "--variants", "fp32,other"]
+    options = ["--modes", "closed", "--rounds", "500", "--seconds", "0.06", *arguments]
+    return subprocess.Popen(
+        [*command, *options, "--policies", str(policies), "--output", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def read_until(stream: Any, text: str) -> str:
+    """What a process says, up to a text that it must say within a minute."""
+    seen, end = "", time.monotonic() + 60
+    while text not in seen:
+        assert time.monotonic() < end, seen
+        part = stream.read(1)
+        assert part, seen
+        seen += part
+    return seen
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_with_what_was_measured(
+    served: str, tiny_repository: Path, tmp_path: Path
+) -> None:
+    process = begin(served, tiny_repository, tmp_path)
+    said = read_until(process.stderr, "closed other")
+    os.killpg(process.pid, signal.SIGINT)
+    out, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in out.splitlines()[1]
+    assert "Traceback" not in said + rest
+    document = json.loads((tmp_path / "loadtest.json").read_text())
+    assert document["ended"] == "interrupted"
+    assert 1 <= len(document["samples"]) < 1000
+    assert (tmp_path / "loadtest.html").exists()
+
+
+@pytest.mark.slow
+def test_it_ends_when_its_time_is_over(served: str, tiny_repository: Path, tmp_path: Path) -> None:
+    process = begin(served, tiny_repository, tmp_path, "--minutes", "0.08")
+    start = time.monotonic()
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the load test ended after its 0.08 minutes" in error
+    assert "ended after its 0.08 minutes" in out
+    assert json.loads((tmp_path / "loadtest.json").read_text())["samples"]
+    assert time.monotonic() - start < 50
+
+
+@pytest.mark.slow
+def test_a_service_that_goes_away_leaves_what_was_measured(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "serve", "--policies", str(tiny_repository), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as service:
+        stop = threading.Timer(120, service.kill)
+        stop.start()
+        assert service.stdout is not None
+        url = service.stdout.readline().split(" at ")[1].strip()
+        process = begin(url, tiny_repository, tmp_path)
+        read_until(process.stderr, "closed other")
+        service.kill()
+        out, error = process.communicate(timeout=60)
+        stop.cancel()
+    assert process.returncode == 2
+    last = error.splitlines()[-1]
+    assert last.startswith("slimq: 127.0.0.1:")
+    assert "nothing was answered" in last or "cannot be reached" in last
+    assert "ended by an error" in out
+    assert json.loads((tmp_path / "loadtest.json").read_text())["samples"]
+
+
+@pytest.mark.slow
+def test_the_three_modes_together_compare_the_shipped_variants(
+    slimq: Any, served_pong: str, tmp_path: Path
+) -> None:
+    arguments = ("--policy", "pong", "--variants", "fp32,int8,tiny", "--output", tmp_path)
+    short = ("--rounds", 16, "--seconds", 0.2, "--sweeps", 2, "--step-seconds", 0.5, "--step", 2)
+    policies = ("--policies", Path(__file__).parents[2] / "policies")
+    done = slimq("loadtest", served_pong, *arguments, *short, *policies, "--json", timeout=300)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    found = {(d["mode"], d["statistic"], d["label"]): d for d in document["differences"]}
+    for name in ("p10", "processor"):
+        tiny = found["closed", name, "tiny"]
+        assert (tiny["verdict"], tiny["real"]) == ("better", True)
+        assert tiny["high"] < 1
+    steps = [sample for sample in document["samples"] if sample["mode"] == "steps"]
+    assert {sample["label"] for sample in steps} == {"fp32", "int8", "tiny"}
+    assert len({sample["rate"] for sample in steps}) > 3
+    assert {ceiling["label"] for ceiling in document["ceilings"]} == {"fp32", "int8", "tiny"}

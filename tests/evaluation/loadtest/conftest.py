@@ -1,0 +1,126 @@
+"""Real services for the load tests, and the load test as a function."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SLOWED = Path(__file__).parent / "scripts" / "slowed.py"
+COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
+MOST_SECONDS = 900
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Callable[..., tuple[str, subprocess.Popen[str]]]]:
+    """`start("serve", "--policies", …)`: the URL and the process of a service."""
+    started: list[tuple[subprocess.Popen[str], threading.Timer]] = []
+
+    def begin(*command: str) -> tuple[str, subprocess.Popen[str]]:
+        process = subprocess.Popen(
+            list(command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        timer = threading.Timer(MOST_SECONDS, process.kill)
+        timer.start()
+        started.append((process, timer))
+        assert process.stdout is not None
+        return process.stdout.readline().split(" at ")[1].strip(), process
+
+    yield begin
+    for process, timer in started:
+        timer.cancel()
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def served(start: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path]:
+    """URL, process and repository of a `slimq serve` whose policies are those of the tests."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("shared_builders", ROOT / "tests/conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    shared: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shared)
+    root = shared.build_repository(tmp_path_factory.mktemp("served") / "policies")
+    url, process = start(*COMMAND, "serve", "--policies", str(root), "--port", "0")
+    return url, process, root
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with Pong's full network under two names, `fp32` and `same`."""
+    source = ROOT / "policies" / "pong"
+    folder = tmp_path_factory.mktemp("twins") / "pong"
+    folder.mkdir()
+    for path in (source / "policy.json", *source.glob("calibration-*.npz")):
+        shutil.copy(path, folder)
+    for name in ("fp32", "same"):
+        home = folder / "variants" / name
+        home.mkdir(parents=True)
+        for path in (source / "variants" / "fp32").glob("model-*"):
+            shutil.copy(path, home)
+        manifest = json.loads((source / "variants" / "fp32" / "variant.json").read_text())
+        manifest |= {"name": name, "report": None}
+        (home / "variant.json").write_text(json.dumps(manifest))
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def slowed(start: Any, twins: Path) -> Callable[[float], str]:
+    """`slowed(0.1)`: the URL of a service that answers for `same` with this much more work."""
+
+    def begin(share: float) -> str:
+        url: str = start(sys.executable, str(SLOWED), str(twins), "same", str(share))[0]
+        return url
+
+    return begin
+
+
+@pytest.fixture
+def measure() -> Callable[..., Any]:
+    """`measure(url, root, policy, variants, **plan)`: the plan and what it recorded."""
+    from slimq.core.client import SlimqClient
+    from slimq.core.repository import Repository
+    from slimq.evaluation.loadtest.plan import Plan, name_subjects
+    from slimq.evaluation.loadtest.processor import Meter
+    from slimq.evaluation.loadtest.recording import Recording
+    from slimq.evaluation.loadtest.requests import (
+        Address,
+        Requests,
+        make_bodies,
+        make_head,
+        read_calibration,
+    )
+    from slimq.evaluation.loadtest.session import Service, run_plan
+
+    def run(url: str, root: Path, policy: str, variants: list[str], **options: Any) -> Any:
+        with SlimqClient(url) as client:
+            spec = client.policy(policy).observation
+            subjects = name_subjects(variants, client.variants(policy))
+        bodies = make_bodies(read_calibration(Repository(root), policy, spec), spec, 1)
+        address = Address.parse(url)
+        requests = {
+            name: Requests(make_head(address, policy, name, len(bodies[0]), None), bodies)
+            for name in variants
+        }
+        plan = Plan(subjects=subjects, baseline=subjects[0].label, **options)
+        plan.check()
+        recording = Recording()
+        meter = Meter(f"{url}/metrics", None, 5)
+        try:
+            run_plan(Service(address, requests, meter), plan, recording, lambda progress: None)
+        finally:
+            meter.close()
+        return plan, recording
+
+    return run
