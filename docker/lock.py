@@ -1,8 +1,9 @@
 """Pins what the images install, with hashes: `make lock`.
 
-`build.txt` is what makes the wheel, `serve.txt` the service, `train.txt` all of slimq for the
-trainer. torch is in none of them: its builds for the processor and for CUDA come from places of
-their own, and the trainer's Dockerfile takes the version that pyproject.toml names.
+`build.txt` is what makes the wheel, `serve.txt` the service, `load.txt` the load test, and
+`train.txt` all of slimq for the trainer. torch is in none of them: its builds for the processor and
+for CUDA come from places of their own, and the trainer's Dockerfile takes the version that
+pyproject.toml names.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def lock(name: str, source: str, *options: str) -> None:
 
 
 def main() -> None:
-    """All three; with `--upgrade` the newest versions."""
+    """All four; with `--upgrade` the newest versions."""
     FOLDER.mkdir(exist_ok=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     upgrade = sys.argv[1:]
@@ -53,6 +54,7 @@ def main() -> None:
     finally:
         backend.unlink()
     lock("serve.txt", "pyproject.toml", "--extra", "serve", *upgrade)
+    lock("load.txt", "pyproject.toml", "--extra", "load", *upgrade)
     lock("train.txt", "pyproject.toml", "--extra", "all", *upgrade)
 
 

@@ -1,4 +1,4 @@
-# Offline work: all of slimq, to train, compress, search, evaluate and load-test.
+# Offline work: all of slimq, to train, compress, search and evaluate.
 #   docker build -f docker/trainer.Dockerfile -t slimq-trainer .
 #   docker run --rm -it --user "$(id -u):$(id -g)" -v ./policies:/work/policies slimq-trainer compress pong int8
 # torch is the build for the processor; with CUDA, to be run with --gpus all:
@@ -43,7 +43,7 @@ ENV HOME=/tmp \
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="slimq-trainer" \
-      org.opencontainers.image.description="Trains, compresses, evaluates and load-tests DQN policies" \
+      org.opencontainers.image.description="Trains, compresses and evaluates DQN policies" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

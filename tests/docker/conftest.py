@@ -43,10 +43,20 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def image(engine: Engine) -> str:
     """The service's image, built from its Dockerfile on the base that stands in."""
-    file = ROOT / "docker" / "service.Dockerfile"
-    base = "localhost/slimq-test/base"
-    engine.build(IMAGE, file, ROOT, PYTHON_IMAGE=base, REVISION="one")
+    build(engine, "service", REVISION="one")
     return IMAGE
+
+
+@pytest.fixture(scope="session")
+def loadtest_image(engine: Engine) -> None:
+    """That of the load test."""
+    build(engine, "loadtest")
+
+
+def build(engine: Engine, name: str, **arguments: str) -> None:
+    file = ROOT / "docker" / f"{name}.Dockerfile"
+    base = "localhost/slimq-test/base"
+    engine.build(f"slimq-{name}:latest", file, ROOT, PYTHON_IMAGE=base, **arguments)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "requirements"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-NAMES = ("build", "serve", "train")
+NAMES = ("build", "serve", "load", "train")
 
 
 def pins(name: str) -> dict[str, str]:
@@ -46,7 +46,9 @@ def test_every_pin_has_hashes(name: str) -> None:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block
 
 
-@pytest.mark.parametrize(("name", "extra"), [("serve", "serve"), ("train", "all")])
+@pytest.mark.parametrize(
+    ("name", "extra"), [("serve", "serve"), ("load", "load"), ("train", "all")]
+)
 def test_what_is_pinned_is_what_the_project_asks_for(name: str, extra: str) -> None:
     pinned = pins(name)
     for requirement in asked(extra):
@@ -73,7 +75,7 @@ def test_the_service_has_no_pin_that_only_training_needs() -> None:
     assert not {"gymnasium", "ale-py", "onnx", "onnxscript", "scipy", "optuna"} & set(pins("serve"))
 
 
-@pytest.mark.parametrize("dockerfile", ["service", "trainer"])
+@pytest.mark.parametrize("dockerfile", ["service", "loadtest", "trainer"])
 def test_an_image_is_labelled_with_the_version(dockerfile: str) -> None:
     text = (ROOT / "docker" / f"{dockerfile}.Dockerfile").read_text(encoding="utf-8")
     assert re.findall(r"^ARG VERSION=(.*)$", text, flags=re.MULTILINE) == [

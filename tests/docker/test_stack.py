@@ -6,6 +6,7 @@ with Debian's packages. Grafana's is left out, so that its dashboards are not dr
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -176,6 +177,27 @@ def check_quantiles(stack: Stack, of: str, seen: Any, first: float, last: float)
     client = float(np.quantile(seen.seconds, 0.99))
     places = np.searchsorted(bounds, [measured, client])
     assert abs(int(places[0]) - int(places[1])) <= 1, f"{measured} s, {client} s by its clients"
+
+
+def test_the_load_test_of_the_stack_fills_what_dashboards_show(
+    single: Stack, loadtest_image: None
+) -> None:
+    variants = ("fp32", "int8", "tiny")
+    options = f"--policy pong --variants {','.join(variants)} --modes closed --seconds 0.5 --json"
+    began = time.time()
+    text = single("run", "--rm", "--no-deps", "loadtest", LOADTEST=options)
+    report = json.loads(text[text.index("{") :])
+    assert report["ended"] == "complete"
+    assert {one["label"] for one in report["summaries"]} == set(variants)
+    seconds = math.ceil(time.time() - began) + SCRAPE_SECONDS
+    wait_for_scrapes(single)
+    for one in report["summaries"]:
+        assert one["failed"] == {}
+        of = f'policy="pong",variant="{one["label"]}"'
+        counted = value(single, f"sum(increase(slimq_requests_total{{{of}}}[{seconds}s]))")
+        assert counted >= one["requests"] > 0  # the blocks' beginnings are not in the report
+        for record in ("requests:rate1m", "http_request_seconds:p99_1m"):
+            assert value(single, f"variant:slimq_{record}{{{of}}}") > 0
 
 
 def test_a_service_that_is_killed_comes_back(engine: Engine, single: Stack) -> None:

@@ -193,8 +193,8 @@ class Stack:
         self.service_port = variables["SLIMQ_SERVICE_PORT"]
         self.prometheus_port = variables["SLIMQ_PROMETHEUS_PORT"]
 
-    def __call__(self, *words: str, seconds: float = 180.0) -> str:
-        done = self.call([*self.command, *words], seconds)
+    def __call__(self, *words: str, seconds: float = 180.0, **variables: str) -> str:
+        done = self.call([*self.command, *words], seconds, **variables)
         assert done.returncode == 0, f"compose {' '.join(words)}: {done.stderr[-3000:]}"
         return done.stdout.strip()
 
