@@ -151,11 +151,11 @@ def test_prometheus_says_what_the_clients_saw(single: Stack) -> None:
 
 def check_samples(stack: Stack, of: str, seen: Any, first: float, last: float) -> None:
     """Each sample lies between what had ended when its scrape began and what had begun later."""
-    query = f"slimq_requests_total{{{of}}}[{math.ceil(last - first)}s]"
-    (found,) = ask(stack, query, last)
+    series = f"slimq_requests_total{{{of}}}"
+    (found,) = ask(stack, f"{series}[{math.ceil(last - first)}s]", last)
     samples = [(float(moment), float(count)) for moment, count in found["values"]]
     assert len(samples) >= 4
-    start = samples[0][1]
+    start = value(stack, series, first)
     for moment, count in samples:
         assert seen.ended_before(moment - 0.5) <= count - start <= seen.began_before(moment + 1.0)
     rates = []
@@ -163,15 +163,15 @@ def check_samples(stack: Stack, of: str, seen: Any, first: float, last: float) -
         rates.append((after - before) / (later - earlier))
     middle = samples[len(samples) // 2][0]
     window = 3 * SCRAPE_SECONDS
-    rate = value(stack, f"rate(slimq_requests_total{{{of}}}[{window}s])", middle + 1)
+    rate = value(stack, f"rate({series}[{window}s])", middle + 1)
     assert min(rates) <= rate <= max(rates) + 1e-9
 
 
 def check_quantiles(stack: Stack, of: str, seen: Any, first: float, last: float) -> None:
     """The 99th percentile that Prometheus has lies in the bucket of the clients', or beside it."""
-    seconds = math.ceil(last - first)
     buckets = f"slimq_http_request_seconds_bucket{{{of}}}"
-    quantile = f"histogram_quantile(0.99, sum by (le) (increase({buckets}[{seconds}s])))"
+    before = f"{buckets} offset {round((last - first) * 1000)}ms"
+    quantile = f"histogram_quantile(0.99, sum by (le) ({buckets} - {before}))"
     measured = value(stack, quantile, last)
     bounds = sorted(float(row["metric"]["le"]) for row in ask(stack, buckets, last))
     client = float(np.quantile(seen.seconds, 0.99))
@@ -184,17 +184,18 @@ def test_the_load_test_of_the_stack_fills_what_dashboards_show(
 ) -> None:
     variants = ("fp32", "int8", "tiny")
     options = f"--policy pong --variants {','.join(variants)} --modes closed --seconds 0.5 --json"
+    wait_for_scrapes(single)
     began = time.time()
     text = single("run", "--rm", "--no-deps", "loadtest", LOADTEST=options)
     report = json.loads(text[text.index("{") :])
     assert report["ended"] == "complete"
     assert {one["label"] for one in report["summaries"]} == set(variants)
-    seconds = math.ceil(time.time() - began) + SCRAPE_SECONDS
     wait_for_scrapes(single)
     for one in report["summaries"]:
         assert one["failed"] == {}
         of = f'policy="pong",variant="{one["label"]}"'
-        counted = value(single, f"sum(increase(slimq_requests_total{{{of}}}[{seconds}s]))")
+        series = f"slimq_requests_total{{{of}}}"
+        counted = value(single, series) - value(single, series, began)
         assert counted >= one["requests"] > 0  # the blocks' beginnings are not in the report
         for record in ("requests:rate1m", "http_request_seconds:p99_1m"):
             assert value(single, f"variant:slimq_{record}{{{of}}}") > 0

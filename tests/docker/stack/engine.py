@@ -113,6 +113,7 @@ def open_engine(store: Path, run: Path) -> Iterator[Engine]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         engine = Engine(store, run)
         engine.clean()
+        engine("image", "prune", "--force", "--filter", "until=24h")  # of builds long ago
         try:
             yield engine
         finally:
