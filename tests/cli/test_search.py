@@ -37,7 +37,7 @@ def run(*arguments: str) -> Any:
 
 
 def test_the_front_is_a_table_and_a_winner_is_published_with_its_recipe(folder: Path) -> None:
-    """The study holds one trial, a network that is hardly pruned, so that it plays at once."""
+    """The study holds a network that is hardly pruned, so that it plays at once; and a student."""
     from slimq_compression.search.run import search
     from slimq_compression.search.study import SearchSettings, open_study
 
@@ -45,14 +45,14 @@ def test_the_front_is_a_table_and_a_winner_is_published_with_its_recipe(folder: 
     search(settings)
     chosen = {"structure": "pruned", "keep.1": 0.99, "keep.2": 0.99, "weights": "int8"}
     open_study(settings).enqueue_trial(chosen)
-    result = run("--trials", "1", "--publish-effort", "0.02")
+    result = run("--trials", "2", "--publish-effort", "0.02")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "cartpole: 1 trials on the front of runs/search/cartpole/margin-0.02_seed-0"
     assert lines[1].split()[:4] == ["trial", "bytes", "µs", "ratio"]
     assert lines[2].endswith("pruned keep 0.99 0.99; int8")
     (recipe,) = (folder / "recipes/cartpole").glob("found-*.toml")
-    assert lines[3] == f"trial 0: recipes/cartpole/{recipe.name}"
+    assert lines[3] == f"trial 1, seed 0: recipes/cartpole/{recipe.name}"
     assert lines[4].startswith(f"cartpole/{recipe.stem}: published, ")
     assert f"slimq evaluate cartpole --variants {recipe.stem}" in result.stderr
     assert (folder / "policies/cartpole/variants" / recipe.stem / "variant.json").exists()

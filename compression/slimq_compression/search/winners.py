@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,9 @@ from slimq_compression.search.space import Offer, background_of, make_recipe, su
 from slimq_compression.search.study import SearchSettings
 
 ATTEMPTS = 3
-"""Trials that are trained in full for each variant that is wanted."""
+"""Trainings in full for each variant that is wanted."""
+NEAR = 0.1
+"""Loss beyond the least, up to which a trial gets other seeds before those behind get one."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class Winner:
 
     Attributes:
         found: the trial.
+        seed: of its recipe.
         recipe: its file; None where the gate refused it.
         outcome: of compressing; None where the gate refused it.
         refused: what the gate said, empty where it passed.
     """
 
     found: Found
+    seed: int
     recipe: Path | None
     outcome: Outcome | None
     refused: str
@@ -76,12 +80,14 @@ def publish_winners(
         ConfigError: a recipe of this name is there already and holds something else.
     """
     repository = Repository(settings.policies)
-    candidates = ranking(study, settings.margin)[: ATTEMPTS * count]
-    published = 0
-    for found in candidates:
-        if published >= count:
+    ranked = ranking(study, settings.margin)
+    published: set[int] = set()
+    for found, seed in attempts(ranked, settings.seed, ATTEMPTS * count):
+        if len(published) >= count:
             return
-        recipe, text = winning_recipe(settings, found, effort)
+        if found.number in published:
+            continue
+        recipe, text = winning_recipe(settings, found, effort, seed)
         path = recipes / settings.policy / f"{recipe.name}.toml"
         if path.exists() and path.read_text(encoding="utf-8") != text:
             problem = "is there already and holds something else; move it away"
@@ -97,15 +103,35 @@ def publish_winners(
         try:
             outcome.require_accepted()
         except SlimqError as error:
-            yield Winner(found, None, None, str(error))
+            yield Winner(found, seed, None, None, str(error))
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        published += 1
-        yield Winner(found, path, outcome, "")
+        published.add(found.number)
+        yield Winner(found, seed, path, outcome, "")
 
 
-def winning_recipe(settings: SearchSettings, found: Found, effort: float) -> tuple[Recipe, str]:
+def attempts(ranked: Sequence[Found], seed: int, most: int) -> list[tuple[Found, int]]:
+    """Trials and the seeds to train them with, in the order in which to try them.
+
+    Networks of one shape differ as much in play as shapes do, so the best are trained with other
+    seeds before a far worse one is trained at all.
+
+    Args:
+        ranked: from `ranking`.
+        seed: the first.
+        most: how many to answer.
+    """
+    least = min((found.loss for found in ranked), default=0.0)
+    near = [found for found in ranked if found.loss <= least + NEAR]
+    behind = [found for found in ranked if found.loss > least + NEAR]
+    chosen = [(found, seed + restart) for restart in range(ATTEMPTS) for found in near]
+    return [*chosen, *((found, seed) for found in behind)][:most]
+
+
+def winning_recipe(
+    settings: SearchSettings, found: Found, effort: float, seed: int
+) -> tuple[Recipe, str]:
     """The recipe that makes a trial's variant with the training of `effort`, and its text."""
     repository = Repository(settings.policies)
     source, offer = load_source(repository, settings.policy), Offer.current()
@@ -117,11 +143,9 @@ def winning_recipe(settings: SearchSettings, found: Found, effort: float) -> tup
     }
     if settings.max_bytes is not None:
         accept["max_bytes"] = settings.max_bytes
-    terms = json.dumps([found.params, accept, settings.seed, effort], sort_keys=True)
+    terms = json.dumps([found.params, accept, seed, effort], sort_keys=True)
     name = f"found-{hashlib.sha256(terms.encode()).hexdigest()[:8]}"
-    recipe, text = make_recipe(
-        candidate, offer, name=name, seed=settings.seed, effort=effort, accept=accept
-    )
+    recipe, text = make_recipe(candidate, offer, name=name, seed=seed, effort=effort, accept=accept)
     note = (
         f"# Found by slimq search {settings.policy}, study {settings.name}, trial {found.number}.\n"
     )

@@ -138,7 +138,7 @@ def _conclude(policy: str, wanted: int, winners: list[Winner]) -> None:
         )
     if len(published) < wanted:
         problem = f"{len(published)} of {wanted} variants published"
-        tried = f"{len(winners)} of the front were trained in full"
+        tried = f"{len(winners)} trained in full"
         raise CheckFailedError(f"search: {problem}, {tried}; try more --trials or wider limits")
 
 
@@ -206,8 +206,12 @@ def _row(cells: tuple[str, ...]) -> str:
 
 def _tell(winner: Winner) -> list[str]:
     if winner.outcome is None:
-        return [f"trial {winner.found.number}, trained in full: {winner.refused}"]
-    return [f"trial {winner.found.number}: {winner.recipe}", *describe(winner.outcome)]
+        return [f"{_name(winner)}, trained in full: {winner.refused}"]
+    return [f"{_name(winner)}: {winner.recipe}", *describe(winner.outcome)]
+
+
+def _name(winner: Winner) -> str:
+    return f"trial {winner.found.number}, seed {winner.seed}"
 
 
 def _to_json(
@@ -220,6 +224,7 @@ def _to_json(
         "winners": [
             {
                 "trial": winner.found.number,
+                "seed": winner.seed,
                 "recipe": None if winner.recipe is None else str(winner.recipe),
                 "manifest": (
                     winner.outcome.manifest.model_dump(mode="json")

@@ -36,7 +36,7 @@ from slimq_compression.search.study import (
     only_search,
     open_study,
 )
-from slimq_compression.search.winners import publish_winners, winning_recipe
+from slimq_compression.search.winners import attempts, publish_winners, winning_recipe
 from slimq_compression.search.worker import PEERS, Worker
 
 SHIPPED = Path(__file__).parents[3] / "policies" / "cartpole"
@@ -181,10 +181,12 @@ def test_what_the_gate_refuses_is_reported_and_not_published(
         trial.set_user_attr(name, value)
     study.tell(trial, [500, 1.0, 0.0])
     before = Repository(chosen.policies).variants("cartpole")
-    (winner,) = publish_winners(chosen, study, 1, tmp_path / "recipes", effort=0.005)
-    assert "margin is -" in winner.refused
-    assert winner.recipe is None
-    assert winner.outcome is None
+    winners = list(publish_winners(chosen, study, 1, tmp_path / "recipes", effort=0.005))
+    assert [winner.seed for winner in winners] == [0, 1, 2], "another seed may do better"
+    for winner in winners:
+        assert "margin is -" in winner.refused
+        assert winner.recipe is None
+        assert winner.outcome is None
     assert not (tmp_path / "recipes").exists()
     assert Repository(chosen.policies).variants("cartpole") == before
 
@@ -375,6 +377,18 @@ def test_the_ranking_puts_what_held_the_gate_first_and_then_bytes(settings: Make
     assert [found.bytes for found in ranking(study, 0.02)] == [2_000, 3_000, 950, 900]
 
 
+def test_the_best_is_trained_with_other_seeds_before_what_is_far_worse(settings: Make) -> None:
+    study = prepared(settings()).study
+    for size, loss in ((900, 0.5), (2_000, 0.02), (2_500, 0.0), (950, 0.3)):
+        add(study, [size, 9, loss])
+    ranked = ranking(study, 0.02)
+    tried = [(found.bytes, seed) for found, seed in attempts(ranked, 7, 8)]
+    near = [(size, seed) for seed in (7, 8, 9) for size in (2_500, 2_000)]
+    assert tried == [*near, (950, 7), (900, 7)]
+    assert attempts(ranked, 7, 3) == attempts(ranked, 7, 8)[:3]
+    assert attempts([], 7, 3) == []
+
+
 def test_the_winners_recipe_is_named_by_what_makes_it(settings: Make) -> None:
     chosen = settings(max_bytes=20_000, margin=0.02)
     study = prepared(chosen).study
@@ -382,10 +396,11 @@ def test_the_winners_recipe_is_named_by_what_makes_it(settings: Make) -> None:
     known = front(study)[0]
     params = {"structure": "pruned", "keep.1": 0.1, "keep.2": 0.1, "weights": "fp32"}
     found = dataclasses.replace(known, params=params)
-    recipe, text = winning_recipe(chosen, found, 1.0)
+    recipe, text = winning_recipe(chosen, found, 1.0, 0)
     assert recipe.accept.margin == 0.02
     assert recipe.accept.max_bytes == 20_000
     assert recipe.accept.episodes == chosen.gate_episodes
     assert text.startswith("# Found by slimq search cartpole, study bytes-20000_")
-    assert winning_recipe(chosen, found, 1.0)[0].name == recipe.name
-    assert winning_recipe(chosen, found, 0.5)[0].name != recipe.name
+    assert winning_recipe(chosen, found, 1.0, 0)[0].name == recipe.name
+    assert winning_recipe(chosen, found, 0.5, 0)[0].name != recipe.name
+    assert winning_recipe(chosen, found, 1.0, 1)[0].name != recipe.name
