@@ -25,7 +25,7 @@ define finish
 @mv $(1)/.unfinished $(1)/.stamp
 endef
 
-.PHONY: help setup run test slow check format clean
+.PHONY: help setup run test slow check format lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -53,6 +53,10 @@ check: .venv/.stamp ## Lint, formatting, types and layers
 format: .venv/.stamp ## Format the code and mend what ruff can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+lock: .venv/.stamp ## Pin anew what the images install; UPGRADE=1 takes the newest versions
+	.venv/bin/python $(INSTALL) --group deploy
+	.venv/bin/python docker/lock.py $(if $(UPGRADE),--upgrade)
 
 clean: ## Remove environments, caches and builds; runs/ and policies/ stay
 	rm -rf .venv .venv-serve .venv-clients dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Exit code 0 when the service in this container answers /healthz, 1 otherwise."""
+"""Exit code 0 when the service in this container answers /healthz, 1 otherwise.
+
+`slimq-healthcheck /readyz` asks another path.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ import urllib.request
 SECONDS = 2.0
 
 
-def is_alive(port: str) -> bool:
+def is_well(port: str, path: str) -> bool:
     """Whether the service on this port of this machine answers 200 in time."""
-    url = f"http://127.0.0.1:{port}/healthz"
+    url = f"http://127.0.0.1:{port}{path}"
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(url, timeout=SECONDS) as answer:
@@ -22,4 +25,5 @@ def is_alive(port: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if is_alive(os.environ.get("SLIMQ_PORT", "8000")) else 1)
+    asked = sys.argv[1] if len(sys.argv) > 1 else "/healthz"
+    sys.exit(0 if is_well(os.environ.get("SLIMQ_PORT", "8000"), asked) else 1)

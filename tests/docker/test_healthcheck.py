@@ -20,7 +20,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     status = 200
 
     def do_GET(self) -> None:
-        self.send_response(self.status if self.path == "/healthz" else 404)
+        known = self.path in ("/healthz", "/readyz")
+        self.send_response(self.status if known else 404)
         self.end_headers()
 
     def log_message(self, *arguments: object) -> None:
@@ -38,13 +39,19 @@ def handler() -> Iterator[tuple[type[Handler], int]]:
         thread.join()
 
 
-def check(port: object) -> int:
+def check(port: object, *path: str) -> int:
     environment = {**os.environ, "SLIMQ_PORT": str(port), "http_proxy": "http://127.0.0.1:1"}
-    return subprocess.run([sys.executable, str(SCRIPT)], env=environment, timeout=30).returncode
+    command = [sys.executable, str(SCRIPT), *path]
+    return subprocess.run(command, env=environment, timeout=30).returncode
 
 
 def test_a_service_that_answers_is_healthy(handler: tuple[type[Handler], int]) -> None:
     assert check(handler[1]) == 0
+
+
+def test_another_path_can_be_asked(handler: tuple[type[Handler], int]) -> None:
+    assert check(handler[1], "/readyz") == 0
+    assert check(handler[1], "/elsewhere") == 1
 
 
 def test_a_service_that_answers_with_an_error_is_not(handler: tuple[type[Handler], int]) -> None:

@@ -54,7 +54,7 @@ def test_every_module_of_a_package_starts_with_what_it_is_for(root: Path) -> Non
 
 
 def test_scripts_can_be_executed_and_parse(root: Path) -> None:
-    for name in ("run", "serve-only", "deployment", "need"):
+    for name in ("run", "serve-only", "deployment", "containers", "need"):
         script = root / ".ci" / name
         assert script.stat().st_mode & 0o111
         subprocess.run(["bash", "-n", str(script)], check=True)

@@ -1,0 +1,97 @@
+"""The compose files: what every service is denied, what is published, what can be set."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FILES = ("docker-compose.yml", "docker-compose.replicas.yml")
+
+
+class Loader(yaml.SafeLoader):
+    """Reads compose's own tag, too."""
+
+
+Loader.add_constructor("!reset", lambda loader, node: loader.construct_sequence(node))
+
+
+def read(name: str) -> dict[str, Any]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return dict(yaml.load(text, Loader)["services"])
+
+
+def new_services() -> list[tuple[str, dict[str, Any]]]:
+    """Every service in the file that brings it."""
+    first, second = (read(name) for name in FILES)
+    return [*first.items(), *((name, s) for name, s in second.items() if name not in first)]
+
+
+@pytest.mark.parametrize(
+    ("name", "service"), new_services(), ids=lambda v: v if v == str(v) else ""
+)
+def test_a_service_has_few_rights_and_limits(name: str, service: dict[str, Any]) -> None:
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["init"] is True
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
+
+
+@pytest.mark.parametrize(
+    ("name", "service"), new_services(), ids=lambda v: v if v == str(v) else ""
+)
+def test_what_is_published_is_on_this_machine_only(name: str, service: dict[str, Any]) -> None:
+    ports = service.get("ports", [])
+    assert len(ports) == (name in {"service", "prometheus", "grafana", "proxy"})
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_behind_the_proxy_no_replica_is_published() -> None:
+    assert read(FILES[1])["service"]["ports"] == []
+
+
+def test_only_the_trainer_can_write_policies() -> None:
+    for name, service in new_services():
+        for volume in service.get("volumes", []):
+            if isinstance(volume, dict) and volume["type"] == "bind":
+                assert volume.get("read_only", False) is (name != "trainer")
+
+
+def test_who_starts_after_whom() -> None:
+    services = dict(new_services())
+    after = {name: set(service.get("depends_on", {})) for name, service in services.items()}
+    assert after["prometheus"] == after["proxy"] == {"service"}
+    assert after["grafana"] == {"prometheus"}
+    for service in services.values():
+        for condition in service.get("depends_on", {}).values():
+            assert condition == {"condition": "service_healthy"}
+
+
+def test_every_image_has_a_version() -> None:
+    images = [service["image"] for _, service in new_services() if "image" in service]
+    assert len(images) == 6
+    for image in images:
+        assert re.search(r":(v?\d+\.\d+\.\d+(-alpine)?|\$\{SLIMQ_TAG:-latest\})$", image), image
+
+
+def test_the_example_names_every_variable_with_what_holds_without_it() -> None:
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in FILES)
+    used = dict(re.findall(r"\$\{([A-Z_]+)(?::-([^}]*))?", text))
+    example = (ROOT / "docker" / "example.env").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", example, flags=re.MULTILINE))
+    assert stated == used
+
+
+def test_the_proxy_learns_of_an_ending_replica_before_it_closes() -> None:
+    """Two checks that say no, a second apart, and what a stop may take."""
+    text = (ROOT / "docker" / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
+    (server,) = re.findall(r"^ *default-server check inter (\d+)s fall (\d+)", text, re.MULTILINE)
+    service = read(FILES[1])["service"]
+    drain = int(service["environment"]["SLIMQ_DRAIN_SECONDS"])
+    assert drain >= 2 * int(server[0]) * int(server[1])
+    assert int(service["stop_grace_period"].removesuffix("s")) > drain + 30
