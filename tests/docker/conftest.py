@@ -60,9 +60,9 @@ def build(engine: Engine, name: str, **arguments: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def release(engine: Engine, image: str) -> Callable[[], None]:
-    """`release()`: makes the newest image one of revision two."""
-    return lambda: engine.build(image, FOLDER / "next.Dockerfile", FOLDER, IMAGE=image)
+def release(engine: Engine, image: str) -> Callable[[str], None]:
+    """`release(name)`: makes the newest image what this Dockerfile of the stack says."""
+    return lambda name: engine.build(image, FOLDER / f"{name}.Dockerfile", FOLDER, IMAGE=image)
 
 
 @pytest.fixture(scope="module")

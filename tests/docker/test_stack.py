@@ -244,10 +244,10 @@ def test_the_proxy_passes_on_no_request_that_means_one_replica(replicated: Stack
 
 
 def test_an_upgrade_under_load_loses_no_request(
-    engine: Engine, replicated: Stack, release: Callable[[], None]
+    engine: Engine, replicated: Stack, release: Callable[[str], None]
 ) -> None:
     old = set(replicated.containers("service"))
-    release()
+    release("next")
     clients = [Client(replicated.url, v, 4, 0.02, 10**6, 0) for v in VARIANTS for _ in range(2)]
     for client in clients:
         client.start()
@@ -279,10 +279,10 @@ def test_an_upgrade_under_load_loses_no_request(
 
 
 def test_what_does_not_become_ready_leaves_the_old_replicas(
-    engine: Engine, replicated: Stack
+    engine: Engine, replicated: Stack, release: Callable[[str], None]
 ) -> None:
     old = set(replicated.containers("service"))
-    engine("tag", "localhost/slimq-test/haproxy", "slimq-service:latest")  # serves nothing
+    release("broken")
     done = replicated.call(
         [str(ROOT / "docker" / "roll")],
         300,
@@ -292,5 +292,6 @@ def test_what_does_not_become_ready_leaves_the_old_replicas(
     )
     assert done.returncode == 1
     assert "the old ones go on" in done.stderr
+    assert "SLIMQ_WORKERS" in done.stderr  # what the new ones said
     assert set(replicated("ps", "--all", "--quiet", "service").split()) == old
     assert is_ready(replicated)
