@@ -203,6 +203,17 @@ def test_a_request_without_an_answer_fails_when_its_time_is_up() -> None:
     assert answers.answered == answers.sent - 1
 
 
+@pytest.mark.parametrize("rate", [None, 100.0])
+def test_two_answers_at_once_are_a_failure(rate: float | None) -> None:
+    async def both(peer: Peer, writer: Any) -> None:
+        writer.write(ANSWER if len(peer.bodies) % 4 else ANSWER + ANSWER)
+
+    answers, peer = drive(both, rate=rate)
+    assert dict(answers.failed) == {"malformed": len(peer.bodies) // 4}
+    assert answers.answered == answers.sent - answers.failed["malformed"]
+    assert answers.sent == len(peer.bodies)
+
+
 def test_an_answer_that_nobody_asked_for_ends_its_connection() -> None:
     async def twice(peer: Peer, writer: Any) -> None:
         writer.write(ANSWER)

@@ -53,11 +53,13 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: Any = None
         self._parser: Any = None
+        self._messages, self._status, self._kept = 0, 0, True
         self._reason = BROKEN
 
     def send(self, parts: Sequence[bytes], due: float) -> None:
         """Sends a request, whose answer comes to the load."""
         self._parser = HttpResponseParser(self)
+        self._messages = 0
         self.busy, self.due = True, due
         self.sent = time.perf_counter()
         self._transport.writelines(parts)
@@ -82,15 +84,17 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except HttpParserError:
             self.abort(MALFORMED)
+            return
+        if self._messages == 1:
+            self._finish()
+        elif self._messages:
+            self.abort(MALFORMED)
 
     def on_message_complete(self) -> None:
-        """The parser has seen the whole answer."""
-        now = time.perf_counter()
-        self.busy = False
-        if not self._parser.should_keep_alive():
-            self._transport.close()
-            self._pool.lose(self)
-        self._pool.load.answered(self, self._parser.get_status_code(), now)
+        """The parser has seen a whole answer; what follows it is looked at when it has returned."""
+        self._messages += 1
+        self._status = self._parser.get_status_code()
+        self._kept = self._parser.should_keep_alive()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """It has ended."""
@@ -98,6 +102,14 @@ class Connection(asyncio.Protocol):
         if self.busy:
             self.busy = False
             self._pool.load.failed(self, self._reason)
+
+    def _finish(self) -> None:
+        now = time.perf_counter()
+        self.busy = False
+        if not self._kept:
+            self._transport.close()
+            self._pool.lose(self)
+        self._pool.load.answered(self, self._status, now)
 
 
 class _Idle:
