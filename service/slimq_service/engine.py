@@ -7,6 +7,7 @@ more; the expectation comes from the measurement at load. ONNX Runtime releases 
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -21,6 +22,9 @@ from slimq_service.model import LoadedVariant
 from slimq_service.reading import Reader
 from slimq_service.room import Room
 from slimq_service.threads import Threads
+
+FEW = 256
+"""Numbers that are looked at one by one: a call of NumPy's costs as much."""
 
 
 class Engine:
@@ -97,6 +101,8 @@ def check_finite(q_values: QValues) -> None:
     Raises:
         NonFiniteError: naming the first observation whose Q-values are not finite.
     """
+    if q_values.size <= FEW and all(map(math.isfinite, q_values.ravel().tolist())):
+        return
     finite = np.isfinite(q_values)
     if finite.all():
         return

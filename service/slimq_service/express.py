@@ -218,7 +218,7 @@ async def answer_in_turn(
         inference = await hot.compute(variant, observations, receive)
         after = time.perf_counter_ns()
         q_values = inference.q_values
-        actions = q_values.argmax(axis=1).tolist()
+        actions = [row.index(max(row)) for row in q_values.tolist()]
         content = lane.form.render(asked, q_values, actions)
         queue, infer = int(inference.queue_seconds * 1e9), int(inference.seconds * 1e9)
         ended = time.perf_counter_ns()

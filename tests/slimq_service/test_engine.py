@@ -10,7 +10,7 @@ import pytest
 
 from slimq.core.errors import NonFiniteError
 from slimq_service.batching import BatchLimits
-from slimq_service.engine import Engine, check_finite
+from slimq_service.engine import FEW, Engine, check_finite
 from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
 from slimq_service.series import Registry
@@ -45,8 +45,10 @@ def test_a_large_batch_of_a_small_model_is_large_work() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_q_values_that_are_not_finite_name_the_observation(value: float) -> None:
-    q_values = np.zeros((3, 2), np.float32)
+@pytest.mark.parametrize("batch", [3, 3 * FEW])
+def test_q_values_that_are_not_finite_name_the_observation(value: float, batch: int) -> None:
+    q_values = np.zeros((batch, 2), np.float32)
+    check_finite(q_values)
     q_values[1, 1] = value
     with pytest.raises(NonFiniteError, match=r"observations\[1\]"):
         check_finite(q_values)
