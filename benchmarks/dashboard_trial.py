@@ -22,6 +22,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import yaml
+
 from serving_processes import Server
 from slimq.core.calibration import CalibrationSet
 from slimq.core.manifest import Shadow
@@ -111,8 +113,7 @@ def prometheus(target: str, folder: Path) -> Iterator[str]:
     program = shutil.which("prometheus")
     if program is None:
         raise TrialError("prometheus is not installed: apt-get install prometheus")
-    text = (CONFIGURATION / "prometheus.yml").read_text(encoding="utf-8")
-    text = text.replace("service:8000", urlsplit(target).netloc)
+    text = configuration_for(target)
     (folder / "prometheus.yml").write_text(text, encoding="utf-8")
     shutil.copytree(CONFIGURATION / "rules", folder / "rules")
     log = folder / "prometheus.log"
@@ -129,6 +130,21 @@ def prometheus(target: str, folder: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def configuration_for(target: str) -> str:
+    """The configuration of the stack, with this service in place of those that a name is of.
+
+    Raises:
+        TrialError: it has another form than is known here.
+    """
+    configuration = yaml.safe_load((CONFIGURATION / "prometheus.yml").read_text(encoding="utf-8"))
+    jobs = [job for job in configuration["scrape_configs"] if job["job_name"] == "slimq"]
+    if len(jobs) != 1 or "dns_sd_configs" not in jobs[0]:
+        raise TrialError("prometheus.yml: expected one job slimq with dns_sd_configs")
+    del jobs[0]["dns_sd_configs"]
+    jobs[0]["static_configs"] = [{"targets": [urlsplit(target).netloc]}]
+    return str(yaml.safe_dump(configuration, sort_keys=False))
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+import yaml
 
 import dashboard
 import dashboard_queries as queries
@@ -24,6 +25,7 @@ from dashboard_trial import (
     Sent,
     TrialError,
     build_repository,
+    configuration_for,
     prometheus,
     send,
     serving,
@@ -38,6 +40,13 @@ needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None and "CI" not in os.environ,
     reason="apt-get install prometheus",
 )
+
+
+def test_the_trial_scrapes_its_own_service_and_nothing_else() -> None:
+    configuration = yaml.safe_load(configuration_for("http://127.0.0.1:4711"))
+    (job,) = configuration["scrape_configs"]
+    assert job == {"job_name": "slimq", "static_configs": [{"targets": ["127.0.0.1:4711"]}]}
+    assert configuration["rule_files"] == ["rules/*.yml"]
 
 
 @dataclass(frozen=True)
