@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from serving_processes import Server
 from slimq.core.calibration import CalibrationSet
