@@ -176,8 +176,43 @@ def test_few_rounds_are_not_compared() -> None:
         for label, factor in FACTORS.items():
             recording.add("closed", number, label, None, answer(4 * factor), None)
     report = make(recording)
-    assert "int8: not compared: too few rounds" in verdicts(report)
+    assert "int8 against fp32: not compared in the closed loop: 3 rounds" in verdicts(report)
     assert "0.500 |" in render(report, markdown=True)
+
+
+def test_an_open_loop_that_was_cut_short_leaves_the_verdicts_of_the_closed_one() -> None:
+    recording = Recording()
+    for number in range(14):
+        for label, factor in FACTORS.items():
+            processor = 0.1 * factor if number < 2 else None
+            recording.add("closed", number, label, None, answer(4 * factor), processor)
+            if number < 3:
+                recording.add("open", number, label, 50.0, answer(2 * factor), None)
+    (int8, tiny) = verdicts(make(recording))
+    assert "p50 50.0% less in the closed loop (better)" in int8
+    assert int8.endswith(
+        "; processor time not compared in the closed loop: 2 rounds; "
+        "not compared in the open loop: 3 rounds"
+    )
+    assert "no difference that is larger than the noise; processor time not" in tiny
+
+
+def test_a_variant_that_lost_requests_is_named_with_the_reason_and_not_called_better() -> None:
+    recording = Recording()
+    for number in range(14):
+        for label, factor in FACTORS.items():
+            lost = Counter({"timeout": 4, "503": 1}) if label == "int8" else Counter()
+            took = answer(4 * factor, failed=lost)
+            recording.add("closed", number, label, None, took, None)
+    report = make(recording)
+    found = {(d.statistic, d.label): judge(d) for d in report.differences}
+    assert found["p50", "int8"] == found["p99", "int8"] == "not judged: 5 % lost"
+    assert found["p50", "tiny"] == "in the noise"
+    assert (
+        "closed: int8 lost 5 % of its requests (56 × timeout, 14 × 503); "
+        "latencies are of the others" in report.notes
+    )
+    assert "p10, p50, p99 not judged in the closed loop: 5 % lost" in verdicts(report)[0]
 
 
 def test_what_a_reader_must_know_is_noted() -> None:
@@ -191,5 +226,4 @@ def test_what_a_reader_must_know_is_noted() -> None:
     notes = "\n".join(make(recording).notes)
     assert "closed: in 42 of 42 blocks the load generator was busy for more than 85%" in notes
     assert "open: in 42 of 42 blocks the load generator itself was late by more than 10%" in notes
-    assert "open: 84 requests failed" in notes
-    assert "open: 126 requests were due and never sent" in notes
+    assert "open: tiny lost 4.9 % of its requests (42 × due and never sent, 28 × 503)" in notes

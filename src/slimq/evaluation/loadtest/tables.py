@@ -82,22 +82,22 @@ def verdicts(report: Report) -> list[str]:
         found = [d for d in report.differences if d.label == subject.label]
         if not found:
             continue
-        if any(difference.real is None for difference in found):
-            reason = (
-                "one variant at a time, drift cannot be told from a difference"
-                if report.plan.order == "alone"
-                else "too few rounds"
-            )
+        if report.plan.order == "alone":
+            reason = "one variant at a time, drift cannot be told from a difference"
             sentences.append(f"{subject.label}: not compared: {reason}")
             continue
-        real = [_tell(difference) for difference in found if difference.real]
-        said = "; ".join(real) if real else "no difference that is larger than the noise"
-        sentences.append(f"{subject.label} against {report.plan.baseline}: {said}")
+        said = [_tell(difference) for difference in found if difference.real]
+        if not said and any(difference.real is False for difference in found):
+            said = ["no difference that is larger than the noise"]
+        said += _tell_untested(found)
+        sentences.append(f"{subject.label} against {report.plan.baseline}: {'; '.join(said)}")
     return sentences
 
 
 def judge(difference: Difference) -> str:
-    """`better`, `worse`, `in the noise` or `not tested`."""
+    """`better`, `worse`, `in the noise`, `not tested` or `not judged: …`."""
+    if difference.unjudged is not None:
+        return f"not judged: {difference.unjudged}"
     if difference.real is None:
         return "not tested"
     if not difference.real:
@@ -175,6 +175,23 @@ def _tell(difference: Difference) -> str:
     where = f"{difference.mode} loop"
     name = TITLES[difference.statistic]
     return f"{name} {percent:.1%} {direction} in the {where} ({judge(difference)})"
+
+
+def _tell_untested(found: Sequence[Difference]) -> list[str]:
+    """What has no verdict, by mode and reason; all of a mode together are not named one by one."""
+    reasons: dict[tuple[Mode, str], list[Difference]] = {}
+    for difference in found:
+        if difference.real is None:
+            verb = "judged" if difference.unjudged else "compared"
+            rounds = f"{difference.rounds} round{'s' if difference.rounds > 1 else ''}"
+            why = f"{{}}not {verb} in the {difference.mode} loop: {difference.unjudged or rounds}"
+            reasons.setdefault((difference.mode, why), []).append(difference)
+    told = []
+    for (mode, why), ones in reasons.items():
+        whole = len(ones) == sum(difference.mode == mode for difference in found)
+        names = "" if whole else f"{', '.join(TITLES[one.statistic] for one in ones)} "
+        told.append(why.format(names))
+    return told
 
 
 def _milliseconds(microseconds: float | None) -> str:
