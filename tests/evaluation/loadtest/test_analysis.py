@@ -237,6 +237,29 @@ def test_a_variant_that_held_no_rate_has_a_ceiling_of_zero() -> None:
 
 
 @pytest.mark.parametrize(
+    ("capped", "ratio", "bounds"),
+    [
+        ({("int8", 1)}, 2.0, ("", ">=")),
+        ({("fp32", 0)}, 2.0, ("", "<=")),
+        ({("fp32", 1), ("int8", 1)}, None, ("", "")),
+    ],
+)
+def test_a_rate_past_which_nothing_was_tried_is_a_bound(
+    capped: set[tuple[str, int]], ratio: float | None, bounds: tuple[str, str]
+) -> None:
+    plan = make_plan(["fp32", "int8"], modes=("steps",), p99_us=5000.0)
+    recording = Recording(capped=capped)
+    for sweep in range(2):
+        recording.samples += [step("fp32", sweep, 100.0, 90.0), step("int8", sweep, 200.0, 90.0)]
+    base, other = find_ceilings(recording, plan)
+    assert (other.rate, other.ratio) == (200.0, ratio)
+    assert (base.bound, other.bound) == bounds
+    for found in (base, other):
+        assert found.capped == (found.label in {label for label, _ in capped})
+        assert found.ended == ("cap" if (found.label, 1) in capped else None)
+
+
+@pytest.mark.parametrize(
     ("values", "reason"),
     [
         ({}, None),

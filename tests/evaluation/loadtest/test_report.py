@@ -215,6 +215,17 @@ def test_a_variant_that_lost_requests_is_named_with_the_reason_and_not_called_be
     assert "p10, p50, p99 not judged in the closed loop: 5 % lost" in verdicts(report)[0]
 
 
+def test_a_rate_past_which_nothing_was_tried_is_shown_as_a_bound() -> None:
+    recording = Recording(capped={("int8", 0), ("tiny", 0)})
+    for label in FACTORS:
+        recording.add("steps", 0, label, 267.0, answer(2.0), None)
+    recording.add("steps", 0, "fp32", 400.0, answer(20.0), None)
+    (line,) = [s for s in render(make(recording), markdown=True).splitlines() if "| int8" in s]
+    cells = line.strip("| ").split(" | ")
+    assert cells[:4] == ["int8", "≥ 267", "267", "≥ 1.00 (1.00 to 1.00)"]
+    assert cells[4] == "still held, not tried further"
+
+
 def test_what_a_reader_must_know_is_noted() -> None:
     recording = Recording()
     for number in range(14):

@@ -74,10 +74,13 @@ class Ceiling:
         label: of the variant.
         rates: the highest of each sweep, in requests per second; 0 where none was held.
         rate: the middle of them.
-        ratio: the middle of the sweeps' ratios to the baseline; None without one.
+        ratio: the middle of the sweeps' ratios to the baseline; None without one, and where both
+            are capped.
         low: the smallest of these ratios.
         high: the largest.
-        ended: what ended the last sweep.
+        ended: what ended the last sweep; `cap` where it still held and no more was tried.
+        capped: whether any sweep ended so, which makes the rate a lower bound.
+        bound: `>=` or `<=` where the ratio is only a bound, because one of the two is capped.
     """
 
     label: str
@@ -87,6 +90,8 @@ class Ceiling:
     low: float | None
     high: float | None
     ended: str | None
+    capped: bool = False
+    bound: str = ""
 
 
 def find_differences(recording: Recording, plan: Plan) -> list[Difference]:
@@ -149,6 +154,7 @@ def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
         for subject in plan.subjects
     }
     base = held[plan.baseline]
+    capped = {label for label, _ in recording.capped}
     found = []
     for subject in plan.subjects:
         samples = recording.of("steps", subject.label)
@@ -160,8 +166,11 @@ def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
             for number in sorted(rates.keys() & base.keys())
             if base[number]
         ]
-        if subject.label == plan.baseline:
+        sides = (subject.label in capped, plan.baseline in capped)
+        if subject.label == plan.baseline or all(sides):
             ratios = []
+        last = samples[-1]
+        ended = why_not_held(last, plan.p99_us)
         ceiling = Ceiling(
             subject.label,
             tuple(rates[number] for number in sorted(rates)),
@@ -169,7 +178,9 @@ def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
             float(np.median(ratios)) if ratios else None,
             min(ratios, default=None),
             max(ratios, default=None),
-            why_not_held(samples[-1], plan.p99_us),
+            "cap" if (subject.label, last.number) in recording.capped else ended,
+            sides[0],
+            ("<=" if sides[1] else ">=") if ratios and any(sides) else "",
         )
         found.append(ceiling)
     return found

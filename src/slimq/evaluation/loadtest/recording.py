@@ -96,11 +96,13 @@ class Recording:
     Attributes:
         samples: in the order in which they were taken.
         histograms: of microseconds.
+        capped: label and sweep of steps that ended because no higher rate was tried.
         notes: what went otherwise than planned.
     """
 
     samples: list[Sample] = field(default_factory=list)
     histograms: dict[Key, HdrHistogram] = field(default_factory=dict)
+    capped: set[tuple[str, int]] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     def add(

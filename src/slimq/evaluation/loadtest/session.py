@@ -28,8 +28,9 @@ FIRST_STEP = 0.25
 """What the first step asks of the slowest variant."""
 MISSES = 2
 """Steps in a row that must not hold before a sweep of a variant ends: one may be bad luck."""
-HIGHEST = 4.0
-"""No step asks for more than so many times what a variant answered in the warm-up."""
+HIGHEST = 2.0
+"""No step asks for more than so many times what a variant answered in the warm-up, had that had
+the steps' connections."""
 BUSY = 0.85
 """A generator that is busy for more of the time measures itself."""
 _STRIDE = 31
@@ -152,9 +153,14 @@ class _Session:
             await self._block(mode, number, subject, rate, self._plan.seconds)
 
     async def climb(self, capacity: Mapping[str, float]) -> None:
-        """Each sweep raises the rate until every variant has failed to hold it."""
+        """Each sweep raises the rate until every variant has failed to hold it.
+
+        A variant that would still be asked for more past what its connections could ever carry
+        is left there, and the recording says so: what it held is then a lower bound.
+        """
         plan = self._plan
         first = max(1.0, FIRST_STEP * min(capacity.values()))
+        highest = HIGHEST * max(1.0, plan.most_connections / plan.connections)
         best: dict[str, float] = {}
         for sweep in range(plan.sweeps):
             factor = plan.step if sweep == 0 else math.sqrt(plan.step)
@@ -177,8 +183,10 @@ class _Session:
                     if held:
                         best[label] = max(best.get(label, 0.0), rates[label])
                     rates[label] *= factor
-                    if rates[label] > HIGHEST * capacity[label]:
+                    if rates[label] > highest * capacity[label]:
                         misses[label] = MISSES
+                        if held:
+                            self._recording.capped.add((label, sweep))
 
     async def _block(
         self, mode: Mode, number: int, subject: Subject, rate: float | None, seconds: float

@@ -21,8 +21,11 @@ ENDINGS = {
     "p99": "the p99 was above the target",
     "dropped": "requests were dropped",
     "failed": "requests failed",
+    "cap": "still held, not tried further",
     None: "nothing did: the sweep was not finished",
 }
+
+BOUNDS = {"": "", ">=": "≥ ", "<=": "≤ "}
 
 Table = list[list[str]]
 
@@ -69,9 +72,11 @@ def ceilings_table(report: Report) -> Table:
     for ceiling in report.ceilings:
         ratio = MISSING
         if ceiling.ratio is not None and ceiling.low is not None and ceiling.high is not None:
-            ratio = f"{ceiling.ratio:.2f} ({ceiling.low:.2f} to {ceiling.high:.2f})"
+            bound = BOUNDS[ceiling.bound]
+            ratio = f"{bound}{ceiling.ratio:.2f} ({ceiling.low:.2f} to {ceiling.high:.2f})"
         rates = ", ".join(f"{rate:,.0f}" for rate in ceiling.rates)
-        rows.append([ceiling.label, f"{ceiling.rate:,.0f}", rates, ratio, ENDINGS[ceiling.ended]])
+        rate = f"{BOUNDS['>=' if ceiling.capped else '']}{ceiling.rate:,.0f}"
+        rows.append([ceiling.label, rate, rates, ratio, ENDINGS[ceiling.ended]])
     return [head, *rows]
 
 
