@@ -72,6 +72,22 @@ def test_a_closed_loop_is_printed_and_written(
     assert f"wrote {folder}/loadtest.json, .html and .md" in done.stderr
 
 
+def test_names_that_are_no_text_are_replaced_in_the_report(
+    served: str, slimq: Any, tmp_path: Path
+) -> None:
+    states = tmp_path / os.fsdecode(b"st\xffates.npy")
+    with states.open("wb") as file:
+        np.save(file, np.zeros((3, 4), np.float32))
+    folder = tmp_path / os.fsdecode(b"rep\xffort")
+    arguments = ("--policy", "tiny", "--variants", "fp32", "--modes", "closed", "--rounds", 2)
+    options = ("--seconds", "0.05", "--input", states, "--output", folder)
+    done = slimq("loadtest", served, *arguments, *options)
+    assert done.returncode == 0, done.stderr
+    assert "st\ufffdates.npy" in done.stdout
+    assert "rep\ufffdort/loadtest.json" in done.stderr
+    assert json.loads((folder / "loadtest.json").read_text())["samples"]
+
+
 @pytest.mark.slow
 def test_a_guarded_service_is_loaded_with_its_key_and_with_states_of_a_file(
     served_with: Any, slimq: Any, tiny_repository: Path, tmp_path: Path

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
+import signal
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
     from slimq.evaluation.loadtest.recording import Recording
     from slimq.evaluation.loadtest.report import Report
     from slimq.evaluation.loadtest.session import Progress, Service
-
-STEM = "loadtest"
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -167,26 +168,24 @@ def loadtest(
             ended, problem = f"ended by an error: {error}", error
         finally:
             meter.close()
-        report = make_report(
-            recording,
-            plan,
-            Circumstances(
-                url=client.url,
-                policy=policy,
-                models=models,
-                observations=origin,
-                started=started,
-                seconds=time.monotonic() - begin,
-                ended=ended,
-            ),
+        circumstances = Circumstances(
+            url=client.url,
+            policy=policy,
+            models=models,
+            observations=origin,
+            started=started,
+            seconds=time.monotonic() - begin,
+            ended=ended,
         )
+        with _undisturbed():
+            report = make_report(recording, plan, circumstances)
     _write(report, folder, as_json=as_json)
     if problem is not None:
         raise problem
     if ended == "interrupted":
         raise typer.Exit(130)
     if ended != "complete":
-        raise CheckFailedError(f"the load test {ended}; {folder} has what was measured")
+        raise CheckFailedError(f"the load test {ended}; {_readable(folder)} has what was measured")
 
 
 def _read_modes(text: str) -> tuple[Mode, ...]:
@@ -220,7 +219,7 @@ def _read_observations(
 
     if source is not None:
         found = spec.check(read_observations(source), "--input")
-        return found, f"{len(found)} observations of {source}"
+        return found, f"{len(found)} observations of {_readable(source)}"
     found = read_calibration(Repository(policies), policy, spec)
     return found, f"{len(found):,} observations of the calibration set"
 
@@ -228,7 +227,7 @@ def _read_observations(
 def _make_folder(output: Path | None, policy: str) -> Path:
     """Made before the load, so that nothing is measured that cannot be written."""
     if output is None:
-        output = Path("runs") / STEM / f"{policy}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        output = Path("runs") / "loadtest" / f"{policy}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     output.mkdir(parents=True, exist_ok=True)
     return output
 
@@ -306,25 +305,38 @@ def _figures(progress: Progress) -> dict[str, str]:
     return figures
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without interrupts: another Ctrl-C must not cost what was measured."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _write(report: Report, folder: Path, *, as_json: bool) -> None:
-    """Prints the report, and writes it in three forms."""
-    from pydantic import TypeAdapter
+    """Writes the figures, prints them even where that failed, and draws last."""
+    from slimq.evaluation.loadtest.documents import (
+        STEM,
+        render_document,
+        write_figures,
+        write_page,
+    )
+    from slimq.evaluation.loadtest.tables import render
 
-    from slimq.evaluation.loadtest.drawings import draw_all
-    from slimq.evaluation.loadtest.page import render_page
-    from slimq.evaluation.loadtest.report import Report
-    from slimq.evaluation.loadtest.tables import judge, render
+    try:
+        with _undisturbed():
+            write_figures(report, folder)
+    finally:
+        text = render_document(report) if as_json else render(report, markdown=False)
+        typer.echo(text, nl=as_json)
+    problem = write_page(report, folder)
+    if problem is not None:
+        typer.echo(f"no plots could be drawn: {problem}", err=True)
+    typer.echo(f"wrote {_readable(folder)}/{STEM}.json, .html and .md", err=True)
 
-    document: dict[str, Any] = TypeAdapter(Report).dump_python(report, mode="json")
-    for difference, plain in zip(report.differences, document["differences"], strict=True):
-        plain |= {"real": difference.real, "verdict": judge(difference)}
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    forms: dict[Literal["json", "md", "html"], str] = {
-        "json": text + "\n",
-        "md": render(report, markdown=True),
-        "html": render_page(report, draw_all(report)),
-    }
-    for suffix, content in forms.items():
-        (folder / f"{STEM}.{suffix}").write_text(content, encoding="utf-8")
-    typer.echo(text if as_json else render(report, markdown=False), nl=as_json)
-    typer.echo(f"wrote {folder}/{STEM}.json, .html and .md", err=True)
+
+def _readable(path: str | Path) -> str:
+    """A name as text that can be written: bytes that are none are replaced."""
+    return os.fsencode(path).decode(errors="replace")
