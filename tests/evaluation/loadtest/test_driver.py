@@ -173,6 +173,57 @@ def test_a_server_that_ends_connections_gets_new_ones() -> None:
         assert not answers.failed
 
 
+def test_a_pool_holds_as_many_connections_as_it_was_asked_for() -> None:
+    """Blocks follow each other while connections of the one before are still being replaced."""
+
+    async def close(peer: Peer, writer: Any) -> None:
+        writer.write(ANSWER)
+        writer.close()
+
+    async def run() -> list[int]:
+        peer = Peer(close)
+        server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+        pool = Pool(Address(*server.sockets[0].getsockname()[:2], False, ""), 3)
+        counts = []
+        try:
+            for _ in range(30):
+                await pool.fill()
+                counts.append(len(pool.open))
+                await drive_closed(pool, REQUESTS, 0.02, 5)
+                await pool.fill()
+                await asyncio.sleep(0.005)
+                counts.append(len(pool.open))
+        finally:
+            await pool.close()
+            server.close()
+            await asyncio.sleep(0.05)
+            await asyncio.gather(*peer.tasks)
+        return counts
+
+    assert max(asyncio.run(run())) == 3
+
+
+def test_a_service_that_refuses_for_a_while_is_asked_again() -> None:
+    async def run() -> tuple[bool, bool, int]:
+        peer = Peer(well)
+        server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()[:2]
+        server.close()
+        await server.wait_closed()
+        pool = Pool(Address(host, port, False, ""), 2)
+        filling = asyncio.create_task(pool.fill(patience=30))
+        await asyncio.sleep(0.2)
+        assert not filling.done()
+        server = await asyncio.start_server(peer.serve, host, port)
+        found = await filling, await pool.fill(patience=30), len(pool.open)
+        await pool.close()
+        server.close()
+        await asyncio.gather(*peer.tasks)
+        return found
+
+    assert asyncio.run(run()) == (True, False, 2)
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [(b"", "connection"), (b"HTTP/1.1 200 OK\r\n", "connection"), (b"hello\r\n", "malformed")],
