@@ -59,7 +59,7 @@ def loadtest(
     rate: Annotated[
         float | None,
         typer.Option(
-            min=0.1,
+            min=0.2,
             max=100_000,
             help="Requests per second of the open loop; by default half of what the slowest "
             "variant can do.",

@@ -119,3 +119,24 @@ def test_steps_climb_to_what_all_connections_could_carry_and_say_where_they_stop
     rates = [sample.rate or 0.0 for sample in recording.samples]
     # From a quarter of the warm-up's rate to at most twice that of eight connections.
     assert 30 * rates[0] < ceiling.rate == max(rates) < 65 * rates[0]
+
+
+def test_blocks_of_a_slow_service_are_made_longer_and_it_says_so(sleeper: Any) -> None:
+    """A request takes twice as long as the warm-up, and as the half second of a block."""
+    server = sleeper(a=0.8)
+    plan, recording = run(
+        server,
+        lambda progress: server.takes.update({b"a": 0.0}),
+        modes=("open",),
+        connections=4,
+        rounds=1,
+    )
+    (sample,) = recording.of("open")
+    assert sample.rate is not None
+    assert 1 < sample.rate <= 0.5 * 4 / 0.8
+    assert (sample.answered, sample.p50_us is None) == (sample.sent, False)
+    assert sample.sent >= 10
+    seconds = plan.open_seconds(sample.rate)
+    assert recording.notes == [
+        f"open: blocks of {seconds:g} s instead of 0.5 s, so that 10 requests count in each"
+    ]

@@ -17,7 +17,7 @@ from slimq.core.errors import ServiceError
 from slimq.evaluation.loadtest.analysis import why_not_held
 from slimq.evaluation.loadtest.connection import Pool
 from slimq.evaluation.loadtest.driver import Answers, drive_closed, drive_open
-from slimq.evaluation.loadtest.plan import Mode, Plan, Subject, blocks
+from slimq.evaluation.loadtest.plan import LEAST_REQUESTS, Mode, Plan, Subject, blocks
 from slimq.evaluation.loadtest.processor import Meter
 from slimq.evaluation.loadtest.recording import Recording, Sample
 from slimq.evaluation.loadtest.requests import Address, Requests
@@ -140,17 +140,25 @@ class _Session:
             await self._closed.fill()
             requests = self._service.requests[subject.variant]
             seconds = self._plan.warm_seconds
+            begin = time.monotonic()
             answers = await drive_closed(self._closed, requests, seconds, self._plan.timeout)
             if not answers.answered:
                 self._lose(subject, answers)
-            capacity[subject.label] = answers.completed / answers.seconds
+            capacity[subject.label] = answers.answered / (time.monotonic() - begin)
             self._tell(None, subject.label, None, None, seconds)
         return capacity
 
     async def rounds(self, mode: Mode, rate: float | None) -> None:
         """Every block of a closed or an open loop."""
-        for number, subject in blocks(self._plan):
-            await self._block(mode, number, subject, rate, self._plan.seconds)
+        plan = self._plan
+        seconds = plan.seconds if rate is None else plan.open_seconds(rate)
+        if seconds > plan.seconds:
+            self._recording.notes.append(
+                f"{mode}: blocks of {seconds:g} s instead of {plan.seconds:g} s, so that "
+                f"{LEAST_REQUESTS} requests count in each"
+            )
+        for number, subject in blocks(plan):
+            await self._block(mode, number, subject, rate, seconds)
 
     async def climb(self, capacity: Mapping[str, float]) -> None:
         """Each sweep raises the rate until every variant has failed to hold it.

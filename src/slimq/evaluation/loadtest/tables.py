@@ -131,20 +131,21 @@ def _title(report: Report, mode: Mode, *, ratios: bool) -> str:
             f"Ratio to {plan.baseline}, {mode} loop: middle of the rounds, {1 - each:.3%} interval"
         )
     if mode == "closed":
-        return f"Closed loop: {plan.connections} connections, always busy, {_rounds(report)}"
+        rounds = _rounds(report, plan.seconds)
+        return f"Closed loop: {plan.connections} connections, always busy, {rounds}"
     if mode == "open":
-        rate = next(s.rate for s in report.summaries if s.mode == mode)
-        return f"Open loop: {rate:g} requests/s, {_rounds(report)}"
+        rate = next(s.rate for s in report.summaries if s.mode == mode) or 0.0
+        return f"Open loop: {rate:g} requests/s, {_rounds(report, plan.open_seconds(rate))}"
     return (
         f"Steps: the highest rate with a p99 of at most {plan.p99_us / 1000:g} ms, "
         f"{plan.sweeps} sweeps, blocks of {plan.step_seconds:g} s"
     )
 
 
-def _rounds(report: Report) -> str:
+def _rounds(report: Report, seconds: float) -> str:
     plan = report.plan
     order = "interleaved" if plan.order == "interleaved" else "one variant at a time"
-    return f"{plan.rounds} rounds of {plan.seconds:g} s, {order}"
+    return f"{plan.rounds} rounds of {seconds:g} s, {order}"
 
 
 def _figures(summary: Summary) -> list[str]:
