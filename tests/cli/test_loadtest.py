@@ -44,12 +44,13 @@ def test_a_closed_loop_is_printed_and_written(
 ) -> None:
     folder = tmp_path / "report"
     arguments = ("--policy", "tiny", "--variants", "fp32,other", "--modes", "closed", *SHORT)
-    options = ("--policies", tiny_repository, "--output", folder, "--json")
+    options = ("--policies", tiny_repository, "--output", folder, "--seed", 7, "--json")
     done = slimq("loadtest", served, *arguments, *options)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert json.loads((folder / "loadtest.json").read_text()) == document
     assert document["ended"] == "complete"
+    assert document["plan"]["seed"] == 7
     assert document["observations"] == "16 observations of the calibration set"
     with SlimqClient(served) as client:
         for name in ("fp32", "other"):
@@ -85,7 +86,10 @@ def test_names_that_are_no_text_are_replaced_in_the_report(
     assert done.returncode == 0, done.stderr
     assert "st\ufffdates.npy" in done.stdout
     assert "rep\ufffdort/loadtest.json" in done.stderr
-    assert json.loads((folder / "loadtest.json").read_text())["samples"]
+    document = json.loads((folder / "loadtest.json").read_text())
+    assert document["samples"]
+    assert document["plan"]["seed"] > 0  # drawn, of four thousand million
+    assert f"; seed {document['plan']['seed']}\n" in done.stdout
 
 
 @pytest.mark.slow
@@ -149,11 +153,13 @@ def test_wrong_use_is_one_line_that_says_what_is_right(
         ("http://127.0.0.1:9", "cannot be reached"),
         ("127.0.0.1:8000", "expected an address such as http://127.0.0.1:8000"),
         ("http://", "expected an address such as http://127.0.0.1:8000"),
+        ("http://me:s3cret@127.0.0.1:9", "URL: expected an address without a name or password"),
     ],
 )
 def test_a_wrong_address_is_said_so(refused: Any, url: str, message: str) -> None:
     said = refused(url, "--policy", "tiny", "--variants", "fp32")
     assert message in said
+    assert "s3cret" not in said
     assert len(said.splitlines()) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -84,7 +85,12 @@ def loadtest(
     minutes: Annotated[
         float, typer.Option(min=0.05, max=1440, help="The longest it may take.")
     ] = 15,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order within the rounds.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of the order within the rounds; by default drawn, and in the report."
+        ),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -120,8 +126,11 @@ def loadtest(
     from slimq.evaluation.loadtest.processor import Meter
     from slimq.evaluation.loadtest.recording import Recording
     from slimq.evaluation.loadtest.report import Circumstances, make_report
+    from slimq.evaluation.loadtest.requests import refuse_credentials, same_host
     from slimq.evaluation.loadtest.session import TimeIsUpError
 
+    refuse_credentials(url, "URL")
+    refuse_credentials(metrics or "", "--metrics")
     with SlimqClient(url, api_key=api_key) as client:
         manifest = client.policy(policy)
         named = [name.strip() for name in variants.split(",") if name.strip()]
@@ -143,13 +152,14 @@ def loadtest(
             batch=batch,
             timeout=timeout,
             minutes=minutes,
-            seed=seed,
+            seed=secrets.randbelow(2**32) if seed is None else seed,
         )
         plan.check()
         observations, origin = _read_observations(source, policies, policy, manifest.observation)
         folder = _make_folder(output, policy)
         models = _ask_all(client, policy, plan, observations)
-        meter = Meter(metrics or f"{client.url}/metrics", api_key, timeout)
+        at = metrics or f"{client.url}/metrics"
+        meter = Meter(at, api_key if same_host(client.url, at) else None, timeout)
         service = _make_service(
             client.url, policy, plan, observations, manifest.observation, meter, api_key
         )

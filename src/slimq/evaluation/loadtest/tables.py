@@ -118,7 +118,7 @@ def _head(report: Report, *, markdown: bool) -> str:
         f"## {title}\n" if markdown else title,
         f"{report.started}, {report.seconds:.0f} s, {report.ended}; {report.observations}; "
         f"{plan.batch} observation{'s' if plan.batch > 1 else ''} in a request; "
-        f"the baseline is {plan.baseline}",
+        f"the baseline is {plan.baseline}; seed {plan.seed}",
     ]
     return "\n".join(lines)
 
