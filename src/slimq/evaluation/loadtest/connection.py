@@ -163,6 +163,7 @@ class Pool:
             ServiceError: the service cannot be reached, or ends what it has just opened.
         """
         url, begin, refused = self._address.authority, time.monotonic(), False
+        await asyncio.sleep(_POLL_SECONDS)  # what has ended by now is heard of
         while len(self.open) < self._count:
             if time.monotonic() - begin > patience + CONNECT_SECONDS:
                 raise ServiceError(url, None, "ends connections as soon as they are open")
