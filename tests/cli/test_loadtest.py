@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,37 @@ def test_names_that_are_no_text_are_replaced_in_the_report(
     assert document["samples"]
     assert document["plan"]["seed"] > 0  # drawn, of four thousand million
     assert f"; seed {document['plan']['seed']}\n" in done.stdout
+
+
+def test_models_that_changed_or_went_away_meanwhile_are_noted(
+    served: str, tiny_repository: Path
+) -> None:
+    from slimq.cli.loadtest import _check_models
+    from slimq.evaluation.loadtest.recording import Recording
+
+    recording = Recording()
+    with SlimqClient(served) as client:
+        same = client.variant("tiny", "fp32").model.sha256
+        _check_models(client, "tiny", {"fp32": same, "other": "0" * 64, "gone": same}, recording)
+    changed, gone = recording.notes
+    assert changed == "other was republished during the test: its figures are mixed"
+    assert gone.startswith("whether gone is still the same model is not known: ")
+    assert "gone" in gone.removeprefix("whether gone")
+
+
+def test_a_plan_that_takes_longer_than_it_may_is_announced(capsys: Any) -> None:
+    from slimq.cli.loadtest import _warn_of_time
+    from slimq.evaluation.loadtest.plan import Plan, Subject
+
+    one = (Subject("fp32", "fp32"),)
+    plan = Plan(subjects=one, baseline="fp32", modes=("closed",), rounds=100, seconds=3.0)
+    _warn_of_time(plan)
+    assert capsys.readouterr().err == ""
+    _warn_of_time(replace(plan, minutes=4.0))
+    assert "this takes about 5.02 minutes, and --minutes allows 4: it" in capsys.readouterr().err
+    slow = replace(plan, modes=("open",), rate=1.0, seconds=0.5)  # blocks of eleven seconds
+    _warn_of_time(slow)
+    assert "this takes about 18.5 minutes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -226,6 +258,7 @@ def test_it_ends_when_its_time_is_over(served: str, tiny_repository: Path, tmp_p
     start = time.monotonic()
     out, error = process.communicate(timeout=60)
     assert process.returncode == 1
+    assert "and --minutes allows 0.08: it will end before all is measured" in error
     assert "the load test ended after its 0.08 minutes" in error
     assert "ended after its 0.08 minutes" in out
     assert json.loads((tmp_path / "loadtest.json").read_text())["samples"]

@@ -155,6 +155,7 @@ def loadtest(
             seed=secrets.randbelow(2**32) if seed is None else seed,
         )
         plan.check()
+        _warn_of_time(plan)
         observations, origin = _read_observations(source, policies, policy, manifest.observation)
         folder = _make_folder(output, policy)
         models = _ask_all(client, policy, plan, observations)
@@ -169,7 +170,6 @@ def loadtest(
         ended, problem = "complete", None
         try:
             _drive(service, plan, recording)
-            _check_models(client, policy, models, recording)
         except KeyboardInterrupt:
             ended = "interrupted"
         except TimeIsUpError:
@@ -178,13 +178,16 @@ def loadtest(
             ended, problem = f"ended by an error: {error}", error
         finally:
             meter.close()
+        seconds_taken = time.monotonic() - begin
+        with _undisturbed():
+            _check_models(client, policy, models, recording)
         circumstances = Circumstances(
             url=client.url,
             policy=policy,
             models=models,
             observations=origin,
             started=started,
-            seconds=time.monotonic() - begin,
+            seconds=seconds_taken,
             ended=ended,
         )
         with _undisturbed():
@@ -196,6 +199,18 @@ def loadtest(
         raise typer.Exit(130)
     if ended != "complete":
         raise CheckFailedError(f"the load test {ended}; {_readable(folder)} has what was measured")
+
+
+def _warn_of_time(plan: Plan) -> None:
+    from slimq.evaluation.loadtest.session import guess_seconds
+
+    needed = guess_seconds(plan) / 60
+    if needed > plan.minutes:
+        typer.echo(
+            f"this takes about {needed:.3g} minutes, and --minutes allows {plan.minutes:g}: "
+            "it will end before all is measured",
+            err=True,
+        )
 
 
 def _read_modes(text: str) -> tuple[Mode, ...]:
@@ -257,8 +272,16 @@ def _ask_all(
 def _check_models(
     client: SlimqClient, policy: str, models: dict[str, str], recording: Recording
 ) -> None:
+    """Notes what was republished meanwhile; that this cannot be known is a note as well."""
+    from slimq.core.errors import SlimqError
+
     for name, sha256 in models.items():
-        if client.variant(policy, name).model.sha256 != sha256:
+        try:
+            same = client.variant(policy, name).model.sha256 == sha256
+        except SlimqError as error:
+            recording.notes.append(f"whether {name} is still the same model is not known: {error}")
+            continue
+        if not same:
             recording.notes.append(f"{name} was republished during the test: its figures are mixed")
 
 

@@ -232,9 +232,12 @@ def test_what_a_reader_must_know_is_noted() -> None:
         for label in FACTORS:
             late = answer(2, lateness=array("d", [0.01]), dropped=3, failed=Counter({"503": 2}))
             recording.add("open", number, label, 50.0, late, None)
+            recording.add("steps", number, label, 50.0, late, None)
             busy = answer(2, generator=0.95)
             recording.add("closed", number, label, None, busy, None)
     notes = "\n".join(make(recording).notes)
     assert "closed: in 42 of 42 blocks the load generator was busy for more than 85%" in notes
     assert "open: in 42 of 42 blocks the load generator itself was late by more than 10%" in notes
+    assert "steps: in 42 of 42 blocks the load generator itself was late by more" in notes
+    assert "steps: tiny lost 4.9 %" in notes
     assert "open: tiny lost 4.9 % of its requests (42 × due and never sent, 28 × 503)" in notes

@@ -181,8 +181,6 @@ def _find_notes(recording: Recording, plan: Plan) -> list[str]:
                 f"{mode}: in {busy} of {len(samples)} blocks the load generator was busy for more "
                 f"than {BUSY:.0%} of the time, and may have been what was slow"
             )
-        if mode == "steps":
-            continue
         late = sum(
             sample.late_us is not None
             and sample.p99_us is not None

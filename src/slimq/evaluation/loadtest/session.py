@@ -275,8 +275,9 @@ def guess_seconds(plan: Plan) -> float:
     """How long a plan is going to take, about."""
     each = len(plan.subjects)
     seconds = plan.warm_seconds * each
-    rounds = sum(mode != "steps" for mode in plan.modes)
-    seconds += rounds * plan.rounds * plan.seconds * each
+    opened = plan.open_seconds(plan.rate) if plan.rate else plan.seconds
+    lengths = {"closed": plan.seconds, "open": opened, "steps": 0.0}
+    seconds += sum(lengths[mode] for mode in plan.modes) * plan.rounds * each
     if "steps" in plan.modes:
         steps = math.log(2 / FIRST_STEP) / math.log(plan.step) + MISSES
         steps += (plan.sweeps - 1) * 2 * (1 + MISSES)
