@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,20 @@ def test_models_that_changed_or_went_away_meanwhile_are_noted(
     assert changed == "other was republished during the test: its figures are mixed"
     assert gone.startswith("whether gone is still the same model is not known: ")
     assert "gone" in gone.removeprefix("whether gone")
+
+
+def test_the_defaults_of_the_command_are_those_of_the_plan() -> None:
+    from slimq.cli.loadtest import _read_modes, loadtest
+    from slimq.cli.units import parse_duration
+    from slimq.evaluation.loadtest.plan import Plan
+
+    options = {name: p.default for name, p in inspect.signature(loadtest).parameters.items()}
+    options["modes"] = _read_modes(options["modes"])
+    options["p99_us"] = parse_duration(options["p99"], "--p99")
+    apart = {"subjects", "baseline", "warm_seconds", "seed"}
+    for field in fields(Plan):
+        if field.name not in apart:
+            assert options[field.name] == field.default, field.name
 
 
 def test_a_plan_that_takes_longer_than_it_may_is_announced(capsys: Any) -> None:

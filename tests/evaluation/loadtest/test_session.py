@@ -226,3 +226,12 @@ def test_a_variant_that_stops_answering_is_left_out_after_two_blocks(sleeper: An
     _, recording = run(server, fail, modes=("closed",), rounds=4, seconds=0.05)
     assert [sample.label for sample in recording.samples].count("c") == 2
     assert len(recording.notes) == 1
+
+
+def test_alone_each_variant_climbs_all_its_sweeps_before_the_next(sleeper: Any) -> None:
+    server = sleeper(a=0.02, b=0.02)
+    options = {"most_connections": 1, "step": 4, "step_seconds": 0.1, "p99_us": 1.0}
+    _, recording = run(server, modes=("steps",), sweeps=2, **options)
+    assert [(s.label, s.number) for s in recording.samples] == [
+        (label, sweep) for label in "ab" for sweep in (0, 0, 1, 1)
+    ]

@@ -24,6 +24,8 @@ CONNECT_SECONDS = 10.0
 BROKEN = "connection"
 """Reason of a request whose connection ended before its answer did."""
 MALFORMED = "malformed"
+FINAL = 200
+"""A status below it announces another answer."""
 
 
 class Load(Protocol):
@@ -93,8 +95,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The parser has seen a whole answer; what follows it is looked at when it has returned."""
+        status = self._parser.get_status_code()
+        if status < FINAL:
+            return
         self._messages += 1
-        self._status = self._parser.get_status_code()
+        self._status = status
         self._kept = self._parser.should_keep_alive()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slimq.core.errors import ServiceError
@@ -182,6 +182,12 @@ class _Session:
         """
         plan = self._plan
         first = max(1.0, FIRST_STEP * self.slowest())
+        alone = plan.order == "alone"
+        for group in [[s] for s in self._subjects] if alone else [self._subjects]:
+            await self._climb(group, first)
+
+    async def _climb(self, subjects: Sequence[Subject], first: float) -> None:
+        plan = self._plan
         highest = HIGHEST * max(1.0, plan.most_connections / plan.connections)
         best: dict[str, float] = {}
         for sweep in range(plan.sweeps):
@@ -190,11 +196,11 @@ class _Session:
                 s.label: first
                 if sweep == 0
                 else max(first, best.get(s.label, first) / factor**MISSES)
-                for s in self._subjects
+                for s in subjects
             }
             misses = dict.fromkeys(rates, 0)
             while any(count < MISSES for count in misses.values()):
-                for subject in self._subjects:
+                for subject in subjects:
                     label = subject.label
                     if misses[label] >= MISSES:
                         continue
