@@ -178,19 +178,17 @@ def loadtest(
             ended, problem = f"ended by an error: {error}", error
         finally:
             meter.close()
-        seconds_taken = time.monotonic() - begin
-        with _undisturbed():
-            _check_models(client, policy, models, recording)
         circumstances = Circumstances(
             url=client.url,
             policy=policy,
             models=models,
             observations=origin,
             started=started,
-            seconds=seconds_taken,
+            seconds=time.monotonic() - begin,
             ended=ended,
         )
         with _undisturbed():
+            _check_models(client, policy, models, recording)
             report = make_report(recording, plan, circumstances)
     _write(report, folder, as_json=as_json)
     if problem is not None:
