@@ -203,7 +203,7 @@ def test_a_pool_holds_as_many_connections_as_it_was_asked_for() -> None:
         pool = Pool(Address(*server.sockets[0].getsockname()[:2], False, ""), 3)
         counts = []
         try:
-            for _ in range(30):
+            for _ in range(12):
                 await pool.fill()
                 counts.append(len(pool.open))
                 await drive_closed(pool, REQUESTS, 0.02, 5)

@@ -98,7 +98,7 @@ def run(
 ) -> tuple[Plan, Recording]:
     names = [body.decode() for body in server.takes]
     subjects = tuple(Subject(name, name) for name in names)
-    short: dict[str, Any] = {"warm_seconds": 0.4, "connections": 1, "rounds": 2, "order": "alone"}
+    short: dict[str, Any] = {"warm_seconds": 0.15, "connections": 1, "rounds": 2, "order": "alone"}
     plan = Plan(subjects=subjects, baseline=names[0], **{**short, **options})
     requests = {name: Requests(HEAD, (name.encode(),)) for name in names}
     recording = Recording()
@@ -204,7 +204,6 @@ def test_a_step_that_finds_no_service_is_not_held_and_the_next_is_tried(sleeper:
 def test_a_variant_that_fails_is_left_out_while_two_others_remain(sleeper: Any) -> None:
     server = sleeper(a=0.001, b=0.001, c=None)
     options: dict[str, Any] = {"modes": ("closed", "open"), "rate": 100.0, "seconds": 0.15}
-    options["warm_seconds"] = 0.1
     _, recording = run(server, **options)
     (note,) = recording.notes
     assert note.startswith("left out from then on, c: nothing was answered (")
