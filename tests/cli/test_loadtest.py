@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import http.server
 import inspect
 import json
 import os
@@ -122,6 +123,33 @@ def test_the_defaults_of_the_command_are_those_of_the_plan() -> None:
     for field in fields(Plan):
         if field.name not in apart:
             assert options[field.name] == field.default, field.name
+
+
+def test_the_key_is_told_to_the_services_own_metrics_only() -> None:
+    from slimq.cli.loadtest import _make_meter
+
+    keys: list[str | None] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            keys.append(self.headers["authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"process_cpu_seconds_total 1\n")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        for url in (f"http://{address}", "http://127.0.0.1:1", "http://elsewhere"):
+            meter = _make_meter(url, f"http://{address}/metrics", "s3cret", 5)
+            assert meter.problem is None
+            meter.close()
+        server.shutdown()
+    third = len(keys) // 3
+    assert keys == ["Bearer s3cret"] * 2 * third + [None] * third
 
 
 def test_a_plan_that_takes_longer_than_it_may_is_announced(capsys: Any) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from slimq.core.client import SlimqClient
     from slimq.core.observation import Observations, ObservationSpec
     from slimq.evaluation.loadtest.plan import Mode, Plan
+    from slimq.evaluation.loadtest.processor import Meter
     from slimq.evaluation.loadtest.recording import Recording
     from slimq.evaluation.loadtest.report import Report
     from slimq.evaluation.loadtest.session import Progress, Service
@@ -123,10 +124,9 @@ def loadtest(
     from slimq.core.client import SlimqClient
     from slimq.core.errors import CheckFailedError, ServiceError
     from slimq.evaluation.loadtest.plan import Order, Plan, choose_baseline, name_subjects
-    from slimq.evaluation.loadtest.processor import Meter
     from slimq.evaluation.loadtest.recording import Recording
     from slimq.evaluation.loadtest.report import Circumstances, make_report
-    from slimq.evaluation.loadtest.requests import refuse_credentials, same_host
+    from slimq.evaluation.loadtest.requests import refuse_credentials
     from slimq.evaluation.loadtest.session import TimeIsUpError
 
     refuse_credentials(url, "URL")
@@ -159,8 +159,7 @@ def loadtest(
         observations, origin = _read_observations(source, policies, policy, manifest.observation)
         folder = _make_folder(output, policy)
         models = _ask_all(client, policy, plan, observations)
-        at = metrics or f"{client.url}/metrics"
-        meter = Meter(at, api_key if same_host(client.url, at) else None, timeout)
+        meter = _make_meter(client.url, metrics, api_key, timeout)
         service = _make_service(
             client.url, policy, plan, observations, manifest.observation, meter, api_key
         )
@@ -283,13 +282,22 @@ def _check_models(
             recording.notes.append(f"{name} was republished during the test: its figures are mixed")
 
 
+def _make_meter(url: str, metrics: str | None, api_key: str | None, timeout: float) -> Meter:
+    """A meter that tells the service's key to nobody else."""
+    from slimq.evaluation.loadtest.processor import Meter
+    from slimq.evaluation.loadtest.requests import same_host
+
+    at = metrics or f"{url}/metrics"
+    return Meter(at, api_key if same_host(url, at) else None, timeout)
+
+
 def _make_service(
     url: str,
     policy: str,
     plan: Plan,
     observations: Observations,
     spec: ObservationSpec,
-    meter: Any,
+    meter: Meter,
     api_key: str | None,
 ) -> Service:
     from slimq.evaluation.loadtest.requests import Address, Requests, make_bodies, make_head
