@@ -52,14 +52,16 @@ if (!executors[mode]) {
 
 const scenarios = {};
 const thresholds = {};
-const each = (mode === 'steps' ? steps : 1) * seconds + 1;
+const grace = 5;
+// The next variant begins when the last answers of this one are in, or given up.
+const each = (mode === 'steps' ? steps : 1) * seconds + grace + 1;
 variants.forEach((variant, index) => {
   scenarios[variant] = {
     ...executors[mode],
     exec: 'act',
     env: { VARIANT: variant },
     startTime: `${index * each}s`,
-    gracefulStop: '5s',
+    gracefulStop: `${grace}s`,
   };
   // Only metrics with a threshold are kept for each scenario; these always hold.
   thresholds[`http_req_duration{scenario:${variant}}`] = ['max>=0'];
@@ -112,11 +114,11 @@ export function handleSummary(data) {
     const times = [latency.med, latency['p(90)'], latency['p(99)'], latency['p(99.9)'], latency.max];
     return [
       variant,
-      (latency.count / total).toFixed(1),
-      ...times.map((value) => value.toFixed(2)),
+      ((latency.count || 0) / total).toFixed(1),
+      ...times.map((value) => (value === undefined ? '–' : value.toFixed(2))),
       (found('http_req_failed', variant).passes || 0).toString(),
       (found('dropped_iterations', variant).count || 0).toString(),
-      (latency.med / base).toFixed(3),
+      latency.med && base ? (latency.med / base).toFixed(3) : '–',
     ];
   });
   const head = ['variant', 'requests/s', 'p50 ms', 'p90 ms', 'p99 ms', 'p99.9 ms', 'max ms'];

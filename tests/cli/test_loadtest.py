@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import http.server
+import inspect
 import json
 import os
 import signal
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +47,13 @@ def test_a_closed_loop_is_printed_and_written(
 ) -> None:
     folder = tmp_path / "report"
     arguments = ("--policy", "tiny", "--variants", "fp32,other", "--modes", "closed", *SHORT)
-    options = ("--policies", tiny_repository, "--output", folder, "--json")
+    options = ("--policies", tiny_repository, "--output", folder, "--seed", 7, "--json")
     done = slimq("loadtest", served, *arguments, *options)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert json.loads((folder / "loadtest.json").read_text()) == document
     assert document["ended"] == "complete"
+    assert document["plan"]["seed"] == 7
     assert document["observations"] == "16 observations of the calibration set"
     with SlimqClient(served) as client:
         for name in ("fp32", "other"):
@@ -70,6 +74,97 @@ def test_a_closed_loop_is_printed_and_written(
     assert "<svg" in (folder / "loadtest.html").read_text()
     assert "100%" in done.stderr
     assert f"wrote {folder}/loadtest.json, .html and .md" in done.stderr
+
+
+def test_names_that_are_no_text_are_replaced_in_the_report(
+    served: str, slimq: Any, tmp_path: Path
+) -> None:
+    states = tmp_path / os.fsdecode(b"st\xffates.npy")
+    with states.open("wb") as file:
+        np.save(file, np.zeros((3, 4), np.float32))
+    folder = tmp_path / os.fsdecode(b"rep\xffort")
+    arguments = ("--policy", "tiny", "--variants", "fp32", "--modes", "closed", "--rounds", 2)
+    options = ("--seconds", "0.05", "--input", states, "--output", folder)
+    done = slimq("loadtest", served, *arguments, *options)
+    assert done.returncode == 0, done.stderr
+    assert "st\ufffdates.npy" in done.stdout
+    assert "rep\ufffdort/loadtest.json" in done.stderr
+    document = json.loads((folder / "loadtest.json").read_text())
+    assert document["samples"]
+    assert document["plan"]["seed"] > 0  # drawn, of four thousand million
+    assert f"; seed {document['plan']['seed']}\n" in done.stdout
+
+
+def test_models_that_changed_or_went_away_meanwhile_are_noted(
+    served: str, tiny_repository: Path
+) -> None:
+    from slimq.cli.loadtest import _check_models
+    from slimq.evaluation.loadtest.recording import Recording
+
+    recording = Recording()
+    with SlimqClient(served) as client:
+        same = client.variant("tiny", "fp32").model.sha256
+        _check_models(client, "tiny", {"fp32": same, "other": "0" * 64, "gone": same}, recording)
+    changed, gone = recording.notes
+    assert changed == "other was republished during the test: its figures are mixed"
+    assert gone.startswith("whether gone is still the same model is not known: ")
+    assert "gone" in gone.removeprefix("whether gone")
+
+
+def test_the_defaults_of_the_command_are_those_of_the_plan() -> None:
+    from slimq.cli.loadtest import _read_modes, loadtest
+    from slimq.cli.units import parse_duration
+    from slimq.evaluation.loadtest.plan import Plan
+
+    options = {name: p.default for name, p in inspect.signature(loadtest).parameters.items()}
+    options["modes"] = _read_modes(options["modes"])
+    options["p99_us"] = parse_duration(options["p99"], "--p99")
+    apart = {"subjects", "baseline", "warm_seconds", "seed"}
+    for field in fields(Plan):
+        if field.name not in apart:
+            assert options[field.name] == field.default, field.name
+
+
+def test_the_key_is_told_to_the_services_own_metrics_only() -> None:
+    from slimq.cli.loadtest import _make_meter
+
+    keys: list[str | None] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            keys.append(self.headers["authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"process_cpu_seconds_total 1\n")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        for url in (f"http://{address}", "http://127.0.0.1:1", "http://elsewhere"):
+            meter = _make_meter(url, f"http://{address}/metrics", "s3cret", 5)
+            assert meter.problem is None
+            meter.close()
+        server.shutdown()
+    third = len(keys) // 3
+    assert keys == ["Bearer s3cret"] * 2 * third + [None] * third
+
+
+def test_a_plan_that_takes_longer_than_it_may_is_announced(capsys: Any) -> None:
+    from slimq.cli.loadtest import _warn_of_time
+    from slimq.evaluation.loadtest.plan import Plan, Subject
+
+    one = (Subject("fp32", "fp32"),)
+    plan = Plan(subjects=one, baseline="fp32", modes=("closed",), rounds=100, seconds=3.0)
+    _warn_of_time(plan)
+    assert capsys.readouterr().err == ""
+    _warn_of_time(replace(plan, minutes=4.0))
+    assert "this takes about 5.02 minutes, and --minutes allows 4: it" in capsys.readouterr().err
+    slow = replace(plan, modes=("open",), rate=1.0, seconds=0.5)  # blocks of eleven seconds
+    _warn_of_time(slow)
+    assert "this takes about 18.5 minutes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -133,11 +228,13 @@ def test_wrong_use_is_one_line_that_says_what_is_right(
         ("http://127.0.0.1:9", "cannot be reached"),
         ("127.0.0.1:8000", "expected an address such as http://127.0.0.1:8000"),
         ("http://", "expected an address such as http://127.0.0.1:8000"),
+        ("http://me:s3cret@127.0.0.1:9", "URL: expected an address without a name or password"),
     ],
 )
 def test_a_wrong_address_is_said_so(refused: Any, url: str, message: str) -> None:
     said = refused(url, "--policy", "tiny", "--variants", "fp32")
     assert message in said
+    assert "s3cret" not in said
     assert len(said.splitlines()) == 1
 
 
@@ -204,6 +301,7 @@ def test_it_ends_when_its_time_is_over(served: str, tiny_repository: Path, tmp_p
     start = time.monotonic()
     out, error = process.communicate(timeout=60)
     assert process.returncode == 1
+    assert "and --minutes allows 0.08: it will end before all is measured" in error
     assert "the load test ended after its 0.08 minutes" in error
     assert "ended after its 0.08 minutes" in out
     assert json.loads((tmp_path / "loadtest.json").read_text())["samples"]

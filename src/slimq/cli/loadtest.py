@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
+import secrets
+import signal
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,11 +22,10 @@ if TYPE_CHECKING:
     from slimq.core.client import SlimqClient
     from slimq.core.observation import Observations, ObservationSpec
     from slimq.evaluation.loadtest.plan import Mode, Plan
+    from slimq.evaluation.loadtest.processor import Meter
     from slimq.evaluation.loadtest.recording import Recording
     from slimq.evaluation.loadtest.report import Report
     from slimq.evaluation.loadtest.session import Progress, Service
-
-STEM = "loadtest"
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -58,7 +61,7 @@ def loadtest(
     rate: Annotated[
         float | None,
         typer.Option(
-            min=0.1,
+            min=0.2,
             max=100_000,
             help="Requests per second of the open loop; by default half of what the slowest "
             "variant can do.",
@@ -83,7 +86,12 @@ def loadtest(
     minutes: Annotated[
         float, typer.Option(min=0.05, max=1440, help="The longest it may take.")
     ] = 15,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order within the rounds.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of the order within the rounds; by default drawn, and in the report."
+        ),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -116,11 +124,13 @@ def loadtest(
     from slimq.core.client import SlimqClient
     from slimq.core.errors import CheckFailedError, ServiceError
     from slimq.evaluation.loadtest.plan import Order, Plan, choose_baseline, name_subjects
-    from slimq.evaluation.loadtest.processor import Meter
     from slimq.evaluation.loadtest.recording import Recording
     from slimq.evaluation.loadtest.report import Circumstances, make_report
+    from slimq.evaluation.loadtest.requests import refuse_credentials
     from slimq.evaluation.loadtest.session import TimeIsUpError
 
+    refuse_credentials(url, "URL")
+    refuse_credentials(metrics or "", "--metrics")
     with SlimqClient(url, api_key=api_key) as client:
         manifest = client.policy(policy)
         named = [name.strip() for name in variants.split(",") if name.strip()]
@@ -142,13 +152,14 @@ def loadtest(
             batch=batch,
             timeout=timeout,
             minutes=minutes,
-            seed=seed,
+            seed=secrets.randbelow(2**32) if seed is None else seed,
         )
         plan.check()
+        _warn_of_time(plan)
         observations, origin = _read_observations(source, policies, policy, manifest.observation)
         folder = _make_folder(output, policy)
         models = _ask_all(client, policy, plan, observations)
-        meter = Meter(metrics or f"{client.url}/metrics", api_key, timeout)
+        meter = _make_meter(client.url, metrics, api_key, timeout)
         service = _make_service(
             client.url, policy, plan, observations, manifest.observation, meter, api_key
         )
@@ -158,7 +169,6 @@ def loadtest(
         ended, problem = "complete", None
         try:
             _drive(service, plan, recording)
-            _check_models(client, policy, models, recording)
         except KeyboardInterrupt:
             ended = "interrupted"
         except TimeIsUpError:
@@ -167,26 +177,37 @@ def loadtest(
             ended, problem = f"ended by an error: {error}", error
         finally:
             meter.close()
-        report = make_report(
-            recording,
-            plan,
-            Circumstances(
-                url=client.url,
-                policy=policy,
-                models=models,
-                observations=origin,
-                started=started,
-                seconds=time.monotonic() - begin,
-                ended=ended,
-            ),
+        circumstances = Circumstances(
+            url=client.url,
+            policy=policy,
+            models=models,
+            observations=origin,
+            started=started,
+            seconds=time.monotonic() - begin,
+            ended=ended,
         )
+        with _undisturbed():
+            _check_models(client, policy, models, recording)
+            report = make_report(recording, plan, circumstances)
     _write(report, folder, as_json=as_json)
     if problem is not None:
         raise problem
     if ended == "interrupted":
         raise typer.Exit(130)
     if ended != "complete":
-        raise CheckFailedError(f"the load test {ended}; {folder} has what was measured")
+        raise CheckFailedError(f"the load test {ended}; {_readable(folder)} has what was measured")
+
+
+def _warn_of_time(plan: Plan) -> None:
+    from slimq.evaluation.loadtest.session import guess_seconds
+
+    needed = guess_seconds(plan) / 60
+    if needed > plan.minutes:
+        typer.echo(
+            f"this takes about {needed:.3g} minutes, and --minutes allows {plan.minutes:g}: "
+            "it will end before all is measured",
+            err=True,
+        )
 
 
 def _read_modes(text: str) -> tuple[Mode, ...]:
@@ -220,7 +241,7 @@ def _read_observations(
 
     if source is not None:
         found = spec.check(read_observations(source), "--input")
-        return found, f"{len(found)} observations of {source}"
+        return found, f"{len(found)} observations of {_readable(source)}"
     found = read_calibration(Repository(policies), policy, spec)
     return found, f"{len(found):,} observations of the calibration set"
 
@@ -228,7 +249,7 @@ def _read_observations(
 def _make_folder(output: Path | None, policy: str) -> Path:
     """Made before the load, so that nothing is measured that cannot be written."""
     if output is None:
-        output = Path("runs") / STEM / f"{policy}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        output = Path("runs") / "loadtest" / f"{policy}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     output.mkdir(parents=True, exist_ok=True)
     return output
 
@@ -248,9 +269,26 @@ def _ask_all(
 def _check_models(
     client: SlimqClient, policy: str, models: dict[str, str], recording: Recording
 ) -> None:
+    """Notes what was republished meanwhile; that this cannot be known is a note as well."""
+    from slimq.core.errors import SlimqError
+
     for name, sha256 in models.items():
-        if client.variant(policy, name).model.sha256 != sha256:
+        try:
+            same = client.variant(policy, name).model.sha256 == sha256
+        except SlimqError as error:
+            recording.notes.append(f"whether {name} is still the same model is not known: {error}")
+            continue
+        if not same:
             recording.notes.append(f"{name} was republished during the test: its figures are mixed")
+
+
+def _make_meter(url: str, metrics: str | None, api_key: str | None, timeout: float) -> Meter:
+    """A meter that tells the service's key to nobody else."""
+    from slimq.evaluation.loadtest.processor import Meter
+    from slimq.evaluation.loadtest.requests import same_host
+
+    at = metrics or f"{url}/metrics"
+    return Meter(at, api_key if same_host(url, at) else None, timeout)
 
 
 def _make_service(
@@ -259,7 +297,7 @@ def _make_service(
     plan: Plan,
     observations: Observations,
     spec: ObservationSpec,
-    meter: Any,
+    meter: Meter,
     api_key: str | None,
 ) -> Service:
     from slimq.evaluation.loadtest.requests import Address, Requests, make_bodies, make_head
@@ -306,25 +344,38 @@ def _figures(progress: Progress) -> dict[str, str]:
     return figures
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without interrupts: another Ctrl-C must not cost what was measured."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _write(report: Report, folder: Path, *, as_json: bool) -> None:
-    """Prints the report, and writes it in three forms."""
-    from pydantic import TypeAdapter
+    """Writes the figures, prints them even where that failed, and draws last."""
+    from slimq.evaluation.loadtest.documents import (
+        STEM,
+        render_document,
+        write_figures,
+        write_page,
+    )
+    from slimq.evaluation.loadtest.tables import render
 
-    from slimq.evaluation.loadtest.drawings import draw_all
-    from slimq.evaluation.loadtest.page import render_page
-    from slimq.evaluation.loadtest.report import Report
-    from slimq.evaluation.loadtest.tables import judge, render
+    try:
+        with _undisturbed():
+            write_figures(report, folder)
+    finally:
+        text = render_document(report) if as_json else render(report, markdown=False)
+        typer.echo(text, nl=as_json)
+    problem = write_page(report, folder)
+    if problem is not None:
+        typer.echo(f"no plots could be drawn: {problem}", err=True)
+    typer.echo(f"wrote {_readable(folder)}/{STEM}.json, .html and .md", err=True)
 
-    document: dict[str, Any] = TypeAdapter(Report).dump_python(report, mode="json")
-    for difference, plain in zip(report.differences, document["differences"], strict=True):
-        plain |= {"real": difference.real, "verdict": judge(difference)}
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    forms: dict[Literal["json", "md", "html"], str] = {
-        "json": text + "\n",
-        "md": render(report, markdown=True),
-        "html": render_page(report, draw_all(report)),
-    }
-    for suffix, content in forms.items():
-        (folder / f"{STEM}.{suffix}").write_text(content, encoding="utf-8")
-    typer.echo(text if as_json else render(report, markdown=False), nl=as_json)
-    typer.echo(f"wrote {folder}/{STEM}.json, .html and .md", err=True)
+
+def _readable(path: str | Path) -> str:
+    """A name as text that can be written: bytes that are none are replaced."""
+    return os.fsencode(path).decode(errors="replace")

@@ -24,6 +24,7 @@ def make_sample(label: str, number: int = 0, **values: Any) -> Sample:
         "number": number,
         "label": label,
         "rate": None,
+        "seconds": 1.0,
         "throughput": 1000.0,
         "sent": 1000,
         "answered": 1000,
@@ -151,6 +152,53 @@ def test_rounds_without_a_value_are_left_out_and_too_few_are_not_judged() -> Non
     assert (found["p50"].rounds, found["p50"].real, found["p50"].ratio) == (12, False, 1.0)
 
 
+@pytest.mark.parametrize("loser", ["fp32", "int8"])
+def test_a_latency_beside_lost_requests_is_not_judged(loser: str) -> None:
+    """The slow half of the requests times out on one side: what is left says nothing."""
+    plan = make_plan(["fp32", "int8"], modes=("closed",), rounds=14)
+    recording = Recording()
+    for number in range(14):
+        for label in ("fp32", "int8"):
+            fast = 0.5 if label == "int8" else 1.0
+            lost: dict[str, Any] = {"failed": {"timeout": 3}} if label == loser else {}
+            values = {"p50_us": 2000 * fast, "p99_us": 3000 * fast, "processor_us": 500 * fast}
+            speed = 1000 / fast
+            recording.samples.append(make_sample(label, number, throughput=speed, **values, **lost))
+    found = {d.statistic: d for d in find_differences(recording, plan)}
+    assert found["throughput"].real
+    for statistic in ("p10", "p50", "p99", "processor"):
+        assert found[statistic].real is None
+        assert found[statistic].unjudged == "0.3 % lost"
+    assert found["p50"].ratio == pytest.approx(0.5)
+
+
+def test_a_round_whose_answers_all_came_too_late_leaves_no_verdict_on_latency() -> None:
+    plan = make_plan(["fp32", "int8"], modes=("closed",), rounds=14)
+    recording = Recording()
+    for number in range(14):
+        late = {"throughput": 0.0, "p10_us": None, "p50_us": None, "p99_us": None}
+        values: dict[str, Any] = late if number == 3 else {"p50_us": 1000.0}
+        recording.samples += [make_sample("fp32", number), make_sample("int8", number, **values)]
+    found = {d.statistic: d for d in find_differences(recording, plan)}
+    assert found["p50"].unjudged == "rounds without a latency: 1"
+    assert (found["throughput"].rounds, found["processor"].unjudged) == (14, None)
+
+
+def test_rounds_without_one_answer_count_as_the_slowest() -> None:
+    """Without them the three rounds that were answered would make the variant the better one."""
+    plan = make_plan(["fp32", "int8"], modes=("closed",), rounds=20)
+    recording = Recording()
+    for number in range(20):
+        speed = 0.0 if number < 17 else 2000.0 + number
+        recording.samples += [
+            make_sample("fp32", number, throughput=1000.0 + number),
+            make_sample("int8", number, throughput=speed),
+        ]
+    (found,) = [d for d in find_differences(recording, plan) if d.statistic == "throughput"]
+    assert (found.rounds, found.real) == (20, True)
+    assert found.ratio < 0.001
+
+
 def test_one_variant_at_a_time_gives_ratios_without_a_verdict() -> None:
     plan = make_plan(["fp32", "int8"], modes=("closed",), rounds=20, order="alone")
     recording = simulate(np.random.default_rng(5), plan, 2.0)
@@ -186,6 +234,29 @@ def test_a_variant_that_held_no_rate_has_a_ceiling_of_zero() -> None:
     base, other = find_ceilings(recording, plan)
     assert (base.rate, base.ended) == (0.0, "p99")
     assert (other.rate, other.ratio, other.ended) == (100.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("capped", "ratio", "bounds"),
+    [
+        ({("int8", 1)}, 2.0, ("", ">=")),
+        ({("fp32", 0)}, 2.0, ("", "<=")),
+        ({("fp32", 1), ("int8", 1)}, None, ("", "")),
+    ],
+)
+def test_a_rate_past_which_nothing_was_tried_is_a_bound(
+    capped: set[tuple[str, int]], ratio: float | None, bounds: tuple[str, str]
+) -> None:
+    plan = make_plan(["fp32", "int8"], modes=("steps",), p99_us=5000.0)
+    recording = Recording(capped=capped)
+    for sweep in range(2):
+        recording.samples += [step("fp32", sweep, 100.0, 90.0), step("int8", sweep, 200.0, 90.0)]
+    base, other = find_ceilings(recording, plan)
+    assert (other.rate, other.ratio) == (200.0, ratio)
+    assert (base.bound, other.bound) == bounds
+    for found in (base, other):
+        assert found.capped == (found.label in {label for label, _ in capped})
+        assert found.ended == ("cap" if (found.label, 1) in capped else None)
 
 
 @pytest.mark.parametrize(

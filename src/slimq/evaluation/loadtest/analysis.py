@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,8 @@ from slimq.evaluation.loadtest.plan import ERROR_RATE, STATISTICS, Mode, Plan
 from slimq.evaluation.loadtest.recording import Recording, Sample
 
 LOST_SHARE = 0.001
-"""More lost requests than this, and a rate does not count as held."""
+"""More lost requests than this, and a rate does not count as held, nor is a latency judged."""
+LATENCIES = ("p10", "p50", "p99")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Difference:
         low: lower end of its interval; None, as the upper one, where there are too few rounds.
         high: upper end.
         rounds: pairs.
+        unjudged: why there is no verdict though there are rounds enough; None without a reason.
     """
 
     mode: Mode
@@ -54,11 +56,12 @@ class Difference:
     low: float | None
     high: float | None
     rounds: int
+    unjudged: str | None = None
 
     @property
     def real(self) -> bool | None:
-        """Whether it is larger than the noise; None where that was not tested."""
-        if self.low is None or self.high is None:
+        """Whether it is larger than the noise; None where that was not tested or not judged."""
+        if self.low is None or self.high is None or self.unjudged is not None:
             return None
         return not self.low <= 1.0 <= self.high
 
@@ -71,10 +74,13 @@ class Ceiling:
         label: of the variant.
         rates: the highest of each sweep, in requests per second; 0 where none was held.
         rate: the middle of them.
-        ratio: the middle of the sweeps' ratios to the baseline; None without one.
+        ratio: the middle of the sweeps' ratios to the baseline; None without one, and where both
+            are capped.
         low: the smallest of these ratios.
         high: the largest.
-        ended: what ended the last sweep.
+        ended: what ended the last sweep; `cap` where it still held and no more was tried.
+        capped: whether any sweep ended so, which makes the rate a lower bound.
+        bound: `>=` or `<=` where the ratio is only a bound, because one of the two is capped.
     """
 
     label: str
@@ -84,10 +90,17 @@ class Ceiling:
     low: float | None
     high: float | None
     ended: str | None
+    capped: bool = False
+    bound: str = ""
 
 
 def find_differences(recording: Recording, plan: Plan) -> list[Difference]:
-    """Every comparison of the plan for which something was measured."""
+    """Every comparison of the plan for which something was measured.
+
+    Latencies and processor times are of answered requests: where either side lost more than
+    `LOST_SHARE` of its own over the mode, or has a round without a latency, the slowest may be
+    those that are missing, and there is no verdict.
+    """
     error = ERROR_RATE / max(1, plan.comparisons)
     found = []
     for mode in plan.modes:
@@ -95,14 +108,21 @@ def find_differences(recording: Recording, plan: Plan) -> list[Difference]:
             if subject.label == plan.baseline:
                 continue
             for statistic in STATISTICS[mode]:
-                base = _by_round(recording.of(mode, plan.baseline), statistic)
-                ours = _by_round(recording.of(mode, subject.label), statistic)
+                sides = recording.of(mode, plan.baseline), recording.of(mode, subject.label)
+                base, ours = (_by_round(samples, statistic) for samples in sides)
                 rounds = sorted(base.keys() & ours.keys())
                 if rounds:
                     logs = np.log([ours[number] / base[number] for number in rounds])
                     tested = plan.order == "interleaved"
-                    found.append(_compare(mode, statistic, subject.label, logs, error, tested))
+                    difference = _compare(mode, statistic, subject.label, logs, error, tested)
+                    found.append(replace(difference, unjudged=_why_unjudged(statistic, *sides)))
     return found
+
+
+def lost_share(samples: Sequence[Sample]) -> float:
+    """Share of all requests that were due without an answer of status 200."""
+    due = sum(sample.sent + sample.dropped for sample in samples)
+    return sum(sample.lost for sample in samples) / max(1, due)
 
 
 def signed_rank_interval(
@@ -134,6 +154,7 @@ def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
         for subject in plan.subjects
     }
     base = held[plan.baseline]
+    capped = {label for label, _ in recording.capped}
     found = []
     for subject in plan.subjects:
         samples = recording.of("steps", subject.label)
@@ -145,8 +166,11 @@ def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
             for number in sorted(rates.keys() & base.keys())
             if base[number]
         ]
-        if subject.label == plan.baseline:
+        sides = (subject.label in capped, plan.baseline in capped)
+        if subject.label == plan.baseline or all(sides):
             ratios = []
+        last = samples[-1]
+        ended = why_not_held(last, plan.p99_us)
         ceiling = Ceiling(
             subject.label,
             tuple(rates[number] for number in sorted(rates)),
@@ -154,7 +178,9 @@ def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
             float(np.median(ratios)) if ratios else None,
             min(ratios, default=None),
             max(ratios, default=None),
-            why_not_held(samples[-1], plan.p99_us),
+            "cap" if (subject.label, last.number) in recording.capped else ended,
+            sides[0],
+            ("<=" if sides[1] else ">=") if ratios and any(sides) else "",
         )
         found.append(ceiling)
     return found
@@ -162,8 +188,7 @@ def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
 
 def why_not_held(sample: Sample, p99_us: float) -> str | None:
     """What a block of a constant rate fell short in; None where it held."""
-    lost = sample.lost / max(1, sample.sent + sample.dropped)
-    if lost > LOST_SHARE:
+    if lost_share([sample]) > LOST_SHARE:
         return "dropped" if sample.dropped >= sum(sample.failed.values()) else "failed"
     if sample.p99_us is None:
         return "failed"
@@ -180,7 +205,24 @@ def _held_rates(samples: Sequence[Sample], p99_us: float) -> dict[int, float]:
 
 def _by_round(samples: Sequence[Sample], statistic: str) -> dict[int, float]:
     values = {sample.number: sample.statistic(statistic) for sample in samples}
-    return {number: value for number, value in values.items() if value}
+    return {number: value for number, value in values.items() if value is not None}
+
+
+def _why_unjudged(statistic: str, base: Sequence[Sample], ours: Sequence[Sample]) -> str | None:
+    if statistic == "throughput":
+        return None
+    lost = max(lost_share(base), lost_share(ours))
+    if lost > LOST_SHARE:
+        return f"{100 * lost:.2g} % lost"
+    both = {sample.number for sample in base} & {sample.number for sample in ours}
+    empty = {
+        sample.number
+        for sample in (*base, *ours)
+        if sample.number in both and sample.statistic(statistic) is None
+    }
+    if statistic in LATENCIES and empty:
+        return f"rounds without a latency: {len(empty)}"
+    return None
 
 
 def _compare(

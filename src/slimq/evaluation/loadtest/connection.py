@@ -18,11 +18,14 @@ from slimq.core.errors import ServiceError
 from slimq.evaluation.loadtest.requests import Address
 
 RETRY_SECONDS = 0.05
+_POLL_SECONDS = 0.001
 CONNECT_SECONDS = 10.0
 
 BROKEN = "connection"
 """Reason of a request whose connection ended before its answer did."""
 MALFORMED = "malformed"
+FINAL = 200
+"""A status below it announces another answer."""
 
 
 class Load(Protocol):
@@ -92,8 +95,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The parser has seen a whole answer; what follows it is looked at when it has returned."""
+        status = self._parser.get_status_code()
+        if status < FINAL:
+            return
         self._messages += 1
-        self._status = self._parser.get_status_code()
+        self._status = status
         self._kept = self._parser.should_keep_alive()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
@@ -137,6 +143,8 @@ class Pool:
         self.open: set[Connection] = set()
         self._address, self._count = address, count
         self._opening: set[asyncio.Task[None]] = set()
+        self._reserved = 0
+        self._tls = ssl.create_default_context() if address.tls else None
         self.closed = False
 
     def rest(self) -> None:
@@ -147,19 +155,35 @@ class Pool:
         """Whether another request can be sent on it."""
         return connection in self.open
 
-    async def fill(self) -> None:
+    async def fill(self, patience: float = 0.0) -> bool:
         """Opens what is missing.
 
+        Args:
+            patience: seconds for which a service that refuses is asked again.
+
+        Returns:
+            Whether it refused at first.
+
         Raises:
-            ServiceError: the service cannot be reached.
+            ServiceError: the service cannot be reached, or ends what it has just opened.
         """
+        url, begin, refused = self._address.authority, time.monotonic(), False
+        await asyncio.sleep(_POLL_SECONDS)  # what has ended by now is heard of
         while len(self.open) < self._count:
+            if time.monotonic() - begin > patience + CONNECT_SECONDS:
+                raise ServiceError(url, None, "ends connections as soon as they are open")
+            if not self._missing():
+                await asyncio.sleep(_POLL_SECONDS)
+                continue
             try:
                 await self._connect()
             except (OSError, TimeoutError) as error:
-                url = self._address.authority
-                problem = f"cannot be reached ({error or type(error).__name__})"
-                raise ServiceError(url, None, problem) from error
+                refused = True
+                if time.monotonic() - begin >= patience:
+                    problem = f"cannot be reached ({error or type(error).__name__})"
+                    raise ServiceError(url, None, problem) from error
+                await asyncio.sleep(RETRY_SECONDS)
+        return refused
 
     def lose(self, connection: Connection) -> None:
         """A connection has ended: another is opened in its place."""
@@ -183,7 +207,7 @@ class Pool:
         await asyncio.sleep(0)
 
     async def _reopen(self) -> None:
-        while not self.closed and len(self.open) < self._count:
+        while not self.closed and self._missing():
             try:
                 connection = await self._connect()
             except (OSError, TimeoutError):
@@ -192,13 +216,22 @@ class Pool:
             self.load.opened(connection)
             return
 
+    def _missing(self) -> int:
+        """Connections that are neither open nor being opened."""
+        return self._count - len(self.open) - self._reserved
+
     async def _connect(self) -> Connection:
         address = self._address
-        context = ssl.create_default_context() if address.tls else None
         factory: Callable[[], Connection] = lambda: Connection(self)  # noqa: E731
-        async with asyncio.timeout(CONNECT_SECONDS):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                factory, address.host, address.port, ssl=context
-            )
+        self._reserved += 1
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                transport, connection = await asyncio.get_running_loop().create_connection(
+                    factory, address.host, address.port, ssl=self._tls
+                )
+        finally:
+            self._reserved -= 1
+        if transport.is_closing():
+            raise ConnectionResetError("it ended at once")
         self.open.add(connection)
         return connection

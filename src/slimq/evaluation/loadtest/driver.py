@@ -19,13 +19,14 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from slimq.evaluation.loadtest.connection import Connection, Pool
+from slimq.evaluation.loadtest.plan import SETTLE_SHARE
 from slimq.evaluation.loadtest.requests import Requests
 from slimq.evaluation.loadtest.ticker import Ticker
 
 OK = 200
 TIMEOUT = "timeout"
-SETTLE_SHARE, SETTLE_SECONDS = 0.1, 0.2
-"""Of a block's start that is not counted: what the block before left behind meets it."""
+SETTLE_SECONDS = 0.2
+"""Of a block's start at most are not counted: what the block before left behind meets it."""
 _SWEEP_SECONDS = 0.05
 
 

@@ -34,7 +34,7 @@ def render_page(report: Report, drawings: Mapping[str, str]) -> str:
     plan = report.plan
     about = (
         f"{report.started}, {report.seconds:.0f} s, {report.ended}; {report.observations}; "
-        f"batch {plan.batch}; {plan.order}; the baseline is {plan.baseline}"
+        f"batch {plan.batch}; {plan.order}; the baseline is {plan.baseline}; seed {plan.seed}"
     )
     parts = [f"<h1>{escape(report.policy)} at {escape(report.url)}</h1>", f"<p>{escape(about)}</p>"]
     parts.append(_items([*verdicts(report), *(f"Note: {note}" for note in report.notes)]))

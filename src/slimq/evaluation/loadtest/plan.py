@@ -35,6 +35,12 @@ ERROR_RATE = 0.01
 """Probability that any difference at all is called real in a test where there is none."""
 
 
+LEAST_REQUESTS = 10
+"""That a block of `open` must have in the part that counts."""
+SETTLE_SHARE = 0.1
+"""Of a block's start that is not counted: what the block before left behind meets it."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A variant under test; `label` tells it from itself where it is named twice."""
@@ -95,15 +101,26 @@ class Plan:
         return (len(self.subjects) - 1) * sum(len(STATISTICS[mode]) for mode in self.modes)
 
     def check(self) -> None:
-        """Holds the number of rounds to what the comparisons need.
+        """Holds rounds to what the comparisons need, and blocks to what a rate needs.
 
         Raises:
-            InvalidInputError: with so few rounds no difference, however large, could be told.
+            InvalidInputError: with so few rounds no difference, however large, could be told; or
+                with so short blocks hardly a request of the open loop would count.
         """
         needed = needed_rounds(self.comparisons)
         if self.comparisons and self.rounds < needed:
             expected = f"at least {needed} for {self.comparisons} comparisons"
             raise InvalidInputError("--rounds", expected, str(self.rounds))
+        if "open" in self.modes and self.rate and self.open_seconds(self.rate) > self.seconds:
+            least = f"at least {self.open_seconds(self.rate):g}"
+            expected = f"{least} at --rate {self.rate:g}, so that {LEAST_REQUESTS} requests count"
+            raise InvalidInputError("--seconds", expected, f"{self.seconds:g}")
+
+    def open_seconds(self, rate: float) -> float:
+        """Length of a block of `open`: longer than asked for where hardly a request would count."""
+        return max(
+            self.seconds, math.ceil(1e3 * LEAST_REQUESTS / ((1 - SETTLE_SHARE) * rate)) / 1e3
+        )
 
 
 def needed_rounds(comparisons: int) -> int:

@@ -67,11 +67,14 @@ class Meter:
     def _read(self) -> float:
         try:
             answer = self._http.get(self._url)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ServiceError(self._url, None, f"cannot be read ({error})") from error
         if answer.status_code != httpx.codes.OK:
             raise ServiceError(self._url, answer.status_code, "no metrics for this client")
         found = _LINE.search(answer.text)
         if found is None:
             raise ServiceError(self._url, None, f"has no {METRIC}")
-        return float(found[1])
+        try:
+            return float(found[1])
+        except ValueError as error:
+            raise ServiceError(self._url, None, f"has {METRIC} {found[1]}") from error

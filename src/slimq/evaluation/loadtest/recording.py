@@ -1,8 +1,9 @@
 """What has been measured: a sample of every block, and histograms over all blocks of a kind.
 
 Histograms are HDR histograms (Tene; hdrhistogram.org): every value to three digits from a
-microsecond to minutes, in a few kilobytes, and they add up exactly. Quantiles over a whole phase
-come from them. Means of the blocks' quantiles would be quantiles of nothing.
+microsecond to minutes, in some 170 kilobytes of memory and few in a file, and they add up exactly.
+Quantiles over a whole phase come from them. Means of the blocks' quantiles would be quantiles of
+nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from slimq.evaluation.loadtest.plan import Mode
 
 MOST_US = 600_000_000
 DIGITS = 3
+TICK_SECONDS = 0.01
+"""In which the kernel counts processor time; less than half of one was not seen."""
 QUANTILES = (0.1, 0.5, 0.9, 0.99, 0.999)
 
 Key = tuple[Mode, str, float | None]
@@ -34,6 +37,7 @@ class Sample:
         number: of the round or the sweep, from 0.
         label: of the variant.
         rate: requests per second that were due; None in a closed loop.
+        seconds: of the part that counts.
         throughput: answered requests per second.
         sent: requests.
         answered: with status 200.
@@ -43,7 +47,8 @@ class Sample:
         p10_us: a quantile, as the next two.
         p50_us: as above.
         p99_us: as above.
-        processor_us: the service's processor time per answered request; None where it is unknown.
+        processor_us: the service's processor time per answered request, of half a tick in the
+            block at least; None where it is unknown.
         late_us: 99 of 100 requests were noticed by the generator at most so long after they
             were due; None in a closed loop.
         generator: share of the time in which the generator was busy.
@@ -53,6 +58,7 @@ class Sample:
     number: int
     label: str
     rate: float | None
+    seconds: float
     throughput: float
     sent: int
     answered: int
@@ -67,9 +73,9 @@ class Sample:
     generator: float
 
     def statistic(self, name: str) -> float | None:
-        """What is compared under this name."""
+        """What is compared under this name: of the throughput, half a request at least."""
         values = {
-            "throughput": self.throughput,
+            "throughput": max(self.throughput, 0.5 / self.seconds),
             "p10": self.p10_us,
             "p50": self.p50_us,
             "p99": self.p99_us,
@@ -90,11 +96,13 @@ class Recording:
     Attributes:
         samples: in the order in which they were taken.
         histograms: of microseconds.
+        capped: label and sweep of steps that ended because no higher rate was tried.
         notes: what went otherwise than planned.
     """
 
     samples: list[Sample] = field(default_factory=list)
     histograms: dict[Key, HdrHistogram] = field(default_factory=dict)
+    capped: set[tuple[str, int]] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     def add(
@@ -118,6 +126,7 @@ class Recording:
             number=number,
             label=label,
             rate=rate,
+            seconds=answers.seconds,
             throughput=answers.completed / answers.seconds,
             sent=answers.sent,
             answered=answers.answered,
@@ -128,7 +137,7 @@ class Recording:
             p50_us=p50,
             p99_us=p99,
             processor_us=(
-                processor_seconds / answers.answered * 1e6
+                max(processor_seconds, TICK_SECONDS / 2) / answers.answered * 1e6
                 if processor_seconds is not None and answers.answered
                 else None
             ),

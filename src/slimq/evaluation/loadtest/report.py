@@ -16,6 +16,7 @@ from slimq.evaluation.loadtest.analysis import (
     Difference,
     find_ceilings,
     find_differences,
+    lost_share,
 )
 from slimq.evaluation.loadtest.plan import ERROR_RATE, Mode, Plan
 from slimq.evaluation.loadtest.recording import Recording, Sample, read_quantiles
@@ -180,8 +181,6 @@ def _find_notes(recording: Recording, plan: Plan) -> list[str]:
                 f"{mode}: in {busy} of {len(samples)} blocks the load generator was busy for more "
                 f"than {BUSY:.0%} of the time, and may have been what was slow"
             )
-        if mode == "steps":
-            continue
         late = sum(
             sample.late_us is not None
             and sample.p99_us is not None
@@ -193,10 +192,24 @@ def _find_notes(recording: Recording, plan: Plan) -> list[str]:
                 f"{mode}: in {late} of {len(samples)} blocks the load generator itself was late by "
                 f"more than {LATE_SHARE:.0%} of the p99, which is part of the latencies"
             )
-        for what, count in (
-            ("failed", sum(sum(sample.failed.values()) for sample in samples)),
-            ("were due and never sent", sum(sample.dropped for sample in samples)),
-        ):
-            if count:
-                notes.append(f"{mode}: {count:,} requests {what}; latencies are of the others")
+        if mode != "steps":  # these climb until requests are lost: what ended them says so
+            notes += _find_losses(recording, plan, mode)
+    return notes
+
+
+def _find_losses(recording: Recording, plan: Plan, mode: Mode) -> list[str]:
+    """Of each variant that lost requests: how many, and why."""
+    notes = []
+    for subject in plan.subjects:
+        samples = recording.of(mode, subject.label)
+        lost: Counter[str] = Counter()
+        for sample in samples:
+            lost.update(sample.failed)
+            lost["due and never sent"] += sample.dropped
+        if lost.total():
+            reasons = ", ".join(f"{n:,} × {reason}" for reason, n in lost.most_common() if n)
+            notes.append(
+                f"{mode}: {subject.label} lost {100 * lost_share(samples):.2g} % of its requests "
+                f"({reasons}); latencies are of the others"
+            )
     return notes

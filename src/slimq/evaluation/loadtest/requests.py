@@ -7,10 +7,12 @@ Everything is encoded before the first request, so that the generator only sends
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+import httpx
 import numpy as np
 
 from slimq.core.calibration import CalibrationSet
@@ -42,11 +44,12 @@ class Address:
 
     @staticmethod
     def parse(url: str) -> Address:
-        """Reads a URL that `SlimqClient` has taken."""
-        parts = urlsplit(url)
+        """Reads a URL that `SlimqClient` has taken; host and path as they travel, in ASCII."""
+        parts = httpx.URL(url)
         tls = parts.scheme == "https"
         port = parts.port or (443 if tls else 80)
-        return Address(parts.hostname or "", port, tls, parts.path.rstrip("/"))
+        path = parts.raw_path.decode("ascii").partition("?")[0]
+        return Address(parts.raw_host.decode("ascii"), port, tls, path.rstrip("/"))
 
     @property
     def authority(self) -> str:
@@ -75,6 +78,31 @@ def make_head(address: Address, policy: str, variant: str, size: int, key: str |
     if key is not None:
         lines.append(f"authorization: Bearer {key}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+
+def refuse_credentials(url: str, field: str) -> None:
+    """Holds an address to having no name or password, which reports would spread.
+
+    Args:
+        url: of a service or of metrics; what is no URL passes.
+        field: what the error names.
+
+    Raises:
+        InvalidInputError: it has one.
+    """
+    with contextlib.suppress(httpx.InvalidURL, UnicodeError):
+        if httpx.URL(url).userinfo:
+            expected = "an address without a name or password (a key goes into --api-key)"
+            raise InvalidInputError(field, expected, "one with them")
+
+
+def same_host(url: str, other: str) -> bool:
+    """Whether what one address may be told may be told to another: same host, no less guarded."""
+    try:
+        first, second = httpx.URL(url), httpx.URL(other)
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    return first.raw_host == second.raw_host and second.scheme in ("https", first.scheme)
 
 
 def read_calibration(repository: Repository, policy: str, spec: ObservationSpec) -> Observations:

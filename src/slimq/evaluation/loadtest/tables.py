@@ -21,8 +21,11 @@ ENDINGS = {
     "p99": "the p99 was above the target",
     "dropped": "requests were dropped",
     "failed": "requests failed",
+    "cap": "still held, not tried further",
     None: "nothing did: the sweep was not finished",
 }
+
+BOUNDS = {"": "", ">=": "≥ ", "<=": "≤ "}
 
 Table = list[list[str]]
 
@@ -69,9 +72,11 @@ def ceilings_table(report: Report) -> Table:
     for ceiling in report.ceilings:
         ratio = MISSING
         if ceiling.ratio is not None and ceiling.low is not None and ceiling.high is not None:
-            ratio = f"{ceiling.ratio:.2f} ({ceiling.low:.2f} to {ceiling.high:.2f})"
+            bound = BOUNDS[ceiling.bound]
+            ratio = f"{bound}{ceiling.ratio:.2f} ({ceiling.low:.2f} to {ceiling.high:.2f})"
         rates = ", ".join(f"{rate:,.0f}" for rate in ceiling.rates)
-        rows.append([ceiling.label, f"{ceiling.rate:,.0f}", rates, ratio, ENDINGS[ceiling.ended]])
+        rate = f"{BOUNDS['>=' if ceiling.capped else '']}{ceiling.rate:,.0f}"
+        rows.append([ceiling.label, rate, rates, ratio, ENDINGS[ceiling.ended]])
     return [head, *rows]
 
 
@@ -82,22 +87,22 @@ def verdicts(report: Report) -> list[str]:
         found = [d for d in report.differences if d.label == subject.label]
         if not found:
             continue
-        if any(difference.real is None for difference in found):
-            reason = (
-                "one variant at a time, drift cannot be told from a difference"
-                if report.plan.order == "alone"
-                else "too few rounds"
-            )
+        if report.plan.order == "alone":
+            reason = "one variant at a time, drift cannot be told from a difference"
             sentences.append(f"{subject.label}: not compared: {reason}")
             continue
-        real = [_tell(difference) for difference in found if difference.real]
-        said = "; ".join(real) if real else "no difference that is larger than the noise"
-        sentences.append(f"{subject.label} against {report.plan.baseline}: {said}")
+        said = [_tell(difference) for difference in found if difference.real]
+        if not said and any(difference.real is False for difference in found):
+            said = ["no difference that is larger than the noise"]
+        said += _tell_untested(found)
+        sentences.append(f"{subject.label} against {report.plan.baseline}: {'; '.join(said)}")
     return sentences
 
 
 def judge(difference: Difference) -> str:
-    """`better`, `worse`, `in the noise` or `not tested`."""
+    """`better`, `worse`, `in the noise`, `not tested` or `not judged: …`."""
+    if difference.unjudged is not None:
+        return f"not judged: {difference.unjudged}"
     if difference.real is None:
         return "not tested"
     if not difference.real:
@@ -113,7 +118,7 @@ def _head(report: Report, *, markdown: bool) -> str:
         f"## {title}\n" if markdown else title,
         f"{report.started}, {report.seconds:.0f} s, {report.ended}; {report.observations}; "
         f"{plan.batch} observation{'s' if plan.batch > 1 else ''} in a request; "
-        f"the baseline is {plan.baseline}",
+        f"the baseline is {plan.baseline}; seed {plan.seed}",
     ]
     return "\n".join(lines)
 
@@ -126,20 +131,21 @@ def _title(report: Report, mode: Mode, *, ratios: bool) -> str:
             f"Ratio to {plan.baseline}, {mode} loop: middle of the rounds, {1 - each:.3%} interval"
         )
     if mode == "closed":
-        return f"Closed loop: {plan.connections} connections, always busy, {_rounds(report)}"
+        rounds = _rounds(report, plan.seconds)
+        return f"Closed loop: {plan.connections} connections, always busy, {rounds}"
     if mode == "open":
-        rate = next(s.rate for s in report.summaries if s.mode == mode)
-        return f"Open loop: {rate:g} requests/s, {_rounds(report)}"
+        rate = next(s.rate for s in report.summaries if s.mode == mode) or 0.0
+        return f"Open loop: {rate:g} requests/s, {_rounds(report, plan.open_seconds(rate))}"
     return (
         f"Steps: the highest rate with a p99 of at most {plan.p99_us / 1000:g} ms, "
         f"{plan.sweeps} sweeps, blocks of {plan.step_seconds:g} s"
     )
 
 
-def _rounds(report: Report) -> str:
+def _rounds(report: Report, seconds: float) -> str:
     plan = report.plan
     order = "interleaved" if plan.order == "interleaved" else "one variant at a time"
-    return f"{plan.rounds} rounds of {plan.seconds:g} s, {order}"
+    return f"{plan.rounds} rounds of {seconds:g} s, {order}"
 
 
 def _figures(summary: Summary) -> list[str]:
@@ -175,6 +181,23 @@ def _tell(difference: Difference) -> str:
     where = f"{difference.mode} loop"
     name = TITLES[difference.statistic]
     return f"{name} {percent:.1%} {direction} in the {where} ({judge(difference)})"
+
+
+def _tell_untested(found: Sequence[Difference]) -> list[str]:
+    """What has no verdict, by mode and reason; all of a mode together are not named one by one."""
+    reasons: dict[tuple[Mode, str], list[Difference]] = {}
+    for difference in found:
+        if difference.real is None:
+            verb = "judged" if difference.unjudged else "compared"
+            rounds = f"{difference.rounds} round{'s' if difference.rounds > 1 else ''}"
+            why = f"{{}}not {verb} in the {difference.mode} loop: {difference.unjudged or rounds}"
+            reasons.setdefault((difference.mode, why), []).append(difference)
+    told = []
+    for (mode, why), ones in reasons.items():
+        whole = len(ones) == sum(difference.mode == mode for difference in found)
+        names = "" if whole else f"{', '.join(TITLES[one.statistic] for one in ones)} "
+        told.append(why.format(names))
+    return told
 
 
 def _milliseconds(microseconds: float | None) -> str:
