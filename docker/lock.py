@@ -26,10 +26,16 @@ BROUGHT_BY_TORCH = re.compile(r"^(torch|triton|cuda-[a-z0-9-]+|nvidia-[a-z0-9-]+
 
 
 def resolve(source: str, *options: str) -> str:
-    """What uv makes of a file of requirements, as text."""
+    """What uv makes of a file of requirements, as text.
+
+    Raises:
+        SystemExit: uv refuses; with what it says.
+    """
     uv = Path(sys.executable).with_name("uv")
     command = [str(uv), "pip", "compile", source, *COMMON, *options]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603
+    if done.returncode != 0:
+        raise SystemExit(f"uv pip compile {source} failed:\n{done.stderr.strip()}")
     return done.stdout
 
 

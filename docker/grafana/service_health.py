@@ -9,6 +9,8 @@ from panels import BYTES, NUMBER, RATE, SECONDS, SHARE, Panel, Query, chosen, fi
 UID = "slimq-health"
 HERE = 'instance=~"$instance"'
 """The matcher of the chosen replicas."""
+REJECTED = "overloaded|deadline|closing"
+"""Codes of requests that the service refuses to protect itself."""
 
 
 def build() -> dashboard.Dashboard:
@@ -49,8 +51,8 @@ def figures() -> list[Panel]:
 
 def traffic() -> list[Panel]:
     """Rate and errors."""
-    rejected = rate("slimq_errors_total", "code", ',code=~"overloaded|deadline|closing"')
-    connections = rate("slimq_http_errors_total", "code", ',code="too-many-connections"')
+    rejected = rate("slimq_errors_total", "code", f',code=~"{REJECTED}"')
+    others = rate("slimq_http_errors_total", "code", f',code=~"{REJECTED}|too-many-connections"')
     return [
         lines(
             "Requests per second",
@@ -68,7 +70,7 @@ def traffic() -> list[Panel]:
             "Rejected per second",
             RATE,
             Query(rejected, "{{code}}"),
-            Query(connections, "{{code}}"),
+            Query(others, "{{code}}, other requests"),
         ),
     ]
 

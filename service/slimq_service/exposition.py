@@ -1,7 +1,8 @@
 """The text of `/metrics`: our series, facts about variants, and what is known of processes.
 
 With several workers the series are their sums, see `series`; what is known of the processes is
-summed over those that live.
+summed over those that live, and their processor time over those that have ended too, since a
+counter that falls looks like one that began anew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from slimq_service.series import Registry, live_workers
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RESTARTS_FILE = "restarts"
 """In the workers' folder: how many the supervisor has replaced."""
+ENDED_FILE = "ended"
+"""In the same folder: seconds of processor time of the workers that have ended."""
+CPU_SECONDS = "process_cpu_seconds"
 NOT_SUMMED = "process_start_time_seconds"
 
 
@@ -75,11 +79,15 @@ class _Processes(Collector):
     def collect(self) -> Iterator[Metric]:
         alive = live_workers(self._folder)
         restarts = CounterMetricFamily("slimq_worker_restarts", "Workers that were replaced")
-        restarts.add_metric([], _restarts(self._folder))
+        restarts.add_metric([], _number(self._folder / RESTARTS_FILE))
         workers = GaugeMetricFamily("slimq_workers", "Processes that answer requests")
         workers.add_metric([], len(alive))
         yield from (restarts, workers)
-        yield from _sum(metric for pid in alive.values() for metric in _process_metrics(pid))
+        for metric in _sum(m for pid in alive.values() for m in _process_metrics(pid)):
+            if metric.name == CPU_SECONDS:
+                ended = _number(self._folder / ENDED_FILE)
+                metric.samples = [s._replace(value=s.value + ended) for s in metric.samples]
+            yield metric
 
 
 def _process_metrics(pid: str) -> Iterable[Metric]:
@@ -100,8 +108,8 @@ def _sum(metrics: Iterable[Metric]) -> Iterable[Metric]:
     return sums.values()
 
 
-def _restarts(folder: Path) -> float:
+def _number(path: Path) -> float:
     try:
-        return float((folder / RESTARTS_FILE).read_text(encoding="ascii"))
+        return float(path.read_text(encoding="ascii"))
     except OSError:
         return 0.0

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
-from slimq.core.repository import Repository
+from slimq.core.repository import VARIANTS, Repository
 from slimq_service.catalogue import Catalogue
 from slimq_service.series import escape
 
@@ -59,6 +60,7 @@ class Facts:
         """
         self._catalogue = catalogue
         self._proofs: dict[tuple[str, str], _Proof] = {}
+        self._broken: dict[tuple[str, str], tuple[int, int, int] | None] = {}
 
     def render(self) -> str:
         """The text, with a line break at its end; in any thread, one at a time."""
@@ -79,6 +81,7 @@ class Facts:
             if entry.manifest.report is not None:
                 seen.add((entry.manifest.model.sha256, entry.manifest.report.sha256))
         self._proofs = {key: proof for key, proof in self._proofs.items() if key in seen}
+        self._broken = {key: stamp for key, stamp in self._broken.items() if key in seen}
         text = []
         for name, rows in lines.items():
             if rows:
@@ -106,18 +109,37 @@ class Facts:
             yield "slimq_variant_agreement_ratio", "", proof.agreement
 
     def _proof(self, repository: Repository, variant: VariantManifest) -> _Proof | None:
-        """What was proven of this very model; None where nothing was, or cannot be read now."""
+        """What was proven of this very model; None where nothing was, or cannot be read now.
+
+        A broken report is not read and hashed again before its file is another.
+        """
         if variant.report is None:
             return None
         key = variant.model.sha256, variant.report.sha256
         known = self._proofs.get(key)
         if known is not None:
             return known
+        folder = repository.root / variant.policy / VARIANTS / variant.name
+        stamp = _stamp(folder / variant.report.path)
+        if key in self._broken and self._broken[key] == stamp:
+            return None
         try:
             report = repository.report(variant.policy, variant.name)
-        except (SlimqError, OSError):  # whoever asks for the report is told why
+        except SlimqError:  # whoever asks for the report is told why
+            self._broken[key] = stamp
+            return None
+        except OSError:
             return None
         if report is None or report.model_sha256 != variant.model.sha256:
             return None  # published meanwhile: the next look at the repository has it
         proof = self._proofs[key] = _Proof.of(report)
         return proof
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """(mtime in ns, inode, bytes) of a file, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import shutil
 import signal
@@ -30,7 +31,7 @@ from typing import IO, cast
 import structlog
 
 from slimq.core.errors import InvalidInputError
-from slimq_service.exposition import RESTARTS_FILE
+from slimq_service.exposition import ENDED_FILE, RESTARTS_FILE
 from slimq_service.logs import current_level
 from slimq_service.peers import socket_name
 from slimq_service.series import LIVE_FILE
@@ -196,8 +197,14 @@ class Supervisor:
         """Tells the workers what they cannot know of each other, for their metrics."""
         alive = [(s.index, s.worker.process.pid) for s in self._slots if s.worker is not None]
         live = " ".join(f"{index}:{pid}" for index, pid in alive)
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        texts = {
+            ENDED_FILE: repr(spent.ru_utime + spent.ru_stime),
+            LIVE_FILE: live,
+            RESTARTS_FILE: str(self._restarts),
+        }
         try:
-            for name, text in ((LIVE_FILE, live), (RESTARTS_FILE, str(self._restarts))):
+            for name, text in texts.items():
                 temporary = folder / f".{name}"
                 temporary.write_text(text, encoding="ascii")
                 temporary.replace(folder / name)

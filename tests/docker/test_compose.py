@@ -39,6 +39,7 @@ def test_a_service_has_few_rights_and_limits(name: str, service: dict[str, Any])
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["init"] is True
+    assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
     assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
 
 

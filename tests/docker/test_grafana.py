@@ -89,6 +89,25 @@ def test_every_metric_that_is_asked_for_is_documented(committed: dict[str, Any])
     assert {name for name in asked if ":" in name} <= records
 
 
+def test_the_rejected_are_those_of_both_counters(committed: dict[str, Any]) -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    (section,) = re.findall(r"^## Rejected$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    codes = set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
+    (panel,) = [
+        panel
+        for board in committed.values()
+        for panel in board["panels"]
+        if panel["title"] == "Rejected per second"
+    ]
+    shown = {
+        metric: set(matched.split("|"))
+        for target in panel["targets"]
+        for metric, matched in re.findall(r'(slimq_\w+){.*code=~"([^"]+)"', target["expr"])
+    }
+    assert shown["slimq_http_errors_total"] == codes
+    assert shown["slimq_errors_total"] == codes - {"too-many-connections"}
+
+
 def test_dashboards_are_provisioned_from_where_they_are_mounted() -> None:
     text = (FOLDER / "provisioning" / "dashboards" / "slimq.yml").read_text()
     (provider,) = yaml.safe_load(text)["providers"]

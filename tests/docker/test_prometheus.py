@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from slimq_service.metrics import ERROR_CODES, WIRE_CODES
+from slimq_service.metrics import ERROR_CODES, HTTP_BUCKETS, WIRE_CODES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "prometheus"
@@ -51,9 +51,10 @@ def test_every_alert_has_a_runbook(page: str) -> None:
 
 def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
     seen: dict[str, set[bool]] = {}
-    for test in load(FOLDER / "tests" / "alerts.yml")["tests"]:
-        for case in test["alert_rule_test"]:
-            seen.setdefault(case["alertname"], set()).add(bool(case.get("exp_alerts")))
+    for name in ("alerts.yml", "replicas.yml"):
+        for test in load(FOLDER / "tests" / name)["tests"]:
+            for case in test["alert_rule_test"]:
+                seen.setdefault(case["alertname"], set()).add(bool(case.get("exp_alerts")))
     assert seen == {rule["alert"]: {True, False} for rule in rules("alerts.yml")}
 
 
@@ -67,6 +68,12 @@ def test_every_code_that_is_matched_is_one_of_the_service() -> None:
     }
     assert found
     assert found <= {*ERROR_CODES, *WIRE_CODES}
+
+
+def test_the_target_of_the_p99_is_a_bound_of_its_buckets() -> None:
+    (rule,) = [r for r in rules("recording.yml") if r["record"].endswith(":p99_target")]
+    seconds = float(rule["expr"].removeprefix("vector(").removesuffix(")"))
+    assert seconds in HTTP_BUCKETS
 
 
 def test_the_rules_are_those_that_the_configuration_reads() -> None:

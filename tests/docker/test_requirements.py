@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -81,6 +82,16 @@ def test_an_image_is_labelled_with_the_version(dockerfile: str) -> None:
     assert re.findall(r"^ARG VERSION=(.*)$", text, flags=re.MULTILINE) == [
         PROJECT["project"]["version"]
     ]
+
+
+def test_where_uv_refuses_it_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docker"))
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\necho no version of $3 will do >&2\nexit 1\n", encoding="utf-8")
+    uv.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(SystemExit, match=r"^uv pip compile a\.in failed:\nno version of a\.in"):
+        importlib.import_module("lock").resolve("a.in")
 
 
 @pytest.mark.slow

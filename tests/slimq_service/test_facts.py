@@ -99,3 +99,28 @@ def test_a_broken_report_costs_nothing_but_what_it_would_prove(
     text = service.get("/metrics").text
     assert "slimq_variant_bytes" + OF_INT8 in text
     assert "slimq_variant_return" + OF_INT8 not in text
+
+
+def test_a_broken_report_is_read_once_until_it_is_mended(
+    evaluated: Repository, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = evaluated.variant("cartpole", "int8").report
+    assert entry is not None
+    path = evaluated.root / "cartpole" / "variants" / "int8" / entry.path
+    good = path.read_bytes()
+    path.write_bytes(good[:-1])
+    service = start(evaluated.root)
+    asked: list[str] = []
+    read = Repository.report
+
+    def counted(self: Repository, policy: str, variant: str) -> Any:
+        asked.append(variant)
+        return read(self, policy, variant)
+
+    monkeypatch.setattr(Repository, "report", counted)
+    for _ in range(3):
+        assert "slimq_variant_return" + OF_INT8 not in service.get("/metrics").text
+    assert asked.count("int8") == 1
+    path.write_bytes(good)
+    assert "slimq_variant_return" + OF_INT8 in service.get("/metrics").text
+    assert sorted(asked) == ["fp32", "int8", "int8"]

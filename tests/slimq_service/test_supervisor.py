@@ -75,6 +75,11 @@ def pids(process: Any) -> list[int]:
     return [e["pid"] for e in events(process, "worker answers") if e["pid"] not in dead]
 
 
+def cpu_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def act(process: Any) -> int:
     """The status of a request on a connection of its own."""
     connection = HTTPConnection("127.0.0.1", process.port, timeout=30)
@@ -148,6 +153,7 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(launch: Any) -> None:
         thread.start()
     time.sleep(0.5)
     killed = pids(process)[0]
+    spent = cpu_seconds(killed)
     os.kill(killed, signal.SIGKILL)
     until(lambda: len(pids(process)) == 2 and killed not in pids(process))
     replaced = len(outcomes)
@@ -161,6 +167,8 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(launch: Any) -> None:
     assert set(outcomes[replaced:]) == {200}
     total = metric(process, "slimq_requests_total" + LABELS)
     assert len(outcomes) - lost <= total <= len(outcomes)
+    alive = sum(cpu_seconds(pid) for pid in pids(process))
+    assert metric(process, "process_cpu_seconds_total") >= alive + spent > alive
     assert metric(process, "slimq_worker_restarts_total") == 1
     assert metric(process, "slimq_requests_in_flight") == 0
     died = events(process, "worker died")
