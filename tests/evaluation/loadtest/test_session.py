@@ -93,6 +93,10 @@ def sleeper() -> Iterator[Callable[..., Sleeper]]:
         server.close()
 
 
+TRIES = 3
+"""Of steps, which a machine that is busy with other things may not hold."""
+
+
 def run(
     server: Sleeper, on_block: Callable[[Progress], Any] = lambda progress: None, **options: Any
 ) -> tuple[Plan, Recording]:
@@ -114,18 +118,21 @@ def test_steps_climb_to_what_all_connections_could_carry_and_say_where_they_stop
     sleeper: Any,
 ) -> None:
     """Slow in the warm-up and fast after it: every rate that is tried is held."""
-    server = sleeper(a=0.05)
-    plan, recording = run(
-        server,
-        lambda progress: server.takes.update({b"a": 0.0}),
-        modes=("steps",),
-        most_connections=8,
-        sweeps=1,
-        step=2,
-        step_seconds=0.3,
-        p99_us=1e6,
-    )
-    (ceiling,) = find_ceilings(recording, plan)
+    for _ in range(TRIES):
+        server = sleeper(a=0.05)
+        plan, recording = run(
+            server,
+            lambda progress, server=server: server.takes.update({b"a": 0.0}),
+            modes=("steps",),
+            most_connections=8,
+            sweeps=1,
+            step=2,
+            step_seconds=0.3,
+            p99_us=1e6,
+        )
+        (ceiling,) = find_ceilings(recording, plan)
+        if ceiling.ended == "cap":
+            break
     assert (ceiling.ended, ceiling.capped) == ("cap", True)
     assert recording.capped == {("a", 0)}
     rates = [sample.rate or 0.0 for sample in recording.samples]
@@ -183,19 +190,22 @@ def test_a_service_that_stays_away_ends_the_test(sleeper: Any) -> None:
 
 
 def test_a_step_that_finds_no_service_is_not_held_and_the_next_is_tried(sleeper: Any) -> None:
-    server = sleeper(a=0.01)
-    seen: list[dict[str, int]] = []
-
-    def restart(progress: Progress) -> None:
-        if progress.sample is not None:
-            seen.append(progress.sample.failed)
-            if len(seen) == 1:
-                server.stop()
-            elif seen[-1] == {"refused": 1}:
-                server.resume()
-
     options = {"most_connections": 2, "step": 2, "step_seconds": 0.2, "p99_us": 1e6}
-    _, recording = run(server, restart, modes=("steps",), sweeps=1, timeout=0.2, **options)
+    for _ in range(TRIES):
+        server = sleeper(a=0.01)
+        seen: list[dict[str, int]] = []
+
+        def restart(progress: Progress, server: Any = server, seen: Any = seen) -> None:
+            if progress.sample is not None:
+                seen.append(progress.sample.failed)
+                if len(seen) == 1:
+                    server.stop()
+                elif seen[-1] == {"refused": 1}:
+                    server.resume()
+
+        _, recording = run(server, restart, modes=("steps",), sweeps=1, timeout=0.2, **options)
+        if len(seen) > 2:
+            break
     assert seen[1] == {"refused": 1}
     assert len(seen) > 2
     assert recording.samples[2].answered > 0
