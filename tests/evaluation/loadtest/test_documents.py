@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ def test_a_folder_that_went_away_costs_no_output(
     assert json.loads(capsys.readouterr().out)["ended"] == "interrupted"
 
 
+@pytest.fixture
+def hears_interrupts() -> Iterator[None]:
+    """Also where a script started the tests in the background, which ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_interrupts")
 def test_an_interrupt_while_plots_are_drawn_loses_no_figures(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -89,6 +99,7 @@ def test_an_interrupt_while_plots_are_drawn_loses_no_figures(
     assert "pong at http://host:8000" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("hears_interrupts")
 def test_an_interrupt_while_figures_are_written_is_not_heard(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
