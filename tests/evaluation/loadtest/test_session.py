@@ -93,7 +93,7 @@ def sleeper() -> Iterator[Callable[..., Sleeper]]:
         server.close()
 
 
-TRIES = 3
+TRIES = 6
 """Of steps, which a machine that is busy with other things may not hold."""
 
 
@@ -114,6 +114,7 @@ def run(
     return plan, recording
 
 
+@pytest.mark.slow
 def test_steps_climb_to_what_all_connections_could_carry_and_say_where_they_stop(
     sleeper: Any,
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_service_that_stays_away_ends_the_test(sleeper: Any) -> None:
         run(server, end, modes=("closed",), rounds=3, seconds=0.1, timeout=0.2)
 
 
+@pytest.mark.slow
 def test_a_step_that_finds_no_service_is_not_held_and_the_next_is_tried(sleeper: Any) -> None:
     options = {"most_connections": 2, "step": 2, "step_seconds": 0.2, "p99_us": 1e6}
     for _ in range(TRIES):
