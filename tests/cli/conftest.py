@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -16,6 +17,23 @@ import pytest
 COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
 
 
+@contextlib.contextmanager
+def serve(policies: Path, seconds: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`slimq serve` on a free port, for so long at most, and its URL."""
+    with subprocess.Popen(
+        [*COMMAND, "serve", "--policies", str(policies), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        stop = threading.Timer(seconds, process.kill)
+        stop.start()
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split(" at ")[1].strip()
+        stop.cancel()
+        process.terminate()
+
+
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `slimq serve` on a small repository."""
@@ -27,18 +45,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shared: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(shared)
     root = shared.build_repository(tmp_path_factory.mktemp("served") / "policies")
-    with subprocess.Popen(
-        [*COMMAND, "serve", "--policies", str(root), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        stop = threading.Timer(900, process.kill)
-        stop.start()
-        assert process.stdout is not None
-        yield process.stdout.readline().split(" at ")[1].strip()
-        stop.cancel()
-        process.terminate()
+    with serve(root, 900) as (_, url):
+        yield url
 
 
 @pytest.fixture
@@ -68,18 +76,8 @@ def served_with(tiny_repository: Path) -> Iterator[Any]:
 def served_pong() -> Iterator[str]:
     """The URL of `slimq serve` on the shipped policies."""
     policies = Path(__file__).parents[2] / "policies"
-    with subprocess.Popen(
-        [*COMMAND, "serve", "--policies", str(policies), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        stop = threading.Timer(600, process.kill)
-        stop.start()
-        assert process.stdout is not None
-        yield process.stdout.readline().split(" at ")[1].strip()
-        stop.cancel()
-        process.terminate()
+    with serve(policies, 600) as (_, url):
+        yield url
 
 
 @pytest.fixture
