@@ -82,7 +82,7 @@ def publish_winners(
     repository = Repository(settings.policies)
     ranked = ranking(study, settings.margin)
     published: set[int] = set()
-    for found, seed in attempts(ranked, settings.seed, ATTEMPTS * count):
+    for found, seed in attempts(ranked, settings.margin, settings.seed, ATTEMPTS * count):
         if len(published) >= count:
             return
         if found.number in published:
@@ -111,7 +111,9 @@ def publish_winners(
         yield Winner(found, seed, path, outcome, "")
 
 
-def attempts(ranked: Sequence[Found], seed: int, most: int) -> list[tuple[Found, int]]:
+def attempts(
+    ranked: Sequence[Found], margin: float, seed: int, most: int
+) -> list[tuple[Found, int]]:
     """Trials and the seeds to train them with, in the order in which to try them.
 
     Networks of one shape differ as much in play as shapes do, so the best are trained with other
@@ -119,12 +121,13 @@ def attempts(ranked: Sequence[Found], seed: int, most: int) -> list[tuple[Found,
 
     Args:
         ranked: from `ranking`.
+        margin: loss that counts as none; what held it in the search is among the best.
         seed: the first.
         most: how many to answer.
     """
     least = min((found.loss for found in ranked), default=0.0)
-    near = [found for found in ranked if found.loss <= least + NEAR]
-    behind = [found for found in ranked if found.loss > least + NEAR]
+    near = [found for found in ranked if found.passed(margin) or found.loss <= least + NEAR]
+    behind = [found for found in ranked if found not in near]
     chosen = [(found, seed + restart) for restart in range(ATTEMPTS) for found in near]
     return [*chosen, *((found, seed) for found in behind)][:most]
 

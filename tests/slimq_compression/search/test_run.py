@@ -382,11 +382,22 @@ def test_the_best_is_trained_with_other_seeds_before_what_is_far_worse(settings:
     for size, loss in ((900, 0.5), (2_000, 0.02), (2_500, 0.0), (950, 0.3)):
         add(study, [size, 9, loss])
     ranked = ranking(study, 0.02)
-    tried = [(found.bytes, seed) for found, seed in attempts(ranked, 7, 8)]
+    tried = [(found.bytes, seed) for found, seed in attempts(ranked, 0.02, 7, 8)]
     near = [(size, seed) for seed in (7, 8, 9) for size in (2_500, 2_000)]
     assert tried == [*near, (950, 7), (900, 7)]
-    assert attempts(ranked, 7, 3) == attempts(ranked, 7, 8)[:3]
-    assert attempts([], 7, 3) == []
+    assert attempts(ranked, 0.02, 7, 3) == attempts(ranked, 0.02, 7, 8)[:3]
+    assert attempts([], 0.02, 7, 3) == []
+
+
+def test_what_held_the_gate_is_trained_first_though_others_lost_less(settings: Make) -> None:
+    study = prepared(settings()).study
+    add(study, [900, 9, 0.5], low=-0.9)
+    add(study, [2_000, 9, 0.0])
+    ranked = ranking(study, 1.0)
+    assert [(found.bytes, seed) for found, seed in attempts(ranked, 1.0, 0, 2)] == [
+        (900, 0),
+        (2_000, 0),
+    ]
 
 
 def test_the_winners_recipe_is_named_by_what_makes_it(settings: Make) -> None:
