@@ -44,6 +44,7 @@ class Answers:
         latencies: seconds, of answered requests that were due in the part that counts.
         lateness: seconds by which the generator itself noticed each due request too late.
         generator: share of the time in which the generator's process was busy.
+        took: seconds from the block's begin until nothing was under way.
     """
 
     seconds: float
@@ -55,6 +56,7 @@ class Answers:
     latencies: array[float] = field(default_factory=lambda: array("d"))
     lateness: array[float] = field(default_factory=lambda: array("d"))
     generator: float = 0.0
+    took: float = 0.0
 
 
 async def drive_closed(
@@ -254,9 +256,8 @@ async def _run(block: _Block) -> Answers:
             await asyncio.wait([block.ended], timeout=_SWEEP_SECONDS)
             block.sweep()
     finally:
-        block.answers.generator = (time.process_time() - processor) / max(
-            1e-9, time.perf_counter() - begin
-        )
+        block.answers.took = max(1e-9, time.perf_counter() - begin)
+        block.answers.generator = (time.process_time() - processor) / block.answers.took
         block._pool.rest()
         block.close()
         gc.enable()

@@ -118,9 +118,15 @@ class Plan:
 
     def open_seconds(self, rate: float) -> float:
         """Length of a block of `open`: longer than asked for where hardly a request would count."""
-        return max(
-            self.seconds, math.ceil(1e3 * LEAST_REQUESTS / ((1 - SETTLE_SHARE) * rate)) / 1e3
-        )
+        return max(self.seconds, _least_seconds(rate))
+
+    def step_seconds_at(self, rate: float) -> float:
+        """Length of a block of `steps`: longer than asked for where few requests would count."""
+        return max(self.step_seconds, _least_seconds(rate))
+
+
+def _least_seconds(rate: float) -> float:
+    return math.ceil(1e3 * LEAST_REQUESTS / ((1 - SETTLE_SHARE) * rate)) / 1e3
 
 
 def needed_rounds(comparisons: int) -> int:

@@ -153,12 +153,11 @@ class _Session:
             await self._fill(self._closed, "warm-up", subject)
             requests = self._service.requests[subject.variant]
             seconds = self._plan.warm_seconds
-            begin = time.monotonic()
             answers = await drive_closed(self._closed, requests, seconds, self._plan.timeout)
             if not answers.answered:
                 self._lose(subject, answers)
                 continue
-            self._capacity[subject.label] = answers.answered / (time.monotonic() - begin)
+            self._capacity[subject.label] = answers.answered / answers.took
             self._tell(None, subject.label, None, None, seconds)
 
     async def rounds(self, mode: Mode, rate: float | None) -> None:
@@ -205,7 +204,8 @@ class _Session:
                     if misses[label] >= MISSES:
                         continue
                     rate = _round(rates[label])
-                    sample = await self._block("steps", sweep, subject, rate, plan.step_seconds)
+                    seconds = plan.step_seconds_at(rate)
+                    sample = await self._block("steps", sweep, subject, rate, seconds)
                     held = why_not_held(sample, plan.p99_us) is None
                     misses[label] = 0 if held else misses[label] + 1
                     if held:
