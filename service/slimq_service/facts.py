@@ -16,6 +16,7 @@ from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import VARIANTS, Repository
 from slimq_service.catalogue import Catalogue
+from slimq_service.scan import Key
 from slimq_service.series import escape
 
 FAMILIES = {
@@ -49,6 +50,26 @@ class _Proof:
         return cls(report.mean, report.interval.low, report.interval.high, agreement)
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The lines of one variant, and what they were written from."""
+
+    policy: PolicyManifest
+    variant: VariantManifest
+    lines: list[tuple[str, str]]
+    proven: bool
+
+    @property
+    def report(self) -> tuple[str, str] | None:
+        """By what its proof is found, None where it has no report."""
+        return _proof_key(self.variant)
+
+    def tell_of(self, policy: PolicyManifest, variant: VariantManifest) -> bool:
+        """Whether they are the lines of these manifests, with all that can be known."""
+        final = self.proven or variant.report is None
+        return final and self.policy is policy and self.variant is variant
+
+
 class Facts:
     """Writes the lines."""
 
@@ -59,63 +80,56 @@ class Facts:
             catalogue: the latest look at the repository.
         """
         self._catalogue = catalogue
+        self._known: dict[Key, _Rows] = {}
         self._proofs: dict[tuple[str, str], _Proof] = {}
         self._broken: dict[tuple[str, str], tuple[int, int, int] | None] = {}
 
     def render(self) -> str:
         """The text, with a line break at its end; in any thread, one at a time."""
         lines: dict[str, list[str]] = {name: [] for name in FAMILIES}
-        for policy, scanned in self._catalogue.scan.policies.items():
+        scan = self._catalogue.scan
+        for policy, scanned in scan.policies.items():
             if scanned.manifest is not None:
                 value = scanned.manifest.random_policy.mean
                 line = f'slimq_policy_random_return{{policy="{policy}"}} {value!r}'
                 lines["slimq_policy_random_return"].append(line)
-        seen = set()
-        for key, entry in self._catalogue.scan.entries():
-            policy_manifest = self._catalogue.scan.policies[key[0]].manifest
+        known, self._known = self._known, {}
+        for key, entry in scan.entries():
+            policy_manifest = scan.policies[key[0]].manifest
             if policy_manifest is None or entry.manifest is None:
                 continue
-            labels = f'policy="{key[0]}",variant="{key[1]}"'
-            for name, more, value in self._facts(policy_manifest, entry.manifest):
-                lines[name].append(f"{name}{{{labels}{more}}} {float(value)!r}")
-            if entry.manifest.report is not None:
-                seen.add((entry.manifest.model.sha256, entry.manifest.report.sha256))
+            rows = known.get(key)
+            if rows is None or not rows.tell_of(policy_manifest, entry.manifest):
+                rows = self._write(key, policy_manifest, entry.manifest)
+            self._known[key] = rows
+            for name, line in rows.lines:
+                lines[name].append(line)
+        seen = {rows.report for rows in self._known.values()}
         self._proofs = {key: proof for key, proof in self._proofs.items() if key in seen}
         self._broken = {key: stamp for key, stamp in self._broken.items() if key in seen}
         text = []
-        for name, rows in lines.items():
-            if rows:
-                text += [f"# HELP {name} {FAMILIES[name]}", f"# TYPE {name} gauge", *rows]
+        for name, rows_of_name in lines.items():
+            if rows_of_name:
+                text += [f"# HELP {name} {FAMILIES[name]}", f"# TYPE {name} gauge", *rows_of_name]
         return "\n".join(text) + "\n" if text else ""
 
-    def _facts(
-        self, policy: PolicyManifest, variant: VariantManifest
-    ) -> Iterator[tuple[str, str, float]]:
-        """Name, further labels and value of every line of a variant."""
-        precision, sha256 = escape(variant.precision), variant.model.sha256[:12]
-        yield "slimq_variant_info", f',precision="{precision}",sha256="{sha256}"', 1
-        yield "slimq_variant_baseline", "", variant.name == policy.baseline_variant
-        yield "slimq_variant_default", "", variant.name == policy.default_variant
-        yield "slimq_variant_bytes", "", variant.model.bytes
-        yield "slimq_variant_parameters", "", variant.parameters
-        yield "slimq_variant_macs", "", variant.macs
+    def _write(self, key: Key, policy: PolicyManifest, variant: VariantManifest) -> _Rows:
+        labels = f'policy="{key[0]}",variant="{key[1]}"'
         proof = self._proof(self._catalogue.repository, variant)
-        if proof is None:
-            return
-        yield "slimq_variant_return", "", proof.mean
-        yield "slimq_variant_return_low", "", proof.low
-        yield "slimq_variant_return_high", "", proof.high
-        if proof.agreement is not None:
-            yield "slimq_variant_agreement_ratio", "", proof.agreement
+        lines = [
+            (name, f"{name}{{{labels}{more}}} {float(value)!r}")
+            for name, more, value in _facts(policy, variant, proof)
+        ]
+        return _Rows(policy, variant, lines, proven=proof is not None)
 
     def _proof(self, repository: Repository, variant: VariantManifest) -> _Proof | None:
         """What was proven of this very model; None where nothing was, or cannot be read now.
 
         A broken report is not read and hashed again before its file is another.
         """
-        if variant.report is None:
+        key = _proof_key(variant)
+        if variant.report is None or key is None:
             return None
-        key = variant.model.sha256, variant.report.sha256
         known = self._proofs.get(key)
         if known is not None:
             return known
@@ -134,6 +148,32 @@ class Facts:
             return None  # published meanwhile: the next look at the repository has it
         proof = self._proofs[key] = _Proof.of(report)
         return proof
+
+
+def _proof_key(variant: VariantManifest) -> tuple[str, str] | None:
+    """The sha256 of the model and of its report."""
+    report = variant.report
+    return None if report is None else (variant.model.sha256, report.sha256)
+
+
+def _facts(
+    policy: PolicyManifest, variant: VariantManifest, proof: _Proof | None
+) -> Iterator[tuple[str, str, float]]:
+    """Name, further labels and value of every line of a variant."""
+    precision, sha256 = escape(variant.precision), variant.model.sha256[:12]
+    yield "slimq_variant_info", f',precision="{precision}",sha256="{sha256}"', 1
+    yield "slimq_variant_baseline", "", variant.name == policy.baseline_variant
+    yield "slimq_variant_default", "", variant.name == policy.default_variant
+    yield "slimq_variant_bytes", "", variant.model.bytes
+    yield "slimq_variant_parameters", "", variant.parameters
+    yield "slimq_variant_macs", "", variant.macs
+    if proof is None:
+        return
+    yield "slimq_variant_return", "", proof.mean
+    yield "slimq_variant_return_low", "", proof.low
+    yield "slimq_variant_return_high", "", proof.high
+    if proof.agreement is not None:
+        yield "slimq_variant_agreement_ratio", "", proof.agreement
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

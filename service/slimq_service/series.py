@@ -306,15 +306,29 @@ class _Other:
         return stored[theirs], np.array(ours, np.int64)
 
 
-@dataclass(frozen=True)
 class _Plan:
-    """The lines of the text and where their values come from."""
+    """The lines of the text and where their values come from; most are as they were last time."""
 
-    starts: list[str]
-    first: npt.NDArray[np.int64]
-    last: npt.NDArray[np.int64]
-    counted: npt.NDArray[np.bool_]
-    largest: npt.NDArray[np.bool_]
+    def __init__(
+        self,
+        starts: list[str],
+        spans: Sequence[tuple[int, int, bool]],
+        counted: npt.NDArray[np.bool_],
+    ) -> None:
+        """Has no values yet.
+
+        Args:
+            starts: of the lines, up to their values.
+            spans: first and last slot of a line's value, and whether it is the largest.
+            counted: slots of histograms' counts.
+        """
+        first, last, largest = zip(*spans, strict=True) if spans else ((), (), ())
+        self._starts, self._counted = starts, counted
+        self._first, self._last = np.array(first, np.int64), np.array(last, np.int64)
+        self._largest = np.array(largest, np.bool_)
+        self._single = ~counted[self._first]
+        self._lines = list(starts)
+        self._values = np.full(len(starts), np.nan)
 
     @classmethod
     def make(
@@ -349,21 +363,19 @@ class _Plan:
                     starts.append(_start(f"{family.name}_sum", labels))
                     spans.append((end, end + 1, False))
                 head = ""
-        first, last, largest = zip(*spans, strict=True) if spans else ((), (), ())
-        begins, ends = np.array(first, np.int64), np.array(last, np.int64)
-        return cls(starts, begins, ends, counted, np.array(largest, np.bool_))
+        return cls(starts, spans, counted)
 
     def render(self, totals: Values, largest: Values) -> str:
         """The text. Counts are added as whole numbers, apart from the sums of seconds."""
-        running = np.concatenate([[0.0], np.cumsum(np.where(self.counted, totals, 0.0))])
-        values = running[self.last] - running[self.first]
-        single = ~self.counted[self.first]
-        values[single] = totals[self.first[single]]
-        values[self.largest] = largest[self.first[self.largest]]
-        lines = [
-            f"{start}{value!r}" for start, value in zip(self.starts, values.tolist(), strict=True)
-        ]
-        return "\n".join(lines) + "\n" if lines else ""
+        running = np.concatenate([[0.0], np.cumsum(np.where(self._counted, totals, 0.0))])
+        values = running[self._last] - running[self._first]
+        values[self._single] = totals[self._first[self._single]]
+        values[self._largest] = largest[self._first[self._largest]]
+        changed = np.flatnonzero(values != self._values)
+        for line, value in zip(changed.tolist(), values[changed].tolist(), strict=True):
+            self._lines[line] = f"{self._starts[line]}{value!r}"
+        self._values = values
+        return "\n".join(self._lines) + "\n" if self._lines else ""
 
 
 def _start(name: str, labels: Sequence[str]) -> str:
