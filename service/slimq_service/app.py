@@ -14,6 +14,7 @@ from slimq.core.errors import RepositoryError
 from slimq.core.onnx_policy import check_providers
 from slimq.core.repository import Repository
 from slimq_service.act import ActEndpoint
+from slimq_service.arrivals import Arrivals
 from slimq_service.batching import BatchLimits
 from slimq_service.catalogue import Catalogue
 from slimq_service.compare import CompareEndpoint
@@ -85,7 +86,8 @@ def create_app(
         settings.queue_bytes,
         settings.alone_seconds,
     )
-    engine = Engine(settings.inline_seconds, settings.inference_threads, limits, metrics)
+    arrivals = Arrivals()
+    engine = Engine(settings.inline_seconds, settings.inference_threads, limits, arrivals, metrics)
     metrics.queue_limit.set(settings.queue_requests)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
 
@@ -119,6 +121,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.catalogue, app.state.shadow, app.state.metrics = catalogue, shadow, metrics
+    app.state.arrivals = arrivals
     app.state.refused = partial(count_refused, metrics, make_id)
     hot = Hot(settings, catalogue, engine, shadow, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch, peers)

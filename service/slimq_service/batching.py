@@ -18,7 +18,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -29,6 +29,7 @@ import numpy as np
 from slimq.core.errors import ClosingError, DeadlineError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
+from slimq_service.arrivals import Arrivals
 from slimq_service.bodies import ClientGoneError, Receive, disconnected
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
@@ -106,8 +107,15 @@ class Batcher:
     """
 
     def __init__(
-        self, threads: Threads, slots: int, limits: BatchLimits, room: Room, metrics: Metrics
+        self,
+        threads: Threads,
+        slots: int,
+        limits: BatchLimits,
+        room: Room,
+        arrivals: Arrivals,
+        metrics: Metrics,
     ) -> None:
+        self._arrivals = arrivals
         self._threads, self._slots, self._limits = threads, slots, limits
         self._room, self._metrics = room, metrics
         self._queues: dict[int, _Queue] = {}
@@ -117,6 +125,11 @@ class Batcher:
     def is_behind(self) -> bool:
         """Whether requests wait for a thread, and have not only just arrived."""
         return self._running >= self._slots and bool(self._queues)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, and no thread computes."""
+        return not self._running and not self._queues
 
     async def run(
         self,
@@ -149,6 +162,7 @@ class Batcher:
             if self._running < self._slots:
                 await asyncio.sleep(0)  # one turn reads more requests,
                 await asyncio.sleep(0)  # and one brings them here
+                self._arrivals.forget()
                 if self._is_alone(job):
                     self._leave(job)
                     q_values, started, seconds = _compute(variant.q_function, [observations])
@@ -231,7 +245,7 @@ class Batcher:
             )
         except RuntimeError as error:  # the threads have ended, or there can be no more of them
             self._running -= 1
-            _fail(jobs, error)
+            fail([job.future for job in jobs], error)
             return
         measured = self._metrics.of(variant.policy.name, variant.manifest.name)
         measured.batches[reason].inc()
@@ -240,7 +254,7 @@ class Batcher:
     def _finish(self, jobs: Sequence[_Job], computed: _Computed | BaseException) -> None:
         self._running -= 1
         if isinstance(computed, BaseException):
-            _fail(jobs, computed)
+            fail([job.future for job in jobs], computed)
         else:
             q_values, started, seconds = computed
             start, executions = 0, 1
@@ -303,14 +317,14 @@ class Batcher:
         return max(1, math.ceil(cost / self._slots))
 
 
-def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
+def fail(futures: Iterable[asyncio.Future[Inference]], error: BaseException) -> None:
     """Gives each its own copy: an exception gathers the traceback of everybody who raises it."""
-    for job in jobs:
-        if not job.future.done():
+    for future in futures:
+        if not future.done():
             own = type(error).__new__(type(error), *error.args)
             own.__dict__.update(error.__dict__)
             own.__cause__ = error
-            job.future.set_exception(own)
+            future.set_exception(own)
 
 
 def join(batch: Sequence[Observations]) -> Observations:

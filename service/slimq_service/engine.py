@@ -15,6 +15,7 @@ import numpy as np
 from slimq.core.errors import NonFiniteError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
+from slimq_service.arrivals import Arrivals
 from slimq_service.batching import Batcher, BatchLimits, Inference
 from slimq_service.bodies import Receive
 from slimq_service.metrics import Metrics
@@ -22,6 +23,7 @@ from slimq_service.model import LoadedVariant
 from slimq_service.reading import Reader
 from slimq_service.room import Room
 from slimq_service.threads import Threads
+from slimq_service.together import Together
 
 FEW = 256
 """Numbers that are looked at one by one: a call of NumPy's costs as much."""
@@ -31,7 +33,12 @@ class Engine:
     """Computes Q-values for requests."""
 
     def __init__(
-        self, inline_seconds: float, threads: int, limits: BatchLimits, metrics: Metrics
+        self,
+        inline_seconds: float,
+        threads: int,
+        limits: BatchLimits,
+        arrivals: Arrivals,
+        metrics: Metrics,
     ) -> None:
         """Starts nothing yet.
 
@@ -39,17 +46,38 @@ class Engine:
             inline_seconds: up to which a batch is computed in the event loop.
             threads: for those that take longer.
             limits: of batches and of what waits.
+            arrivals: whether a request came alone.
             metrics: where both are counted.
         """
         self._threads = Threads(threads, "slimq-inference")
         self._inline_seconds, self._metrics = inline_seconds, metrics
         self._room = room = Room(limits.waiting, limits.size, metrics.queue_depth)
         self.reader = Reader(limits.seconds, room)
-        self._batcher = Batcher(self._threads, threads, limits, room, metrics)
+        self._limits, self._arrivals = limits, arrivals
+        self._together = Together(limits.observations, arrivals, metrics)
+        self._batcher = Batcher(self._threads, threads, limits, room, arrivals, metrics)
 
     def is_inline(self, variant: LoadedVariant, batch: int) -> bool:
         """Whether a batch takes so short that a thread would cost more."""
         return variant.cost.seconds(batch) <= self._inline_seconds
+
+    def runs_now(self, variant: LoadedVariant, batch: int) -> bool:
+        """Whether a batch that is here now is computed at once, in the event loop.
+
+        That is what is soon computed, or as soon as it would be elsewhere, and would gain nothing
+        by waiting for others.
+        """
+        if self.is_inline(variant, batch):
+            if variant.joinable and (self._arrivals.several or self._together.gathers):
+                return False
+        elif (
+            self._arrivals.several
+            or not self._batcher.idle
+            or variant.cost.seconds(batch) > self._limits.alone_seconds
+        ):
+            return False
+        self._arrivals.forget()
+        return True
 
     def busy(self) -> bool:
         """Whether requests wait for a thread."""
@@ -77,14 +105,16 @@ class Engine:
             ClientGoneError: the client closed the connection while it waited.
             ClosingError: the service ended while it waited.
         """
-        if self.is_inline(variant, len(observations)):
+        if not self.is_inline(variant, len(observations)):
+            result = await self._batcher.run(variant, observations, receive, waited)
+        elif not self.runs_now(variant, len(observations)):
+            result = await self._together.run(variant, observations)
+        else:
             started = time.perf_counter()
             q_values = variant.q_function(observations)
             result = Inference(q_values, time.perf_counter() - started)
             measured = self._metrics.of(variant.policy.name, variant.manifest.name)
             measured.inline(len(observations))
-        else:
-            result = await self._batcher.run(variant, observations, receive, waited)
         check_finite(result.q_values)
         return result
 

@@ -97,7 +97,7 @@ class Front:
         if message is not None:
             usual = read(lane, headers, message, length, settings.max_batch)
             if usual is not None:
-                if not hot.is_inline(variant, len(usual[0])):
+                if not hot.runs_now(variant, len(usual[0])):
                     await answer_in_turn(hot, lane, variant, scope, receive, send, usual, began)
                     return
                 content = answer_now(hot, lane, variant, scope, usual, began)

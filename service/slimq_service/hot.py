@@ -206,9 +206,9 @@ class Hot:
         """The variant for a request that names none; see `routing`."""
         return default_variant(policy, headers, self.catalogue.can_answer)
 
-    def is_inline(self, variant: LoadedVariant, batch: int) -> bool:
-        """Whether a batch is computed in the event loop."""
-        return self._engine.is_inline(variant, batch)
+    def runs_now(self, variant: LoadedVariant, batch: int) -> bool:
+        """Whether a batch that is here now is computed at once, in the event loop."""
+        return self._engine.runs_now(variant, batch)
 
     async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
         """The variant that answers, in memory and kept there until the call is over.

@@ -179,7 +179,7 @@ class Registry:
         with self._lock:
             totals, largest = self._gather()
             if self._plan is None:
-                self._plan = _Plan.make(list(self._families.values()), self._places, self._used)
+                self._plan = _Plan(list(self._families.values()), self._places, self._used)
             return self._plan.render(totals, largest)
 
     def _add(self, family: Family[S]) -> Family[S]:
@@ -311,59 +311,49 @@ class _Plan:
 
     def __init__(
         self,
-        starts: list[str],
-        spans: Sequence[tuple[int, int, bool]],
-        counted: npt.NDArray[np.bool_],
+        families: Sequence[Family[Any]],
+        places: Mapping[tuple[str, tuple[str, ...]], int],
+        used: int,
     ) -> None:
         """Has no values yet.
 
         Args:
-            starts: of the lines, up to their values.
-            spans: first and last slot of a line's value, and whether it is the largest.
-            counted: slots of histograms' counts.
+            families: all of them.
+            places: the first slot of every series.
+            used: how many slots there are.
         """
-        first, last, largest = zip(*spans, strict=True) if spans else ((), (), ())
-        self._starts, self._counted = starts, counted
-        self._first, self._last = np.array(first, np.int64), np.array(last, np.int64)
-        self._largest = np.array(largest, np.bool_)
-        self._single = ~counted[self._first]
-        self._lines = list(starts)
-        self._values = np.full(len(starts), np.nan)
-
-    @classmethod
-    def make(
-        cls,
-        families: Sequence[Family[Any]],
-        places: Mapping[tuple[str, tuple[str, ...]], int],
-        used: int,
-    ) -> _Plan:
-        starts: list[str] = []
-        spans: list[tuple[int, int, bool]] = []
-        counted = np.zeros(used, np.bool_)
+        self._starts: list[str] = []
+        self._counted = np.zeros(used, np.bool_)
+        first: list[int] = []
+        last: list[int] = []
+        largest: list[bool] = []
         for family in families:
-            kind = family.kind.__name__.lower()
-            head = f"# HELP {family.name} {family.description}\n# TYPE {family.name} {kind}\n"
+            begun = len(self._starts)
+            buckets = _bucket_starts(family)
             for values in family.children:
                 slot = places[family.name, values]
-                pairs = zip(family.names, values, strict=True)
-                labels = [f'{name}="{escape(value)}"' for name, value in pairs]
-                if family.kind is not Histogram:
-                    starts.append(head + _start(family.name, labels))
-                    spans.append((slot, slot + 1, family.largest))
+                end = slot + family.width - 1
+                labels = _labels(family.names, values)
+                behind = f"{{{labels}}} " if labels else " "
+                if family.kind is Histogram:
+                    tail = f",{labels}}} " if labels else "} "
+                    self._starts += [bucket + tail for bucket in buckets]
+                    self._starts += [f"{family.name}_count{behind}", f"{family.name}_sum{behind}"]
+                    self._counted[slot:end] = True
+                    first += [slot] * (len(buckets) + 1)
+                    last += [*range(slot + 1, end + 1), end]
                 else:
-                    end = slot + family.width - 1
-                    counted[slot:end] = True
-                    for number, bound in enumerate((*family.bounds, float("inf"))):
-                        le = "+Inf" if bound == float("inf") else repr(float(bound))
-                        bucket = _start(f"{family.name}_bucket", [f'le="{le}"', *labels])
-                        starts.append((head if number == 0 else "") + bucket)
-                        spans.append((slot, slot + number + 1, False))
-                    starts.append(_start(f"{family.name}_count", labels))
-                    spans.append((slot, end, False))
-                    starts.append(_start(f"{family.name}_sum", labels))
-                    spans.append((end, end + 1, False))
-                head = ""
-        return cls(starts, spans, counted)
+                    self._starts.append(f"{family.name}{behind}")
+                first.append(end)
+                last.append(end + 1)
+            if len(self._starts) > begun:
+                self._starts[begun] = _head(family) + self._starts[begun]
+            largest += [family.largest] * (len(self._starts) - begun)
+        self._first, self._last = np.array(first, np.int64), np.array(last, np.int64)
+        self._largest = np.array(largest, np.bool_)
+        self._single = ~self._counted[self._first]
+        self._lines = list(self._starts)
+        self._values = np.full(len(self._starts), np.nan)
 
     def render(self, totals: Values, largest: Values) -> str:
         """The text. Counts are added as whole numbers, apart from the sums of seconds."""
@@ -378,8 +368,20 @@ class _Plan:
         return "\n".join(self._lines) + "\n" if self._lines else ""
 
 
-def _start(name: str, labels: Sequence[str]) -> str:
-    return f"{name}{{{','.join(sorted(labels))}}} " if labels else f"{name} "
+def _head(family: Family[Any]) -> str:
+    kind = family.kind.__name__.lower()
+    return f"# HELP {family.name} {family.description}\n# TYPE {family.name} {kind}\n"
+
+
+def _bucket_starts(family: Family[Any]) -> list[str]:
+    """Of a histogram's buckets, the lines up to the other labels."""
+    bounds = [*map(repr, map(float, family.bounds)), "+Inf"]
+    return [f'{family.name}_bucket{{le="{bound}"' for bound in bounds]
+
+
+def _labels(names: Sequence[str], values: Sequence[str]) -> str:
+    pairs = sorted(zip(names, values, strict=True))
+    return ",".join(f'{name}="{escape(value)}"' for name, value in pairs)
 
 
 def escape(value: str) -> str:

@@ -100,7 +100,7 @@ def run(
     """
     if settings.memory_limit_bytes is not None or settings.providers == CPU:
         bound_memory(settings.memory_limit_bytes)  # drivers of others map more than there is
-    config = make_config(app.state.front, settings, app.state.refused)
+    config = make_config(app.state.front, settings, app.state.refused, app.state.arrivals.note)
     server = _Server(config, app, settings, started)
     server.run(sockets=list(sockets))
     if not server.started:
@@ -108,7 +108,10 @@ def run(
 
 
 def make_config(
-    app: Callable[..., Any], settings: Settings, refused: Callable[[str], str]
+    app: Callable[..., Any],
+    settings: Settings,
+    refused: Callable[[str], str],
+    arrived: Callable[[], None] = lambda: None,
 ) -> uvicorn.Config:
     """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
 
@@ -120,11 +123,12 @@ def make_config(
         settings: the limits.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
+        arrived: called for every request that was read, before it is answered.
     """
     return uvicorn.Config(
         app,
         loop="auto",
-        **http_options(settings, refused),
+        **http_options(settings, refused, arrived),
         ws="websockets-sansio",
         ws_max_size=settings.stream_message_bytes,
         ws_ping_interval=PING_SECONDS,

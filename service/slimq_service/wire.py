@@ -29,6 +29,7 @@ class WireLimits:
         connections: most that are open at once.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
+        arrived: called for every request that was read, before it is answered.
     """
 
     head_bytes: int
@@ -36,15 +37,19 @@ class WireLimits:
     send_seconds: float
     connections: int
     refused: Callable[[str], str]
+    arrived: Callable[[], None]
 
 
-def http_options(settings: Settings, refused: Callable[[str], str]) -> dict[str, Any]:
+def http_options(
+    settings: Settings, refused: Callable[[str], str], arrived: Callable[[], None]
+) -> dict[str, Any]:
     """The options of `uvicorn.Config` that say how requests are read.
 
     Args:
         settings: the limits.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
+        arrived: called for every request that was read, before it is answered; not by h11.
     """
     if importlib.util.find_spec("httptools") is None:
         return {"http": "h11", "h11_max_incomplete_event_size": settings.max_header_bytes}
@@ -56,6 +61,7 @@ def http_options(settings: Settings, refused: Callable[[str], str]) -> dict[str,
         settings.send_seconds,
         allow_connections(settings.max_connections),
         refused,
+        arrived,
     )
     return {"http": make_protocol(limits)}
 
