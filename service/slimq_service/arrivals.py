@@ -16,9 +16,12 @@ class Arrivals:
         self._count = 0
 
     @property
-    def several(self) -> bool:
-        """Whether more than one request was read since `forget`."""
-        return self._count > 1
+    def alone(self) -> bool:
+        """Whether one request was read since `forget`, so that no other is about to come.
+
+        False where nobody counts, as for messages of streams, or with h11.
+        """
+        return self._count == 1
 
     def note(self) -> None:
         """One was read."""

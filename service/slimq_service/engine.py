@@ -1,8 +1,9 @@
 """Where inference runs: small work on the event loop, larger work in batches in threads.
 
 What is expected to take less than a limit runs inline, since handing it to a thread would cost
-more; the expectation comes from the measurement at load. ONNX Runtime releases the GIL and its
-`run` is thread-safe, so the threads share one session.
+more, and together with what else the event loop has just read (`together.py`); the expectation
+comes from the measurement at load. ONNX Runtime releases the GIL and its `run` is thread-safe, so
+the threads share one session.
 """
 
 from __future__ import annotations
@@ -64,20 +65,17 @@ class Engine:
     def runs_now(self, variant: LoadedVariant, batch: int) -> bool:
         """Whether a batch that is here now is computed at once, in the event loop.
 
-        That is what is soon computed, or as soon as it would be elsewhere, and would gain nothing
-        by waiting for others.
+        What takes short is, unless it can be joined with others that are about to come; what does
+        not, while it is the only one and no thread is at work.
         """
-        if self.is_inline(variant, batch):
-            if variant.joinable and (self._arrivals.several or self._together.gathers):
-                return False
-        elif (
-            self._arrivals.several
-            or not self._batcher.idle
-            or variant.cost.seconds(batch) > self._limits.alone_seconds
-        ):
-            return False
-        self._arrivals.forget()
-        return True
+        alone, expected = self._arrivals.alone, variant.cost.seconds(batch)
+        if expected <= self._inline_seconds:
+            now = not variant.joinable or (alone and not self._together.gathers)
+        else:
+            now = alone and self._batcher.idle and expected <= self._limits.alone_seconds
+        if now:
+            self._arrivals.forget()
+        return now
 
     def busy(self) -> bool:
         """Whether requests wait for a thread."""

@@ -100,7 +100,7 @@ class Metrics:
         )
         self._queue = registry.histogram(
             "slimq_queue_seconds",
-            "Time that a request waited for threads, from its whole body on",
+            "Time that a request waited for threads, or for others that it is computed with",
             _LABELS,
             INFERENCE_BUCKETS,
         )

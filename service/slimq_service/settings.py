@@ -132,7 +132,7 @@ class Settings(BaseSettings):
         default=200e-6,
         ge=0,
         le=1,
-        description="a batch expected to take longer is computed in a thread of its own",
+        description="a request expected to take longer is computed in a thread",
     )
     alone_seconds: float = Field(
         default=2e-3,

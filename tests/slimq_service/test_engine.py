@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from slimq.core.errors import NonFiniteError
+from slimq_service.arrivals import Arrivals
 from slimq_service.batching import BatchLimits
 from slimq_service.engine import FEW, Engine, check_finite
 from slimq_service.metrics import Metrics
@@ -27,7 +28,7 @@ def run(cost: Cost, batch: int = 1) -> str:
     async def receive() -> Any:
         raise AssertionError("nothing waits")
 
-    engine = Engine(200e-6, 1, BatchLimits(8, 8, 1.0), Metrics(Registry()))
+    engine = Engine(200e-6, 1, BatchLimits(8, 8, 1.0), Arrivals(), Metrics(Registry()))
     named: Any = SimpleNamespace(name="some")
     variant = LoadedVariant(named, named, q_function, cost, (None, None))
     asyncio.run(engine.run(variant, np.zeros((batch, 4), np.float32), receive))

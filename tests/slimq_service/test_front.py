@@ -62,10 +62,13 @@ ODD = [
 
 
 class Caller:
-    """Sends one request to an ASGI application, message by message."""
+    """Sends one request to an ASGI application, message by message.
 
-    def __init__(self, service: Any, app: Any) -> None:
-        self.service, self.app = service, app
+    It comes alone, and is counted as the server counts it, unless it is one of a `crowd`.
+    """
+
+    def __init__(self, service: Any, app: Any, *, crowd: bool = False) -> None:
+        self.service, self.app, self._crowd = service, app, crowd
 
     def __call__(
         self,
@@ -98,6 +101,10 @@ class Caller:
             "server": ("127.0.0.1", 80),
             "client": ("127.0.0.1", 81),
         }
+        arrivals = self.service.app.state.arrivals
+        arrivals.forget()
+        for _ in range(1 + self._crowd):
+            arrivals.note()
         self.service.run(self.app(scope, receive, send))
         if not sent:
             return [], {}, b""
@@ -147,8 +154,9 @@ def raw(body: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
 
 def both(service: Any, path: str, messages: Any, headers: Any, **options: Any) -> Any:
     front = Caller(service, lanes(service))(path, messages, headers, **options)
+    crowd = Caller(service, lanes(service), crowd=True)(path, messages, headers, **options)
     plain = Caller(service, service.app)(path, messages, headers, **options)
-    assert front == plain
+    assert front == crowd == plain
     return front
 
 
@@ -168,8 +176,9 @@ def test_it_needs_the_act_endpoint_for_none_of_these(service: Any) -> None:
     for path in PATHS:
         for rows in GOOD:
             body = json.dumps({"observations": rows}).encode()
-            (status,), _, _ = Caller(service, front)(path, whole(body), sized(body))
-            assert status == 200
+            for crowd in (False, True):
+                caller = Caller(service, front, crowd=crowd)
+                assert caller(path, whole(body), sized(body))[0] == [200]
 
 
 VECTORS = np.float32(GOOD[2]).tobytes()
@@ -498,8 +507,9 @@ def test_any_rows_are_answered_alike(service: Any, rows: Any) -> None:
     both(service, PATHS[0], whole(body), sized(body))
 
 
+@pytest.mark.parametrize("crowd", [False, True])
 @pytest.mark.parametrize("options", [{}, {"inline_seconds": 0}])
-def test_both_ways_count_alike(start: Any, options: dict[str, Any]) -> None:
+def test_both_ways_count_alike(start: Any, options: dict[str, Any], crowd: bool) -> None:
     """In the event loop, and alone in turn."""
     service = start(**options)
     assert service.request("POST", PATHS[1], json={"observations": GOOD[0]}).is_success
@@ -525,7 +535,7 @@ def test_both_ways_count_alike(start: Any, options: dict[str, Any]) -> None:
     for app in (lanes(service), service.app):
         before = [service.metric(line) for line in lines]
         stats = statistics(service)
-        Caller(service, app)(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))
+        Caller(service, app, crowd=crowd)(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))
         after = [service.metric(line) for line in lines]
         counts.append(
             [b - a for a, b in zip(before, after, strict=True)]
@@ -539,10 +549,11 @@ def test_both_ways_count_alike(start: Any, options: dict[str, Any]) -> None:
     assert service.app.state.catalogue.state("tiny", "other").loaded.leases.count == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"inline_seconds": 0}])
 def test_what_goes_wrong_in_turn_is_answered_and_counted_as_ever(
-    start: Any, monkeypatch: pytest.MonkeyPatch
+    start: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    service = start(inline_seconds=0)
+    service = start(**options)
     assert service.request("POST", PATHS[1], json={"observations": GOOD[0]}).is_success
     state = service.app.state.catalogue.state("tiny", "other")
 
@@ -554,10 +565,35 @@ def test_what_goes_wrong_in_turn_is_answered_and_counted_as_ever(
     (status,), _, answer = both(service, PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))
     assert (status, json.loads(answer)["code"]) == (422, "non-finite-q-values")
     labels = 'policy="tiny",variant="other"'
-    assert service.metric(f'slimq_errors_total{{code="non-finite-q-values",{labels}}}') == 2
-    assert service.metric(f"slimq_requests_total{{{labels}}}") == 3
+    assert service.metric(f'slimq_errors_total{{code="non-finite-q-values",{labels}}}') == 3
+    assert service.metric(f"slimq_requests_total{{{labels}}}") == 4
     assert service.metric("slimq_requests_in_flight") == 0
     assert broken.leases.count == 0
+
+
+def test_requests_of_one_turn_share_a_run_and_each_gets_its_own_answer(start: Any) -> None:
+    service = start()
+    rows = [[[float(number), 0.0, 0.0, 0.0]] for number in range(8)]
+    alone = [service.act("tiny", row).json() for row in rows]
+    labels = 'policy="tiny",variant="fp32"'
+    batches = f"slimq_batch_observations_count{{{labels}}}"
+    before = service.metric(batches)
+
+    async def ask(row: Any) -> Any:
+        path = "/v1/policies/tiny/act"
+        return (await service.client.post(path, json={"observations": row})).json()
+
+    async def ask_all() -> Any:
+        for _ in rows:
+            service.app.state.arrivals.note()
+        return await asyncio.gather(*map(ask, rows))
+
+    answers = service.run(ask_all())
+    for answer, expected in zip(answers, alone, strict=True):
+        assert answer["actions"] == expected["actions"]
+        np.testing.assert_allclose(answer["q_values"], expected["q_values"], atol=1e-5)
+    assert service.metric(batches) == before + 1
+    assert service.metric(f"slimq_requests_total{{{labels}}}") == 16
 
 
 def statistics(service: Any) -> dict[str, int]:

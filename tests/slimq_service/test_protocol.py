@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import socket
 import time
@@ -340,6 +341,12 @@ class Transport(asyncio.Transport):
     def write(self, data: bytes) -> None:
         pass
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
     def is_closing(self) -> bool:
         return bool(self.ended)
 
@@ -360,7 +367,7 @@ def on_a_connection(work: Any) -> None:
         return "id"
 
     async def run() -> None:
-        kind = make_protocol(WireLimits(100, 5, 0.5, 9, refused))
+        kind = make_protocol(WireLimits(100, 5, 0.5, 9, refused, lambda: None))
         config = uvicorn.Config(lambda: None, http=kind, log_config=None, timeout_keep_alive=0)
         protocol: Any = kind(config, ServerState(), {})  # type: ignore[call-arg]
         transport = Transport()
@@ -371,6 +378,31 @@ def on_a_connection(work: Any) -> None:
 
     asyncio.run(run())
     assert codes == []
+
+
+def test_every_request_that_was_read_has_arrived_before_it_is_answered() -> None:
+    """Those that wait behind another on a connection, when their turn comes."""
+    happened: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        happened.append(scope["path"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def run() -> None:
+        arrived = functools.partial(happened.append, "arrived")
+        kind = make_protocol(WireLimits(100, 5, 0.5, 9, str, arrived))
+        config = uvicorn.Config(app, http=kind, log_config=None)
+        config.load()
+        protocol: Any = kind(config, ServerState(), {})  # type: ignore[call-arg]
+        protocol.connection_made(Transport())
+        for part in (b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n", b"GET /3 HTTP/1.1\r\n"):
+            protocol.data_received(part)
+        await asyncio.sleep(0.05)
+        protocol.connection_lost(None)
+
+    asyncio.run(run())
+    assert happened == ["arrived", "/1", "arrived", "/2"]
 
 
 def test_only_a_client_that_takes_nothing_in_time_is_cut_off() -> None:

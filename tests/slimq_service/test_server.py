@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from slimq.core.errors import InvalidInputError, RepositoryError
+from slimq_service.arrivals import Arrivals
 from slimq_service.health import Lifecycle
 from slimq_service.server import make_config, serve
 from slimq_service.settings import Settings
@@ -210,7 +211,7 @@ def test_a_start_that_fails_is_no_success(
         raise ZeroDivisionError
 
     app = FastAPI(lifespan=lifespan)
-    app.state.refused = str
+    app.state.refused, app.state.arrivals = str, Arrivals()
     app.state.lifecycle, app.state.front = Lifecycle(), app
     monkeypatch.setattr("slimq_service.server.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
