@@ -1,32 +1,45 @@
-"""Whether a request came alone, which says how it is best computed.
+"""Whether others are about to come, which says how a request is best computed.
 
-A server reads everything that has arrived in one turn of the event loop, and starts answering in
-the next. So the first that is answered can be told how many others are about to come.
+A server reads everything that has arrived in one turn of the event loop, and begins to answer in
+the next. So the first of them can be told that there are more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
 
 class Arrivals:
-    """Counts what the server has read."""
+    """Counts the requests that were read and have not yet begun to be answered.
 
-    __slots__ = ("_count",)
+    Attributes:
+        coming: how many there are.
+        counted: whether anybody counts at all; h11 does not, nor do streams.
+    """
+
+    __slots__ = ("coming", "counted")
 
     def __init__(self) -> None:
-        self._count = 0
+        self.coming = 0
+        self.counted = False
 
-    @property
-    def alone(self) -> bool:
-        """Whether one request was read since `forget`, so that no other is about to come.
+    def note(self, app: App) -> App:
+        """Counts one that was read.
 
-        False where nobody counts, as for messages of streams, or with h11.
+        Args:
+            app: what is going to answer it.
+
+        Returns:
+            The same, which has it come no longer once it is called.
         """
-        return self._count == 1
+        self.coming += 1
+        self.counted = True
 
-    def note(self) -> None:
-        """One was read."""
-        self._count += 1
+        def begin(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+            self.coming -= 1
+            return app(scope, receive, send)
 
-    def forget(self) -> None:
-        """Those that were read are answered, or at least here."""
-        self._count = 0
+        return begin

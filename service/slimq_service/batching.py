@@ -29,7 +29,6 @@ import numpy as np
 from slimq.core.errors import ClosingError, DeadlineError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
-from slimq_service.arrivals import Arrivals
 from slimq_service.bodies import ClientGoneError, Receive, disconnected
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
@@ -112,10 +111,8 @@ class Batcher:
         slots: int,
         limits: BatchLimits,
         room: Room,
-        arrivals: Arrivals,
         metrics: Metrics,
     ) -> None:
-        self._arrivals = arrivals
         self._threads, self._slots, self._limits = threads, slots, limits
         self._room, self._metrics = room, metrics
         self._queues: dict[int, _Queue] = {}
@@ -162,7 +159,6 @@ class Batcher:
             if self._running < self._slots:
                 await asyncio.sleep(0)  # one turn reads more requests,
                 await asyncio.sleep(0)  # and one brings them here
-                self._arrivals.forget()
                 if self._is_alone(job):
                     self._leave(job)
                     q_values, started, seconds = _compute(variant.q_function, [observations])
@@ -321,10 +317,20 @@ def fail(futures: Iterable[asyncio.Future[Inference]], error: BaseException) -> 
     """Gives each its own copy: an exception gathers the traceback of everybody who raises it."""
     for future in futures:
         if not future.done():
-            own = type(error).__new__(type(error), *error.args)
-            own.__dict__.update(error.__dict__)
-            own.__cause__ = error
-            future.set_exception(own)
+            future.set_exception(_copy(error))
+
+
+def _copy(error: BaseException) -> BaseException:
+    """One of the same type where that can be made, and be an exception of a future."""
+    try:
+        own = type(error).__new__(type(error), *error.args)
+        own.__dict__.update(error.__dict__)
+    except Exception:
+        own = RuntimeError(str(error))
+    if isinstance(own, StopIteration):
+        own = RuntimeError(str(error))
+    own.__cause__ = error
+    return own
 
 
 def join(batch: Sequence[Observations]) -> Observations:

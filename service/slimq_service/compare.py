@@ -97,7 +97,8 @@ class CompareEndpoint:
             raise ObservationError(
                 "observations", "those of the policy", "those of its version before"
             )
-        inference = await hot.compute(variant, observations, receive, call.stages.queue / 1e9)
+        waited = call.stages.queue / 1e9
+        inference = await hot.compute(variant, observations, receive, waited, joined=False)
         q_values = np.ascontiguousarray(inference.q_values)
         row = {
             "variant": name,

@@ -47,7 +47,7 @@ class Engine:
             inline_seconds: up to which a batch is computed in the event loop.
             threads: for those that take longer.
             limits: of batches and of what waits.
-            arrivals: whether a request came alone.
+            arrivals: whether others are about to come.
             metrics: where both are counted.
         """
         self._threads = Threads(threads, "slimq-inference")
@@ -55,8 +55,8 @@ class Engine:
         self._room = room = Room(limits.waiting, limits.size, metrics.queue_depth)
         self.reader = Reader(limits.seconds, room)
         self._limits, self._arrivals = limits, arrivals
-        self._together = Together(limits.observations, arrivals, metrics)
-        self._batcher = Batcher(self._threads, threads, limits, room, arrivals, metrics)
+        self._together = Together(limits.observations, metrics)
+        self._batcher = Batcher(self._threads, threads, limits, room, metrics)
 
     def is_inline(self, variant: LoadedVariant, batch: int) -> bool:
         """Whether a batch takes so short that a thread would cost more."""
@@ -68,14 +68,12 @@ class Engine:
         What takes short is, unless it can be joined with others that are about to come; what does
         not, while it is the only one and no thread is at work.
         """
-        alone, expected = self._arrivals.alone, variant.cost.seconds(batch)
+        arrivals, expected = self._arrivals, variant.cost.seconds(batch)
+        alone = not arrivals.coming and not self._together.gathers
         if expected <= self._inline_seconds:
-            now = not variant.joinable or (alone and not self._together.gathers)
-        else:
-            now = alone and self._batcher.idle and expected <= self._limits.alone_seconds
-        if now:
-            self._arrivals.forget()
-        return now
+            return alone or not variant.joinable or batch >= self._limits.observations
+        idle = arrivals.counted and self._batcher.idle
+        return alone and idle and expected <= self._limits.alone_seconds
 
     def busy(self) -> bool:
         """Whether requests wait for a thread."""
@@ -87,6 +85,8 @@ class Engine:
         observations: Observations,
         receive: Receive,
         waited: float = 0.0,
+        *,
+        joined: bool = True,
     ) -> Inference:
         """The Q-values of a checked batch.
 
@@ -95,6 +95,7 @@ class Engine:
             observations: `(batch, *shape)`.
             receive: the request's ASGI channel, once its body is whole.
             waited: seconds that the request has waited before.
+            joined: whether what takes short may be computed with others, in their time.
 
         Raises:
             NonFiniteError: they are not all finite.
@@ -105,7 +106,7 @@ class Engine:
         """
         if not self.is_inline(variant, len(observations)):
             result = await self._batcher.run(variant, observations, receive, waited)
-        elif not self.runs_now(variant, len(observations)):
+        elif joined and not self.runs_now(variant, len(observations)):
             result = await self._together.run(variant, observations)
         else:
             started = time.perf_counter()

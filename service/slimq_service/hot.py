@@ -279,9 +279,11 @@ class Hot:
         observations: Observations,
         receive: Receive,
         waited: float = 0.0,
+        *,
+        joined: bool = True,
     ) -> Inference:
         """The Q-values, neither counted nor shown to the shadow; as `Engine.run`."""
-        return await self._engine.run(variant, observations, receive, waited)
+        return await self._engine.run(variant, observations, receive, waited, joined=joined)
 
     def _count_call(self, call: Call) -> None:
         measured = self.metrics.of(call.policy, call.variant)

@@ -98,8 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
-        self.limits.arrived()
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, self.limits.arrived(app))
 
     def data_received(self, data: bytes) -> None:
         """A piece, which may hold parts of several requests."""

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from slimq.core.errors import RepositoryError
 from slimq.core.providers import CPU, check_available
 from slimq_service.app import create_app
+from slimq_service.arrivals import App
 from slimq_service.guard import with_keys
 from slimq_service.health import Lifecycle
 from slimq_service.rlimits import bound_memory
@@ -111,7 +112,7 @@ def make_config(
     app: Callable[..., Any],
     settings: Settings,
     refused: Callable[[str], str],
-    arrived: Callable[[], None] = lambda: None,
+    arrived: Callable[[App], App] = lambda app: app,
 ) -> uvicorn.Config:
     """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
 
@@ -123,7 +124,7 @@ def make_config(
         settings: the limits.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
-        arrived: called for every request that was read, before it is answered.
+        arrived: told of every request that was read what is to answer it; says what does.
     """
     return uvicorn.Config(
         app,

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from slimq.core.observation import Observations
-from slimq_service.arrivals import Arrivals
 from slimq_service.batching import Inference, fail, join
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
@@ -35,21 +35,21 @@ class _Job:
 class Together:
     """Gathers requests over a turn of the event loop, and computes them in it."""
 
-    def __init__(self, most: int, arrivals: Arrivals, metrics: Metrics) -> None:
+    def __init__(self, most: int, metrics: Metrics) -> None:
         """Waits for nothing yet.
 
         Args:
             most: observations of a run; a request with more is one of its own.
-            arrivals: forgets those of a turn once it has ended.
             metrics: where batches are counted.
         """
-        self._most, self._arrivals, self._metrics = most, arrivals, metrics
+        self._most, self._metrics = most, metrics
         self._waiting: dict[int, list[_Job]] = {}
+        self._batches: deque[Sequence[_Job]] = deque()
 
     @property
     def gathers(self) -> bool:
-        """Whether requests wait for the turn's end."""
-        return bool(self._waiting)
+        """Whether requests wait for the turn's end, or for others to be computed before them."""
+        return bool(self._waiting or self._batches)
 
     async def run(self, variant: LoadedVariant, observations: Observations) -> Inference:
         """The Q-values of a checked batch, with others that this turn brings.
@@ -61,28 +61,40 @@ class Together:
         loop = asyncio.get_running_loop()
         job = _Job(variant, observations, loop.create_future(), time.perf_counter())
         if not self._waiting:  # one turn reads more requests, and one brings them here
-            loop.call_soon(loop.call_soon, self._compute)
+            loop.call_soon(loop.call_soon, self._gathered, loop)
         self._waiting.setdefault(id(variant.q_function), []).append(job)
         return await job.future
 
-    def _compute(self) -> None:
-        self._arrivals.forget()
+    def _gathered(self, loop: asyncio.AbstractEventLoop) -> None:
+        begun = bool(self._batches)
         waiting, self._waiting = self._waiting, {}
         for jobs in waiting.values():
-            start = 0
-            while start < len(jobs):
-                stop = self._end_of_batch(jobs, start)
-                self._run(jobs[start:stop])
-                start = stop
+            self._batches += self._batches_of(jobs)
+        if not begun:
+            self._compute(loop)
 
-    def _end_of_batch(self, jobs: Sequence[_Job], start: int) -> int:
-        """Behind the last of the jobs from `start` on that fit in a batch; at least one."""
-        stop, size = start + 1, len(jobs[start].observations)
-        if jobs[start].variant.joinable:
-            while stop < len(jobs) and size + len(jobs[stop].observations) <= self._most:
-                size += len(jobs[stop].observations)
-                stop += 1
-        return stop
+    def _compute(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Runs one batch; the next comes when its requests are answered."""
+        jobs = self._batches.popleft()
+        try:
+            self._run(jobs)
+        except BaseException as error:  # whatever it is, nobody must wait for ever
+            fail([job.future for job in jobs], error)
+            raise
+        finally:
+            if self._batches:
+                loop.call_soon(self._compute, loop)
+
+    def _batches_of(self, jobs: Sequence[_Job]) -> Iterator[Sequence[_Job]]:
+        start = 0
+        while start < len(jobs):
+            stop, size = start + 1, len(jobs[start].observations)
+            if jobs[start].variant.joinable:
+                while stop < len(jobs) and size + len(jobs[stop].observations) <= self._most:
+                    size += len(jobs[stop].observations)
+                    stop += 1
+            yield jobs[start:stop]
+            start = stop
 
     def _run(self, jobs: Sequence[_Job]) -> None:
         variant = jobs[0].variant
@@ -90,7 +102,11 @@ class Together:
         try:
             q_values = variant.q_function(join([job.observations for job in jobs]))
         except Exception as error:
-            fail([job.future for job in jobs], error)
+            if len(jobs) == 1:
+                fail([jobs[0].future], error)
+            else:  # it may be one alone that cannot be computed
+                for job in jobs:
+                    self._run([job])
             return
         seconds = time.perf_counter() - started
         measured = self._metrics.of(variant.policy.name, variant.manifest.name)

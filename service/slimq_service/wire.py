@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from slimq.core.errors import SlimqError
+from slimq_service.arrivals import App
 from slimq_service.problems import MEDIA_TYPE, problem_of, render
 from slimq_service.request_ids import HEADER
 from slimq_service.rlimits import allow_connections
@@ -29,7 +30,7 @@ class WireLimits:
         connections: most that are open at once.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
-        arrived: called for every request that was read, before it is answered.
+        arrived: told of every request that was read what is to answer it; says what does.
     """
 
     head_bytes: int
@@ -37,11 +38,11 @@ class WireLimits:
     send_seconds: float
     connections: int
     refused: Callable[[str], str]
-    arrived: Callable[[], None]
+    arrived: Callable[[App], App]
 
 
 def http_options(
-    settings: Settings, refused: Callable[[str], str], arrived: Callable[[], None]
+    settings: Settings, refused: Callable[[str], str], arrived: Callable[[App], App]
 ) -> dict[str, Any]:
     """The options of `uvicorn.Config` that say how requests are read.
 
@@ -49,7 +50,8 @@ def http_options(
         settings: the limits.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
-        arrived: called for every request that was read, before it is answered; not by h11.
+        arrived: told of every request that was read what is to answer it; says what does.
+            h11 does not ask.
     """
     if importlib.util.find_spec("httptools") is None:
         return {"http": "h11", "h11_max_incomplete_event_size": settings.max_header_bytes}

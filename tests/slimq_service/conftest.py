@@ -42,9 +42,6 @@ class InProcess:
         return self.runner.run(work)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """A request that the server has read alone."""
-        self.app.state.arrivals.forget()
-        self.app.state.arrivals.note()
         return self.run(self.client.request(method, path, **options))
 
     def get(self, path: str, **options: Any) -> httpx.Response:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from slimq.core.errors import ClosingError, DeadlineError, OverloadedError
-from slimq_service.arrivals import Arrivals
 from slimq_service.batching import Batcher, BatchLimits, Inference
 from slimq_service.bodies import ClientGoneError
 from slimq_service.metrics import Metrics
@@ -56,7 +55,7 @@ class Bench:
         self.metrics = Metrics(Registry())
         self.threads = Threads(slots, "test")
         room = Room(limits.waiting, limits.size, self.metrics.queue_depth)
-        self.batcher = Batcher(self.threads, slots, limits, room, Arrivals(), self.metrics)
+        self.batcher = Batcher(self.threads, slots, limits, room, self.metrics)
 
     def variant(self, name: str, *, joinable: bool = True) -> tuple[LoadedVariant, Gate]:
         gate = Gate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import socket
 import time
@@ -367,7 +366,7 @@ def on_a_connection(work: Any) -> None:
         return "id"
 
     async def run() -> None:
-        kind = make_protocol(WireLimits(100, 5, 0.5, 9, refused, lambda: None))
+        kind = make_protocol(WireLimits(100, 5, 0.5, 9, refused, lambda app: app))
         config = uvicorn.Config(lambda: None, http=kind, log_config=None, timeout_keep_alive=0)
         protocol: Any = kind(config, ServerState(), {})  # type: ignore[call-arg]
         transport = Transport()
@@ -390,7 +389,10 @@ def test_every_request_that_was_read_has_arrived_before_it_is_answered() -> None
         await send({"type": "http.response.body"})
 
     async def run() -> None:
-        arrived = functools.partial(happened.append, "arrived")
+        def arrived(app: Any) -> Any:
+            happened.append("arrived")
+            return app
+
         kind = make_protocol(WireLimits(100, 5, 0.5, 9, str, arrived))
         config = uvicorn.Config(app, http=kind, log_config=None)
         config.load()
