@@ -1,7 +1,7 @@
 """The compare endpoint: the same observations through several variants, side by side.
 
-Variants run one after the other, each as a request for actions would, so that their times can be
-compared. Agreement, difference and regret are against a reference, the policy's baseline unless
+Variants run one after the other, each as a lone request for actions would, so that their times can
+be compared. Agreement, difference and regret are against a reference, the policy's baseline unless
 another is named. It counts neither as a request for actions nor in the variants' metrics, but for
 the batches that are computed in threads.
 """

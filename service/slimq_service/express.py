@@ -2,8 +2,8 @@
 
 They are whole in the first message, for a variant that is in memory, and in one of the forms that
 cost little to read (`forms.py`, `oip/forms.py`). The lane checks, computes, counts and answers like
-the endpoint, without what sharing and waiting need: nothing is awaited but a batch of a model that
-takes long. Whatever is unusual, every error among it, is the endpoint's; a test holds the two to
+the endpoint, without what sharing and waiting need: nothing is awaited but a run of the model with
+others. Whatever is unusual, every error among it, is the endpoint's; a test holds the two to
 the same answers.
 """
 
@@ -149,7 +149,7 @@ def read(
 def answer_now(
     hot: Hot, lane: Lane, variant: LoadedVariant, scope: Scope, usual: Usual, began: int
 ) -> Content | None:
-    """The answer of a model that takes so short that it is run in the event loop.
+    """The answer of a model that is run at once, in the event loop (`Hot.runs_now`).
 
     Args:
         hot: what hot endpoints share.
@@ -194,7 +194,7 @@ async def answer_in_turn(
     usual: Usual,
     began: int,
 ) -> None:
-    """Answers a request whose model takes long: alone, or in a batch when its turn has come.
+    """Answers a request that is computed with others, or in a thread when its turn has come.
 
     Args:
         hot: what hot endpoints share.

@@ -25,7 +25,7 @@ class Duration:
 
 @dataclass
 class Stages:
-    """Nanoseconds of one request: waiting for a thread, reading, the model, writing."""
+    """Nanoseconds of one request: waiting for its run, reading, the model, writing."""
 
     queue: int = 0
     compute_input: int = 0

@@ -101,7 +101,7 @@ class StageStatistics(BaseModel):
 
     success: DurationStatistics
     fail: DurationStatistics
-    queue: DurationStatistics = Field(description="waiting for a thread")
+    queue: DurationStatistics = Field(description="waiting for threads or joint runs")
     compute_input: DurationStatistics = Field(description="reading the request")
     compute_infer: DurationStatistics = Field(description="in the model")
     compute_output: DurationStatistics = Field(description="writing the answer")

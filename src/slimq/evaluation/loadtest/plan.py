@@ -36,7 +36,7 @@ ERROR_RATE = 0.01
 
 
 LEAST_REQUESTS = 10
-"""That a block of `open` must have in the part that counts."""
+"""That a block of `open` or `steps` must have in the part that counts."""
 SETTLE_SHARE = 0.1
 """Of a block's start that is not counted: what the block before left behind meets it."""
 

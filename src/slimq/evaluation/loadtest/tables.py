@@ -138,7 +138,7 @@ def _title(report: Report, mode: Mode, *, ratios: bool) -> str:
         return f"Open loop: {rate:g} requests/s, {_rounds(report, plan.open_seconds(rate))}"
     return (
         f"Steps: the highest rate with a p99 of at most {plan.p99_us / 1000:g} ms, "
-        f"{plan.sweeps} sweeps, blocks of {plan.step_seconds:g} s"
+        f"{plan.sweeps} sweeps, blocks of at least {plan.step_seconds:g} s"
     )
 
 
