@@ -137,17 +137,16 @@ def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
 
     They do not where a model chooses the scale of its activations anew for each batch
     (DynamicQuantizeLinear): there, one client's observations would change another's answer. Beside
-    a copy of itself and beside an extreme one the shapes are the same, so rounding is too.
+    copies of itself and beside extreme ones the shapes are the same, so rounding is too.
     """
     rows = _unlike_rows(spec)
-    for row in rows:
-        alone = _first(q_function, row, row)
+    mixed = q_function(np.stack(rows))
+    for number, beside in enumerate(mixed):
+        alone = q_function(np.stack([rows[number]] * len(rows)))[number]
         finite = np.abs(alone[np.isfinite(alone)])  # an extreme one may be too much for a model
         tolerance = JOINED_TOLERANCE * float(finite.max(initial=0))
-        for other in rows:
-            beside = _first(q_function, row, other)
-            if not np.allclose(beside, alone, rtol=0, atol=tolerance, equal_nan=True):
-                return False
+        if not np.allclose(beside, alone, rtol=0, atol=tolerance, equal_nan=True):
+            return False
     return True
 
 
@@ -162,13 +161,6 @@ def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
         constants = (0, -EXTREME, EXTREME)
     rows = [noise, *(np.full(spec.shape, value) for value in constants)]
     return [row.astype(spec.numpy_dtype) for row in rows]
-
-
-def _first(q_function: QFunction, *rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The Q-values of the first of a batch."""
-    batch: Any = np.stack(rows)
-    q_values: npt.NDArray[Any] = q_function(batch)[0]
-    return q_values
 
 
 def trim_memory() -> None:
