@@ -23,7 +23,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from slimq_service.facts import Facts
-from slimq_service.series import Registry, live_workers
+from slimq_service.series import Registry
+from slimq_service.series_files import live_workers
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RESTARTS_FILE = "restarts"

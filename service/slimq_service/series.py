@@ -27,6 +27,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from slimq_service.series_files import Entry, live_workers, read_layout
+
 FILE_BYTES = 2**24
 """Of a worker's slots; what is not used takes no room on disk or in memory."""
 SLOT_BYTES = 8
@@ -34,8 +36,6 @@ RESERVED_BYTES = 2**18
 """Room on disk that is taken beyond what is needed, so that it is rarely asked for."""
 NO_RESERVATIONS = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 """What file systems say that reserve nothing."""
-LIVE_FILE = "workers"
-"""In the folder: index and process id of every worker that lives, as `0:4711 1:4712`."""
 
 Values = npt.NDArray[np.float64]
 
@@ -138,7 +138,7 @@ class Registry:
             with self._layout.with_suffix(".values").open("a+b") as file:
                 file.truncate(FILE_BYTES)
                 self._memory = mmap.mmap(file.fileno(), FILE_BYTES)
-            kept, end = _read_layout(self._layout, 0)
+            kept, end = read_layout(self._layout, 0)
             if self._layout.exists():
                 os.truncate(self._layout, end)  # of a line that a worker died over
             for name, values, slot, width in kept:
@@ -259,27 +259,17 @@ class Registry:
         return totals, largest
 
 
-def live_workers(folder: Path) -> dict[int, str]:
-    """Process ids of the workers that live, by index."""
-    try:
-        text = (folder / LIVE_FILE).read_text(encoding="ascii")
-    except OSError:
-        return {}
-    pairs = (word.split(":") for word in text.split())
-    return {int(index): pid for index, pid in pairs}
-
-
 class _Other:
     """What another worker's files say."""
 
     def __init__(self, layout: Path) -> None:
         self._layout, self._values = layout, layout.with_suffix(".values")
         self._offset = 0
-        self._entries: list[tuple[str, tuple[str, ...], int, int]] = []
+        self._entries: list[Entry] = []
 
     def adopt(self, families: Mapping[str, Family[Any]]) -> None:
         """Makes every series of that worker one of this one too."""
-        found, self._offset = _read_layout(self._layout, self._offset)
+        found, self._offset = read_layout(self._layout, self._offset)
         for entry in found:
             family = families.get(entry[0])
             if family is not None and family.width == entry[3]:
@@ -387,20 +377,3 @@ def _labels(names: Sequence[str], values: Sequence[str]) -> str:
 def escape(value: str) -> str:
     """A label's value as it is written between quotes."""
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-def _read_layout(
-    path: Path, offset: int
-) -> tuple[list[tuple[str, tuple[str, ...], int, int]], int]:
-    """The whole lines behind an offset, and where they end."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            content = file.read()
-    except FileNotFoundError:
-        return [], offset
-    whole = content[: content.rfind(b"\n") + 1]
-    rows = [json.loads(line) for line in whole.splitlines()]
-    return [(name, tuple(values), slot, width) for name, values, slot, width in rows], offset + len(
-        whole
-    )

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from slimq_service.series import LIVE_FILE, Registry
+from slimq_service.series import Registry
+from slimq_service.series_files import LIVE_FILE
 
 NAMES = ("policy", "variant")
 KEY = ("pong", "int8")
