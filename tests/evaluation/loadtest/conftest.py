@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
@@ -117,9 +118,11 @@ def measure() -> Callable[..., Any]:
         plan.check()
         recording = Recording()
         meter = Meter(f"{url}/metrics", None, 5)
+        gc.freeze()  # what thousands of tests have left would be collected before each block
         try:
             run_plan(Service(address, requests, meter), plan, recording, lambda progress: None)
         finally:
+            gc.unfreeze()
             meter.close()
         return plan, recording
 

@@ -12,7 +12,7 @@ from slimq.evaluation.loadtest.analysis import Difference, find_differences
 RUNS, MOST_FALSE = 20, 1
 SLOWED_RUNS, LEAST_FOUND = 10, 9
 SHARE = 0.1
-SHORT = {"modes": ("closed",), "connections": 1, "warm_seconds": 0.3, "rounds": 28, "seconds": 0.15}
+SHORT = {"modes": ("closed",), "connections": 1, "warm_seconds": 0.3, "rounds": 44, "seconds": 0.15}
 """What both are measured with, so that the one cannot be had at the cost of the other."""
 
 
