@@ -15,13 +15,13 @@ from starlette.types import Receive, Scope, Send
 from slimq.core.errors import ConflictError, InvalidInputError, suggestion
 from slimq.core.observation import Observations
 from slimq_service.answers import Answer
-from slimq_service.batching import Inference
 from slimq_service.hot import Call, Hot
 from slimq_service.intake import receive_observations
 from slimq_service.model import LoadedVariant
 from slimq_service.parsing import JSON
 from slimq_service.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
 from slimq_service.problems import Problem, render
+from slimq_service.runs import Inference
 
 POLICY_PATH = "/v1/policies/{policy}/act"
 VARIANT_PATH = "/v1/policies/{policy}/variants/{variant}/act"

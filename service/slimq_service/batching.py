@@ -18,21 +18,18 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any
-
-import numpy as np
 
 from slimq.core.errors import ClosingError, DeadlineError
 from slimq.core.observation import Observations
-from slimq.core.qfunction import QFunction, QValues
 from slimq_service.bodies import ClientGoneError, Receive, disconnected
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
 from slimq_service.room import Room
+from slimq_service.runs import Computed, Inference, Job, compute, fail, share_out
 from slimq_service.threads import Threads
 
 PATIENCE_SECONDS = 0.02
@@ -66,37 +63,15 @@ class BatchLimits:
     alone_seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Inference:
-    """An answer.
-
-    Attributes:
-        q_values: `(batch, actions)`.
-        seconds: what the model took, for the whole batch.
-        queue_seconds: from the request's arrival until the model began.
-        executions: runs of the model to count for it: those who share one count it once.
-    """
-
-    q_values: QValues
-    seconds: float
-    queue_seconds: float = 0.0
-    executions: int = 1
-
-
 @dataclass(eq=False)
-class _Job:
-    variant: LoadedVariant
-    observations: Observations
+class _Job(Job):
     receive: Receive
     waited: float
-    future: asyncio.Future[Inference]
-    arrived: float
     timer: asyncio.TimerHandle | None = None
     watching: asyncio.Future[None] | None = None
 
 
 _Queue = OrderedDict[_Job, None]
-_Computed = tuple[QValues, float, float]
 
 
 class Batcher:
@@ -106,12 +81,7 @@ class Batcher:
     """
 
     def __init__(
-        self,
-        threads: Threads,
-        slots: int,
-        limits: BatchLimits,
-        room: Room,
-        metrics: Metrics,
+        self, threads: Threads, slots: int, limits: BatchLimits, room: Room, metrics: Metrics
     ) -> None:
         self._threads, self._slots, self._limits = threads, slots, limits
         self._room, self._metrics = room, metrics
@@ -150,7 +120,7 @@ class Batcher:
             ClosingError: the service ended while it waited.
         """
         future = asyncio.get_running_loop().create_future()
-        job = _Job(variant, observations, receive, waited, future, time.perf_counter())
+        job = _Job(variant, observations, future, time.perf_counter(), receive, waited)
         if self._running < self._slots and not self._room.has(observations.nbytes):
             self._start([job], Reason.IDLE)
             return await job.future
@@ -161,7 +131,7 @@ class Batcher:
                 await asyncio.sleep(0)  # and one brings them here
                 if self._is_alone(job):
                     self._leave(job)
-                    q_values, started, seconds = _compute(variant.q_function, [observations])
+                    q_values, started, seconds = compute(variant.q_function, [observations])
                     measured = self._metrics.of(variant.policy.name, variant.manifest.name)
                     measured.inline(len(observations))
                     return Inference(q_values, seconds, started - job.arrived)
@@ -237,31 +207,22 @@ class Batcher:
         self._running += 1
         try:
             self._threads.start(
-                partial(_compute, variant.q_function, batch), partial(self._finish, jobs)
+                partial(compute, variant.q_function, batch), partial(self._finish, jobs)
             )
         except RuntimeError as error:  # the threads have ended, or there can be no more of them
             self._running -= 1
-            fail([job.future for job in jobs], error)
+            fail(jobs, error)
             return
         measured = self._metrics.of(variant.policy.name, variant.manifest.name)
         measured.batches[reason].inc()
         measured.batch_observations.observe(sum(map(len, batch)))
 
-    def _finish(self, jobs: Sequence[_Job], computed: _Computed | BaseException) -> None:
+    def _finish(self, jobs: Sequence[_Job], computed: Computed | BaseException) -> None:
         self._running -= 1
         if isinstance(computed, BaseException):
-            fail([job.future for job in jobs], computed)
+            fail(jobs, computed)
         else:
-            q_values, started, seconds = computed
-            start, executions = 0, 1
-            for job in jobs:
-                stop = start + len(job.observations)
-                if not job.future.done():
-                    waited = started - job.arrived
-                    answer = Inference(q_values[start:stop], seconds, waited, executions)
-                    job.future.set_result(answer)
-                    executions = 0
-                start = stop
+            share_out(jobs, computed)
         self._dispatch(Reason.FREED)
 
     def _watch(self, job: _Job, seconds: float) -> None:
@@ -311,38 +272,3 @@ class Batcher:
             for job in queue
         )
         return max(1, math.ceil(cost / self._slots))
-
-
-def fail(futures: Iterable[asyncio.Future[Inference]], error: BaseException) -> None:
-    """Gives each its own copy: an exception gathers the traceback of everybody who raises it."""
-    for future in futures:
-        if not future.done():
-            future.set_exception(_copy(error))
-
-
-def _copy(error: BaseException) -> BaseException:
-    """One of the same type where that can be made, and be an exception of a future."""
-    try:
-        own = type(error).__new__(type(error), *error.args)
-        own.__dict__.update(error.__dict__)
-    except Exception:
-        own = RuntimeError(str(error))
-    if isinstance(own, StopIteration):
-        own = RuntimeError(str(error))
-    own.__cause__ = error
-    return own
-
-
-def join(batch: Sequence[Observations]) -> Observations:
-    """Observations of several requests as one batch; those of a single one without a copy."""
-    if len(batch) == 1:
-        return batch[0]
-    joined: Any = np.concatenate(batch)
-    whole: Observations = joined
-    return whole
-
-
-def _compute(q_function: QFunction, batch: Sequence[Observations]) -> _Computed:
-    started = time.perf_counter()
-    q_values = q_function(join(batch))
-    return q_values, started, time.perf_counter() - started

@@ -9,7 +9,6 @@ the threads share one session.
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 
@@ -17,12 +16,13 @@ from slimq.core.errors import NonFiniteError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
 from slimq_service.arrivals import Arrivals
-from slimq_service.batching import Batcher, BatchLimits, Inference
+from slimq_service.batching import Batcher, BatchLimits
 from slimq_service.bodies import Receive
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
 from slimq_service.reading import Reader
 from slimq_service.room import Room
+from slimq_service.runs import Inference, compute
 from slimq_service.threads import Threads
 from slimq_service.together import Together
 
@@ -109,9 +109,8 @@ class Engine:
         elif joined and not self.runs_now(variant, len(observations)):
             result = await self._together.run(variant, observations)
         else:
-            started = time.perf_counter()
-            q_values = variant.q_function(observations)
-            result = Inference(q_values, time.perf_counter() - started)
+            q_values, _, seconds = compute(variant.q_function, [observations])
+            result = Inference(q_values, seconds)
             measured = self._metrics.of(variant.policy.name, variant.manifest.name)
             measured.inline(len(observations))
         check_finite(result.q_values)

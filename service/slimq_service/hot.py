@@ -22,7 +22,6 @@ from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
 from slimq_service.access import CALL
 from slimq_service.answers import Answer, send_last, with_retry
-from slimq_service.batching import Inference
 from slimq_service.bodies import ClientGoneError, Headers, is_long, read_body
 from slimq_service.catalogue import Catalogue
 from slimq_service.engine import Engine
@@ -30,6 +29,7 @@ from slimq_service.metrics import CLIENT_GONE, Metrics
 from slimq_service.model import Leases, LoadedVariant
 from slimq_service.problems import Problem, internal_problem, problem_of
 from slimq_service.routing import default_variant
+from slimq_service.runs import Inference
 from slimq_service.settings import Settings
 from slimq_service.shadow import Shadow
 from slimq_service.statistics import Stages, Statistics

@@ -28,9 +28,9 @@ from slimq.core.differences import find_differences
 from slimq.core.errors import SlimqError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
-from slimq_service.batching import join
 from slimq_service.catalogue import Catalogue
 from slimq_service.model import LoadedVariant
+from slimq_service.runs import join
 from slimq_service.series import Registry
 
 WAITING_REQUESTS = 64

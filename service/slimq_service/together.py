@@ -16,20 +16,11 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from slimq.core.observation import Observations
-from slimq_service.batching import Inference, fail, join
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
-
-
-@dataclass(slots=True)
-class _Job:
-    variant: LoadedVariant
-    observations: Observations
-    future: asyncio.Future[Inference]
-    arrived: float
+from slimq_service.runs import Inference, Job, compute, fail, share_out
 
 
 class Together:
@@ -43,8 +34,8 @@ class Together:
             metrics: where batches are counted.
         """
         self._most, self._metrics = most, metrics
-        self._waiting: dict[int, list[_Job]] = {}
-        self._batches: deque[Sequence[_Job]] = deque()
+        self._waiting: dict[int, list[Job]] = {}
+        self._batches: deque[Sequence[Job]] = deque()
 
     @property
     def gathers(self) -> bool:
@@ -59,7 +50,7 @@ class Together:
             observations: `(batch, *shape)`.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(variant, observations, loop.create_future(), time.perf_counter())
+        job = Job(variant, observations, loop.create_future(), time.perf_counter())
         if not self._waiting:  # one turn reads more requests, and one brings them here
             loop.call_soon(loop.call_soon, self._gathered, loop)
         self._waiting.setdefault(id(variant.q_function), []).append(job)
@@ -79,13 +70,13 @@ class Together:
         try:
             self._run(jobs)
         except BaseException as error:  # whatever it is, nobody must wait for ever
-            fail([job.future for job in jobs], error)
+            fail(jobs, error)
             raise
         finally:
             if self._batches:
                 loop.call_soon(self._compute, loop)
 
-    def _batches_of(self, jobs: Sequence[_Job]) -> Iterator[Sequence[_Job]]:
+    def _batches_of(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
         start = 0
         while start < len(jobs):
             stop, size = start + 1, len(jobs[start].observations)
@@ -96,27 +87,17 @@ class Together:
             yield jobs[start:stop]
             start = stop
 
-    def _run(self, jobs: Sequence[_Job]) -> None:
+    def _run(self, jobs: Sequence[Job]) -> None:
         variant = jobs[0].variant
-        started = time.perf_counter()
         try:
-            q_values = variant.q_function(join([job.observations for job in jobs]))
+            computed = compute(variant.q_function, [job.observations for job in jobs])
         except Exception as error:
             if len(jobs) == 1:
-                fail([jobs[0].future], error)
+                fail(jobs, error)
             else:  # it may be one alone that cannot be computed
                 for job in jobs:
                     self._run([job])
             return
-        seconds = time.perf_counter() - started
         measured = self._metrics.of(variant.policy.name, variant.manifest.name)
-        measured.inline(len(q_values))
-        start, executions = 0, 1
-        for job in jobs:
-            stop = start + len(job.observations)
-            if not job.future.done():
-                waited = started - job.arrived
-                rows = q_values[start:stop]
-                job.future.set_result(Inference(rows, seconds, waited, executions))
-                executions = 0
-            start = stop
+        measured.inline(len(computed[0]))
+        share_out(jobs, computed)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from slimq.core.errors import ClosingError, DeadlineError, OverloadedError
-from slimq_service.batching import Batcher, BatchLimits, Inference
+from slimq_service.batching import Batcher, BatchLimits
 from slimq_service.bodies import ClientGoneError
 from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
 from slimq_service.room import Room
+from slimq_service.runs import Inference
 from slimq_service.series import Registry
 from slimq_service.threads import Threads
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slimq_service.batching import Inference
 from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
+from slimq_service.runs import Inference
 from slimq_service.series import Registry
 from slimq_service.together import Together
 
