@@ -317,14 +317,14 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open, self.entered = threading.Event(), threading.Semaphore(0)
-        compute = batching._compute
+        compute = batching.compute
 
         def wait(q_function: Any, batch: Any) -> Any:
             self.entered.release()
             assert self.open.wait(10)
             return compute(q_function, batch)
 
-        monkeypatch.setattr("slimq_service.batching._compute", wait)
+        monkeypatch.setattr("slimq_service.batching.compute", wait)
 
     async def reached(self) -> None:
         assert await asyncio.to_thread(self.entered.acquire, timeout=10)
