@@ -98,14 +98,12 @@ def test_names_that_are_no_text_are_replaced_in_the_report(
 def test_models_that_changed_or_went_away_meanwhile_are_noted(
     served: str, tiny_repository: Path
 ) -> None:
-    from slimq.cli.loadtest import _check_models
-    from slimq.evaluation.loadtest.recording import Recording
+    from slimq.evaluation.loadtest.service import find_republished
 
-    recording = Recording()
     with SlimqClient(served) as client:
         same = client.variant("tiny", "fp32").model.sha256
-        _check_models(client, "tiny", {"fp32": same, "other": "0" * 64, "gone": same}, recording)
-    changed, gone = recording.notes
+        models = {"fp32": same, "other": "0" * 64, "gone": same}
+        changed, gone = find_republished(client, "tiny", models)
     assert changed == "other was republished during the test: its figures are mixed"
     assert gone.startswith("whether gone is still the same model is not known: ")
     assert "gone" in gone.removeprefix("whether gone")
@@ -126,7 +124,7 @@ def test_the_defaults_of_the_command_are_those_of_the_plan() -> None:
 
 
 def test_the_key_is_told_to_the_services_own_metrics_only() -> None:
-    from slimq.cli.loadtest import _make_meter
+    from slimq.evaluation.loadtest.service import make_meter
 
     keys: list[str | None] = []
 
@@ -144,7 +142,7 @@ def test_the_key_is_told_to_the_services_own_metrics_only() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_port}"
         for url in (f"http://{address}", "http://127.0.0.1:1", "http://elsewhere"):
-            meter = _make_meter(url, f"http://{address}/metrics", "s3cret", 5)
+            meter = make_meter(url, f"http://{address}/metrics", "s3cret", 5)
             assert meter.problem is None
             meter.close()
         server.shutdown()

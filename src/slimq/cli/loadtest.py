@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
-import signal
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -19,13 +15,8 @@ from slimq.cli.options import DEFAULT_POLICIES, ApiKeyOption, JsonOption, Polici
 from slimq.cli.units import parse_duration
 
 if TYPE_CHECKING:
-    from slimq.core.client import SlimqClient
     from slimq.core.observation import Observations, ObservationSpec
     from slimq.evaluation.loadtest.plan import Mode, Plan
-    from slimq.evaluation.loadtest.processor import Meter
-    from slimq.evaluation.loadtest.recording import Recording
-    from slimq.evaluation.loadtest.report import Report
-    from slimq.evaluation.loadtest.session import Progress, Service
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -84,7 +75,7 @@ def loadtest(
         float, typer.Option(min=0.1, max=60, help="Seconds after which a request has failed.")
     ] = 5.0,
     minutes: Annotated[
-        float, typer.Option(min=0.05, max=1440, help="The longest it may take.")
+        float, typer.Option(min=0.05, max=1440, help="After so many nothing more is begun.")
     ] = 15,
     seed: Annotated[
         int | None,
@@ -117,21 +108,27 @@ def loadtest(
     """Compares variants of a service under load, and says which differences are real.
 
     Real observations are sent in a closed loop, in an open loop of constant rate, and in steps up
-    to saturation. Ctrl-C ends it with a report of what was measured until then. The command is
-    alone in knowing what it sends: other traffic makes everything slower.
+    to saturation. Ctrl-C or SIGTERM ends it with a report of what was measured until then. The
+    command is alone in knowing what it sends: other traffic makes everything slower.
     """
     require("load", "hdrh", "httptools", "matplotlib")
+    from slimq.cli.loadtest_output import heeding_signals, keep_figures, run_with_bar, show_report
     from slimq.core.client import SlimqClient
-    from slimq.core.errors import CheckFailedError, ServiceError
+    from slimq.core.errors import ServiceError
     from slimq.evaluation.loadtest.plan import Order, Plan, choose_baseline, name_subjects
     from slimq.evaluation.loadtest.recording import Recording
     from slimq.evaluation.loadtest.report import Circumstances, make_report
     from slimq.evaluation.loadtest.requests import refuse_credentials
-    from slimq.evaluation.loadtest.session import TimeIsUpError
+    from slimq.evaluation.loadtest.service import (
+        find_republished,
+        loaded_models,
+        make_meter,
+        make_service,
+    )
 
     refuse_credentials(url, "URL")
     refuse_credentials(metrics or "", "--metrics")
-    with SlimqClient(url, api_key=api_key) as client:
+    with SlimqClient(url, timeout=timeout, api_key=api_key) as client:
         manifest = client.policy(policy)
         named = [name.strip() for name in variants.split(",") if name.strip()]
         subjects = name_subjects(named, client.variants(policy))
@@ -157,45 +154,37 @@ def loadtest(
         plan.check()
         _warn_of_time(plan)
         observations, origin = _read_observations(source, policies, policy, manifest.observation)
+        models = loaded_models(client, policy, plan, observations)
         folder = _make_folder(output, policy)
-        models = _ask_all(client, policy, plan, observations)
-        meter = _make_meter(client.url, metrics, api_key, timeout)
-        service = _make_service(
+        meter = make_meter(client.url, metrics, api_key, timeout)
+        service = make_service(
             client.url, policy, plan, observations, manifest.observation, meter, api_key
         )
-        recording, started, begin = Recording(), _now(), time.monotonic()
+        recording, started, begin = Recording(), datetime.now(UTC), time.monotonic()
         if meter.problem is not None:
             recording.notes.append(f"no processor time: {meter.problem}")
-        ended, problem = "complete", None
-        try:
-            _drive(service, plan, recording)
-        except KeyboardInterrupt:
-            ended = "interrupted"
-        except TimeIsUpError:
-            ended = f"ended after its {minutes:g} minutes"
-        except ServiceError as error:
-            ended, problem = f"ended by an error: {error}", error
-        finally:
-            meter.close()
-        circumstances = Circumstances(
-            url=client.url,
-            policy=policy,
-            models=models,
-            observations=origin,
-            started=started,
-            seconds=time.monotonic() - begin,
-            ended=ended,
-        )
-        with _undisturbed():
-            _check_models(client, policy, models, recording)
+        with heeding_signals() as stop:
+            ended, problem = run_with_bar(service, plan, recording, stop)
+            took = time.monotonic() - begin
+            if stop.asked or isinstance(problem, ServiceError):
+                recording.notes.append("whether the models are still the same was not asked")
+            else:
+                recording.notes += find_republished(client, policy, models)
+            circumstances = Circumstances(
+                url=client.url,
+                policy=policy,
+                models=models,
+                observations=origin,
+                started=f"{started:%Y-%m-%d %H:%M:%S} UTC",
+                seconds=took,
+                ended=ended,
+            )
             report = make_report(recording, plan, circumstances)
-    _write(report, folder, as_json=as_json)
+            unwritten = keep_figures(report, folder)
+        meter.close()
+    show_report(report, folder, unwritten, as_json=as_json)
     if problem is not None:
         raise problem
-    if ended == "interrupted":
-        raise typer.Exit(130)
-    if ended != "complete":
-        raise CheckFailedError(f"the load test {ended}; {_readable(folder)} has what was measured")
 
 
 def _warn_of_time(plan: Plan) -> None:
@@ -236,12 +225,13 @@ def _read_observations(
 ) -> tuple[Observations, str]:
     """The observations, and where they come from."""
     from slimq.cli.act import read_observations
+    from slimq.cli.loadtest_output import readable
     from slimq.core.repository import Repository
     from slimq.evaluation.loadtest.requests import read_calibration
 
     if source is not None:
         found = spec.check(read_observations(source), "--input")
-        return found, f"{len(found)} observations of {_readable(source)}"
+        return found, f"{len(found)} observations of {readable(source)}"
     found = read_calibration(Repository(policies), policy, spec)
     return found, f"{len(found):,} observations of the calibration set"
 
@@ -252,130 +242,3 @@ def _make_folder(output: Path | None, policy: str) -> Path:
         output = Path("runs") / "loadtest" / f"{policy}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     output.mkdir(parents=True, exist_ok=True)
     return output
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _ask_all(
-    client: SlimqClient, policy: str, plan: Plan, observations: Observations
-) -> dict[str, str]:
-    """One request to each variant, as a client would make it: which models are loaded now."""
-    names = {subject.variant for subject in plan.subjects}
-    return {name: client.act(policy, observations[:1], name).sha256 for name in sorted(names)}
-
-
-def _check_models(
-    client: SlimqClient, policy: str, models: dict[str, str], recording: Recording
-) -> None:
-    """Notes what was republished meanwhile; that this cannot be known is a note as well."""
-    from slimq.core.errors import SlimqError
-
-    for name, sha256 in models.items():
-        try:
-            same = client.variant(policy, name).model.sha256 == sha256
-        except SlimqError as error:
-            recording.notes.append(f"whether {name} is still the same model is not known: {error}")
-            continue
-        if not same:
-            recording.notes.append(f"{name} was republished during the test: its figures are mixed")
-
-
-def _make_meter(url: str, metrics: str | None, api_key: str | None, timeout: float) -> Meter:
-    """A meter that tells the service's key to nobody else."""
-    from slimq.evaluation.loadtest.processor import Meter
-    from slimq.evaluation.loadtest.requests import same_host
-
-    at = metrics or f"{url}/metrics"
-    return Meter(at, api_key if same_host(url, at) else None, timeout)
-
-
-def _make_service(
-    url: str,
-    policy: str,
-    plan: Plan,
-    observations: Observations,
-    spec: ObservationSpec,
-    meter: Meter,
-    api_key: str | None,
-) -> Service:
-    from slimq.evaluation.loadtest.requests import Address, Requests, make_bodies, make_head
-    from slimq.evaluation.loadtest.session import Service
-
-    address = Address.parse(url)
-    bodies = make_bodies(observations, spec, plan.batch)
-    requests = {
-        subject.variant: Requests(
-            make_head(address, policy, subject.variant, len(bodies[0]), api_key), bodies
-        )
-        for subject in plan.subjects
-    }
-    return Service(address, requests, meter)
-
-
-def _drive(service: Service, plan: Plan, recording: Recording) -> None:
-    """Runs the plan under a bar that shows the share done, and the block that is over."""
-    from tqdm import tqdm
-
-    from slimq.evaluation.loadtest.session import guess_seconds, run_plan
-
-    total = guess_seconds(plan)
-    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=total, bar_format=form, dynamic_ncols=True) as bar:
-
-        def show(progress: Progress) -> None:
-            where = progress.mode or "warm-up"
-            bar.set_description(f"{where} {progress.label}", refresh=False)
-            if progress.sample is not None:
-                bar.set_postfix(_figures(progress), refresh=False)
-            bar.update(min(total, progress.share * total) - bar.n)
-
-        run_plan(service, plan, recording, show)
-
-
-def _figures(progress: Progress) -> dict[str, str]:
-    sample = progress.sample
-    if sample is None:
-        return {}
-    figures = {"req/s": f"{sample.throughput:,.0f}"}
-    if sample.p50_us is not None and sample.p99_us is not None:
-        figures |= {"p50": f"{sample.p50_us / 1000:.2f}ms", "p99": f"{sample.p99_us / 1000:.2f}ms"}
-    return figures
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Without interrupts: another Ctrl-C must not cost what was measured."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _write(report: Report, folder: Path, *, as_json: bool) -> None:
-    """Writes the figures, prints them even where that failed, and draws last."""
-    from slimq.evaluation.loadtest.documents import (
-        STEM,
-        render_document,
-        write_figures,
-        write_page,
-    )
-    from slimq.evaluation.loadtest.tables import render
-
-    try:
-        with _undisturbed():
-            write_figures(report, folder)
-    finally:
-        text = render_document(report) if as_json else render(report, markdown=False)
-        typer.echo(text, nl=as_json)
-    problem = write_page(report, folder)
-    if problem is not None:
-        typer.echo(f"no plots could be drawn: {problem}", err=True)
-    typer.echo(f"wrote {_readable(folder)}/{STEM}.json, .html and .md", err=True)
-
-
-def _readable(path: str | Path) -> str:
-    """A name as text that can be written: bytes that are none are replaced."""
-    return os.fsencode(path).decode(errors="replace")

@@ -102,7 +102,8 @@ def measure() -> Callable[..., Any]:
         make_head,
         read_calibration,
     )
-    from slimq.evaluation.loadtest.session import Service, run_plan
+    from slimq.evaluation.loadtest.service import Service
+    from slimq.evaluation.loadtest.session import run_plan
 
     def run(url: str, root: Path, policy: str, variants: list[str], **options: Any) -> Any:
         with SlimqClient(url) as client:

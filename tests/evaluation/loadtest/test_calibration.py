@@ -9,7 +9,7 @@ import pytest
 
 from slimq.evaluation.loadtest.analysis import Difference, find_differences
 
-RUNS, MOST_FALSE = 20, 1
+RUNS, MOST_FALSE, MOST_OF_TWICE = 20, 1, 2
 SLOWED_RUNS, LEAST_FOUND = 10, 9
 SHARE = 0.1
 SHORT = {"modes": ("closed",), "connections": 1, "warm_seconds": 0.3, "rounds": 44, "seconds": 0.15}
@@ -20,21 +20,26 @@ SHORT = {"modes": ("closed",), "connections": 1, "warm_seconds": 0.3, "rounds": 
 def test_a_variant_against_itself_differs_in_one_run_of_twenty_at_most(
     slowed: Any, twins: Path, measure: Any
 ) -> None:
-    """Two runs of twenty differ once in sixty times as promised: only twice in a row is wrong."""
+    """In a closed loop and in an open one.
+
+    With the error rate that is promised two runs of twenty differ once in sixty times. Twenty more
+    are then measured, and of all forty two at most may differ: with 1 % wrong that is so in 993
+    cases of 1,000, with 10 % in 43 of 100.
+    """
     url = slowed(0.0)
-    wrong = []
-    for first in (0, RUNS):
-        runs = []
-        for seed in range(first, first + RUNS):
-            plan, recording = measure(url, twins, "pong", ["fp32", "fp32"], seed=seed, **SHORT)
+    both = {**SHORT, "modes": ("closed", "open")}
+    runs: list[list[Difference]] = []
+    for most in (MOST_FALSE, MOST_OF_TWICE):
+        for _ in range(RUNS):
+            names = ["fp32", "fp32"]
+            plan, recording = measure(url, twins, "pong", names, seed=len(runs), **both)
             runs.append(find_differences(recording, plan))
-        assert all(len(run) == 5 for run in runs)
+        assert all(len(run) == 9 for run in runs)
         assert all(difference.real is not None for run in runs for difference in run)
         false = [run for run in runs if any(difference.real for difference in run)]
-        if len(false) <= MOST_FALSE:
+        if len(false) <= most:
             return
-        wrong += false
-    pytest.fail(str([show(run) for run in wrong]))
+    pytest.fail(str([show(run) for run in false]))
 
 
 @pytest.mark.slow
@@ -53,4 +58,4 @@ def test_a_service_slowed_by_a_tenth_is_found_in_nine_of_ten(
 
 
 def show(run: list[Difference]) -> list[str]:
-    return [f"{d.statistic} {d.ratio:.3f} ({d.low:.3f} to {d.high:.3f})" for d in run]
+    return [f"{d.mode} {d.statistic} {d.ratio:.3f} ({d.low:.3f} to {d.high:.3f})" for d in run]

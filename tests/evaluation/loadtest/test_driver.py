@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from slimq.core.errors import ServiceError
-from slimq.evaluation.loadtest.connection import Pool
+from slimq.evaluation.loadtest import connection
+from slimq.evaluation.loadtest.connection import AT_ONCE, CUT_OFF, Pool
 from slimq.evaluation.loadtest.driver import Answers, drive_closed, drive_open
 from slimq.evaluation.loadtest.requests import Address, Requests
 
@@ -243,7 +244,13 @@ def test_a_service_that_refuses_for_a_while_is_asked_again() -> None:
 
 @pytest.mark.parametrize(
     ("said", "reason"),
-    [(b"", "connection"), (b"HTTP/1.1 200 OK\r\n", "connection"), (b"hello\r\n", "malformed")],
+    [
+        (b"", "connection"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{", CUT_OFF),
+        (b"HTTP/1.0 200 OK\r\n\r\n{}", CUT_OFF),
+        (b"hello\r\n", "malformed"),
+        (b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", "malformed"),
+    ],
 )
 def test_a_broken_answer_is_a_failure_and_the_load_goes_on(said: bytes, reason: str) -> None:
     async def now_and_then(peer: Peer, writer: Any) -> None:
@@ -289,8 +296,9 @@ def test_an_answer_that_nobody_asked_for_ends_its_connection() -> None:
         await asyncio.sleep(0.01)
         writer.write(ANSWER)
 
-    answers, _ = drive(twice, rate=50, connections=1, seconds=0.5)
+    answers, peer = drive(twice, rate=50, connections=1, seconds=0.5)
     assert answers.answered + sum(answers.failed.values()) == answers.sent
+    assert peer.connections > 1
 
 
 def test_a_service_that_is_not_there_is_said_so() -> None:
@@ -303,3 +311,50 @@ def test_a_service_that_is_not_there_is_said_so() -> None:
 
     with pytest.raises(ServiceError, match=r"127\.0\.0\.1:\d+: cannot be reached"):
         asyncio.run(run())
+
+
+def test_connections_are_opened_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, a thousand to a service far away would take a minute."""
+    at_once, most = 0, 0
+    connect = Pool._connect
+
+    async def slowly(pool: Pool) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.02)
+        at_once -= 1
+        return await connect(pool)
+
+    monkeypatch.setattr(Pool, "_connect", slowly)
+    answers, peer = drive(well, connections=2 * AT_ONCE + 1)
+    assert (peer.connections, most) == (2 * AT_ONCE + 1, AT_ONCE)
+    assert answers.answered == answers.sent
+
+
+def test_a_service_that_ends_every_connection_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = Pool._connect
+
+    async def ended(pool: Pool) -> Any:
+        opened = await connect(pool)
+        pool.lose(opened)
+        opened.abort("over")
+        return opened
+
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(Pool, "_connect", ended)
+    with pytest.raises(ServiceError, match="ends connections as soon as they are open"):
+        drive(well, connections=4)
+
+
+def test_the_pace_is_that_of_the_answers_whatever_each_takes() -> None:
+    async def late(peer: Peer, writer: Any) -> None:
+        await asyncio.sleep(0.1)
+        writer.write(ANSWER)
+
+    answers, _ = drive(late, rate=50, connections=50, seconds=0.6)
+    assert answers.pace == pytest.approx(50, rel=0.15)
+    behind, _ = drive(late, rate=50, connections=1, seconds=0.6)
+    assert behind.pace == pytest.approx(10, rel=0.15)
+    alone, _ = drive(late, rate=1, seconds=0.2)
+    assert (alone.answered, alone.pace) == (1, None)

@@ -14,13 +14,14 @@ import pytest
 from hdrh.histogram import HdrHistogram
 from pydantic import TypeAdapter
 
+from slimq.evaluation.loadtest.analysis import as_percent
 from slimq.evaluation.loadtest.drawings import draw_all
 from slimq.evaluation.loadtest.driver import Answers
 from slimq.evaluation.loadtest.page import render_page
 from slimq.evaluation.loadtest.plan import Plan, name_subjects
 from slimq.evaluation.loadtest.recording import Recording
 from slimq.evaluation.loadtest.report import Circumstances, Report, make_report
-from slimq.evaluation.loadtest.tables import judge, render, verdicts
+from slimq.evaluation.loadtest.tables import judge, render, sections, verdicts
 
 FACTORS = {"fp32": 1.0, "int8": 0.5, "tiny": 1.0}
 """What a variant takes, of what the baseline does."""
@@ -63,6 +64,7 @@ def report() -> Report:
             for rate in (100.0, 200.0, 400.0):
                 late = answer(2.5 * factor * rate / 100)
                 recording.add("steps", sweep, label, rate, late, None)
+            recording.endings[label, sweep] = "p99"
     return make(recording)
 
 
@@ -217,7 +219,7 @@ def test_a_variant_that_lost_requests_is_named_with_the_reason_and_not_called_be
 
 
 def test_a_rate_past_which_nothing_was_tried_is_shown_as_a_bound() -> None:
-    recording = Recording(capped={("int8", 0), ("tiny", 0)})
+    recording = Recording(endings={("fp32", 0): "p99", ("int8", 0): "cap", ("tiny", 0): "cap"})
     for label in FACTORS:
         recording.add("steps", 0, label, 267.0, answer(2.0), None)
     recording.add("steps", 0, "fp32", 400.0, answer(20.0), None)
@@ -241,4 +243,40 @@ def test_what_a_reader_must_know_is_noted() -> None:
     assert "open: in 42 of 42 blocks the load generator itself was late by more than 10%" in notes
     assert "steps: in 42 of 42 blocks the load generator itself was late by more" in notes
     assert "steps: tiny lost" not in notes
-    assert "open: tiny lost 4.9 % of its requests (42 × due and never sent, 28 × 503)" in notes
+    assert "open: tiny lost 4.85 % of its requests (42 × due and never sent, 28 × 503)" in notes
+
+
+def test_one_block_in_which_the_generator_was_late_is_noted() -> None:
+    """Its stall is in the p99 of that block, and would be taken for the service's."""
+    recording = Recording()
+    for number in range(14):
+        lateness = array("d", [0.01 if number == 3 else 1e-6])
+        recording.add("open", number, "fp32", 50.0, answer(2, lateness=lateness), None)
+    (note,) = make(recording, modes=("open",)).notes
+    assert note.startswith("open: in 1 of 14 blocks the load generator itself was late by more")
+
+
+def test_a_share_that_is_lost_is_a_plain_number() -> None:
+    assert [as_percent(share) for share in (0.00123456, 0.05, 0.999, 1.0)] == [
+        "0.123 %",
+        "5 %",
+        "99.9 %",
+        "100 %",
+    ]
+
+
+def test_the_page_says_under_what_load_its_figures_are(report: Report) -> None:
+    page = render_page(report, {})
+    assert (
+        "<h2>Closed loop: 4 connections, always busy, 14 rounds of 0.5 s, interleaved</h2>" in page
+    )
+    for title, _ in sections(report):
+        assert f"<h2>{title}</h2>" in page
+
+
+def test_an_interrupted_report_counts_the_rounds_that_it_has() -> None:
+    recording = Recording()
+    for number in range(5):
+        recording.add("closed", number, "fp32", None, answer(2), None)
+    text = render(make(recording, ended="interrupted"), markdown=False)
+    assert "always busy, 5 of 14 rounds of 0.5 s" in text

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from slimq.core.errors import ServiceError
-from slimq.evaluation.loadtest.analysis import find_ceilings
+from slimq.evaluation.loadtest import session
+from slimq.evaluation.loadtest.ceilings import find_ceilings
 from slimq.evaluation.loadtest.plan import Plan, Subject
 from slimq.evaluation.loadtest.processor import Meter
 from slimq.evaluation.loadtest.recording import Recording
 from slimq.evaluation.loadtest.requests import Address, Requests
-from slimq.evaluation.loadtest.session import Progress, Service, run_plan
+from slimq.evaluation.loadtest.service import Service
+from slimq.evaluation.loadtest.session import Progress, run_plan
+from slimq.evaluation.loadtest.stop import Stop, StoppedError, TimeIsUpError
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
@@ -100,17 +103,21 @@ TRIES = 6
 
 
 def run(
-    server: Sleeper, on_block: Callable[[Progress], Any] = lambda progress: None, **options: Any
+    server: Sleeper,
+    on_block: Callable[[Progress], Any] = lambda progress: None,
+    stop: Stop | None = None,
+    recording: Recording | None = None,
+    **options: Any,
 ) -> tuple[Plan, Recording]:
     names = [body.decode() for body in server.takes]
     subjects = tuple(Subject(name, name) for name in names)
     short: dict[str, Any] = {"warm_seconds": 0.15, "connections": 1, "rounds": 2, "order": "alone"}
     plan = Plan(subjects=subjects, baseline=names[0], **{**short, **options})
     requests = {name: Requests(HEAD, (name.encode(),)) for name in names}
-    recording = Recording()
+    recording = recording or Recording()
     meter = Meter("http://127.0.0.1:9/metrics", None, 1)
     try:
-        run_plan(Service(server.address, requests, meter), plan, recording, on_block)
+        run_plan(Service(server.address, requests, meter), plan, recording, on_block, stop)
     finally:
         meter.close()
     return plan, recording
@@ -137,7 +144,7 @@ def test_steps_climb_to_what_all_connections_could_carry_and_say_where_they_stop
         if ceiling.ended == "cap":
             break
     assert (ceiling.ended, ceiling.capped) == ("cap", True)
-    assert recording.capped == {("a", 0)}
+    assert recording.endings == {("a", 0): "cap"}
     rates = [sample.rate or 0.0 for sample in recording.samples]
     # From a quarter of the warm-up's rate to at most twice that of eight connections.
     assert 30 * rates[0] < ceiling.rate == max(rates) < 65 * rates[0]
@@ -259,3 +266,74 @@ def test_alone_each_variant_climbs_all_its_sweeps_before_the_next(sleeper: Any) 
     assert [(s.label, s.number) for s in recording.samples] == [
         (label, sweep) for label in "ab" for sweep in (0, 0, 1, 1)
     ]
+
+
+def test_every_variant_gets_the_same_observations_in_the_same_round(
+    monkeypatch: pytest.MonkeyPatch, sleeper: Any
+) -> None:
+    first: dict[int, list[int]] = {}
+    drive = session.drive_closed
+
+    async def listen(pool: Any, requests: Any, *others: Any) -> Any:
+        if len(others) == 3:  # a block, not the warm-up
+            first.setdefault(others[2], []).append(1)
+        return await drive(pool, requests, *others)
+
+    monkeypatch.setattr(session, "drive_closed", listen)
+    run(sleeper(a=0.001, b=0.001), modes=("closed",), rounds=3, seconds=0.05)
+    assert list(first.values()) == [[1, 1]] * 3
+
+
+def test_who_asks_for_the_end_gets_it_with_what_was_measured(sleeper: Any) -> None:
+    stop = Stop()
+    seen: list[Progress] = []
+
+    def ask(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 4:
+            stop.ask()
+            stop.ask()
+
+    recording = Recording()
+    with pytest.raises(StoppedError):
+        run(sleeper(a=0.001, b=0.001), ask, stop=stop, recording=recording, modes=("closed",))
+    assert len(recording.samples) == 2
+    with pytest.raises(StoppedError):  # it was asked before it began
+        run(sleeper(a=0.001), stop=stop, modes=("closed",))
+
+
+def test_a_stop_from_another_thread_ends_a_block_in_its_midst(sleeper: Any) -> None:
+    stop = Stop()
+    timer = threading.Timer(0.6, stop.ask)
+    timer.start()
+    begin = time.monotonic()
+    with pytest.raises(StoppedError):
+        run(sleeper(a=0.001), stop=stop, modes=("closed",), rounds=1, seconds=30.0)
+    assert time.monotonic() - begin < 15
+
+
+def test_the_time_limit_holds_in_the_warm_up_too(sleeper: Any) -> None:
+    recording = Recording()
+    with pytest.raises(TimeIsUpError):
+        run(sleeper(a=0.001, b=0.001), recording=recording, minutes=0.2 / 60)
+    assert recording.samples == []
+
+
+@pytest.mark.slow
+def test_a_machine_that_has_become_slower_holds_less_and_not_nothing(sleeper: Any) -> None:
+    """After the first sweep each request takes five times as long."""
+    for _ in range(TRIES):
+        server = sleeper(a=0.002)
+
+        def slow(progress: Progress, server: Any = server) -> None:
+            if progress.sample is not None and progress.sample.number == 1:
+                server.takes[b"a"] = 0.01
+
+        options = {"most_connections": 1, "step": 1.5, "step_seconds": 0.4, "p99_us": 50_000.0}
+        plan, recording = run(server, slow, modes=("steps",), sweeps=2, **options)
+        (ceiling,) = find_ceilings(recording, plan)
+        if ceiling.rates[1]:
+            break
+    fast, slower = ceiling.rates
+    assert 0 < slower < fast
+    assert set(recording.endings) == {("a", 0), ("a", 1)}

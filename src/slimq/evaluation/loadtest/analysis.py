@@ -30,7 +30,7 @@ from slimq.evaluation.loadtest.plan import ERROR_RATE, STATISTICS, Mode, Plan
 from slimq.evaluation.loadtest.recording import Recording, Sample
 
 LOST_SHARE = 0.001
-"""More lost requests than this, and a rate does not count as held, nor is a latency judged."""
+"""More lost requests than this, and no latency is judged, nor does a rate count as held."""
 LATENCIES = ("p10", "p50", "p99")
 
 
@@ -66,34 +66,6 @@ class Difference:
         return not self.low <= 1.0 <= self.high
 
 
-@dataclass(frozen=True)
-class Ceiling:
-    """The rate that a variant held, with its p99 within the target.
-
-    Attributes:
-        label: of the variant.
-        rates: the highest of each sweep, in requests per second; 0 where none was held.
-        rate: the middle of them.
-        ratio: the middle of the sweeps' ratios to the baseline; None without one, and where both
-            are capped.
-        low: the smallest of these ratios.
-        high: the largest.
-        ended: what ended the last sweep; `cap` where it still held and no more was tried.
-        capped: whether any sweep ended so, which makes the rate a lower bound.
-        bound: `>=` or `<=` where the ratio is only a bound, because one of the two is capped.
-    """
-
-    label: str
-    rates: tuple[float, ...]
-    rate: float
-    ratio: float | None
-    low: float | None
-    high: float | None
-    ended: str | None
-    capped: bool = False
-    bound: str = ""
-
-
 def find_differences(recording: Recording, plan: Plan) -> list[Difference]:
     """Every comparison of the plan for which something was measured.
 
@@ -125,6 +97,11 @@ def lost_share(samples: Sequence[Sample]) -> float:
     return sum(sample.lost for sample in samples) / max(1, due)
 
 
+def as_percent(share: float) -> str:
+    """A share as text, to three digits."""
+    return f"{100 * share:.3g} %"
+
+
 def signed_rank_interval(
     values: npt.ArrayLike, error: float
 ) -> tuple[float, tuple[float, float] | None]:
@@ -147,62 +124,6 @@ def signed_rank_interval(
     return centre, (float(means[cut - 1]), float(means[-cut]))
 
 
-def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
-    """The highest rate of each variant whose p99 was within the target."""
-    held = {
-        subject.label: _held_rates(recording.of("steps", subject.label), plan.p99_us)
-        for subject in plan.subjects
-    }
-    base = held[plan.baseline]
-    capped = {label for label, _ in recording.capped}
-    found = []
-    for subject in plan.subjects:
-        samples = recording.of("steps", subject.label)
-        rates = held[subject.label]
-        if not rates:
-            continue
-        ratios = [
-            rates[number] / base[number]
-            for number in sorted(rates.keys() & base.keys())
-            if base[number]
-        ]
-        sides = (subject.label in capped, plan.baseline in capped)
-        if subject.label == plan.baseline or all(sides):
-            ratios = []
-        last = samples[-1]
-        ended = why_not_held(last, plan.p99_us)
-        ceiling = Ceiling(
-            subject.label,
-            tuple(rates[number] for number in sorted(rates)),
-            float(np.median(list(rates.values()))),
-            float(np.median(ratios)) if ratios else None,
-            min(ratios, default=None),
-            max(ratios, default=None),
-            "cap" if (subject.label, last.number) in recording.capped else ended,
-            sides[0],
-            ("<=" if sides[1] else ">=") if ratios and any(sides) else "",
-        )
-        found.append(ceiling)
-    return found
-
-
-def why_not_held(sample: Sample, p99_us: float) -> str | None:
-    """What a block of a constant rate fell short in; None where it held."""
-    if lost_share([sample]) > LOST_SHARE:
-        return "dropped" if sample.dropped >= sum(sample.failed.values()) else "failed"
-    if sample.p99_us is None:
-        return "failed"
-    return "p99" if sample.p99_us > p99_us else None
-
-
-def _held_rates(samples: Sequence[Sample], p99_us: float) -> dict[int, float]:
-    rates: dict[int, float] = {}
-    for sample in samples:
-        held = why_not_held(sample, p99_us) is None and sample.rate is not None
-        rates[sample.number] = max(rates.get(sample.number, 0.0), sample.rate or 0.0 if held else 0)
-    return rates
-
-
 def _by_round(samples: Sequence[Sample], statistic: str) -> dict[int, float]:
     values = {sample.number: sample.statistic(statistic) for sample in samples}
     return {number: value for number, value in values.items() if value is not None}
@@ -213,7 +134,7 @@ def _why_unjudged(statistic: str, base: Sequence[Sample], ours: Sequence[Sample]
         return None
     lost = max(lost_share(base), lost_share(ours))
     if lost > LOST_SHARE:
-        return f"{100 * lost:.2g} % lost"
+        return f"{as_percent(lost)} lost"
     both = {sample.number for sample in base} & {sample.number for sample in ours}
     empty = {
         sample.number

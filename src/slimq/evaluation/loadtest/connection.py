@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from slimq.core.errors import ServiceError
 from slimq.evaluation.loadtest.requests import Address
@@ -21,8 +21,14 @@ RETRY_SECONDS = 0.05
 _POLL_SECONDS = 0.001
 CONNECT_SECONDS = 10.0
 
+AT_ONCE = 32
+"""Connections that are opened side by side."""
+
 BROKEN = "connection"
-"""Reason of a request whose connection ended before its answer did."""
+"""Reason of a request whose connection ended before its answer began."""
+CUT_OFF = "answer cut off, or without a length"
+"""Reason of one whose connection ended in the midst of it: where nothing says how long an answer
+is, the two cannot be told apart."""
 MALFORMED = "malformed"
 FINAL = 200
 """A status below it announces another answer."""
@@ -85,7 +91,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except HttpParserError:
+        except (HttpParserError, HttpParserUpgrade):
             self.abort(MALFORMED)
             return
         if self._messages == 1:
@@ -107,6 +113,8 @@ class Connection(asyncio.Protocol):
         self._pool.lose(self)
         if self.busy:
             self.busy = False
+            if self._reason == BROKEN and self._parser.get_status_code():
+                self._reason = CUT_OFF
             self._pool.load.failed(self, self._reason)
 
     def _finish(self) -> None:
@@ -168,19 +176,21 @@ class Pool:
             ServiceError: the service cannot be reached, or ends what it has just opened.
         """
         url, begin, refused = self._address.authority, time.monotonic(), False
+        most, grew = 0, begin
         await asyncio.sleep(_POLL_SECONDS)  # what has ended by now is heard of
         while len(self.open) < self._count:
-            if time.monotonic() - begin > patience + CONNECT_SECONDS:
+            if len(self.open) > most:
+                most, grew = len(self.open), time.monotonic()
+            if time.monotonic() - grew > patience + CONNECT_SECONDS:
                 raise ServiceError(url, None, "ends connections as soon as they are open")
             if not self._missing():
                 await asyncio.sleep(_POLL_SECONDS)
                 continue
-            try:
-                await self._connect()
-            except (OSError, TimeoutError) as error:
+            error = await self._connect_some()
+            if error is not None:
                 refused = True
                 if time.monotonic() - begin >= patience:
-                    problem = f"cannot be reached ({error or type(error).__name__})"
+                    problem = f"cannot be reached ({str(error) or type(error).__name__})"
                     raise ServiceError(url, None, problem) from error
                 await asyncio.sleep(RETRY_SECONDS)
         return refused
@@ -191,7 +201,8 @@ class Pool:
             return
         self.open.discard(connection)
         if not self.closed:
-            task = asyncio.get_running_loop().create_task(self._reopen())
+            used = connection.sent > 0
+            task = asyncio.get_running_loop().create_task(self._reopen(at_once=used))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
@@ -206,15 +217,28 @@ class Pool:
             connection.abort(BROKEN)
         await asyncio.sleep(0)
 
-    async def _reopen(self) -> None:
+    async def _reopen(self, *, at_once: bool) -> None:
+        if not at_once:  # a service that ends what it has just opened is not hammered
+            await asyncio.sleep(RETRY_SECONDS)
         while not self.closed and self._missing():
             try:
                 connection = await self._connect()
-            except (OSError, TimeoutError):
+            except OSError:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             self.load.opened(connection)
             return
+
+    async def _connect_some(self) -> OSError | None:
+        """Opens some of what is missing, and says what kept the first of the others from it."""
+        tries = [self._connect() for _ in range(min(self._missing(), AT_ONCE))]
+        problem = None
+        for outcome in await asyncio.gather(*tries, return_exceptions=True):
+            if isinstance(outcome, OSError):
+                problem = problem or outcome
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        return problem
 
     def _missing(self) -> int:
         """Connections that are neither open nor being opened."""

@@ -43,6 +43,8 @@ class Answers:
         dropped: requests that were due and not sent.
         latencies: seconds, of answered requests that were due in the part that counts.
         lateness: seconds by which the generator itself noticed each due request too late.
+        first: when the first answer with status 200 came, by `time.perf_counter`.
+        last: when the last one did.
         generator: share of the time in which the generator's process was busy.
         took: seconds from the block's begin until nothing was under way.
     """
@@ -55,8 +57,17 @@ class Answers:
     dropped: int = 0
     latencies: array[float] = field(default_factory=lambda: array("d"))
     lateness: array[float] = field(default_factory=lambda: array("d"))
+    first: float = 0.0
+    last: float = 0.0
     generator: float = 0.0
     took: float = 0.0
+
+    @property
+    def pace(self) -> float | None:
+        """Answers per second from the first to the last; None with fewer than two."""
+        if self.last <= self.first:
+            return None
+        return (self.answered - 1) / (self.last - self.first)
 
 
 async def drive_closed(
@@ -127,7 +138,10 @@ class _Block:
         if status != OK:
             answers.failed[str(status)] += 1
         else:
+            if not answers.answered:
+                answers.first = now
             answers.answered += 1
+            answers.last = now
             if connection.due >= self._counts:
                 answers.latencies.append(now - connection.due)
             if self._counts <= now <= self._stop:

@@ -6,12 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from slimq.evaluation.loadtest.report import Report
-from slimq.evaluation.loadtest.tables import (
-    ceilings_table,
-    figures_table,
-    ratios_table,
-    verdicts,
-)
+from slimq.evaluation.loadtest.tables import describe, sections, verdicts
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
@@ -31,25 +26,11 @@ def render_page(report: Report, drawings: Mapping[str, str]) -> str:
         report: what it shows.
         drawings: SVG by title; these go in as they are.
     """
-    plan = report.plan
-    about = (
-        f"{report.started}, {report.seconds:.0f} s, {report.ended}; {report.observations}; "
-        f"batch {plan.batch}; {plan.order}; the baseline is {plan.baseline}; seed {plan.seed}"
-    )
-    parts = [f"<h1>{escape(report.policy)} at {escape(report.url)}</h1>", f"<p>{escape(about)}</p>"]
+    heading = f"<h1>{escape(report.policy)} at {escape(report.url)}</h1>"
+    parts = [heading, f"<p>{escape(describe(report))}</p>"]
     parts.append(_items([*verdicts(report), *(f"Note: {note}" for note in report.notes)]))
-    for mode in plan.modes:
-        tables = (
-            {"The highest rate held": ceilings_table(report)}
-            if mode == "steps"
-            else {
-                f"{mode.capitalize()} loop": figures_table(report, mode),
-                f"{mode.capitalize()} loop, ratio to {plan.baseline}": ratios_table(report, mode),
-            }
-        )
-        for title, table in tables.items():
-            if len(table) > 1:
-                parts.append(f"<h2>{escape(title)}</h2>{_table(table)}")
+    for title, table in sections(report):
+        parts.append(f"<h2>{escape(title)}</h2>{_table(table)}")
     for title, svg in drawings.items():
         parts.append(f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>")
     title = escape(f"Load test of {report.policy}")

@@ -39,6 +39,8 @@ class Sample:
         rate: requests per second that were due; None in a closed loop.
         seconds: of the part that counts.
         throughput: answered requests per second.
+        pace: answers per second from the first to the last, of the whole block; None with fewer
+            than two.
         sent: requests.
         answered: with status 200.
         failed: by status or reason.
@@ -60,6 +62,7 @@ class Sample:
     rate: float | None
     seconds: float
     throughput: float
+    pace: float | None
     sent: int
     answered: int
     failed: dict[str, int]
@@ -96,13 +99,13 @@ class Recording:
     Attributes:
         samples: in the order in which they were taken.
         histograms: of microseconds.
-        capped: label and sweep of steps that ended because no higher rate was tried.
+        endings: of each sweep of the steps that is over, by label and number: what ended it.
         notes: what went otherwise than planned.
     """
 
     samples: list[Sample] = field(default_factory=list)
     histograms: dict[Key, HdrHistogram] = field(default_factory=dict)
-    capped: set[tuple[str, int]] = field(default_factory=set)
+    endings: dict[tuple[str, int], str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(
@@ -128,6 +131,7 @@ class Recording:
             rate=rate,
             seconds=answers.seconds,
             throughput=answers.completed / answers.seconds,
+            pace=answers.pace,
             sent=answers.sent,
             answered=answers.answered,
             failed=dict(answers.failed),

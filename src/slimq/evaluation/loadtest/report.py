@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from slimq.evaluation.loadtest.analysis import (
-    Ceiling,
     Difference,
-    find_ceilings,
+    as_percent,
     find_differences,
     lost_share,
 )
+from slimq.evaluation.loadtest.ceilings import Ceiling, find_ceilings
 from slimq.evaluation.loadtest.plan import ERROR_RATE, Mode, Plan
 from slimq.evaluation.loadtest.recording import Recording, Sample, read_quantiles
 from slimq.evaluation.loadtest.session import BUSY
@@ -187,7 +187,7 @@ def _find_notes(recording: Recording, plan: Plan) -> list[str]:
             and sample.late_us > LATE_SHARE * sample.p99_us
             for sample in samples
         )
-        if 2 * late > len(samples):
+        if late:
             notes.append(
                 f"{mode}: in {late} of {len(samples)} blocks the load generator itself was late by "
                 f"more than {LATE_SHARE:.0%} of the p99, which is part of the latencies"
@@ -209,7 +209,7 @@ def _find_losses(recording: Recording, plan: Plan, mode: Mode) -> list[str]:
         if lost.total():
             reasons = ", ".join(f"{n:,} × {reason}" for reason, n in lost.most_common() if n)
             notes.append(
-                f"{mode}: {subject.label} lost {100 * lost_share(samples):.2g} % of its requests "
+                f"{mode}: {subject.label} lost {as_percent(lost_share(samples))} of its requests "
                 f"({reasons}); latencies are of the others"
             )
     return notes

@@ -11,27 +11,21 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from slimq.core.errors import ServiceError
-from slimq.evaluation.loadtest.analysis import why_not_held
+from slimq.evaluation.loadtest.ceilings import why_not_held
+from slimq.evaluation.loadtest.climb import FIRST_STEP, HIGHEST, MISSES, Sweep, round_rate
 from slimq.evaluation.loadtest.connection import Pool
 from slimq.evaluation.loadtest.driver import Answers, drive_closed, drive_open
 from slimq.evaluation.loadtest.plan import LEAST_REQUESTS, Mode, Plan, Subject, blocks
-from slimq.evaluation.loadtest.processor import Meter
 from slimq.evaluation.loadtest.recording import Recording, Sample
-from slimq.evaluation.loadtest.requests import Address, Requests
+from slimq.evaluation.loadtest.service import Service
+from slimq.evaluation.loadtest.stop import Stop, StoppedError, TimeIsUpError
 
 SHARE_OF_CAPACITY = 0.5
 """What `open` asks of the slowest variant, where no rate is given."""
-FIRST_STEP = 0.25
-"""What the first step asks of the slowest variant."""
-MISSES = 2
-"""Steps in a row that must not hold before a sweep of a variant ends: one may be bad luck."""
-HIGHEST = 2.0
-"""No step asks for more than so many times what a variant answered in the warm-up, had that had
-the steps' connections."""
 SILENT_BLOCKS = 2
 """Blocks in a row without one answer after which a variant has failed: one may be a restart."""
 REFUSED = "refused"
@@ -40,21 +34,6 @@ BUSY = 0.85
 """A generator that is busy for more of the time measures itself."""
 _STRIDE = 31
 """By which each round begins elsewhere among the bodies."""
-
-
-@dataclass(frozen=True)
-class Service:
-    """What is tested.
-
-    Attributes:
-        address: where it is.
-        requests: of each variant.
-        meter: of its processor time.
-    """
-
-    address: Address
-    requests: Mapping[str, Requests]
-    meter: Meter
 
 
 @dataclass(frozen=True)
@@ -71,11 +50,13 @@ class Progress:
 OnBlock = Callable[[Progress], None]
 
 
-class TimeIsUpError(Exception):
-    """The plan's time is over; what was measured stands."""
-
-
-def run_plan(service: Service, plan: Plan, recording: Recording, on_block: OnBlock) -> None:
+def run_plan(
+    service: Service,
+    plan: Plan,
+    recording: Recording,
+    on_block: OnBlock,
+    stop: Stop | None = None,
+) -> None:
     """Fills a recording.
 
     Args:
@@ -83,15 +64,21 @@ def run_plan(service: Service, plan: Plan, recording: Recording, on_block: OnBlo
         plan: what is to be done.
         recording: where samples go, as they are taken.
         on_block: hears of each block when it is over.
+        stop: ends it before, when it is asked to.
 
     Raises:
         ServiceError: it cannot be reached for as long as a request may take, or the baseline, or
             a variant without two others, answers nothing.
         TimeIsUpError: the plan's minutes were over before its end.
+        StoppedError: it was asked to end.
         KeyboardInterrupt: as it says.
     """
+    stop = stop or Stop()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(service, plan, recording, on_block))
+        try:
+            runner.run(_run(service, plan, recording, on_block, stop))
+        except asyncio.CancelledError:
+            raise StoppedError from None
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -104,7 +91,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return new_event_loop
 
 
-async def _run(service: Service, plan: Plan, recording: Recording, on_block: OnBlock) -> None:
+async def _run(
+    service: Service, plan: Plan, recording: Recording, on_block: OnBlock, stop: Stop
+) -> None:
+    stop.bind()
     closed = Pool(service.address, plan.connections)
     opened = Pool(service.address, plan.most_connections)
     session = _Session(service, plan, recording, on_block, closed, opened)
@@ -114,11 +104,12 @@ async def _run(service: Service, plan: Plan, recording: Recording, on_block: OnB
             if mode == "closed":
                 await session.rounds(mode, None)
             elif mode == "open":
-                rate = plan.rate or _round(SHARE_OF_CAPACITY * session.slowest())
+                rate = plan.rate or round_rate(SHARE_OF_CAPACITY * session.slowest())
                 await session.rounds(mode, rate)
             else:
                 await session.climb()
     finally:
+        stop.release()
         await closed.close()
         await opened.close()
 
@@ -153,12 +144,14 @@ class _Session:
             await self._fill(self._closed, "warm-up", subject)
             requests = self._service.requests[subject.variant]
             seconds = self._plan.warm_seconds
+            self._check_time(seconds)
             answers = await drive_closed(self._closed, requests, seconds, self._plan.timeout)
             if not answers.answered:
                 self._lose(subject, answers)
                 continue
             self._capacity[subject.label] = answers.answered / answers.took
             self._tell(None, subject.label, None, None, seconds)
+        self._all = guess_seconds(self._plan, self._capacity)
 
     async def rounds(self, mode: Mode, rate: float | None) -> None:
         """Every block of a closed or an open loop."""
@@ -179,48 +172,37 @@ class _Session:
         A variant that would still be asked for more past what its connections could ever carry
         is left there, and the recording says so: what it held is then a lower bound.
         """
-        plan = self._plan
         first = max(1.0, FIRST_STEP * self.slowest())
-        alone = plan.order == "alone"
+        alone = self._plan.order == "alone"
         for group in [[s] for s in self._subjects] if alone else [self._subjects]:
-            await self._climb(group, first)
+            begins = {subject.label: first for subject in group}
+            for number in range(self._plan.sweeps):
+                sweeps = {s: self._sweep(s.label, number, begins[s.label], first) for s in group}
+                await self._climb(number, sweeps)
+                for subject, sweep in sweeps.items():
+                    begins[subject.label] = max(first, sweep.held / self._plan.step)
 
-    async def _climb(self, subjects: Sequence[Subject], first: float) -> None:
+    def _sweep(self, label: str, number: int, begin: float, first: float) -> Sweep:
+        """In whole steps the first time, and later by half of one, from a whole one below."""
         plan = self._plan
-        highest = HIGHEST * max(1.0, plan.most_connections / plan.connections)
-        best: dict[str, float] = {}
-        for sweep in range(plan.sweeps):
-            factor = plan.step if sweep == 0 else math.sqrt(plan.step)
-            rates = {
-                s.label: first
-                if sweep == 0
-                else max(first, best.get(s.label, first) / factor**MISSES)
-                for s in subjects
-            }
-            misses = dict.fromkeys(rates, 0)
-            while any(count < MISSES for count in misses.values()):
-                for subject in subjects:
-                    label = subject.label
-                    if misses[label] >= MISSES:
-                        continue
-                    rate = _round(rates[label])
-                    seconds = plan.step_seconds_at(rate)
-                    sample = await self._block("steps", sweep, subject, rate, seconds)
-                    held = why_not_held(sample, plan.p99_us) is None
-                    misses[label] = 0 if held else misses[label] + 1
-                    if held:
-                        best[label] = max(best.get(label, 0.0), rates[label])
-                    rates[label] *= factor
-                    if rates[label] > highest * self._capacity[label]:
-                        misses[label] = MISSES
-                        if held:
-                            self._recording.capped.add((label, sweep))
+        factor = plan.step if number == 0 else math.sqrt(plan.step)
+        top = HIGHEST * max(1.0, plan.most_connections / plan.connections) * self._capacity[label]
+        return Sweep(begin, factor, plan.step, first, top)
+
+    async def _climb(self, number: int, sweeps: Mapping[Subject, Sweep]) -> None:
+        while any(sweep.ending is None for sweep in sweeps.values()):
+            for subject, sweep in sweeps.items():
+                if sweep.ending is None:
+                    seconds = self._plan.step_seconds_at(sweep.rate)
+                    sample = await self._block("steps", number, subject, sweep.rate, seconds)
+                    sweep.take(why_not_held(sample, self._plan.p99_us))
+                    if sweep.ending is not None:
+                        self._recording.endings[subject.label, number] = sweep.ending
 
     async def _block(
         self, mode: Mode, number: int, subject: Subject, rate: float | None, seconds: float
     ) -> Sample:
-        if time.monotonic() + seconds > self._end:
-            raise TimeIsUpError
+        self._check_time(seconds)
         plan, meter = self._plan, self._service.meter
         requests = self._service.requests[subject.variant]
         first = number * _STRIDE
@@ -235,11 +217,10 @@ class _Session:
             self._tell(mode, subject.label, rate, sample, seconds)
             return sample
         self._refused = 0
+        before = meter.read()
         if rate is None:
-            before = meter.read()
             answers = await drive_closed(self._closed, requests, seconds, plan.timeout, first)
         else:
-            before = meter.read()
             answers = await drive_open(self._opened, requests, seconds, plan.timeout, rate, first)
         used = meter.between(before, meter.read())
         sample = self._recording.add(mode, number, subject.label, rate, answers, used)
@@ -252,12 +233,16 @@ class _Session:
     async def _fill(self, pool: Pool, where: str, subject: Subject) -> None:
         """Waits for a service that is being restarted, as long as a request may take."""
         begin = time.monotonic()
-        if await pool.fill(self._plan.timeout):
+        if await pool.fill(min(self._plan.timeout, max(0.0, self._end - begin))):
             away = time.monotonic() - begin
             self._recording.notes.append(
                 f"{where}: the service refused connections for {away:.1f} s before a block of "
                 f"{subject.label}"
             )
+
+    def _check_time(self, seconds: float) -> None:
+        if time.monotonic() + seconds > self._end:
+            raise TimeIsUpError
 
     def _lose(self, subject: Subject, answers: Answers) -> None:
         """Goes on without a variant that has failed, where there are two others to compare."""
@@ -277,20 +262,23 @@ class _Session:
         self._on_block(Progress(mode, label, rate, sample, share))
 
 
-def guess_seconds(plan: Plan) -> float:
-    """How long a plan is going to take, about."""
-    each = len(plan.subjects)
-    seconds = plan.warm_seconds * each
+def guess_seconds(plan: Plan, capacity: Mapping[str, float] | None = None) -> float:
+    """How long a plan is going to take, about.
+
+    Args:
+        plan: what is to be done.
+        capacity: answers per second of each variant in the warm-up, when that is over.
+    """
+    labels = [subject.label for subject in plan.subjects]
+    known = capacity or dict.fromkeys(labels, 1.0)
+    seconds = plan.warm_seconds * len(labels)
     opened = plan.open_seconds(plan.rate) if plan.rate else plan.seconds
     lengths = {"closed": plan.seconds, "open": opened, "steps": 0.0}
-    seconds += sum(lengths[mode] for mode in plan.modes) * plan.rounds * each
+    seconds += sum(lengths[mode] for mode in plan.modes) * plan.rounds * len(labels)
     if "steps" in plan.modes:
-        steps = math.log(2 / FIRST_STEP) / math.log(plan.step) + MISSES
-        steps += (plan.sweeps - 1) * 2 * (1 + MISSES)
-        seconds += steps * plan.step_seconds * each
+        first = FIRST_STEP * min(known.values())
+        for label in known:  # each climbs to about twice what it could do in the warm-up
+            steps = math.log(2 * known[label] / first) / math.log(plan.step) + MISSES
+            steps += (plan.sweeps - 1) * 2 * (1 + MISSES)
+            seconds += steps * plan.step_seconds
     return seconds
-
-
-def _round(rate: float) -> float:
-    """To three digits, as it is shown."""
-    return float(f"{max(0.1, rate):.3g}")

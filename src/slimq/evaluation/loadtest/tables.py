@@ -21,6 +21,7 @@ ENDINGS = {
     "p99": "the p99 was above the target",
     "dropped": "requests were dropped",
     "failed": "requests failed",
+    "behind": "the service fell behind the rate",
     "cap": "still held, not tried further",
     None: "nothing did: the sweep was not finished",
 }
@@ -33,22 +34,31 @@ Table = list[list[str]]
 def render(report: Report, *, markdown: bool) -> str:
     """The whole report, tables and sentences, with a newline at its end."""
     parts = [_head(report, markdown=markdown)]
-    for mode in report.plan.modes:
-        if mode == "steps":
-            tables = [ceilings_table(report)] if report.ceilings else []
-        else:
-            tables = [figures_table(report, mode), ratios_table(report, mode)]
-        for table in tables:
-            if len(table) > 1:
-                title = _title(report, mode, ratios=table is not tables[0])
-                parts.append(f"### {title}" if markdown else title)
-                parts.append(_markdown(table) if markdown else _text(table))
+    for title, table in sections(report):
+        parts.append(f"### {title}" if markdown else title)
+        parts.append(_markdown(table) if markdown else _text(table))
     verdict = verdicts(report)
     if verdict:
         parts.append("\n".join(f"- {line}" for line in verdict))
     if report.notes:
         parts.append("\n".join(f"- note: {note}" for note in report.notes))
     return "\n\n".join(parts) + "\n"
+
+
+def sections(report: Report) -> list[tuple[str, Table]]:
+    """Every table that has a row, under the title that says what its figures are of."""
+    found = []
+    for mode in report.plan.modes:
+        if mode == "steps":
+            tables = [ceilings_table(report)]
+        else:
+            tables = [figures_table(report, mode), ratios_table(report, mode)]
+        found += [
+            (_title(report, mode, ratios=table is not tables[0]), table)
+            for table in tables
+            if len(table) > 1
+        ]
+    return found
 
 
 def figures_table(report: Report, mode: Mode) -> Table:
@@ -111,16 +121,19 @@ def judge(difference: Difference) -> str:
     return "better" if (difference.ratio > 1) == more_is_better else "worse"
 
 
-def _head(report: Report, *, markdown: bool) -> str:
+def describe(report: Report) -> str:
+    """When it was, how it ended, and what was sent."""
     plan = report.plan
-    title = f"{report.policy} at {report.url}"
-    lines = [
-        f"## {title}\n" if markdown else title,
+    return (
         f"{report.started}, {report.seconds:.0f} s, {report.ended}; {report.observations}; "
         f"{plan.batch} observation{'s' if plan.batch > 1 else ''} in a request; "
-        f"the baseline is {plan.baseline}; seed {plan.seed}",
-    ]
-    return "\n".join(lines)
+        f"the baseline is {plan.baseline}; seed {plan.seed}"
+    )
+
+
+def _head(report: Report, *, markdown: bool) -> str:
+    title = f"{report.policy} at {report.url}"
+    return "\n".join([*([f"## {title}", ""] if markdown else [title]), describe(report)])
 
 
 def _title(report: Report, mode: Mode, *, ratios: bool) -> str:
@@ -131,21 +144,23 @@ def _title(report: Report, mode: Mode, *, ratios: bool) -> str:
             f"Ratio to {plan.baseline}, {mode} loop: middle of the rounds, {1 - each:.3%} interval"
         )
     if mode == "closed":
-        rounds = _rounds(report, plan.seconds)
+        rounds = _rounds(report, mode, plan.seconds)
         return f"Closed loop: {plan.connections} connections, always busy, {rounds}"
     if mode == "open":
         rate = next(s.rate for s in report.summaries if s.mode == mode) or 0.0
-        return f"Open loop: {rate:g} requests/s, {_rounds(report, plan.open_seconds(rate))}"
+        return f"Open loop: {rate:g} requests/s, {_rounds(report, mode, plan.open_seconds(rate))}"
     return (
         f"Steps: the highest rate with a p99 of at most {plan.p99_us / 1000:g} ms, "
         f"{plan.sweeps} sweeps, blocks of at least {plan.step_seconds:g} s"
     )
 
 
-def _rounds(report: Report, seconds: float) -> str:
+def _rounds(report: Report, mode: Mode, seconds: float) -> str:
     plan = report.plan
     order = "interleaved" if plan.order == "interleaved" else "one variant at a time"
-    return f"{plan.rounds} rounds of {seconds:g} s, {order}"
+    rounds = len({sample.number for sample in report.samples if sample.mode == mode})
+    planned = "" if rounds == plan.rounds else f" of {plan.rounds}"
+    return f"{rounds}{planned} rounds of {seconds:g} s, {order}"
 
 
 def _figures(summary: Summary) -> list[str]:

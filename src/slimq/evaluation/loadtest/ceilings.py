@@ -1,0 +1,107 @@
+"""The highest rate that each variant held in the steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from slimq.evaluation.loadtest.analysis import LOST_SHARE, lost_share
+from slimq.evaluation.loadtest.climb import CAP
+from slimq.evaluation.loadtest.plan import Plan
+from slimq.evaluation.loadtest.recording import Recording, Sample
+
+KEPT_SHARE = 0.95
+"""A service that answers at a lower share of the rate falls behind: its queue grows for as long as
+the load lasts, and only the block's end keeps the p99 finite."""
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The rate that a variant held, with its p99 within the target.
+
+    Attributes:
+        label: of the variant.
+        rates: the highest of each sweep that came to its end, in requests per second, 0 where none
+            was held; where none came to its end, the highest of the one that was cut short.
+        rate: the middle of them.
+        ratio: the middle of the sweeps' ratios to the baseline; None without one, and where both
+            are bounds.
+        low: the smallest of these ratios.
+        high: the largest.
+        ended: what ended the last sweep; `cap` where it still held and no more was tried, None
+            where it was cut short.
+        capped: whether more might have been held, in any sweep: the rate is a lower bound.
+        bound: `>=` or `<=` where the ratio is only a bound, because one of the two rates is.
+    """
+
+    label: str
+    rates: tuple[float, ...]
+    rate: float
+    ratio: float | None
+    low: float | None
+    high: float | None
+    ended: str | None
+    capped: bool = False
+    bound: str = ""
+
+
+def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
+    """The highest rate of each variant whose p99 was within the target.
+
+    A sweep in which either side held nothing has no ratio.
+    """
+    held = {subject.label: _held_rates(recording, plan, subject.label) for subject in plan.subjects}
+    base, base_capped = held[plan.baseline], _is_capped(recording, plan.baseline)
+    found = []
+    for subject in plan.subjects:
+        label, rates = subject.label, held[subject.label]
+        if not rates:
+            continue
+        capped = _is_capped(recording, label)
+        ratios = [rate / base[n] for n, rate in rates.items() if rate and base.get(n)]
+        if label == plan.baseline or (capped and base_capped):
+            ratios = []
+        ceiling = Ceiling(
+            label,
+            tuple(rates.values()),
+            float(np.median(list(rates.values()))),
+            float(np.median(ratios)) if ratios else None,
+            min(ratios, default=None),
+            max(ratios, default=None),
+            recording.endings.get((label, max(rates))),
+            capped,
+            ("<=" if base_capped else ">=") if ratios and (capped or base_capped) else "",
+        )
+        found.append(ceiling)
+    return found
+
+
+def why_not_held(sample: Sample, p99_us: float) -> str | None:
+    """What a block of a constant rate fell short in; None where it held."""
+    if lost_share([sample]) > LOST_SHARE:
+        return "dropped" if sample.dropped >= sum(sample.failed.values()) else "failed"
+    if sample.p99_us is None:
+        return "failed"
+    if sample.p99_us > p99_us:
+        return "p99"
+    behind = sample.rate and sample.pace and sample.pace < KEPT_SHARE * sample.rate
+    return "behind" if behind else None
+
+
+def _held_rates(recording: Recording, plan: Plan, label: str) -> dict[int, float]:
+    """The highest rate of each sweep that is over, or of the first where none is."""
+    samples = recording.of("steps", label)
+    over = {number for name, number in recording.endings if name == label}
+    kept = [sample for sample in samples if sample.number in over] if over else samples
+    rates: dict[int, float] = {}
+    for sample in kept:
+        held = sample.rate if why_not_held(sample, plan.p99_us) is None else None
+        rates[sample.number] = max(rates.get(sample.number, 0.0), held or 0.0)
+    return rates
+
+
+def _is_capped(recording: Recording, label: str) -> bool:
+    """Whether the rate is a lower bound: a sweep still held at its top, or none is over."""
+    endings = [ending for (name, _), ending in recording.endings.items() if name == label]
+    return CAP in endings or not endings
