@@ -60,10 +60,15 @@ def save_checkpoint(folder: Path, learner: Learner, progress: dict[str, Any]) ->
         _flush(file)
     unfinished.rename(path)
     _sync(folder)
-    for other in folder.glob(f"{_PREFIX}*"):
-        if other != path:
-            remove_checkpoint(other)
+    remove_checkpoints(folder, keep=path)
     return path
+
+
+def remove_checkpoints(folder: Path, keep: Path | None = None) -> None:
+    """Removes all checkpoints of a folder but one, and what is left of unfinished ones."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        if path != keep:
+            remove_checkpoint(path)
 
 
 def remove_checkpoint(path: Path) -> None:

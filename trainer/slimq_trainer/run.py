@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
+import shutil
 import signal
 import sys
 import time
@@ -27,13 +28,14 @@ from slimq.networks.torch_policy import TorchPolicy
 from slimq_trainer.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
+    remove_checkpoints,
     save_checkpoint,
     write_durably,
 )
 from slimq_trainer.config import TrainConfig
 from slimq_trainer.learner import Learner
 
-METRICS = "metrics.jsonl"
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 LOCK = ".lock"
 """In the run's folder; it stays there, empty, since removing a lock file is a race."""
 _BEST = "best-"
@@ -110,6 +112,17 @@ class Run:
         """Whether nothing is left to train."""
         return learner.step >= self.config.algorithm.steps or self.target_reached
 
+    def clear(self) -> None:
+        """Removes what earlier trainings left in the folder.
+
+        Checkpoints go first: as long as one is there, so is the best network that it knows of.
+        """
+        remove_checkpoints(self.folder)
+        self._remove_best_networks()
+        if (self.folder / TENSORBOARD).exists():
+            shutil.rmtree(self.folder / TENSORBOARD)
+        (self.folder / METRICS).unlink(missing_ok=True)
+
     def restore(self, learner: Learner) -> None:
         """Brings the learner to the last checkpoint, where there is one."""
         path = latest_checkpoint(self.folder)
@@ -124,7 +137,7 @@ class Run:
             self._forget_records_after(learner.step)
             _log.info("resumed", checkpoint=str(path), step=learner.step)
         self._writer = self._exit.enter_context(
-            SummaryWriter(str(self.folder / "tensorboard"), purge_step=learner.step)
+            SummaryWriter(str(self.folder / TENSORBOARD), purge_step=learner.step)
         )
         self._bar.update(learner.step - self._bar.n)
         self._bar.unpause()
@@ -188,10 +201,13 @@ class Run:
         self.seconds, self._resumed = self._elapsed(), time.monotonic()
         progress = {"seconds": self.seconds, "curve": self.curve, "best": self.best}
         save_checkpoint(self.folder, learner, progress)
-        for path in self.folder.glob(f"{_BEST}*"):
-            if path != self.best_network:
-                path.unlink()
+        self._remove_best_networks(keep=self.best_network)
         self._checkpointed = time.monotonic()
+
+    def _remove_best_networks(self, keep: Path | None = None) -> None:
+        for path in self.folder.glob(f"{_BEST}*"):
+            if path != keep:
+                path.unlink()
 
     def _forget_records_after(self, step: int) -> None:
         """What a killed process logged beyond its last checkpoint will be logged again."""

@@ -66,7 +66,7 @@ def train(
         _check_free(policies, config.policy)
     with Run(folder, config) as run, _naming(config_file):
         if fresh:
-            _clear(folder)
+            run.clear()
         learner = train_policy(config, run)
     if not run.complete(learner):
         raise CheckFailedError(
@@ -181,11 +181,3 @@ def _find_default(policies: Path, name: str) -> str | None:
         return Repository(policies).policy(name).default_variant
     except SlimqError:
         return None
-
-
-def _clear(folder: Path) -> None:
-    import shutil
-
-    for path in [*folder.glob("checkpoint-*"), *folder.glob("best-*"), *folder.glob("tensorboard")]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (folder / "metrics.jsonl").unlink(missing_ok=True)
