@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 
 import slimq
 import slimq_compression
-from slimq.core._atomic import write_atomically
+from slimq.core.atomic import write_atomically
 from slimq.core.errors import RepositoryError
 from slimq.core.manifest import StepRecord
 from slimq.networks.checkpoint import load_network, save_network

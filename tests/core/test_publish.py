@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimq.core._atomic import TEMPORARY
+from slimq.core.atomic import TEMPORARY
 from slimq.core.errors import InvalidInputError, NotFoundError, RepositoryError
 from slimq.core.manifest import FileEntry, VariantManifest
 from slimq.core.publish import Publisher, content_entry

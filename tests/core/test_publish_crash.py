@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from slimq.core._atomic import TEMPORARY
+from slimq.core.atomic import TEMPORARY
 from slimq.core.errors import RepositoryError
 from slimq.core.publish import Publisher, content_entry
 from slimq.core.report import EvaluationReport

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from slimq.core.atomic import TEMPORARY
 from slimq_trainer.checkpoint import latest_checkpoint
 from slimq_trainer.config import TrainConfig
 from slimq_trainer.dqn import make_learner, train
@@ -23,6 +24,7 @@ def test_a_cleared_folder_holds_only_the_lock_and_what_is_not_of_a_run(
     trained: Path, small_config: TrainConfig
 ) -> None:
     (trained / "checkpoint-000000000001-1.unfinished").mkdir()
+    (trained / f"{TEMPORARY}1-a").write_bytes(b"half")
     (trained / "notes.txt").write_text("mine")
     with Run(trained, small_config, progress=False) as run:
         run.clear()
@@ -49,3 +51,13 @@ def test_an_interrupted_clear_leaves_no_half_checkpoint_that_is_taken_for_a_whol
         assert learner.step == 0
         run.finish(learner)
     assert len(list(trained.glob("checkpoint-*"))) == 1
+
+
+def test_a_save_removes_what_a_killed_process_had_not_finished_writing(
+    trained: Path, small_config: TrainConfig
+) -> None:
+    (trained / f"{TEMPORARY}1-a").write_bytes(b"half")
+    with Run(trained, small_config, progress=False) as run:
+        train(small_config, run)
+    assert list(trained.glob(f"{TEMPORARY}*")) == []
+    assert list(trained.glob("best-*")) == [run.best_network]

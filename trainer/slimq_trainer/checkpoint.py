@@ -21,6 +21,7 @@ import torch
 import zstandard
 from torch import Tensor
 
+from slimq.core.atomic import sync_folder
 from slimq.core.errors import TrainingError
 from slimq.core.observation import Observations
 from slimq.environments.vector import VectorEnvironment
@@ -59,7 +60,7 @@ def save_checkpoint(folder: Path, learner: Learner, progress: dict[str, Any]) ->
         torch.save(_state(learner) | {"progress": progress}, file)
         _flush(file)
     unfinished.rename(path)
-    _sync(folder)
+    sync_folder(folder)
     remove_checkpoints(folder, keep=path)
     return path
 
@@ -239,24 +240,6 @@ def _blocks(replay: ReplayBuffer) -> Iterator[Tensor]:
                 yield tensor[environment, start : min(start + _BLOCK_ROWS, used)]
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """The file appears under its name only when its bytes are on the disk."""
-    unfinished = path.with_name(path.name + _UNFINISHED)
-    with unfinished.open("wb") as file:
-        file.write(content)
-        _flush(file)
-    unfinished.replace(path)
-    _sync(path.parent)
-
-
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

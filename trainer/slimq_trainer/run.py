@@ -19,6 +19,7 @@ import structlog
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from slimq.core.atomic import TEMPORARY, write_atomically
 from slimq.core.errors import TrainingError
 from slimq.core.seeds import SELECTION
 from slimq.environments.rollout import play_episodes
@@ -30,7 +31,6 @@ from slimq_trainer.checkpoint import (
     load_checkpoint,
     remove_checkpoints,
     save_checkpoint,
-    write_durably,
 )
 from slimq_trainer.config import TrainConfig
 from slimq_trainer.learner import Learner
@@ -118,7 +118,7 @@ class Run:
         Checkpoints go first: as long as one is there, so is the best network that it knows of.
         """
         remove_checkpoints(self.folder)
-        self._remove_best_networks()
+        self._remove_networks()
         if (self.folder / TENSORBOARD).exists():
             shutil.rmtree(self.folder / TENSORBOARD)
         (self.folder / METRICS).unlink(missing_ok=True)
@@ -194,20 +194,22 @@ class Run:
         _log.info("selection", step=learner.step, updates=learner.updates, mean_return=mean)
         if self.best is None or mean >= self.best[1]:
             self.best = (learner.step, mean)
-            write_durably(self.best_network, save_network(learner.policy))
+            write_atomically(self.best_network, save_network(learner.policy))
 
     def _save(self, learner: Learner) -> None:
         learner.check_finite()
         self.seconds, self._resumed = self._elapsed(), time.monotonic()
         progress = {"seconds": self.seconds, "curve": self.curve, "best": self.best}
         save_checkpoint(self.folder, learner, progress)
-        self._remove_best_networks(keep=self.best_network)
+        self._remove_networks(keep=self.best_network)
         self._checkpointed = time.monotonic()
 
-    def _remove_best_networks(self, keep: Path | None = None) -> None:
-        for path in self.folder.glob(f"{_BEST}*"):
-            if path != keep:
-                path.unlink()
+    def _remove_networks(self, keep: Path | None = None) -> None:
+        """All but one of the best ones, and what a killed process had not finished writing."""
+        for pattern in (f"{_BEST}*", f"{TEMPORARY}*"):
+            for path in self.folder.glob(pattern):
+                if path != keep:
+                    path.unlink()
 
     def _forget_records_after(self, step: int) -> None:
         """What a killed process logged beyond its last checkpoint will be logged again."""

@@ -20,9 +20,9 @@ from typing import TypeVar
 import structlog
 from pydantic import BaseModel
 
-from slimq.core._atomic import TEMPORARY, publishing, write_atomically
 from slimq.core._files import check_entry, decode, display, read_entry, read_regular
 from slimq.core._protobuf import check_model
+from slimq.core.atomic import TEMPORARY, publishing, write_atomically
 from slimq.core.errors import InvalidInputError, RepositoryError, SlimqError
 from slimq.core.manifest import (
     SLUG,

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from slimq.core._atomic import write_atomically
+from slimq.core.atomic import write_atomically
 from slimq.evaluation.loadtest.drawings import draw_all
 from slimq.evaluation.loadtest.page import render_page
 from slimq.evaluation.loadtest.report import Report
