@@ -21,6 +21,7 @@ from slimq.core.errors import (
     MalformedError,
     ObservationError,
     SlimqError,
+    first_line,
     suggestion,
 )
 from slimq.core.observation import Observations, ObservationSpec
@@ -177,8 +178,8 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
         }
         shape, fortran, dtype = readers[version](stream, max_header_size=4096)
     except Exception as error:  # the header is Python source: its reader raises all sorts
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MalformedError("body", "an npy file (format 1.0 or 2.0)", problem) from None
+        expected = "an npy file (format 1.0 or 2.0)"
+        raise MalformedError("body", expected, first_line(error)) from None
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise MalformedError("body", "an npy file of numbers", f"dtype {dtype}")
     if len(shape) > 16 or not all(type(n) is int and 0 <= n <= len(body) for n in shape):

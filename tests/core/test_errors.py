@@ -219,3 +219,17 @@ def test_a_suggestion_is_made_only_for_a_near_name() -> None:
 def test_only_the_start_of_a_long_name_is_compared() -> None:
     """All of it would take seconds, and would be like nothing."""
     assert errors.suggestion("x" * 8_000_000, ["x" * 64]) == f", did you mean {'x' * 64!r}?"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("one", "one"),
+        ("one\ntwo", "one"),
+        ("one\r\ntwo", "one"),
+        ("", "OSError"),
+        ("\n2", "OSError"),
+    ],
+)
+def test_of_an_error_the_first_line_is_told_or_its_kind(message: str, line: str) -> None:
+    assert errors.first_line(OSError(message)) == line

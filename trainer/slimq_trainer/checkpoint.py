@@ -22,7 +22,7 @@ import zstandard
 from torch import Tensor
 
 from slimq.core.atomic import sync_folder
-from slimq.core.errors import TrainingError
+from slimq.core.errors import TrainingError, first_line
 from slimq.core.observation import Observations
 from slimq.environments.vector import VectorEnvironment
 from slimq_trainer.learner import Learner
@@ -97,9 +97,8 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
         _restore(learner, state)
         _read_replay(path / "replay.zst", learner.replay)
     except _UNREADABLE as error:
-        problem = str(error).partition("\n")[0] or type(error).__name__
         raise TrainingError(
-            f"{path}: cannot be read ({problem}); --fresh starts the training anew"
+            f"{path}: cannot be read ({first_line(error)}); --fresh starts the training anew"
         ) from error
     learner.observations = replay_episodes(
         learner.environment, learner.episode_seeds, learner.episode_actions

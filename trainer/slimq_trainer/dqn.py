@@ -27,7 +27,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from slimq.core.errors import InvalidInputError
+from slimq.core.errors import InvalidInputError, first_line
 from slimq.core.observation import ObservationSpec
 from slimq.core.seeds import TRAINING
 from slimq.environments.vector import VectorEnvironment, describe
@@ -135,7 +135,7 @@ def make_replay(
             algorithm.priority_exponent,
         )
     except RuntimeError as error:  # torch has no other error for it on the CPU
-        received = f"{algorithm.replay_size}: {str(error).partition(chr(10))[0]}"
+        received = f"{algorithm.replay_size}: {first_line(error)}"
         fitting = "transitions that fit in memory"
         raise InvalidInputError("algorithm.replay_size", fitting, received) from error
 

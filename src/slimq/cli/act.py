@@ -62,7 +62,7 @@ def read_observations(source: str) -> npt.NDArray[Any]:
     """
     import numpy as np
 
-    from slimq.core.errors import InvalidInputError
+    from slimq.core.errors import InvalidInputError, first_line
 
     try:
         content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
@@ -80,6 +80,6 @@ def read_observations(source: str) -> npt.NDArray[Any]:
         if "observations" in document:
             return np.asarray(document["observations"])
     except Exception as error:  # an npy header is Python source: its reader raises all sorts
-        problem = str(error).partition("\n")[0] or type(error).__name__
-        raise InvalidInputError("--input", expected, f"{source}: {problem}") from error
+        received = f"{source}: {first_line(error)}"
+        raise InvalidInputError("--input", expected, received) from error
     raise InvalidInputError("--input", expected, f"{source}: an object without observations")

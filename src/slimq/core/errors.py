@@ -137,6 +137,11 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
     return "" if near is None else f", did you mean {near!r}?"
 
 
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind; what follows is often a trace of other sources."""
+    return "".join(str(error).splitlines()[:1]) or type(error).__name__
+
+
 class LimitError(InvalidInputError):
     """More than a limit allows: bytes of a body, observations of a batch."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from slimq.core._protobuf import check_model
-from slimq.core.errors import ConfigError, RepositoryError
+from slimq.core.errors import ConfigError, RepositoryError, first_line
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.providers import CPU, IDENTITY, check_available, full_names
 from slimq.core.qfunction import QValues
@@ -157,8 +157,3 @@ def _check_values(
     if tuple(value.shape[1:]) != shape:
         problem = f"{wanted!r}: expected shape (batch, {', '.join(map(str, shape))})"
         raise RepositoryError(place, f"{problem}, found {value.shape}")
-
-
-def first_line(error: Exception) -> str:
-    """What an error of ONNX Runtime says first; the rest is a trace of its own source."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import numpy as np
 
 from slimq.core.calibration import CalibrationSet
-from slimq.core.errors import ObservationError, RepositoryError
+from slimq.core.errors import ObservationError, RepositoryError, first_line
 from slimq.core.manifest import FileEntry, PolicyManifest, VariantManifest, is_stale
 from slimq.core.observation import Observations
-from slimq.core.onnx_policy import OnnxPolicy, first_line
+from slimq.core.onnx_policy import OnnxPolicy
 
 if TYPE_CHECKING:
     from slimq.core.repository import Repository
