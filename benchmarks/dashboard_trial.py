@@ -25,7 +25,6 @@ from urllib.request import urlopen
 import yaml  # type: ignore[import-untyped]
 
 from serving_processes import Server
-from slimq.core.calibration import CalibrationSet
 from slimq.core.manifest import Shadow
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
@@ -170,10 +169,10 @@ def send(
         What they saw, by variant.
     """
     manifest = repository.policy(policy)
-    if manifest.calibration is None:
+    calibration = repository.calibration(manifest)
+    if calibration is None:
         raise TrialError(f"{policy} has no calibration set to send")
-    content = repository.read_file(policy, manifest.calibration)
-    states = CalibrationSet.from_bytes(content).observations(manifest.observation)
+    states = calibration.observations(manifest.observation)
     clients = [(variant, growing, Sent()) for variant in variants for growing in (False, True)]
     problems: list[Exception] = []
 

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from serving_cases import CEILING, PLAIN, Request
-from slimq.core.calibration import CalibrationSet
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
 
@@ -53,9 +52,8 @@ def observe(repository: Repository, policy: str) -> tuple[Array, str]:
     """
     manifest = repository.policy(policy)
     spec = manifest.observation
-    if manifest.calibration is not None:
-        content = repository.read_file(policy, manifest.calibration)
-        states = CalibrationSet.from_bytes(content).observations(spec)
+    if (calibration := repository.calibration(manifest)) is not None:
+        states = calibration.observations(spec)
         middle = len(states) // 2
         return states[middle : middle + 1], f"state {middle} of the calibration set"
     generator = np.random.default_rng(0)

@@ -108,13 +108,13 @@ def load_source(repository: Repository, policy: str) -> Source:
         RepositoryError: it has no checkpoint or calibration set, or they are broken.
     """
     manifest = repository.policy(policy)
-    if manifest.checkpoint is None or manifest.calibration is None:
+    calibration = repository.calibration(manifest)
+    if manifest.checkpoint is None or calibration is None:
         missing = "checkpoint" if manifest.checkpoint is None else "calibration"
         problem = f"{missing}: is null, so there is nothing to compress from; train the policy"
         raise RepositoryError(f"{policy}/policy.json", problem)
     content = repository.read_file(policy, manifest.checkpoint)
     teacher = load_network(content, f"{policy}/{manifest.checkpoint.path}")
-    calibration = CalibrationSet.from_bytes(repository.read_file(policy, manifest.calibration))
     return Source(manifest, manifest.checkpoint.sha256, teacher, calibration)
 
 

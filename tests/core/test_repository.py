@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable
@@ -201,6 +202,68 @@ def test_a_missing_or_tampered_policy_file_is_refused(repository: Repository) ->
     (repository.root / "tiny" / entry.path).unlink()
     with pytest.raises(RepositoryError, match="is missing"):
         repository.read_file("tiny", entry)
+
+
+def test_a_calibration_set_is_read_and_none_where_the_manifest_names_none(
+    repository: Repository,
+) -> None:
+    manifest = repository.policy("tiny_frames")
+    calibration = repository.calibration(manifest)
+    assert calibration is not None
+    assert calibration.observations(manifest.observation).shape == (16, 4, 84, 84)
+    assert repository.calibration(manifest.model_copy(update={"calibration": None})) is None
+
+
+def _npz(**changes: Any) -> bytes:
+    arrays: dict[str, Any] = {
+        "frames": np.zeros((3, 4), np.float32),
+        "indices": np.arange(3, dtype=np.int32)[:, None],
+        "q_values": np.zeros((3, 2), np.float32),
+    }
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **{k: v for k, v in (arrays | changes).items() if v is not None})
+    return stream.getvalue()
+
+
+def _npy() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((3, 4), np.float32))
+    return stream.getvalue()
+
+
+def _overwritten() -> bytes:
+    whole = _npz(frames=np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32))
+    return whole[:200] + b"\xff" * 200 + whole[400:]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is not a calibration set: "),
+        (b"junk", "is not a calibration set: "),
+        (_npy(), "is not a calibration set: "),
+        (_npz()[:-30], "is not a calibration set: "),
+        (_overwritten(), "is not a calibration set: "),
+        (_npz(indices=None), "is not a calibration set: "),
+        (_npz(indices=np.zeros((3, 1), np.float32)), "is not a calibration set: "),
+        (_npz(indices=np.int32(0)), "is not a calibration set: "),
+        (_npz(indices=np.full((3, 1), 3)), "is not a calibration set: "),
+        (_npz(frames=np.zeros((3, 5), np.float32)), "is not a calibration set: "),
+        (_npz(indices=np.zeros((0, 1), np.int32)), "calibration: expected a batch of at least 1"),
+        (_npz(frames=np.full((3, 4), np.nan)), "calibration[0][0]: expected a finite float32"),
+        (_npz(q_values=np.zeros((3, 5))), "q_values: expected shape (3, 2), found (3, 5)"),
+    ],
+)
+def test_a_damaged_calibration_set_is_one_clear_error(
+    repository: Repository, publisher: Publisher, content: bytes, problem: str
+) -> None:
+    entry = content_entry("calibration", ".npz", content)
+    manifest = repository.policy("tiny").model_copy(update={"calibration": entry})
+    publisher.publish_policy(manifest, {entry.path: content})
+    with pytest.raises(RepositoryError) as caught:
+        repository.calibration(repository.policy("tiny"))
+    assert str(caught.value).startswith(f"tiny/{entry.path}: {problem}")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_entry_that_skipped_validation_cannot_leave_the_folder(

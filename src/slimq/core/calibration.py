@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from slimq.core.errors import ObservationError, RepositoryError, first_line
+from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
 
@@ -54,3 +56,23 @@ class CalibrationSet:
         """Reads what `to_bytes` wrote."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return CalibrationSet(arrays["frames"], arrays["indices"], arrays["q_values"])
+
+
+def parse_calibration(content: bytes, manifest: PolicyManifest, place: str) -> CalibrationSet:
+    """A policy's calibration set from its stored bytes.
+
+    Raises:
+        RepositoryError: they are none, or its states or Q-values do not fit the policy.
+    """
+    try:
+        calibration = CalibrationSet.from_bytes(content)
+        states = calibration.observations(manifest.observation)
+    except ObservationError as error:
+        raise RepositoryError(place, str(error)) from error
+    except Exception as error:  # damaged archives, headers and indices raise all sorts
+        problem = f"is not a calibration set: {first_line(error)}"
+        raise RepositoryError(place, problem) from error
+    expected, found = (len(states), len(manifest.actions)), calibration.q_values.shape
+    if found != expected:
+        raise RepositoryError(place, f"q_values: expected shape {expected}, found {found}")
+    return calibration

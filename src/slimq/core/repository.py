@@ -22,6 +22,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from slimq.core._files import LARGEST_FILE, decode, display, read_entry, read_regular, refuse_links
+from slimq.core.calibration import CalibrationSet, parse_calibration
 from slimq.core.errors import NotFoundError, RepositoryError, suggestion
 from slimq.core.manifest import SLUG, FileEntry, PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
@@ -170,6 +171,18 @@ class Repository:
             return read_entry(self.root, folder, entry)
         except FileNotFoundError:
             raise RepositoryError(display((*folder, entry.path)), "is missing") from None
+
+    def calibration(self, manifest: PolicyManifest) -> CalibrationSet | None:
+        """A policy's calibration set, which fits it; None where the manifest names none.
+
+        Raises:
+            RepositoryError: it is missing, truncated, tampered with, a link, or does not fit.
+        """
+        entry = manifest.calibration
+        if entry is None:
+            return None
+        content = self.read_file(manifest.name, entry)
+        return parse_calibration(content, manifest, display((manifest.name, entry.path)))
 
     def stamp(self, policy: str, variant: str) -> tuple[int, int] | None:
         """(mtime in ns, inode) of `variant.json`, None where it is not there; for watchers."""

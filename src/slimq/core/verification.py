@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
-from slimq.core.calibration import CalibrationSet
-from slimq.core.errors import ObservationError, RepositoryError, first_line
-from slimq.core.manifest import FileEntry, PolicyManifest, VariantManifest, is_stale
+from slimq.core.errors import RepositoryError, first_line
+from slimq.core.manifest import PolicyManifest, VariantManifest, is_stale
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import OnnxPolicy
 
@@ -46,8 +44,7 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
     if manifest is not None:
         if (checkpoint := manifest.checkpoint) is not None:
             attempt(repository.read_file, policy, checkpoint)
-        if (entry := manifest.calibration) is not None:
-            states = attempt(_read_states, repository, manifest, entry)
+        states = attempt(_read_states, repository, manifest)
         for key, variant in _named_variants(manifest):
             if variant not in variants:
                 problem = f"{key}: there is no variant {variant!r}"
@@ -75,23 +72,9 @@ def _named_variants(manifest: PolicyManifest) -> Iterator[tuple[str, str]]:
         yield "shadow.variant", manifest.shadow.variant
 
 
-def _read_states(
-    repository: Repository, manifest: PolicyManifest, entry: FileEntry
-) -> Observations:
-    content = repository.read_file(manifest.name, entry)
-    place = f"{manifest.name}/{entry.path}"
-    try:
-        calibration = CalibrationSet.from_bytes(content)
-        states = manifest.observation.check(calibration.observations(manifest.observation))
-    except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
-        raise RepositoryError(place, f"is not a calibration set: {error}") from error
-    except ObservationError as error:
-        raise RepositoryError(place, str(error)) from error
-    expected = (len(states), len(manifest.actions))
-    if calibration.q_values.shape != expected:
-        problem = f"q_values: expected shape {expected}, found {calibration.q_values.shape}"
-        raise RepositoryError(place, problem)
-    return states
+def _read_states(repository: Repository, manifest: PolicyManifest) -> Observations | None:
+    calibration = repository.calibration(manifest)
+    return None if calibration is None else calibration.observations(manifest.observation)
 
 
 def _check_parent(variant: VariantManifest, manifest: PolicyManifest, place: str) -> None:

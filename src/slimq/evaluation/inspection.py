@@ -21,7 +21,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import InvalidInputError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
@@ -219,11 +218,10 @@ def _check_range(name: str, value: int, most: int) -> None:
 
 
 def _read_states(repository: Repository, manifest: PolicyManifest) -> tuple[Observations, str]:
-    if manifest.calibration is None:
-        spec = manifest.observation
+    spec, calibration = manifest.observation, repository.calibration(manifest)
+    if calibration is None:
         return np.zeros((1, *spec.shape), spec.dtype), "zeros"
-    content = repository.read_file(manifest.name, manifest.calibration)
-    return CalibrationSet.from_bytes(content).observations(manifest.observation), "calibration"
+    return calibration.observations(spec), "calibration"
 
 
 def _make_batches(states: Observations, size: int, count: int) -> list[Observations]:

@@ -14,7 +14,6 @@ from functools import partial
 
 import structlog
 
-from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import CheckFailedError, InvalidInputError, NotFoundError, SlimqError
 from slimq.core.manifest import VariantManifest, is_stale
 from slimq.core.observation import Observations
@@ -258,8 +257,7 @@ class _Evaluator:
                 self.result.reports[name] = report
 
     def _observations(self) -> Observations:
-        entry = self.manifest.calibration
-        if entry is None:
+        calibration = self.repository.calibration(self.manifest)
+        if calibration is None:
             return self._baseline_states()[0]
-        calibration = CalibrationSet.from_bytes(self.repository.read_file(self.policy, entry))
         return calibration.observations(self.manifest.observation)[:512]

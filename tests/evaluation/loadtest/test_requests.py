@@ -125,3 +125,12 @@ def test_without_observations_it_says_where_to_give_them(
     path.write_text(json.dumps({**manifest, "calibration": None}))
     with pytest.raises(InvalidInputError, match="where tiny has no calibration set"):
         read_calibration(repository, "tiny", spec)
+
+
+def test_a_calibration_set_of_another_layout_than_the_services_is_refused(
+    tiny_repository: Path,
+) -> None:
+    repository = Repository(tiny_repository)
+    spec = repository.policy("tiny").observation.model_copy(update={"shape": (5,)})
+    with pytest.raises(ObservationError, match=r"calibration: expected shape \(batch, 5\)"):
+        read_calibration(repository, "tiny", spec)

@@ -15,7 +15,6 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 
-from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import InvalidInputError, NotFoundError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.repository import Repository
@@ -111,20 +110,21 @@ def read_calibration(repository: Repository, policy: str, spec: ObservationSpec)
     Raises:
         InvalidInputError: the repository is not there, or has no such policy, or no calibration
             set for it.
+        RepositoryError: the calibration set is damaged.
         ObservationError: they are none of this layout.
     """
     expected = f"a repository with real observations of {policy}, or --input FILE"
     if not repository.root.is_dir():
         raise InvalidInputError("--policies", expected, f"{repository.root}, which is no folder")
     try:
-        entry = repository.policy(policy).calibration
+        manifest = repository.policy(policy)
     except NotFoundError as error:
         raise InvalidInputError("--policies", expected, f"{repository.root}: {error}") from error
-    if entry is None:
+    calibration = repository.calibration(manifest)
+    if calibration is None:
         received = f"{repository.root}, where {policy} has no calibration set"
         raise InvalidInputError("--policies", expected, received)
-    content = repository.read_file(policy, entry)
-    return CalibrationSet.from_bytes(content).observations(spec)
+    return spec.check(calibration.observations(manifest.observation), "calibration")
 
 
 def make_bodies(observations: Observations, spec: ObservationSpec, batch: int) -> tuple[bytes, ...]:
