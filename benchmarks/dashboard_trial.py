@@ -73,9 +73,11 @@ def build_repository(
     for path in (source.root / policy).iterdir():
         if path.is_file():
             shutil.copy(path, home)
-    for variant in variants:
-        shutil.copytree(source.root / policy / "variants" / variant, home / "variants" / variant)
     made = Repository(target)
+    for variant in variants:
+        shutil.copytree(
+            source.variant_folder(policy, variant), made.variant_folder(policy, variant)
+        )
     Publisher(made).shadow(policy, Shadow(variant=shadow, share=1))
     return made
 

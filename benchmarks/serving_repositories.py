@@ -184,6 +184,6 @@ def _copy_policy(source: Repository, target: Path, policy: str) -> None:
 
 def _copy_variant(source: Repository, target: Path, policy: str, name: str, new: str) -> None:
     manifest = source.variant(policy, name)
-    stored = (source.root / policy / "variants" / name / manifest.model.path).read_bytes()
+    stored = (source.variant_folder(policy, name) / manifest.model.path).read_bytes()
     renamed = manifest.model_copy(update={"name": new, "report": None})
     Publisher(Repository(target)).publish_variant(renamed, stored)

@@ -33,7 +33,7 @@ from slimq.core.manifest import (
 from slimq.core.observation import Observations
 from slimq.core.publish import content_entry
 from slimq.core.qfunction import QFunction
-from slimq.core.repository import Repository
+from slimq.core.repository import POLICY_FILE, Repository
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.networks.checkpoint import load_network
 from slimq.networks.export import export_onnx
@@ -112,7 +112,7 @@ def load_source(repository: Repository, policy: str) -> Source:
     if manifest.checkpoint is None or calibration is None:
         missing = "checkpoint" if manifest.checkpoint is None else "calibration"
         problem = f"{missing}: is null, so there is nothing to compress from; train the policy"
-        raise RepositoryError(f"{policy}/policy.json", problem)
+        raise RepositoryError(f"{policy}/{POLICY_FILE}", problem)
     content = repository.read_file(policy, manifest.checkpoint)
     teacher = load_network(content, f"{policy}/{manifest.checkpoint.path}")
     return Source(manifest, manifest.checkpoint.sha256, teacher, calibration)

@@ -14,7 +14,7 @@ from pathlib import Path
 from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
-from slimq.core.repository import VARIANTS, Repository
+from slimq.core.repository import Repository
 from slimq_service.catalogue import Catalogue
 from slimq_service.scan import Key
 from slimq_service.series import escape
@@ -133,7 +133,7 @@ class Facts:
         known = self._proofs.get(key)
         if known is not None:
             return known
-        folder = repository.root / variant.policy / VARIANTS / variant.name
+        folder = repository.variant_folder(variant.policy, variant.name)
         stamp = _stamp(folder / variant.report.path)
         if key in self._broken and self._broken[key] == stamp:
             return None

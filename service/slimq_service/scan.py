@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from slimq.core.errors import NotFoundError, RepositoryError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
-from slimq.core.repository import Repository
+from slimq.core.repository import POLICY_FILE, VARIANT_FILE, VARIANTS, Repository
 from slimq_service.model import Stamp
 
 Key = tuple[str, str]
@@ -103,7 +103,7 @@ def scan_repository(repository: Repository, previous: Scan, retry_seconds: float
 def _scan_policy(
     repository: Repository, name: str, known: PolicyScan | None, retry_seconds: float
 ) -> PolicyScan | None:
-    stamp = _policy_stamp(repository, name)
+    stamp = repository.policy_stamp(name)
     manifest, error, checked = None, None, time.monotonic()
     if known is not None and known.stamp == stamp and not _expired(known, retry_seconds):
         manifest, error, checked = known.manifest, known.error, known.checked
@@ -113,7 +113,7 @@ def _scan_policy(
         except NotFoundError:
             return None
         except (SlimqError, OSError) as problem:
-            error = named(problem, f"{name}/policy.json")
+            error = named(problem, f"{name}/{POLICY_FILE}")
             manifest = known.manifest if known is not None else None
     variants = {}
     try:
@@ -122,7 +122,7 @@ def _scan_policy(
         return None
     except (SlimqError, OSError) as problem:  # no reason to drop what may be serving
         listing = list(known.variants) if known is not None else []
-        error = error or named(problem, f"{name}/variants")
+        error = error or named(problem, f"{name}/{VARIANTS}")
     for variant in listing:
         before = known.variants.get(variant) if known is not None else None
         scanned = _scan_variant(repository, name, variant, stamp, before, retry_seconds)
@@ -147,12 +147,12 @@ def _scan_variant(
     except NotFoundError:
         return None
     except (SlimqError, OSError) as problem:
-        error = named(problem, f"{policy}/variants/{variant}/variant.json")
+        error = named(problem, f"{policy}/{VARIANTS}/{variant}/{VARIANT_FILE}")
         return VariantScan((policy_stamp, None), None, error, time.monotonic())
     try:
         repository.read_model(policy, variant)
     except (SlimqError, OSError) as problem:
-        error = named(problem, f"{policy}/variants/{variant}/{manifest.model.path}")
+        error = named(problem, f"{policy}/{VARIANTS}/{variant}/{manifest.model.path}")
         return VariantScan(stamp, manifest, error, time.monotonic())
     return VariantScan(stamp, manifest, None, time.monotonic())
 
@@ -173,11 +173,3 @@ def named(problem: SlimqError | OSError, path: str) -> SlimqError:
     if isinstance(problem, SlimqError):
         return problem
     return RepositoryError(path, problem.strerror or str(problem))
-
-
-def _policy_stamp(repository: Repository, name: str) -> tuple[int, int] | None:
-    try:
-        status = (repository.root / name / "policy.json").stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino

@@ -266,6 +266,21 @@ def test_a_damaged_calibration_set_is_one_clear_error(
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_is_taken_though_its_manifest_is_broken(repository: Repository) -> None:
+    assert repository.has_policy("tiny")
+    (repository.root / "tiny/policy.json").write_text("{", encoding="utf-8")
+    assert repository.has_policy("tiny")
+    for name in ("nope", "../policies/tiny", ""):
+        assert not repository.has_policy(name)
+    assert not Repository(repository.root / "nowhere").has_policy("tiny")
+
+
+def test_the_folder_of_a_variant_is_known_before_it_is_there(repository: Repository) -> None:
+    assert repository.variant_folder("tiny", "new") == repository.root / "tiny/variants/new"
+    with pytest.raises(NotFoundError, match="unknown variant"):
+        repository.variant_folder("tiny", "../fp32")
+
+
 def test_an_entry_that_skipped_validation_cannot_leave_the_folder(
     repository: Repository, tmp_path: Path
 ) -> None:

@@ -65,6 +65,21 @@ def test_a_manifest_that_is_no_json_is_named(repository: Repository, repositorie
     assert "variant.json" in str(second.policies["tiny_frames"].variants["other"].error)
 
 
+def test_a_manifest_that_becomes_a_link_to_itself_is_seen_and_refused(
+    repository: Repository, repositories: Any
+) -> None:
+    first = scan_repository(repository, Scan(), 5.0)
+    path = repositories.root / "tiny" / "policy.json"
+    path.rename(path.with_name("linked.json"))
+    path.symlink_to("linked.json")
+    second = scan_repository(repository, first, 5.0)
+    assert "policy.json: is a symbolic link" in str(second.policies["tiny"].error)
+    assert second.policies["tiny"].manifest is not None, "the last good one is kept"
+    path.unlink()
+    path.with_name("linked.json").rename(path)
+    assert scan_repository(repository, second, 5.0).policies["tiny"].error is None
+
+
 def test_what_is_removed_is_gone(repository: Repository, repositories: Any) -> None:
     first = scan_repository(repository, Scan(), 5.0)
     shutil.rmtree(repositories.root / "tiny_frames")

@@ -167,7 +167,9 @@ def _naming(config_file: Path, table: str = "") -> Iterator[None]:
 
 
 def _check_free(policies: Path, name: str) -> None:
-    if (policies / name / "policy.json").exists():
+    from slimq.core.repository import Repository
+
+    if Repository(policies).has_policy(name):
         raise InvalidInputError(
             "policy", "a name that is free, or --replace", f"{name!r}, already in {policies}"
         )

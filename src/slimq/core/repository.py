@@ -184,6 +184,23 @@ class Repository:
         content = self.read_file(manifest.name, entry)
         return parse_calibration(content, manifest, display((manifest.name, entry.path)))
 
+    def has_policy(self, name: str) -> bool:
+        """Whether a policy has this name already, readable or not.
+
+        Raises:
+            RepositoryError: it is a link, or cannot be looked at.
+        """
+        parts = (name, POLICY_FILE)
+        return bool(re.fullmatch(SLUG, name)) and stat.S_ISREG(refuse_links(self.root, parts))
+
+    def variant_folder(self, policy: str, variant: str) -> Path:
+        """Where a variant's files are, whether it is there or not.
+
+        Raises:
+            NotFoundError: a name is none.
+        """
+        return self.root.joinpath(*self._variant_folder(policy, variant))
+
     def stamp(self, policy: str, variant: str) -> tuple[int, int] | None:
         """(mtime in ns, inode) of `variant.json`, None where it is not there; for watchers."""
         if not (re.fullmatch(SLUG, policy) and re.fullmatch(SLUG, variant)):
@@ -191,7 +208,10 @@ class Repository:
         return _stamp(self.root / policy / VARIANTS / variant / VARIANT_FILE)
 
     def policy_stamp(self, policy: str) -> tuple[int, int] | None:
-        """(mtime in ns, inode) of `policy.json`, None where it is not there; for watchers."""
+        """(mtime in ns, inode) of `policy.json`, None where it is not there; for watchers.
+
+        Of the file itself: where a link takes its place, that is seen, and reading refuses it.
+        """
         return _stamp(self.root / policy / POLICY_FILE) if re.fullmatch(SLUG, policy) else None
 
     def verify(self, policy: str) -> list[RepositoryError]:
@@ -216,8 +236,7 @@ class Repository:
         return (*folder, VARIANTS, variant)
 
     def _require_policy(self, policy: str) -> None:
-        folder = self._policy_folder(policy)
-        if not stat.S_ISREG(refuse_links(self.root, (*folder, POLICY_FILE))):
+        if not self.has_policy(policy):
             raise NotFoundError("policy", policy, self.policies())
 
     def _manifest(self, parts: tuple[str, ...], kind: type[M]) -> M:

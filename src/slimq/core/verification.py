@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -11,9 +11,7 @@ from slimq.core.errors import RepositoryError, first_line
 from slimq.core.manifest import PolicyManifest, VariantManifest, is_stale
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import OnnxPolicy
-
-if TYPE_CHECKING:
-    from slimq.core.repository import Repository
+from slimq.core.repository import POLICY_FILE, VARIANT_FILE, VARIANTS, Repository
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +26,7 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
         NotFoundError: there is no such policy.
     """
     if policy in repository.incomplete():
-        return [RepositoryError(policy, "holds files but no policy.json")]
+        return [RepositoryError(policy, f"holds files but no {POLICY_FILE}")]
     problems: list[RepositoryError] = []
 
     def attempt(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -48,16 +46,16 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
         for key, variant in _named_variants(manifest):
             if variant not in variants:
                 problem = f"{key}: there is no variant {variant!r}"
-                problems.append(RepositoryError(f"{policy}/policy.json", problem))
+                problems.append(RepositoryError(f"{policy}/{POLICY_FILE}", problem))
     for name in attempt(repository.incomplete, policy) or []:
-        problem = "holds files but no variant.json: it is being published, or was left half-done"
-        problems.append(RepositoryError(f"{policy}/variants/{name}", problem))
+        problem = f"holds files but no {VARIANT_FILE}: it is being published, or was left half-done"
+        problems.append(RepositoryError(f"{policy}/{VARIANTS}/{name}", problem))
     for variant in variants:
         found = attempt(repository.read_model, policy, variant)
         attempt(repository.report, policy, variant)
         if found is not None and manifest is not None:
-            folder = f"{policy}/variants/{variant}"
-            attempt(_check_parent, found[0], manifest, f"{folder}/variant.json")
+            folder = f"{policy}/{VARIANTS}/{variant}"
+            attempt(_check_parent, found[0], manifest, f"{folder}/{VARIANT_FILE}")
             attempt(_check_model, found[1], manifest, states, f"{folder}/{found[0].model.path}")
     return _distinct(problems)
 
