@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slimq.cli.compare import COLUMNS, render_markdown, render_text
+from slimq.cli.compare import COLUMNS
 from slimq.cli.main import main
 from slimq.core.repository import Repository
 from slimq.evaluation.protocol import EvaluationSettings
@@ -132,10 +132,3 @@ def test_two_forms_at_once_are_refused(run):
     code, out, err = run("--json", "--markdown")
     assert (code, out) == (2, "")
     assert "one of --json and --markdown" in err
-
-
-def test_columns_are_of_equal_width():
-    rows = [["a", *["1"] * (len(COLUMNS) - 1)], ["longer-name", *["22"] * (len(COLUMNS) - 1)]]
-    lines = render_text(rows).splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert len(render_markdown(rows).splitlines()) == 4

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from slimq.cli.compare import render_markdown, table_row
+from slimq.cli.compare import COLUMNS, table_row
 from slimq.cli.compress import resolve_recipe
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
 from slimq.evaluation.comparison import Comparison, compare_variants
+from slimq.evaluation.text_tables import markdown_table
 from slimq_compression.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +116,7 @@ def test_the_calibration_sets_are_small() -> None:
 
 
 def test_the_readme_has_the_table_that_compare_prints(comparison: Comparison) -> None:
-    table = render_markdown([table_row(row) for row in comparison.rows])
+    table = markdown_table([COLUMNS, *(table_row(row) for row in comparison.rows)])
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
 
 

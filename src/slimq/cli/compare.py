@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.output import print_json, to_plain
 
 if TYPE_CHECKING:
     from slimq.evaluation.comparison import Comparison, ComparisonRow
@@ -63,14 +63,15 @@ def compare(
         require("compress", "matplotlib")
     from slimq.core.repository import Repository
     from slimq.evaluation.comparison import compare_variants
+    from slimq.evaluation.text_tables import markdown_table, text_table
 
     repository = Repository(policies)
     comparison = compare_variants(repository, policy)
     if as_json:
-        typer.echo(json.dumps(to_json(comparison), indent=2, ensure_ascii=False))
+        print_json(to_json(comparison))
     else:
-        cells = [table_row(row) for row in comparison.rows]
-        typer.echo(render_markdown(cells) if markdown else render_text(cells))
+        lines = [COLUMNS, *(table_row(row) for row in comparison.rows)]
+        typer.echo(markdown_table(lines) if markdown else text_table(lines))
         typer.echo(render_notes(comparison), nl=False)
     for name, problem in comparison.failed.items():
         typer.echo(f"slimq: {policy}/{name}: {problem}", err=True)
@@ -86,14 +87,10 @@ def compare(
         raise CheckFailedError(f"{policy}: cannot be read: {', '.join(comparison.failed)}")
 
 
-def to_json(comparison: Comparison) -> dict[str, object]:
+def to_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as plain JSON values."""
-    from pydantic import TypeAdapter
-
-    from slimq.evaluation.comparison import Comparison
-
-    values: dict[str, object] = TypeAdapter(Comparison).dump_python(comparison, mode="json")
-    for row, plain in zip(comparison.rows, values["rows"], strict=True):  # type: ignore[call-overload]
+    values: dict[str, Any] = to_plain(comparison)
+    for row, plain in zip(comparison.rows, values["rows"], strict=True):
         if row.difference:
             plain["difference"]["non_inferior"] = row.difference.non_inferior
     return values
@@ -118,25 +115,6 @@ def table_row(row: ComparisonRow) -> list[str]:
         cells.append(_number(latency.p50_us if latency else None, "{:.1f}"))
         cells.append(_number(latency.faster if latency else None, "{:.2f}"))
     return [*cells, f"{row.parameters:,}", f"{row.macs:,}"]
-
-
-def render_markdown(rows: list[list[str]]) -> str:
-    """A Markdown table; names to the left, numbers to the right."""
-    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def render_text(rows: list[list[str]]) -> str:
-    """A table in columns of equal width."""
-    lines = [list(COLUMNS), *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        ).rstrip()
-        for line in lines
-    )
 
 
 def render_notes(comparison: Comparison) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from slimq.cli.extras import require
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.output import print_json
 
 if TYPE_CHECKING:
     from slimq.evaluation.inspection import Inspection
@@ -40,12 +41,7 @@ def inspect(
         Repository(policies), policy, variant, batch=batch, iterations=iterations
     )
     if as_json:
-        from pydantic import TypeAdapter
-
-        from slimq.evaluation.inspection import Inspection
-
-        values = TypeAdapter(Inspection).dump_python(found, mode="json")
-        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        print_json(found)
     else:
         typer.echo("\n".join(describe(found)))
 
@@ -104,15 +100,7 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]], names: int = 1) -> list[str]:
-    """Indented columns of equal width; the first `names` to the left, numbers to the right."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if column < names else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> list[str]:
+    from slimq.evaluation.text_tables import text_table
+
+    return [f"  {line}" for line in text_table([header, *rows], names).split("\n")]

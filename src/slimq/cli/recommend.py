@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.output import print_json
 from slimq.cli.units import parse_bytes, parse_duration
 from slimq.core.errors import CheckFailedError
 
@@ -81,12 +81,7 @@ def recommend(
     )
     found = choose(compare_variants(Repository(policies), policy), criteria)
     if as_json:
-        from pydantic import TypeAdapter
-
-        from slimq.evaluation.recommendation import Recommendation
-
-        values = TypeAdapter(Recommendation).dump_python(found, mode="json")
-        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        print_json(found)
     else:
         typer.echo("\n".join(describe(found)))
     if found.choice is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from slimq.evaluation.loadtest.analysis import Difference
 from slimq.evaluation.loadtest.plan import Mode
 from slimq.evaluation.loadtest.report import Report, Summary
+from slimq.evaluation.text_tables import markdown_table, text_table
 
 MISSING = "–"
 TITLES: dict[str, str] = {
@@ -36,7 +37,7 @@ def render(report: Report, *, markdown: bool) -> str:
     parts = [_head(report, markdown=markdown)]
     for title, table in sections(report):
         parts.append(f"### {title}" if markdown else title)
-        parts.append(_markdown(table) if markdown else _text(table))
+        parts.append(markdown_table(table) if markdown else text_table(table))
     verdict = verdicts(report)
     if verdict:
         parts.append("\n".join(f"- {line}" for line in verdict))
@@ -217,20 +218,3 @@ def _tell_untested(found: Sequence[Difference]) -> list[str]:
 
 def _milliseconds(microseconds: float | None) -> str:
     return MISSING if microseconds is None else f"{microseconds / 1000:.3g}"
-
-
-def _markdown(table: Sequence[Sequence[str]]) -> str:
-    head, *rows = table
-    lines = [head, ("---", *["---:"] * (len(head) - 1)), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _text(table: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        ).rstrip()
-        for line in table
-    )
