@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from slimq.cli.observations import read_observations
 from slimq.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -52,34 +47,3 @@ def act(
     for action, row in zip(result.actions, result.q_values, strict=True):
         values = " ".join(f"{value:.6g}" for value in row)
         typer.echo(f"{action} {meanings[action]}  {values}")
-
-
-def read_observations(source: str) -> npt.NDArray[Any]:
-    """The array of an npy file, of JSON (a list, or an object with `observations`), or of stdin.
-
-    Raises:
-        InvalidInputError: it cannot be read, or is neither.
-    """
-    import numpy as np
-
-    from slimq.core.errors import InvalidInputError, first_line
-
-    try:
-        content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-    except OSError as error:
-        received = f"{source} ({error.strerror})"
-        raise InvalidInputError("--input", "a file that can be read", received) from error
-    expected = "npy, or JSON with observations"
-    try:
-        if content.startswith(b"\x93NUMPY"):
-            array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
-            return array
-        document = json.loads(content)
-        if not isinstance(document, dict):
-            return np.asarray(document)
-        if "observations" in document:
-            return np.asarray(document["observations"])
-    except Exception as error:  # an npy header is Python source: its reader raises all sorts
-        received = f"{source}: {first_line(error)}"
-        raise InvalidInputError("--input", expected, received) from error
-    raise InvalidInputError("--input", expected, f"{source}: an object without observations")

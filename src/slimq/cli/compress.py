@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimq.cli.evaluate import drawing_pause
+from slimq.cli.bars import progress_bar
 from slimq.cli.extras import require
-from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.options import DEFAULT_POLICIES, RECIPES, JsonOption, PoliciesOption
+from slimq.cli.outcomes import show_outcome, show_step
 from slimq.core.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from slimq.core.manifest import StepRecord
     from slimq_compression.compress import Outcome
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
-RECIPES = Path("recipes")
 DEFAULT_WORK = Path("runs/compress")
 
 
@@ -96,45 +94,6 @@ def resolve_recipe(name: str, policy: str, folder: Path = RECIPES) -> Path:
     raise NotFoundError("recipe", name, found)
 
 
-def show_outcome(outcome: Outcome) -> None:
-    """Prints what became of a recipe as soon as it is known."""
-    for line in describe(outcome):
-        typer.echo(line)
-
-
-def describe(outcome: Outcome) -> list[str]:
-    """What became of a recipe, as lines of text: a heading, a row for each step, the gate."""
-    manifest = outcome.manifest
-    if manifest is None:
-        return [f"{outcome.variant}: {outcome.status}, {outcome.error}"]
-    lines = [f"{manifest.policy}/{manifest.name}: {outcome.status}, {manifest.model.bytes:,} bytes"]
-    header = ("step", "bytes", "parameters", "non-zero", "MACs", "agreement", "regret", "seconds")
-    lines.append("  " + _row(header))
-    lines += ["  " + _row(_cells(step)) for step in manifest.recipe.steps]
-    for criterion in outcome.verdict.criteria if outcome.verdict else ():
-        limit = f"{criterion.relation} {criterion.limit:.6g}"
-        judged = "accepted" if criterion.holds else "refused"
-        lines.append(f"  {judged}: {criterion.name} {criterion.value:.6g} ({limit})")
-    return lines
-
-
-def _cells(step: StepRecord) -> tuple[str, ...]:
-    return (
-        step.name,
-        "-" if step.bytes is None else f"{step.bytes:,}",
-        f"{step.parameters_count:,}",
-        f"{step.nonzero_parameters:,}",
-        f"{step.macs:,}",
-        "-" if step.fidelity is None else f"{step.fidelity.agreement:.1%}",
-        "-" if step.fidelity is None else f"{step.fidelity.regret:.5f}",
-        f"{step.seconds:.1f}",
-    )
-
-
-def _row(cells: tuple[str, ...]) -> str:
-    return f"{cells[0]:<16}" + "".join(f"{cell:>13}" for cell in cells[1:])
-
-
 def _to_json(outcome: Outcome) -> dict[str, Any]:
     verdict = outcome.verdict
     return {
@@ -144,25 +103,3 @@ def _to_json(outcome: Outcome) -> dict[str, Any]:
         "error": outcome.error and {"code": outcome.error.code, "detail": str(outcome.error)},
         "accept": None if verdict is None else dataclasses.asdict(verdict),
     }
-
-
-def show_step(step: StepRecord) -> None:
-    """Prints a step's row to stderr as soon as it is done."""
-    typer.echo("  " + _row(_cells(step)), err=True)
-
-
-def progress_bar(description: str, total: int, unit: str, /) -> Any:
-    """A bar of tqdm on stderr, as `slimq_compression.context.Progress` wants it."""
-    from tqdm import tqdm
-
-    pause = drawing_pause()
-    return tqdm(
-        desc=description,
-        total=total,
-        unit=unit,
-        leave=False,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        mininterval=pause,
-        maxinterval=pause,
-    )

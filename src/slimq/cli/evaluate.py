@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slimq.cli.bars import drawing_pause
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
 from slimq.core.errors import CheckFailedError, InvalidInputError
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 DEFAULT_WORK = Path("runs/evaluate")
-
-_PAUSE, _PAUSE_IN_LOGS = 0.2, 30.0
 
 _EPISODES_HELP = (
     "Episodes of each variant. A published report of more episodes is only replaced with --force."
@@ -103,11 +102,6 @@ def evaluate(
     if evaluation.failed:
         names = sorted(evaluation.failed)
         raise CheckFailedError(f"could not evaluate {', '.join(names)}; the others are done")
-
-
-def drawing_pause() -> float:
-    """Seconds between two drawings of a bar: fewer on a terminal than in a log."""
-    return _PAUSE if sys.stderr.isatty() else _PAUSE_IN_LOGS
 
 
 class ProgressBar:

@@ -224,8 +224,8 @@ def _read_observations(
     source: str | None, policies: Path, policy: str, spec: ObservationSpec
 ) -> tuple[Observations, str]:
     """The observations, and where they come from."""
-    from slimq.cli.act import read_observations
     from slimq.cli.loadtest_output import readable
+    from slimq.cli.observations import read_observations
     from slimq.core.repository import Repository
     from slimq.evaluation.loadtest.requests import read_calibration
 

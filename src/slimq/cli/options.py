@@ -25,3 +25,5 @@ ApiKeyOption = Annotated[
 
 DEFAULT_POLICIES = Path("policies")
 DEFAULT_URL = "http://127.0.0.1:8000"
+RECIPES = Path("recipes")
+"""Where recipes are found by their names, and where a search leaves those of its winners."""

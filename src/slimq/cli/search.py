@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimq.cli.compress import RECIPES, describe, progress_bar, show_step
-from slimq.cli.evaluate import drawing_pause
+from slimq.cli.bars import drawing_pause, progress_bar
 from slimq.cli.extras import require
-from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.options import DEFAULT_POLICIES, RECIPES, JsonOption, PoliciesOption
+from slimq.cli.outcomes import describe, show_step
 from slimq.cli.units import parse_bytes, parse_duration
 from slimq.core.errors import CheckFailedError
 

@@ -1,0 +1,55 @@
+"""What became of a recipe and of each of its steps, as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from slimq.core.manifest import StepRecord
+    from slimq_compression.compress import Outcome
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Prints what became of a recipe as soon as it is known."""
+    for line in describe(outcome):
+        typer.echo(line)
+
+
+def describe(outcome: Outcome) -> list[str]:
+    """What became of a recipe, as lines of text: a heading, a row for each step, the gate."""
+    manifest = outcome.manifest
+    if manifest is None:
+        return [f"{outcome.variant}: {outcome.status}, {outcome.error}"]
+    lines = [f"{manifest.policy}/{manifest.name}: {outcome.status}, {manifest.model.bytes:,} bytes"]
+    header = ("step", "bytes", "parameters", "non-zero", "MACs", "agreement", "regret", "seconds")
+    lines.append("  " + _row(header))
+    lines += ["  " + _row(_cells(step)) for step in manifest.recipe.steps]
+    for criterion in outcome.verdict.criteria if outcome.verdict else ():
+        limit = f"{criterion.relation} {criterion.limit:.6g}"
+        judged = "accepted" if criterion.holds else "refused"
+        lines.append(f"  {judged}: {criterion.name} {criterion.value:.6g} ({limit})")
+    return lines
+
+
+def show_step(step: StepRecord) -> None:
+    """Prints a step's row to stderr as soon as it is done."""
+    typer.echo("  " + _row(_cells(step)), err=True)
+
+
+def _cells(step: StepRecord) -> tuple[str, ...]:
+    return (
+        step.name,
+        "-" if step.bytes is None else f"{step.bytes:,}",
+        f"{step.parameters_count:,}",
+        f"{step.nonzero_parameters:,}",
+        f"{step.macs:,}",
+        "-" if step.fidelity is None else f"{step.fidelity.agreement:.1%}",
+        "-" if step.fidelity is None else f"{step.fidelity.regret:.5f}",
+        f"{step.seconds:.1f}",
+    )
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return f"{cells[0]:<16}" + "".join(f"{cell:>13}" for cell in cells[1:])

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slimq.cli.observations import read_observations
+from slimq.core.errors import InvalidInputError
+
+
+def npy_header(text: str) -> bytes:
+    content = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content
+
+
+HUGE = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000000,)}")
+BROKEN = npy_header("{'descr': '<f4', 'shape': (")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"x": 1}',
+        b"[[1], [1, 2]]",
+        b"\x93NUMPY",
+        b"\xff",
+        b"[" * 100_000,
+        HUGE,
+        BROKEN,
+    ],
+)
+def test_an_input_that_is_neither_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match="npy, or JSON with observations"):
+        read_observations(str(path))
+
+
+def test_an_object_without_the_key_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "k.json"
+    path.write_text('{"observation": [[1, 2, 3, 4]]}')
+    with pytest.raises(InvalidInputError, match=r"k\.json: an object without observations$"):
+        read_observations(str(path))
+
+
+def test_a_missing_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="No such file"):
+        read_observations(str(tmp_path / "none.npy"))
+
+
+def test_an_npy_with_objects_is_never_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "objects.npy"
+    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InvalidInputError, match="allow_pickle"):
+        read_observations(str(path))
