@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import make_session
 from slimq.networks.export import INPUT, PRODUCER
-from slimq_compression.quantization import integer_layers
+from slimq_compression import integer_layers
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """Operators whose second input (and third, the bias) are weights."""

@@ -38,6 +38,7 @@ from slimq_compression.graph import (
     raise_opset,
     weighted_nodes,
 )
+from slimq_compression.layers import output_axis
 from slimq_compression.storage.decoders import LAYOUTS, Decoder, Known, Sparse, encode
 from slimq_compression.storage.weight_forms import Array, Form, Scaled, forms_of
 
@@ -160,17 +161,7 @@ def _weights(model: onnx.ModelProto, params: Params) -> Iterator[_Weight]:
         seen.add(name)
         values = numpy_helper.to_array(tensor)
         if values.dtype in (np.float32, np.int8) and values.size >= params.smallest:
-            yield _Weight(node.name, tensor, values, _channel_axis(node, values))
-
-
-def _channel_axis(node: onnx.NodeProto, values: Array) -> int:
-    """The axis of the output channels."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "MatMul":
-        return values.ndim - 1
-    transposed = any(a.name == "transB" and a.i for a in node.attribute)
-    return 0 if transposed else 1
+            yield _Weight(node.name, tensor, values, output_axis(node))
 
 
 def _smallest(weight: _Weight, params: Params, known: Known, meter: _Meter) -> Decoder | None:
