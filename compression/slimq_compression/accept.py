@@ -11,19 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from slimq.core.errors import AcceptGateError, ConfigError, NotFoundError
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
 from slimq.core.seeds import SELECTION
-from slimq.evaluation.fidelity import q_values_of
-from slimq.evaluation.statistics import mean_interval
+from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import Source, Staged
 from slimq_compression.recipe import Accept, Recipe
-from slimq_compression.selection import load_candidate, play_returns, scale_over_random
+from slimq_compression.selection import load_candidate, play_returns, score_returns
 
 AT_LEAST, AT_MOST = "at least", "at most"
 SEED_OFFSET = 100_000
@@ -143,19 +140,16 @@ class AcceptGate:
         self, returns: Sequence[float], reference: Sequence[float], accept: Accept
     ) -> Iterable[Criterion]:
         random = self.source.manifest.random_policy.mean
-        scale = scale_over_random(reference, random, "accept")
+        score = score_returns(returns, reference, random, "accept")
         if accept.return_ratio is not None:
-            ratio = (float(np.mean(returns)) - random) / scale
-            yield Criterion("return_ratio", ratio, AT_LEAST, accept.return_ratio)
+            yield Criterion("return_ratio", score.mean, AT_LEAST, accept.return_ratio)
         if accept.margin is not None:
-            loss = (np.asarray(returns) - np.asarray(reference)) / scale
-            yield Criterion("margin", mean_interval(loss).low, AT_LEAST, -accept.margin)
+            yield Criterion("margin", score.low, AT_LEAST, -accept.margin)
 
     def _agreement(self, policy: QFunction) -> float:
         states = self.source.calibration.observations(self.source.manifest.observation)
         q_values = q_values_of(policy, states)
-        same = q_values.argmax(axis=1) == self.source.calibration.q_values.argmax(axis=1)
-        return float(same.mean())
+        return measure_fidelity(q_values, self.source.calibration.q_values).agreement
 
     def _reference(self, name: str, seeds: Sequence[int]) -> list[float]:
         if name == self.baseline:

@@ -1,8 +1,9 @@
-"""Candidates played on selection seeds: what the accept gate and the search have in common."""
+"""Candidates played and scored: what the accept gate and the search have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +14,26 @@ from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
 from slimq.environments.rollout import play_episodes
 from slimq.evaluation.returns import require_finite
+from slimq.evaluation.statistics import mean_interval
 from slimq_compression.context import Progress
+
+
+@dataclass(frozen=True)
+class Score:
+    """Returns on the scale where 0 is random play and 1 is the baseline.
+
+    Attributes:
+        mean: of the candidate.
+        low: lower 95 % bound of the paired difference to the baseline.
+    """
+
+    mean: float
+    low: float
+
+    @property
+    def loss(self) -> float:
+        """What is lost; 0 where the candidate happens to be better."""
+        return max(0.0, 1.0 - self.mean)
 
 
 def load_candidate(manifest: PolicyManifest, model: bytes, name: str) -> QFunction:
@@ -64,3 +84,22 @@ def scale_over_random(reference: Sequence[float], random: float, place: str) -> 
         problem = f"the full policy returns {np.mean(reference):g}, random play {random:g}"
         raise CheckFailedError(f"{place}: {problem}; there is nothing to keep")
     return scale
+
+
+def score_returns(
+    returns: Sequence[float], reference: Sequence[float], random: float, place: str
+) -> Score:
+    """Compares a candidate's returns with the baseline's on the same seeds.
+
+    Args:
+        returns: of the candidate, by seed in order.
+        reference: of the baseline on the same seeds.
+        random: mean return of random play.
+        place: who asks.
+
+    Raises:
+        CheckFailedError: the baseline is no better than random, so there is no scale.
+    """
+    scale = scale_over_random(reference, random, place)
+    differences = (np.asarray(returns) - np.asarray(reference)) / scale
+    return Score((float(np.mean(returns)) - random) / scale, mean_interval(differences).low)

@@ -9,9 +9,7 @@ whatever else runs slows both alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from slimq.core.observation import Observations
@@ -20,10 +18,15 @@ from slimq.core.report import Fidelity, LatencyMeasurement
 from slimq.core.seeds import SELECTION
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.evaluation.latency import measure_latency
-from slimq.evaluation.statistics import mean_interval
 from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import Source
-from slimq_compression.selection import load_candidate, play_returns, scale_over_random
+from slimq_compression.selection import (
+    Score,
+    load_candidate,
+    play_returns,
+    scale_over_random,
+    score_returns,
+)
 
 SCREENING_OFFSET, GATE_OFFSET = 200_000, 300_000
 """Of selection seeds; the trainer's start at 0, the accept gate's at `accept.SEED_OFFSET`."""
@@ -48,29 +51,11 @@ class Reference(BaseModel):
     gate: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Score:
-    """Returns on the scale where 0 is random play and 1 is the baseline.
-
-    Attributes:
-        mean: of the candidate.
-        low: lower 95 % bound of the paired difference to the baseline.
-    """
-
-    mean: float
-    low: float
-
-    @property
-    def loss(self) -> float:
-        """What is lost; 0 where the candidate happens to be better."""
-        return max(0.0, 1.0 - self.mean)
-
-
 class Stages:
     """Measures models of one policy against its baseline."""
 
     def __init__(self, source: Source, baseline: bytes) -> None:
-        """Loads the baseline; `baseline` is its uncompressed model."""
+        """`baseline` is its uncompressed model, which is loaded each time that it is timed."""
         self.source, self.baseline = source, baseline
         self.states: Observations = source.calibration.observations(source.manifest.observation)
 
@@ -86,11 +71,12 @@ class Stages:
         timed = measure_latency(
             {"full": lambda: policy}, self.states, batches=(1,), iterations=CALLS
         )
+        label = "search: full policy"
         reference = Reference(
             bytes=size,
             latency_us=_median(timed["full"].find("alone", 1)),
-            screening=tuple(self.play(policy, screening, SCREENING_OFFSET, progress)),
-            gate=tuple(self.play(policy, gate, GATE_OFFSET, progress)),
+            screening=tuple(self.play(policy, screening, SCREENING_OFFSET, label, progress)),
+            gate=tuple(self.play(policy, gate, GATE_OFFSET, label, progress)),
         )
         random = self.source.manifest.random_policy.mean
         for returns in (reference.screening, reference.gate):
@@ -123,19 +109,21 @@ class Stages:
 
     def score(self, policy: QFunction, reference: Sequence[float], offset: int) -> Score:
         """Plays the same seeds as the baseline did, whose returns are `reference`."""
-        returns = self.play(policy, len(reference), offset)
-        random = self.source.manifest.random_policy.mean
-        scale = scale_over_random(reference, random, "search")
-        differences = (np.asarray(returns) - np.asarray(reference)) / scale
-        return Score((float(np.mean(returns)) - random) / scale, mean_interval(differences).low)
+        returns = self.play(policy, len(reference), offset, "search: candidate")
+        return score_returns(returns, reference, self.source.manifest.random_policy.mean, "search")
 
     def play(
-        self, policy: QFunction, episodes: int, offset: int, progress: Progress = silent
+        self,
+        policy: QFunction,
+        episodes: int,
+        offset: int,
+        label: str,
+        progress: Progress = silent,
     ) -> list[float]:
         """Returns of so many selection episodes, by seed in order."""
         seeds = SELECTION.seeds(episodes, offset=offset)
         environment = self.source.manifest.environment
-        return play_returns(environment, policy, seeds, "search: full policy", progress)
+        return play_returns(environment, policy, seeds, label, progress)
 
 
 def _median(measurement: LatencyMeasurement | None) -> float:
