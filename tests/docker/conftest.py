@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent / "stack"
-sys.path.insert(0, str(FOLDER))
-
-from engine import ROOT, Engine, Stack, make_bases, missing, open_engine, watched  # noqa: E402
+from engine import FOLDER, ROOT, Engine, Stack, make_bases, missing, open_engine, watched
 
 IMAGE = "slimq-service:latest"
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,9 @@ COLUMNS = 24
 @pytest.fixture(scope="module")
 def written() -> Any:
     """What `make_dashboards` would write, by file name."""
-    sys.path.insert(0, str(FOLDER))
-    return importlib.import_module("make_dashboards").dashboards()
+    from make_dashboards import dashboards
+
+    return dashboards()
 
 
 @pytest.fixture(scope="module")

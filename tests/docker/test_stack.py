@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+
 from engine import FOLDER, ROOT, Engine, Stack
 from traffic import Client
 
