@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
+from running import serve
+
 ROOT = Path(__file__).parents[2]
 LOAD = ROOT / "benchmarks" / "load"
 PROGRAMS = ROOT / ".venv-clients" / "bin"
-COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
 VARIANTS = ("fp32", "tiny")
 
 pytestmark = [
@@ -32,19 +32,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The URL of a service of the shipped policies that asks for a key."""
-    with subprocess.Popen(
-        [*COMMAND, "serve", "--policies", str(ROOT / "policies"), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "SLIMQ_API_KEY": "s3cret"},
-        text=True,
-    ) as process:
-        stop = threading.Timer(600, process.kill)
-        stop.start()
-        assert process.stdout is not None
-        yield process.stdout.readline().split(" at ")[1].strip()
-        stop.cancel()
-        process.terminate()
+    with serve(ROOT / "policies", 600, SLIMQ_API_KEY="s3cret") as (_, url):
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -7,31 +7,13 @@ import importlib.util
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
-
-
-@contextlib.contextmanager
-def serve(policies: Path, seconds: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`slimq serve` on a free port, for so long at most, and its URL."""
-    with subprocess.Popen(
-        [*COMMAND, "serve", "--policies", str(policies), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        stop = threading.Timer(seconds, process.kill)
-        stop.start()
-        assert process.stdout is not None
-        yield process, process.stdout.readline().split(" at ")[1].strip()
-        stop.cancel()
-        process.terminate()
+from running import COMMAND, serve
 
 
 @pytest.fixture(scope="session")
@@ -52,24 +34,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def served_with(tiny_repository: Path) -> Iterator[Any]:
     """`served_with(SLIMQ_API_KEY=…)`: the URL of a `slimq serve` with these variables."""
-    started: list[subprocess.Popen[str]] = []
+    with contextlib.ExitStack() as started:
 
-    def begin(**variables: str) -> str:
-        process = subprocess.Popen(
-            [*COMMAND, "serve", "--policies", str(tiny_repository), "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **variables},
-            text=True,
-        )
-        started.append(process)
-        assert process.stdout is not None
-        return process.stdout.readline().split(" at ")[1].strip()
+        def begin(**variables: str) -> str:
+            return started.enter_context(serve(tiny_repository, 900, **variables))[1]
 
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+        yield begin
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
+from running import COMMAND, serve
 from slimq.core.client import SlimqClient
 
-COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
 SHORT = ("--rounds", "12", "--seconds", "0.05", "--connections", "2")
 
 
@@ -316,21 +316,11 @@ def test_it_ends_when_its_time_is_over(served: str, tiny_repository: Path, tmp_p
 def test_a_service_that_goes_away_leaves_what_was_measured(
     tiny_repository: Path, tmp_path: Path
 ) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "serve", "--policies", str(tiny_repository), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as service:
-        stop = threading.Timer(120, service.kill)
-        stop.start()
-        assert service.stdout is not None
-        url = service.stdout.readline().split(" at ")[1].strip()
+    with serve(tiny_repository, 120) as (service, url):
         process = begin(url, tiny_repository, tmp_path)
         read_until(process.stderr, "closed other")
         service.kill()
         out, error = process.communicate(timeout=60)
-        stop.cancel()
     assert process.returncode == 2
     last = error.splitlines()[-1]
     assert last.startswith("slimq: 127.0.0.1:")

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from running import COMMAND
 from slimq.cli.main import app
 from slimq.core.errors import CheckFailedError, InvalidInputError
 
@@ -22,7 +22,6 @@ pytest.importorskip("torch")
 pytest.importorskip("optuna")
 
 SHIPPED = Path(__file__).parents[2] / "policies" / "cartpole"
-COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
 
 
 @pytest.fixture

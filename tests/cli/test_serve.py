@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from running import COMMAND
 from slimq.cli.main import app
-
-COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()", "serve"]
 
 
 def test_a_missing_directory_is_refused_with_what_to_do(slimq: Any, tmp_path: Path) -> None:
@@ -41,7 +39,7 @@ def test_a_bad_port_is_wrong_use(slimq: Any, tmp_path: Path) -> None:
 def test_flags_win_over_variables_and_port_zero_prints_the_port(tiny_repository: Path) -> None:
     variables = {**os.environ, "SLIMQ_PORT": "1", "SLIMQ_POLICIES": "/none", "SLIMQ_MAX_BACH": "9"}
     with subprocess.Popen(
-        [*COMMAND, "--policies", str(tiny_repository), "--port", "0"],
+        [*COMMAND, "serve", "--policies", str(tiny_repository), "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=variables,

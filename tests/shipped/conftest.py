@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from running import serve
 
 POLICIES = Path(__file__).parents[2] / "policies"
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    command = [sys.executable, "-m", "slimq.cli.main", "serve", "--policies", str(POLICIES)]
-    with subprocess.Popen(
-        [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found is not None
-        yield found.group().rstrip("/")
+    with serve(POLICIES, 3_600) as (process, url):
+        yield url
         process.terminate()
         assert process.wait(30) == 0

@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +18,10 @@ import httpx
 import numpy as np
 import pytest
 
+from running import COMMAND
 from slimq.core.manifest import FileEntry
 from slimq_service.app import create_app
 from slimq_service.settings import Settings
-
-COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
 
 
 class InProcess:

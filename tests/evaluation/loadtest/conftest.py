@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from running import COMMAND, announced
+
 ROOT = Path(__file__).parents[3]
 SLOWED = Path(__file__).parent / "scripts" / "slowed.py"
-COMMAND = [sys.executable, "-c", "from slimq.cli.main import main; main()"]
 MOST_SECONDS = 900
 
 
 @pytest.fixture(scope="module")
 def start() -> Iterator[Callable[..., tuple[str, subprocess.Popen[str]]]]:
     """`start("serve", "--policies", …)`: the URL and the process of a service."""
-    started: list[tuple[subprocess.Popen[str], threading.Timer]] = []
+    with contextlib.ExitStack() as started:
 
-    def begin(*command: str) -> tuple[str, subprocess.Popen[str]]:
-        process = subprocess.Popen(
-            list(command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        timer = threading.Timer(MOST_SECONDS, process.kill)
-        timer.start()
-        started.append((process, timer))
-        assert process.stdout is not None
-        return process.stdout.readline().split(" at ")[1].strip(), process
+        def begin(*command: str) -> tuple[str, subprocess.Popen[str]]:
+            process, url = started.enter_context(announced(command, MOST_SECONDS))
+            return url, process
 
-    yield begin
-    for process, timer in started:
-        timer.cancel()
-        process.kill()
-        process.communicate()
+        yield begin
 
 
 @pytest.fixture(scope="module")
