@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from processes import children_of, has_ended, state_of
 from serving_processes import Process, Server, ServerError, on_cores, parse_stat
 
 SERVER = "print('test at http://127.0.0.1:1', flush=True); import time; time.sleep(60)"
@@ -33,17 +34,13 @@ def test_children_in_sessions_of_their_own_are_timed_paused_and_ended_too(tmp_pa
         "test", [sys.executable, "-c", FAMILY], os.sched_getaffinity(0), tmp_path / "log"
     )
     try:
-        (child,) = children(server._process.pid)
+        (child,) = children_of(server._process.pid)
         assert 0.28 <= server.processor_seconds() < 5
         server.pause()
         wait_for_state(child, "T")
     finally:
         server.stop()
     wait_for_state(child, None)
-
-
-def children(pid: int) -> list[int]:
-    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_server_is_started_on_its_cores_paused_and_ended(tmp_path: Path) -> None:
@@ -67,17 +64,9 @@ def test_a_server_is_started_on_its_cores_paused_and_ended(tmp_path: Path) -> No
 def wait_for_state(pid: int, expected: str | None) -> None:
     """`T` is stopped; None is ended, whether or not anybody has looked (`Z`)."""
     deadline = time.monotonic() + 10
-    while state(pid) != expected:
+    while not (has_ended(pid) if expected is None else state_of(pid) == expected):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def state(pid: int) -> str | None:
-    try:
-        found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if found == "Z" else found
 
 
 def test_a_server_that_does_not_start_shows_what_it_said(tmp_path: Path) -> None:

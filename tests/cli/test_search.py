@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from processes import children_of, has_ended
 from running import COMMAND
 from slimq.cli.main import app
 from slimq.core.errors import CheckFailedError, InvalidInputError
@@ -162,19 +163,10 @@ def test_workers_end_with_the_search_that_started_them(
     assert all(has_ended(pid) for pid in workers)
 
 
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or waits for nothing but to be noticed."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 def workers_of(pid: int) -> list[int]:
     """The processes in which a search works."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    lines = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-    return [int(child) for child, line in lines.items() if b"spawn_main" in line]
+    lines = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children_of(pid)}
+    return [child for child, line in lines.items() if b"spawn_main" in line]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from processes import has_ended
 from slimq.core.errors import InvalidInputError
 from slimq_service.settings import Settings
 from slimq_service.sockets import bind
@@ -211,13 +212,7 @@ def test_workers_end_when_their_supervisor_is_killed(launch: Any) -> None:
     process.process.kill()
     process.process.wait()
 
-    def gone(pid: int) -> bool:
-        try:
-            return "(Z" in Path(f"/proc/{pid}/stat").read_text() or os.kill(pid, 0) is not None
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-
-    until(lambda: all(gone(pid) for pid in workers))
+    until(lambda: all(has_ended(pid) for pid in workers))
 
 
 def test_a_service_whose_workers_cannot_start_ends(
