@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from processes import children_of, has_ended, state_of
 from serving_processes import Process, Server, ServerError, on_cores, parse_stat
+from waiting import until
 
 SERVER = "print('test at http://127.0.0.1:1', flush=True); import time; time.sleep(60)"
 BUSY = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
@@ -37,10 +37,10 @@ def test_children_in_sessions_of_their_own_are_timed_paused_and_ended_too(tmp_pa
         (child,) = children_of(server._process.pid)
         assert 0.28 <= server.processor_seconds() < 5
         server.pause()
-        wait_for_state(child, "T")
+        until(lambda: state_of(child) == "T", 10, every=0.01)
     finally:
         server.stop()
-    wait_for_state(child, None)
+    until(lambda: has_ended(child), 10, every=0.01)
 
 
 def test_a_server_is_started_on_its_cores_paused_and_ended(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_server_is_started_on_its_cores_paused_and_ended(tmp_path: Path) -> No
         assert server.url == "http://127.0.0.1:1"
         assert os.sched_getaffinity(pid) == {core}
         server.pause()
-        wait_for_state(pid, "T")
+        until(lambda: state_of(pid) == "T", 10, every=0.01)
         server.resume()
         server.check()
     finally:
@@ -59,14 +59,6 @@ def test_a_server_is_started_on_its_cores_paused_and_ended(tmp_path: Path) -> No
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(ServerError, match="test ended with -15"):
         server.check()
-
-
-def wait_for_state(pid: int, expected: str | None) -> None:
-    """`T` is stopped; None is ended, whether or not anybody has looked (`Z`)."""
-    deadline = time.monotonic() + 10
-    while not (has_ended(pid) if expected is None else state_of(pid) == expected):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_server_that_does_not_start_shows_what_it_said(tmp_path: Path) -> None:

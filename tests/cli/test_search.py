@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from processes import children_of, has_ended
 from running import COMMAND
 from slimq.cli.main import app
 from slimq.core.errors import CheckFailedError, InvalidInputError
+from waiting import until
 
 pytest.importorskip("torch")
 pytest.importorskip("optuna")
@@ -119,10 +119,12 @@ def hear_interrupts() -> None:
 
 
 def wait_for(journal: Path, words: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not (journal.exists() and words in journal.read_text(encoding="utf-8")):
-        assert time.monotonic() < deadline, f"no {words} in {journal}"
-        time.sleep(0.1)
+    until(
+        lambda: journal.exists() and words in journal.read_text(encoding="utf-8"),
+        seconds,
+        f"{words} in {journal}",
+        every=0.1,
+    )
 
 
 def count(study: Path) -> list[str]:

@@ -9,10 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from waiting import until
 
 ROLL = Path(__file__).parents[2] / "docker" / "roll"
 
@@ -140,10 +141,7 @@ def test_an_interrupted_roll_removes_the_new_replicas(
 ) -> None:
     replicas = Replicas(tmp_path, {"a": "ready"}, new="hangs")
     process = replicas.start(seconds=60)
-    deadline = time.monotonic() + 30
-    while "exec new-1" not in replicas.calls:
-        assert time.monotonic() < deadline, "it did not come to the new replica"
-        time.sleep(0.05)
+    until(lambda: "exec new-1" in replicas.calls, 30, "the new replica")
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -22,6 +22,7 @@ import yaml
 
 from engine import FOLDER, ROOT, Engine, Stack
 from traffic import Client
+from waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +50,7 @@ def value(stack: Stack, query: str, moment: float | None = None) -> float:
 
 
 def wait_for(what: str, holds: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.5)
+    until(holds, seconds, what, every=0.5)
 
 
 def is_ready(stack: Stack) -> bool:

@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +22,7 @@ from running import COMMAND
 from slimq.core.manifest import FileEntry
 from slimq_service.app import create_app
 from slimq_service.settings import Settings
+from waiting import until
 
 
 class InProcess:
@@ -62,6 +63,10 @@ class InProcess:
         values = [row.rpartition(" ")[2] for row in text.splitlines() if row.startswith(line + " ")]
         assert len(values) == 1, f"{line}: {len(values)} series"
         return float(values[0])
+
+    def until(self, holds: Callable[[], object], seconds: float = 5.0) -> None:
+        """Runs the loop until something holds."""
+        until(holds, seconds, every=0.02, pause=lambda gap: self.run(asyncio.sleep(gap)))
 
     def close(self) -> None:
         self.run(self.client.aclose())

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import httpx
@@ -9,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from slimq_service.access import LONGEST_PATH, shown_path
+from waiting import until
 
 ACT = "/v1/policies/tiny/act"
 
@@ -91,10 +91,8 @@ def test_no_request_breaks_a_line_of_the_log(launch_once: Any) -> None:
     for path in ("/a%0A%7B%22event%22:%22forged%22%7D", "/%1b[2J", "/" + "y" * 5000):
         httpx.get(server.url + path, headers={"x-request-id": "mine"})
     httpx.get(server.url + "/v1/policies/%0A%1b", headers={"x-request-id": 'a"b'})
-    end = time.monotonic() + 10
-    while len(lines := requests(server)) < 4:  # a line is written after the answer
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: len(requests(server)) >= 4, 10, every=0.02)  # a line is written after the answer
+    lines = requests(server)
     assert all(line.isprintable() for line in lines)
     logs = [json.loads(line) for line in lines]
     assert [log["status"] for log in logs] == [404] * 4

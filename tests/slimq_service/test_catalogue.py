@@ -17,14 +17,7 @@ from slimq.core.repository import Repository
 from slimq_service.catalogue import Catalogue
 from slimq_service.metrics import Metrics
 from slimq_service.series import Registry
-
-
-def until(service: Any, check: Any, seconds: float = 5.0) -> None:
-    """Runs the service's loop until a check holds."""
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it never came to hold"
-        service.run(asyncio.sleep(0.02))
+from waiting import until
 
 
 def sha(service: Any, variant: str) -> str:
@@ -50,7 +43,7 @@ def test_a_new_version_is_swapped_in_by_the_watcher(start: Any, repositories: An
     before = sha(service, "other")
     after = repositories.publish("tiny", "other", repositories.shared.make_mlp(9))
     assert before != after
-    until(service, lambda: sha(service, "other") == after)
+    service.until(lambda: sha(service, "other") == after)
 
 
 def test_while_a_new_version_is_broken_the_old_one_serves_and_readyz_says_so(
@@ -64,13 +57,13 @@ def test_while_a_new_version_is_broken_the_old_one_serves_and_readyz_says_so(
         found = service.get("/readyz").json()["variants"]
         return next(v for v in found if (v["policy"], v["variant"]) == ("tiny", "other"))
 
-    until(service, lambda: detail()["state"] == "stale")
+    service.until(lambda: detail()["state"] == "stale")
     assert detail()["sha256"] == before
     assert "tiny" in detail()["problem"]
     assert service.get("/readyz").status_code == 200
     assert sha(service, "other") == before
     after = repositories.publish("tiny", "other", repositories.shared.make_mlp(9))
-    until(service, lambda: sha(service, "other") == after)
+    service.until(lambda: sha(service, "other") == after)
     assert detail()["state"] == "loaded"
 
 
@@ -108,7 +101,7 @@ def test_a_broken_variant_serves_once_it_is_repaired(start: Any, repositories: A
     assert service.act("tiny", [[0] * 4], params={"variant": "other"}).status_code == 503
     path.write_bytes(content)
     get = lambda: service.act("tiny", [[0] * 4], params={"variant": "other"})  # noqa: E731
-    until(service, lambda: get().status_code == 200)
+    service.until(lambda: get().status_code == 200)
 
 
 def test_what_is_published_after_the_start_is_served_at_once(
@@ -128,7 +121,7 @@ def test_what_is_removed_is_not_found_any_more(start: Any, repositories: Any) ->
     assert sha(service, "other")
     shutil.rmtree(repositories.folder("tiny", "other"))
     get = lambda: service.act("tiny", [[0] * 4], params={"variant": "other"})  # noqa: E731
-    until(service, lambda: get().status_code == 404)
+    service.until(lambda: get().status_code == 404)
 
 
 def test_while_the_repository_cannot_be_read_what_is_loaded_serves(
@@ -154,9 +147,9 @@ def test_the_service_is_ready_again_once_hidden_models_are_back(
     assert service.get("/readyz").status_code == 503
     for path in models:
         path.with_name("hidden").rename(path)
-    until(service, lambda: service.get("/readyz").status_code == 200)
+    service.until(lambda: service.get("/readyz").status_code == 200)
     states = lambda: {v["state"] for v in service.get("/readyz").json()["variants"]}  # noqa: E731
-    until(service, lambda: states() == {"loaded"})
+    service.until(lambda: states() == {"loaded"})
 
 
 def test_while_a_policys_variants_cannot_be_listed_what_is_loaded_serves(
@@ -178,7 +171,7 @@ def test_a_new_report_loads_no_model_again(start: Any, repositories: Any) -> Non
     path = repositories.folder("tiny", "other") / "variant.json"
     manifest = json.loads(path.read_text())
     repositories.publish("tiny", "other", b"no model at all")
-    until(service, lambda: "stale" in service.get("/readyz").text)
+    service.until(lambda: "stale" in service.get("/readyz").text)
     manifest["report"] = {"path": "report.json", "bytes": 2, "sha256": "0" * 64}
     path.with_name("new").write_text(json.dumps(manifest))
     path.with_name("new").replace(path)
@@ -202,10 +195,7 @@ def test_a_promoted_variant_answers_without_a_restart(
         return str(answer.json()["variant"])
 
     def wait_for(variant: str) -> None:
-        end = time.monotonic() + 10
-        while answering() != variant:
-            assert time.monotonic() < end, f"{variant} never answered"
-            time.sleep(0.02)
+        until(lambda: answering() == variant, 10, f"an answer by {variant}", every=0.02)
 
     assert answering() == "fp32"
     publisher.promote("tiny", "other")
@@ -328,11 +318,11 @@ def test_a_variant_that_breaks_is_shown_as_broken_until_it_is_whole(
     assert sha(service, "other")
     assert service.metric(line) == 0
     repositories.publish("tiny", "other", b"no model")
-    until(service, lambda: service.metric(line) == 1)
+    service.until(lambda: service.metric(line) == 1)
     assert sha(service, "other"), "the version before it still answers"
     repositories.publish("tiny", "other", mlp(7))
-    until(service, lambda: service.metric(line) == 0)
+    service.until(lambda: service.metric(line) == 0)
     repositories.publish("tiny", "other", b"no model")
-    until(service, lambda: service.metric(line) == 1)
+    service.until(lambda: service.metric(line) == 1)
     shutil.rmtree(repositories.folder("tiny", "other"))
-    until(service, lambda: service.metric(line) == 0)
+    service.until(lambda: service.metric(line) == 0)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from slimq.core.errors import ConfigError
 from slimq_service.guard import Guard, Keys, read_keys, with_keys
 from slimq_service.logs import configure_logs
 from slimq_service.settings import Settings, read_settings
+from waiting import until
 
 API, ADMIN = "api-key-of-the-tests", "admin-key-of-the-tests"
 BEARER, BEARER_ADMIN = {"authorization": f"Bearer {API}"}, {"authorization": f"Bearer {ADMIN}"}
@@ -210,10 +210,7 @@ def test_workers_have_the_keys_and_tell_each_other_without_them(
     path.write_text(API + "\n")
     server = launch_once(SLIMQ_WORKERS="2", SLIMQ_API_KEY_FILE=str(path), SLIMQ_ADMIN_KEY=ADMIN)
     path.unlink()
-    end = time.monotonic() + 30
-    while server.log.read_text().count("worker answers") < 2:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: server.log.read_text().count("worker answers") >= 2, 30)
     act = server.url + "/v1/policies/tiny/act"
     for _ in range(8):  # each on a connection of its own, so that both answer some
         assert httpx.post(act, **ACT, headers=BEARER).status_code == 200

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from slimq_service import sockets
 from slimq_service.ports import Ports
 from slimq_service.settings import Settings, read_settings
 from slimq_service.sockets import listen
+from waiting import until
 
 HEALTH = ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"]
 ADMINISTRATION = [
@@ -85,10 +85,7 @@ def test_another_worker_is_answered_everything() -> None:
 def test_workers_answer_at_both_ports(launch_once: Any) -> None:
     process = launch_once(SLIMQ_ADMIN_PORT="0", SLIMQ_WORKERS="2")
     admin_url = process.process.stdout.readline().split(" at ")[1].strip()
-    end = time.monotonic() + 30
-    while process.log.read_text().count("worker answers") < 2:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: process.log.read_text().count("worker answers") >= 2, 30)
     load = "/v2/repository/models/tiny/load"
     for _ in range(6):
         assert httpx.post(process.url + load).status_code == 404

@@ -37,13 +37,7 @@ def metric(service: Any, line: str) -> float:
 
 
 def until(service: Any, line: str, value: float) -> None:
-    async def wait() -> None:
-        await asyncio.sleep(0.02)
-
-    for _ in range(200):
-        if metric(service, line) >= value:
-            break
-        service.run(wait())
+    service.until(lambda: metric(service, line) >= value)
     assert metric(service, line) == value
 
 

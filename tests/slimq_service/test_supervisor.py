@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from slimq.core.errors import InvalidInputError
 from slimq_service.settings import Settings
 from slimq_service.sockets import bind
 from slimq_service.supervisor import LONGEST_PAUSE_SECONDS, Supervisor, _Slot, _Worker
+from waiting import until
 
 ACT = "/v1/policies/tiny/act"
 BODY = {"observations": [[0, 0, 0, 0]]}
@@ -37,7 +38,7 @@ def workers(
     folder = tmp_path_factory.mktemp("workers")
     root = shared.build_repository(folder / "policies")
     process = process_class(root, folder / "log", SLIMQ_WORKERS="2")
-    until(lambda: len(pids(process)) == 2)
+    until(lambda: len(pids(process)) == 2, 30)
     yield process
     process.close()
 
@@ -51,19 +52,12 @@ def launch(tiny_repository: Path, tmp_path: Path, process_class: Any) -> Iterato
             tiny_repository, tmp_path / f"log-{len(started)}", SLIMQ_WORKERS="2", **variables
         )
         started.append(process)
-        until(lambda: len(pids(process)) == 2)
+        until(lambda: len(pids(process)) == 2, 30)
         return process
 
     yield begin
     for process in started:
         process.close()
-
-
-def until(check: Callable[[], Any], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it never came to hold"
-        time.sleep(0.05)
 
 
 def events(process: Any, event: str) -> list[Any]:
@@ -156,9 +150,9 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(launch: Any) -> None:
     killed = pids(process)[0]
     spent = cpu_seconds(killed)
     os.kill(killed, signal.SIGKILL)
-    until(lambda: len(pids(process)) == 2 and killed not in pids(process))
+    until(lambda: len(pids(process)) == 2 and killed not in pids(process), 30)
     replaced = len(outcomes)
-    until(lambda: len(outcomes) > replaced + 50)
+    until(lambda: len(outcomes) > replaced + 50, 30)
     ended.set()
     for thread in threads:
         thread.join()
@@ -181,7 +175,7 @@ def test_it_goes_on_unready_for_a_while_and_then_ends_cleanly(launch: Any) -> No
     assert httpx.get(process.url + "/readyz").status_code == 200
     workers = pids(process)
     process.process.send_signal(signal.SIGTERM)
-    until(lambda: httpx.get(process.url + "/readyz").status_code == 503)
+    until(lambda: httpx.get(process.url + "/readyz").status_code == 503, 30)
     assert httpx.get(process.url + "/readyz").json()["problem"] == "the service is ending"
     assert act(process) == 200
     assert process.process.wait(timeout=20) == 0
@@ -198,7 +192,7 @@ def test_who_interrupts_again_does_not_wait_for_requests(launch: Any) -> None:
     )
     with socket.create_connection(("127.0.0.1", process.port)) as unfinished:
         unfinished.sendall(head)
-        until(lambda: metric(process, "slimq_requests_in_flight") == 1)
+        until(lambda: metric(process, "slimq_requests_in_flight") == 1, 30)
         process.process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.process.wait(timeout=1.5)
@@ -212,7 +206,7 @@ def test_workers_end_when_their_supervisor_is_killed(launch: Any) -> None:
     process.process.kill()
     process.process.wait()
 
-    until(lambda: all(has_ended(pid) for pid in workers))
+    until(lambda: all(has_ended(pid) for pid in workers), 30)
 
 
 def test_a_service_whose_workers_cannot_start_ends(

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from slimq_trainer.dqn import (
 from slimq_trainer.learner import Learner
 from slimq_trainer.replay import Batch
 from slimq_trainer.run import Run
+from waiting import until
 
 
 def weights(learner: Learner) -> list[Tensor]:
@@ -161,12 +161,10 @@ def start(folder: Path, config: TrainConfig) -> subprocess.Popen[str]:
 
 
 def wait_for_checkpoint(folder: Path) -> Path:
-    for _ in range(600):
-        path = latest_checkpoint(folder)
-        if path is not None:
-            return path
-        time.sleep(0.05)
-    pytest.fail("no checkpoint within 30 s")
+    until(lambda: latest_checkpoint(folder), 30, "a checkpoint")
+    path = latest_checkpoint(folder)
+    assert path is not None
+    return path
 
 
 def long_config(config: TrainConfig) -> TrainConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from slimq.core.observation import FrameStack, ObservationSpec
+from waiting import until
 
 FRAMES = ObservationSpec(dtype="uint8", shape=(4, 84, 84), stack=FrameStack(count=4))
 TINY = ObservationSpec(dtype="float32", shape=(4,))
@@ -149,10 +149,7 @@ def metric(server: Any, line: str) -> float:
 
 def settle(server: Any, line: str, value: float) -> None:
     """Waits until a series has a value."""
-    deadline = time.monotonic() + 10
-    while metric(server, line) != value:
-        assert time.monotonic() < deadline, f"{line} is {metric(server, line)}, not {value}"
-        time.sleep(0.02)
+    until(lambda: metric(server, line) == value, 10, f"{line} {value}", every=0.02)
 
 
 @pytest.fixture
