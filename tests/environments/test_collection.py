@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from players import balance, clumsy, pixels
 from slimq.core.calibration import CalibrationSet
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
 from slimq.core.errors import InvalidInputError
@@ -22,20 +23,6 @@ PONG = EnvironmentSpec(
     id="ALE/Pong-v5", preprocessing=AtariPreprocessing(), max_episode_steps=2_000
 )
 SEEDS = range(COLLECTION.start, COLLECTION.start + 1_000)
-
-
-def clumsy(observations, /):
-    return np.stack([observations[:, 0], observations[:, 1]], axis=1).astype(np.float32)
-
-
-def balance(observations, /):
-    lean = observations[:, 2] + observations[:, 3]
-    return np.stack([-lean, lean], axis=1).astype(np.float32)
-
-
-def pixels(observations, /):
-    columns = observations[:, -1, :, ::14].astype(np.int64).sum(axis=1) % 251
-    return columns.astype(np.float32)
 
 
 def test_states_are_as_many_as_asked_for_and_the_same_every_time() -> None:

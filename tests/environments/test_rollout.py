@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from players import balance, clumsy, pixels
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
 from slimq.core.errors import InvalidInputError
 from slimq.core.seeds import exploration_generator
@@ -14,22 +15,6 @@ from slimq.environments.vector import VectorEnvironment
 CARTPOLE = EnvironmentSpec(id="CartPole-v1", max_episode_steps=60)
 PONG = EnvironmentSpec(id="ALE/Pong-v5", preprocessing=AtariPreprocessing(), max_episode_steps=40)
 SEEDS = [3_000_000 + index for index in range(7)]
-
-
-def balance(observations, /):
-    """Pushes towards the side to which the pole falls."""
-    lean = observations[:, 2] + observations[:, 3]
-    return np.stack([-lean, lean], axis=1).astype(np.float32)
-
-
-def clumsy(observations, /):
-    return np.stack([observations[:, 0], observations[:, 1]], axis=1).astype(np.float32)
-
-
-def pixels(observations, /):
-    """Q-values from exact integer sums of a few pixels."""
-    columns = observations[:, -1, :, ::14].astype(np.int64).sum(axis=1) % 251
-    return columns.astype(np.float32)
 
 
 def play(spec, q_function, environments, epsilon=0.1, seeds=SEEDS):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from players import clumsy
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import RepositoryError
 from slimq.environments.rollout import Episode
@@ -10,10 +11,6 @@ from slimq.evaluation.returns import EpisodeLog, Silent, play_all
 
 SPEC = EnvironmentSpec(id="CartPole-v1", max_episode_steps=50)
 SEEDS = list(range(3_000_000, 3_000_008))
-
-
-def clumsy(observations, /):
-    return np.stack([observations[:, 0], observations[:, 1]], axis=1).astype(np.float32)
 
 
 class Watcher(Silent):

@@ -2,13 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from players import balance
 from slimq.core.seeds import COLLECTION
 from slimq_compression.collector import PolicyCollector
-
-
-def balance(observations, /):
-    lean = observations[:, 2] + observations[:, 3]
-    return np.stack([-lean, lean], axis=1).astype(np.float32)
 
 
 def test_collection_goes_on_with_other_seeds_of_its_range(cartpole_repository) -> None:
