@@ -243,3 +243,11 @@ def launch() -> Iterator[Any]:
     yield begin
     for process in started:
         process.close()
+
+
+@pytest.fixture
+def address(launch: Any, tmp_path: Path) -> Iterator[str]:
+    """Host and port of a real process on the shipped policies, which must log no traceback."""
+    process = launch(Path(__file__).parents[2] / "policies", tmp_path / "log")
+    yield process.url.removeprefix("http://")
+    assert "Traceback" not in process.log.read_text()

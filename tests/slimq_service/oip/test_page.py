@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ def blocks(language: str) -> list[str]:
 
 def curl_lines() -> list[str]:
     return [line for block in blocks("bash") for line in block.splitlines() if "curl" in line]
-
-
-@pytest.fixture
-def address(launch: Any, tmp_path: Path) -> Iterator[str]:
-    process = launch(ROOT / "policies", tmp_path / "log")
-    yield process.url.removeprefix("http://")
-    assert "Traceback" not in process.log.read_text()
 
 
 def test_every_curl_line_is_answered(address: str, tmp_path: Path) -> None:

@@ -7,9 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from websockets.sync.client import connect
@@ -26,13 +24,6 @@ PAGE = (ROOT / "docs" / "stream.md").read_text(encoding="utf-8")
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture
-def address(launch: Any, tmp_path: Path) -> Iterator[str]:
-    process = launch(ROOT / "policies", tmp_path / "log")
-    yield process.url.removeprefix("http://")
-    assert "Traceback" not in process.log.read_text()
 
 
 def test_the_python_blocks_play(address: str) -> None:
