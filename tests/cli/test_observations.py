@@ -7,12 +7,7 @@ import pytest
 
 from slimq.cli.observations import read_observations
 from slimq.core.errors import InvalidInputError
-
-
-def npy_header(text: str) -> bytes:
-    content = text.encode() + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content
-
+from wire import npy_header
 
 HUGE = npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000000,)}")
 BROKEN = npy_header("{'descr': '<f4', 'shape': (")

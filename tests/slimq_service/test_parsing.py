@@ -19,6 +19,7 @@ from slimq.core.errors import (
 from slimq.core.observation import ObservationSpec
 from slimq_service.nested import SPARE_LISTS
 from slimq_service.parsing import JSON, MEDIA_TYPES, NPY, RAW, parse, read_npy
+from wire import npy_header
 
 VECTOR = ObservationSpec(dtype="float32", shape=(4,))
 IMAGE = ObservationSpec(dtype="uint8", shape=(2, 3))
@@ -156,13 +157,8 @@ def test_npy_in_other_orders_is_understood() -> None:
         np.testing.assert_array_equal(read(NPY, npy(form)), array)
 
 
-def header(text: str) -> bytes:
-    content = text.encode() + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content
-
-
 def shaped(shape: str) -> bytes:
-    return header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}")
+    return npy_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}")
 
 
 WRONG_NPY = [
@@ -182,9 +178,9 @@ WRONG_NPY = [
     (shaped("(0, 0x" + "f" * 4000 + ")"), "a number over"),
     (shaped("(0" + ", 90" * 15 + ")"), "valid shape"),
     (shaped("(1" + ", 1" * 16 + ")") + bytes(4), "up to 16 dimensions"),
-    (header("__import__('os').system('true')"), "npy file"),
-    (header("(" * 3000), "npy file"),
-    (header("{'descr': '<f4'"), "npy file"),
+    (npy_header("__import__('os').system('true')"), "npy file"),
+    (npy_header("(" * 3000), "npy file"),
+    (npy_header("{'descr': '<f4'"), "npy file"),
     (b"\x93NUMPY\x09\x00", "npy file"),
     (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}", "npy file"),
 ]

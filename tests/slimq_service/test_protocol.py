@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from slimq_service.protocol import PIPELINED, make_protocol
 from slimq_service.wire import WireLimits
+from wire import receive_all
 
 LIMIT = 2000
 SECONDS = 1.0
@@ -41,13 +42,6 @@ def bounded(launch_once: Any) -> Any:
         SLIMQ_MAX_CONNECTIONS=str(CONNECTIONS),
         SLIMQ_BODY_SECONDS="2",
     )
-
-
-def receive_all(connection: socket.socket) -> bytes:
-    parts = []
-    while part := connection.recv(65_536):
-        parts.append(part)
-    return b"".join(parts)
 
 
 def receive_one(connection: socket.socket) -> int:

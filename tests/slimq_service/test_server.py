@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from slimq_service.server import make_config, serve
 from slimq_service.settings import Settings
 from slimq_service.sockets import bind, url_of
 from waiting import until
+from wire import receive_all
 
 RAW = "application/octet-stream"
 BODY = b'{"observations": [[0, 0, 0, 0]]}'
@@ -36,13 +36,6 @@ def head(length: int | None, close: bool = True) -> bytes:
     if close:
         lines.append("Connection: close")
     return "\r\n".join([*lines, "", ""]).encode()
-
-
-def receive_all(connection: socket.socket) -> bytes:
-    parts = []
-    while part := connection.recv(65_536):
-        parts.append(part)
-    return b"".join(parts)
 
 
 def problem_of(answer: bytes) -> Any:
