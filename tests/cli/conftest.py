@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,20 +12,14 @@ from typing import Any
 
 import pytest
 
+from builders import build_repository
 from running import COMMAND, serve
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `slimq serve` on a small repository."""
-    spec = importlib.util.spec_from_file_location(
-        "shared_builders", Path(__file__).parents[1] / "conftest.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    shared: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(shared)
-    root = shared.build_repository(tmp_path_factory.mktemp("served") / "policies")
+    root = build_repository(tmp_path_factory.mktemp("served") / "policies")
     with serve(root, 900) as (_, url):
         yield url
 

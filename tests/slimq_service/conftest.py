@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from builders import build_repository, make_mlp, make_policy_manifest, make_variant_manifest
 from running import COMMAND
 from slimq.core.manifest import FileEntry
 from slimq_service.app import create_app
@@ -117,23 +116,11 @@ def process_class() -> type[Process]:
     return Process
 
 
-@pytest.fixture(scope="session")
-def shared() -> ModuleType:
-    """The module tests/conftest.py, for its builders."""
-    path = Path(__file__).parents[1] / "conftest.py"
-    spec = importlib.util.spec_from_file_location("shared_builders", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class Repositories:
     """Changes a repository behind the service's back, as a publisher would."""
 
-    def __init__(self, root: Path, shared: ModuleType) -> None:
-        self.root, self.shared = root, shared
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     def folder(self, policy: str, variant: str) -> Path:
         return self.root / policy / "variants" / variant
@@ -147,15 +134,15 @@ class Repositories:
         digest = hashlib.sha256(model).hexdigest()
         entry = FileEntry(path=f"model-{digest[:12]}.onnx", bytes=len(model), sha256=digest)
         (home / entry.path).write_bytes(model)
-        manifest = self.shared.make_variant_manifest(policy, variant, entry)
+        manifest = make_variant_manifest(policy, variant, entry)
         (home / "new").write_text(manifest.model_dump_json())
         (home / "new").replace(home / "variant.json")
         return digest
 
     def add_policy(self, name: str) -> None:
         (self.root / name).mkdir()
-        manifest = self.shared.make_policy_manifest(name)
-        self.publish(name, "fp32", self.shared.make_mlp(5))
+        manifest = make_policy_manifest(name)
+        self.publish(name, "fp32", make_mlp(5))
         (self.root / name / "policy.json").write_text(manifest.model_dump_json())
 
     def corrupt(self, policy: str, variant: str) -> None:
@@ -166,8 +153,8 @@ class Repositories:
 
 
 @pytest.fixture
-def repositories(tiny_repository: Path, shared: ModuleType) -> Repositories:
-    return Repositories(tiny_repository, shared)
+def repositories(tiny_repository: Path) -> Repositories:
+    return Repositories(tiny_repository)
 
 
 @pytest.fixture
@@ -192,10 +179,10 @@ def start(tiny_repository: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def server(shared: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """One real process for a module's tests; limits are small."""
     folder = tmp_path_factory.mktemp("server")
-    root = shared.build_repository(folder / "policies")
+    root = build_repository(folder / "policies")
     variables = {"SLIMQ_MAX_BODY_BYTES": "200000", "SLIMQ_BODY_SECONDS": "1"}
     process = Process(root, folder / "log", **variables)
     yield process
@@ -204,14 +191,14 @@ def server(shared: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def launch_once(shared: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def launch_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Starts real processes on a small repository for all of a module's tests."""
     folder = tmp_path_factory.mktemp("launched")
     started: list[Process] = []
 
     def begin(**variables: str) -> Process:
         name = str(len(started))
-        root = shared.build_repository(folder / name)
+        root = build_repository(folder / name)
         started.append(Process(root, folder / f"{name}.log", **variables))
         return started[-1]
 

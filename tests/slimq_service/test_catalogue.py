@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from builders import make_mlp
 from slimq.core.errors import RepositoryError
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
@@ -41,7 +42,7 @@ def test_a_variant_is_loaded_on_first_use_and_once_for_many_at_once(service: Any
 def test_a_new_version_is_swapped_in_by_the_watcher(start: Any, repositories: Any) -> None:
     service = start(watch_seconds=0.05)
     before = sha(service, "other")
-    after = repositories.publish("tiny", "other", repositories.shared.make_mlp(9))
+    after = repositories.publish("tiny", "other", make_mlp(9))
     assert before != after
     service.until(lambda: sha(service, "other") == after)
 
@@ -62,7 +63,7 @@ def test_while_a_new_version_is_broken_the_old_one_serves_and_readyz_says_so(
     assert "tiny" in detail()["problem"]
     assert service.get("/readyz").status_code == 200
     assert sha(service, "other") == before
-    after = repositories.publish("tiny", "other", repositories.shared.make_mlp(9))
+    after = repositories.publish("tiny", "other", make_mlp(9))
     service.until(lambda: sha(service, "other") == after)
     assert detail()["state"] == "loaded"
 
@@ -110,7 +111,7 @@ def test_what_is_published_after_the_start_is_served_at_once(
     assert service.act("late", [[0] * 4]).status_code == 404
     repositories.add_policy("late")
     assert service.act("late", [[0] * 4]).status_code == 200
-    digest = repositories.publish("late", "int8", repositories.shared.make_mlp(8))
+    digest = repositories.publish("late", "int8", make_mlp(8))
     answer = service.act("late", [[0] * 4], params={"variant": "int8"})
     assert answer.json()["sha256"] == digest
     assert service.metric('slimq_requests_total{policy="late",variant="int8"}') == 1

@@ -12,6 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
+from builders import build_repository
+
 PAGE = Path(__file__).parents[2] / "docs" / "service.md"
 ACT, INFER = "/v1/policies/tiny/act", "/v2/models/tiny/infer"
 JSON, RAW = "application/json", "application/octet-stream"
@@ -30,9 +32,9 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def server(shared: Any, process_class: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def server(process_class: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("errors")
-    root = shared.build_repository(folder / "policies")
+    root = build_repository(folder / "policies")
     model = next((root / "tiny" / "variants" / "other").glob("model-*"))
     model.write_bytes(b"x" * model.stat().st_size)
     variables = {

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builders import build_repository, make_mlp
 from slimq.core.errors import DeadlineError
 from slimq.core.manifest import Routing
 from slimq.core.publish import Publisher
@@ -128,8 +129,8 @@ def without_endpoints(service: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def service(shared: Any, in_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = in_process(shared.build_repository(tmp_path_factory.mktemp("front") / "policies"))
+def service(in_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = in_process(build_repository(tmp_path_factory.mktemp("front") / "policies"))
     for path in PATHS:
         assert made.request("POST", path, json={"observations": GOOD[0]}).status_code == 200
     frames = made.request("POST", FRAMES, content=bytes(FRAME_BYTES), headers=dict(RAW))
@@ -612,7 +613,7 @@ def test_new_versions_defaults_and_weights_are_followed(
 
     first = answered()
     assert answered() == first
-    sha = repositories.publish("tiny", "fp32", repositories.shared.make_mlp(7))
+    sha = repositories.publish("tiny", "fp32", make_mlp(7))
     service.get("/readyz")
 
     async def settle() -> None:

@@ -15,6 +15,7 @@ import pytest
 import zstandard
 from onnx import TensorProto, helper, numpy_helper
 
+from builders import make_mlp, make_variant_manifest
 from slimq.core.errors import RepositoryError
 from slimq.core.manifest import FileEntry
 from slimq.core.publish import Publisher
@@ -75,7 +76,7 @@ def publish(make: Callable[[onnx.ModelProto], None]) -> Callable[[Any], None]:
     """Publishes the small model with a change, under its true hash."""
 
     def change(repositories: Any) -> None:
-        model = onnx.load_from_string(repositories.shared.make_mlp(1))
+        model = onnx.load_from_string(make_mlp(1))
         make(model)
         repositories.publish("tiny", "other", model.SerializeToString())
 
@@ -331,11 +332,11 @@ def test_a_model_that_never_answers_finite_q_values_is_not_loaded(
 
 def test_what_is_refused_here_is_not_published_either(repositories: Any) -> None:
     for make in (declare, loop, unfold):
-        model = onnx.load_from_string(repositories.shared.make_mlp(1))
+        model = onnx.load_from_string(make_mlp(1))
         make(model)
         content = model.SerializeToString()
         digest = hashlib.sha256(content).hexdigest()
         entry = FileEntry(path=f"model-{digest[:12]}.onnx", bytes=len(content), sha256=digest)
-        manifest = repositories.shared.make_variant_manifest("tiny", "new", entry)
+        manifest = make_variant_manifest("tiny", "new", entry)
         with pytest.raises(RepositoryError, match="tiny/variants/new"):
             Publisher(Repository(repositories.root)).publish_variant(manifest, content)

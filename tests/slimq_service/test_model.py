@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders import make_frames_model
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
@@ -34,7 +35,7 @@ def test_a_variant_is_loaded_with_its_policy(repositories: Any) -> None:
 
 
 def test_a_model_of_another_policy_is_refused_by_name(repositories: Any) -> None:
-    repositories.publish("tiny", "other", repositories.shared.make_frames_model())
+    repositories.publish("tiny", "other", make_frames_model())
     repository = Repository(repositories.root)
     with pytest.raises(RepositoryError, match="other"):
         load(repository, repository.policy("tiny"), "other", STAMP)

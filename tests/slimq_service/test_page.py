@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from builders import make_mlp, make_policy_manifest
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.report import (
     EvaluationProtocol,
@@ -145,7 +146,7 @@ def test_agreement_with_a_baseline_that_is_gone_is_not_shown(
 
     assert (other()["mean_return"], other()["agreement"]) == (20.75, 0.9871)
     old = repositories.model("tiny", "fp32")
-    repositories.publish("tiny", "fp32", repositories.shared.make_mlp(9))
+    repositories.publish("tiny", "fp32", make_mlp(9))
     assert (other()["mean_return"], other()["agreement"]) == (20.75, None)
     old.unlink()
     shutil.rmtree(repositories.folder("tiny", "fp32"))
@@ -215,8 +216,8 @@ def test_every_text_on_the_page_is_escaped() -> None:
     assert page.count("&lt;script&gt;") == 8
 
 
-def test_a_quote_in_the_host_cannot_leave_the_curl_line(service: Any, shared: Any) -> None:
-    line = example(shared.make_policy_manifest("tiny"), "http://test")
+def test_a_quote_in_the_host_cannot_leave_the_curl_line(service: Any) -> None:
+    line = example(make_policy_manifest("tiny"), "http://test")
     assert line.startswith("curl -s 'http://test/v1/policies/tiny/act'")
     answer = service.get("/", headers={"host": "a'$(date)<b>", "accept": "application/json"})
     assert answer.status_code == 200

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from builders import make_mlp
 from slimq_service.model import Leases
 from slimq_service.residents import Residents
 
@@ -29,7 +30,7 @@ def metric(service: Any, name: str, variant: str) -> float:
 def test_the_least_recently_used_goes_when_the_budget_is_exceeded(
     start: Any, repositories: Any
 ) -> None:
-    repositories.publish("tiny", "third", repositories.shared.make_mlp(3))
+    repositories.publish("tiny", "third", make_mlp(3))
     service = start()
     for variant in ("fp32", "other", "third"):
         act(service, variant)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from builders import make_mlp
 from slimq.core.repository import Repository
 from slimq_service.scan import Scan, scan_repository
 
@@ -26,7 +27,7 @@ def test_what_has_not_changed_is_taken_over(repository: Repository) -> None:
 
 def test_a_new_version_is_read_again(repository: Repository, repositories: Any) -> None:
     first = scan_repository(repository, Scan(), 5.0)
-    digest = repositories.publish("tiny", "other", repositories.shared.make_mlp(9))
+    digest = repositories.publish("tiny", "other", make_mlp(9))
     second = scan_repository(repository, first, 5.0)
     manifest = second.policies["tiny"].variants["other"].manifest
     assert manifest is not None

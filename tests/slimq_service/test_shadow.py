@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders import make_mlp
 from slimq.core.manifest import Shadow as Shadowing
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
@@ -99,7 +100,7 @@ def test_a_shadow_that_cannot_be_loaded_harms_nobody(watched: Any, repositories:
     repositories.publish("tiny", "other", b"no model at all")
     act(watched)
     until(watched, 'slimq_shadow_dropped_total{policy="tiny",reason="failed",shadow="other"}', 1)
-    repositories.publish("tiny", "other", repositories.shared.make_mlp(9))
+    repositories.publish("tiny", "other", make_mlp(9))
     watched.get("/readyz")
     act(watched)
     until(watched, "slimq_shadow_observations_total" + LABELS, 40)

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders import make_mlp
+
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
 GROWTH_BYTES = 40_000_000
 JSON, RAW = "application/json", "application/octet-stream"
@@ -119,7 +121,7 @@ def test_nothing_is_lost_and_nothing_grows(
     while time.monotonic() < end:
         time.sleep(1)
         version += 1
-        repositories.publish("tiny", "other", repositories.shared.make_mlp(version))
+        repositories.publish("tiny", "other", make_mlp(version))
         models = repositories.folder("tiny", "other").glob("model-*")
         for old in sorted(models, key=lambda path: path.stat().st_mtime_ns)[:-20]:
             old.unlink()

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
 
+from builders import build_repository
 from processes import has_ended
 from slimq.core.errors import InvalidInputError
 from slimq_service.settings import Settings
@@ -32,11 +32,9 @@ LABELS = '{policy="tiny",variant="fp32"}'
 
 
 @pytest.fixture(scope="module")
-def workers(
-    shared: ModuleType, process_class: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
+def workers(process_class: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("workers")
-    root = shared.build_repository(folder / "policies")
+    root = build_repository(folder / "policies")
     process = process_class(root, folder / "log", SLIMQ_WORKERS="2")
     until(lambda: len(pids(process)) == 2, 30)
     yield process

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from builders import build_repository
 from running import COMMAND, announced
 
 ROOT = Path(__file__).parents[3]
@@ -36,14 +37,7 @@ def start() -> Iterator[Callable[..., tuple[str, subprocess.Popen[str]]]]:
 @pytest.fixture(scope="module")
 def served(start: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path]:
     """URL, process and repository of a `slimq serve` whose policies are those of the tests."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("shared_builders", ROOT / "tests/conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    shared: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(shared)
-    root = shared.build_repository(tmp_path_factory.mktemp("served") / "policies")
+    root = build_repository(tmp_path_factory.mktemp("served") / "policies")
     url, process = start(*COMMAND, "serve", "--policies", str(root), "--port", "0")
     return url, process, root
 

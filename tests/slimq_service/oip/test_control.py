@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders import make_mlp
+
 
 def index(service: Any, **body: Any) -> dict[str, tuple[str, str]]:
     options = {"json": body} if body else {}
@@ -86,7 +88,7 @@ def test_a_load_that_fails_is_503_and_leaves_the_others(service: Any, repositori
     assert loaded(service, "fp32") == 1, "the other version is loaded all the same"
     assert service.act("tiny", [[1] * 4], params={"variant": "other"}).json() == before
     assert index(service)["tiny/other"] == ("READY", ""), "the old version serves on"
-    repositories.publish("tiny", "other", repositories.shared.make_mlp(9))
+    repositories.publish("tiny", "other", make_mlp(9))
     assert control(service, "load", "tiny").status_code == 200
     assert service.act("tiny", [[1] * 4], params={"variant": "other"}).json() != before
 

@@ -12,6 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
+from builders import make_mlp
+
 PATH = "/v2/models/tiny/infer"
 
 
@@ -92,7 +94,7 @@ def test_bombs_do_not_grow_the_process(server: Any, protocol: Any) -> None:
 def test_memory_comes_back_when_a_version_is_unloaded(
     launch: Any, repositories: Any, tmp_path: Path
 ) -> None:
-    wide = repositories.shared.make_mlp(1, width=2_000_000)  # 48 MB of weights
+    wide = make_mlp(1, width=2_000_000)  # 48 MB of weights
     repositories.publish("tiny", "other", wide)
     process = launch(repositories.root, tmp_path / "log", SLIMQ_WATCH_SECONDS="60")
     where = f"{process.url}/v2/repository/models/tiny"
