@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,6 @@ from slimq.cli.main import app
 from slimq.core.errors import AcceptGateError, NotFoundError
 
 pytest.importorskip("torch")
-_path = Path(__file__).parents[1] / "slimq_compression" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("compression_fixtures", _path)
-assert _spec
-assert _spec.loader
-_fixtures = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_fixtures)
-cartpole_repository = _fixtures.cartpole_repository
 
 FP32 = 'name = "fp32"\n[accept]\nagreement = 0.99\n'
 PRUNED = """
@@ -31,6 +23,13 @@ ratio = 0.1
 agreement = 0.0
 max_bytes = {limit}
 """
+
+
+@pytest.fixture
+def cartpole_repository(tmp_path: Path) -> Any:
+    from small_networks import build_cartpole
+
+    return build_cartpole(tmp_path / "policies")
 
 
 @pytest.fixture
