@@ -42,94 +42,27 @@ class Pass:
         phase: `network` passes map a QNetwork to another, `graph` passes an ONNX model.
         params: its parameters, each with a bound and a description.
         apply: `apply(network_or_model, params, context)`; returns a new one.
-        summary: one line for tables and help.
     """
 
     phase: Phase
     params: type[BaseModel]
     apply: Callable[[Any, Any, Any], Any]
-    summary: str
 
 
 CATALOGUE: dict[str, Pass] = {
-    "student": Pass(
-        "network",
-        student.Params,
-        student.apply,
-        "replaces the network by a fresh one of another architecture, which later steps teach",
-    ),
-    "prune_channels": Pass(
-        "network",
-        prune_channels.Params,
-        prune_channels.apply,
-        "removes the least important channels and neurons; kept weights are the parent's",
-    ),
-    "low_rank": Pass(
-        "network",
-        low_rank.Params,
-        low_rank.apply,
-        "cuts dense layers by SVD and convolutions by Tucker-2, to ranks, an energy or a budget",
-    ),
-    "prune_weights": Pass(
-        "network",
-        prune_weights.Params,
-        prune_weights.apply,
-        "makes single weights zero, by magnitude or by what the output loses; at once or gradually",
-    ),
-    "quantize_weights": Pass(
-        "network",
-        quantize_weights.Params,
-        quantize_weights.apply,
-        "puts weights on linear levels, powers of two or a codebook, where fine-tuning keeps them",
-    ),
-    "finetune": Pass(
-        "network",
-        finetune.Params,
-        finetune.apply,
-        "distils the full policy into the network on states that the network itself visits",
-    ),
-    "finetune_td": Pass(
-        "network",
-        finetune_td.Params,
-        finetune_td.apply,
-        "fine-tunes by Double DQN on transitions that the network itself plays",
-    ),
-    "fold": Pass(
-        "graph",
-        fold.Params,
-        fold.apply,
-        "takes batch normalization and the scale of frames into the weights of the layers",
-    ),
-    "quantize_int8": Pass(
-        "graph",
-        quantize_int8.Params,
-        quantize_int8.apply,
-        "static 8-bit weights and activations (QDQ), calibrated on real play, bias-corrected",
-    ),
-    "quantize_dynamic": Pass(
-        "graph",
-        quantize_dynamic.Params,
-        quantize_dynamic.apply,
-        "8-bit dense layers whose activations are quantized call by call, without calibration",
-    ),
-    "quantize_int4": Pass(
-        "graph",
-        quantize_int4.Params,
-        quantize_int4.apply,
-        "4-bit dense layers with a scale for each block of inputs, multiplied as they are",
-    ),
-    "quantize_activations": Pass(
-        "graph",
-        quantize_activations.Params,
-        quantize_activations.apply,
-        "4-bit or 2-bit codes behind every hidden layer, in the ranges that training learned",
-    ),
-    "store_weights": Pass(
-        "graph",
-        store_weights.Params,
-        store_weights.apply,
-        "stores weights as codes and without zeros, exactly as they are, expanded at load; last",
-    ),
+    "student": Pass("network", student.Params, student.apply),
+    "prune_channels": Pass("network", prune_channels.Params, prune_channels.apply),
+    "low_rank": Pass("network", low_rank.Params, low_rank.apply),
+    "prune_weights": Pass("network", prune_weights.Params, prune_weights.apply),
+    "quantize_weights": Pass("network", quantize_weights.Params, quantize_weights.apply),
+    "finetune": Pass("network", finetune.Params, finetune.apply),
+    "finetune_td": Pass("network", finetune_td.Params, finetune_td.apply),
+    "fold": Pass("graph", fold.Params, fold.apply),
+    "quantize_int8": Pass("graph", quantize_int8.Params, quantize_int8.apply),
+    "quantize_dynamic": Pass("graph", quantize_dynamic.Params, quantize_dynamic.apply),
+    "quantize_int4": Pass("graph", quantize_int4.Params, quantize_int4.apply),
+    "quantize_activations": Pass("graph", quantize_activations.Params, quantize_activations.apply),
+    "store_weights": Pass("graph", store_weights.Params, store_weights.apply),
 }
 
 

@@ -15,8 +15,8 @@ from slimq.core.manifest import VariantManifest
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 from slimq_compression.accept import AcceptGate, Verdict
-from slimq_compression.context import Progress, silent
-from slimq_compression.pipeline import OnStep, Source, ignore, is_current, load_source, run_recipe
+from slimq_compression.context import Progress, ignore, silent
+from slimq_compression.pipeline import OnStep, Source, is_current, load_source, run_recipe
 from slimq_compression.recipe import Recipe
 from slimq_compression.resume import StepStore
 
@@ -56,10 +56,6 @@ class Outcome:
 OnOutcome = Callable[[Outcome], None]
 
 
-def pass_by(outcome: Outcome) -> None:
-    """Lets an outcome pass by."""
-
-
 def compress(
     repository: Repository,
     policy: str,
@@ -70,7 +66,7 @@ def compress(
     device: torch.device | None = None,
     progress: Progress = silent,
     on_step: OnStep = ignore,
-    on_outcome: OnOutcome = pass_by,
+    on_outcome: OnOutcome = ignore,
     store: StepStore | None = None,
 ) -> list[Outcome]:
     """Makes the variants in order; each is published as soon as it is accepted.

@@ -119,6 +119,10 @@ def silent(description: str, total: int, unit: str, /) -> ProgressBar:  # noqa: 
     return SilentBar()
 
 
+def ignore(told: object, /) -> None:
+    """Lets pass by what a callback is told."""
+
+
 @dataclass(frozen=True)
 class PassContext:
     """What a pass may use.

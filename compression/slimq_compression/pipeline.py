@@ -41,7 +41,7 @@ from slimq.networks.hardware import describe_hardware, resolve_precision
 from slimq.networks.qnetwork import QNetwork, count_macs, count_parameters
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.collector import PolicyCollector
-from slimq_compression.context import PassContext, Progress, silent, step_seed
+from slimq_compression.context import PassContext, Progress, ignore, silent, step_seed
 from slimq_compression.graph import count_weights, describe_precision, opset_of, to_bytes
 from slimq_compression.recipe import Recipe, Step
 from slimq_compression.resume import Finished, StepStore
@@ -56,10 +56,6 @@ OnStep = Callable[[StepRecord], None]
 T = TypeVar("T", QNetwork, onnx.ModelProto)
 Counts = tuple[int, int, int]
 """Weights, those that are not zero, and multiply-accumulates."""
-
-
-def ignore(record: StepRecord) -> None:
-    """Lets a step's record pass by."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,6 @@ from slimq_compression.graph import copy_model, producers, remove_unused
 from slimq_compression.layers import float_layers
 from slimq_compression.quantization.qdq import scaled_frames
 
-Stored = dict[str, onnx.TensorProto]
-
 
 class Params(BaseModel):
     """What is folded."""

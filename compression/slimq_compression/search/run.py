@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 from slimq.core.errors import CheckFailedError
 from slimq.core.repository import Repository
 from slimq_compression.accept import AcceptGate
-from slimq_compression.context import Progress, silent
+from slimq_compression.context import Progress, ignore, silent
 from slimq_compression.pipeline import Source, load_source
 from slimq_compression.recipe import parse_recipe
 from slimq_compression.search.space import Offer, background_of, digest_of_space
@@ -96,10 +96,6 @@ class Snapshot:
 
 
 OnTrial = Callable[[Snapshot], None]
-
-
-def ignore(snapshot: Snapshot) -> None:
-    """Lets a snapshot pass by."""
 
 
 def search(

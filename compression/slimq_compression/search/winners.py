@@ -20,9 +20,8 @@ from optuna.trial import FixedTrial
 from slimq.core.errors import ConfigError, SlimqError
 from slimq.core.repository import Repository
 from slimq_compression.compress import Outcome, compress
-from slimq_compression.context import Progress, silent
-from slimq_compression.pipeline import OnStep, load_source
-from slimq_compression.pipeline import ignore as ignore_step
+from slimq_compression.context import Progress, ignore, silent
+from slimq_compression.pipeline import OnStep, Source, load_source
 from slimq_compression.recipe import Recipe
 from slimq_compression.search.run import Found, ranking
 from slimq_compression.search.space import Offer, background_of, make_recipe, suggest
@@ -62,7 +61,7 @@ def publish_winners(
     effort: float = 1.0,
     device: torch.device | None = None,
     progress: Progress = silent,
-    on_step: OnStep = ignore_step,
+    on_step: OnStep = ignore,
 ) -> Iterator[Winner]:
     """Makes the best trials in full until `count` are published; yields each as it is decided.
 
@@ -80,6 +79,7 @@ def publish_winners(
         ConfigError: a recipe of this name is there already and holds something else.
     """
     repository = Repository(settings.policies)
+    source = load_source(repository, settings.policy)
     ranked = ranking(study, settings.margin)
     published: set[int] = set()
     for found, seed in attempts(ranked, settings.margin, settings.seed, ATTEMPTS * count):
@@ -87,7 +87,7 @@ def publish_winners(
             return
         if found.number in published:
             continue
-        recipe, text = winning_recipe(settings, found, effort, seed)
+        recipe, text = winning_recipe(settings, source, found, effort, seed)
         path = recipes / settings.policy / f"{recipe.name}.toml"
         if path.exists() and path.read_text(encoding="utf-8") != text:
             problem = "is there already and holds something else; move it away"
@@ -133,12 +133,10 @@ def attempts(
 
 
 def winning_recipe(
-    settings: SearchSettings, found: Found, effort: float, seed: int
+    settings: SearchSettings, source: Source, found: Found, effort: float, seed: int
 ) -> tuple[Recipe, str]:
     """The recipe that makes a trial's variant with the training of `effort`, and its text."""
-    repository = Repository(settings.policies)
-    source, offer = load_source(repository, settings.policy), Offer.current()
-    background = background_of(source.calibration)
+    offer, background = Offer.current(), background_of(source.calibration)
     candidate = suggest(FixedTrial(found.params), source.teacher.spec, offer, background)
     accept: dict[str, float | int] = {
         "episodes": settings.gate_episodes,

@@ -53,7 +53,7 @@ def compress(
     from slimq.core.repository import Repository
     from slimq.networks.hardware import resolve_device
     from slimq_compression.compress import compress as run
-    from slimq_compression.compress import pass_by
+    from slimq_compression.context import ignore
     from slimq_compression.recipe import load_recipe
     from slimq_compression.resume import StepStore
 
@@ -67,7 +67,7 @@ def compress(
         device=resolve_device(device),
         progress=progress_bar,
         on_step=show_step,
-        on_outcome=pass_by if as_json else show_outcome,
+        on_outcome=ignore if as_json else show_outcome,
         store=StepStore(work),
     )
     if as_json:

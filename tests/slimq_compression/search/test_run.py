@@ -407,11 +407,12 @@ def test_the_winners_recipe_is_named_by_what_makes_it(settings: Make) -> None:
     known = front(study)[0]
     params = {"structure": "pruned", "keep.1": 0.1, "keep.2": 0.1, "weights": "fp32"}
     found = dataclasses.replace(known, params=params)
-    recipe, text = winning_recipe(chosen, found, 1.0, 0)
+    source = load_source(Repository(chosen.policies), "cartpole")
+    recipe, text = winning_recipe(chosen, source, found, 1.0, 0)
     assert recipe.accept.margin == 0.02
     assert recipe.accept.max_bytes == 20_000
     assert recipe.accept.episodes == chosen.gate_episodes
     assert text.startswith("# Found by slimq search cartpole, study bytes-20000_")
-    assert winning_recipe(chosen, found, 1.0, 0)[0].name == recipe.name
-    assert winning_recipe(chosen, found, 0.5, 0)[0].name != recipe.name
-    assert winning_recipe(chosen, found, 1.0, 1)[0].name != recipe.name
+    assert winning_recipe(chosen, source, found, 1.0, 0)[0].name == recipe.name
+    assert winning_recipe(chosen, source, found, 0.5, 0)[0].name != recipe.name
+    assert winning_recipe(chosen, source, found, 1.0, 1)[0].name != recipe.name
