@@ -95,13 +95,13 @@ def expand(asked: Asked, chosen: Mapping[str, str | Sequence[str]]) -> Iterator[
 
     Args:
         asked: as `read` has it.
-        chosen: a value, or several ones, of every variable.
+        chosen: of every variable a value, or a list of them where several can be chosen.
     """
     if asked.repeated is None:
         yield replace(asked, expression=_insert(asked.expression, chosen))
         return
     for value in chosen[asked.repeated]:
-        one = {**chosen, asked.repeated: value}
+        one = {**chosen, asked.repeated: [value]}
         title = asked.panel.replace(f"${asked.repeated}", value)
         expression = _insert(asked.expression, one)
         yield replace(asked, panel=title, expression=expression, repeated=value)
@@ -110,14 +110,18 @@ def expand(asked: Asked, chosen: Mapping[str, str | Sequence[str]]) -> Iterator[
 def _insert(expression: str, chosen: Mapping[str, str | Sequence[str]]) -> str:
     text = expression.replace("$__rate_interval", RATE_INTERVAL)
     for name, value in chosen.items():
-        several = value if isinstance(value, str) else "|".join(map(_escape, value))
-        text = re.sub(rf"\${name}\b", several.replace("\\", "\\\\"), text)
+        inserted = value if isinstance(value, str) else _any_of(value)
+        text = re.sub(rf"\${name}\b", inserted.replace("\\", r"\\"), text)
     return text
 
 
-def _escape(value: str) -> str:
-    """A regular expression, as a string of PromQL, that matches the value alone."""
-    return re.escape(value).replace("\\-", "-").replace("\\", "\\\\")
+def _any_of(values: Sequence[str]) -> str:
+    """A regular expression that matches these alone, as a string of PromQL has it.
+
+    Source: `interpolateQueryExpr` of Grafana's data source for Prometheus.
+    """
+    escaped = [re.sub(r"[$^*{}\[\]+?.()|]", r"\\\\\g<0>", value) for value in values]
+    return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
 
 def ask(url: str, expression: str, *, start: float, end: float, step: float) -> list[Series]:

@@ -22,9 +22,8 @@ from panels import (
 
 UID = "slimq-variants"
 CHOSEN = 'policy="$policy",variant=~"$variant"'
-"""The matchers of the chosen variants."""
-ONE = 'policy="$policy",variant="$variant"'
-"""Those of one of them, in panels that are repeated for each."""
+"""The matchers of the chosen variants, and of one of them in a panel that is repeated for each:
+there too, Grafana inserts a regular expression, with the dot of a name escaped."""
 BASELINE = 'max by (policy, variant) (slimq_variant_baseline{policy="$policy"}) == 1'
 STAGES = ("parse", "queue", "inference", "response")
 
@@ -144,7 +143,7 @@ def ratios() -> list[Panel]:
 
 def latencies() -> Panel:
     """A heat map for each variant."""
-    name = f"slimq_http_request_seconds_bucket{{{ONE}}}"
+    name = f"slimq_http_request_seconds_bucket{{{CHOSEN}}}"
     expression = f"sum by (le) (increase({name}[$__rate_interval]))"
     return heat("Time of requests, $variant", SECONDS, expression, repeat="variant")
 
@@ -178,7 +177,7 @@ def stages() -> Panel:
     queries = []
     for stage in STAGES:
         totals = (
-            f"sum(rate(slimq_{stage}_seconds_{part}{{{ONE}}}[$__rate_interval]))"
+            f"sum(rate(slimq_{stage}_seconds_{part}{{{CHOSEN}}}[$__rate_interval]))"
             for part in ("sum", "count")
         )
         queries.append(Query(" / ".join(totals), stage))
