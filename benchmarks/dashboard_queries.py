@@ -43,6 +43,23 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Variable:
+    """A variable whose values Prometheus has.
+
+    Attributes:
+        name: its own.
+        query: `label_values(…)` or `query_result(…)`.
+        regex: finds the value in what a series is written as, "" where that is all of it.
+        first: what is chosen at first: a value, several, or none where nothing says so.
+    """
+
+    name: str
+    query: str
+    regex: str
+    first: str | Sequence[str]
+
+
+@dataclass(frozen=True)
 class Series:
     """A series of an answer.
 
@@ -88,6 +105,62 @@ def read(name: str) -> list[Asked]:
             )
             found.append(asked)
     return found
+
+
+def variables(name: str) -> list[Variable]:
+    """Those of a dashboard that Prometheus is asked for, in its order."""
+    document = json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    return [
+        Variable(
+            variable["name"],
+            variable["query"],
+            variable.get("regex", "").strip("/"),
+            variable.get("current", {}).get("value", ""),
+        )
+        for variable in document["templating"]["list"]
+        if variable["type"] == "query"
+    ]
+
+
+def offered(
+    url: str,
+    variable: Variable,
+    chosen: Mapping[str, str | Sequence[str]],
+    start: float,
+    end: float,
+) -> list[str]:
+    """What Grafana offers as a variable's values.
+
+    Source: `metric_find_query.ts` of its data source for Prometheus.
+
+    Args:
+        url: of the Prometheus.
+        variable: as `variables` has it.
+        chosen: the values of the variables that its query names.
+        start: of the time that is shown, seconds since 1970.
+        end: of it.
+
+    Raises:
+        OSError: the query is refused, or nobody answers.
+        ValueError: it is neither of the two kinds.
+    """
+    query = variable.query.replace("$__range", f"{max(1, round(end - start))}s")
+    query = _insert(query, chosen)
+    if found := re.fullmatch(r"label_values\((.+),\s*(\w+)\)", query):
+        options = {"match[]": found[1], "start": start, "end": end}
+        return sorted(_get(f"{url}/api/v1/label/{found[2]}/values?{urlencode(options)}"))
+    if found := re.fullmatch(r"query_result\((.+)\)", query):
+        written = [_written(series) for series in ask_now(url, found[1], end)]
+        values = (re.search(variable.regex, text) for text in written)
+        return sorted({value[1] for value in values if value is not None})
+    raise ValueError(f"{variable.name}: unknown kind of query: {query}")
+
+
+def _written(series: Series) -> str:
+    labels = {name: value for name, value in series.labels.items() if name != "__name__"}
+    inner = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    name = series.labels.get("__name__", "")
+    return f"{name}{{{inner}}} {series.values[0]:g} {series.times[0] * 1000:.0f}"
 
 
 def expand(asked: Asked, chosen: Mapping[str, str | Sequence[str]]) -> Iterator[Asked]:

@@ -5,7 +5,7 @@ A panel is 8 rows high; a dashboard is 24 columns wide.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import (
@@ -166,9 +166,18 @@ def figure(title: str, unit: str, expression: str, *, description: str = "") -> 
 
 
 def chosen(
-    name: str, label: str, values: str, *, several: bool = False
+    name: str, label: str, values: str, *, several: bool = False, first: str = "", regex: str = ""
 ) -> Builder[models.VariableModel]:
-    """A variable whose values come from `label_values(…)`; with several, all of them at first."""
+    """A variable whose values Prometheus has.
+
+    Args:
+        name: its own.
+        label: what stands before it.
+        values: `label_values(…)`, or `query_result(…)` with a regex.
+        several: whether several can be chosen; at first all are.
+        first: what is chosen at first, where it is there.
+        regex: finds the value in a series that `query_result` has written out.
+    """
     variable = (
         dashboard.QueryVariable(name)
         .label(label)
@@ -177,10 +186,25 @@ def chosen(
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(models.VariableSort.ALPHABETICAL_ASC)
     )
+    if regex:
+        variable.regex(f"/{regex}/")
+    if first:
+        variable.current(models.VariableOption(selected=True, text=first, value=first))
     if several:
         variable.multi(True).include_all(True)
         variable.current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
     return variable
+
+
+def one_of(name: str, label: str, values: Mapping[str, str]) -> Builder[models.VariableModel]:
+    """A variable with these values by what they are called, the first of them at first."""
+    text, value = next(iter(values.items()))
+    return (
+        dashboard.CustomVariable(name)
+        .label(label)
+        .values(",".join(f"{text} : {value}" for text, value in values.items()))
+        .current(models.VariableOption(selected=True, text=text, value=value))
+    )
 
 
 def _query(ref: str, query: Query) -> prometheus.Dataquery:

@@ -18,6 +18,7 @@ from panels import (
     chosen,
     heat,
     lines,
+    one_of,
 )
 
 UID = "slimq-variants"
@@ -37,14 +38,12 @@ def build() -> dashboard.Dashboard:
         .readonly()
         .refresh("10s")
         .time("now-15m", "now")
-        .with_variable(chosen("policy", "policy", "label_values(slimq_variant_info, policy)"))
         .with_variable(
-            chosen(
-                "variant",
-                "variants",
-                'label_values(slimq_variant_info{policy="$policy"}, variant)',
-                several=True,
-            )
+            chosen("policy", "policy", "label_values(slimq_variant_info, policy)", first="pong")
+        )
+        .with_variable(one_of("above", "offer variants", {"with requests": "0", "all": "-1"}))
+        .with_variable(
+            chosen("variant", "variants", offered(), several=True, regex='variant="([^"]+)"')
         )
     )
     panels = [
@@ -63,6 +62,17 @@ def build() -> dashboard.Dashboard:
     for panel in panels:
         made.with_panel(panel)
     return made
+
+
+def offered() -> str:
+    """The variants that got more requests than `$above` in the time that is shown.
+
+    Where none did, or nothing has been scraped twice yet, all that the repository has.
+    """
+    of = 'policy="$policy"'
+    busy = f"sum by (variant) (increase(slimq_requests_total{{{of}}}[$__range])) > $above"
+    known = f"max by (variant) (last_over_time(slimq_variant_info{{{of}}}[$__range]))"
+    return f"query_result({busy} or ({known} unless on () ({busy})))"
 
 
 def fact(name: str) -> str:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -36,6 +35,8 @@ POLICY, SHADOW = "pong", "int8"
 DOTTED = "tiny.2"
 """What this repository calls the variant tiny: Grafana escapes the dot wherever it inserts it."""
 VARIANTS = ("fp32", "int8", DOTTED)
+IDLE = "fastest"
+"""One more, which gets no requests."""
 LOAD_SECONDS = 45.0
 VARIANTS_COMPARED, SERVICE_HEALTH = "variants-compared.json", "service-health.json"
 
@@ -66,10 +67,11 @@ class Trial:
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     folder = tmp_path_factory.mktemp("trial")
     shipped = Repository(ROOT / "policies")
-    taken = [variant for variant in VARIANTS if variant != DOTTED]
+    taken = [*(variant for variant in VARIANTS if variant != DOTTED), IDLE]
     repository = build_repository(shipped, folder / "policies", POLICY, taken, SHADOW)
     copy_as(DOTTED, shipped.variant_folder(POLICY, "tiny"), repository)
     with serving(repository, folder) as url, prometheus(url, folder) as source:
+        wait_for_scrapes(source)
         began = time.time()
         sent = send(url, repository, POLICY, VARIANTS, LOAD_SECONDS)
         time.sleep(dashboard.SETTLE_SECONDS)
@@ -84,6 +86,14 @@ def copy_as(name: str, variant: Path, repository: Repository) -> None:
     shutil.copytree(variant, home)
     manifest = json.loads((home / "variant.json").read_text(encoding="utf-8"))
     (home / "variant.json").write_text(json.dumps(manifest | {"name": name}), encoding="utf-8")
+
+
+def wait_for_scrapes(source: str) -> None:
+    """Until the service was scraped twice, so that its counters are known to rest."""
+    deadline = time.monotonic() + 60
+    while not queries.ask_now(source, "count_over_time(slimq_queue_depth[5m]) > 1"):
+        assert time.monotonic() < deadline, "it is not scraped"
+        time.sleep(0.5)
 
 
 def answers(trial: Trial, asked: queries.Asked) -> list[queries.Series]:
@@ -125,14 +135,31 @@ def test_every_query_of_the_services_health_has_data(trial: Trial) -> None:
 @pytest.mark.slow
 @needs_prometheus
 def test_variables_have_the_values_that_are_chosen_from(trial: Trial) -> None:
-    def values(label: str, matcher: str) -> Any:
-        path = f"{trial.source}/api/v1/label/{label}/values?match[]={matcher}"
-        with urlopen(path, timeout=30) as answer:
-            return json.load(answer)["data"]
+    policy, _ = queries.variables(VARIANTS_COMPARED)
+    (instance,) = queries.variables(SERVICE_HEALTH)
+    times = (trial.began, trial.ended)
+    assert queries.offered(trial.source, policy, {}, *times) == [POLICY]
+    assert queries.offered(trial.source, instance, {}, *times) == [trial.instance]
 
-    assert values("policy", "slimq_variant_info") == [POLICY]
-    assert values("variant", "slimq_variant_info") == sorted(VARIANTS)
-    assert values("instance", "up") == [trial.instance]
+
+@pytest.mark.slow
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("above", "loaded", "expected"),
+    [
+        ("0", True, VARIANTS),
+        ("-1", True, (*VARIANTS, IDLE)),
+        ("0", False, (*VARIANTS, IDLE)),
+        ("-1", False, (*VARIANTS, IDLE)),
+    ],
+)
+def test_variants_under_load_are_offered_and_all_where_there_is_no_load(
+    trial: Trial, above: str, loaded: bool, expected: tuple[str, ...]
+) -> None:
+    _, variant = queries.variables(VARIANTS_COMPARED)
+    start, end = (trial.began, trial.ended) if loaded else (trial.began - 60, trial.began)
+    chosen = {"policy": POLICY, "above": above}
+    assert queries.offered(trial.source, variant, chosen, start, end) == sorted(expected)
 
 
 @pytest.mark.slow
@@ -216,6 +243,22 @@ def test_variables_are_inserted_as_grafana_does() -> None:
     repeated = queries.Asked("Of $variant", "heatmap", "s", '"$variant"', "", False, "", "variant")
     found = [(q.panel, q.expression) for q in queries.expand(repeated, chosen)]
     assert found == [("Of int8", '"int8"'), ("Of a.b-c", r'"a\\.b-c"')]
+
+
+def test_the_comparison_opens_on_what_the_stacks_load_is_sent_to() -> None:
+    policy, variant = queries.variables(VARIANTS_COMPARED)
+    assert (policy.name, policy.first) == ("policy", POLICY)
+    assert (variant.name, variant.first) == ("variant", ["$__all"])
+    document = json.loads((queries.FOLDER / VARIANTS_COMPARED).read_text(encoding="utf-8"))
+    (above,) = [each for each in document["templating"]["list"] if each["type"] == "custom"]
+    assert above["query"] == "with requests : 0,all : -1"
+    assert above["current"]["value"] == "0"
+
+
+def test_a_variable_of_an_unknown_kind_is_refused() -> None:
+    variable = queries.Variable("policy", "metrics(slimq_.*)", "", "")
+    with pytest.raises(ValueError, match="policy: unknown kind"):
+        queries.offered("http://127.0.0.1:1", variable, {}, 0, 60)
 
 
 def test_names_of_series_are_what_the_legend_says() -> None:
