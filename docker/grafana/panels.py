@@ -34,6 +34,8 @@ SOURCE = models.DataSourceRef(type_val="prometheus", uid="slimq-prometheus")
 HEIGHT = 8
 SECONDS, BYTES, SHARE, NUMBER = "s", "bytes", "percentunit", "short"
 RATE, RATIO = "ops", "none"
+FROM_BUCKETS = "Estimated within a bucket: off by up to a factor of 2."
+"""What every quantile is to be read with."""
 _REFS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Panel = Builder[models.Panel]

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
-from panels import BYTES, NUMBER, RATE, SECONDS, SHARE, Panel, Query, chosen, figure, lines
+from panels import (
+    BYTES,
+    FROM_BUCKETS,
+    NUMBER,
+    RATE,
+    SECONDS,
+    SHARE,
+    Panel,
+    Query,
+    chosen,
+    figure,
+    lines,
+)
 
 UID = "slimq-health"
 HERE = 'instance=~"$instance"'
@@ -36,15 +48,19 @@ def rate(name: str, by: str, more: str = "") -> str:
     return f"sum by ({by}) (rate({name}{{{HERE}{more}}}[$__rate_interval]))"
 
 
+def variants_with(name: str) -> str:
+    """How many variants have this in some process, each counted once."""
+    return f"count(max by (policy, variant) ({name}{{{HERE}}}) > 0) or vector(0)"
+
+
 def figures() -> list[Panel]:
     """The numbers at the top."""
-    broken = f"count(max by (policy, variant) (slimq_variant_broken{{{HERE}}}) > 0) or vector(0)"
     return [
         figure("Replicas up", NUMBER, f'sum(up{{job="slimq",{HERE}}})'),
         figure("Requests in flight", NUMBER, f"sum(slimq_requests_in_flight{{{HERE}}})"),
         figure("Requests waiting", NUMBER, f"sum(slimq_queue_depth{{{HERE}}})"),
-        figure("Variants in memory", NUMBER, f"sum(slimq_variant_loaded{{{HERE}}})"),
-        figure("Variants broken", NUMBER, broken),
+        figure("Variants in memory", NUMBER, variants_with("slimq_variant_loaded")),
+        figure("Variants broken", NUMBER, variants_with("slimq_variant_broken")),
         figure("Streams open", NUMBER, f"sum(slimq_streams_open{{{HERE}}})"),
     ]
 
@@ -82,8 +98,13 @@ def saturation() -> list[Panel]:
     filled = f"slimq_queue_depth{{{HERE}}} / slimq_queue_limit{{{HERE}}}"
     return [
         lines("Queue filled", SHARE, Query(filled, "{{instance}}")),
-        lines("p99 of waiting", SECONDS, Query(wait, "{{policy}}")),
-        lines("p99 of the event loop's lag", SECONDS, Query(lag, "{{instance}}")),
+        lines("p99 of waiting", SECONDS, Query(wait, "{{policy}}"), description=FROM_BUCKETS),
+        lines(
+            "p99 of the event loop's lag",
+            SECONDS,
+            Query(lag, "{{instance}}"),
+            description=FROM_BUCKETS,
+        ),
         lines(
             "Requests in flight",
             NUMBER,

@@ -6,6 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 
 from panels import (
     BYTES,
+    FROM_BUCKETS,
     NUMBER,
     RATE,
     RATIO,
@@ -117,14 +118,16 @@ def keeps() -> Panel:
         Column("requests/s", RATE, recorded("variant:slimq_requests:rate1m")),
         Column("errors", SHARE, recorded("variant:slimq_errors:ratio1m")),
     ]
-    text = "Return and agreement are those of the variant's report, over held-out episodes."
+    text = "Return and agreement are those of the variant's report, over held-out episodes; times, "
+    text += f"requests and errors those of the last minute. p50 and p99: {FROM_BUCKETS.lower()}"
     return by_variant("Return, bytes and latency", columns, text)
 
 
 def quantile(number: int) -> Panel:
     """A quantile of the time of requests."""
     query = Query(recorded(f"variant:slimq_http_request_seconds:p{number}_1m"), "{{variant}}")
-    return lines(f"p{number}", SECONDS, query, width=8, logarithmic=True)
+    text = f"Of the last minute's requests. {FROM_BUCKETS}"
+    return lines(f"p{number}", SECONDS, query, width=8, logarithmic=True, description=text)
 
 
 def mean_time() -> Panel:
@@ -136,17 +139,19 @@ def mean_time() -> Panel:
 def ratios() -> list[Panel]:
     """Mean and p99 over those of the full variant."""
     text = "To the policy's full variant, which must get requests too."
+    blurred = f"{text} Each quantile is estimated within a bucket, and off by up to a factor of 2: "
+    blurred += "this says little, where the ratio of means is exact."
     return [
         lines(
             title,
             RATIO,
             Query(to_baseline(f"variant:slimq_http_request_seconds:{what}"), "{{variant}}"),
             width=8,
-            description=text,
+            description=description,
         )
-        for title, what in (
-            ("Mean time, ratio to full", "mean1m"),
-            ("p99, ratio to full", "p99_1m"),
+        for title, what, description in (
+            ("Mean time, ratio to full", "mean1m", text),
+            ("p99, ratio to full", "p99_1m", blurred),
         )
     ]
 
@@ -225,6 +230,11 @@ def behaviour() -> list[Panel]:
 
 
 def memory() -> Panel:
-    """What variants take in memory."""
-    expression = f"sum by (variant) (slimq_variant_memory_bytes{{{CHOSEN}}})"
-    return lines("Memory", BYTES, Query(expression, "{{variant}}"))
+    """What variants take in memory, on average over the processes that have them there."""
+    taken = f"sum by (variant) (slimq_variant_memory_bytes{{{CHOSEN}}})"
+    processes = f"clamp_min(sum by (variant) (slimq_variant_loaded{{{CHOSEN}}}), 1)"
+    text = (
+        "What a process grew by when it loaded the variant, on average; 0 where none has it loaded."
+    )
+    query = Query(f"{taken} / {processes}", "{{variant}}")
+    return lines("Memory per process", BYTES, query, description=text)

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -259,6 +260,39 @@ def test_a_variable_of_an_unknown_kind_is_refused() -> None:
     variable = queries.Variable("policy", "metrics(slimq_.*)", "", "")
     with pytest.raises(ValueError, match="policy: unknown kind"):
         queries.offered("http://127.0.0.1:1", variable, {}, 0, 60)
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("board", "panel", "expected"),
+    [
+        (VARIANTS_COMPARED, "Memory per process", {'{variant="int8"}': 100, '{variant="tiny"}': 0}),
+        (SERVICE_HEALTH, "Variants in memory", {"{}": 1}),
+    ],
+)
+def test_replicas_and_workers_count_a_variant_once(
+    board: str, panel: str, expected: dict[str, float], tmp_path: Path
+) -> None:
+    (asked,) = [each for each in queries.read(board) if each.panel == panel]
+    chosen = {"policy": "pong", "variant": ["int8", "tiny"], "instance": ["a", "b"]}
+    (one,) = queries.expand(asked, chosen)
+    known = {("a", "int8"): (2, 210), ("b", "int8"): (1, 90), ("a", "tiny"): (0, 0)}
+    series = []
+    for (instance, variant), (processes, taken) in known.items():
+        labels = f'{{instance="{instance}",policy="pong",variant="{variant}"}}'
+        series += [
+            {"series": f"slimq_variant_loaded{labels}", "values": str(processes)},
+            {"series": f"slimq_variant_memory_bytes{labels}", "values": str(taken)},
+        ]
+    samples = [{"labels": labels, "value": value} for labels, value in expected.items()]
+    wanted = {"expr": one.expression, "eval_time": "0s", "exp_samples": samples}
+    test = {"interval": "5s", "input_series": series, "promql_expr_test": [wanted]}
+    path = tmp_path / "panel.yml"
+    path.write_text(yaml.safe_dump({"tests": [test]}), encoding="utf-8")
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_names_of_series_are_what_the_legend_says() -> None:

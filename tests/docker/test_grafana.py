@@ -108,6 +108,18 @@ def test_the_rejected_are_those_of_both_counters(committed: dict[str, Any]) -> N
     assert shown["slimq_errors_total"] == codes - {"too-many-connections"}
 
 
+def test_what_is_made_of_quantiles_says_how_well_they_are_known(committed: dict[str, Any]) -> None:
+    quantiles = [
+        panel
+        for board in committed.values()
+        for panel in board["panels"]
+        if any(re.search(r"histogram_quantile|:p\d\d_", t["expr"]) for t in panel["targets"])
+    ]
+    assert len(quantiles) > 5
+    for panel in quantiles:
+        assert "a factor of 2" in panel["description"], panel["title"]
+
+
 def test_dashboards_are_provisioned_from_where_they_are_mounted() -> None:
     text = (FOLDER / "provisioning" / "dashboards" / "slimq.yml").read_text()
     (provider,) = yaml.safe_load(text)["providers"]
