@@ -36,6 +36,11 @@ SECONDS, BYTES, SHARE, NUMBER = "s", "bytes", "percentunit", "short"
 RATE, RATIO = "ops", "none"
 FROM_BUCKETS = "Estimated within a bucket: off by up to a factor of 2."
 """What every quantile is to be read with."""
+WHOSE = (
+    "The service's own: overloaded, deadline, closing, repository, non-finite-q-values, internal."
+    " All other codes are about what a client sent, or that it has gone."
+)
+"""Whose fault the error of a request for actions is, as variant:slimq_failures:ratio5m has it."""
 _REFS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Panel = Builder[models.Panel]

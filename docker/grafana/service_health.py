@@ -11,6 +11,7 @@ from panels import (
     RATE,
     SECONDS,
     SHARE,
+    WHOSE,
     Panel,
     Query,
     chosen,
@@ -56,12 +57,35 @@ def variants_with(name: str) -> str:
 def figures() -> list[Panel]:
     """The numbers at the top."""
     return [
-        figure("Replicas up", NUMBER, f'sum(up{{job="slimq",{HERE}}})'),
-        figure("Requests in flight", NUMBER, f"sum(slimq_requests_in_flight{{{HERE}}})"),
-        figure("Requests waiting", NUMBER, f"sum(slimq_queue_depth{{{HERE}}})"),
-        figure("Variants in memory", NUMBER, variants_with("slimq_variant_loaded")),
-        figure("Variants broken", NUMBER, variants_with("slimq_variant_broken")),
-        figure("Streams open", NUMBER, f"sum(slimq_streams_open{{{HERE}}})"),
+        figure(title, NUMBER, expression, description=text)
+        for title, expression, text in (
+            (
+                "Replicas up",
+                f'sum(up{{job="slimq",{HERE}}})',
+                "Instances that answered the last scrape, ready for requests or not.",
+            ),
+            (
+                "Requests in flight",
+                f"sum(slimq_requests_in_flight{{{HERE}}})",
+                "Being answered now, those that wait included.",
+            ),
+            (
+                "Requests waiting",
+                f"sum(slimq_queue_depth{{{HERE}}})",
+                "For a thread to compute them.",
+            ),
+            (
+                "Variants in memory",
+                variants_with("slimq_variant_loaded"),
+                "Of all policies, each counted once however many processes have it.",
+            ),
+            (
+                "Variants broken",
+                variants_with("slimq_variant_broken"),
+                "What is on disk cannot be served; the version before it may still answer.",
+            ),
+            ("Streams open", f"sum(slimq_streams_open{{{HERE}}})", "Control loops over WebSocket."),
+        )
     ]
 
 
@@ -75,18 +99,21 @@ def traffic() -> list[Panel]:
             RATE,
             Query(rate("slimq_requests_total", "policy"), "{{policy}}"),
             stacked=True,
+            description="For actions, and messages of streams, whatever their answer.",
         ),
         lines(
             "Errors per second",
             RATE,
             Query(rate("slimq_errors_total", "code"), "{{code}}"),
             Query(rate("slimq_http_errors_total", "code"), "{{code}}, other requests"),
+            description=f"{WHOSE} Other requests are those that were none for actions, or not yet.",
         ),
         lines(
             "Rejected per second",
             RATE,
             Query(rejected, "{{code}}"),
             Query(others, "{{code}}, other requests"),
+            description="What the service refuses to protect itself; part of the errors beside it.",
         ),
     ]
 
@@ -96,19 +123,23 @@ def saturation() -> list[Panel]:
     lag = f"histogram_quantile(0.99, {rate('slimq_event_loop_lag_seconds_bucket', 'instance, le')})"
     wait = f"histogram_quantile(0.99, {rate('slimq_queue_seconds_bucket', 'policy, le')})"
     filled = f"slimq_queue_depth{{{HERE}}} / slimq_queue_limit{{{HERE}}}"
+    full = "Requests that wait for a thread, of those that may; at 100 % the next one is refused."
+    waited = f"For threads, or for others that a request is computed with. {FROM_BUCKETS}"
+    late = f"What every request of an instance waits for; up to 1 ms is rounding. {FROM_BUCKETS}"
     return [
-        lines("Queue filled", SHARE, Query(filled, "{{instance}}")),
-        lines("p99 of waiting", SECONDS, Query(wait, "{{policy}}"), description=FROM_BUCKETS),
+        lines("Queue filled", SHARE, Query(filled, "{{instance}}"), description=full),
+        lines("p99 of waiting", SECONDS, Query(wait, "{{policy}}"), description=waited),
         lines(
             "p99 of the event loop's lag",
             SECONDS,
             Query(lag, "{{instance}}"),
-            description=FROM_BUCKETS,
+            description=late,
         ),
         lines(
             "Requests in flight",
             NUMBER,
             Query(f"slimq_requests_in_flight{{{HERE}}}", "{{instance}}"),
+            description="Being answered now, those that wait included.",
         ),
     ]
 
@@ -118,34 +149,45 @@ def variants() -> list[Panel]:
     loads = f"sum by (outcome) (increase(slimq_variant_loads_total{{{HERE}}}[5m]))"
     evictions = f"sum(increase(slimq_variant_evictions_total{{{HERE}}}[5m]))"
     taken = f"sum by (instance) (slimq_variant_memory_bytes{{{HERE}}})"
+    grown = "What processes grew by when they loaded variants, the sum over an instance's workers."
     return [
         lines(
             "Loads and evictions in five minutes",
             NUMBER,
             Query(loads, "{{outcome}}"),
             Query(evictions, "evictions"),
+            description="Many evictions: the memory budget is too small for what is asked for.",
         ),
-        lines("Memory of variants", BYTES, Query(taken, "{{instance}}")),
+        lines("Memory of variants", BYTES, Query(taken, "{{instance}}"), description=grown),
     ]
 
 
 def processes() -> list[Panel]:
     """Processor, memory, descriptors."""
+    workers = "The sum over an instance's workers."
     return [
         lines(
             "Resident memory",
             BYTES,
             Query(f"process_resident_memory_bytes{{{HERE}}}", "{{instance}}"),
+            description=workers,
         ),
         lines(
             "Processors busy",
             NUMBER,
             Query(f"rate(process_cpu_seconds_total{{{HERE}}}[$__rate_interval])", "{{instance}}"),
+            description=f"1 is one processor all the time. {workers}",
         ),
-        lines("Open files", NUMBER, Query(f"process_open_fds{{{HERE}}}", "{{instance}}")),
+        lines(
+            "Open files",
+            NUMBER,
+            Query(f"process_open_fds{{{HERE}}}", "{{instance}}"),
+            description=f"Connections among them. {workers}",
+        ),
         lines(
             "Time of a scrape",
             SECONDS,
             Query(f'scrape_duration_seconds{{job="slimq",{HERE}}}', "{{instance}}"),
+            description="How long the instance takes to answer Prometheus.",
         ),
     ]

@@ -12,6 +12,7 @@ from panels import (
     RATIO,
     SECONDS,
     SHARE,
+    WHOSE,
     Column,
     Panel,
     Query,
@@ -133,7 +134,8 @@ def quantile(number: int) -> Panel:
 def mean_time() -> Panel:
     """The mean, which no bucket blurs."""
     query = Query(recorded("variant:slimq_http_request_seconds:mean1m"), "{{variant}}")
-    return lines("Mean time", SECONDS, query, width=8)
+    text = "Of the last minute's requests, errors included, from the headers to the answer."
+    return lines("Mean time", SECONDS, query, width=8, description=text)
 
 
 def ratios() -> list[Panel]:
@@ -160,16 +162,22 @@ def latencies() -> Panel:
     """A heat map for each variant."""
     name = f"slimq_http_request_seconds_bucket{{{CHOSEN}}}"
     expression = f"sum by (le) (increase({name}[$__rate_interval]))"
-    return heat("Time of requests, $variant", SECONDS, expression, repeat="variant")
+    title, text = "Time of requests, $variant", "How many requests fell into each bucket of time."
+    return heat(title, SECONDS, expression, repeat="variant", description=text)
 
 
 def throughput() -> list[Panel]:
     """Requests and observations."""
     return [
-        lines(title, RATE, Query(recorded(f"variant:{name}:rate1m"), "{{variant}}"))
-        for title, name in (
-            ("Requests per second", "slimq_requests"),
-            ("Observations per second", "slimq_observations"),
+        lines(
+            title,
+            RATE,
+            Query(recorded(f"variant:{name}:rate1m"), "{{variant}}"),
+            description=text,
+        )
+        for title, name, text in (
+            ("Requests per second", "slimq_requests", "Whatever their answer."),
+            ("Observations per second", "slimq_observations", "Answered; a request may have many."),
         )
     ]
 
@@ -182,8 +190,9 @@ def errors() -> list[Panel]:
             "Errors, share of requests",
             SHARE,
             Query(recorded("variant:slimq_errors:ratio1m"), "{{variant}}"),
+            description="Whoever's: wrong requests count too. The codes beside it say whose.",
         ),
-        lines("Errors per second", RATE, Query(codes, "{{variant}} {{code}}")),
+        lines("Errors per second", RATE, Query(codes, "{{variant}} {{code}}"), description=WHOSE),
     ]
 
 
@@ -197,16 +206,29 @@ def stages() -> Panel:
         )
         queries.append(Query(" / ".join(totals), stage))
     title = "Mean time by stage, $variant"
-    return lines(title, SECONDS, *queries, width=24, stacked=True, repeat="variant")
+    text = (
+        "Of requests that were answered; the whole has the body's arrival and turns of the event "
+    )
+    text += "loop besides."
+    return lines(
+        title, SECONDS, *queries, width=24, stacked=True, repeat="variant", description=text
+    )
 
 
 def batches() -> list[Panel]:
     """How large batches are, and why they are dispatched."""
     size = per("slimq_batch_observations_sum", "slimq_batch_observations_count")
     reasons = rate("slimq_batches_total", "variant, reason")
+    grown = "Batches grow with a variant's traffic, and the time in its model with them."
+    why = "Dispatched inline in the event loop, to an idle or a just freed thread, or as full."
     return [
-        lines("Observations per batch", NUMBER, Query(size, "{{variant}}")),
-        lines("Batches per second", RATE, Query(reasons, "{{variant}} {{reason}}")),
+        lines("Observations per batch", NUMBER, Query(size, "{{variant}}"), description=grown),
+        lines(
+            "Batches per second",
+            RATE,
+            Query(reasons, "{{variant}} {{reason}}"),
+            description=why,
+        ),
     ]
 
 
@@ -218,14 +240,17 @@ def behaviour() -> list[Panel]:
         f"{rate('slimq_actions_total', 'variant, action')} / on (variant) group_left () "
         f"{rate('slimq_actions_total', 'variant')}"
     )
+    shadow = "How often the policy's shadow chose the action that was answered, in ten minutes. "
+    shadow += "Empty without a shadow: `slimq policies route POLICY --shadow VARIANT` sets one."
+    acts = "Shares of the greedy actions. Compare variants only where they see the same play."
     return [
         lines(
             "Agreement on live traffic",
             SHARE,
             Query(agreement, "{{shadow}} with {{variant}}"),
-            description="Of the policy's shadow with the variant that answered.",
+            description=shadow,
         ),
-        lines("Actions", SHARE, Query(actions, "{{variant}} {{action}}")),
+        lines("Actions", SHARE, Query(actions, "{{variant}} {{action}}"), description=acts),
     ]
 
 

@@ -120,6 +120,23 @@ def test_what_is_made_of_quantiles_says_how_well_they_are_known(committed: dict[
         assert "a factor of 2" in panel["description"], panel["title"]
 
 
+def test_every_panel_says_how_it_is_to_be_read(committed: dict[str, Any]) -> None:
+    for board in committed.values():
+        for panel in board["panels"]:
+            assert panel["description"].endswith("."), panel["title"]
+
+
+def test_whose_an_error_is_agrees_with_the_rule(committed: dict[str, Any]) -> None:
+    text = (ROOT / "docker/prometheus/rules/recording.yml").read_text()
+    (failures,) = re.findall(r"variant:slimq_failures:ratio5m\n.*?code=~\"(.*?)\"", text, re.DOTALL)
+    panels = [panel for board in committed.values() for panel in board["panels"]]
+    told = [panel["description"] for panel in panels if panel["title"] == "Errors per second"]
+    assert len(told) == len(committed)
+    for description in told:
+        (codes,) = re.findall(r"The service's own: (.*?)\.", description)
+        assert set(codes.split(", ")) == set(failures.split("|"))
+
+
 def test_dashboards_are_provisioned_from_where_they_are_mounted() -> None:
     text = (FOLDER / "provisioning" / "dashboards" / "slimq.yml").read_text()
     (provider,) = yaml.safe_load(text)["providers"]
