@@ -126,26 +126,28 @@ def test_prometheus_says_what_the_clients_saw(single: Stack) -> None:
         assert run_one.seen.count(200) == 1
     wait_for_scrapes(single)
     first = time.time()
-    clients = run_load(single, requests=300, interval=0.12, bad_every=10)
+    clients = run_load(single, requests=600, interval=0.12, bad_every=10)
+    end = time.time()
     wait_for_scrapes(single)
     last = time.time()
     for variant, client in clients.items():
         seen = client.seen
         assert seen.problems == []
-        assert (seen.count(200), seen.count(422)) == (270, 30)
+        assert (seen.count(200), seen.count(422)) == (540, 60)
         of = f'policy="pong",variant="{variant}"'
 
         def grown(series: str, *, of: str = of) -> float:
             query = f"sum({series.format(of)})"
             return value(single, query, last) - value(single, query, first)
 
-        assert grown("slimq_requests_total{{{0}}}") == 300
-        assert grown("slimq_observations_total{{{0}}}") == 270 * 96
-        assert grown("slimq_errors_total{{{0}}}") == 30
-        assert grown('slimq_errors_total{{{0},code="invalid-observation"}}') == 30
-        assert grown("slimq_http_request_seconds_count{{{0}}}") == 300
+        assert grown("slimq_requests_total{{{0}}}") == 600
+        assert grown("slimq_observations_total{{{0}}}") == 540 * 96
+        assert grown("slimq_errors_total{{{0}}}") == 60
+        assert grown('slimq_errors_total{{{0},code="invalid-observation"}}') == 60
+        assert grown("slimq_http_request_seconds_count{{{0}}}") == 600
         check_samples(single, of, seen, first, last)
         check_quantiles(single, of, seen, first, last)
+        check_records(single, of, seen, end - SCRAPE_SECONDS)
 
 
 def check_samples(stack: Stack, of: str, seen: Any, first: float, last: float) -> None:
@@ -172,10 +174,26 @@ def check_quantiles(stack: Stack, of: str, seen: Any, first: float, last: float)
     before = f"{buckets} offset {round((last - first) * 1000)}ms"
     quantile = f"histogram_quantile(0.99, sum by (le) ({buckets} - {before}))"
     measured = value(stack, quantile, last)
-    bounds = sorted(float(row["metric"]["le"]) for row in ask(stack, buckets, last))
-    client = float(np.quantile(seen.seconds, 0.99))
+    check_bucket(stack, of, measured, float(np.quantile(seen.seconds, 0.99)))
+
+
+def check_bucket(stack: Stack, of: str, measured: float, client: float) -> None:
+    found = ask(stack, f"slimq_http_request_seconds_bucket{{{of}}}")
+    bounds = sorted(float(row["metric"]["le"]) for row in found)
     places = np.searchsorted(bounds, [measured, client])
     assert abs(int(places[0]) - int(places[1])) <= 1, f"{measured} s, {client} s by its clients"
+
+
+def check_records(stack: Stack, of: str, seen: Any, moment: float) -> None:
+    """What dashboards show, in the midst of a steady load: the deployed rules, over a minute."""
+    minute = [row for row in seen.rows if moment - 60 < row[1] <= moment]
+    rate = value(stack, f"variant:slimq_requests:rate1m{{{of}}}", moment)
+    assert rate == pytest.approx(len(minute) / 60, rel=0.1)
+    failed = sum(status != 200 for _, _, status in minute) / len(minute)
+    errors = value(stack, f"variant:slimq_errors:ratio1m{{{of}}}", moment)
+    assert errors == pytest.approx(failed, rel=0.2)
+    p99 = value(stack, f"variant:slimq_http_request_seconds:p99_1m{{{of}}}", moment)
+    check_bucket(stack, of, p99, float(np.quantile([e - b for b, e, _ in minute], 0.99)))
 
 
 def test_the_load_test_of_the_stack_fills_what_dashboards_show(
