@@ -35,6 +35,7 @@ from slimq_service.oip.router import Models, make_protocol_router
 from slimq_service.openapi import add_openapi
 from slimq_service.page import make_page_router
 from slimq_service.peers import Peers
+from slimq_service.ready_metrics import ReadyMetrics
 from slimq_service.request_ids import id_maker
 from slimq_service.resources import make_resource_router
 from slimq_service.series import Registry
@@ -99,6 +100,7 @@ def create_app(
             asyncio.create_task(catalogue.watch(settings.watch_seconds)),
             asyncio.create_task(shadow.run()),
             asyncio.create_task(watch_lag(metrics.event_loop_lag)),
+            asyncio.create_task(ready.watch()),
         ]
         try:
             yield
@@ -126,6 +128,7 @@ def create_app(
     hot = Hot(settings, catalogue, engine, shadow, metrics)
     models = Models(catalogue, hot.statistics, settings.max_batch, peers)
     lifecycle = app.state.lifecycle = Lifecycle()
+    ready = ReadyMetrics(catalogue, lifecycle, metrics)
     exposition = Exposition(metrics.registry, Facts(catalogue), peers.folder, shadow.appear)
     act, infer = ActEndpoint(hot), InferEndpoint(hot)
     app.router.routes.extend([*act.routes(), *CompareEndpoint(hot).routes(), *infer.routes()])
@@ -137,7 +140,7 @@ def create_app(
     app.include_router(make_control_router(catalogue, settings, peers))
     app.include_router(make_page_router(catalogue))
     app.include_router(make_resource_router(catalogue))
-    app.include_router(make_health_router(catalogue, lifecycle, exposition))
+    app.include_router(make_health_router(catalogue, lifecycle, exposition, ready.update))
     add_error_handlers(app, metrics)
     add_openapi(app, partial(describe, keys=keys))
     return app

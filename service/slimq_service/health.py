@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,9 +52,30 @@ class Readiness(BaseModel):
     variants: list[VariantHealth]
 
 
+def is_ready(catalogue: Catalogue, lifecycle: Lifecycle) -> bool:
+    """As `readiness`, without the detail: it looks no further than at the first that can answer."""
+    able = any(health.state != "broken" for health in _healths(catalogue))
+    return able and not catalogue.awaited() and not lifecycle.draining
+
+
 def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
     """What the latest look at the repository and the loads so far say."""
-    found = []
+    found = list(_healths(catalogue))
+    problem = catalogue.scan_error
+    unreadable = [str(p.error) for p in catalogue.scan.policies.values() if p.error]
+    if problem is None and unreadable:
+        problem = "; ".join(unreadable)
+    awaited = ", ".join("/".join(key) for key in catalogue.awaited())
+    if lifecycle.draining:
+        problem = "the service is ending"
+    if problem is None and awaited:
+        problem = f"pinned and not in memory yet: {awaited}"
+    if problem is None and not found:
+        problem = f"{catalogue.repository.root}: no variant is published there"
+    return Readiness(ready=is_ready(catalogue, lifecycle), problem=problem, variants=found)
+
+
+def _healths(catalogue: Catalogue) -> Iterator[VariantHealth]:
     for policy, scanned in catalogue.scan.policies.items():
         for variant in scanned.variants:
             state = catalogue.state(policy, variant)
@@ -66,35 +88,29 @@ def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
                 status, problem = "broken", str(scanned.error)
             else:
                 status = "broken" if problem else "available"
-            found.append(
-                VariantHealth(
-                    policy=policy,
-                    variant=variant,
-                    state=status,
-                    sha256=state.loaded.sha256 if state.loaded else None,
-                    problem=problem,
-                )
+            yield VariantHealth(
+                policy=policy,
+                variant=variant,
+                state=status,
+                sha256=state.loaded.sha256 if state.loaded else None,
+                problem=problem,
             )
-    problem = catalogue.scan_error
-    unreadable = [str(p.error) for p in catalogue.scan.policies.values() if p.error]
-    if problem is None and unreadable:
-        problem = "; ".join(unreadable)
-    awaited = ", ".join("/".join(key) for key in catalogue.awaited())
-    able = any(health.state != "broken" for health in found)
-    ready = able and not awaited and not lifecycle.draining
-    if lifecycle.draining:
-        problem = "the service is ending"
-    if problem is None and awaited:
-        problem = f"pinned and not in memory yet: {awaited}"
-    if problem is None and not found:
-        problem = f"{catalogue.repository.root}: no variant is published there"
-    return Readiness(ready=ready, problem=problem, variants=found)
 
 
 def make_health_router(
-    catalogue: Catalogue, lifecycle: Lifecycle, exposition: Exposition
+    catalogue: Catalogue,
+    lifecycle: Lifecycle,
+    exposition: Exposition,
+    prepare: Callable[[], None],
 ) -> APIRouter:
-    """The routes for whoever watches the service."""
+    """The routes for whoever watches the service.
+
+    Args:
+        catalogue: the latest look at the repository.
+        lifecycle: of the process.
+        exposition: the text of its metrics.
+        prepare: called in the event loop before each scrape.
+    """
     router = APIRouter(tags=["health"])
 
     @router.head("/healthz", include_in_schema=False)
@@ -117,6 +133,7 @@ def make_health_router(
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def get_metrics() -> Response:
+        prepare()
         content = await asyncio.to_thread(exposition.encode)
         return Response(content, headers={"content-type": MEDIA_TYPE})
 

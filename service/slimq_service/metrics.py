@@ -137,6 +137,13 @@ class Metrics:
         self.queue_limit = registry.gauge(
             "slimq_queue_limit", "Requests that may wait for a thread"
         ).labels()
+        self.ready = registry.gauge(
+            "slimq_ready", "Processes that are ready, as /readyz has it"
+        ).labels()
+        self.repository_readable = registry.gauge(
+            "slimq_repository_readable",
+            "Processes that could list the repository when they last looked",
+        ).labels()
         self.event_loop_lag = registry.histogram(
             "slimq_event_loop_lag_seconds",
             "How late the event loop was to wake a task that sleeps, up to 1 ms of it rounding",
