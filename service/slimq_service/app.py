@@ -90,6 +90,7 @@ def create_app(
     arrivals = Arrivals()
     engine = Engine(settings.inline_seconds, settings.inference_threads, limits, arrivals, metrics)
     metrics.queue_limit.set(settings.queue_requests)
+    metrics.queue_bytes_limit.set(settings.queue_bytes)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
 
     @contextlib.asynccontextmanager

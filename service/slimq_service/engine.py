@@ -52,7 +52,8 @@ class Engine:
         """
         self._threads = Threads(threads, "slimq-inference")
         self._inline_seconds, self._metrics = inline_seconds, metrics
-        self._room = room = Room(limits.waiting, limits.size, metrics.queue_depth)
+        gauges = metrics.queue_depth, metrics.queue_bytes
+        self._room = room = Room(limits.waiting, limits.size, *gauges)
         self.reader = Reader(limits.seconds, room)
         self._limits, self._arrivals = limits, arrivals
         self._together = Together(limits.observations, metrics)

@@ -137,6 +137,12 @@ class Metrics:
         self.queue_limit = registry.gauge(
             "slimq_queue_limit", "Requests that may wait for a thread"
         ).labels()
+        self.queue_bytes = registry.gauge(
+            "slimq_queue_bytes", "Bytes of bodies and observations that wait for a thread now"
+        ).labels()
+        self.queue_bytes_limit = registry.gauge(
+            "slimq_queue_bytes_limit", "Bytes of them that may wait for a thread"
+        ).labels()
         self.ready = registry.gauge(
             "slimq_ready", "Processes that are ready, as /readyz has it"
         ).labels()

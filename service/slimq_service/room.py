@@ -15,16 +15,17 @@ from slimq_service.series import Gauge
 class Room:
     """Counts what waits, and refuses what there is no room for."""
 
-    def __init__(self, requests: int, size: int, depth: Gauge) -> None:
+    def __init__(self, requests: int, size: int, depth: Gauge, filled: Gauge) -> None:
         """Makes an empty room.
 
         Args:
             requests: most that may wait.
             size: most bytes of theirs.
             depth: is kept at how many wait.
+            filled: is kept at their bytes.
         """
         self._most_requests, self._most_bytes = requests, size
-        self._depth = depth
+        self._depth, self._filled = depth, filled
         self.requests = 0
         self.bytes = 0
 
@@ -56,3 +57,4 @@ class Room:
         self.requests += requests
         self.bytes += size
         self._depth.set(self.requests)
+        self._filled.set(self.bytes)

@@ -297,6 +297,8 @@ def test_bytes_that_wait_are_bounded(start: Any, frames: Any) -> None:
     refused = [answer.json() for answer in answers if answer.status_code == 503]
     assert 0 < len(refused) < 8
     assert {(problem["limit"], problem["unit"]) for problem in refused} == {(1000, "bytes")}
+    assert service.metric("slimq_queue_bytes") == 0
+    assert service.metric("slimq_queue_bytes_limit") == 1000
 
 
 def test_a_strangers_extreme_observation_changes_nobodys_q_values(start: Any) -> None:

@@ -55,7 +55,8 @@ class Bench:
     def __init__(self, limits: BatchLimits, slots: int = 1) -> None:
         self.metrics = Metrics(Registry())
         self.threads = Threads(slots, "test")
-        room = Room(limits.waiting, limits.size, self.metrics.queue_depth)
+        gauges = self.metrics.queue_depth, self.metrics.queue_bytes
+        room = Room(limits.waiting, limits.size, *gauges)
         self.batcher = Batcher(self.threads, slots, limits, room, self.metrics)
 
     def variant(self, name: str, *, joinable: bool = True) -> tuple[LoadedVariant, Gate]:

@@ -27,7 +27,8 @@ class Bench:
     """A reader with one thread, which is kept busy until it is let go."""
 
     def __init__(self, seconds: float = 30.0, requests: int = 9, size: int = 100) -> None:
-        self.room = Room(requests, size, Metrics(Registry()).queue_depth)
+        metrics = Metrics(Registry())
+        self.room = Room(requests, size, metrics.queue_depth, metrics.queue_bytes)
         self.reader = Reader(seconds, self.room, threads=1)
         self.open = threading.Event()
         self.first = self.start(lambda: self.open.wait(10))

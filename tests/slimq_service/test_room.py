@@ -10,7 +10,7 @@ from slimq_service.series import Registry
 
 def make(requests: int, size: int) -> tuple[Room, Metrics]:
     metrics = Metrics(Registry())
-    return Room(requests, size, metrics.queue_depth), metrics
+    return Room(requests, size, metrics.queue_depth, metrics.queue_bytes), metrics
 
 
 def test_room_is_bounded_in_requests() -> None:
@@ -33,3 +33,4 @@ def test_room_is_bounded_in_bytes() -> None:
     room.leave(60)
     assert (room.requests, room.bytes) == (1, 40)
     assert metrics.registry.get_sample_value("slimq_queue_depth") == 1
+    assert metrics.registry.get_sample_value("slimq_queue_bytes") == 40
