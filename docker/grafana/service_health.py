@@ -65,9 +65,9 @@ def figures() -> list[Panel]:
                 "Instances that answered the last scrape, ready for requests or not.",
             ),
             (
-                "Requests in flight",
-                f"sum(slimq_requests_in_flight{{{HERE}}})",
-                "Being answered now, those that wait included.",
+                "Processes ready",
+                f"sum(slimq_ready{{{HERE}}})",
+                "Those that a balancer would send requests to: /readyz says 200.",
             ),
             (
                 "Requests waiting",
@@ -123,11 +123,21 @@ def saturation() -> list[Panel]:
     lag = f"histogram_quantile(0.99, {rate('slimq_event_loop_lag_seconds_bucket', 'instance, le')})"
     wait = f"histogram_quantile(0.99, {rate('slimq_queue_seconds_bucket', 'policy, le')})"
     filled = f"slimq_queue_depth{{{HERE}}} / slimq_queue_limit{{{HERE}}}"
-    full = "Requests that wait for a thread, of those that may; at 100 % the next one is refused."
+    bytes_filled = f"slimq_queue_bytes{{{HERE}}} / slimq_queue_bytes_limit{{{HERE}}}"
+    full = (
+        "Requests that wait for a thread, of those that may, and their bytes, of those that may; "
+        "at 100 % of either the next one is refused."
+    )
     waited = f"For threads, or for others that a request is computed with. {FROM_BUCKETS}"
     late = f"What every request of an instance waits for; up to 1 ms is rounding. {FROM_BUCKETS}"
     return [
-        lines("Queue filled", SHARE, Query(filled, "{{instance}}"), description=full),
+        lines(
+            "Queue filled",
+            SHARE,
+            Query(filled, "{{instance}}, requests"),
+            Query(bytes_filled, "{{instance}}, bytes"),
+            description=full,
+        ),
         lines("p99 of waiting", SECONDS, Query(wait, "{{policy}}"), description=waited),
         lines(
             "p99 of the event loop's lag",
