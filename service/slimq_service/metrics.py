@@ -59,6 +59,7 @@ HTTP_ERROR_CODES = (
     *(NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED),
     *WIRE_CODES,
     *ACCESS_CODES,
+    errors.ServiceError.code,
     *ERROR_CODES,
 )
 """What can go wrong with any other request, that for a stream among them."""

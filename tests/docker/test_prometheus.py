@@ -9,10 +9,21 @@ from typing import Any
 import pytest
 import yaml
 
-from slimq_service.metrics import ERROR_CODES, HTTP_BUCKETS, WIRE_CODES
+from slimq_service.metrics import ERROR_CODES, HTTP_BUCKETS, HTTP_ERROR_CODES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "prometheus"
+REJECTED = {"overloaded", "deadline", "closing", "too-many-connections"}
+"""What the service refuses to protect itself."""
+FAILED = {"repository", "service", "non-finite-q-values", "internal"}
+"""What it could not do."""
+CLIENTS = {
+    *("invalid-input", "invalid-observation", "over-limit", "malformed-body"),
+    *("unsupported-media-type", "conflict", "body-timeout", "not-found", "layout-changed"),
+    *("client-gone", "no-such-path", "method-not-allowed", "upgrade-required"),
+    *("unauthorized", "forbidden", "head-over-limit", "head-timeout", "malformed-request"),
+}
+"""What is a client's doing, and nobody is told of."""
 
 
 def load(path: Path) -> Any:
@@ -58,7 +69,36 @@ def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
     assert seen == {rule["alert"]: {True, False} for rule in rules("alerts.yml")}
 
 
-def test_every_code_that_is_matched_is_one_of_the_service() -> None:
+def matched(name: str, metric: str) -> list[set[str]]:
+    """The codes of every selector of a metric in the expression of a record or an alert."""
+    (rule,) = [
+        rule
+        for file in ("recording.yml", "alerts.yml")
+        for rule in rules(file)
+        if name in (rule.get("record"), rule.get("alert"))
+    ]
+    found = re.findall(metric + r'\{code=~?"([^"]+)"', rule["expr"])
+    return [set(codes.split("|")) for codes in found]
+
+
+def test_every_code_of_the_service_is_its_own_or_the_clients() -> None:
+    page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([a-z-]+)` \| [45]\d\d \|", page, re.MULTILINE))
+    assert documented | {*ERROR_CODES, *HTTP_ERROR_CODES} == REJECTED | FAILED | CLIENTS
+    assert len(REJECTED) + len(FAILED) + len(CLIENTS) == len(REJECTED | FAILED | CLIENTS)
+
+
+def test_every_code_of_the_services_own_is_an_alert() -> None:
+    ours = (REJECTED | FAILED) & {*ERROR_CODES}
+    for name in ("variant:slimq_failures:ratio5m", "SlimqErrorRatioHigh"):
+        assert matched(name, "slimq_errors_total") == [ours]
+    assert matched("SlimqOtherRequestsFailing", "slimq_http_errors_total") == [FAILED]
+    rejected = matched("code:slimq_rejected:rate1m", "slimq_http_errors_total")
+    assert set.union(*rejected) == REJECTED
+    assert matched("code:slimq_rejected:rate1m", "slimq_errors_total") == [REJECTED & ours]
+
+
+def test_every_code_that_is_matched_is_one_of_the_services_own() -> None:
     found = {
         code
         for name in ("recording.yml", "alerts.yml")
@@ -66,8 +106,8 @@ def test_every_code_that_is_matched_is_one_of_the_service() -> None:
         for codes in re.findall(r'code=~?"([^"]+)"', rule["expr"])
         for code in codes.split("|")
     }
-    assert found
-    assert found <= {*ERROR_CODES, *WIRE_CODES}
+    assert found == REJECTED | FAILED
+    assert found <= {*ERROR_CODES, *HTTP_ERROR_CODES}
 
 
 def test_the_target_of_the_p99_is_a_bound_of_its_buckets() -> None:
