@@ -29,7 +29,7 @@ from slimq_service.bodies import ClientGoneError, Receive, disconnected
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
 from slimq_service.room import Room
-from slimq_service.runs import Computed, Inference, Job, compute, fail, share_out
+from slimq_service.runs import Computed, Inference, Job, compute, compute_here, fail, share_out
 from slimq_service.threads import Threads
 
 PATIENCE_SECONDS = 0.02
@@ -131,9 +131,8 @@ class Batcher:
                 await asyncio.sleep(0)  # and one brings them here
                 if self._is_alone(job):
                     self._leave(job)
-                    q_values, started, seconds = compute(variant.q_function, [observations])
-                    measured = self._metrics.of(variant.policy.name, variant.manifest.name)
-                    measured.inline(len(observations))
+                    batch = [observations]
+                    q_values, started, seconds = compute_here(variant, batch, self._metrics)
                     return Inference(q_values, seconds, started - job.arrived)
                 self._dispatch(Reason.IDLE)
             self._bound(job)

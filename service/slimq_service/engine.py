@@ -22,7 +22,7 @@ from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
 from slimq_service.reading import Reader
 from slimq_service.room import Room
-from slimq_service.runs import Inference, compute
+from slimq_service.runs import Inference, compute_here
 from slimq_service.threads import Threads
 from slimq_service.together import Together
 
@@ -59,20 +59,17 @@ class Engine:
         self._together = Together(limits.observations, metrics)
         self._batcher = Batcher(self._threads, threads, limits, room, metrics)
 
-    def is_inline(self, variant: LoadedVariant, batch: int) -> bool:
-        """Whether a batch takes so short that a thread would cost more."""
-        return variant.cost.seconds(batch) <= self._inline_seconds
-
     def runs_now(self, variant: LoadedVariant, batch: int) -> bool:
         """Whether a batch that is here now is computed at once, in the event loop.
 
         What takes short is, unless it can be joined with others that are about to come; what does
         not, while it is the only one and no thread is at work.
         """
-        arrivals, expected = self._arrivals, variant.cost.seconds(batch)
-        alone = not arrivals.coming and not self._together.gathers
+        expected = variant.cost.seconds(batch)
         if expected <= self._inline_seconds:
-            return alone or not variant.joinable or batch >= self._limits.observations
+            return self._starts_at_once(variant, batch)
+        arrivals = self._arrivals
+        alone = not arrivals.coming and not self._together.gathers
         idle = arrivals.counted and self._batcher.idle
         return alone and idle and expected <= self._limits.alone_seconds
 
@@ -105,15 +102,14 @@ class Engine:
             ClientGoneError: the client closed the connection while it waited.
             ClosingError: the service ended while it waited.
         """
-        if not self.is_inline(variant, len(observations)):
+        batch = len(observations)
+        if variant.cost.seconds(batch) > self._inline_seconds:
             result = await self._batcher.run(variant, observations, receive, waited)
-        elif joined and not self.runs_now(variant, len(observations)):
+        elif joined and not self._starts_at_once(variant, batch):
             result = await self._together.run(variant, observations)
         else:
-            q_values, _, seconds = compute(variant.q_function, [observations])
+            q_values, _, seconds = compute_here(variant, [observations], self._metrics)
             result = Inference(q_values, seconds)
-            measured = self._metrics.of(variant.policy.name, variant.manifest.name)
-            measured.inline(len(observations))
         check_finite(result.q_values)
         return result
 
@@ -122,6 +118,11 @@ class Engine:
         self._batcher.close()
         self.reader.close()
         self._threads.close()
+
+    def _starts_at_once(self, variant: LoadedVariant, batch: int) -> bool:
+        """Whether what takes short is joined with no others."""
+        alone = not self._arrivals.coming and not self._together.gathers
+        return alone or not variant.joinable or batch >= self._limits.observations
 
 
 def check_finite(q_values: QValues) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
+from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
 
 Computed = tuple[QValues, float, float]
@@ -59,6 +60,16 @@ def compute(q_function: QFunction, batch: Sequence[Observations]) -> Computed:
     started = time.perf_counter()
     q_values = q_function(join(batch))
     return q_values, started, time.perf_counter() - started
+
+
+def compute_here(
+    variant: LoadedVariant, batch: Sequence[Observations], metrics: Metrics
+) -> Computed:
+    """Runs a variant in the event loop, and counts the batch as one that was computed there."""
+    computed = compute(variant.q_function, batch)
+    measured = metrics.of(variant.policy.name, variant.manifest.name)
+    measured.inline(len(computed[0]))
+    return computed
 
 
 def share_out(jobs: Iterable[Job], computed: Computed) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from slimq.core.observation import Observations
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant
-from slimq_service.runs import Inference, Job, compute, fail, share_out
+from slimq_service.runs import Inference, Job, compute_here, fail, share_out
 
 
 class Together:
@@ -88,9 +88,9 @@ class Together:
             start = stop
 
     def _run(self, jobs: Sequence[Job]) -> None:
-        variant = jobs[0].variant
         try:
-            computed = compute(variant.q_function, [job.observations for job in jobs])
+            batch = [job.observations for job in jobs]
+            computed = compute_here(jobs[0].variant, batch, self._metrics)
         except Exception as error:
             if len(jobs) == 1:
                 fail(jobs, error)
@@ -98,6 +98,4 @@ class Together:
                 for job in jobs:
                     self._run([job])
             return
-        measured = self._metrics.of(variant.policy.name, variant.manifest.name)
-        measured.inline(len(computed[0]))
         share_out(jobs, computed)
