@@ -143,6 +143,7 @@ def configuration_for(target: str) -> str:
     jobs = [job for job in configuration["scrape_configs"] if job["job_name"] == "slimq"]
     if len(jobs) != 1 or "dns_sd_configs" not in jobs[0]:
         raise TrialError("prometheus.yml: expected one job slimq with dns_sd_configs")
+    configuration["scrape_configs"] = jobs
     del jobs[0]["dns_sd_configs"]
     jobs[0]["static_configs"] = [{"targets": [urlsplit(target).netloc]}]
     return str(yaml.safe_dump(configuration, sort_keys=False))

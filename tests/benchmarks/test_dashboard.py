@@ -51,7 +51,7 @@ def test_the_trial_scrapes_its_own_service_and_nothing_else() -> None:
     configuration = yaml.safe_load(configuration_for("http://127.0.0.1:4711"))
     (job,) = configuration["scrape_configs"]
     assert job == {"job_name": "slimq", "static_configs": [{"targets": ["127.0.0.1:4711"]}]}
-    assert configuration["rule_files"] == ["rules/*.yml"]
+    assert configuration["rule_files"][0] == "rules/*.yml"
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,19 @@ def test_the_proxy_learns_of_an_ending_replica_before_it_closes() -> None:
     text = (ROOT / "docker" / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
     (server,) = re.findall(r"^ *default-server check inter (\d+)s fall (\d+)", text, re.MULTILINE)
     service = read(FILES[1])["service"]
-    drain = int(service["environment"]["SLIMQ_DRAIN_SECONDS"])
+    drain = int(
+        re.sub(
+            r"^\$\{SLIMQ_DRAIN_SECONDS:-(\d+)\}$",
+            r"\1",
+            service["environment"]["SLIMQ_DRAIN_SECONDS"],
+        )
+    )
     assert drain >= 2 * int(server[0]) * int(server[1])
     assert int(service["stop_grace_period"].removesuffix("s")) > drain + 30
+
+
+def test_the_load_test_has_the_key_that_the_service_has() -> None:
+    services = dict(new_services())
+    assert services["loadtest"]["env_file"] == services["service"]["env_file"]
+    # A variable without a value here would take away the one of the file.
+    assert "SLIMQ_API_KEY" not in services["service"].get("environment", {})

@@ -34,6 +34,12 @@ def rules(name: str) -> list[Any]:
     return [rule for group in load(FOLDER / "rules" / name)["groups"] for rule in group["rules"]]
 
 
+def all_alerts() -> list[Any]:
+    """Those of every deployment, and those of the one with replicas."""
+    added = [rule for rule in rules("../replicas/rules/replicas.yml") if "alert" in rule]
+    return [*rules("alerts.yml"), *added]
+
+
 @pytest.fixture(scope="module")
 def page() -> str:
     return (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
@@ -52,7 +58,7 @@ def test_every_record_has_a_test() -> None:
 
 def test_every_alert_has_a_runbook(page: str) -> None:
     headings = re.findall(r"^### (\w+)$", page, re.MULTILINE)
-    alerts = rules("alerts.yml")
+    alerts = all_alerts()
     assert {rule["alert"] for rule in alerts} == set(headings)
     for rule in alerts:
         assert set(rule["annotations"]) == {"summary", "description", "runbook"}
@@ -62,11 +68,11 @@ def test_every_alert_has_a_runbook(page: str) -> None:
 
 def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
     seen: dict[str, set[bool]] = {}
-    for name in ("alerts.yml", "replicas.yml"):
+    for name in ("alerts.yml", "replicas.yml", "proxy.yml"):
         for test in load(FOLDER / "tests" / name)["tests"]:
             for case in test["alert_rule_test"]:
                 seen.setdefault(case["alertname"], set()).add(bool(case.get("exp_alerts")))
-    assert seen == {rule["alert"]: {True, False} for rule in rules("alerts.yml")}
+    assert seen == {rule["alert"]: {True, False} for rule in all_alerts()}
 
 
 def matched(name: str, metric: str) -> list[set[str]]:
@@ -118,6 +124,20 @@ def test_the_target_of_the_p99_is_a_bound_of_its_buckets() -> None:
 
 def test_the_rules_are_those_that_the_configuration_reads() -> None:
     config = load(FOLDER / "prometheus.yml")
-    (pattern,) = config["rule_files"]
+    pattern, replicas, local = config["rule_files"]
     assert {path.name for path in FOLDER.glob(pattern)} == {"recording.yml", "alerts.yml"}
-    assert [job["job_name"] for job in config["scrape_configs"]] == ["slimq"]
+    assert not list(FOLDER.glob(local))
+    assert [job["job_name"] for job in config["scrape_configs"]] == ["slimq", "proxy"]
+    (discovery,) = config["scrape_configs"][1]["file_sd_configs"]
+    mount = "{type: bind, source: ./docker/prometheus/replicas, target: /etc/prometheus-replicas,"
+    assert mount in (ROOT / "docker-compose.replicas.yml").read_text(encoding="utf-8")
+    for name in (replicas, *discovery["files"]):
+        inside = name.removeprefix("/etc/prometheus-replicas/")
+        assert list((FOLDER / "replicas").glob(inside)), name
+
+
+def test_as_many_replicas_are_to_answer_as_there_are_by_default() -> None:
+    (record,) = [rule for rule in rules("../replicas/rules/replicas.yml") if "record" in rule]
+    text = (ROOT / "docker-compose.replicas.yml").read_text(encoding="utf-8")
+    (count,) = re.findall(r"replicas: \$\{SLIMQ_REPLICAS:-(\d+)\}", text)
+    assert (record["record"], record["expr"]) == ("slimq:up:count_target", f"vector({count})")

@@ -27,7 +27,9 @@ states = {{path.name: path.read_text() for path in sorted(folder.iterdir())}}
 verb, last = words[0], words[-1]
 with (folder.parent / "calls").open("a") as calls:
     print(*words, file=calls)
-if verb == "ps":
+if verb == "ps" and os.environ["WRONG"]:
+    sys.exit(os.environ["WRONG"])
+elif verb == "ps":
     print(*(c for c, state in states.items() if "--all" in words or state != "ended"), sep="\\n")
 elif verb == "up":
     (count,) = (int(w.removeprefix("service=")) for w in words if w.startswith("service="))
@@ -44,6 +46,8 @@ elif verb == "inspect":
     print(states[last] == "oneoff")
 elif verb == "exec":
     sys.exit(states[words[1]] != "ready")
+elif verb == "stop":
+    sys.exit(states[last] == "stuck")
 elif verb == "rm":
     (folder / last).unlink()
 elif verb == "logs":
@@ -52,12 +56,13 @@ elif verb == "logs":
 
 
 class Replicas:
-    """Containers by name with their state: ready, hangs, ended or oneoff.
+    """Containers by name with their state: ready, hangs, stuck, ended or oneoff.
 
-    `new` is the state that new ones have; where it is empty, none come.
+    `new` is the state that new ones have; where it is empty, none come. `wrong` is what compose
+    says instead of its containers.
     """
 
-    def __init__(self, folder: Path, states: dict[str, str], new: str) -> None:
+    def __init__(self, folder: Path, states: dict[str, str], new: str, wrong: str = "") -> None:
         self._containers = folder / "containers"
         self._containers.mkdir()
         for name, state in states.items():
@@ -77,6 +82,7 @@ class Replicas:
             "DOCKER": "engine",
             "CONTAINERS": str(self._containers),
             "NEW": new,
+            "WRONG": wrong,
         }
         self._calls = folder / "calls"
 
@@ -135,7 +141,7 @@ def test_where_no_new_replica_starts_no_old_one_is_ended(tmp_path: Path) -> None
     assert replicas.names == {"a", "b"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_roll_removes_the_new_replicas(
     number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -162,3 +168,33 @@ def test_without_a_replica_nothing_is_rolled(tmp_path: Path) -> None:
     assert code == 1
     assert "there is no replica: start them with up" in errors
     assert "up" not in replicas.calls
+
+
+def test_what_compose_says_is_wrong_ends_the_roll(tmp_path: Path) -> None:
+    wrong = "required variable GRAFANA_PASSWORD is missing"
+    replicas = Replicas(tmp_path, {"a": "ready"}, new="ready", wrong=wrong)
+    code, errors = replicas.roll()
+    assert code == 1
+    assert errors == f"{wrong}\n"
+    assert replicas.names == {"a"}
+
+
+def test_an_old_replica_that_cannot_be_ended_is_named_and_the_others_are_replaced(
+    tmp_path: Path,
+) -> None:
+    replicas = Replicas(tmp_path, {"a": "stuck", "b": "ready"}, new="ready")
+    code, errors = replicas.roll()
+    assert code == 1
+    assert "the new replicas are in use, and of the old ones these could not be ended: a" in errors
+    assert replicas.names == {"a", "new-2", "new-3"}
+
+
+def test_a_second_roll_is_refused_while_one_is_under_way(tmp_path: Path) -> None:
+    replicas = Replicas(tmp_path, {"a": "ready"}, new="hangs")
+    process = replicas.start(seconds=60)
+    until(lambda: "exec new-1" in replicas.calls, 30, "the new replica")
+    code, errors = replicas.roll()
+    assert (code, errors) == (1, "another roll is under way\n")
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert replicas.names == {"a"}
