@@ -14,13 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from slimq.core.errors import ConflictError, InvalidInputError, suggestion
 from slimq.core.observation import Observations
-from slimq_service.answers import Answer
+from slimq_service.answers import Answer, problem_answer
 from slimq_service.hot import Call, Hot
 from slimq_service.intake import receive_observations
 from slimq_service.model import LoadedVariant
 from slimq_service.parsing import JSON
-from slimq_service.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
-from slimq_service.problems import Problem, render
 from slimq_service.runs import Inference
 
 POLICY_PATH = "/v1/policies/{policy}/act"
@@ -42,7 +40,7 @@ class ActEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; every error becomes a problem document."""
-        await self._hot.respond(scope, receive, send, self._answer, refuse)
+        await self._hot.respond(scope, receive, send, self._answer, problem_answer)
 
     async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:
         variant, observations = await self._read(scope, receive, call)
@@ -64,11 +62,6 @@ class ActEndpoint:
         chosen = choose({**asked, "body": received.envelope.variant}, default)
         variant = await hot.variant(call, policy.name, chosen)
         return variant, received.checked(variant.policy.observation)
-
-
-def refuse(problem: Problem) -> Answer:
-    """A problem document as the answer."""
-    return Answer(problem["status"], PROBLEM_MEDIA_TYPE.encode(), render(problem))
 
 
 def query_variant(query: bytes) -> str | None:

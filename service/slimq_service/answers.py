@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from starlette.types import Receive, Send
 
 from slimq_service.bodies import drain
-from slimq_service.problems import Problem
+from slimq_service.problems import MEDIA_TYPE, Problem, render
 
 DRAIN_SECONDS = 1.0
 """How long a client may go on sending a body that is already refused."""
@@ -21,6 +21,11 @@ class Answer:
     media_type: bytes
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def problem_answer(problem: Problem) -> Answer:
+    """A problem document as the answer."""
+    return Answer(problem["status"], MEDIA_TYPE.encode(), render(problem))
 
 
 def with_retry(answer: Answer, problem: Problem) -> Answer:

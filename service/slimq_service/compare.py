@@ -27,8 +27,7 @@ from slimq.core.errors import (
 )
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
-from slimq_service.act import refuse
-from slimq_service.answers import Answer
+from slimq_service.answers import Answer, problem_answer
 from slimq_service.hot import Call, Hot
 from slimq_service.intake import receive_observations
 from slimq_service.parsing import JSON
@@ -54,7 +53,8 @@ class CompareEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; every error becomes a problem document."""
-        await self._hot.respond(scope, receive, send, self._answer, refuse, counted=False)
+        hot = self._hot
+        await hot.respond(scope, receive, send, self._answer, problem_answer, counted=False)
 
     async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:
         hot = self._hot

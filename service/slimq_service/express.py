@@ -49,7 +49,7 @@ class Form(Protocol):
     def render(self, asked: Any, q_values: QValues, actions: list[int]) -> Content:
         """The answer; `actions` are the greedy ones."""
 
-    def refuse(self, problem: Problem) -> Answer:
+    def word(self, problem: Problem) -> Answer:
         """The answer to what goes wrong."""
 
 
@@ -234,7 +234,7 @@ async def answer_in_turn(
     if content is not None:
         await send_content(send, content)
     elif problem is not None:
-        refusal = with_retry(lane.form.refuse(problem), problem)
+        refusal = with_retry(lane.form.word(problem), problem)
         await send_last(receive, send, refusal, close=False)
 
 

@@ -8,8 +8,8 @@ import orjson
 from slimq.core.errors import ObservationError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
-from slimq_service.act import MIDDLE, refuse, render_start
-from slimq_service.answers import Answer
+from slimq_service.act import MIDDLE, render_start
+from slimq_service.answers import Answer, problem_answer
 from slimq_service.digits import PLACE, read_frames
 from slimq_service.express import Content, RequestHeaders, Usual
 from slimq_service.model import LoadedVariant
@@ -60,9 +60,9 @@ class ActForm:
         body = b"".join((self._start, orjson.dumps(actions), MIDDLE, numbers, b"}"))
         return [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))], body
 
-    def refuse(self, problem: Problem) -> Answer:
-        """As `Form.refuse` has it."""
-        return refuse(problem)
+    def word(self, problem: Problem) -> Answer:
+        """As `Form.word` has it."""
+        return problem_answer(problem)
 
 
 def from_bytes(spec: ObservationSpec, body: bytes | memoryview) -> Observations | None:

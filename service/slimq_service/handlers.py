@@ -10,18 +10,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from slimq.core.errors import InvalidInputError, SlimqError
-from slimq_service.metrics import METHOD_NOT_ALLOWED, NO_SUCH_PATH, UPGRADE_REQUIRED, Metrics
-from slimq_service.oip.errors import is_protocol, refuse
+from slimq_service.metrics import METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, Metrics
 from slimq_service.problems import (
-    MEDIA_TYPE,
     Problem,
+    explain,
     internal_problem,
     make_problem,
+    no_such_path,
     problem_of,
-    render,
 )
+from slimq_service.refusal import worded
 
-CODES = {404: NO_SUCH_PATH, 405: METHOD_NOT_ALLOWED, 426: UPGRADE_REQUIRED}
+CODES = {405: METHOD_NOT_ALLOWED, 426: UPGRADE_REQUIRED}
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
@@ -32,23 +32,23 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         request: Request, problem: Problem, headers: dict[str, str] | None = None
     ) -> Response:
         metrics.http_error(problem["code"])
-        if is_protocol(request.scope["path"]):
-            refused = refuse(problem)
-            media = refused.media_type.decode()
-            return Response(refused.body, refused.status, headers, media_type=media)
-        return Response(render(problem), problem["status"], headers, media_type=MEDIA_TYPE)
+        refused = worded(request.scope["path"], problem)
+        media_type = refused.media_type.decode()
+        return Response(refused.body, refused.status, headers, media_type)
 
     async def on_slimq(request: Request, error: Exception) -> Response:
-        problem = problem_of(error) if isinstance(error, SlimqError) else internal_problem()
-        return answer(request, problem)
+        return answer(request, explain(error))
 
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         path, headers = request.scope["path"], dict(getattr(error, "headers", None) or {})
+        if status == 404:
+            detail = f"there is nothing at {path!r}; /docs lists what there is"
+            return answer(request, no_such_path(path, detail), headers)
         problem = make_problem(
             status,
             CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "-")),
-            _explain(status, request.method, path, headers),
+            _describe(status, request.method, path, headers),
             field="method" if status == 405 else "path",
             limit=headers.get("Allow") or headers.get("Upgrade") or "the paths in /docs",
             received=request.method if status == 405 else path,
@@ -72,9 +72,7 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(Exception, on_mistake)
 
 
-def _explain(status: int, method: str, path: str, headers: dict[str, str]) -> str:
-    if status == 404:
-        return f"there is nothing at {path!r}; /docs lists what there is"
+def _describe(status: int, method: str, path: str, headers: dict[str, str]) -> str:
     if status == 405:
         return f"{method} is not allowed at {path!r}; allowed: {headers.get('Allow', 'see /docs')}"
     if status == 426:

@@ -27,7 +27,7 @@ from slimq_service.catalogue import Catalogue
 from slimq_service.engine import Engine
 from slimq_service.metrics import CLIENT_GONE, Metrics
 from slimq_service.model import Leases, LoadedVariant
-from slimq_service.problems import Problem, internal_problem, problem_of
+from slimq_service.problems import Problem, explain
 from slimq_service.routing import default_variant
 from slimq_service.runs import Inference
 from slimq_service.settings import Settings
@@ -113,18 +113,18 @@ class Hot:
         receive: Receive,
         send: Send,
         answer: Callable[[Scope, Receive, Call], Awaitable[Answer]],
-        refuse: Callable[[Problem], Answer],
+        word: Callable[[Problem], Answer],
         *,
         counted: bool = True,
     ) -> None:
-        """Answers one request; every error becomes what `refuse` makes of its problem document.
+        """Answers one request; every error becomes what `word` makes of its problem document.
 
         Args:
             scope: the request, with the names in its path.
             receive: its ASGI channel.
             send: where the answer goes.
             answer: computes the answer.
-            refuse: words an error.
+            word: words an error.
             counted: whether it is a request for actions, in the metrics and statistics of those.
         """
         call = scope[CALL] = Call(close=is_long(scope["headers"]))
@@ -133,7 +133,7 @@ class Hot:
         except ClientGoneError:
             return
         if not isinstance(result, Answer):
-            result = with_retry(refuse(result), result)
+            result = with_retry(word(result), result)
         await send_last(receive, send, result, close=call.close)
 
     async def settle(
@@ -177,10 +177,8 @@ class Hot:
             error: anything but that the client has gone.
             counted: as `respond` has it.
         """
-        if isinstance(error, SlimqError):
-            problem = problem_of(error)
-        else:
-            problem = internal_problem()
+        problem = explain(error)
+        if not isinstance(error, SlimqError):
             names = {"policy": call.policy, "variant": call.variant}
             self._log.error("request failed", path=path, **names, exc_info=error)
         self._count_error(call, problem["code"], counted)

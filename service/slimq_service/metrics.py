@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from slimq import __version__
 from slimq.core import errors
-from slimq_service.problems import INTERNAL
+from slimq_service.problems import INTERNAL, NO_SUCH_PATH
 from slimq_service.series import Registry
 from slimq_service.variant_metrics import VariantMetrics
 
@@ -44,7 +44,6 @@ ERROR_CODES = (
     INTERNAL,
 )
 """What can go wrong with a request for actions, by act, by the protocol or in a stream."""
-NO_SUCH_PATH = "no-such-path"
 METHOD_NOT_ALLOWED = "method-not-allowed"
 WIRE_CODES = (
     errors.HeadLimitError.code,

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slimq_service.guard import ADMINISTRATION, OPEN
-from slimq_service.metrics import NO_SUCH_PATH
-from slimq_service.problems import make_problem
+from slimq_service.problems import Problem, no_such_path
 from slimq_service.refusal import is_inner, refuse
 
 METRICS = "/metrics"
@@ -32,8 +31,9 @@ class Ports:
         if scope["type"] != "lifespan" and not is_inner(scope):
             _, port = scope.get("server") or (None, None)
             if not is_at(scope["path"], administers=port == self._admin_port):
-                self._count(NO_SUCH_PATH)
-                await refuse(scope, receive, send, _problem(scope["path"]))
+                problem = _problem(scope["path"])
+                self._count(problem["code"])
+                await refuse(scope, receive, send, problem)
                 return
         await self._app(scope, receive, send)
 
@@ -46,8 +46,6 @@ def is_at(path: str, *, administers: bool) -> bool:
     return not administration
 
 
-def _problem(path: str) -> dict[str, object]:
+def _problem(path: str) -> Problem:
     detail = f"there is nothing at {path!r} on this port; there is another for the rest"
-    return make_problem(
-        404, NO_SUCH_PATH, detail, field="path", limit="the paths of this port", received=path
-    )
+    return no_such_path(path, detail, "the paths of this port")

@@ -30,6 +30,7 @@ from slimq_service.request_ids import CURRENT
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:slimq:problem:"
 INTERNAL = "internal"
+NO_SUCH_PATH = "no-such-path"
 LONGEST_TEXT = 500
 """Characters of a text that came from outside, when it is repeated in an answer."""
 
@@ -58,6 +59,16 @@ def problem_of(error: SlimqError) -> Problem:
 def internal_problem() -> Problem:
     """The answer to a mistake of our own; what happened is in the log, not in the answer."""
     return make_problem(500, INTERNAL, "the service made a mistake; its log has the details")
+
+
+def explain(error: Exception) -> Problem:
+    """The problem document of whatever went wrong: an error of the tree, or a mistake of ours."""
+    return problem_of(error) if isinstance(error, SlimqError) else internal_problem()
+
+
+def no_such_path(path: str, detail: str, limit: str = "the paths in /docs") -> Problem:
+    """The answer where there is nothing at a path; `limit` says which paths there are."""
+    return make_problem(404, NO_SUCH_PATH, detail, field="path", limit=limit, received=path)
 
 
 def render(problem: Problem) -> bytes:

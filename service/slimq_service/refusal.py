@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
-from slimq_service import act
-from slimq_service.answers import send_last
+from slimq_service.answers import Answer, problem_answer, send_last
 from slimq_service.bodies import header, is_long
-from slimq_service.oip import errors as oip
+from slimq_service.oip.errors import error_answer, is_protocol
 from slimq_service.problems import Problem
 from slimq_service.stream.refusal import deny
 
@@ -30,14 +29,18 @@ async def refuse(
         problem: what is wrong; it is worded as the path's other errors are.
         headers: further headers of the answer.
     """
-    words = oip if oip.is_protocol(scope["path"]) else act
-    answer = replace(words.refuse(problem), headers=headers)
+    answer = replace(worded(scope["path"], problem), headers=headers)
     if scope["type"] == "websocket":
         await receive()
         await deny(scope, receive, send, answer, problem["code"])
         return
     close = _has_body(scope) and is_long(scope["headers"])
     await send_last(receive, send, answer, close=close)
+
+
+def worded(path: str, problem: Problem) -> Answer:
+    """What is wrong with a request, as the other errors of its path are worded."""
+    return error_answer(problem) if is_protocol(path) else problem_answer(problem)
 
 
 def is_inner(scope: Scope) -> bool:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from slimq_service.answers import Answer, send_answer, with_retry
+from slimq_service.answers import Answer, problem_answer, send_answer, with_retry
 from slimq_service.problems import make_problem
 
 ANSWER = Answer(503, b"text/plain", b"full", ((b"x-more", b"1"),))
@@ -42,3 +42,9 @@ def test_a_problem_that_passes_says_when_to_come_again() -> None:
     problem = make_problem(503, "overloaded", "full", retry_after=3)
     assert with_retry(ANSWER, problem).headers == ((b"x-more", b"1"), (b"retry-after", b"3"))
     assert with_retry(ANSWER, make_problem(404, "not-found", "none")) is ANSWER
+
+
+def test_a_problem_is_answered_with_its_status_and_as_what_it_is() -> None:
+    answer = problem_answer(make_problem(404, "not-found", "none"))
+    assert (answer.status, answer.media_type) == (404, b"application/problem+json")
+    assert b'"code":"not-found"' in answer.body

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from slimq.core import errors
-from slimq_service.problems import cut, internal_problem, problem_of, render
+from slimq_service.problems import cut, explain, internal_problem, no_such_path, problem_of, render
 
 EXAMPLES = [
     (errors.ObservationError("observations[0]", "4 elements", "3 elements"), 422),
@@ -66,6 +66,13 @@ def test_what_passes_says_when_to_come_again(
 
 def test_our_own_mistake_tells_nothing_of_the_inside() -> None:
     assert internal_problem()["code"] == "internal"
+    assert explain(ValueError("secret")) == internal_problem()
+    assert explain(errors.ClosingError()) == problem_of(errors.ClosingError())
+
+
+def test_what_is_not_there_says_which_path_it_was() -> None:
+    problem = no_such_path("/v3", "there is nothing at '/v3'")
+    assert problem.items() >= {"status": 404, "code": "no-such-path", "received": "/v3"}.items()
 
 
 def test_long_and_unencodable_texts_become_short_and_valid() -> None:

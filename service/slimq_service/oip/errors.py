@@ -19,7 +19,7 @@ def is_protocol(path: str) -> bool:
     return path == PREFIX or path.startswith(PREFIX + "/")
 
 
-def refuse(problem: Problem) -> Answer:
+def error_answer(problem: Problem) -> Answer:
     """The answer to what went wrong."""
     status: int = problem["status"]
     status = STATUSES.get(status, status)

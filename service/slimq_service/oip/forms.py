@@ -19,7 +19,7 @@ from slimq_service.express import Content, RequestHeaders, Usual
 from slimq_service.forms import LONGEST_RAW, from_bytes
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.answer import render
-from slimq_service.oip.errors import refuse
+from slimq_service.oip.errors import error_answer
 from slimq_service.oip.framing import LENGTH_HEADER
 from slimq_service.oip.request import InferRequest, Limits, Output, aligned, read_request
 from slimq_service.oip.tensors import Q_VALUES
@@ -77,9 +77,9 @@ class InferForm:
         ]
         return asked.headers.copy(), b"".join((asked.head, *tensors))
 
-    def refuse(self, problem: Problem) -> Answer:
-        """As `Form.refuse` has it."""
-        return refuse(problem)
+    def word(self, problem: Problem) -> Answer:
+        """As `Form.word` has it."""
+        return error_answer(problem)
 
     def _learn(self, body: bytes, length: int) -> None:
         """Keeps what the JSON of a request asks for, None where that is not all there is to it.

@@ -12,7 +12,7 @@ from slimq_service.answers import Answer
 from slimq_service.hot import Call, Hot
 from slimq_service.model import LoadedVariant
 from slimq_service.oip.answer import render
-from slimq_service.oip.errors import refuse
+from slimq_service.oip.errors import error_answer
 from slimq_service.oip.framing import encoding_of, json_length
 from slimq_service.oip.request import InferRequest, Limits, read_request
 
@@ -38,7 +38,7 @@ class InferEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        await self._hot.respond(scope, receive, send, self._answer, refuse)
+        await self._hot.respond(scope, receive, send, self._answer, error_answer)
 
     async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:
         variant, request = await self._read(scope, receive, call)

@@ -12,7 +12,7 @@ from slimq.core.errors import ClosingError, OverloadedError, SlimqError
 from slimq_service.act import choose, query_variant
 from slimq_service.hot import Hot
 from slimq_service.metrics import Metrics
-from slimq_service.problems import internal_problem, problem_of
+from slimq_service.problems import explain
 from slimq_service.routing import with_key
 from slimq_service.stream.ending import RESTART
 from slimq_service.stream.refusal import Nowhere, ask_for_upgrade, refuse_stream
@@ -51,7 +51,7 @@ class StreamEndpoint:
         try:
             session = await self._open(scope)
         except Exception as error:
-            problem = problem_of(error) if isinstance(error, SlimqError) else internal_problem()
+            problem = explain(error)
             if not isinstance(error, SlimqError):
                 self._log.exception("stream cannot be opened", path=scope["path"])
             self._metrics.http_error(problem["code"])

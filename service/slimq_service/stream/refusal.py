@@ -9,10 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from slimq_service.act import refuse
-from slimq_service.answers import Answer, send_answer, with_retry
-from slimq_service.metrics import NO_SUCH_PATH, Metrics
-from slimq_service.problems import Problem, make_problem
+from slimq_service.answers import Answer, problem_answer, send_answer, with_retry
+from slimq_service.metrics import Metrics
+from slimq_service.problems import Problem, no_such_path
 
 EXTENSION = "websocket.http.response"
 GONE_SECONDS = 1.0
@@ -27,7 +26,8 @@ async def refuse_stream(scope: Scope, receive: Receive, send: Send, problem: Pro
         send: where the answer goes.
         problem: why.
     """
-    await deny(scope, receive, send, with_retry(refuse(problem), problem), problem["code"])
+    answer = with_retry(problem_answer(problem), problem)
+    await deny(scope, receive, send, answer, problem["code"])
 
 
 async def deny(scope: Scope, receive: Receive, send: Send, answer: Answer, code: str) -> None:
@@ -55,9 +55,9 @@ class Nowhere:
         await receive()
         path = scope["path"]
         detail = f"there is no stream at {path!r}; /docs lists what there is"
-        data = {"field": "path", "limit": "the paths in /docs", "received": path}
-        self._metrics.http_error(NO_SUCH_PATH)
-        await refuse_stream(scope, receive, send, make_problem(404, NO_SUCH_PATH, detail, **data))
+        problem = no_such_path(path, detail)
+        self._metrics.http_error(problem["code"])
+        await refuse_stream(scope, receive, send, problem)
 
 
 async def ask_for_upgrade(request: Request) -> None:  # noqa: ARG001
