@@ -10,20 +10,20 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from slimq.core.errors import ConflictError, RepositoryError, SlimqError
+from slimq.core.errors import RepositoryError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.providers import CPU
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant, Stamp, load, trim_memory
+from slimq_service.reports import Reports
 from slimq_service.residents import Residents, VariantState
-from slimq_service.scan import Key, Scan, VariantScan, again, named, scan_repository
+from slimq_service.scan import Key, Scan, VariantScan, again, named, renew, scan_repository
 
 
 class Catalogue:
@@ -58,10 +58,10 @@ class Catalogue:
         self._retry_seconds = retry_seconds
         self._largest_batch = largest_batch
         self._providers = providers
-        self._residents = Residents(metrics, memory_budget, pinned)
-        self._states = self._residents.states
-        self._reports: dict[tuple[str, str, str], EvaluationReport] = {}
+        self.residents = Residents(metrics, memory_budget, pinned)
+        self._states = self.residents.states
         self._thread = ThreadPoolExecutor(1, "slimq-repository")
+        self._reports = Reports(repository, self._thread)
         self._lock = asyncio.Lock()
         self._scans = 0
         self._trimming: set[asyncio.Future[None]] = set()
@@ -167,27 +167,7 @@ class Catalogue:
             NotFoundError: there is no such policy or variant.
             RepositoryError: it cannot be read.
         """
-        entry = self.variant(policy, variant).report
-        if entry is None:
-            return None
-        kept = self._reports.get((policy, variant, entry.sha256))
-        if kept is not None:
-            return kept
-        loop = asyncio.get_running_loop()
-        read = await loop.run_in_executor(self._thread, self.repository.report, policy, variant)
-        if read is not None:
-            self._reports = {k: v for k, v in self._reports.items() if k[:2] != (policy, variant)}
-            self._reports[policy, variant, entry.sha256] = read
-        return read
-
-    def state(self, policy: str, variant: str) -> VariantState:
-        """What is in memory for a variant."""
-        return self._states.get((policy, variant)) or VariantState()
-
-    def can_answer(self, policy: str, variant: str) -> bool:
-        """Whether a variant can, as far as is known: from memory, or once it is loaded."""
-        state = self._states.get((policy, variant))
-        return state is not None and (state.loaded is not None or state.error is None)
+        return await self._reports.read(self.variant(policy, variant))
 
     async def known_policy(self, name: str) -> PolicyManifest:
         """As `policy`, after another look where the name is not known yet."""
@@ -215,7 +195,7 @@ class Catalogue:
             return state.loaded
         if found.error is not None:
             raise again(found.error, f"{policy}/{variant}")
-        if state.task is None and not self._should_try(state, found.stamp):
+        if state.task is None and not state.may_retry(found.stamp, self._retry_seconds):
             raise again(state.error, f"{policy}/{variant}")
         return await asyncio.shield(state.task or self._start_load((policy, variant), state))
 
@@ -234,7 +214,9 @@ class Catalogue:
         state = self._states[key]
         if state.task is not None:  # perhaps of a version before this one
             await asyncio.wait([state.task])
-        kept = None if state.loaded is None else self._keep(key, state.loaded, found)
+        kept = None
+        if state.loaded is not None:
+            kept = renew(state.loaded, found, self.scan.policies[policy].manifest)
         if kept is not None and state.error is None:
             state.loaded = kept
         else:
@@ -250,73 +232,36 @@ class Catalogue:
             ConflictError: it is pinned.
         """
         self.scan.variant(policy, variant)
-        self.check_unpinned(policy, variant)
+        self.residents.check_unpinned(policy, variant)
         key = policy, variant
         state = self._states[key]
         while state.task is not None:
             await asyncio.wait([state.task])
         if self._states.get(key) is state:
-            self._residents.drop(key)
+            self.residents.drop(key)
             state.unloaded = True
         await self._trim()
 
-    def check_unpinned(self, policy: str, variant: str) -> None:
-        """Refuses to let go of what is pinned.
-
-        Raises:
-            ConflictError: it is.
-        """
-        if (policy, variant) in self._residents.pinned:
-            raise ConflictError("variant", "one that is not pinned", f"{policy}/{variant}")
-
-    def awaited(self) -> list[Key]:
-        """What is pinned and neither in memory nor known to be broken."""
-        missing = []
-        for key in sorted(self._residents.pinned):
-            state = self._states.get(key)
-            if state is None or (state.loaded is None and state.error is None):
-                missing.append(key)
-        return missing
-
-    def _should_try(self, state: VariantState, stamp: Stamp) -> bool:
-        if state.error is None or state.error_stamp != stamp:
-            return True
-        return time.monotonic() - state.error_time >= self._retry_seconds
-
     def _apply(self) -> None:
         """Takes over a new look: new variants, gone variants, and new versions of loaded ones."""
-        found = dict(self.scan.entries())
+        found, residents = dict(self.scan.entries()), self.residents
         for key in [key for key in self._states if key not in found]:
-            self._residents.disappear(key)
+            residents.disappear(key)
         for key, entry in found.items():
             policy = self.scan.policies[key[0]].manifest
             actions = policy.actions if policy is not None else ()
-            state = self._states.get(key) or self._residents.appear(key, actions)
-            wanted = key in self._residents.pinned or state.error is not None
+            state = self._states.get(key) or residents.appear(key, actions)
+            wanted = key in residents.pinned or state.error is not None
             if entry.error is not None:
-                self._fail(key, state, entry.error, entry.stamp, entry.checked)
-            elif state.loaded is not None and (kept := self._keep(key, state.loaded, entry)):
+                residents.fail(key, entry.error, entry.stamp, entry.checked)
+            elif state.loaded is not None and (kept := renew(state.loaded, entry, policy)):
                 state.loaded, state.error = kept, None
             elif state.loaded is None and (state.unloaded or not wanted):
                 state.error = None  # loaded on use; after an error at once, to see it is over
-            elif state.task is None and self._should_try(state, entry.stamp):
+            elif state.task is None and state.may_retry(entry.stamp, self._retry_seconds):
                 self._start_load(key, state)
             self._metrics.of(*key).broken.set(state.error is not None)
         self._evict()
-
-    def _keep(self, key: Key, loaded: LoadedVariant, entry: VariantScan) -> LoadedVariant | None:
-        """What is in memory if its model and policy are those on disk; its report may be new."""
-        if loaded.stamp == entry.stamp:
-            return loaded
-        manifest, policy = entry.manifest, self.scan.policies[key[0]].manifest
-        if manifest is None or policy is None or manifest.model != loaded.manifest.model:
-            return None
-        if (policy.observation, policy.actions) != (
-            loaded.policy.observation,
-            loaded.policy.actions,
-        ):
-            return None
-        return replace(loaded, policy=policy, manifest=manifest, stamp=entry.stamp)
 
     def _start_load(self, key: Key, state: VariantState) -> asyncio.Task[LoadedVariant]:
         state.unloaded = False
@@ -342,11 +287,11 @@ class Catalogue:
         except (SlimqError, OSError) as error:
             problem = named(error, "/".join(key))
             self._metrics.of(*key).load_failures.inc()
-            self._fail(key, state, problem, stamp, time.monotonic())
+            self.residents.fail(key, problem, stamp, time.monotonic())
             raise problem from error
         finally:
             state.task = None
-        self._residents.put(key, loaded)
+        self.residents.put(key, loaded)
         self._metrics.of(*key).loads.inc()
         self._log.info(
             "variant loaded",
@@ -361,7 +306,7 @@ class Catalogue:
         return loaded
 
     def _evict(self) -> None:
-        if self._residents.evict():
+        if self.residents.evict():
             trimming = asyncio.ensure_future(self._trim())
             self._trimming.add(trimming)
             trimming.add_done_callback(self._trimming.discard)
@@ -369,19 +314,6 @@ class Catalogue:
     async def _trim(self) -> None:
         """Has memory given back, in the thread; it takes milliseconds."""
         await asyncio.get_running_loop().run_in_executor(self._thread, trim_memory)
-
-    def _fail(
-        self, key: Key, state: VariantState, error: SlimqError, stamp: Stamp, at: float
-    ) -> None:
-        if state.error is None or str(state.error) != str(error):
-            self._log.error(
-                "variant broken",
-                policy=key[0],
-                variant=key[1],
-                problem=str(error),
-                still_serving=state.loaded.sha256[:12] if state.loaded else None,
-            )
-        state.error, state.error_stamp, state.error_time = error, stamp, at
 
 
 def _retrieve(task: asyncio.Task[LoadedVariant]) -> None:

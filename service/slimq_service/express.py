@@ -96,7 +96,7 @@ def open_lane(
     if manifest.routing is not None:  # a routing key may be too long
         return None
     name = rest[0] if rest else manifest.default_variant
-    state = hot.catalogue.state(policy, name)
+    state = hot.catalogue.residents.state(policy, name)
     loaded = state.loaded
     if loaded is None or loaded.policy.observation != manifest.observation:
         return None

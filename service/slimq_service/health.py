@@ -55,7 +55,7 @@ class Readiness(BaseModel):
 def is_ready(catalogue: Catalogue, lifecycle: Lifecycle) -> bool:
     """As `readiness`, without the detail: it looks no further than at the first that can answer."""
     able = any(health.state != "broken" for health in _healths(catalogue))
-    return able and not catalogue.awaited() and not lifecycle.draining
+    return able and not catalogue.residents.awaited() and not lifecycle.draining
 
 
 def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
@@ -65,7 +65,7 @@ def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
     unreadable = [str(p.error) for p in catalogue.scan.policies.values() if p.error]
     if problem is None and unreadable:
         problem = "; ".join(unreadable)
-    awaited = ", ".join("/".join(key) for key in catalogue.awaited())
+    awaited = ", ".join("/".join(key) for key in catalogue.residents.awaited())
     if lifecycle.draining:
         problem = "the service is ending"
     if problem is None and awaited:
@@ -78,7 +78,7 @@ def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
 def _healths(catalogue: Catalogue) -> Iterator[VariantHealth]:
     for policy, scanned in catalogue.scan.policies.items():
         for variant in scanned.variants:
-            state = catalogue.state(policy, variant)
+            state = catalogue.residents.state(policy, variant)
             problem = str(state.error) if state.error else None
             if state.loaded is not None:
                 status: Literal["available", "loaded", "stale", "broken"] = (

@@ -202,7 +202,7 @@ class Hot:
 
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that names none; see `routing`."""
-        return default_variant(policy, headers, self.catalogue.can_answer)
+        return default_variant(policy, headers, self.catalogue.residents.can_answer)
 
     def runs_now(self, variant: LoadedVariant, batch: int) -> bool:
         """Whether a batch that is here now is computed at once, in the event loop."""

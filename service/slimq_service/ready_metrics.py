@@ -34,7 +34,7 @@ class ReadyMetrics:
         policies = catalogue.scan.policies
         missing = [
             (policy, variant)
-            for policy, variant in catalogue.awaited()
+            for policy, variant in catalogue.residents.awaited()
             if policy not in policies or variant not in policies[policy].variants
         ]
         if missing != self._missing:

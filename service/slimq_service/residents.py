@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from slimq.core.errors import SlimqError
+from slimq.core.errors import ConflictError, SlimqError
 from slimq_service.metrics import Metrics
 from slimq_service.model import LoadedVariant, Stamp
 from slimq_service.scan import Key
@@ -37,6 +37,17 @@ class VariantState:
     used: float = 0.0
     task: asyncio.Task[LoadedVariant] | None = field(default=None, repr=False)
 
+    def may_retry(self, stamp: Stamp, seconds: float) -> bool:
+        """Whether a load is worth trying: nothing failed, or another version did, or long ago.
+
+        Args:
+            stamp: what the variant's files look like now.
+            seconds: after which the same is tried again.
+        """
+        if self.error is None or self.error_stamp != stamp:
+            return True
+        return time.monotonic() - self.error_time >= seconds
+
 
 class Residents:
     """The states of all variants.
@@ -51,6 +62,33 @@ class Residents:
         self.pinned = pinned
         self._metrics, self._budget = metrics, budget
         self._log = structlog.get_logger(component="residents")
+
+    def state(self, policy: str, variant: str) -> VariantState:
+        """What is in memory for a variant."""
+        return self.states.get((policy, variant)) or VariantState()
+
+    def can_answer(self, policy: str, variant: str) -> bool:
+        """Whether a variant can, as far as is known: from memory, or once it is loaded."""
+        state = self.states.get((policy, variant))
+        return state is not None and (state.loaded is not None or state.error is None)
+
+    def awaited(self) -> list[Key]:
+        """What is pinned and neither in memory nor known to be broken."""
+        missing = []
+        for key in sorted(self.pinned):
+            state = self.states.get(key)
+            if state is None or (state.loaded is None and state.error is None):
+                missing.append(key)
+        return missing
+
+    def check_unpinned(self, policy: str, variant: str) -> None:
+        """Refuses to let go of what is pinned.
+
+        Raises:
+            ConflictError: it is.
+        """
+        if (policy, variant) in self.pinned:
+            raise ConflictError("variant", "one that is not pinned", f"{policy}/{variant}")
 
     def appear(self, key: Key, actions: Sequence[str]) -> VariantState:
         """A variant that is new in the repository, of a policy with these actions."""
@@ -75,6 +113,29 @@ class Residents:
         measured.broken.set(0)
         measured.loaded.set(1)
         measured.memory_bytes.set(loaded.memory_bytes)
+
+    def fail(self, key: Key, error: SlimqError, stamp: Stamp, at: float) -> None:
+        """What is on disk cannot be served; what is in memory goes on serving.
+
+        Args:
+            key: of the variant.
+            error: why; it is logged where it is not the one that is known.
+            stamp: what its files look like.
+            at: when that was found, by the monotonic clock.
+        """
+        state = self.states.get(key)
+        if state is None:  # it has gone from the repository while it was loaded
+            return
+        if state.error is None or str(state.error) != str(error):
+            self._log.error(
+                "variant broken",
+                policy=key[0],
+                variant=key[1],
+                problem=str(error),
+                still_serving=state.loaded.sha256[:12] if state.loaded else None,
+            )
+        state.error, state.error_stamp, state.error_time = error, stamp, at
+        self._metrics.of(*key).broken.set(1)
 
     def drop(self, key: Key) -> None:
         """Lets go of a version; requests under way keep what they have."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from slimq.core.errors import NotFoundError, RepositoryError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.repository import POLICY_FILE, VARIANT_FILE, VARIANTS, Repository
-from slimq_service.model import Stamp
+from slimq_service.model import LoadedVariant, Stamp
 
 Key = tuple[str, str]
 """The names of a policy and of a variant of it."""
@@ -159,6 +159,29 @@ def _scan_variant(
 
 def _expired(known: PolicyScan | VariantScan, retry_seconds: float) -> bool:
     return known.error is not None and time.monotonic() - known.checked >= retry_seconds
+
+
+def renew(
+    loaded: LoadedVariant, entry: VariantScan, policy: PolicyManifest | None
+) -> LoadedVariant | None:
+    """What is in memory, under the manifests that are on disk; its report may be new.
+
+    Args:
+        loaded: what is in memory.
+        entry: the variant on disk.
+        policy: the manifest of its policy there, as far as it can be read.
+
+    Returns:
+        None where its model, or what its policy says of observations and actions, has changed.
+    """
+    if loaded.stamp == entry.stamp:
+        return loaded
+    manifest, before = entry.manifest, loaded.policy
+    if manifest is None or policy is None or manifest.model != loaded.manifest.model:
+        return None
+    if (policy.observation, policy.actions) != (before.observation, before.actions):
+        return None
+    return replace(loaded, policy=policy, manifest=manifest, stamp=entry.stamp)
 
 
 def again(error: OSError | SlimqError | None, path: str) -> SlimqError:

@@ -252,10 +252,10 @@ def test_an_unload_waits_for_the_load_under_way_whose_callers_are_answered(
     async def work(catalogue: Catalogue) -> None:
         getting = asyncio.create_task(catalogue.get("tiny", "fp32"))
         await asyncio.sleep(0)
-        assert catalogue.state("tiny", "fp32").task is not None
+        assert catalogue.residents.state("tiny", "fp32").task is not None
         await catalogue.unload("tiny", "fp32")
         assert (await getting).manifest.name == "fp32"
-        state = catalogue.state("tiny", "fp32")
+        state = catalogue.residents.state("tiny", "fp32")
         assert (state.loaded, state.unloaded, state.task) == (None, True, None)
         await catalogue.refresh()
         assert state.loaded is None, "a look at the repository does not load it again"
@@ -293,7 +293,7 @@ def test_unloading_what_is_broken_keeps_it_broken_and_repair_clears_it(
             await catalogue.load("tiny", "other")
         path.write_text(manifest)
         await catalogue.refresh()
-        state = catalogue.state("tiny", "other")
+        state = catalogue.residents.state("tiny", "other")
         assert (state.loaded, state.error) == (None, None)
         assert repositories.model("tiny", "other").read_bytes() == before
 

@@ -352,7 +352,7 @@ def test_a_lane_keeps_no_variant_in_memory(start: Any) -> None:
     for path, content, head in ((PATHS[1], GOOD_BODY, sized(GOOD_BODY)), (INFER, body, headers)):
         assert Caller(service, lanes(service))(path, whole(content), head)[0] == [200]
     assert len(lanes(service)._lanes) == 2
-    state = service.app.state.catalogue.state("tiny", "other")
+    state = service.app.state.catalogue.residents.state("tiny", "other")
     session = weakref.ref(state.loaded)
     service.run(service.app.state.catalogue.unload("tiny", "other"))
     gc.collect()
@@ -363,7 +363,7 @@ def test_a_lane_keeps_no_variant_in_memory(start: Any) -> None:
 def test_what_is_refused_in_turn_leaves_nothing_behind(start: Any) -> None:
     service = start(inline_seconds=0, alone_seconds=0)
     assert service.request("POST", PATHS[1], json={"observations": GOOD[0]}).is_success
-    state = service.app.state.catalogue.state("tiny", "other")
+    state = service.app.state.catalogue.residents.state("tiny", "other")
     seen: list[Any] = []
 
     def fail(observations: Any, /) -> Any:
@@ -548,7 +548,7 @@ def test_both_ways_count_alike(start: Any, options: dict[str, Any], crowd: bool)
     assert left + right == 3
     assert counts[0] == [1, 3, 1, 1, 1, 1, 1, 1, 3, 1, 3, 1]
     assert service.metric("slimq_requests_in_flight") == 0
-    assert service.app.state.catalogue.state("tiny", "other").loaded.leases.count == 0
+    assert service.app.state.catalogue.residents.state("tiny", "other").loaded.leases.count == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"inline_seconds": 0}])
@@ -557,7 +557,7 @@ def test_what_goes_wrong_in_turn_is_answered_and_counted_as_ever(
 ) -> None:
     service = start(**options)
     assert service.request("POST", PATHS[1], json={"observations": GOOD[0]}).is_success
-    state = service.app.state.catalogue.state("tiny", "other")
+    state = service.app.state.catalogue.residents.state("tiny", "other")
 
     def fail(observations: Any, /) -> Any:
         return np.full((len(observations), 2), np.nan, np.float32)
@@ -617,7 +617,7 @@ def test_new_versions_defaults_and_weights_are_followed(
     service.get("/readyz")
 
     async def settle() -> None:
-        while service.app.state.catalogue.state("tiny", "fp32").task is not None:
+        while service.app.state.catalogue.residents.state("tiny", "fp32").task is not None:
             await asyncio.sleep(0.01)
 
     service.run(settle())

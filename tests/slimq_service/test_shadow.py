@@ -122,7 +122,7 @@ def test_what_was_compared_before_one_fails_is_not_dropped_too(watched: Any) -> 
     """Where each is computed by itself, as activations are quantized over a batch."""
     shadow = watched.app.state.shadow
     loaded = watched.run(watched.app.state.catalogue.get("tiny", "fp32"))
-    state = watched.app.state.catalogue.state("tiny", "other")
+    state = watched.app.state.catalogue.residents.state("tiny", "other")
     watched.run(watched.app.state.catalogue.get("tiny", "other"))
     calls = []
 

@@ -95,7 +95,7 @@ def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) 
         await catalogue.refresh()
         versions = chosen_variants(document, catalogue, model)
         for version in versions:
-            catalogue.check_unpinned(model, version)
+            catalogue.residents.check_unpinned(model, version)
         try:
             for version in versions:
                 await catalogue.unload(model, version)

@@ -29,7 +29,7 @@ def version_state(catalogue: Catalogue, policy: str, variant: str) -> VersionSta
     """
     catalogue.check_known(policy, variant)
     of_policy = catalogue.scan.policies[policy]
-    scanned, state = of_policy.variants[variant], catalogue.state(policy, variant)
+    scanned, state = of_policy.variants[variant], catalogue.residents.state(policy, variant)
     found: tuple[State, str]
     if state.loaded is not None:
         found = "READY", ""
