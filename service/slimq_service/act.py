@@ -5,20 +5,19 @@ Its routes are plain Starlette routes in the FastAPI application, with their sch
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
-
 import numpy as np
 import orjson
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from slimq.core.errors import ConflictError, InvalidInputError, suggestion
+from slimq.core.errors import ConflictError
 from slimq.core.observation import Observations
 from slimq_service.answers import Answer, problem_answer
 from slimq_service.hot import Call, Hot
 from slimq_service.intake import receive_observations
 from slimq_service.model import LoadedVariant
 from slimq_service.parsing import JSON
+from slimq_service.query import read_query
 from slimq_service.runs import Inference
 
 POLICY_PATH = "/v1/policies/{policy}/act"
@@ -74,11 +73,7 @@ def query_variant(query: bytes) -> str | None:
     if not query:
         return None
     found: str | None = None
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="replace")
-    for name, value in pairs:
-        if name != "variant":
-            hint = suggestion(name, ["variant"])
-            raise InvalidInputError("query", "only the parameter variant", repr(name), hint)
+    for _, value in read_query(query, ("variant",)):
         if found is not None and found != value:
             raise ConflictError("variant", "one variant", f"{found!r} and {value!r} by query")
         found = value

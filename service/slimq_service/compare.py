@@ -9,7 +9,6 @@ the batches that are computed in threads.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 import orjson
@@ -23,7 +22,6 @@ from slimq.core.errors import (
     LimitError,
     ObservationError,
     SlimqError,
-    suggestion,
 )
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
@@ -32,6 +30,7 @@ from slimq_service.hot import Call, Hot
 from slimq_service.intake import receive_observations
 from slimq_service.parsing import JSON
 from slimq_service.problems import Problem, problem_of
+from slimq_service.query import read_query
 
 PATH = "/v1/policies/{policy}/compare"
 MOST_VARIANTS = 64
@@ -117,11 +116,7 @@ def named_variants(query: bytes) -> tuple[list[str], str | None]:
         InvalidInputError: an unknown parameter, one given twice, or an empty name.
     """
     found: dict[str, str] = {}
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="replace")
-    for name, value in pairs:
-        if name not in PARAMETERS:
-            expected, hint = f"only {' and '.join(PARAMETERS)}", suggestion(name, PARAMETERS)
-            raise InvalidInputError("query", expected, repr(name), hint)
+    for name, value in read_query(query, PARAMETERS):
         if name in found:
             raise InvalidInputError(name, "one value", f"{found[name]!r} and {value!r}")
         found[name] = value
