@@ -135,7 +135,7 @@ def create_app(
     app.router.routes.extend([*act.routes(), *CompareEndpoint(hot).routes(), *infer.routes()])
     front = Front(app, hot, act, infer, express=not settings.traces)
     app.state.front = surround(front, settings, metrics, keys, make_id, provider)
-    app.state.streams = StreamEndpoint(hot, metrics)
+    app.state.streams = StreamEndpoint(hot)
     app.router.routes.extend(app.state.streams.routes())
     app.include_router(make_protocol_router(catalogue, lifecycle, models))
     app.include_router(make_control_router(catalogue, settings, peers))

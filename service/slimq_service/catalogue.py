@@ -53,7 +53,7 @@ class Catalogue:
         self.repository = repository
         self.scan = Scan()
         self.scan_error: str | None = "the repository has not been read yet"
-        self._failure: OSError | SlimqError | None = None
+        self._failure: SlimqError | None = None
         self._metrics = metrics
         self._retry_seconds = retry_seconds
         self._largest_batch = largest_batch
@@ -107,7 +107,7 @@ class Catalogue:
                 self.scan = await loop.run_in_executor(
                     self._thread, scan_repository, self.repository, self.scan, self._retry_seconds
                 )
-            except (OSError, SlimqError) as error:
+            except SlimqError as error:
                 if self.scan_error != str(error):
                     self._log.error("repository cannot be read", problem=str(error))
                 self.scan_error = str(error)

@@ -142,8 +142,6 @@ class Facts:
         except SlimqError:  # whoever asks for the report is told why
             self._broken[key] = stamp
             return None
-        except OSError:
-            return None
         if report is None or report.model_sha256 != variant.model.sha256:
             return None  # published meanwhile: the next look at the repository has it
         proof = self._proofs[key] = _Proof.of(report)

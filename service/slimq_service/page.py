@@ -160,7 +160,7 @@ async def _row(catalogue: Catalogue, look: PolicyScan, name: str, variant: str) 
         update["bytes_ratio"] = baseline.bytes / size
     try:
         report = await catalogue.report(name, variant)
-    except (SlimqError, OSError) as error:
+    except SlimqError as error:
         update["problem"] = row.problem or str(error)
     else:
         if report is not None and report.model_sha256 == manifest.model.sha256:

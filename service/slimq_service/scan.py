@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from slimq.core.errors import NotFoundError, RepositoryError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
-from slimq.core.repository import POLICY_FILE, VARIANT_FILE, VARIANTS, Repository
+from slimq.core.repository import VARIANTS, Repository
 from slimq_service.model import LoadedVariant, Stamp
 
 Key = tuple[str, str]
@@ -89,7 +89,6 @@ def scan_repository(repository: Repository, previous: Scan, retry_seconds: float
 
     Raises:
         RepositoryError: the repository itself cannot be listed.
-        OSError: as above.
     """
     found = {}
     for name in repository.policies():
@@ -112,17 +111,17 @@ def _scan_policy(
             manifest = repository.policy(name)
         except NotFoundError:
             return None
-        except (SlimqError, OSError) as problem:
-            error = named(problem, f"{name}/{POLICY_FILE}")
+        except SlimqError as problem:
+            error = problem
             manifest = known.manifest if known is not None else None
     variants = {}
     try:
         listing = repository.variants(name)
     except NotFoundError:
         return None
-    except (SlimqError, OSError) as problem:  # no reason to drop what may be serving
+    except SlimqError as problem:  # no reason to drop what may be serving
         listing = list(known.variants) if known is not None else []
-        error = error or named(problem, f"{name}/{VARIANTS}")
+        error = error or problem
     for variant in listing:
         before = known.variants.get(variant) if known is not None else None
         scanned = _scan_variant(repository, name, variant, stamp, before, retry_seconds)
@@ -146,9 +145,8 @@ def _scan_variant(
         manifest = repository.variant(policy, variant)
     except NotFoundError:
         return None
-    except (SlimqError, OSError) as problem:
-        error = named(problem, f"{policy}/{VARIANTS}/{variant}/{VARIANT_FILE}")
-        return VariantScan((policy_stamp, None), None, error, time.monotonic())
+    except SlimqError as problem:
+        return VariantScan((policy_stamp, None), None, problem, time.monotonic())
     try:
         repository.read_model(policy, variant)
     except (SlimqError, OSError) as problem:
@@ -184,7 +182,7 @@ def renew(
     return replace(loaded, policy=policy, manifest=manifest, stamp=entry.stamp)
 
 
-def again(error: OSError | SlimqError | None, path: str) -> SlimqError:
+def again(error: SlimqError | None, path: str) -> SlimqError:
     """A fresh error to raise, so that one that is kept does not gather tracebacks."""
     if isinstance(error, RepositoryError):
         return RepositoryError(error.path, error.problem)

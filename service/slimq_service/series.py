@@ -163,17 +163,6 @@ class Registry:
         made = Family(name, description, names, Histogram, tuple(bounds), self._create)
         return self._add(made)
 
-    def get_sample_value(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
-        """The value of one line of the text, None where there is none."""
-        pairs = [f'{key}="{value}"' for key, value in (labels or {}).items()]
-        wanted = {*pairs}
-        for line in self.render().splitlines():
-            start, _, value = line.rpartition(" ")
-            found, _, rest = start.partition("{")
-            if found == name and {*filter(None, rest.removesuffix("}").split(","))} == wanted:
-                return float(value)
-        return None
-
     def render(self) -> str:
         """The text, with a line break at its end; takes some milliseconds, in any thread."""
         with self._lock:

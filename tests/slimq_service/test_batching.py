@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from samples import sample_value
 
 from slimq.core.errors import ClosingError, DeadlineError, OverloadedError
 from slimq_service.batching import Batcher, BatchLimits
@@ -79,7 +80,7 @@ class Bench:
         return asyncio.ensure_future(self.batcher.run(variant, rows, receive))
 
     def value(self, name: str, **labels: str) -> float:
-        found = self.metrics.registry.get_sample_value(name, labels or None)
+        found = sample_value(self.metrics.registry, name, labels or None)
         assert found is not None
         return found
 

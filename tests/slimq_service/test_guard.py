@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from samples import sample_value
 
 from slimq.core.errors import ConfigError
 from slimq_service.guard import Guard, Keys, read_keys, with_keys
@@ -40,8 +41,8 @@ OTHERS = [
 
 
 def counted(service: Any, code: str) -> Any:
-    return service.app.state.metrics.registry.get_sample_value(
-        "slimq_http_errors_total", {"code": code}
+    return sample_value(
+        service.app.state.metrics.registry, "slimq_http_errors_total", {"code": code}
     )
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
+
+from samples import sample_value
 
 from slimq_service.metrics import (
     ERROR_CODES,
@@ -56,12 +59,12 @@ def test_buckets_resolve_what_is_faster_than_a_millisecond() -> None:
 def test_two_registries_do_not_share_anything() -> None:
     first, second = Metrics(Registry()), Metrics(Registry())
     first.in_flight.inc()
-    assert second.registry.get_sample_value("slimq_requests_in_flight") == 0
+    assert sample_value(second.registry, "slimq_requests_in_flight") == 0
 
 
 def test_errors_outside_act_have_a_series_of_their_own_from_the_start() -> None:
     metrics = Metrics(Registry())
-    value = metrics.registry.get_sample_value
+    value = partial(sample_value, metrics.registry)
     for code in HTTP_ERROR_CODES:
         assert value("slimq_http_errors_total", {"code": code}) == 0
     of_bodies = ("malformed-body", "over-limit", "body-timeout")
@@ -74,7 +77,7 @@ def test_errors_outside_act_have_a_series_of_their_own_from_the_start() -> None:
 
 def test_streams_have_their_series_from_the_start() -> None:
     metrics = Metrics(Registry())
-    value = metrics.registry.get_sample_value
+    value = partial(sample_value, metrics.registry)
     assert value("slimq_streams_open") == value("slimq_streams_opened_total") == 0
     for reason in STREAM_ENDS:
         assert value("slimq_streams_closed_total", {"reason": reason}) == 0
@@ -87,7 +90,7 @@ def test_streams_have_their_series_from_the_start() -> None:
 def test_actions_count_by_the_names_of_the_policy() -> None:
     metrics = Metrics(Registry())
     metrics.appear("pong", "int8", ["noop", "up"])
-    value = metrics.registry.get_sample_value
+    value = partial(sample_value, metrics.registry)
     labels = {"policy": "pong", "variant": "int8"}
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 0
     measured = metrics.of("pong", "int8")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from samples import sample_value
 
 from slimq.core.errors import OverloadedError
 from slimq_service.metrics import Metrics
@@ -17,7 +18,7 @@ def test_room_is_bounded_in_requests() -> None:
     room, metrics = make(2, 100)
     room.enter(1, lambda: 3)
     room.enter(1, lambda: 3)
-    assert metrics.registry.get_sample_value("slimq_queue_depth") == 2
+    assert sample_value(metrics.registry, "slimq_queue_depth") == 2
     with pytest.raises(OverloadedError, match=r"^2 requests .* in 3 s"):
         room.enter(1, lambda: 3)
     room.leave(1)
@@ -32,5 +33,5 @@ def test_room_is_bounded_in_bytes() -> None:
     room.enter(40, lambda: 3)
     room.leave(60)
     assert (room.requests, room.bytes) == (1, 40)
-    assert metrics.registry.get_sample_value("slimq_queue_depth") == 1
-    assert metrics.registry.get_sample_value("slimq_queue_bytes") == 40
+    assert sample_value(metrics.registry, "slimq_queue_depth") == 1
+    assert sample_value(metrics.registry, "slimq_queue_bytes") == 40

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from samples import sample_value
 
 from slimq_service.series import Registry
 from slimq_service.series_files import LIVE_FILE
@@ -75,13 +76,13 @@ def test_workers_add_up_whichever_is_asked(tmp_path: Path) -> None:
     fill(second, 3)
     live(tmp_path, 0, 1)
     assert first.render() == second.render()
-    assert first.get_sample_value("depth") == 10
-    assert first.get_sample_value("info", {"version": "1"}) == 1
+    assert sample_value(first, "depth") == 10
+    assert sample_value(first, "info", {"version": "1"}) == 1
     labels = dict(zip(NAMES, KEY, strict=True))
-    assert first.get_sample_value("requests_total", labels) == 5
-    assert first.get_sample_value("seconds_count", labels) == 20
-    assert first.get_sample_value("seconds_bucket", labels | {"le": "1.0"}) == 15
-    assert first.get_sample_value("seconds_sum", labels) == pytest.approx(5 * 7.65)
+    assert sample_value(first, "requests_total", labels) == 5
+    assert sample_value(first, "seconds_count", labels) == 20
+    assert sample_value(first, "seconds_bucket", labels | {"le": "1.0"}) == 15
+    assert sample_value(first, "seconds_sum", labels) == pytest.approx(5 * 7.65)
 
 
 def test_a_disk_without_room_is_an_error_and_not_the_end(
@@ -99,9 +100,9 @@ def test_a_disk_without_room_is_an_error_and_not_the_end(
         changed.setattr(os, "posix_fallocate", fail)
         with pytest.raises(OSError, match="No space"):
             family.labels("x")
-    assert registry.get_sample_value("a_total") == 1
+    assert sample_value(registry, "a_total") == 1
     family.labels("x").observe(3.0)
-    assert registry.get_sample_value("b_count", {"which": "x"}) == 1
+    assert sample_value(registry, "b_count", {"which": "x"}) == 1
     assert (tmp_path / "worker-0.values").stat().st_blocks * 512 >= 2**16 * 8
 
 
@@ -114,7 +115,7 @@ def test_a_file_system_that_reserves_nothing_is_good_enough(
     monkeypatch.setattr(os, "posix_fallocate", fail)
     registry = Registry(tmp_path, 0)
     registry.counter("a", "A").labels().inc()
-    assert registry.get_sample_value("a_total") == 1
+    assert sample_value(registry, "a_total") == 1
 
 
 def test_a_series_that_only_another_worker_has_is_there_too(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_series_that_only_another_worker_has_is_there_too(tmp_path: Path) -> N
     family = second.counter("requests", "Requests", NAMES)
     for number, variant in enumerate(("a", "b"), start=1):
         family.labels("pong", variant).inc(number)
-        found = first.get_sample_value("requests_total", {"policy": "pong", "variant": variant})
+        found = sample_value(first, "requests_total", {"policy": "pong", "variant": variant})
         assert found == number
 
 
@@ -133,8 +134,8 @@ def test_counters_outlive_their_worker_and_gauges_do_not(tmp_path: Path) -> None
     fill(second)
     labels = dict(zip(NAMES, KEY, strict=True))
     live(tmp_path, 0)
-    assert first.get_sample_value("depth") == 2
-    assert first.get_sample_value("requests_total", labels) == 2
+    assert sample_value(first, "depth") == 2
+    assert sample_value(first, "requests_total", labels) == 2
     del second
     with (tmp_path / "worker-1.layout").open("a") as file:
         file.write('["requests_total", ["po')  # it died in the middle of a line
@@ -142,13 +143,13 @@ def test_counters_outlive_their_worker_and_gauges_do_not(tmp_path: Path) -> None
     live(tmp_path, 0, 1)
     fill(third)
     third.counter("late", "Late").labels().inc()
-    assert first.get_sample_value("depth") == 4
-    assert first.get_sample_value("requests_total", labels) == 3
-    assert first.get_sample_value("seconds_count", labels) == 12
+    assert sample_value(first, "depth") == 4
+    assert sample_value(first, "requests_total", labels) == 3
+    assert sample_value(first, "seconds_count", labels) == 12
     first.counter("late", "Late")
     again = Registry(tmp_path, 1)
     assert again.counter("late", "Late").labels() is not None
-    assert again.get_sample_value("late_total") == 1
+    assert sample_value(again, "late_total") == 1
 
 
 def test_what_a_worker_takes_up_again_after_a_scrape_is_in_the_next_one(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_what_a_worker_takes_up_again_after_a_scrape_is_in_the_next_one(tmp_path
     again = Registry(tmp_path, 0)
     assert again.render() == ""
     fill(again, 0)
-    assert again.get_sample_value("requests_total", dict(zip(NAMES, KEY, strict=True))) == 1
+    assert sample_value(again, "requests_total", dict(zip(NAMES, KEY, strict=True))) == 1
 
 
 def test_series_that_appear_while_others_are_scraped_are_all_there() -> None:

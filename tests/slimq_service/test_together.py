@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from samples import sample_value
 
 from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
@@ -47,7 +48,7 @@ class Bench:
 
     def value(self, name: str, **labels: str) -> float:
         labels = {"policy": "policy", "variant": "small", **labels}
-        found = self.metrics.registry.get_sample_value(name, labels)
+        found = sample_value(self.metrics.registry, name, labels)
         assert found is not None
         return found
 

@@ -11,7 +11,6 @@ from starlette.types import Receive, Scope, Send
 from slimq.core.errors import ClosingError, OverloadedError, SlimqError
 from slimq_service.act import choose, query_variant
 from slimq_service.hot import Hot
-from slimq_service.metrics import Metrics
 from slimq_service.problems import explain
 from slimq_service.routing import with_key
 from slimq_service.stream.ending import RESTART
@@ -27,8 +26,8 @@ RETRY_SECONDS = 5
 class StreamEndpoint:
     """Opens streams, knows which are open, and closes them when the service ends."""
 
-    def __init__(self, hot: Hot, metrics: Metrics) -> None:
-        self._hot, self._metrics = hot, metrics
+    def __init__(self, hot: Hot) -> None:
+        self._hot, self._metrics = hot, hot.metrics
         self._places = 0
         self._sessions: set[Session] = set()
         self._none_open = asyncio.Event()
