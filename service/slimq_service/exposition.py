@@ -24,13 +24,9 @@ from prometheus_client.registry import Collector
 
 from slimq_service.facts import Facts
 from slimq_service.series import Registry
-from slimq_service.series_files import live_workers
+from slimq_service.series_files import ENDED_FILE, RESTARTS_FILE, live_workers
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-RESTARTS_FILE = "restarts"
-"""In the workers' folder: how many the supervisor has replaced."""
-ENDED_FILE = "ended"
-"""In the same folder: seconds of processor time of the workers that have ended."""
 CPU_SECONDS = "process_cpu_seconds"
 NOT_SUMMED = "process_start_time_seconds"
 

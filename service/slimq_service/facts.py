@@ -17,7 +17,7 @@ from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 from slimq_service.catalogue import Catalogue
 from slimq_service.scan import Key
-from slimq_service.series import escape
+from slimq_service.series_text import escape
 
 FAMILIES = {
     "slimq_policy_random_return": "Mean return of random actions, the zero of what a variant keeps",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from slimq_service.series import Histogram
+from slimq_service.instruments import Histogram
 
 PERIOD_SECONDS = 0.1
 """Between two looks: a stall that lasts longer is always seen, a shorter one by chance."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from slimq.core.errors import OverloadedError
-from slimq_service.series import Gauge
+from slimq_service.instruments import Gauge
 
 
 class Room:

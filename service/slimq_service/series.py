@@ -18,16 +18,15 @@ import json
 import mmap
 import os
 import threading
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from slimq_service.series_files import Entry, live_workers, read_layout
+from slimq_service.instruments import Counter, Family, Gauge, Histogram, S, Values
+from slimq_service.series_files import OtherWorker, live_workers, read_layout
+from slimq_service.series_text import Plan
 
 FILE_BYTES = 2**24
 """Of a worker's slots; what is not used takes no room on disk or in memory."""
@@ -36,81 +35,6 @@ RESERVED_BYTES = 2**18
 """Room on disk that is taken beyond what is needed, so that it is rarely asked for."""
 NO_RESERVATIONS = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 """What file systems say that reserve nothing."""
-
-Values = npt.NDArray[np.float64]
-
-
-class Counter:
-    """A number that only grows."""
-
-    __slots__ = ("_slot", "_slots")
-
-    def __init__(self, slots: Any, slot: int, bounds: Sequence[float]) -> None:  # noqa: ARG002
-        self._slots, self._slot = slots, slot
-
-    def inc(self, amount: float = 1.0) -> None:
-        """Adds to it."""
-        self._slots[self._slot] += amount
-
-
-class Gauge(Counter):
-    """A number that goes up and down."""
-
-    __slots__ = ()
-
-    def dec(self, amount: float = 1.0) -> None:
-        """Takes from it."""
-        self._slots[self._slot] -= amount
-
-    def set(self, value: float) -> None:
-        """Replaces it."""
-        self._slots[self._slot] = value
-
-
-class Histogram:
-    """How often values fell between bounds, and their sum."""
-
-    __slots__ = ("_bounds", "_slot", "_slots", "_sum")
-
-    def __init__(self, slots: Any, slot: int, bounds: Sequence[float]) -> None:
-        self._slots, self._slot, self._bounds = slots, slot, list(bounds)
-        self._sum = slot + len(bounds) + 1
-
-    def observe(self, value: float) -> None:
-        """Counts a value."""
-        slots = self._slots
-        slots[self._slot + bisect_left(self._bounds, value)] += 1.0
-        slots[self._sum] += value
-
-
-S = TypeVar("S", Counter, Gauge, Histogram)
-
-
-@dataclass
-class Family(Generic[S]):
-    """The series of one name, one for each set of label values."""
-
-    name: str
-    description: str
-    names: tuple[str, ...]
-    kind: type[S]
-    bounds: tuple[float, ...]
-    create: Callable[[Family[Any], tuple[str, ...]], Any]
-    largest: bool = False
-    children: dict[tuple[str, ...], S] = field(default_factory=dict)
-
-    @property
-    def width(self) -> int:
-        """Slots of one series: the counts of a histogram, that beyond its bounds, and its sum."""
-        return len(self.bounds) + 2 if self.kind is Histogram else 1
-
-    def labels(self, *values: str) -> S:
-        """The series of these label values, 0 at first."""
-        found = self.children.get(values)
-        if found is not None:
-            return found
-        made: S = self.create(self, values)
-        return made
 
 
 class Registry:
@@ -128,8 +52,8 @@ class Registry:
         self._places: dict[tuple[str, tuple[str, ...]], int] = {}
         self._used = self._reserved = 0
         self._lock = threading.RLock()
-        self._others: dict[int, _Other] = {}
-        self._plan: _Plan | None = None
+        self._others: dict[int, OtherWorker] = {}
+        self._plan: Plan | None = None
         if folder is None:
             self._memory = mmap.mmap(-1, FILE_BYTES)
             self._layout: Path | None = None
@@ -168,7 +92,7 @@ class Registry:
         with self._lock:
             totals, largest = self._gather()
             if self._plan is None:
-                self._plan = _Plan(list(self._families.values()), self._places, self._used)
+                self._plan = Plan(list(self._families.values()), self._places, self._used)
             return self._plan.render(totals, largest)
 
     def _add(self, family: Family[S]) -> Family[S]:
@@ -238,7 +162,7 @@ class Registry:
         for path in self._folder.glob("worker-*.layout"):
             index = int(path.stem.partition("-")[2])
             if index != self._index:
-                self._others.setdefault(index, _Other(path)).adopt(self._families)
+                self._others.setdefault(index, OtherWorker(path)).adopt(self._families)
         totals = np.frombuffer(self._memory, np.float64, self._used).copy()
         largest = totals.copy()
         for index, other in self._others.items():
@@ -246,123 +170,3 @@ class Registry:
             np.add.at(totals, slots, values)
             np.maximum.at(largest, slots, values)
         return totals, largest
-
-
-class _Other:
-    """What another worker's files say."""
-
-    def __init__(self, layout: Path) -> None:
-        self._layout, self._values = layout, layout.with_suffix(".values")
-        self._offset = 0
-        self._entries: list[Entry] = []
-
-    def adopt(self, families: Mapping[str, Family[Any]]) -> None:
-        """Makes every series of that worker one of this one too."""
-        found, self._offset = read_layout(self._layout, self._offset)
-        for entry in found:
-            family = families.get(entry[0])
-            if family is not None and family.width == entry[3]:
-                family.labels(*entry[1])
-                self._entries.append(entry)
-
-    def read(
-        self,
-        families: Mapping[str, Family[Any]],
-        places: Mapping[tuple[str, tuple[str, ...]], int],
-        *,
-        live: bool,
-    ) -> tuple[Values, npt.NDArray[np.int64]]:
-        """Its values, and this worker's slots for them; without gauges where it is dead."""
-        theirs: list[int] = []
-        ours: list[int] = []
-        for name, values, slot, width in self._entries:
-            if live or not issubclass(families[name].kind, Gauge):
-                start = places[name, values]
-                theirs += range(slot, slot + width)
-                ours += range(start, start + width)
-        count = max(theirs, default=-1) + 1
-        stored = np.fromfile(self._values, np.float64, count)
-        return stored[theirs], np.array(ours, np.int64)
-
-
-class _Plan:
-    """The lines of the text and where their values come from; most are as they were last time."""
-
-    def __init__(
-        self,
-        families: Sequence[Family[Any]],
-        places: Mapping[tuple[str, tuple[str, ...]], int],
-        used: int,
-    ) -> None:
-        """Has no values yet.
-
-        Args:
-            families: all of them.
-            places: the first slot of every series.
-            used: how many slots there are.
-        """
-        self._starts: list[str] = []
-        self._counted = np.zeros(used, np.bool_)
-        first: list[int] = []
-        last: list[int] = []
-        largest: list[bool] = []
-        for family in families:
-            begun = len(self._starts)
-            buckets = _bucket_starts(family)
-            for values in family.children:
-                slot = places[family.name, values]
-                end = slot + family.width - 1
-                labels = _labels(family.names, values)
-                behind = f"{{{labels}}} " if labels else " "
-                if family.kind is Histogram:
-                    tail = f",{labels}}} " if labels else "} "
-                    self._starts += [bucket + tail for bucket in buckets]
-                    self._starts += [f"{family.name}_count{behind}", f"{family.name}_sum{behind}"]
-                    self._counted[slot:end] = True
-                    first += [slot] * (len(buckets) + 1)
-                    last += [*range(slot + 1, end + 1), end]
-                else:
-                    self._starts.append(f"{family.name}{behind}")
-                first.append(end)
-                last.append(end + 1)
-            if len(self._starts) > begun:
-                self._starts[begun] = _head(family) + self._starts[begun]
-            largest += [family.largest] * (len(self._starts) - begun)
-        self._first, self._last = np.array(first, np.int64), np.array(last, np.int64)
-        self._largest = np.array(largest, np.bool_)
-        self._single = ~self._counted[self._first]
-        self._lines = list(self._starts)
-        self._values = np.full(len(self._starts), np.nan)
-
-    def render(self, totals: Values, largest: Values) -> str:
-        """The text. Counts are added as whole numbers, apart from the sums of seconds."""
-        running = np.concatenate([[0.0], np.cumsum(np.where(self._counted, totals, 0.0))])
-        values = running[self._last] - running[self._first]
-        values[self._single] = totals[self._first[self._single]]
-        values[self._largest] = largest[self._first[self._largest]]
-        changed = np.flatnonzero(values != self._values)
-        for line, value in zip(changed.tolist(), values[changed].tolist(), strict=True):
-            self._lines[line] = f"{self._starts[line]}{value!r}"
-        self._values = values
-        return "\n".join(self._lines) + "\n" if self._lines else ""
-
-
-def _head(family: Family[Any]) -> str:
-    kind = family.kind.__name__.lower()
-    return f"# HELP {family.name} {family.description}\n# TYPE {family.name} {kind}\n"
-
-
-def _bucket_starts(family: Family[Any]) -> list[str]:
-    """Of a histogram's buckets, the lines up to the other labels."""
-    bounds = [*map(repr, map(float, family.bounds)), "+Inf"]
-    return [f'{family.name}_bucket{{le="{bound}"' for bound in bounds]
-
-
-def _labels(names: Sequence[str], values: Sequence[str]) -> str:
-    pairs = sorted(zip(names, values, strict=True))
-    return ",".join(f'{name}="{escape(value)}"' for name, value in pairs)
-
-
-def escape(value: str) -> str:
-    """A label's value as it is written between quotes."""
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -31,10 +31,9 @@ from typing import IO, cast
 import structlog
 
 from slimq.core.errors import InvalidInputError
-from slimq_service.exposition import ENDED_FILE, RESTARTS_FILE
 from slimq_service.logs import current_level
 from slimq_service.peers import socket_name
-from slimq_service.series_files import LIVE_FILE
+from slimq_service.series_files import ENDED_FILE, LIVE_FILE, RESTARTS_FILE
 from slimq_service.server import START_FAILED
 from slimq_service.settings import Settings
 from slimq_service.worker import UP, Orders

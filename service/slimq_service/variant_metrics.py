@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from slimq_service.series import Counter, Gauge, Histogram
+from slimq_service.instruments import Counter, Gauge, Histogram
 
 
 @dataclass(frozen=True)
