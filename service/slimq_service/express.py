@@ -149,7 +149,7 @@ def read(
 def answer_now(
     hot: Hot, lane: Lane, variant: LoadedVariant, scope: Scope, usual: Usual, began: int
 ) -> Content | None:
-    """The answer of a model that is run at once, in the event loop (`Hot.runs_now`).
+    """The answer of a model that is run at once, in the event loop (`Engine.runs_now`).
 
     Args:
         hot: what hot endpoints share.

@@ -104,6 +104,7 @@ class Hot:
         self.catalogue = catalogue
         self.statistics = Statistics()
         self._engine, self.shadow = engine, shadow
+        self.runs_now = engine.runs_now  # one call less in the express lane
         self.metrics = metrics
         self._log = structlog.get_logger(component="hot")
 
@@ -203,10 +204,6 @@ class Hot:
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that names none; see `routing`."""
         return default_variant(policy, headers, self.catalogue.residents.can_answer)
-
-    def runs_now(self, variant: LoadedVariant, batch: int) -> bool:
-        """Whether a batch that is here now is computed at once, in the event loop."""
-        return self._engine.runs_now(variant, batch)
 
     async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
         """The variant that answers, in memory and kept there until the call is over.
