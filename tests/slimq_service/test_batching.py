@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import sample_value
 
+from samples import sample_value
 from slimq.core.errors import ClosingError, DeadlineError, OverloadedError
 from slimq_service.batching import Batcher, BatchLimits
 from slimq_service.bodies import ClientGoneError

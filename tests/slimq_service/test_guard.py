@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from samples import sample_value
 
+from samples import sample_value
 from slimq.core.errors import ConfigError
 from slimq_service.guard import Guard, Keys, read_keys, with_keys
 from slimq_service.logs import configure_logs

@@ -4,7 +4,6 @@ import asyncio
 import time
 
 from samples import sample_value
-
 from slimq_service.lag import watch_lag
 from slimq_service.series import Registry
 

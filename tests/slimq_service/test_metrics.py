@@ -4,7 +4,6 @@ from functools import partial
 from itertools import pairwise
 
 from samples import sample_value
-
 from slimq_service.metrics import (
     ERROR_CODES,
     HTTP_BUCKETS,

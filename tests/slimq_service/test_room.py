@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from samples import sample_value
 
+from samples import sample_value
 from slimq.core.errors import OverloadedError
 from slimq_service.metrics import Metrics
 from slimq_service.room import Room

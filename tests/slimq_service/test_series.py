@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from samples import sample_value
 
+from samples import sample_value
 from slimq_service.series import Registry
 from slimq_service.series_files import LIVE_FILE
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import sample_value
 
+from samples import sample_value
 from slimq_service.metrics import Metrics
 from slimq_service.model import Cost, LoadedVariant
 from slimq_service.runs import Inference
