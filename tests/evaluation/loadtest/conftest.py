@@ -78,35 +78,24 @@ def measure() -> Callable[..., Any]:
     from slimq.core.client import SlimqClient
     from slimq.core.repository import Repository
     from slimq.evaluation.loadtest.plan import Plan, name_subjects
-    from slimq.evaluation.loadtest.processor import Meter
     from slimq.evaluation.loadtest.recording import Recording
-    from slimq.evaluation.loadtest.requests import (
-        Address,
-        Requests,
-        make_bodies,
-        make_head,
-        read_calibration,
-    )
-    from slimq.evaluation.loadtest.service import Service
+    from slimq.evaluation.loadtest.requests import read_calibration
+    from slimq.evaluation.loadtest.service import make_meter, make_service
     from slimq.evaluation.loadtest.session import run_plan
 
     def run(url: str, root: Path, policy: str, variants: list[str], **options: Any) -> Any:
         with SlimqClient(url) as client:
             spec = client.policy(policy).observation
             subjects = name_subjects(variants, client.variants(policy))
-        bodies = make_bodies(read_calibration(Repository(root), policy, spec), spec, 1)
-        address = Address.parse(url)
-        requests = {
-            name: Requests(make_head(address, policy, name, len(bodies[0]), None), bodies)
-            for name in variants
-        }
         plan = Plan(subjects=subjects, baseline=subjects[0].label, **options)
         plan.check()
         recording = Recording()
-        meter = Meter(f"{url}/metrics", None, 5)
+        states = read_calibration(Repository(root), policy, spec)
+        meter = make_meter(url, None, None, plan.timeout)
+        service = make_service(url, policy, plan, states, spec, meter, None)
         gc.freeze()  # what thousands of tests have left would be collected before each block
         try:
-            run_plan(Service(address, requests, meter), plan, recording, lambda progress: None)
+            run_plan(service, plan, recording, lambda progress: None)
         finally:
             gc.unfreeze()
             meter.close()

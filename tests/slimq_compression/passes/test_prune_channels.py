@@ -18,19 +18,9 @@ from slimq.networks.specification import (
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.importance import Importance, unit_scores
 from slimq_compression.passes.prune_channels import Params, apply, keep_units
+from small_networks import SPECS
 
-CONV = QNetworkSpec(
-    body=ConvSpec(
-        convolutions=(
-            ConvLayer(channels=6, kernel=4, stride=2),
-            ConvLayer(channels=8, kernel=3, stride=1),
-        ),
-        hidden=(20,),
-    ),
-    observation_shape=(2, 20, 16),
-    observation_dtype="uint8",
-    actions=3,
-)
+CONV = SPECS["conv"]
 NORMALIZED = CONV.model_copy(
     update={
         "body": ConvSpec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,14 +52,17 @@ def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
 
     A sweep in which either side held nothing has no ratio.
     """
-    held = {subject.label: _held_rates(recording, plan, subject.label) for subject in plan.subjects}
-    base, base_capped = held[plan.baseline], _is_capped(recording, plan.baseline)
+    endings = {subject.label: _endings(recording, subject.label) for subject in plan.subjects}
+    held = {
+        label: _held_rates(recording.of("steps", label), over, plan.p99_us)
+        for label, over in endings.items()
+    }
+    base, base_capped = held[plan.baseline], _is_capped(endings[plan.baseline])
     found = []
-    for subject in plan.subjects:
-        label, rates = subject.label, held[subject.label]
+    for label, rates in held.items():
         if not rates:
             continue
-        capped = _is_capped(recording, label)
+        capped = _is_capped(endings[label])
         ratios = [rate / base[n] for n, rate in rates.items() if rate and base.get(n)]
         if label == plan.baseline or (capped and base_capped):
             ratios = []
@@ -69,7 +73,7 @@ def find_ceilings(recording: Recording, plan: Plan) -> list[Ceiling]:
             float(np.median(ratios)) if ratios else None,
             min(ratios, default=None),
             max(ratios, default=None),
-            recording.endings.get((label, max(rates))),
+            endings[label].get(max(rates)),
             capped,
             ("<=" if base_capped else ">=") if ratios and (capped or base_capped) else "",
         )
@@ -89,19 +93,23 @@ def why_not_held(sample: Sample, p99_us: float) -> str | None:
     return "behind" if behind else None
 
 
-def _held_rates(recording: Recording, plan: Plan, label: str) -> dict[int, float]:
+def _endings(recording: Recording, label: str) -> dict[int, str]:
+    """What ended each sweep of a variant that is over."""
+    return {number: why for (name, number), why in recording.endings.items() if name == label}
+
+
+def _held_rates(
+    samples: Sequence[Sample], over: Mapping[int, str], p99_us: float
+) -> dict[int, float]:
     """The highest rate of each sweep that is over, or of the first where none is."""
-    samples = recording.of("steps", label)
-    over = {number for name, number in recording.endings if name == label}
-    kept = [sample for sample in samples if sample.number in over] if over else samples
     rates: dict[int, float] = {}
-    for sample in kept:
-        held = sample.rate if why_not_held(sample, plan.p99_us) is None else None
-        rates[sample.number] = max(rates.get(sample.number, 0.0), held or 0.0)
+    for sample in samples:
+        if sample.number in over or not over:
+            held = sample.rate if why_not_held(sample, p99_us) is None else None
+            rates[sample.number] = max(rates.get(sample.number, 0.0), held or 0.0)
     return rates
 
 
-def _is_capped(recording: Recording, label: str) -> bool:
+def _is_capped(endings: Mapping[int, str]) -> bool:
     """Whether the rate is a lower bound: a sweep still held at its top, or none is over."""
-    endings = [ending for (name, _), ending in recording.endings.items() if name == label]
-    return CAP in endings or not endings
+    return CAP in endings.values() or not endings
