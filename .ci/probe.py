@@ -27,7 +27,7 @@ def check_imports() -> None:
     if installed:
         sys.exit(f"slimq[serve] brings {', '.join(installed)}")
     import slimq_service.app
-    import slimq_service.server  # noqa: F401
+    import slimq_service.server.serve  # noqa: F401
 
 
 def start() -> tuple[subprocess.Popen[str], str]:

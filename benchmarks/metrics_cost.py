@@ -30,7 +30,7 @@ from serving_table import format_table, summarise
 from serving_unmeasured import Forgetful
 from slimq.core.repository import Repository
 from slimq_service.app import create_app
-from slimq_service.series import Registry
+from slimq_service.metrics.registry import Registry
 from slimq_service.settings import Settings
 
 POLICIES = Path(__file__).parents[1] / "policies"

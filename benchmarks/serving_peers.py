@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slimq.core.onnx_policy import INPUT, OUTPUT, make_session
 from slimq.core.repository import Repository
-from slimq_service.sockets import bind, url_of
+from slimq_service.server.sockets import bind, url_of
 
 POLICIES = ("cartpole", "pong")
 VARIANT = "fp32"

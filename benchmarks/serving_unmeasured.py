@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from slimq_service.app import create_app
-from slimq_service.instruments import Family
-from slimq_service.series import Registry
-from slimq_service.server import end_cleanly, run
+from slimq_service.metrics.instruments import Family
+from slimq_service.metrics.registry import Registry
+from slimq_service.server.run import end_cleanly, run
+from slimq_service.server.sockets import bind, url_of
 from slimq_service.settings import Settings
-from slimq_service.sockets import bind, url_of
 
 
 class Nothing:

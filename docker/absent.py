@@ -21,7 +21,7 @@ def main() -> None:
     found += [name for name in names if name.startswith(OF_CUDA)]
     if found:
         sys.exit(f"the image has {', '.join(found)}")
-    import slimq_service.server  # noqa: F401 - a missing dependency ends it here
+    import slimq_service.server.serve  # noqa: F401 - a missing dependency ends it here
 
     loaded = sorted(set(ABSENT) & set(sys.modules))
     if loaded:

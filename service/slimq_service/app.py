@@ -13,35 +13,35 @@ from slimq import __version__
 from slimq.core.errors import RepositoryError
 from slimq.core.onnx_policy import check_providers
 from slimq.core.repository import Repository
-from slimq_service.act import ActEndpoint
-from slimq_service.arrivals import Arrivals
-from slimq_service.batching import BatchLimits
-from slimq_service.catalogue import Catalogue
-from slimq_service.compare import CompareEndpoint
-from slimq_service.engine import Engine
-from slimq_service.exposition import Exposition
-from slimq_service.facts import Facts
-from slimq_service.front import Front
-from slimq_service.guard import describe, read_keys
-from slimq_service.handlers import add_error_handlers
-from slimq_service.health import Lifecycle, make_health_router
-from slimq_service.hot import Hot
-from slimq_service.lag import watch_lag
-from slimq_service.layers import count_refused, surround, trace_provider
-from slimq_service.metrics import Metrics
-from slimq_service.oip.control import make_control_router
-from slimq_service.oip.infer import InferEndpoint
-from slimq_service.oip.router import Models, make_protocol_router
-from slimq_service.openapi import add_openapi
-from slimq_service.page import make_page_router
-from slimq_service.peers import Peers
-from slimq_service.ready_metrics import ReadyMetrics
-from slimq_service.request_ids import id_maker
-from slimq_service.resources import make_resource_router
-from slimq_service.series import Registry
+from slimq_service.api.dispatch import Front
+from slimq_service.api.errors import add_error_handlers
+from slimq_service.api.openapi import add_openapi
+from slimq_service.api.stream.endpoint import StreamEndpoint
+from slimq_service.api.v1.act import ActEndpoint
+from slimq_service.api.v1.compare import CompareEndpoint
+from slimq_service.api.v1.page import make_page_router
+from slimq_service.api.v1.policies import make_resource_router
+from slimq_service.api.v2.infer import InferEndpoint
+from slimq_service.api.v2.metadata import Models, make_protocol_router
+from slimq_service.api.v2.repository import make_control_router
+from slimq_service.http.peers import Peers
+from slimq_service.http.request_ids import id_maker
+from slimq_service.inference.arrivals import Arrivals
+from slimq_service.inference.batching import BatchLimits
+from slimq_service.inference.engine import Engine
+from slimq_service.inference.shadow import Shadow
+from slimq_service.metrics.event_loop_lag import watch_lag
+from slimq_service.metrics.registry import Registry
+from slimq_service.metrics.service import Metrics
+from slimq_service.middleware.auth import describe, read_keys
+from slimq_service.middleware.stack import count_refused, surround, trace_provider
+from slimq_service.operations.evidence import Facts
+from slimq_service.operations.health import Lifecycle, make_health_router
+from slimq_service.operations.readiness import ReadyMetrics
+from slimq_service.operations.scrape import Exposition
+from slimq_service.requests.pipeline import Hot
 from slimq_service.settings import PROVIDERS_SETTING, Settings
-from slimq_service.shadow import Shadow
-from slimq_service.stream.endpoint import StreamEndpoint
+from slimq_service.variants.catalogue import Catalogue
 
 DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
 

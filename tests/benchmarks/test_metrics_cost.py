@@ -13,7 +13,7 @@ import metrics_cost
 from serving_cases import MLP_JSON
 from serving_requests import Prepared
 from serving_unmeasured import Forgetful
-from slimq_service.metrics import Metrics
+from slimq_service.metrics.service import Metrics
 
 
 def test_a_registry_that_forgets_has_every_series_and_no_count() -> None:

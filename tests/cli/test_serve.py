@@ -66,8 +66,8 @@ def test_verbose_logs_at_debug_level(
     monkeypatch: pytest.MonkeyPatch, tiny_repository: Path, flags: list[str], level: int
 ) -> None:
     levels: list[int] = []
-    monkeypatch.setattr("slimq_service.logs.configure_logs", levels.append)
-    monkeypatch.setattr("slimq_service.server.serve", lambda *args, **kwargs: None)
+    monkeypatch.setattr("slimq_service.server.logs.configure_logs", levels.append)
+    monkeypatch.setattr("slimq_service.server.serve.serve", lambda *args, **kwargs: None)
     arguments = [*flags, "serve", "--policies", str(tiny_repository)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0

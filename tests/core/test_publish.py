@@ -22,6 +22,7 @@ from slimq.core.errors import InvalidInputError, NotFoundError, RepositoryError
 from slimq.core.manifest import FileEntry, VariantManifest
 from slimq.core.publish import Publisher, content_entry
 from slimq.core.repository import Repository
+from slimq.core.verification import find_problems
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_garbage_is_collected_after_its_grace_period_only(
     expected = sorted([f"tiny/variants/fp32/{TEMPORARY}1-a", f"tiny/variants/fp32/{old}"])
     assert publisher.collect_garbage("tiny", grace_seconds=0) == expected
     assert (folder / "notes.txt").exists()
-    assert repository.verify("tiny") == []
+    assert find_problems(repository, "tiny") == []
 
 
 def test_an_unfinished_first_publish_is_collected(
@@ -343,7 +344,7 @@ def test_publishing_a_variant_a_report_or_a_policy_removes_old_garbage(
         os.utime(stray, (0, 0))
         act()
         assert not stray.exists()
-    assert repository.verify("tiny") == []
+    assert find_problems(repository, "tiny") == []
 
 
 def test_publishing_spares_what_was_replaced_just_now(
@@ -376,7 +377,7 @@ def test_a_promotion_changes_the_default_and_nothing_else(
     assert repository.policy("tiny") == promoted
     changes = {"default_variant": "other", "previous_default": "fp32"}
     assert promoted == before.model_copy(update=changes)
-    assert repository.verify("tiny") == []
+    assert find_problems(repository, "tiny") == []
 
 
 def test_going_back_is_undone_by_going_back_again(

@@ -21,6 +21,7 @@ from slimq.core.errors import NotFoundError, RepositoryError
 from slimq.core.manifest import FileEntry
 from slimq.core.publish import Publisher, content_entry
 from slimq.core.repository import Repository
+from slimq.core.verification import find_problems
 
 VARIANT = "tiny/variants/fp32/variant.json"
 
@@ -453,7 +454,7 @@ def test_an_unreadable_variant_is_named_and_does_not_hide_the_others(
     problem = "tiny/variants/fp32/variant.json: cannot be read: Permission denied"
     with pytest.raises(RepositoryError, match=f"^{problem}$"):
         repository.read_model("tiny", "fp32")
-    assert list(map(str, repository.verify("tiny"))) == [problem]
+    assert list(map(str, find_problems(repository, "tiny"))) == [problem]
 
 
 def test_a_folder_of_variants_that_cannot_be_looked_at_is_named(

@@ -14,21 +14,22 @@ from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import NotFoundError
 from slimq.core.publish import Publisher, content_entry
 from slimq.core.repository import Repository
+from slimq.core.verification import find_problems
 
 
 @pytest.fixture
 def problems(repository: Repository) -> Callable[[], list[str]]:
-    return lambda: [str(problem) for problem in repository.verify("tiny")]
+    return lambda: [str(problem) for problem in find_problems(repository, "tiny")]
 
 
 @pytest.mark.parametrize("policy", ["tiny", "tiny_frames"])
 def test_a_whole_policy_has_no_problems(repository: Repository, policy: str) -> None:
-    assert repository.verify(policy) == []
+    assert find_problems(repository, policy) == []
 
 
 def test_an_unknown_policy_is_not_a_problem_but_an_error(repository: Repository) -> None:
     with pytest.raises(NotFoundError, match="unknown policy 'nope'"):
-        repository.verify("nope")
+        find_problems(repository, "nope")
 
 
 def test_every_problem_is_found_at_once(repository: Repository, problems: Any) -> None:

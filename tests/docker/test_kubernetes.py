@@ -10,8 +10,8 @@ import pytest
 import yaml
 from cloudcoil.models.prometheus_operator import v1 as operator
 
-from slimq_service.metrics import Metrics
-from slimq_service.series import Registry
+from slimq_service.metrics.registry import Registry
+from slimq_service.metrics.service import Metrics
 from slimq_service.settings import Settings, unknown_variables
 
 FOLDER = Path(__file__).parents[2] / "docker" / "kubernetes"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from slimq_service.metrics import ERROR_CODES, HTTP_BUCKETS, HTTP_ERROR_CODES
+from slimq_service.metrics.service import ERROR_CODES, HTTP_BUCKETS, HTTP_ERROR_CODES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "prometheus"

@@ -10,6 +10,7 @@ from slimq.cli.compare import COLUMNS, table_row
 from slimq.cli.compress import resolve_recipe
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
+from slimq.core.verification import find_problems
 from slimq.evaluation.comparison import Comparison, compare_variants
 from slimq.evaluation.text_tables import markdown_table
 from slimq_compression.recipe import load_recipe
@@ -55,7 +56,7 @@ def comparison(request: pytest.FixtureRequest) -> Comparison:
 def test_the_repository_is_whole() -> None:
     assert REPOSITORY.policies() == ["cartpole", "pong"]
     for policy in REPOSITORY.policies():
-        assert REPOSITORY.verify(policy) == []
+        assert find_problems(REPOSITORY, policy) == []
 
 
 def test_every_variant_was_evaluated_on_the_same_held_out_episodes(comparison: Comparison) -> None:

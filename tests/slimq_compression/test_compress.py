@@ -4,6 +4,7 @@ import pytest
 
 from slimq.core.errors import AcceptGateError, ConfigError
 from slimq.core.manifest import StepFidelity
+from slimq.core.verification import find_problems
 from slimq_compression.compress import compress
 from slimq_compression.recipe import parse_recipe
 
@@ -30,7 +31,7 @@ def test_accepted_variants_are_published_and_verify(cartpole_repository) -> None
     outcomes = compress(cartpole_repository, "cartpole", recipes())
     assert [outcome.status for outcome in outcomes] == ["published", "published"]
     assert cartpole_repository.variants("cartpole") == ["fp32", "int8"]
-    assert cartpole_repository.verify("cartpole") == []
+    assert find_problems(cartpole_repository, "cartpole") == []
     manifest, model = cartpole_repository.read_model("cartpole", "int8")
     assert manifest == outcomes[1].manifest
     exported, quantized = manifest.recipe.steps
@@ -75,7 +76,7 @@ def test_a_compressed_variant_is_judged_by_its_bytes_on_disk_and_published_as_th
     assert made.verdict.criteria[0].value == entry.bytes < 1_700 < entry.uncompressed_bytes
     manifest, model = cartpole_repository.read_model("cartpole", "packed")
     assert (manifest, len(model)) == (made.manifest, entry.uncompressed_bytes)
-    assert cartpole_repository.verify("cartpole") == []
+    assert find_problems(cartpole_repository, "cartpole") == []
     tighter = parse_recipe(PACKED.format(limit=entry.bytes - 1), "p")
     (refused,) = compress(cartpole_repository, "cartpole", [tighter])
     with pytest.raises(AcceptGateError, match=rf"max_bytes is {entry.bytes}, at most"):
@@ -131,7 +132,7 @@ def test_a_broken_model_is_made_again(cartpole_repository) -> None:
     path.write_bytes(b"tampered")
     again = compress(cartpole_repository, "cartpole", recipes())
     assert [outcome.status for outcome in again] == ["unchanged", "published"]
-    assert cartpole_repository.verify("cartpole") == []
+    assert find_problems(cartpole_repository, "cartpole") == []
 
 
 def test_a_dry_run_judges_everything_and_publishes_nothing(cartpole_repository) -> None:

@@ -11,6 +11,7 @@ from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
 from slimq.core.errors import ConfigError, NotFoundError, RepositoryError
 from slimq.core.manifest import StepRecord
 from slimq.core.publish import Publisher
+from slimq.core.verification import find_problems
 from slimq.environments.collection import collect_calibration
 from slimq.environments.vector import describe
 from slimq.networks.torch_policy import TorchPolicy
@@ -127,7 +128,7 @@ def test_a_compressed_file_is_a_step_of_its_own_and_read_back_as_the_model(
     Publisher(cartpole_repository).publish_variant(packed.manifest, packed.stored)
     assert cartpole_repository.read_model("cartpole", "stored")[1] == packed.model
     missing = ["baseline_variant", "default_variant"]
-    problems = [str(problem) for problem in cartpole_repository.verify("cartpole")]
+    problems = [str(problem) for problem in find_problems(cartpole_repository, "cartpole")]
     assert [p.split(": ")[1] for p in problems] == missing
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from builders import build_repository, make_mlp, make_policy_manifest, make_variant_manifest
+from places import POLICIES
 from running import COMMAND
 from slimq.core.manifest import FileEntry
 from slimq_service.app import create_app
@@ -235,6 +236,6 @@ def launch() -> Iterator[Any]:
 @pytest.fixture
 def address(launch: Any, tmp_path: Path) -> Iterator[str]:
     """Host and port of a real process on the shipped policies, which must log no traceback."""
-    process = launch(Path(__file__).parents[2] / "policies", tmp_path / "log")
+    process = launch(POLICIES, tmp_path / "log")
     yield process.url.removeprefix("http://")
     assert "Traceback" not in process.log.read_text()

@@ -8,12 +8,12 @@ import pytest
 
 from slimq.core.errors import ConfigError
 from slimq_service.app import create_app
-from slimq_service.server import serve
+from slimq_service.server.serve import serve
 from slimq_service.settings import Settings
 
 LEAN = """
 import asyncio, sys
-import slimq_service.app, slimq_service.server
+import slimq_service.app, slimq_service.server.serve
 from slimq_service.settings import Settings
 import httpx
 
@@ -39,7 +39,7 @@ def test_serving_imports_no_training_dependency(tiny_repository: Path) -> None:
 
 
 def test_importing_reads_no_settings() -> None:
-    code = "import slimq_service.app, slimq_service.server, slimq_service.settings"
+    code = "import slimq_service.app, slimq_service.server.serve, slimq_service.settings"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"SLIMQ_PORT": "not a number", "PATH": ""},

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from places import ROOT
 from slimq.core import errors
-from slimq_service.metrics import HTTP_ERROR_CODES
+from slimq_service.metrics.service import HTTP_ERROR_CODES
 from slimq_service.settings import PREFIX, Settings
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 PAGE = DOCS / "service.md"
 
 

@@ -6,18 +6,17 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from places import ROOT
 from slimq.core.manifest import Shadow
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 
-ROOT = Path(__file__).parents[2]
 ACT = "/v1/policies/cartpole/variants/micro/act"
 UNITS = {"_seconds": "seconds", "_bytes": "bytes", "_ratio": "0 to 1"}
 PAUSE_SECONDS = 0.05

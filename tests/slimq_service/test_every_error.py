@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 
 from builders import build_repository
+from places import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "service.md"
+PAGE = ROOT / "docs" / "service.md"
 ACT, INFER = "/v1/policies/tiny/act", "/v2/models/tiny/infer"
 JSON, RAW = "application/json", "application/octet-stream"
 GOOD = [[0, 0, 0, 0]]

@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / ".venv-clients" / "bin" / "schemathesis"
+from places import ROOT
+
+PROGRAM = ROOT / ".venv-clients" / "bin" / "schemathesis"
 CONFIG = """
 [parameters]
 policy = "tiny"

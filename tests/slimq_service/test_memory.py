@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from places import ROOT
+
 SCRIPT = Path(__file__).parent / "scripts" / "load_unload.py"
 CYCLES = 500
 LIMIT_BYTES = 20_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from slimq_service.series import Registry
+from slimq_service.metrics.registry import Registry
 
 
 def sample_value(

@@ -98,10 +98,12 @@ def verify(
     from slimq.core.repository import Repository
 
     require("serve", "onnxruntime")
+    from slimq.core.verification import find_problems
+
     repository = Repository(policies)
     everything = {*repository.policies(), *repository.incomplete()}
     names = sorted(everything) if policy is None else [policy]
-    found = {name: repository.verify(name) for name in names}
+    found = {name: find_problems(repository, name) for name in names}
     if as_json:
         rows = {
             name: [{"path": problem.path, "problem": problem.problem} for problem in problems]

@@ -48,8 +48,8 @@ def serve(
     require(
         "serve", "fastapi", "uvicorn", "websockets", "onnxruntime", "orjson", "prometheus_client"
     )
-    from slimq_service.logs import configure_logs
-    from slimq_service.server import serve as run
+    from slimq_service.server.logs import configure_logs
+    from slimq_service.server.serve import serve as run
     from slimq_service.settings import read_settings
 
     settings = read_settings(policies=policies, host=host, port=port, workers=workers)

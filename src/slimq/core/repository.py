@@ -214,16 +214,6 @@ class Repository:
         """
         return _stamp(self.root / policy / POLICY_FILE) if re.fullmatch(SLUG, policy) else None
 
-    def verify(self, policy: str) -> list[RepositoryError]:
-        """Every problem of a policy: manifests, hashes, and models that do not answer.
-
-        Raises:
-            NotFoundError: there is no such policy.
-        """
-        from slimq.core.verification import find_problems  # needs onnxruntime, reading does not
-
-        return find_problems(self, policy)
-
     def _policy_folder(self, policy: str) -> tuple[str, ...]:
         if not re.fullmatch(SLUG, policy):
             raise NotFoundError("policy", policy, self.policies())

@@ -18,6 +18,7 @@ from slimq.core.errors import CheckFailedError, ConfigError, InvalidInputError
 from slimq.core.report import Fidelity
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT, SELECTION
+from slimq.core.verification import find_problems
 from slimq_compression import accept
 from slimq_compression.compress import compress
 from slimq_compression.pipeline import load_source
@@ -157,7 +158,7 @@ def test_a_winner_is_published_by_a_recipe_that_makes_it_again(
     assert names == {"margin", "max_bytes"}
     repository = Repository(chosen.policies)
     assert winner.outcome.manifest.name in repository.variants("cartpole")
-    assert repository.verify("cartpole") == []
+    assert find_problems(repository, "cartpole") == []
     assert winner.recipe is not None
     assert winner.recipe.parent == recipes / "cartpole"
     (again,) = compress(repository, "cartpole", [load_recipe(winner.recipe)])

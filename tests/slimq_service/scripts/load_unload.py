@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 
 from slimq_service.app import create_app
-from slimq_service.logs import configure_logs
-from slimq_service.model import resident_bytes
+from slimq_service.server.logs import configure_logs
 from slimq_service.settings import Settings
+from slimq_service.variants.loading import resident_bytes
 
 SETTLING_CYCLES = 30
 """After which allocator and caches have what they need."""

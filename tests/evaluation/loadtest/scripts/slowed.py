@@ -16,10 +16,10 @@ from pathlib import Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slimq_service.app import create_app
-from slimq_service.logs import configure_logs
-from slimq_service.server import end_cleanly, listen, run
+from slimq_service.server.logs import configure_logs
+from slimq_service.server.run import end_cleanly, run
+from slimq_service.server.sockets import listen, url_of
 from slimq_service.settings import Settings
-from slimq_service.sockets import url_of
 
 
 class Slowed:

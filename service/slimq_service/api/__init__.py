@@ -1,0 +1,1 @@
+"""Paths of the service: dispatch, errors and the OpenAPI document."""

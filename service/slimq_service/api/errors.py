@@ -1,0 +1,80 @@
+"""Turns every error outside the hot endpoints into a problem document, or what `/v2` has for it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from slimq.core.errors import InvalidInputError, SlimqError
+from slimq_service.http.error_responses import error_response
+from slimq_service.http.problems import (
+    Problem,
+    explain,
+    internal_problem,
+    make_problem,
+    no_such_path,
+    problem_of,
+)
+from slimq_service.metrics.service import METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, Metrics
+
+CODES = {405: METHOD_NOT_ALLOWED, 426: UPGRADE_REQUIRED}
+
+
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Registers the handlers of errors of the tree, of the framework, and of our own mistakes."""
+    log = structlog.get_logger(component="http")
+
+    def answer(
+        request: Request, problem: Problem, headers: dict[str, str] | None = None
+    ) -> Response:
+        metrics.http_error(problem["code"])
+        refused = error_response(request.scope["path"], problem)
+        media_type = refused.media_type.decode()
+        return Response(refused.body, refused.status, headers, media_type)
+
+    async def on_slimq(request: Request, error: Exception) -> Response:
+        return answer(request, explain(error))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        path, headers = request.scope["path"], dict(getattr(error, "headers", None) or {})
+        if status == 404:
+            detail = f"there is nothing at {path!r}; /docs lists what there is"
+            return answer(request, no_such_path(path, detail), headers)
+        problem = make_problem(
+            status,
+            CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "-")),
+            _describe(status, request.method, path, headers),
+            field="method" if status == 405 else "path",
+            limit=headers.get("Allow") or headers.get("Upgrade") or "the paths in /docs",
+            received=request.method if status == 405 else path,
+        )
+        return answer(request, problem, headers)
+
+    async def on_validation(request: Request, error: Exception) -> Response:
+        found = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+        field = ".".join(str(part) for part in found.get("loc", ("request",)))
+        received = repr(found.get("input"))
+        problem = problem_of(InvalidInputError(field, str(found.get("msg")), received))
+        return answer(request, problem)
+
+    async def on_mistake(request: Request, error: Exception) -> Response:
+        log.error("request failed", path=request.scope["path"], exc_info=error)
+        return answer(request, internal_problem())
+
+    app.add_exception_handler(SlimqError, on_slimq)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(Exception, on_mistake)
+
+
+def _describe(status: int, method: str, path: str, headers: dict[str, str]) -> str:
+    if status == 405:
+        return f"{method} is not allowed at {path!r}; allowed: {headers.get('Allow', 'see /docs')}"
+    if status == 426:
+        return f"{path!r} is a WebSocket; open it as one, with ws:// or wss://"
+    return f"{method} {path!r}: {HTTPStatus(status).phrase}"

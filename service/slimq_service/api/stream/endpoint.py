@@ -1,0 +1,119 @@
+"""The stream endpoint: a WebSocket that is one control loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+
+from slimq.core.errors import ClosingError, OverloadedError, SlimqError
+from slimq_service.api.stream.ending import RESTART
+from slimq_service.api.stream.refusal import Nowhere, ask_for_upgrade, refuse_stream
+from slimq_service.api.stream.session import Session
+from slimq_service.api.v1.act import choose, query_variant
+from slimq_service.http.problems import explain
+from slimq_service.requests.pipeline import Hot
+from slimq_service.requests.routing import with_key
+
+POLICY_PATH = "/v1/policies/{policy}/stream"
+VARIANT_PATH = "/v1/policies/{policy}/variants/{variant}/stream"
+RETRY_SECONDS = 5
+"""When to come again where too many streams are open: nobody knows how long they last."""
+
+
+class StreamEndpoint:
+    """Opens streams, knows which are open, and closes them when the service ends."""
+
+    def __init__(self, hot: Hot) -> None:
+        self._hot, self._metrics = hot, hot.metrics
+        self._places = 0
+        self._sessions: set[Session] = set()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+        self._closing = False
+        self._log = structlog.get_logger(component="stream")
+
+    def routes(self) -> list[BaseRoute]:
+        """The two routes, their answer to requests without an upgrade, and every other path."""
+        paths = (POLICY_PATH, VARIANT_PATH)
+        return [
+            *(WebSocketRoute(path, endpoint=self, name="stream") for path in paths),
+            *(Route(path, endpoint=ask_for_upgrade, include_in_schema=False) for path in paths),
+            WebSocketRoute("/{path:path}", endpoint=Nowhere(self._metrics), name="no-stream"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one stream, from the request for it to its end."""
+        await receive()
+        try:
+            session = await self._open(scope)
+        except Exception as error:
+            problem = explain(error)
+            if not isinstance(error, SlimqError):
+                self._log.exception("stream cannot be opened", path=scope["path"])
+            self._metrics.http_error(problem["code"])
+            await refuse_stream(scope, receive, send, problem)
+            return
+        ending = RESTART  # if it is cancelled: nobody but a server that ends does that
+        self._metrics.streams_opened.inc()
+        self._metrics.streams_open.inc()
+        try:
+            ending = await session.run(receive, send)
+        finally:
+            self._metrics.streams_open.dec()
+            self._metrics.stream_closed(ending.label)
+            self._forget(session)
+
+    async def end(self) -> None:
+        """Opens no more streams, and returns once all that were open are closed."""
+        self._closing = True
+        for session in self._sessions:
+            session.end()
+        await self._none_open.wait()
+
+    async def _open(self, scope: Scope) -> Session:
+        """A session with its variant in memory, in one of the places that there are.
+
+        Raises:
+            ClosingError: the service is ending.
+            OverloadedError: there is no place.
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: the variant cannot be loaded.
+            InvalidInputError: the query has another parameter than `variant`.
+            ConflictError: path and query name different variants.
+            LimitError: the routing key is too long.
+        """
+        self._check_open()
+        if self._places >= self._hot.settings.streams:
+            raise OverloadedError(self._hot.settings.streams, RETRY_SECONDS, "streams")
+        self._places += 1
+        try:
+            names, catalogue = scope["path_params"], self._hot.catalogue
+            policy = await catalogue.known_policy(names["policy"])
+            asked = {"path": names.get("variant"), "query": query_variant(scope["query_string"])}
+            headers = with_key(scope["headers"])
+            chosen = choose(asked, self._hot.default_variant(policy, headers))
+            variant = await catalogue.get(policy.name, chosen)
+            self._check_open()
+        except BaseException:
+            self._places -= 1
+            raise
+        free = all(name is None for name in asked.values())
+        spec, path = variant.policy.observation, scope["path"]
+        first = None if free else chosen
+        session = Session(self._hot, policy.name, first, spec, headers, path)
+        self._sessions.add(session)
+        self._none_open.clear()
+        return session
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise ClosingError
+
+    def _forget(self, session: Session) -> None:
+        self._places -= 1
+        self._sessions.remove(session)
+        if not self._sessions:
+            self._none_open.set()

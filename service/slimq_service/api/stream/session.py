@@ -1,0 +1,153 @@
+"""One stream from its acceptance to its end: a message in, an answer out, one after the other.
+
+A message that is answered with a problem has changed nothing: neither the frames nor the variant.
+So it can be sent again, or another one instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from starlette.types import Receive, Send
+
+from slimq.core.errors import LayoutChangedError
+from slimq.core.observation import ObservationSpec
+from slimq_service.api.stream.ending import IDLE, INTERNAL, LAYOUT, LOST, RESTART, Ending, ending_of
+from slimq_service.api.stream.inbox import DISCONNECT, Inbox
+from slimq_service.api.stream.messages import read_message, render_answer, render_problem
+from slimq_service.http.bodies import ClientGoneError, Headers
+from slimq_service.requests.call import Call
+from slimq_service.requests.pipeline import Hot
+
+CLOSE_SECONDS = 1.0
+"""How long a closing waits for a client that does not read."""
+
+
+class Session:
+    """Serves one stream."""
+
+    def __init__(
+        self,
+        hot: Hot,
+        policy: str,
+        variant: str | None,
+        spec: ObservationSpec,
+        headers: Headers,
+        path: str,
+    ) -> None:
+        """Begins an episode.
+
+        Args:
+            hot: answers its calls.
+            policy: whose variants answer.
+            variant: which one is to answer, None for the policy's default or one by its weights.
+            spec: the policy's observations, which must stay like that.
+            headers: with the routing key that keeps the stream with one variant by the weights.
+            path: where the stream came in, for the log.
+        """
+        self._hot, self._policy, self._variant = hot, policy, variant
+        self._headers, self._path = headers, path
+        self._spec, self._frame = spec, spec.frame
+        self._observation = spec.padding()
+        self._ending: Ending | None = None
+        self._waiting: asyncio.Timeout | None = None
+        self._log = structlog.get_logger(component="stream")
+
+    def end(self) -> None:
+        """Has the stream closed for the end of the service, after the answer under way."""
+        self._ending = RESTART
+        if self._waiting is not None:
+            self._waiting.reschedule(asyncio.get_running_loop().time())
+
+    async def run(self, receive: Receive, send: Send) -> Ending:
+        """Accepts the stream, answers its messages until it ends, and closes it where nobody has.
+
+        Args:
+            receive: the ASGI channel, after the request for the stream.
+            send: where the answers go.
+        """
+        inbox = Inbox(receive)
+        try:
+            await send({"type": "websocket.accept"})
+            ending = await self._serve(inbox, send)
+        except OSError:  # what servers raise where they cannot send any more
+            return LOST
+        except Exception:
+            self._log.exception("stream failed", path=self._path, policy=self._policy)
+            ending = INTERNAL
+        finally:
+            inbox.close()
+        if ending.code is not None:
+            message = {"type": "websocket.close", "code": ending.code, "reason": ending.reason}
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await send(message)
+        return ending
+
+    async def _serve(self, inbox: Inbox, send: Send) -> Ending:
+        answer: str | None = None
+        while True:
+            message = await self._exchange(answer, inbox, send)
+            if message is None:
+                return self._ending or IDLE
+            if message["type"] == DISCONNECT:
+                return ending_of(message)
+            answer = await self._answer(message, inbox)
+
+    async def _exchange(
+        self, answer: str | None, inbox: Inbox, send: Send
+    ) -> Mapping[str, Any] | None:
+        """Sends an answer and takes the next message, None where there is to be none.
+
+        The client has its time for both: one that sends but never reads is idle too.
+        """
+        try:
+            async with asyncio.timeout(self._hot.settings.stream_idle_seconds) as self._waiting:
+                if answer is not None:
+                    await send({"type": "websocket.send", "text": answer})
+                if self._ending is not None:
+                    return None
+                # Where the next message is here already, everybody else has a turn before it.
+                await asyncio.sleep(0)
+                return await inbox.next()
+        except TimeoutError:
+            return None
+        finally:
+            self._waiting = None
+
+    async def _answer(self, message: Mapping[str, Any], inbox: Inbox) -> str | None:
+        """The answer to a message, None where the client has gone meanwhile."""
+        call = Call(policy=self._policy, variant=self._variant)
+        try:
+            result = await self._hot.settle(call, self._path, self._respond(call, message, inbox))
+        except ClientGoneError:
+            return None
+        if isinstance(result, str):
+            return result
+        if result["code"] == LayoutChangedError.code:
+            self._ending = LAYOUT
+        return render_problem(result)
+
+    async def _respond(self, call: Call, message: Mapping[str, Any], inbox: Inbox) -> str:
+        hot, q_values = self._hot, None
+        policy = hot.catalogue.policy(self._policy)
+        call.variant = self._variant or hot.default_variant(policy, self._headers)
+        with call.reading():
+            asked = read_message(message, self._frame)
+        variant = await hot.variant(call, self._policy, asked.variant or call.variant)
+        if variant.policy.observation != self._spec:
+            problem = f"the observations of {self._policy!r} have changed; open a new stream"
+            raise LayoutChangedError(problem)
+        observation = self._spec.padding() if asked.reset else self._observation
+        if asked.frame is not None:
+            observation = self._spec.push(observation, asked.frame)
+            inference = await hot.infer(call, inbox.watch, variant, observation)
+            q_values = inference.q_values
+        with call.writing():
+            answer = render_answer(variant, q_values)
+        self._observation, self._variant = observation, asked.variant or self._variant
+        return answer

@@ -1,0 +1,1 @@
+"""The native API: actions, comparisons, policies and the page."""

@@ -1,0 +1,151 @@
+"""The compare endpoint: the same observations through several variants, side by side.
+
+Variants run one after the other, each as a lone request for actions would, so that their times can
+be compared. Agreement, difference and regret are against a reference, the policy's baseline unless
+another is named. It counts neither as a request for actions nor in the variants' metrics, but for
+the batches that are computed in threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from slimq.core.differences import find_differences
+from slimq.core.errors import (
+    ConflictError,
+    InvalidInputError,
+    LimitError,
+    ObservationError,
+    SlimqError,
+)
+from slimq.core.observation import Observations
+from slimq.core.qfunction import QValues
+from slimq_service.decoding.observations import JSON
+from slimq_service.http.problems import Problem, problem_of
+from slimq_service.http.query import read_query
+from slimq_service.http.responses import Answer, problem_answer
+from slimq_service.requests.call import Call
+from slimq_service.requests.pipeline import Hot
+from slimq_service.requests.receive import receive_observations
+
+PATH = "/v1/policies/{policy}/compare"
+MOST_VARIANTS = 64
+"""Variants in one comparison."""
+PARAMETERS = ("variants", "reference")
+
+
+class CompareEndpoint:
+    """Answers requests for comparisons."""
+
+    def __init__(self, hot: Hot) -> None:
+        self._hot = hot
+
+    def routes(self) -> list[Route]:
+        """The one route."""
+        return [
+            Route(PATH, endpoint=self, methods=["POST"], include_in_schema=False, name="compare")
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; every error becomes a problem document."""
+        hot = self._hot
+        await hot.respond(scope, receive, send, self._answer, problem_answer, counted=False)
+
+    async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:
+        hot = self._hot
+        policy = await hot.catalogue.known_policy(scope["path_params"]["policy"])
+        call.policy = policy.name
+        variants, reference = named_variants(scope["query_string"])
+        reference = reference or policy.baseline_variant
+        names = variants or list(hot.catalogue.variants(policy.name))
+        names = list(dict.fromkeys([reference, *names]))
+        if len(names) > MOST_VARIANTS:
+            raise LimitError("variants", MOST_VARIANTS, str(len(names)), "variants")
+        for name in names:
+            hot.catalogue.check_known(policy.name, name)
+        received = await receive_observations(hot, scope, receive, call, policy)
+        if received.envelope.variant is not None:
+            raise ConflictError("variant", "variants by query", "one by body")
+        observations = received.checked(policy.observation)
+        compared, failed = [], {}
+        expected: QValues | None = None
+        for name in names:
+            try:
+                row, q_values = await self._run(receive, call, name, observations)
+            except SlimqError as error:
+                if name == reference:
+                    raise
+                failed[name] = problem_of(error)
+                continue
+            expected = q_values if expected is None else expected
+            compared.append(row | difference(expected, q_values))
+        return Answer(200, JSON.encode(), render(policy.name, reference, compared, failed))
+
+    async def _run(
+        self, receive: Receive, call: Call, name: str, observations: Observations
+    ) -> tuple[dict[str, Any], QValues]:
+        """What one variant answers, and how long it took."""
+        hot, policy = self._hot, str(call.policy)
+        variant = await hot.variant(call, policy, name)
+        shape, spec = observations.shape[1:], variant.policy.observation
+        if (shape, observations.dtype) != (spec.shape, spec.numpy_dtype):
+            raise ObservationError(
+                "observations", "those of the policy", "those of its version before"
+            )
+        waited = call.stages.queue / 1e9
+        inference = await hot.compute(variant, observations, receive, waited, joined=False)
+        q_values = np.ascontiguousarray(inference.q_values)
+        row = {
+            "variant": name,
+            "sha256": variant.sha256,
+            "actions": q_values.argmax(axis=1),
+            "q_values": q_values,
+            "seconds": {"queue": inference.queue_seconds, "inference": inference.seconds},
+        }
+        return row, q_values
+
+
+def named_variants(query: bytes) -> tuple[list[str], str | None]:
+    """The variants and the reference that a query string names; none means all of the policy's.
+
+    Raises:
+        InvalidInputError: an unknown parameter, one given twice, or an empty name.
+    """
+    found: dict[str, str] = {}
+    for name, value in read_query(query, PARAMETERS):
+        if name in found:
+            raise InvalidInputError(name, "one value", f"{found[name]!r} and {value!r}")
+        found[name] = value
+    variants = found["variants"].split(",") if "variants" in found else []
+    for name in (*variants, found.get("reference", "-")):
+        if not name:
+            raise InvalidInputError("variants", "names with commas between them", repr(query))
+    return variants, found.get("reference")
+
+
+def difference(expected: QValues, q_values: QValues) -> dict[str, float]:
+    """How `(batch, actions)` Q-values differ from those of the reference.
+
+    Agreement is the share of the same greedy action, regret the mean of what an action loses by the
+    reference's Q-values.
+    """
+    found = find_differences(q_values, expected)
+    return {
+        "agreement": float(found.agrees.mean()),
+        "regret": float(found.regrets.mean()),
+        "mean_q_difference": float(found.errors.mean()),
+        "max_q_difference": float(found.errors.max()),
+    }
+
+
+def render(
+    policy: str, reference: str, compared: list[dict[str, Any]], failed: dict[str, Problem]
+) -> bytes:
+    """The answer's JSON."""
+    document = {"policy": policy, "reference": reference, "variants": compared, "failed": failed}
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,108 @@
+"""What can be read over HTTP: policies, variants, their manifests and reports."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from slimq.core.errors import NotFoundError
+from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.report import EvaluationReport
+from slimq_service.variants.catalogue import Catalogue
+
+
+class PolicySummary(BaseModel):
+    """One policy in the listing."""
+
+    name: str
+    environment: str | None = Field(description="id of its environment, null if unreadable")
+    default_variant: str | None = Field(description="which answers when none is asked for")
+    baseline_variant: str | None
+    variants: list[str]
+    problem: str | None = Field(default=None, description="why its manifest cannot be read")
+
+
+class PolicyList(BaseModel):
+    """Every policy."""
+
+    policies: list[PolicySummary]
+
+
+class VariantSummary(BaseModel):
+    """One variant in the listing."""
+
+    name: str
+    manifest: VariantManifest | None = Field(description="null if unreadable")
+    problem: str | None = Field(
+        default=None, description="why it cannot be served as it is on disk"
+    )
+
+
+class VariantList(BaseModel):
+    """Every variant of a policy."""
+
+    policy: str
+    variants: list[VariantSummary]
+
+
+def list_policies(catalogue: Catalogue) -> PolicyList:
+    """The policies of the latest look at the repository."""
+    summaries = []
+    for name, scanned in catalogue.scan.policies.items():
+        manifest = scanned.manifest
+        summaries.append(
+            PolicySummary(
+                name=name,
+                environment=manifest.environment.id if manifest else None,
+                default_variant=manifest.default_variant if manifest else None,
+                baseline_variant=manifest.baseline_variant if manifest else None,
+                variants=list(scanned.variants),
+                problem=str(scanned.error) if scanned.error else None,
+            )
+        )
+    return PolicyList(policies=summaries)
+
+
+def make_resource_router(catalogue: Catalogue) -> APIRouter:
+    """The routes; each looks at the repository first, so that what is published is seen at once."""
+    router = APIRouter(prefix="/v1/policies", tags=["policies"])
+
+    @router.get("", summary="Every policy")
+    async def get_policies() -> PolicyList:
+        await catalogue.refresh()
+        return list_policies(catalogue)
+
+    @router.get("/{policy}", summary="A policy's manifest")
+    async def get_policy(policy: str) -> PolicyManifest:
+        await catalogue.refresh()
+        return catalogue.policy(policy)
+
+    @router.get("/{policy}/variants", summary="A policy's variants with their manifests")
+    async def get_variants(policy: str) -> VariantList:
+        await catalogue.refresh()
+        found = [
+            VariantSummary(
+                name=name,
+                manifest=scanned.manifest,
+                problem=str(scanned.error) if scanned.error else None,
+            )
+            for name, scanned in catalogue.variants(policy).items()
+        ]
+        return VariantList(policy=policy, variants=found)
+
+    @router.get("/{policy}/variants/{variant}", summary="A variant's manifest")
+    async def get_variant(policy: str, variant: str) -> VariantManifest:
+        await catalogue.refresh()
+        return catalogue.variant(policy, variant)
+
+    @router.get("/{policy}/variants/{variant}/report", summary="A variant's evaluation report")
+    async def get_report(policy: str, variant: str) -> EvaluationReport:
+        await catalogue.refresh()
+        report = await catalogue.report(policy, variant)
+        if report is None:
+            found = catalogue.variants(policy)
+            evaluated = [name for name, v in found.items() if v.manifest and v.manifest.report]
+            raise NotFoundError("report of variant", variant, evaluated)
+        return report
+
+    return router

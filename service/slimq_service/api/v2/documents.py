@@ -1,0 +1,225 @@
+"""What the protocol's requests for metadata, readiness, configuration and statistics answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from slimq.core.manifest import PolicyManifest
+from slimq_service.api.v2.state import State
+from slimq_service.api.v2.tensors import PLATFORM, Tensor, input_tensor, output_tensors
+from slimq_service.metrics.statistics import Duration, VariantStatistics
+
+BACKEND = "onnxruntime"
+TAG = "open inference protocol"
+"""Under which the document of the interface lists the routes."""
+
+
+class Failure(BaseModel):
+    """What every error is answered with."""
+
+    error: str
+
+
+class ServerMetadata(BaseModel):
+    """The service."""
+
+    name: Literal["slimq"] = "slimq"
+    version: str
+    extensions: list[str]
+
+
+class Health(BaseModel):
+    """Both keys everywhere: clients read one or the other, whatever they asked for."""
+
+    live: Literal[True] = True
+    ready: bool
+    error: str | None = Field(default=None, description="why it is not ready")
+
+
+class ModelReady(BaseModel):
+    """Whether a model, or one of its versions, can answer."""
+
+    name: str
+    ready: bool
+    error: str | None = Field(default=None, description="why it is not ready")
+
+
+class TensorMetadata(BaseModel):
+    """An input or output; -1 stands for the batch."""
+
+    name: str
+    datatype: str = Field(examples=["FP32"])
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """A policy as a model."""
+
+    name: str
+    versions: list[str] = Field(description="its variants, or the one that was asked for")
+    platform: str = PLATFORM
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class Reshape(BaseModel):
+    """The shape behind `dims`, which must not be empty."""
+
+    shape: list[int] = []
+
+
+class TensorConfig(BaseModel):
+    """An input or output of the configuration, without the batch."""
+
+    name: str
+    data_type: str = Field(examples=["TYPE_FP32"])
+    dims: list[int]
+    reshape: Reshape | None = Field(default=None, description="of one number per observation")
+
+
+class ModelConfig(BaseModel):
+    """What load tools read of Triton's model configuration."""
+
+    name: str
+    platform: str = PLATFORM
+    backend: str = BACKEND
+    max_batch_size: int
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+
+
+class DurationStatistics(BaseModel):
+    """How often, and how many nanoseconds in all."""
+
+    count: int
+    ns: int
+
+
+class StageStatistics(BaseModel):
+    """Requests, and where the time of those that succeeded went."""
+
+    success: DurationStatistics
+    fail: DurationStatistics
+    queue: DurationStatistics = Field(description="waiting for threads or joint runs")
+    compute_input: DurationStatistics = Field(description="reading the request")
+    compute_infer: DurationStatistics = Field(description="in the model")
+    compute_output: DurationStatistics = Field(description="writing the answer")
+
+
+class ModelStatistics(BaseModel):
+    """A version's totals since the process started, of this protocol's requests and of act's."""
+
+    name: str
+    version: str
+    last_inference: int = Field(description="milliseconds since 1970, 0 before the first")
+    inference_count: int = Field(description="observations that were answered")
+    execution_count: int = Field(description="runs of the model")
+    inference_stats: StageStatistics
+    batch_stats: list[object] = Field(default=[], description="always empty")
+
+
+class StatisticsList(BaseModel):
+    """The statistics of one or more versions."""
+
+    model_stats: list[ModelStatistics]
+
+
+class IndexEntry(BaseModel):
+    """One version in the repository's index."""
+
+    name: str
+    version: str
+    state: State
+    reason: str
+
+
+class Loaded(BaseModel):
+    """What a load or an unload did."""
+
+    name: str
+    load: bool = Field(description="whether its versions are in memory now")
+    versions: list[str]
+
+
+def model_metadata(policy: PolicyManifest, versions: list[str]) -> ModelMetadata:
+    """A policy's metadata."""
+    return ModelMetadata(
+        name=policy.name,
+        versions=versions,
+        inputs=[_metadata(input_tensor(policy.observation))],
+        outputs=[_metadata(tensor) for tensor in output_tensors(len(policy.actions))],
+    )
+
+
+def model_config(policy: PolicyManifest, max_batch: int) -> ModelConfig:
+    """A policy's configuration."""
+    return ModelConfig(
+        name=policy.name,
+        max_batch_size=max_batch,
+        input=[_config(input_tensor(policy.observation))],
+        output=[_config(tensor) for tensor in output_tensors(len(policy.actions))],
+    )
+
+
+def model_statistics(policy: str, variant: str, totals: VariantStatistics) -> ModelStatistics:
+    """A variant's statistics."""
+    stages = StageStatistics(
+        success=_duration(totals.success),
+        fail=_duration(totals.fail),
+        queue=_duration(totals.queue),
+        compute_input=_duration(totals.compute_input),
+        compute_infer=_duration(totals.compute_infer),
+        compute_output=_duration(totals.compute_output),
+    )
+    return ModelStatistics(
+        name=policy,
+        version=variant,
+        last_inference=totals.last_inference,
+        inference_count=totals.inferences,
+        execution_count=totals.executions,
+        inference_stats=stages,
+    )
+
+
+def merge_statistics(lists: Sequence[StatisticsList]) -> StatisticsList:
+    """The totals of several workers, in the order of the first one's versions."""
+    merged: dict[tuple[str, str], ModelStatistics] = {}
+    for one in (one for some in lists for one in some.model_stats):
+        key = (one.name, one.version)
+        merged[key] = _sum(merged[key], one) if key in merged else one
+    return StatisticsList(model_stats=list(merged.values()))
+
+
+def _sum(a: ModelStatistics, b: ModelStatistics) -> ModelStatistics:
+    stages = {}
+    for name in StageStatistics.model_fields:
+        first, second = getattr(a.inference_stats, name), getattr(b.inference_stats, name)
+        stages[name] = DurationStatistics(count=first.count + second.count, ns=first.ns + second.ns)
+    return ModelStatistics(
+        name=a.name,
+        version=a.version,
+        last_inference=max(a.last_inference, b.last_inference),
+        inference_count=a.inference_count + b.inference_count,
+        execution_count=a.execution_count + b.execution_count,
+        inference_stats=StageStatistics(**stages),
+    )
+
+
+def _duration(duration: Duration) -> DurationStatistics:
+    return DurationStatistics(count=duration.count, ns=duration.nanoseconds)
+
+
+def _metadata(tensor: Tensor) -> TensorMetadata:
+    return TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=[-1, *tensor.shape])
+
+
+def _config(tensor: Tensor) -> TensorConfig:
+    return TensorConfig(
+        name=tensor.name,
+        data_type=f"TYPE_{tensor.datatype}",
+        dims=list(tensor.shape) or [1],
+        reshape=None if tensor.shape else Reshape(),
+    )

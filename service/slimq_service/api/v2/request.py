@@ -1,0 +1,236 @@
+"""Reads an inference request: its JSON, its one tensor from JSON or binary, the outputs it wants.
+
+Unknown keys and parameters are tolerated, as clients send `priority`, `timeout` or `sequence_id`.
+Those that change what a tensor is (shared memory, classification) are refused: whoever leaves them
+out answers something else than was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from slimq.core.errors import ConflictError, InvalidInputError, MalformedError, ObservationError
+from slimq.core.observation import Observations, ObservationSpec
+from slimq_service.api.v2.framing import LENGTH_NAME, Frame, decompress, split
+from slimq_service.api.v2.tensors import INPUT, OUTPUTS, input_tensor
+from slimq_service.decoding.nested_lists import (
+    check_count,
+    check_lists,
+    flatten,
+    kind_of,
+    load_json,
+    to_array,
+)
+
+KEYS = ("id", "parameters", "inputs", "name", "shape", "datatype", "data", "outputs")
+REFUSED_PARAMETERS = ("shared_memory_region", "classification")
+LONGEST_SHAPE = 16
+LONGEST_ID = 256
+"""Characters of a request's id, which the answer repeats."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output that is wanted, and whether as binary."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A request that was read and checked."""
+
+    id: str | None
+    observations: Observations
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most observations of a request, and most bytes of its body once decompressed."""
+
+    batch: int
+    body_bytes: int
+
+
+def read_request(
+    body: bytes, encoding: str | None, length: int | None, spec: ObservationSpec, limits: Limits
+) -> InferRequest:
+    """The request that a body holds.
+
+    Args:
+        body: as it arrived.
+        encoding: how it is compressed, as `encoding_of` has it.
+        length: of its JSON, as `json_length` has it.
+        spec: the policy's observations.
+        limits: what a request may have.
+
+    Raises:
+        MalformedError: it is not JSON, or its lengths don't fit each other.
+        InvalidInputError: a field is missing or wrong; the message names it.
+        LimitError: it is over a limit.
+    """
+    if encoding is not None:
+        body = decompress(body, encoding, limits.body_bytes)
+    frame = split(body, length)
+    if frame.head is None:
+        return InferRequest(None, _read_raw(frame.binary, spec, limits), _all_outputs(binary=True))
+    check_lists(frame.head, spec, limits.batch, INPUT)
+    document = load_json(frame.head, KEYS)
+    if not isinstance(document, dict):
+        raise InvalidInputError("body", "a JSON object with inputs", kind_of(document))
+    identity = document.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise InvalidInputError("id", "a string", kind_of(identity))
+    if identity is not None and len(identity) > LONGEST_ID:
+        received = f"{len(identity)} characters"
+        raise InvalidInputError("id", f"at most {LONGEST_ID} characters", received)
+    outputs = _read_outputs(document)
+    return InferRequest(identity, _read_input(document, frame, spec, limits), outputs)
+
+
+def _read_raw(binary: memoryview, spec: ObservationSpec, limits: Limits) -> Observations:
+    check_count(len(binary) // spec.item_bytes, limits.batch, INPUT)
+    return aligned(spec.from_bytes(binary))
+
+
+def _read_outputs(document: dict[str, Any]) -> tuple[Output, ...]:
+    parameters = _parameters(document, "parameters")
+    default = _flag(parameters, "binary_data_output", "parameters", default=False)
+    wanted = document.get("outputs")
+    if wanted is None or wanted == []:
+        return _all_outputs(binary=default)
+    if not isinstance(wanted, list):
+        raise InvalidInputError("outputs", "a list of outputs", kind_of(wanted))
+    found: dict[str, Output] = {}
+    for index, entry in enumerate(wanted):
+        field = f"outputs[{index}]"
+        name = _name(entry, field, OUTPUTS)
+        if name in found:
+            raise ConflictError(f"{field}.name", "each output once", f"{name!r} again")
+        of_output = _parameters(entry, f"{field}.parameters")
+        binary = _flag(of_output, "binary_data", f"{field}.parameters", default=default)
+        found[name] = Output(name, binary)
+    return tuple(found.values())
+
+
+def _all_outputs(*, binary: bool) -> tuple[Output, ...]:
+    return tuple(Output(name, binary) for name in OUTPUTS)
+
+
+def _read_input(
+    document: dict[str, Any], frame: Frame, spec: ObservationSpec, limits: Limits
+) -> Observations:
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list):
+        received = kind_of(inputs) if "inputs" in document else "no such key"
+        raise InvalidInputError("inputs", f"a list with the input {INPUT}", received)
+    for index, entry in enumerate(inputs):
+        _name(entry, f"inputs[{index}]", (INPUT,))
+    if len(inputs) != 1:
+        raise InvalidInputError("inputs", f"one input, {INPUT}", f"{len(inputs)} inputs")
+    (entry,) = inputs
+    expected = input_tensor(spec).datatype
+    if entry.get("datatype") != expected:
+        received = kind_of(entry.get("datatype"))
+        raise InvalidInputError("inputs[0].datatype", expected, received)
+    shape = _read_shape(entry.get("shape"), spec, limits)
+    parameters = _parameters(entry, "inputs[0].parameters")
+    size = parameters.get("binary_data_size")
+    if size is not None:
+        return _read_binary(entry, size, frame, shape, spec)
+    if len(frame.binary):
+        received = f"{len(frame.binary)} bytes that no input claims"
+        raise MalformedError("body", "nothing after the JSON", received)
+    return _read_data(entry, shape, spec)
+
+
+def _read_shape(value: Any, spec: ObservationSpec, limits: Limits) -> tuple[int, ...]:
+    field = "inputs[0].shape"
+    expected = f"[batch, {', '.join(map(str, spec.shape))}]"
+    if not isinstance(value, list) or len(value) > LONGEST_SHAPE:
+        raise InvalidInputError(field, expected, kind_of(value))
+    for index, dim in enumerate(value):
+        if type(dim) is not int or dim < 0:
+            received = kind_of(dim)
+            raise InvalidInputError(f"{field}[{index}]", "a whole number from 0", received)
+    if tuple(value[1:]) != spec.shape:
+        raise InvalidInputError(field, expected, str(value))
+    if value[0] == 0:
+        raise InvalidInputError(field, "a batch of at least 1", "an empty batch")
+    check_count(value[0], limits.batch, field)
+    return tuple(value)
+
+
+def _read_binary(
+    entry: dict[str, Any],
+    size: Any,
+    frame: Frame,
+    shape: tuple[int, ...],
+    spec: ObservationSpec,
+) -> Observations:
+    field = "inputs[0].parameters.binary_data_size"
+    if "data" in entry:
+        raise ConflictError("inputs[0].data", "none where binary_data_size is given", "both")
+    if not frame.length_given:
+        raise MalformedError(LENGTH_NAME, "the header wherever an input is binary", "none")
+    needed = shape[0] * spec.item_bytes
+    if type(size) is not int or size != needed:
+        expected = f"{needed} (shape {list(shape)}, {input_tensor(spec).datatype})"
+        raise InvalidInputError(field, expected, kind_of(size))
+    if len(frame.binary) != size:
+        expected = f"{size} bytes after the JSON"
+        raise MalformedError("body", expected, f"{len(frame.binary)} bytes")
+    return aligned(spec.from_bytes(frame.binary, INPUT))
+
+
+def aligned(array: Observations) -> Observations:
+    """Copied where the JSON before it has a length that its numbers cannot start after."""
+    return array if array.flags.aligned else array.copy()
+
+
+def _read_data(
+    entry: dict[str, Any], shape: tuple[int, ...], spec: ObservationSpec
+) -> Observations:
+    field, data = "inputs[0].data", entry.get("data")
+    if not isinstance(data, list):
+        received = kind_of(data) if "data" in entry else "no such key"
+        raise InvalidInputError(field, "a list of numbers", received)
+    count = math.prod(shape)
+    nested = bool(data) and isinstance(data[0], list)
+    if not nested and len(data) != count:
+        expected = f"{count} numbers (shape {list(shape)})"
+        raise ObservationError(field, expected, f"{len(data)} elements")
+    numbers = flatten(data, shape if nested else (count,), field)
+    return spec.check(to_array(numbers, spec).reshape(shape), field)
+
+
+def _name(entry: Any, field: str, known: tuple[str, ...]) -> str:
+    if not isinstance(entry, dict):
+        raise InvalidInputError(field, "an object with a name", kind_of(entry))
+    name = entry.get("name")
+    if name not in known:
+        raise InvalidInputError(f"{field}.name", " or ".join(map(repr, known)), kind_of(name))
+    return str(name)
+
+
+def _parameters(owner: dict[str, Any], field: str) -> dict[str, Any]:
+    parameters = owner.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise InvalidInputError(field, "an object", kind_of(parameters))
+    for name in REFUSED_PARAMETERS:
+        if name in parameters:
+            raise InvalidInputError(f"{field}.{name}", "none, it is not supported", "one")
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, field: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{field}.{name}", "true or false", kind_of(value))
+    return value

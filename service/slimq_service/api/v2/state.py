@@ -1,0 +1,53 @@
+"""Whether a variant can answer, in the words of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from slimq_service.variants.catalogue import Catalogue
+
+State = Literal["READY", "LOADING", "UNAVAILABLE"]
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """One variant; `reason` says why it is not ready."""
+
+    policy: str
+    variant: str
+    state: State
+    reason: str
+
+
+def version_state(catalogue: Catalogue, policy: str, variant: str) -> VersionState:
+    """READY is what can answer: from memory, or because the first request loads it.
+
+    Raises:
+        NotFoundError: there is no such policy or variant.
+    """
+    catalogue.check_known(policy, variant)
+    of_policy = catalogue.scan.policies[policy]
+    scanned, state = of_policy.variants[variant], catalogue.residents.state(policy, variant)
+    found: tuple[State, str]
+    if state.loaded is not None:
+        found = "READY", ""
+    elif (error := state.error or scanned.error) is not None:
+        found = "UNAVAILABLE", str(error)
+    elif of_policy.manifest is None:
+        found = "UNAVAILABLE", str(of_policy.error)
+    elif state.task is not None:
+        found = "LOADING", "being loaded"
+    elif state.unloaded:
+        found = "UNAVAILABLE", "unloaded; a load or the next request loads it again"
+    else:
+        found = "READY", ""
+    return VersionState(policy, variant, *found)
+
+
+def version_states(catalogue: Catalogue) -> Iterator[VersionState]:
+    """Every variant of every policy."""
+    for policy in catalogue.policies():
+        for variant in catalogue.variants(policy):
+            yield version_state(catalogue, policy, variant)

@@ -1,0 +1,1 @@
+"""Observations read from JSON, raw bytes and npy."""

@@ -1,0 +1,230 @@
+"""What a request's body says: observations as JSON, raw bytes or npy, checked before they are used.
+
+A body is read in two steps, because JSON may name the variant, and only the variant's policy says
+what an observation looks like: `parse` reads the envelope, `Envelope.observations` the numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimq.core.errors import (
+    InvalidInputError,
+    MalformedError,
+    ObservationError,
+    SlimqError,
+    first_line,
+    suggestion,
+)
+from slimq.core.observation import Observations, ObservationSpec
+from slimq_service.decoding.frames_in_json import PLACE, read_frames
+from slimq_service.decoding.nested_lists import (
+    check_count,
+    check_lists,
+    flatten,
+    kind_of,
+    load_json,
+    to_array,
+)
+
+JSON = "application/json"
+RAW = "application/octet-stream"
+NPY = "application/x-npy"
+MEDIA_TYPES = (JSON, RAW, NPY)
+FIELD = "observations"
+KEYS = (FIELD, "variant")
+LONGEST_NAME = 64
+"""Characters of a variant's name, as the repository's rule for names has it."""
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A body that was read but not yet checked against a policy.
+
+    Attributes:
+        media_type: one of `MEDIA_TYPES`.
+        content: raw bytes, an array, or nested lists where JSON was not read as an array.
+        variant: the variant that the body names.
+    """
+
+    media_type: str
+    content: Any
+    variant: str | None = None
+
+    def observations(self, spec: ObservationSpec, max_batch: int) -> Observations:
+        """The observations `(batch, *shape)`.
+
+        Raises:
+            ObservationError: they do not fit the spec.
+            LimitError: there are more than `max_batch`.
+        """
+        if self.media_type == RAW:
+            count = len(self.content) // spec.item_bytes
+            check_count(count, max_batch, FIELD)
+            return spec.from_bytes(self.content)
+        if isinstance(self.content, np.ndarray):
+            array: npt.NDArray[Any] = self.content
+            if array.ndim == len(spec.shape) + 1:
+                check_count(array.shape[0], max_batch, FIELD)
+            return spec.check(array, "body" if self.media_type == NPY else FIELD)
+        return _from_lists(self.content, spec, max_batch)
+
+
+def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -> Envelope:
+    """Reads the envelope of a body of one of `MEDIA_TYPES`.
+
+    Args:
+        media_type: what the body is.
+        body: all of it.
+        spec: the policy's observations, which bound the lists of a JSON body.
+        max_batch: most observations.
+
+    Raises:
+        MalformedError: it is not what its media type says.
+        LimitError: JSON with far more lists than `max_batch` observations are made of.
+        InvalidInputError: a JSON key is missing, unknown or of the wrong type.
+    """
+    if media_type == RAW:
+        return Envelope(media_type, body)
+    if media_type == NPY:
+        return Envelope(media_type, read_npy(body))
+    check_lists(body, spec, max_batch, FIELD)
+    document = _read_document(body, spec)
+    if FIELD not in document:
+        raise InvalidInputError(FIELD, "a list of observations", "no such key")
+    return Envelope(media_type, document[FIELD], read_variant(document))
+
+
+def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
+    """The object of a body, frames in it as an array where they can be read as one.
+
+    Raises:
+        MalformedError: it is not JSON.
+        ObservationError: it has NaN or an infinity where a number should be.
+        InvalidInputError: it is no object, or has an unknown key.
+    """
+    frames = read_frames(body, spec)
+    if frames is not None:
+        with contextlib.suppress(SlimqError):  # which the whole body is to say of itself
+            document = read_object(frames[1], KEYS, "body")
+            content = document.get(FIELD)
+            if type(content) is int and content == PLACE:
+                return {**document, FIELD: frames[0]}
+    return read_object(body, KEYS, "body")
+
+
+def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
+    """A JSON object that has no other keys than these.
+
+    Args:
+        body: UTF-8.
+        keys: those that it may have, the most important first.
+        field: how an error names the whole.
+
+    Raises:
+        MalformedError: it is not JSON.
+        ObservationError: it has NaN or an infinity where a number should be.
+        InvalidInputError: it is no object, or has an unknown key.
+    """
+    document = load_json(body, keys, field)
+    if not isinstance(document, dict):
+        raise InvalidInputError(field, f"a JSON object with {keys[0]}", kind_of(document))
+    for key in document:
+        if key not in keys:
+            expected = f"the keys {', '.join(keys[:-1])} and {keys[-1]}"
+            raise InvalidInputError(field, expected, repr(key), suggestion(key, keys))
+    return document
+
+
+def read_variant(document: dict[str, Any]) -> str | None:
+    """The variant that an object names, None where it names none.
+
+    Raises:
+        InvalidInputError: it is no name, or too long for one.
+    """
+    variant = document.get("variant")
+    if variant is None:
+        return None
+    if not isinstance(variant, str):
+        raise InvalidInputError("variant", "the name of a variant", kind_of(variant))
+    if len(variant) > LONGEST_NAME:
+        expected = f"a name of at most {LONGEST_NAME} characters"
+        raise InvalidInputError("variant", expected, f"{len(variant)} characters")
+    return variant
+
+
+def read_npy(body: bytes) -> npt.NDArray[Any]:
+    """The array of an npy file (format 1.0 or 2.0), without a copy; never unpickles.
+
+    The header is checked against the bytes that are there before anything is allocated.
+
+    Raises:
+        MalformedError: it is not npy, holds no numbers, or its length is not what its header says.
+    """
+    stream = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(stream)
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        shape, fortran, dtype = readers[version](stream, max_header_size=4096)
+    except Exception as error:  # the header is Python source: its reader raises all sorts
+        expected = "an npy file (format 1.0 or 2.0)"
+        raise MalformedError("body", expected, first_line(error)) from None
+    if dtype.kind not in "fiu" or dtype.itemsize > 8:
+        raise MalformedError("body", "an npy file of numbers", f"dtype {dtype}")
+    if len(shape) > 16 or not all(type(n) is int and 0 <= n <= len(body) for n in shape):
+        expected = f"an npy file of up to 16 dimensions, each from 0 to {len(body)} long"
+        raise MalformedError("body", expected, f"shape ({', '.join(map(_length, shape))})")
+    needed, present = math.prod(shape) * dtype.itemsize, len(body) - stream.tell()
+    if needed != present:
+        expected = f"{needed} bytes after the npy header (dtype {dtype}, shape {shape})"
+        raise MalformedError("body", expected, f"{present} bytes")
+    try:
+        flat = np.frombuffer(body, dtype=dtype, offset=stream.tell())
+        native = flat.astype(dtype.newbyteorder("="), copy=False)
+        return native.reshape(shape, order="F" if fortran else "C")
+    except (ValueError, TypeError) as error:  # an empty array may have any number of other sides
+        raise MalformedError("body", "an npy file with a valid shape", str(error)) from None
+
+
+def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observations:
+    depth = _depth(value, len(spec.shape) + 2)
+    shape = ", ".join(map(str, spec.shape))
+    expected = f"a list of shape (batch, {shape})"
+    if depth == 0:
+        raise ObservationError(FIELD, expected, kind_of(value))
+    if value == []:
+        raise ObservationError(FIELD, "a batch of at least 1", "an empty batch")
+    if depth == len(spec.shape):
+        value, dims = [value], (1, *spec.shape)
+    elif depth == len(spec.shape) + 1:
+        check_count(len(value), max_batch, FIELD)
+        dims = (len(value), *spec.shape)
+    else:
+        raise ObservationError(FIELD, expected, f"lists nested {depth} deep")
+    array = to_array(flatten(value, dims, FIELD), spec)
+    return spec.check(array.reshape(dims), FIELD)
+
+
+def _depth(value: Any, deepest: int) -> int:
+    depth = 0
+    while isinstance(value, list) and depth < deepest:
+        depth += 1
+        if not value:
+            break
+        value = value[0]
+    return depth
+
+
+def _length(length: int) -> str:
+    return str(length) if abs(length) < 2**63 else "a number over 2**63"

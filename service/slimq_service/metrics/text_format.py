@@ -1,0 +1,93 @@
+"""The text of series, in Prometheus' exposition format 0.0.4; beginnings of its lines are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from slimq_service.metrics.instruments import Family, Histogram, Values
+
+
+class Plan:
+    """The lines of the text and where their values come from; most are as they were last time."""
+
+    def __init__(
+        self,
+        families: Sequence[Family[Any]],
+        places: Mapping[tuple[str, tuple[str, ...]], int],
+        used: int,
+    ) -> None:
+        """Has no values yet.
+
+        Args:
+            families: all of them.
+            places: the first slot of every series.
+            used: how many slots there are.
+        """
+        self._starts: list[str] = []
+        self._counted = np.zeros(used, np.bool_)
+        first: list[int] = []
+        last: list[int] = []
+        largest: list[bool] = []
+        for family in families:
+            begun = len(self._starts)
+            buckets = _bucket_starts(family)
+            for values in family.children:
+                slot = places[family.name, values]
+                end = slot + family.width - 1
+                labels = _labels(family.names, values)
+                behind = f"{{{labels}}} " if labels else " "
+                if family.kind is Histogram:
+                    tail = f",{labels}}} " if labels else "} "
+                    self._starts += [bucket + tail for bucket in buckets]
+                    self._starts += [f"{family.name}_count{behind}", f"{family.name}_sum{behind}"]
+                    self._counted[slot:end] = True
+                    first += [slot] * (len(buckets) + 1)
+                    last += [*range(slot + 1, end + 1), end]
+                else:
+                    self._starts.append(f"{family.name}{behind}")
+                first.append(end)
+                last.append(end + 1)
+            if len(self._starts) > begun:
+                self._starts[begun] = _head(family) + self._starts[begun]
+            largest += [family.largest] * (len(self._starts) - begun)
+        self._first, self._last = np.array(first, np.int64), np.array(last, np.int64)
+        self._largest = np.array(largest, np.bool_)
+        self._single = ~self._counted[self._first]
+        self._lines = list(self._starts)
+        self._values = np.full(len(self._starts), np.nan)
+
+    def render(self, totals: Values, largest: Values) -> str:
+        """The text. Counts are added as whole numbers, apart from the sums of seconds."""
+        running = np.concatenate([[0.0], np.cumsum(np.where(self._counted, totals, 0.0))])
+        values = running[self._last] - running[self._first]
+        values[self._single] = totals[self._first[self._single]]
+        values[self._largest] = largest[self._first[self._largest]]
+        changed = np.flatnonzero(values != self._values)
+        for line, value in zip(changed.tolist(), values[changed].tolist(), strict=True):
+            self._lines[line] = f"{self._starts[line]}{value!r}"
+        self._values = values
+        return "\n".join(self._lines) + "\n" if self._lines else ""
+
+
+def _head(family: Family[Any]) -> str:
+    kind = family.kind.__name__.lower()
+    return f"# HELP {family.name} {family.description}\n# TYPE {family.name} {kind}\n"
+
+
+def _bucket_starts(family: Family[Any]) -> list[str]:
+    """Of a histogram's buckets, the lines up to the other labels."""
+    bounds = [*map(repr, map(float, family.bounds)), "+Inf"]
+    return [f'{family.name}_bucket{{le="{bound}"' for bound in bounds]
+
+
+def _labels(names: Sequence[str], values: Sequence[str]) -> str:
+    pairs = sorted(zip(names, values, strict=True))
+    return ",".join(f'{name}="{escape(value)}"' for name, value in pairs)
+
+
+def escape(value: str) -> str:
+    """A label's value as it is written between quotes."""
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

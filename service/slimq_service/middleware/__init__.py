@@ -1,0 +1,1 @@
+"""Layers around the application: keys, the admin port, access log, traces."""

@@ -1,0 +1,156 @@
+"""Keys: who may ask, and who may load and unload.
+
+With an API key every request must bring it, or the administrator's, except those for health. With
+an administrator's key loading and unloading needs that one; without, they take the API key. What
+another worker passes on was let through by that one. The guard is only there where a key is set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from slimq.core.errors import ConfigError, ForbiddenError, SlimqError, UnauthorizedError
+from slimq_service.http.error_responses import refuse
+from slimq_service.http.peers import from_peer
+from slimq_service.http.problems import problem_of
+from slimq_service.settings import KEY, KEY_RULE, PREFIX, Settings
+
+OPEN = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
+"""Paths that need no key: probes have none."""
+ADMINISTRATION = "/v2/repository/models/"
+"""Whatever begins like this changes what is in memory."""
+EXPECTED = "Bearer KEY, or X-API-Key: KEY"
+LONGEST_FILE = 4096
+"""Bytes of a file with a key."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a service; None where none is set."""
+
+    api: bytes | None = field(default=None, repr=False)
+    admin: bytes | None = field(default=None, repr=False)
+
+    def __bool__(self) -> bool:
+        return self.api is not None or self.admin is not None
+
+
+def read_keys(settings: Settings) -> Keys:
+    """The keys, from the settings or the files that they name.
+
+    Raises:
+        ConfigError: a file cannot be read, or holds no key.
+    """
+    return Keys(
+        _read(settings.api_key, settings.api_key_file, "API_KEY_FILE"),
+        _read(settings.admin_key, settings.admin_key_file, "ADMIN_KEY_FILE"),
+    )
+
+
+def with_keys(settings: Settings) -> Settings:
+    """The settings with the keys themselves in place of files, so that all workers have the same.
+
+    Raises:
+        ConfigError: a file cannot be read, or holds no key.
+    """
+    keys = read_keys(settings)
+    found = {"api_key": keys.api, "admin_key": keys.admin}
+    secrets = {name: key and SecretStr(key.decode()) for name, key in found.items()}
+    return settings.model_copy(update={**secrets, "api_key_file": None, "admin_key_file": None})
+
+
+class Guard:
+    """An ASGI layer that lets only those through who have a key."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, count: Callable[[str], None]) -> None:
+        """Guards `app`; `count` is told the code of every refusal."""
+        self._app, self._keys, self._count = app, keys, count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers who may not, and hands on who may."""
+        if scope["type"] != "lifespan" and not from_peer(scope):
+            error = self._check(scope["path"], scope["headers"])
+            if error is not None:
+                self._count(error.code)
+                unknown = isinstance(error, UnauthorizedError)
+                headers = ((b"www-authenticate", b"Bearer"),) if unknown else ()
+                await refuse(scope, receive, send, problem_of(error), headers)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> SlimqError | None:
+        if path in OPEN:
+            return None
+        keys, administers = self._keys, path.startswith(ADMINISTRATION)
+        if keys.api is None and not administers:
+            return None
+        brought = list(brought_keys(headers))
+        if _is_among(keys.admin, brought):
+            return None
+        is_known = _is_among(keys.api, brought)
+        if administers and keys.admin is not None:
+            if is_known:
+                return ForbiddenError("key", "the administrator's", "one for other requests")
+        elif is_known:
+            return None
+        received = "one that is not known here" if brought else "no key"
+        return UnauthorizedError("Authorization", EXPECTED, received)
+
+
+def brought_keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """The keys that a request brings, in either header."""
+    for name, value in headers:
+        if name == b"x-api-key":
+            yield value
+        elif name == b"authorization":
+            scheme, _, key = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                yield key.strip()
+
+
+def describe(document: dict[str, Any], keys: Keys) -> None:
+    """Says in the document of the interface which key each operation needs."""
+    if not keys:
+        return
+    whose = "for every request but those for health" if keys.api else "for loading and unloading"
+    described = f"needed {whose}"
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": described},
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": described},
+    }
+    for path, operations in document["paths"].items():
+        administers = path.startswith(ADMINISTRATION)
+        needed = path not in OPEN and (keys.api is not None or administers)
+        for operation in operations.values():
+            operation["security"] = [{"bearer": []}, {"key": []}] if needed else []
+            if administers and keys.admin is not None:
+                operation["description"] = "Needs the administrator's key."
+
+
+def _is_among(key: bytes | None, brought: list[bytes]) -> bool:
+    return key is not None and any(compare_digest(key, one) for one in brought)
+
+
+def _read(key: SecretStr | None, file: Path | None, name: str) -> bytes | None:
+    if key is not None:
+        return key.get_secret_value().encode()
+    if file is None:
+        return None
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(LONGEST_FILE).strip()
+    except OSError as error:
+        problem = f"{file}: cannot be read: {error.strerror}"
+        raise ConfigError("settings", PREFIX + name, problem) from error
+    if not re.fullmatch(KEY.encode(), content):
+        problem = f"{file}: expected {KEY_RULE}, received something else"
+        raise ConfigError("settings", PREFIX + name, problem)
+    return content

@@ -1,0 +1,51 @@
+"""Says in metrics and in the log whether this process can serve, though nobody asks `/readyz`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from slimq_service.metrics.service import Metrics
+from slimq_service.operations.health import Lifecycle, is_ready
+from slimq_service.variants.catalogue import Catalogue
+from slimq_service.variants.snapshot import Key
+
+PERIOD_SECONDS = 1.0
+"""Between two looks: whichever worker is scraped, what it tells of the others is no older."""
+
+
+class ReadyMetrics:
+    """Keeps the two gauges at what the latest look at the repository and the loads so far say."""
+
+    def __init__(self, catalogue: Catalogue, lifecycle: Lifecycle, metrics: Metrics) -> None:
+        self._catalogue, self._lifecycle, self._metrics = catalogue, lifecycle, metrics
+        self._missing: list[Key] = []
+        self._log = structlog.get_logger(component="health")
+
+    def update(self) -> None:
+        """Sets the gauges; names what is pinned and not there, once, in the log."""
+        catalogue = self._catalogue
+        readable = catalogue.scan_error is None
+        self._metrics.repository_readable.set(readable)
+        self._metrics.ready.set(is_ready(catalogue, self._lifecycle))
+        if not readable:  # what is not there is not known
+            return
+        policies = catalogue.scan.policies
+        missing = [
+            (policy, variant)
+            for policy, variant in catalogue.residents.awaited()
+            if policy not in policies or variant not in policies[policy].variants
+        ]
+        if missing != self._missing:
+            for policy, variant in missing:
+                self._log.error(
+                    "pinned variant is not in the repository", policy=policy, variant=variant
+                )
+            self._missing = missing
+
+    async def watch(self, seconds: float = PERIOD_SECONDS) -> None:
+        """Sets them again and again, until cancelled."""
+        while True:
+            self.update()
+            await asyncio.sleep(seconds)

@@ -1,0 +1,267 @@
+"""HTTP/1.1 as uvicorn reads it with httptools, with bounds on what a client may take of it.
+
+httptools keeps a header's value until it is whole, however long it is, and uvicorn waits for the
+rest of a head, or for the first byte, as long as the client likes: a few thousand connections that
+send a byte now and then (slowloris) would be all that a process has. Here a head is bounded in
+bytes and in time, as are connections in number and a client that does not take its answer in time.
+
+A head that arrives in one piece, as nearly all do, costs a comparison and no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from slimq.core.errors import (
+    ConnectionsError,
+    HeadLimitError,
+    HeadTimeoutError,
+    MalformedRequestError,
+    SlimqError,
+)
+from slimq_service.inference.arrivals import App
+from slimq_service.server.raw_errors import raw_answer
+
+LINGER_SECONDS = 1.0
+"""How long a client may go on sending once it is refused: closing a connection with unread bytes
+resets it, and the client might never see the answer. Also how long one has to take the last bytes
+of an idle connection that is closed."""
+LINGERING = 64
+"""Connections beyond the limit that are told so; more are closed without a word."""
+PIPELINED = 100
+"""Requests that one connection may have waiting behind the one that is answered; each takes some
+kilobytes, however few bytes it was sent in."""
+
+
+@dataclass(frozen=True)
+class WireLimits:
+    """What a client may take.
+
+    Attributes:
+        head_bytes: most bytes of request line and headers.
+        head_seconds: time in which they must arrive.
+        send_seconds: time in which a client must take more of its answer.
+        connections: most that are open at once.
+        refused: told the code of every error that is answered before there is a request; answers
+            the id of that.
+        arrived: told of every request that was read what is to answer it; says what does.
+    """
+
+    head_bytes: int
+    head_seconds: float
+    send_seconds: float
+    connections: int
+    refused: Callable[[str], str]
+    arrived: Callable[[App], App]
+
+
+def make_protocol(limits: WireLimits) -> type[asyncio.Protocol]:
+    """The class that `uvicorn.Config` takes as `http`."""
+    return type("Bounded", (BoundedProtocol,), {"limits": limits})
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    A head is counted by the pieces that it arrives in, since httptools does not say where in a
+    piece it begins; one that seems too long is measured exactly when it is whole. So a head within
+    the limit is never refused, and of one that never ends at most one piece more than the limit is
+    kept. The same holds for the trailers of a chunked body, which are dropped.
+
+    After each piece somebody makes an answer, or a timer runs: no client holds a connection by
+    sending nothing, or next to nothing.
+    """
+
+    limits: ClassVar[WireLimits]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._most = self.limits.head_bytes
+        self._in_head = True
+        """Whether what comes next is (more of) a head."""
+        self._in_chunks = False
+        """Whether it is (more of) a body in chunks, or its trailers."""
+        self._carried = 0
+        """Bytes of the pieces before, of a head or trailers that began at the start of one."""
+        self._size = 0
+        """The same with the present piece: no head that ends in it can be longer."""
+        self._is_over = False
+        """Whether it was refused, or belongs to a WebSocket by now."""
+        self._answering: Any = None
+        """The cycle of the request that is being answered; uvicorn knows the newest alone."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected; its first head must be whole in time."""
+        super().connection_made(transport)
+        most, error = self.limits.connections, ConnectionsError(self.limits.connections)
+        if len(self.connections) > most + LINGERING:
+            self._is_over = True
+            self.limits.refused(error.code)
+            transport.abort()
+        elif len(self.connections) > most:
+            self._refuse(error)
+        else:
+            self._start_timer(self.limits.head_seconds, self._late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """No timer outlives its connection."""
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        self._unset_stalled()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, self.limits.arrived(app))
+
+    def data_received(self, data: bytes) -> None:
+        """A piece, which may hold parts of several requests."""
+        if self._is_over:
+            return
+        self._size = self._carried + len(data)
+        self._carried = self._size if self._in_head else 0
+        if self._in_chunks:
+            self._receive_chunks(data)
+        else:
+            super().data_received(data)
+        if self._is_over:
+            return
+        if self._carried > self._most:
+            self._refuse(self._too_long(f"{self._carried} bytes and perhaps more"))
+        elif self._timer is None and (self._has_begun() or not self._is_busy()):
+            self._start_timer(self.limits.head_seconds, self._late)
+
+    def _receive_chunks(self, data: bytes) -> None:
+        """Counts pieces in which there is nothing of the body that somebody reads."""
+        size, before = self._size, len(self.cycle.body)
+        super().data_received(data)
+        if self._in_chunks and len(self.cycle.body) == before:
+            self._carried = size
+
+    def on_headers_complete(self) -> None:
+        """A head is whole; what is raised here comes back to `send_400_response`."""
+        if self._size > self._most and self._measure() > self._most:
+            raise self._too_long("more")
+        if len(self.pipeline) >= PIPELINED:
+            raise MalformedRequestError("pipeline", f"{PIPELINED} requests at once", "more")
+        self._in_head = False
+        self._carried = 0
+        if self._timer is not None:
+            self._stop_timer()
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """A part of a body begins, or, after the last, its trailers, which are dropped."""
+        self._in_chunks = True
+        self.headers = []
+
+    def on_message_complete(self) -> None:
+        """A request is whole: what comes next is a head."""
+        self._in_head = True
+        self._in_chunks = False
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hands the connection over."""
+        self._is_over = True
+        self._stop_timer()
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """Answers what is no request, or one whose head is too long."""
+        size = self._measure()
+        if size > self._most:
+            self._refuse(self._too_long(f"{size} bytes"))
+        else:
+            self._refuse(MalformedRequestError("request", "HTTP/1.1", "something else"))
+
+    def pause_writing(self) -> None:
+        """More of an answer waits to be taken than is kept."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self.limits.send_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has taken most of it."""
+        self._unset_stalled()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes an idle connection, even if its client does not take what was sent last."""
+        super().timeout_keep_alive_handler()
+        self._start_timer(LINGER_SECONDS, self.transport.abort)
+
+    def _has_begun(self) -> bool:
+        """Whether a head has begun that is not whole: its scope knows no method yet."""
+        return self.scope is not None and "method" not in self.scope
+
+    def _measure(self) -> int:
+        """Bytes of the head that was read so far, with what is between its parts."""
+        if not self._has_begun():
+            return 0
+        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return len("GET  HTTP/1.1\r\n\r\n") + len(self.url) + lines
+
+    def _too_long(self, received: str) -> HeadLimitError:
+        return HeadLimitError("head", self._most, received, "bytes")
+
+    def _is_busy(self) -> bool:
+        """Whether an answer is being made."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _late(self) -> None:
+        """Time is up: for a head, for the first byte of one, or for a body that nobody needs."""
+        self._timer = None
+        if self._has_begun():
+            self._refuse(HeadTimeoutError(self.limits.head_seconds))
+        elif self._is_busy():
+            self.cycle.keep_alive = False
+        else:
+            self.transport.close()
+
+    def _refuse(self, error: SlimqError) -> None:
+        """Answers with a problem and closes; an answer that is being made is finished before.
+
+        It cannot be where the rest of its body is what is wrong.
+        """
+        self._is_over = True
+        self._stop_timer()
+        request_id = self.limits.refused(error.code)
+        answered = self._in_chunks and not self._is_busy()
+        if self._is_busy():
+            self.cycle.keep_alive = False
+            if not self._in_chunks or self.cycle.response_started or self.pipeline:
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if not answered:
+            self.transport.write(raw_answer(error, self.server_state.default_headers, request_id))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._start_timer(LINGER_SECONDS, self.transport.abort)
+        else:
+            self.transport.close()
+
+    def _start_timer(self, seconds: float, then: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, then)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _unset_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None

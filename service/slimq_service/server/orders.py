@@ -1,0 +1,33 @@
+"""What the supervisor and its workers tell each other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+START_FAILED = 3
+"""The exit status of a start that failed, as uvicorn's own command has it."""
+UP = b"up\n"
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker is told.
+
+    Attributes:
+        settings: as JSON, with what is secret.
+        sockets: descriptors of the sockets that all workers share.
+        folder: of the workers' own sockets and metrics.
+        index: which worker it is.
+        level: from which records are logged.
+    """
+
+    settings: str
+    sockets: list[int]
+    folder: str
+    index: int
+    level: int
+
+    def encode(self) -> bytes:
+        """One line."""
+        return json.dumps(asdict(self)).encode() + b"\n"

@@ -1,0 +1,1 @@
+"""Variants on disk and in memory."""

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slimq.core.errors import LimitError, MalformedError, ObservationError
+from slimq.core.observation import ObservationSpec
+from slimq_service.decoding.nested_lists import (
+    SEARCHED_BYTES,
+    SPARE_LISTS,
+    check_count,
+    check_lists,
+    flatten,
+    kind_of,
+    load_json,
+    to_array,
+)
+
+FLOATS = ObservationSpec(dtype="float32", shape=(4,))
+FRAMES = ObservationSpec(dtype="uint8", shape=(2, 3, 3))
+
+
+def test_lists_are_flattened_row_by_row() -> None:
+    assert flatten([[1, 2], [3, 4]], (2, 2), "x") == [1, 2, 3, 4]
+    assert flatten([5, 6.5], (2,), "x") == [5, 6.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([[1, 2], [3]], r"x\[1\]: expected 2 elements, received 1 elements"),
+        ([[1, 2]], r"x: expected 2 elements, received 1 elements"),
+        ([[1, 2], 3], r"x\[1\]: expected 2 elements, received the number 3"),
+        ([[1, 2], [3, None]], r"x\[1\]\[1\]: expected a number, received null"),
+        ([[1, True], [3, 4]], r"x\[0\]\[1\]: expected a number, received true"),
+        ([[1, [2]], [3, 4]], r"x\[0\]\[1\]: expected a number, received a list"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_place(value: Any, message: str) -> None:
+    with pytest.raises(ObservationError, match=message):
+        flatten(value, (2, 2), "x")
+
+
+def test_numbers_become_bytes_where_they_are_bytes() -> None:
+    assert to_array([0, 255], FRAMES).dtype == np.uint8
+    assert to_array([0, 256], FRAMES).dtype == np.float64, "the spec names the value"
+    assert to_array([0, 0.5], FRAMES).dtype == np.float64
+    assert to_array([0, 1], FLOATS).dtype == np.float64
+
+
+def test_far_more_lists_than_a_batch_has_are_refused_unread() -> None:
+    most = 10 * 9 + SPARE_LISTS  # an observation is a list of two lists of three lists
+    check_lists(b"[" * most, FRAMES, 10, "x")
+    with pytest.raises(LimitError, match=r"x: expected at most 10 observations"):
+        check_lists(b"[" * (most + 1), FRAMES, 10, "x")
+
+
+@pytest.mark.parametrize("content", [b"1,", b'"ab",', b"1,\n"])
+def test_far_more_values_than_a_batch_has_are_refused_unread(content: bytes) -> None:
+    most = 10 * 4 + SPARE_LISTS
+    check_lists(b"[" + content * (most // len(content)), FLOATS, 10, "x")
+    with pytest.raises(LimitError, match=r"x: expected at most 10 observations, received a body"):
+        check_lists(b"[" + content * (most + 1), FLOATS, 10, "x")
+
+
+def test_a_full_batch_is_never_too_many_values() -> None:
+    for spec in (FLOATS, FRAMES):
+        body = json.dumps({"observations": np.zeros((3000, *spec.shape)).tolist()}).encode()
+        check_lists(body, spec, 3000, "x")
+
+
+def test_a_batch_is_held_to_its_limit() -> None:
+    check_count(10, 10, "x")
+    with pytest.raises(LimitError, match=r"x: expected at most 10 observations, received 11"):
+        check_count(11, 10, "x")
+
+
+def test_an_error_of_json_names_the_key_that_it_comes_after() -> None:
+    assert load_json(b'{"a": [1]}', ("a", "b")) == {"a": [1]}
+    with pytest.raises(ObservationError, match=r"^b: expected finite numbers, received NaN at"):
+        load_json('{"ä": 1, "a": 1, "b": [NaN]}'.encode(), ("a", "b"))
+    with pytest.raises(MalformedError, match=r"^a: expected valid JSON"):
+        load_json(b'{"a": [1', ("a", "b"))
+    with pytest.raises(MalformedError, match=r"^body: expected valid JSON"):
+        load_json(b'{"c": [1', ("a", "b"))
+
+
+def test_the_place_of_an_error_of_json_is_found_at_the_end_of_a_long_body() -> None:
+    """Only its ends are searched, and nothing of it is decoded."""
+    numbers = b"1," * SEARCHED_BYTES
+    with pytest.raises(ObservationError, match=rf"^a: .* -Infinity at byte {6 + len(numbers)}$"):
+        load_json(b'{"a":[' + numbers + b"-Infinity]}", ("a", "b"))
+    text = '{"é":1,"a":['.encode() + numbers
+    with pytest.raises(ObservationError, match=rf"^b: .* nan at byte {len(text) + 7}$"):
+        load_json(text + b'1],"b":nan}', ("a", "b"))
+
+
+def test_what_is_not_utf_8_is_no_json() -> None:
+    with pytest.raises(MalformedError, match=r"^body: expected valid JSON"):
+        load_json(b"\xff" * 10**6, ("a",))
+    with pytest.raises(MalformedError, match=r"^a: expected valid JSON"):
+        load_json('{"a": "é'.encode(), ("a",))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "null"),
+        (True, "true"),
+        ("x" * 99, f"the string '{'x' * 40}'"),
+        ([1, 2], "a list of 2 elements"),
+        ({}, "an object"),
+        (1.5, "the number 1.5"),
+    ],
+)
+def test_values_are_named_in_a_few_words(value: Any, words: str) -> None:
+    assert kind_of(value) == words

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders import make_frames_model
+from places import POLICIES
+from slimq.core.errors import RepositoryError
+from slimq.core.observation import ObservationSpec
+from slimq.core.repository import Repository
+from slimq_service.variants.loading import is_joinable, load, measure, trim_memory
+
+STAMP = (None, None)
+
+
+def test_cost_grows_with_the_batch_as_measured() -> None:
+    def q_function(observations: Any, /) -> Any:
+        time.sleep(0.002 + 0.001 * len(observations))
+        return np.zeros((len(observations), 2), np.float32)
+
+    cost = measure(q_function, ObservationSpec(dtype="float32", shape=(4,)))
+    assert 0.0005 < cost.per_observation < 0.003
+    assert cost.seconds(64) > 0.03
+
+
+def test_a_variant_is_loaded_with_its_policy(repositories: Any) -> None:
+    repository = Repository(repositories.root)
+    loaded = load(repository, repository.policy("tiny"), "other", STAMP)
+    assert loaded.sha256 == repository.variant("tiny", "other").model.sha256
+    assert loaded.q_function(np.zeros((5, 4), np.float32)).shape == (5, 2)
+
+
+def test_a_model_of_another_policy_is_refused_by_name(repositories: Any) -> None:
+    repositories.publish("tiny", "other", make_frames_model())
+    repository = Repository(repositories.root)
+    with pytest.raises(RepositoryError, match="other"):
+        load(repository, repository.policy("tiny"), "other", STAMP)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_memory_is_trimmed_where_that_can_be_done(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    monkeypatch.setattr("slimq_service.variants.loading.sys.platform", platform)
+    trim_memory()
+
+
+@pytest.mark.parametrize(
+    ("policy", "variant", "joinable"),
+    [
+        ("cartpole", "fp32", True),
+        ("cartpole", "int8", True),
+        ("cartpole", "int8-dynamic", False),
+        ("pong", "int8", True),
+        ("pong", "int8-dynamic", False),
+    ],
+)
+def test_what_quantizes_a_whole_batch_by_one_scale_is_not_joined(
+    policy: str, variant: str, joinable: bool
+) -> None:
+    repository = Repository(POLICIES)
+    loaded = load(repository, repository.policy(policy), variant, STAMP)
+    assert loaded.joinable is joinable
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_model_that_scales_by_its_batch_is_seen(dtype: Any) -> None:
+    def apart(observations: Any, /) -> Any:
+        return observations.reshape(len(observations), -1).astype(np.float32)
+
+    def together(observations: Any, /) -> Any:
+        return apart(observations) / (1 + apart(observations).max())
+
+    spec = ObservationSpec(dtype=dtype, shape=(2, 2), low=0, high=255)
+    assert is_joinable(apart, spec)
+    assert not is_joinable(together, spec)
+
+
+def test_a_model_that_an_extreme_observation_is_too_much_for_is_tried_with_the_others() -> None:
+    def overflow(observations: Any, /) -> Any:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.exp(observations[:, :2]) - np.exp(observations[:, 2:])
+
+    spec = ObservationSpec(dtype="float32", shape=(4,))
+    assert not np.isfinite(overflow(np.full((1, 4), 1e3, np.float32))).any()
+    assert is_joinable(overflow, spec)
