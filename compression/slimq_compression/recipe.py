@@ -225,7 +225,7 @@ def _steps(phase: Phase, tables: list[dict[str, Any]], source: str) -> tuple[Ste
         row = CATALOGUE.get(name)
         if row is None:
             listing = ", ".join(names(phase))
-            problem = f"unknown pass {name!r}{suggestion(name, names())}; there is: {listing}"
+            problem = f"unknown pass {name!r}{suggestion(name, names())}; available: {listing}"
             raise ConfigError(source, place, problem)
         place = f"{place}.{name}"
         if row.phase != phase:

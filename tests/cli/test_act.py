@@ -55,8 +55,8 @@ def test_npy_comes_through_stdin(served: str, slimq: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("pong",), "there is: tiny, tiny_frames"),
-        (("tiny", "--variant", "int8"), "there is: fp32, other"),
+        (("pong",), "available: tiny, tiny_frames"),
+        (("tiny", "--variant", "int8"), "available: fp32, other"),
         (("tiny_frames",), "shape (batch, 4, 84, 84)"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_broken_variant_is_named_the_others_are_done_and_the_command_fails(run
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--variants", "int8"], "unknown variant 'int8'; there is: fp32, other"),
+        (["--variants", "int8"], "unknown variant 'int8'; available: fp32, other"),
         (["--episodes", "0"], "episodes: expected a number from 1 on, received 0"),
         (
             ["--seeds", "selection", "--only-latency"],

@@ -187,13 +187,13 @@ def test_a_guarded_service_is_loaded_with_its_key_and_with_states_of_a_file(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--policy", "pong", "--variants", "fp32"), "there is: tiny, tiny_frames"),
-        (("--policy", "tiny", "--variants", "int8"), "unknown variant 'int8'; there is: fp32"),
+        (("--policy", "pong", "--variants", "fp32"), "available: tiny, tiny_frames"),
+        (("--policy", "tiny", "--variants", "int8"), "unknown variant 'int8'; available: fp32"),
         (("--policy", "tiny", "--variants", "otter"), "did you mean 'other'?"),
         (("--policy", "tiny", "--variants", ","), "--variants: expected names with commas"),
         (
             ("--policy", "tiny", "--variants", "fp32", "--baseline", "other"),
-            "unknown baseline 'other'; there is: fp32",
+            "unknown baseline 'other'; available: fp32",
         ),
         (
             ("--policy", "tiny", "--variants", "fp32", "--modes", "closed,opn"),

@@ -71,8 +71,8 @@ def test_text_gives_each_return_and_progress_goes_to_stderr(served: str, slimq: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("pong",), "there is: tiny"),
-        (("tiny", "--variant", "int9"), "no variant 'int9'; there is: fp32, other"),
+        (("pong",), "available: tiny"),
+        (("tiny", "--variant", "int9"), "no variant 'int9'; available: fp32, other"),
         (("tiny", "--seed-offset", 999_999, "--episodes", 2), "held-out seeds"),
         (("tiny", "--trace", "/nowhere/at/all"), "a file that can be written"),
     ],

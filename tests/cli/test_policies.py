@@ -162,9 +162,9 @@ def test_show_prints_a_variant_with_its_report(command: Any, tiny_repository: Pa
 
 
 def test_show_of_an_unknown_name_lists_what_there_is(command: Any) -> None:
-    with pytest.raises(NotFoundError, match="there is: tiny, tiny_frames"):
+    with pytest.raises(NotFoundError, match="available: tiny, tiny_frames"):
         command("show", "pong")
-    with pytest.raises(NotFoundError, match="there is: fp32, other"):
+    with pytest.raises(NotFoundError, match="available: fp32, other"):
         command("show", "tiny", "int8")
 
 
@@ -269,5 +269,5 @@ def test_clean_leaves_a_broken_policy_and_goes_on(
 
 
 def test_clean_of_an_unknown_policy_lists_what_there_is(command: Any) -> None:
-    with pytest.raises(NotFoundError, match="there is: tiny, tiny_frames"):
+    with pytest.raises(NotFoundError, match="available: tiny, tiny_frames"):
         command("clean", "pong")

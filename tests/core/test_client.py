@@ -113,10 +113,10 @@ def test_names_cannot_leave_their_place_in_the_path() -> None:
 
 
 def test_a_problem_becomes_an_error_with_its_detail() -> None:
-    problem = {"status": 404, "detail": "unknown policy 'x'; there is: tiny"}
+    problem = {"status": 404, "detail": "unknown policy 'x'; available: tiny"}
     with (
         client_of(lambda _: httpx.Response(404, json=problem)) as client,
-        pytest.raises(ServiceError, match="404 unknown policy 'x'; there is: tiny") as caught,
+        pytest.raises(ServiceError, match="404 unknown policy 'x'; available: tiny") as caught,
     ):
         client.policy("x")
     assert caught.value.http_status == 404

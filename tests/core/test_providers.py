@@ -46,11 +46,11 @@ def test_a_list_that_is_none_is_refused(text: str, message: str) -> None:
     ("name", "extra"), [("cuda", "serve-cuda"), ("openvino", "serve-openvino")]
 )
 def test_what_is_not_installed_is_refused_with_what_brings_it(name: str, extra: str) -> None:
-    message = f"SLIMQ_PROVIDERS: {name} is not available, there is: cpu.*; install slimq.{extra}"
+    message = f"SLIMQ_PROVIDERS: {name} is not available; available: cpu.*; install slimq.{extra}"
     for names in ([name, "cpu"], ["cpu", name]):
         with pytest.raises(ConfigError, match=message):
             check_available(names, *PLACE)
-    with pytest.raises(ConfigError, match=r"coreml is not available, there is: cpu$"):
+    with pytest.raises(ConfigError, match=r"coreml is not available; available: cpu$"):
         check_available(["coreml"], *PLACE)
 
 

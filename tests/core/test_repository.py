@@ -78,14 +78,14 @@ def test_manifests_and_files_are_read_and_verified(repository: Repository) -> No
 
 
 def test_unknown_names_list_what_there_is(repository: Repository) -> None:
-    message = r"unknown policy 'tinny', did you mean 'tiny'\?; there is: tiny, tiny_frames"
+    message = r"unknown policy 'tinny', did you mean 'tiny'\?; available: tiny, tiny_frames"
     with pytest.raises(NotFoundError, match=message):
         repository.policy("tinny")
     with pytest.raises(NotFoundError, match="unknown policy 'tinny'"):
         repository.variant("tinny", "fp32")
     with pytest.raises(NotFoundError, match="unknown policy 'tinny'"):
         repository.variants("tinny")
-    message = r"unknown variant 'fp322', did you mean 'fp32'\?; there is: fp32, other"
+    message = r"unknown variant 'fp322', did you mean 'fp32'\?; available: fp32, other"
     with pytest.raises(NotFoundError, match=message):
         repository.read_model("tiny", "fp322")
     with pytest.raises(NotFoundError, match="unknown variant 'fp16'"):
@@ -442,7 +442,7 @@ def test_an_unreadable_policy_is_named_and_does_not_hide_the_others(
     for read in (repository.policy, repository.variants):
         with pytest.raises(RepositoryError, match=message):
             read("tiny_frames")
-    with pytest.raises(NotFoundError, match="there is: tiny, tiny_frames"):
+    with pytest.raises(NotFoundError, match="available: tiny, tiny_frames"):
         repository.policy("pong")
 
 

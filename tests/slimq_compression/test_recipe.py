@@ -112,7 +112,7 @@ def test_every_shipped_recipe_is_valid_and_named_like_its_file(path: Path) -> No
         (
             'pass = "finetune"',
             'pass = "fintune"',
-            "network[2]: unknown pass 'fintune', did you mean 'finetune'?; there is: ",
+            "network[2]: unknown pass 'fintune', did you mean 'finetune'?; available: ",
         ),
         ('pass = "finetune"', "", "network[2].pass: name one of "),
         ('pass = "finetune"', "pass = 3", "network[2].pass: name one of "),

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from slimq.core.errors import LimitError, MalformedError, ObservationError
+from slimq.core.errors import ObservationError
 from slimq.core.observation import ObservationSpec
+from slimq_service.errors import LimitError, MalformedError
 
 SPARE_LISTS = 4096
 """Lists in a JSON body beyond those that a full batch needs, and numbers likewise; what is wrong

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from slimq.core.errors import (
     InvalidInputError,
-    MalformedError,
     ObservationError,
     SlimqError,
     first_line,
@@ -34,6 +33,7 @@ from slimq_service.decoding.nested_lists import (
     load_json,
     to_array,
 )
+from slimq_service.errors import MalformedError
 
 JSON = "application/json"
 RAW = "application/octet-stream"

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeVar
 
-from slimq.core.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
+from slimq_service.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
 from slimq_service.http.channel import Replay, take
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

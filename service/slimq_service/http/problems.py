@@ -12,19 +12,7 @@ from typing import Any
 
 import orjson
 
-from slimq.core.errors import (
-    BodyTimeoutError,
-    ClosingError,
-    ConnectionsError,
-    DeadlineError,
-    HeadTimeoutError,
-    InvalidInputError,
-    LimitError,
-    NotFoundError,
-    OverloadedError,
-    RepositoryError,
-    SlimqError,
-)
+from slimq.core.errors import SlimqError
 from slimq_service.http.request_ids import CURRENT
 
 MEDIA_TYPE = "application/problem+json"
@@ -53,7 +41,7 @@ def make_problem(status: int, code: str, detail: str, **data: Any) -> Problem:
 
 def problem_of(error: SlimqError) -> Problem:
     """The problem document of an error of the tree, with its data."""
-    return make_problem(error.status, error.code, str(error), **_data(error))
+    return make_problem(error.status, error.code, str(error), **error.members())
 
 
 def internal_problem() -> Problem:
@@ -81,27 +69,3 @@ def cut(text: str, length: int) -> str:
     """The text, shortened where it is longer than `length`, and always valid UTF-8."""
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
-
-
-def _data(error: SlimqError) -> dict[str, Any]:
-    if isinstance(error, LimitError):
-        return {"field": error.field, "limit": error.limit, "received": error.received}
-    if isinstance(error, InvalidInputError):
-        return {"field": error.field, "limit": error.expected, "received": error.received}
-    if isinstance(error, NotFoundError):
-        return {"field": error.kind, "received": error.name, "available": error.available}
-    if isinstance(error, BodyTimeoutError):
-        return {"field": "body", "limit": f"{error.seconds:g} s", "received": "an incomplete body"}
-    if isinstance(error, HeadTimeoutError):
-        return {"field": "head", "limit": f"{error.seconds:g} s", "received": "an incomplete head"}
-    if isinstance(error, ConnectionsError):
-        return {"limit": error.limit, "unit": "connections", "retry_after": error.retry_after}
-    if isinstance(error, OverloadedError):
-        return {"limit": error.limit, "unit": error.unit, "retry_after": error.retry_after}
-    if isinstance(error, ClosingError):
-        return {"retry_after": error.retry_after}
-    if isinstance(error, DeadlineError):
-        return {"limit": f"{error.seconds:g} s", "retry_after": error.retry_after}
-    if isinstance(error, RepositoryError):
-        return {"field": error.path}
-    return {}

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
-from slimq.core.errors import ClosingError, DeadlineError
 from slimq.core.observation import Observations
+from slimq_service.errors import ClosingError, DeadlineError
 from slimq_service.http.bodies import ClientGoneError, Receive, disconnected
 from slimq_service.inference.queue_budget import Room
 from slimq_service.inference.run import (

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from slimq.core.errors import DeadlineError
+from slimq_service.errors import DeadlineError
 from slimq_service.http.bodies import Receive, unless_gone
 from slimq_service.inference.queue_budget import Room
 

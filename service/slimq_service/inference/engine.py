@@ -12,9 +12,9 @@ import math
 
 import numpy as np
 
-from slimq.core.errors import NonFiniteError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
+from slimq_service.errors import NonFiniteError
 from slimq_service.http.bodies import Receive
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.inference.batching import Batcher, BatchLimits

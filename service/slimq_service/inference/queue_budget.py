@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from slimq.core.errors import OverloadedError
+from slimq_service.errors import OverloadedError
 from slimq_service.metrics.instruments import Gauge
 
 

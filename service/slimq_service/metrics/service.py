@@ -11,6 +11,24 @@ from collections.abc import Sequence
 
 from slimq import __version__
 from slimq.core import errors
+from slimq_service.errors import (
+    BodyTimeoutError,
+    ClosingError,
+    ConflictError,
+    ConnectionsError,
+    DeadlineError,
+    ForbiddenError,
+    HeadLimitError,
+    HeadTimeoutError,
+    LayoutChangedError,
+    LimitError,
+    MalformedError,
+    MalformedRequestError,
+    MediaTypeError,
+    NonFiniteError,
+    OverloadedError,
+    UnauthorizedError,
+)
 from slimq_service.http.problems import INTERNAL, NO_SUCH_PATH
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.variant_metrics import VariantMetrics
@@ -28,31 +46,31 @@ CLIENT_GONE = "client-gone"
 ERROR_CODES = (
     errors.InvalidInputError.code,
     errors.ObservationError.code,
-    errors.LimitError.code,
-    errors.MalformedError.code,
-    errors.MediaTypeError.code,
-    errors.ConflictError.code,
-    errors.NonFiniteError.code,
-    errors.BodyTimeoutError.code,
-    errors.OverloadedError.code,
-    errors.DeadlineError.code,
-    errors.ClosingError.code,
+    LimitError.code,
+    MalformedError.code,
+    MediaTypeError.code,
+    ConflictError.code,
+    NonFiniteError.code,
+    BodyTimeoutError.code,
+    OverloadedError.code,
+    DeadlineError.code,
+    ClosingError.code,
     errors.NotFoundError.code,
     errors.RepositoryError.code,
-    errors.LayoutChangedError.code,
+    LayoutChangedError.code,
     CLIENT_GONE,
     INTERNAL,
 )
 """What can go wrong with a request for actions, by act, by the protocol or in a stream."""
 METHOD_NOT_ALLOWED = "method-not-allowed"
 WIRE_CODES = (
-    errors.HeadLimitError.code,
-    errors.HeadTimeoutError.code,
-    errors.MalformedRequestError.code,
-    errors.ConnectionsError.code,
+    HeadLimitError.code,
+    HeadTimeoutError.code,
+    MalformedRequestError.code,
+    ConnectionsError.code,
 )
 """What a connection is closed for before there is a request."""
-ACCESS_CODES = (errors.UnauthorizedError.code, errors.ForbiddenError.code)
+ACCESS_CODES = (UnauthorizedError.code, ForbiddenError.code)
 UPGRADE_REQUIRED = "upgrade-required"
 HTTP_ERROR_CODES = (
     *(NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED),

@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from slimq.core.errors import ConfigError, ForbiddenError, SlimqError, UnauthorizedError
+from slimq.core.errors import ConfigError, SlimqError
+from slimq_service.errors import ForbiddenError, UnauthorizedError
 from slimq_service.http.error_responses import refuse
 from slimq_service.http.peers import from_peer
 from slimq_service.http.problems import problem_of

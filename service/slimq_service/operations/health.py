@@ -67,7 +67,7 @@ def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
         problem = "; ".join(unreadable)
     awaited = ", ".join("/".join(key) for key in catalogue.residents.awaited())
     if lifecycle.draining:
-        problem = "the service is ending"
+        problem = "the service is shutting down"
     if problem is None and awaited:
         problem = f"pinned and not in memory yet: {awaited}"
     if problem is None and not found:

@@ -16,8 +16,8 @@ import random
 import secrets
 from collections.abc import Callable
 
-from slimq.core.errors import LimitError
 from slimq.core.manifest import PolicyManifest
+from slimq_service.errors import LimitError
 from slimq_service.http.bodies import Headers, header
 
 KEY_HEADER = "Routing-Key"

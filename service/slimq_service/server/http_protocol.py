@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from slimq.core.errors import (
+from slimq.core.errors import SlimqError
+from slimq_service.errors import (
     ConnectionsError,
     HeadLimitError,
     HeadTimeoutError,
     MalformedRequestError,
-    SlimqError,
 )
 from slimq_service.inference.arrivals import App
 from slimq_service.server.raw_errors import raw_answer

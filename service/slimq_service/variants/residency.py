@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from slimq.core.errors import ConflictError, SlimqError
+from slimq.core.errors import SlimqError
+from slimq_service.errors import ConflictError
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant, Stamp
 from slimq_service.variants.snapshot import Key

@@ -60,7 +60,7 @@ def play(
         chosen = variant or manifest.default_variant
         known = client.variants(policy)
         if chosen not in known:
-            raise ServiceError(url, 404, f"no variant {chosen!r}; there is: {', '.join(known)}")
+            raise ServiceError(url, 404, f"no variant {chosen!r}; available: {', '.join(known)}")
         answered: set[str] = set()
 
         def ask(observations: Observations, /) -> QValues:

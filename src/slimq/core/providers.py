@@ -71,7 +71,7 @@ def check_available(names: Sequence[str], source: str, place: str) -> None:
         if name not in available:
             extra = EXTRAS.get(name)
             how = f"; install slimq[{extra}] instead of slimq[serve]" if extra else ""
-            there = f"{name} is not available, there is: {', '.join(available)}"
+            there = f"{name} is not available; available: {', '.join(available)}"
             raise ConfigError(source, place, there + how + _collision())
 
 

@@ -44,7 +44,7 @@ def test_the_baseline_is_what_is_asked_for_or_the_policys_or_the_first() -> None
     assert choose_baseline(subjects, None, "fp32") == "fp32"
     assert choose_baseline(subjects, None, "tiny") == "int8"
     assert choose_baseline(subjects, "int8", "fp32") == "int8"
-    with pytest.raises(NotFoundError, match="unknown baseline 'tiny'; there is: fp32, int8"):
+    with pytest.raises(NotFoundError, match="unknown baseline 'tiny'; available: fp32, int8"):
         choose_baseline(subjects, "tiny", "fp32")
 
 

@@ -119,7 +119,7 @@ def test_without_observations_it_says_where_to_give_them(
     assert str(missing.value).endswith("none, which is no folder")
     with pytest.raises(InvalidInputError, match=expected.format("pong")) as unknown:
         read_calibration(repository, "pong", spec)
-    assert "there is: tiny, tiny_frames" in str(unknown.value)
+    assert "available: tiny, tiny_frames" in str(unknown.value)
     path = tiny_repository / "tiny" / "policy.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({**manifest, "calibration": None}))

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builders import build_repository, make_mlp
-from slimq.core.errors import DeadlineError
 from slimq.core.manifest import Routing
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 from slimq_service.api.v2 import infer_codec as forms
 from slimq_service.decoding import frames_in_json as digits
+from slimq_service.errors import DeadlineError
 
 PATHS = ("/v1/policies/tiny/act", "/v1/policies/tiny/variants/other/act")
 FRAMES = "/v1/policies/tiny_frames/act"

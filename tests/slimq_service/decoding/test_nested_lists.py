@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slimq.core.errors import LimitError, MalformedError, ObservationError
+from slimq.core.errors import ObservationError
 from slimq.core.observation import ObservationSpec
 from slimq_service.decoding.nested_lists import (
     SEARCHED_BYTES,
@@ -18,6 +18,7 @@ from slimq_service.decoding.nested_lists import (
     load_json,
     to_array,
 )
+from slimq_service.errors import LimitError, MalformedError
 
 FLOATS = ObservationSpec(dtype="float32", shape=(4,))
 FRAMES = ObservationSpec(dtype="uint8", shape=(2, 3, 3))

@@ -9,16 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimq.core.errors import (
-    InvalidInputError,
-    LimitError,
-    MalformedError,
-    ObservationError,
-    SlimqError,
-)
+from slimq.core.errors import InvalidInputError, ObservationError, SlimqError
 from slimq.core.observation import ObservationSpec
 from slimq_service.decoding.nested_lists import SPARE_LISTS
 from slimq_service.decoding.observations import JSON, MEDIA_TYPES, NPY, RAW, parse, read_npy
+from slimq_service.errors import LimitError, MalformedError
 from wire import npy_header
 
 VECTOR = ObservationSpec(dtype="float32", shape=(4,))

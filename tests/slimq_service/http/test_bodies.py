@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from slimq.core.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
+from slimq_service.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
 from slimq_service.http.bodies import (
     ClientGoneError,
     drain,

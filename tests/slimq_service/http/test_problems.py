@@ -5,7 +5,14 @@ from typing import Any
 import orjson
 import pytest
 
-from slimq.core import errors
+from slimq.core.errors import (
+    InvalidInputError,
+    NotFoundError,
+    ObservationError,
+    RepositoryError,
+    SlimqError,
+)
+from slimq_service import errors
 from slimq_service.http.problems import (
     cut,
     explain,
@@ -16,8 +23,8 @@ from slimq_service.http.problems import (
 )
 
 EXAMPLES = [
-    (errors.ObservationError("observations[0]", "4 elements", "3 elements"), 422),
-    (errors.InvalidInputError("body", "keys", "'x'"), 422),
+    (ObservationError("observations[0]", "4 elements", "3 elements"), 422),
+    (InvalidInputError("body", "keys", "'x'"), 422),
     (errors.LimitError("body", 10, "11 bytes", "bytes"), 413),
     (errors.MalformedError("body", "valid JSON", "nothing"), 400),
     (errors.MediaTypeError("Content-Type", "application/json", "'text/plain'"), 415),
@@ -31,9 +38,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("error", "status"), EXAMPLES)
-def test_bad_input_names_field_limit_and_what_was_received(
-    error: errors.SlimqError, status: int
-) -> None:
+def test_bad_input_names_field_limit_and_what_was_received(error: SlimqError, status: int) -> None:
     problem = orjson.loads(render(problem_of(error)))
     assert problem["status"] == status
     assert problem["type"] == f"urn:slimq:problem:{problem['code']}"
@@ -44,14 +49,14 @@ def test_bad_input_names_field_limit_and_what_was_received(
 
 
 def test_what_is_not_found_lists_what_there_is() -> None:
-    problem = problem_of(errors.NotFoundError("variant", "int9", ["int8", "fp32"]))
+    problem = problem_of(NotFoundError("variant", "int9", ["int8", "fp32"]))
     assert problem["status"] == 404
     assert problem["available"] == ["fp32", "int8"]
     assert "did you mean 'int8'" in problem["detail"]
 
 
 def test_a_broken_repository_names_the_file() -> None:
-    problem = problem_of(errors.RepositoryError("pong/model.onnx", "sha256 differs"))
+    problem = problem_of(RepositoryError("pong/model.onnx", "sha256 differs"))
     assert (problem["status"], problem["field"]) == (503, "pong/model.onnx")
 
 
@@ -65,9 +70,7 @@ def test_a_broken_repository_names_the_file() -> None:
         (errors.ConnectionsError(9), {"limit": 9, "unit": "connections", "retry_after": 1}),
     ],
 )
-def test_what_passes_says_when_to_come_again(
-    error: errors.SlimqError, data: dict[str, Any]
-) -> None:
+def test_what_passes_says_when_to_come_again(error: SlimqError, data: dict[str, Any]) -> None:
     assert problem_of(error).items() >= {"status": 503, **data}.items()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from samples import sample_value
-from slimq.core.errors import ClosingError, DeadlineError, OverloadedError
+from slimq_service.errors import ClosingError, DeadlineError, OverloadedError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.inference.batching import Batcher, BatchLimits
 from slimq_service.inference.queue_budget import Room

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slimq.core.errors import DeadlineError, OverloadedError
+from slimq_service.errors import DeadlineError, OverloadedError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.inference.body_reader import Reader
 from slimq_service.inference.queue_budget import Room

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slimq.core.errors import NonFiniteError
+from slimq_service.errors import NonFiniteError
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.inference.batching import BatchLimits
 from slimq_service.inference.engine import FEW, Engine, check_finite

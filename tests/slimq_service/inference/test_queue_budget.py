@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from samples import sample_value
-from slimq.core.errors import OverloadedError
+from slimq_service.errors import OverloadedError
 from slimq_service.inference.queue_budget import Room
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from slimq.core.errors import MalformedError
+from slimq_service.errors import MalformedError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.http.problems import Problem
 from slimq_service.http.responses import Answer

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from slimq.core.errors import LimitError
 from slimq.core.manifest import Routing
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
+from slimq_service.errors import LimitError
 from slimq_service.requests.routing import KEY_HEADER, default_variant, with_key
 
 ZEROS = [[0, 0, 0, 0]]

@@ -174,7 +174,7 @@ def test_it_goes_on_unready_for_a_while_and_then_ends_cleanly(launch: Any) -> No
     workers = pids(process)
     process.process.send_signal(signal.SIGTERM)
     until(lambda: httpx.get(process.url + "/readyz").status_code == 503, 30)
-    assert httpx.get(process.url + "/readyz").json()["problem"] == "the service is ending"
+    assert httpx.get(process.url + "/readyz").json()["problem"] == "the service is shutting down"
     assert act(process) == 200
     assert process.process.wait(timeout=20) == 0
     for pid in workers:

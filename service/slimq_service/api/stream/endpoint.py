@@ -8,11 +8,12 @@ import structlog
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from slimq.core.errors import ClosingError, OverloadedError, SlimqError
+from slimq.core.errors import SlimqError
 from slimq_service.api.stream.ending import RESTART
 from slimq_service.api.stream.refusal import Nowhere, ask_for_upgrade, refuse_stream
 from slimq_service.api.stream.session import Session
 from slimq_service.api.v1.act import choose, query_variant
+from slimq_service.errors import ClosingError, OverloadedError
 from slimq_service.http.problems import explain
 from slimq_service.requests.pipeline import Hot
 from slimq_service.requests.routing import with_key
@@ -77,7 +78,7 @@ class StreamEndpoint:
         """A session with its variant in memory, in one of the places that there are.
 
         Raises:
-            ClosingError: the service is ending.
+            ClosingError: the service is shutting down.
             OverloadedError: there is no place.
             NotFoundError: there is no such policy or variant.
             RepositoryError: the variant cannot be loaded.

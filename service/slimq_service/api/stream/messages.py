@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from slimq.core.errors import InvalidInputError, LimitError, ObservationError
+from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
 from slimq_service.decoding.nested_lists import check_lists, flatten, kind_of, to_array
 from slimq_service.decoding.observations import read_object, read_variant
+from slimq_service.errors import LimitError
 from slimq_service.http.problems import Problem
 from slimq_service.variants.loading import LoadedVariant
 

@@ -14,11 +14,11 @@ from typing import Any
 import structlog
 from starlette.types import Receive, Send
 
-from slimq.core.errors import LayoutChangedError
 from slimq.core.observation import ObservationSpec
 from slimq_service.api.stream.ending import IDLE, INTERNAL, LAYOUT, LOST, RESTART, Ending, ending_of
 from slimq_service.api.stream.inbox import DISCONNECT, Inbox
 from slimq_service.api.stream.messages import read_message, render_answer, render_problem
+from slimq_service.errors import LayoutChangedError
 from slimq_service.http.bodies import ClientGoneError, Headers
 from slimq_service.requests.call import Call
 from slimq_service.requests.pipeline import Hot

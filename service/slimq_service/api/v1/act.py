@@ -10,9 +10,9 @@ import orjson
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from slimq.core.errors import ConflictError
 from slimq.core.observation import Observations
 from slimq_service.decoding.observations import JSON
+from slimq_service.errors import ConflictError
 from slimq_service.http.query import read_query
 from slimq_service.http.responses import Answer, problem_answer
 from slimq_service.inference.run import Inference

@@ -16,16 +16,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from slimq.core.differences import find_differences
-from slimq.core.errors import (
-    ConflictError,
-    InvalidInputError,
-    LimitError,
-    ObservationError,
-    SlimqError,
-)
+from slimq.core.errors import InvalidInputError, ObservationError, SlimqError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
 from slimq_service.decoding.observations import JSON
+from slimq_service.errors import ConflictError, LimitError
 from slimq_service.http.problems import Problem, problem_of
 from slimq_service.http.query import read_query
 from slimq_service.http.responses import Answer, problem_answer

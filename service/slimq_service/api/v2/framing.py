@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from slimq.core.errors import LimitError, MalformedError, MediaTypeError
+from slimq_service.errors import LimitError, MalformedError, MediaTypeError
 from slimq_service.http.bodies import Headers, header, number_of
 
 LENGTH_HEADER = b"inference-header-content-length"

@@ -13,10 +13,11 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request
 
-from slimq.core.errors import InvalidInputError, MalformedError, ServiceError, SlimqError
+from slimq.core.errors import InvalidInputError, ServiceError, SlimqError
 from slimq_service.api.v2.documents import TAG, IndexEntry, Loaded
 from slimq_service.api.v2.state import version_states
 from slimq_service.decoding.nested_lists import kind_of
+from slimq_service.errors import MalformedError
 from slimq_service.http.bodies import ClientGoneError, read_body
 from slimq_service.http.error_responses import V2_PREFIX
 from slimq_service.http.peers import PeerAnswer, Peers

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from slimq.core.errors import ConflictError, InvalidInputError, MalformedError, ObservationError
+from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq_service.api.v2.framing import LENGTH_NAME, Frame, decompress, split
 from slimq_service.api.v2.tensors import INPUT, OUTPUTS, input_tensor
@@ -23,6 +23,7 @@ from slimq_service.decoding.nested_lists import (
     load_json,
     to_array,
 )
+from slimq_service.errors import ConflictError, MalformedError
 
 KEYS = ("id", "parameters", "inputs", "name", "shape", "datatype", "data", "outputs")
 REFUSED_PARAMETERS = ("shared_memory_region", "classification")

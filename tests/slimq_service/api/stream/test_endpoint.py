@@ -98,7 +98,7 @@ def test_no_more_streams_are_opened_than_may_be(start: Any, wire: Any, open_wire
     assert (status, problem["code"]) == (503, "overloaded")
     assert (problem["limit"], problem["unit"]) == (2, "streams")
     assert headers["retry-after"] == str(problem["retry_after"]) == "5"
-    assert problem["detail"] == "2 streams are open already; try again in 5 s"
+    assert problem["detail"] == "all 2 streams are in use; try again in 5 s"
     assert service.metric("slimq_streams_opened_total") == 3
     assert service.metric("slimq_streams_open") == 0
 

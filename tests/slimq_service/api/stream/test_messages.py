@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimq.core.errors import (
-    InvalidInputError,
-    LimitError,
-    MalformedError,
-    ObservationError,
-    SlimqError,
-)
+from slimq.core.errors import InvalidInputError, ObservationError, SlimqError
 from slimq.core.observation import ObservationSpec
 from slimq_service.api.stream.messages import MAX_TEXT_BYTES, read_message, render_answer
+from slimq_service.errors import LimitError, MalformedError
 
 TINY = ObservationSpec(dtype="float32", shape=(4,))
 FRAME = ObservationSpec(dtype="uint8", shape=(2, 3))

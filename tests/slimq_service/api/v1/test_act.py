@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from places import POLICIES
-from slimq.core.errors import ConflictError, InvalidInputError
+from slimq.core.errors import InvalidInputError
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
 from slimq_service.api.v1.act import choose, query_variant
+from slimq_service.errors import ConflictError
 
 RAW = {"content-type": "application/octet-stream"}
 NPY = {"content-type": "application/x-npy"}

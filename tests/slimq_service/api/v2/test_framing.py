@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
-from slimq.core.errors import LimitError, MalformedError, MediaTypeError
 from slimq_service.api.v2.framing import decompress, encoding_of, json_length, split
+from slimq_service.errors import LimitError, MalformedError, MediaTypeError
 
 COMPRESS = {"gzip": gzip.compress, "deflate": zlib.compress}
 
