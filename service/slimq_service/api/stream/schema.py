@@ -21,8 +21,8 @@ PROBLEMS = {
     422: "The query has another parameter than `variant`.",
     426: "The request asks for no WebSocket.",
     500: "A mistake of the service.",
-    503: "Too many streams are open or the service is shutting down: Retry-After says when to come again; "
-    "or the variant's files are broken or the repository cannot be read.",
+    503: "All streams are in use or the service is shutting down, Retry-After says when to try again; "
+    "or the variant's files are broken, or the repository cannot be read.",
 }
 
 
