@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from slimq.core._files import display, refuse_links
+from slimq.core._walk import display, refuse_links
 from slimq.core.errors import RepositoryError
 
 TEMPORARY = ".tmp-"
