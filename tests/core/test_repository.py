@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -470,6 +471,43 @@ def test_a_folder_that_is_emptied_after_its_link_was_switched_is_listed_whole(
     monkeypatch.setattr(os, "listdir", switch)
     assert read(repository) == expected
     assert next(before, None) is None
+
+
+def test_reading_while_a_link_is_switched_again_and_again_misses_nothing(tmp_path: Path) -> None:
+    source = build_repository(tmp_path / "source")
+    link = tmp_path / "git" / "current"
+    link.parent.mkdir()
+    ended, switches = threading.Event(), list[str]()
+
+    def switch() -> None:
+        old = link.readlink() if link.is_symlink() else None
+        new = f"rev-{len(switches)}"
+        shutil.copytree(source, link.with_name(new))
+        link.with_name("next").symlink_to(new)
+        link.with_name("next").replace(link)
+        if old is not None:
+            shutil.rmtree(link.parent / old)
+        switches.append(new)
+
+    def switch_until_ended() -> None:
+        while not ended.is_set():
+            switch()
+
+    switch()
+    repository = Repository(link)
+    expected = repository.read_model("tiny", "fp32")
+    switching = threading.Thread(target=switch_until_ended)
+    switching.start()
+    try:
+        while len(switches) < 25 and switching.is_alive():
+            assert repository.policies() == ["tiny", "tiny_frames"]
+            assert repository.variants("tiny") == ["fp32", "other"]
+            assert repository.read_model("tiny", "fp32") == expected
+            assert repository.stamp("tiny", "other") is not None
+    finally:
+        ended.set()
+        switching.join()
+    assert len(switches) >= 25
 
 
 def test_what_is_no_regular_file_is_refused_without_waiting(

@@ -30,9 +30,6 @@ EXTREME = 1e3
 JOINED_TOLERANCE = 1e-3
 """Of the largest Q-value: how far one may move when it is computed beside others."""
 
-Stamp = tuple[tuple[int, int] | None, tuple[int, int] | None]
-"""What `policy.json` and `variant.json` looked like: modification time and inode of each."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -67,7 +64,6 @@ class LoadedVariant:
     manifest: VariantManifest
     q_function: QFunction
     cost: Cost
-    stamp: Stamp
     joinable: bool = True
     memory_bytes: int = 0
     leases: Leases = field(default_factory=Leases, compare=False)
@@ -82,7 +78,6 @@ def load(
     repository: Repository,
     policy: PolicyManifest,
     variant: str,
-    stamp: Stamp,
     largest_batch: int = max(WARM_BATCHES),
     providers: Sequence[str] = CPU,
 ) -> LoadedVariant:
@@ -92,7 +87,6 @@ def load(
         repository: where it lies.
         policy: the manifest that it is loaded under.
         variant: its name.
-        stamp: what its files looked like.
         largest_batch: up to which every power of two is run once: the first run of a batch size
             allocates, and no request is to wait for that.
         providers: what is to run it, as `make_session` has them.
@@ -122,7 +116,7 @@ def load(
     del content
     trim_memory()
     memory_bytes = max(least, resident_bytes() - before)
-    return LoadedVariant(policy, manifest, q_function, cost, stamp, joinable, memory_bytes)
+    return LoadedVariant(policy, manifest, q_function, cost, joinable, memory_bytes)
 
 
 def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> None:
