@@ -29,6 +29,7 @@ class ReadyMetrics:
         readable = catalogue.scan_error is None
         self._metrics.repository_readable.set(readable)
         self._metrics.ready.set(is_ready(catalogue, self._lifecycle))
+        self._metrics.unshared_series.set(self._metrics.registry.unshared)
         if not readable:  # what is not there is not known
             return
         policies = catalogue.scan.policies
