@@ -31,6 +31,7 @@ from slimq_service.decoding.nested_lists import (
     flatten,
     kind_of,
     load_json,
+    read_vectors,
     to_array,
 )
 from slimq_service.errors import MalformedError
@@ -198,6 +199,11 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
 
 
 def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observations:
+    if len(spec.shape) == 1 and spec.dtype == "float32":
+        vectors = read_vectors(value, spec.shape[0])
+        if vectors is not None:
+            check_count(len(vectors), max_batch, FIELD)
+            return vectors
     depth = _depth(value, len(spec.shape) + 2)
     shape = ", ".join(map(str, spec.shape))
     expected = f"a list of shape (batch, {shape})"

@@ -26,15 +26,15 @@ from functools import partial
 from slimq.core.observation import Observations
 from slimq_service.errors import ClosingError, DeadlineError
 from slimq_service.http.bodies import ClientGoneError, Receive, disconnected
-from slimq_service.inference.queue_budget import Room
+from slimq_service.inference.queue_budget import QueueBudget
 from slimq_service.inference.run import (
     Computed,
     Inference,
     Job,
     compute,
-    compute_here,
+    compute_inline,
+    distribute,
     fail,
-    share_out,
 )
 from slimq_service.inference.threads import Threads
 from slimq_service.metrics.service import Metrics
@@ -89,10 +89,15 @@ class Batcher:
     """
 
     def __init__(
-        self, threads: Threads, slots: int, limits: BatchLimits, room: Room, metrics: Metrics
+        self,
+        threads: Threads,
+        slots: int,
+        limits: BatchLimits,
+        budget: QueueBudget,
+        metrics: Metrics,
     ) -> None:
         self._threads, self._slots, self._limits = threads, slots, limits
-        self._room, self._metrics = room, metrics
+        self._budget, self._metrics = budget, metrics
         self._queues: dict[int, _Queue] = {}
         self._running = 0
 
@@ -129,7 +134,7 @@ class Batcher:
         """
         future = asyncio.get_running_loop().create_future()
         job = _Job(variant, observations, future, time.perf_counter(), receive, waited)
-        if self._running < self._slots and not self._room.has(observations.nbytes):
+        if self._running < self._slots and not self._budget.fits(observations.nbytes):
             self._start([job], Reason.IDLE)
             return await job.future
         self._enter(job)
@@ -140,7 +145,7 @@ class Batcher:
                 if self._is_alone(job):
                     self._leave(job)
                     batch = [observations]
-                    q_values, started, seconds = compute_here(variant, batch, self._metrics)
+                    q_values, started, seconds = compute_inline(variant, batch, self._metrics)
                     return Inference(q_values, seconds, started - job.arrived)
                 self._dispatch(Reason.IDLE)
             self._bound(job)
@@ -161,7 +166,7 @@ class Batcher:
 
     def _enter(self, job: _Job) -> None:
         """Lets a job wait. Raises OverloadedError where there is no room for it."""
-        self._room.enter(job.observations.nbytes, self._seconds_until_free)
+        self._budget.reserve(job.observations.nbytes, self._seconds_until_free)
         self._queues.setdefault(id(job.variant.q_function), OrderedDict())[job] = None
 
     def _bound(self, job: _Job) -> None:
@@ -229,7 +234,7 @@ class Batcher:
         if isinstance(computed, BaseException):
             fail(jobs, computed)
         else:
-            share_out(jobs, computed)
+            distribute(jobs, computed)
         self._dispatch(Reason.FREED)
 
     def _watch(self, job: _Job, seconds: float) -> None:
@@ -267,7 +272,7 @@ class Batcher:
         del queue[job]
         if not queue:
             del self._queues[key]
-        self._room.leave(job.observations.nbytes)
+        self._budget.release(job.observations.nbytes)
         if job.timer is not None:
             job.timer.cancel()
 

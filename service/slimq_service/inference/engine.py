@@ -19,9 +19,9 @@ from slimq_service.http.bodies import Receive
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.inference.batching import Batcher, BatchLimits
 from slimq_service.inference.body_reader import Reader
-from slimq_service.inference.queue_budget import Room
-from slimq_service.inference.run import Inference, compute_here
-from slimq_service.inference.same_turn import Together
+from slimq_service.inference.queue_budget import QueueBudget
+from slimq_service.inference.run import Inference, compute_inline
+from slimq_service.inference.same_turn import SameTurn
 from slimq_service.inference.threads import Threads
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
@@ -53,25 +53,11 @@ class Engine:
         self._threads = Threads(threads, "slimq-inference")
         self._inline_seconds, self._metrics = inline_seconds, metrics
         gauges = metrics.queue_depth, metrics.queue_bytes
-        self._room = room = Room(limits.waiting, limits.size, *gauges)
-        self.reader = Reader(limits.seconds, room)
+        self._budget = budget = QueueBudget(limits.waiting, limits.size, *gauges)
+        self.reader = Reader(limits.seconds, budget)
         self._limits, self._arrivals = limits, arrivals
-        self._together = Together(limits.observations, metrics)
-        self._batcher = Batcher(self._threads, threads, limits, room, metrics)
-
-    def runs_now(self, variant: LoadedVariant, batch: int) -> bool:
-        """Whether a batch that is here now is computed at once, in the event loop.
-
-        What takes short is, unless it can be joined with others that are about to come; what does
-        not, while it is the only one and no thread is at work.
-        """
-        expected = variant.cost.seconds(batch)
-        if expected <= self._inline_seconds:
-            return self._starts_at_once(variant, batch)
-        arrivals = self._arrivals
-        alone = not arrivals.coming and not self._together.gathers
-        idle = arrivals.counted and self._batcher.idle
-        return alone and idle and expected <= self._limits.alone_seconds
+        self._same_turn = SameTurn(limits.observations, metrics)
+        self._batcher = Batcher(self._threads, threads, limits, budget, metrics)
 
     def busy(self) -> bool:
         """Whether requests wait for a thread."""
@@ -103,13 +89,14 @@ class Engine:
             ClosingError: the service ended while it waited.
         """
         batch = len(observations)
-        if variant.cost.seconds(batch) > self._inline_seconds:
-            result = await self._batcher.run(variant, observations, receive, waited)
-        elif joined and not self._starts_at_once(variant, batch):
-            result = await self._together.run(variant, observations)
-        else:
-            q_values, _, seconds = compute_here(variant, [observations], self._metrics)
+        short = variant.cost.seconds(batch) <= self._inline_seconds
+        if self._runs_now(variant, batch) or (short and not joined):
+            q_values, _, seconds = compute_inline(variant, [observations], self._metrics)
             result = Inference(q_values, seconds)
+        elif short:
+            result = await self._same_turn.run(variant, observations)
+        else:
+            result = await self._batcher.run(variant, observations, receive, waited)
         check_finite(result.q_values)
         return result
 
@@ -119,9 +106,23 @@ class Engine:
         self.reader.close()
         self._threads.close()
 
+    def _runs_now(self, variant: LoadedVariant, batch: int) -> bool:
+        """Whether a batch that is here now is computed at once, in the event loop.
+
+        What takes short is, unless it can be joined with others that are about to come; what does
+        not, while it is the only one and no thread is at work.
+        """
+        expected = variant.cost.seconds(batch)
+        if expected <= self._inline_seconds:
+            return self._starts_at_once(variant, batch)
+        arrivals = self._arrivals
+        alone = not arrivals.coming and not self._same_turn.gathers
+        idle = arrivals.counted and self._batcher.idle
+        return alone and idle and expected <= self._limits.alone_seconds
+
     def _starts_at_once(self, variant: LoadedVariant, batch: int) -> bool:
         """Whether what takes short is joined with no others."""
-        alone = not self._arrivals.coming and not self._together.gathers
+        alone = not self._arrivals.coming and not self._same_turn.gathers
         return alone or not variant.joinable or batch >= self._limits.observations
 
 

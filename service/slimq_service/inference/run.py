@@ -19,7 +19,7 @@ Computed = tuple[QValues, float, float]
 """What a run has given, when it began, and how many seconds it took."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Inference:
     """An answer.
 
@@ -34,6 +34,11 @@ class Inference:
     seconds: float
     queue_seconds: float = 0.0
     executions: int = 1
+
+    def actions(self) -> list[int]:
+        """The greedy action of each row."""
+        rows: list[list[float]] = self.q_values.tolist()
+        return [row.index(max(row)) for row in rows]
 
 
 @dataclass(eq=False)
@@ -62,17 +67,17 @@ def compute(q_function: QFunction, batch: Sequence[Observations]) -> Computed:
     return q_values, started, time.perf_counter() - started
 
 
-def compute_here(
+def compute_inline(
     variant: LoadedVariant, batch: Sequence[Observations], metrics: Metrics
 ) -> Computed:
     """Runs a variant in the event loop, and counts the batch as one that was computed there."""
     computed = compute(variant.q_function, batch)
     measured = metrics.of(variant.policy.name, variant.manifest.name)
-    measured.inline(len(computed[0]))
+    measured.count_inline(len(computed[0]))
     return computed
 
 
-def share_out(jobs: Iterable[Job], computed: Computed) -> None:
+def distribute(jobs: Iterable[Job], computed: Computed) -> None:
     """Gives each its own rows of a run; the first that still waits counts it."""
     q_values, started, seconds = computed
     start, executions = 0, 1

@@ -18,12 +18,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from slimq.core.observation import Observations
-from slimq_service.inference.run import Inference, Job, compute_here, fail, share_out
+from slimq_service.inference.run import Inference, Job, compute_inline, distribute, fail
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
 
 
-class Together:
+class SameTurn:
     """Gathers requests over a turn of the event loop, and computes them in it."""
 
     def __init__(self, most: int, metrics: Metrics) -> None:
@@ -90,7 +90,7 @@ class Together:
     def _run(self, jobs: Sequence[Job]) -> None:
         try:
             batch = [job.observations for job in jobs]
-            computed = compute_here(jobs[0].variant, batch, self._metrics)
+            computed = compute_inline(jobs[0].variant, batch, self._metrics)
         except Exception as error:
             if len(jobs) == 1:
                 fail(jobs, error)
@@ -98,4 +98,4 @@ class Together:
                 for job in jobs:
                     self._run([job])
             return
-        share_out(jobs, computed)
+        distribute(jobs, computed)

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 
-@dataclass
+@dataclass(slots=True)
 class Duration:
     """How often something happened, and how long it took in all."""
 
@@ -23,7 +23,7 @@ class Duration:
         self.nanoseconds += nanoseconds
 
 
-@dataclass
+@dataclass(slots=True)
 class Stages:
     """Nanoseconds of one request: waiting for its run, reading, the model, writing."""
 
@@ -33,7 +33,7 @@ class Stages:
     compute_output: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class VariantStatistics:
     """Totals of one variant since the process started.
 

@@ -14,7 +14,7 @@ from samples import sample_value
 from slimq_service.errors import ClosingError, DeadlineError, OverloadedError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.inference.batching import Batcher, BatchLimits
-from slimq_service.inference.queue_budget import Room
+from slimq_service.inference.queue_budget import QueueBudget
 from slimq_service.inference.run import Inference
 from slimq_service.inference.threads import Threads
 from slimq_service.metrics.registry import Registry
@@ -57,8 +57,8 @@ class Bench:
         self.metrics = Metrics(Registry())
         self.threads = Threads(slots, "test")
         gauges = self.metrics.queue_depth, self.metrics.queue_bytes
-        room = Room(limits.waiting, limits.size, *gauges)
-        self.batcher = Batcher(self.threads, slots, limits, room, self.metrics)
+        budget = QueueBudget(limits.waiting, limits.size, *gauges)
+        self.batcher = Batcher(self.threads, slots, limits, budget, self.metrics)
 
     def variant(self, name: str, *, joinable: bool = True) -> tuple[LoadedVariant, Gate]:
         gate = Gate()
@@ -165,7 +165,7 @@ def test_too_many_waiting_are_refused_with_a_time_to_come_again() -> None:
         await entered(gate)
         waiting = [bench.start(variant, 1.0) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="2 requests are waiting") as refused:
+        with pytest.raises(OverloadedError, match="the queue is full \\(2 requests\\)") as refused:
             await bench.start(variant, 1.0)
         assert refused.value.retry_after == 3
         gate.open.set()
@@ -181,7 +181,7 @@ def test_a_request_whose_turn_does_not_come_is_answered_in_time_and_never_comput
         first = bench.start(variant, 1.0)
         await entered(gate)
         started = time.perf_counter()
-        with pytest.raises(DeadlineError, match=r"waited 0\.05 s"):
+        with pytest.raises(DeadlineError, match=r"queued for 0\.05 s"):
             await bench.start(variant, 1.0)
         assert time.perf_counter() - started < 5.0
         assert bench.value("slimq_queue_depth") == 0, "it waits no longer"
@@ -348,7 +348,7 @@ def test_more_bytes_than_may_wait_are_refused_until_others_have_gone() -> None:
         await entered(gate)
         waiting = bench.start(variant, 1.0, count=3)
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="at most 32 bytes") as refused:
+        with pytest.raises(OverloadedError, match="exceed the 32 bytes") as refused:
             await bench.start(variant, 1.0, count=2)
         assert (refused.value.limit, refused.value.unit) == (32, "bytes")
         fits = bench.start(variant, 1.0, count=1)
