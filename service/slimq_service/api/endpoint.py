@@ -5,7 +5,7 @@ A FastAPI handler costs 1.5 to 7 times as much processor time (docs/decisions.md
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -27,6 +27,6 @@ class Endpoint:
             for path in paths
         ]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answers one request; the path parameters are in its scope."""
-        await self._pipeline.act(self._codec, scope, receive, send)
+        return self._pipeline.act(self._codec, scope, receive, send)

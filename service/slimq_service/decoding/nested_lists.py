@@ -42,6 +42,8 @@ def check_lists(body: bytes, spec: ObservationSpec, max_batch: int, field: str) 
     Raises:
         LimitError: they are far more than `max_batch` observations are made of.
     """
+    if len(body) <= SPARE_LISTS:
+        return
     each = sum(itertools.accumulate(spec.shape[:-1], operator.mul, initial=1))
     most = max_batch * each + SPARE_LISTS
     if len(body) > most and (count := _count(body, _CONTAINERS)) > most:

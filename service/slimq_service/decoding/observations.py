@@ -46,7 +46,7 @@ LONGEST_NAME = 64
 """Characters of a variant's name, as the repository's rule for names has it."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Envelope:
     """A body that was read but not yet checked against a policy.
 
@@ -101,7 +101,8 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
     document = _read_document(body, spec)
     if FIELD not in document:
         raise InvalidInputError(FIELD, "a list of observations", "no such key")
-    return Envelope(media_type, document[FIELD], read_variant(document))
+    variant = read_variant(document) if len(document) > 1 else None
+    return Envelope(media_type, document[FIELD], variant)
 
 
 def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
         ObservationError: it has NaN or an infinity where a number should be.
         InvalidInputError: it is no object, or has an unknown key.
     """
-    frames = read_frames(body, spec)
+    frames = read_frames(body, spec) if spec.dtype == "uint8" else None
     if frames is not None:
         with contextlib.suppress(SlimqError):  # which the whole body is to say of itself
             document = read_object(frames[1], KEYS, "body")

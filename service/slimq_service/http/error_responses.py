@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import orjson
 from starlette.types import Receive, Scope, Send
 
@@ -61,7 +59,7 @@ async def refuse(
         headers: further headers of the answer.
     """
     response = error_response(scope["path"], problem)
-    response = replace(response, headers=(*response.headers, *headers))
+    response = response._replace(headers=(*response.headers, *headers))
     if scope["type"] == "websocket":
         await receive()
         await deny(scope, receive, send, response, problem["code"])

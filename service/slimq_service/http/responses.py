@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.types import Receive, Send
 
@@ -17,8 +17,7 @@ PROBLEM = MEDIA_TYPE.encode()
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A whole response; `content-length` is added when it is sent."""
 
     status: int

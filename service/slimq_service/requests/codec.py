@@ -11,7 +11,6 @@ from slimq.core.qfunction import QValues
 from slimq_service.http.bodies import Headers
 from slimq_service.http.problems import Problem
 from slimq_service.http.responses import Response
-from slimq_service.requests.variant_choice import Choice
 from slimq_service.variants.loading import LoadedVariant
 
 
@@ -47,18 +46,12 @@ class Codec(Protocol):
     Attributes:
         policy_key: name of the path parameter that holds the policy.
         variant_key: name of the path parameter that may hold the variant.
+        takes_query: whether the query string may name the variant, and nothing else.
     """
 
     policy_key: str
     variant_key: str
-
-    def choice(self, names: dict[str, str], query: bytes) -> Choice:
-        """The variant that path and query name.
-
-        Raises:
-            InvalidInputError: the query has an unknown parameter.
-            ConflictError: they name different variants.
-        """
+    takes_query: bool
 
     def read_headers(self, headers: Headers) -> Any:
         """What `decode` needs of the headers, read before the body is.

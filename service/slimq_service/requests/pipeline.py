@@ -23,13 +23,14 @@ from slimq_service.http.bodies import ClientGoneError, Headers, is_long, read_bo
 from slimq_service.http.problems import Problem, explain
 from slimq_service.http.responses import Response, send_and_drain, send_response
 from slimq_service.inference.engine import Engine
-from slimq_service.inference.run import Inference
+from slimq_service.inference.run import Inference, check_finite, greedy_actions
 from slimq_service.inference.shadow import Shadow
 from slimq_service.metrics.service import CLIENT_GONE, Metrics
 from slimq_service.metrics.statistics import Statistics
-from slimq_service.requests.call import CALL, Body, Call
+from slimq_service.requests.call import CALL, PARTIAL, UNREAD, WHOLE, Call
 from slimq_service.requests.codec import Codec, Decoded
 from slimq_service.requests.routing import default_variant
+from slimq_service.requests.variant_choice import choose, query_variant
 from slimq_service.settings import Settings
 from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.loading import LoadedVariant
@@ -62,8 +63,8 @@ class Pipeline:
         self._engine, self._shadow = engine, shadow
         self._log = structlog.get_logger(component="requests")
 
-    async def act(self, codec: Codec, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request for actions.
+    def act(self, codec: Codec, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answers a request for actions, once it is awaited.
 
         Args:
             codec: the endpoint's.
@@ -73,7 +74,7 @@ class Pipeline:
         """
         call = scope[CALL] = Call()
         answer = self._act(codec, scope, receive, call)
-        await self.respond(call, scope, receive, send, answer, codec.error)
+        return self.respond(call, scope, receive, send, answer, codec.error)
 
     async def respond(
         self,
@@ -104,8 +105,8 @@ class Pipeline:
         if isinstance(result, Response):
             await send_response(send, result)
             return
-        unread = call.body is Body.UNREAD and is_long(scope["headers"])
-        close = unread or call.body is Body.PARTIAL
+        unread = call.body is UNREAD and is_long(scope["headers"])
+        close = unread or call.body is PARTIAL
         await send_and_drain(receive, send, error(result), close=close)
 
     async def settle(
@@ -138,13 +139,25 @@ class Pipeline:
             call.hold(None)
             self.metrics.in_flight.dec()
             if counted:
-                measured = self.metrics.of(call.policy, call.variant)
+                measured = call.measured or self.metrics.of(call.policy, call.variant)
                 measured.requests.inc()
                 measured.http_seconds.observe((time.perf_counter_ns() - call.arrived) * 1e-9)
 
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that names none; see `routing`."""
         return default_variant(policy, headers, self.catalogue.residents.can_answer)
+
+    async def policy(self, name: str) -> PolicyManifest:
+        """A policy's manifest, after another look at the repository if the name is new.
+
+        Raises:
+            NotFoundError: there is no such policy.
+            RepositoryError: its manifest cannot be read.
+        """
+        found = self.catalogue.scan.policies.get(name)
+        if found is not None and found.manifest is not None:
+            return found.manifest
+        return await self.catalogue.known_policy(name)
 
     async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
         """The variant that answers, in memory and kept there until the call is over.
@@ -154,16 +167,19 @@ class Pipeline:
             RepositoryError: it cannot be loaded.
         """
         call.variant = variant
-        loaded = await self.catalogue.get(policy, variant)
+        loaded = self.catalogue.loaded(policy, variant)
+        if loaded is None:
+            loaded = await self.catalogue.get(policy, variant)
         call.hold(loaded.leases)
+        call.measured = self.metrics.of(policy, variant)
         return loaded
 
     async def body(self, receive: Receive, headers: Headers, call: Call) -> bytes:
         """The whole body within the limits, as `read_body` has it."""
-        call.body = Body.PARTIAL
+        call.body = PARTIAL
         limits = self.settings
         body = await read_body(receive, headers, limits.max_body_bytes, limits.body_seconds)
-        call.body = Body.WHOLE
+        call.body = WHOLE
         call.began = time.perf_counter_ns()
         return body
 
@@ -210,13 +226,15 @@ class Pipeline:
         """
         stages = call.stages
         waited = stages.queue / 1e9
-        inference = await self.compute(variant, observations, receive, waited)
-        q_values, actions = inference.q_values, inference.actions()
-        self._shadow.offer(variant, observations, q_values)
+        inference = await self._engine.run(variant, observations, receive, waited)
+        q_values = inference.q_values
+        actions = greedy_actions(q_values)
+        if variant.policy.shadow is not None:
+            self._shadow.offer(variant, observations, q_values)
         call.observations, call.executions = len(actions), inference.executions
         stages.compute_infer = int(inference.seconds * 1e9)
         stages.queue += int(inference.queue_seconds * 1e9)
-        measured = self.metrics.of(call.policy, call.variant)
+        measured = call.measured or self.metrics.of(call.policy, call.variant)
         measured.inference_seconds.observe(inference.seconds)
         measured.queue_seconds.observe(waited + inference.queue_seconds)
         measured.observations.inc(len(actions))
@@ -232,23 +250,34 @@ class Pipeline:
         *,
         joined: bool = True,
     ) -> Inference:
-        """The Q-values, neither counted nor shown to the shadow; as `Engine.run`."""
-        return await self._engine.run(variant, observations, receive, waited, joined=joined)
+        """The Q-values, neither counted nor shown to the shadow; as `Engine.run`.
+
+        Raises:
+            NonFiniteError: they are not all finite.
+        """
+        inference = await self._engine.run(variant, observations, receive, waited, joined=joined)
+        check_finite(inference.q_values)
+        return inference
 
     async def _act(self, codec: Codec, scope: Scope, receive: Receive, call: Call) -> Response:
         names, headers = scope["path_params"], scope["headers"]
-        policy = await self.catalogue.known_policy(names[codec.policy_key])
+        policy = await self.policy(names[codec.policy_key])
         call.policy = policy.name
-        call.variant = names.get(codec.variant_key, policy.default_variant)
-        choice = codec.choice(names, scope["query_string"])
-        default = self.default_variant(policy, headers)
-        call.variant = default if choice.named is None else choice.named
+        named = path = names.get(codec.variant_key)
+        call.variant = policy.default_variant if path is None else path
+        query = None
+        if codec.takes_query and scope["query_string"]:
+            query = query_variant(scope["query_string"])
+            named = choose(path=path, query=query)
+        default = policy.default_variant
+        if policy.routing is not None:
+            default = self.default_variant(policy, headers)
+        call.variant = default if named is None else named
         content, spec = codec.read_headers(headers), policy.observation
         body = await self.body(receive, headers, call)
         decoded = await self.decode(codec, content, body, spec, receive, call)
-        named = choice.named
         if decoded.variant is not None:
-            named = choice.with_body(decoded.variant)
+            named = choose(path=path, query=query, body=decoded.variant)
         name = default if named is None else named
         variant = await self.variant(call, policy.name, name)
         if variant.policy.observation is not spec and variant.policy.observation != spec:
@@ -279,14 +308,16 @@ class Pipeline:
             self.metrics.http_error(code)
 
     def _count(self, call: Call, *, succeeded: bool) -> None:
-        policy, variant = call.policy, call.variant
-        if policy is None or variant is None or not self.catalogue.scan.knows(policy, variant):
+        policy, variant, measured = call.policy, call.variant, call.measured
+        if policy is None or variant is None:
+            return
+        if measured is None and not self.catalogue.scan.knows(policy, variant):
             return
         statistics = self.statistics.of(policy, variant)
-        elapsed = time.perf_counter_ns() - call.began
+        elapsed = call.elapsed()
         if succeeded:
             stages = call.stages
-            measured = self.metrics.of(policy, variant)
+            measured = measured or self.metrics.of(policy, variant)
             measured.count_stages(stages.compute_input, stages.compute_output)
             statistics.succeed(elapsed, stages, call.observations, call.executions)
         else:

@@ -1,45 +1,9 @@
-"""Which variant answers, by where a request names it: path, query or body."""
+"""Which variant a request names: by path, query or body."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from slimq_service.errors import ConflictError
 from slimq_service.http.query import read_query
-
-
-class Choice(NamedTuple):
-    """The variant that a request names before its body is read."""
-
-    path: str | None = None
-    query: str | None = None
-
-    @property
-    def named(self) -> str | None:
-        """The variant, None where neither names one."""
-        return self.query if self.path is None else self.path
-
-    def with_body(self, body: str | None) -> str | None:
-        """The variant that the whole request names, None where it names none.
-
-        Raises:
-            ConflictError: the body names a different one.
-        """
-        return choose({"path": self.path, "query": self.query, "body": body})
-
-
-def choice(path: str | None, query: bytes) -> Choice:
-    """The variant that path and query string name.
-
-    Raises:
-        InvalidInputError: the query has an unknown parameter.
-        ConflictError: they name different variants.
-    """
-    if not query:
-        return Choice(path)
-    found = Choice(path, query_variant(query))
-    choose(found._asdict())
-    return found
 
 
 def query_variant(query: bytes) -> str | None:
@@ -57,7 +21,7 @@ def query_variant(query: bytes) -> str | None:
     return found
 
 
-def choose(named: dict[str, str | None]) -> str | None:
+def choose(**named: str | None) -> str | None:
     """The one variant that is named, None where none is.
 
     Args:

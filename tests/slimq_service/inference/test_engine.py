@@ -11,7 +11,8 @@ import pytest
 from slimq_service.errors import NonFiniteError
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.inference.batching import BatchLimits
-from slimq_service.inference.engine import FEW, Engine, check_finite
+from slimq_service.inference.engine import Engine
+from slimq_service.inference.run import check_finite
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import Cost, LoadedVariant
@@ -46,7 +47,7 @@ def test_a_large_batch_of_a_small_model_is_large_work() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("batch", [3, 3 * FEW])
+@pytest.mark.parametrize("batch", [3, 768])
 def test_q_values_that_are_not_finite_name_the_observation(value: float, batch: int) -> None:
     q_values = np.zeros((batch, 2), np.float32)
     check_finite(q_values)

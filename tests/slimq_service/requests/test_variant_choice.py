@@ -4,7 +4,7 @@ import pytest
 
 from slimq.core.errors import InvalidInputError
 from slimq_service.errors import ConflictError
-from slimq_service.requests.variant_choice import Choice, choice, choose, query_variant
+from slimq_service.requests.variant_choice import choose, query_variant
 
 
 def test_queries_are_read_strictly() -> None:
@@ -19,15 +19,13 @@ def test_queries_are_read_strictly() -> None:
 
 
 def test_a_variant_may_be_named_anywhere_and_twice_alike() -> None:
-    assert choice(None, b"").named is None
-    assert choice("a", b"variant=a") == Choice("a", "a")
-    assert choice(None, b"variant=").named == "", "an empty name is a name, and unknown"
-    assert Choice().with_body("a") == Choice("a").with_body(None) == "a"
-    assert choose({"path": None, "body": None}) is None
+    assert choose(path=None, query=None, body=None) is None
+    assert choose(path="a", query="a", body=None) == choose(body="a") == "a"
+    assert choose(path=None, query="") == "", "an empty name is a name, and unknown"
 
 
 def test_two_places_must_not_name_different_variants() -> None:
     with pytest.raises(ConflictError, match="'a' by path and 'b' by query"):
-        choice("a", b"variant=b")
+        choose(path="a", query="b")
     with pytest.raises(ConflictError, match="'a' by query and 'b' by body"):
-        Choice(query="a").with_body("b")
+        choose(path=None, query="a", body="b")

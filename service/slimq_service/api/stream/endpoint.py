@@ -16,7 +16,7 @@ from slimq_service.errors import ClosingError, OverloadedError
 from slimq_service.http.problems import explain
 from slimq_service.requests.pipeline import Pipeline
 from slimq_service.requests.routing import with_key
-from slimq_service.requests.variant_choice import choice
+from slimq_service.requests.variant_choice import choose, query_variant
 
 POLICY_PATH = "/v1/policies/{policy}/stream"
 VARIANT_PATH = "/v1/policies/{policy}/variants/{variant}/stream"
@@ -93,7 +93,8 @@ class StreamEndpoint:
         try:
             names, catalogue = scope["path_params"], self._pipeline.catalogue
             policy = await catalogue.known_policy(names["policy"])
-            named = choice(names.get("variant"), scope["query_string"]).named
+            query = query_variant(scope["query_string"])
+            named = choose(path=names.get("variant"), query=query)
             headers = with_key(scope["headers"])
             default = self._pipeline.default_variant(policy, headers)
             chosen = default if named is None else named

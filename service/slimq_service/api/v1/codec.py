@@ -16,7 +16,6 @@ from slimq_service.http.problems import Problem
 from slimq_service.http.responses import JSON as RAW_JSON
 from slimq_service.http.responses import Response, problem_response
 from slimq_service.requests.codec import Decoded
-from slimq_service.requests.variant_choice import Choice, choice
 from slimq_service.variants.loading import LoadedVariant
 
 LARGE_JSON_BYTES = 256 * 1024
@@ -28,14 +27,11 @@ class ActCodec:
 
     policy_key = "policy"
     variant_key = "variant"
+    takes_query = True
 
     def __init__(self, max_batch: int) -> None:
         """Takes at most `max_batch` observations in a request."""
         self._max_batch = max_batch
-
-    def choice(self, names: dict[str, str], query: bytes) -> Choice:
-        """As `Codec.choice`."""
-        return choice(names.get("variant"), query)
 
     def read_headers(self, headers: Headers) -> str:
         """The media type."""

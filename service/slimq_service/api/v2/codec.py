@@ -29,7 +29,6 @@ from slimq_service.http.error_responses import v2_error
 from slimq_service.http.problems import Problem
 from slimq_service.http.responses import JSON, Response
 from slimq_service.requests.codec import Decoded
-from slimq_service.requests.variant_choice import Choice
 from slimq_service.variants.loading import LoadedVariant
 
 BINARY = b"application/octet-stream"
@@ -70,15 +69,12 @@ class InferCodec:
 
     policy_key = "model"
     variant_key = "version"
+    takes_query = False
 
     def __init__(self, limits: Limits) -> None:
         """Takes requests within these limits."""
         self._limits = limits
         self._heads: dict[bytes, _KnownHead] = {}
-
-    def choice(self, names: dict[str, str], query: bytes) -> Choice:  # noqa: ARG002
-        """As `Codec.choice`; the protocol names versions by path alone."""
-        return Choice(names.get("version"))
 
     def read_headers(self, headers: Headers) -> Framing:
         """Compression and length of the JSON; tritonclient sends no Content-Type."""

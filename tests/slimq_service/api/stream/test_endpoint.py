@@ -156,7 +156,7 @@ def test_a_mistake_of_ours_is_a_problem_and_takes_no_place(
 
     service = start(streams=1)
     with monkeypatch.context() as patch:
-        patch.setattr("slimq_service.api.stream.endpoint.choice", fail)
+        patch.setattr("slimq_service.api.stream.endpoint.choose", fail)
         status, _, problem = refused(service, wire, TINY)
     assert (status, problem["code"], "secret" in str(problem)) == (500, "internal", False)
 
