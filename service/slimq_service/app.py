@@ -192,6 +192,7 @@ def _make_lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
         with contextlib.suppress(RepositoryError):  # named by /readyz, and looked at again
             await catalogue.refresh()
+        await engine.calibrate()
         background = [
             asyncio.create_task(catalogue.watch(settings.watch_seconds)),
             asyncio.create_task(shadow.run()),

@@ -157,6 +157,20 @@ class Batcher:
                 job.watching.cancel()
             del job, future  # what is raised knows this frame, and the future what is raised
 
+    def offload(self, jobs: Sequence[Job]) -> bool:
+        """Has free threads compute jobs of one variant now, each its share; False if none is free.
+
+        Args:
+            jobs: that have arrived together.
+        """
+        free = self._slots - self._running
+        if free <= 0 or self._queues:
+            return False
+        share = math.ceil(len(jobs) / free)
+        for start in range(0, len(jobs), share):
+            self._start(jobs[start : start + share], Reason.IDLE)
+        return True
+
     def close(self) -> None:
         """Refuses what still waits."""
         for job in [job for queue in self._queues.values() for job in queue]:
@@ -202,19 +216,20 @@ class Batcher:
         """The oldest jobs that fit in a batch, and whether others were too many for it."""
         taken: list[_Job] = []
         size = 0
+        limit = min(self._limits.observations, next(iter(queue)).variant.cost.best_batch)
         while queue and len(taken) < most:
             job = next(iter(queue))
             if not job.future.done():
                 if taken and not job.variant.joinable:
                     return taken, False
-                if taken and size + len(job.observations) > self._limits.observations:
+                if taken and size + len(job.observations) > limit:
                     return taken, True
                 taken.append(job)
                 size += len(job.observations)
             self._leave(job)
         return taken, False
 
-    def _start(self, jobs: Sequence[_Job], reason: Reason) -> None:
+    def _start(self, jobs: Sequence[Job], reason: Reason) -> None:
         variant, batch = jobs[0].variant, [job.observations for job in jobs]
         self._running += 1
         try:
@@ -229,7 +244,7 @@ class Batcher:
         measured.batches[reason].inc()
         measured.batch_observations.observe(sum(map(len, batch)))
 
-    def _finish(self, jobs: Sequence[_Job], computed: Computed | BaseException) -> None:
+    def _finish(self, jobs: Sequence[Job], computed: Computed | BaseException) -> None:
         self._running -= 1
         if isinstance(computed, BaseException):
             fail(jobs, computed)

@@ -8,17 +8,23 @@ the threads share one session.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from slimq.core.observation import Observations
 from slimq_service.http.bodies import Receive
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.inference.batching import Batcher, BatchLimits
 from slimq_service.inference.body_reader import Reader
 from slimq_service.inference.queue_budget import QueueBudget
-from slimq_service.inference.run import Inference, run_inline
+from slimq_service.inference.run import Inference, Job, run_inline
 from slimq_service.inference.same_turn import SameTurn
 from slimq_service.inference.threads import Threads
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
+
+DEFAULT_SHORT_SECONDS = 200e-6
+MIN_SHORT_SECONDS = 50e-6
+"""Between these a run counts as short that takes no longer than handing it to a thread."""
 
 
 class Engine:
@@ -26,7 +32,7 @@ class Engine:
 
     def __init__(
         self,
-        inline_seconds: float,
+        inline_seconds: float | None,
         threads: int,
         limits: BatchLimits,
         arrivals: Arrivals,
@@ -35,20 +41,28 @@ class Engine:
         """Starts nothing yet.
 
         Args:
-            inline_seconds: up to which a batch is computed in the event loop.
+            inline_seconds: up to which a run counts as short; None until `calibrate` measures it.
             threads: for those that take longer.
             limits: of batches and of what waits.
             arrivals: whether others are about to come.
             metrics: where both are counted.
         """
         self._threads = Threads(threads, "slimq-inference")
-        self._inline_seconds, self._metrics = inline_seconds, metrics
+        self._inline_seconds = DEFAULT_SHORT_SECONDS if inline_seconds is None else inline_seconds
+        self._calibrated, self._metrics = inline_seconds is not None, metrics
         gauges = metrics.queue_depth, metrics.queue_bytes
         self._budget = budget = QueueBudget(limits.waiting, limits.size, *gauges)
         self.reader = Reader(limits.seconds, budget)
         self._limits, self._arrivals = limits, arrivals
-        self._same_turn = SameTurn(limits.observations, metrics)
         self._batcher = Batcher(self._threads, threads, limits, budget, metrics)
+        self._same_turn = SameTurn(limits.observations, metrics, self._offload)
+
+    async def calibrate(self) -> None:
+        """Measures what handing work to a thread costs here: a run up to that is short."""
+        if not self._calibrated:
+            self._calibrated = True
+            measured = await self._threads.handoff_seconds()
+            self._inline_seconds = min(max(measured, MIN_SHORT_SECONDS), DEFAULT_SHORT_SECONDS)
 
     def busy(self) -> bool:
         """Whether requests wait for a thread."""
@@ -92,6 +106,11 @@ class Engine:
         self._batcher.close()
         self.reader.close()
         self._threads.close()
+
+    def _offload(self, jobs: Sequence[Job]) -> bool:
+        """Has threads compute what short runs add up to, where that is worth handing over."""
+        seconds = jobs[0].variant.cost.seconds(sum(len(job.observations) for job in jobs))
+        return seconds > self._inline_seconds and self._batcher.offload(jobs)
 
     def _runs_now(self, variant: LoadedVariant, batch: int, seconds: float) -> bool:
         """Whether a batch is computed at once, in the event loop.

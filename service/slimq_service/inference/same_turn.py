@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from slimq.core.observation import Observations
 from slimq_service.inference.run import Inference, Job, compute_inline, distribute, fail
@@ -26,14 +26,20 @@ from slimq_service.variants.loading import LoadedVariant
 class SameTurn:
     """Gathers requests over a turn of the event loop, and computes them in it."""
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        most: int,
+        metrics: Metrics,
+        offload: Callable[[Sequence[Job]], bool] = lambda jobs: False,  # noqa: ARG005
+    ) -> None:
         """Waits for nothing yet.
 
         Args:
             most: observations of a run; a request with more is one of its own.
             metrics: where batches are counted.
+            offload: has threads compute a batch that takes long, where one is free to.
         """
-        self._most, self._metrics = most, metrics
+        self._most, self._metrics, self._offload = most, metrics, offload
         self._waiting: dict[int, list[Job]] = {}
         self._batches: deque[Sequence[Job]] = deque()
 
@@ -68,7 +74,8 @@ class SameTurn:
         """Runs one batch; the next comes when its requests are answered."""
         jobs = self._batches.popleft()
         try:
-            self._run(jobs)
+            if not self._offload(jobs):
+                self._run(jobs)
         except BaseException as error:  # whatever it is, nobody must wait for ever
             fail(jobs, error)
             raise

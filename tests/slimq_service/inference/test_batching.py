@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from costs import make_cost
 from samples import sample_value
 from slimq_service.errors import ClosingError, DeadlineError, OverloadedError
 from slimq_service.http.bodies import ClientGoneError
@@ -19,9 +20,10 @@ from slimq_service.inference.run import Inference
 from slimq_service.inference.threads import Threads
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
-from slimq_service.variants.loading import Cost, LoadedVariant
+from slimq_service.variants.cost import Cost
+from slimq_service.variants.loading import LoadedVariant
 
-COST = Cost(1e-3, 1.5)
+COST = dataclasses.replace(make_cost(0.0, 1.5), best_batch=64)
 
 
 class Client:
@@ -131,6 +133,22 @@ def test_a_batch_ends_at_the_limit_and_a_larger_request_is_one_of_its_own() -> N
         assert gate.batches == [1, 4, 1, 7]
         assert [len(answer.q_values) for answer in answers] == [1, 2, 2, 1, 7]
         assert set(answers[-1].q_values.flat) == {14.0}
+
+    asyncio.run(run())
+
+
+def test_a_batch_is_no_larger_than_pays_on_this_processor() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        variant = dataclasses.replace(variant, cost=Cost.of({1: 1.0, 2: 1.2, 4: 4.0}))
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        waiting = [bench.start(variant, float(n)) for n in range(5)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(first, *waiting)
+        assert gate.batches == [1, 2, 2, 1]
 
     asyncio.run(run())
 

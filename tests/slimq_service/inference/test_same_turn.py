@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from costs import make_cost
 from samples import sample_value
 from slimq_service.inference.run import Inference
 from slimq_service.inference.same_turn import SameTurn
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
-from slimq_service.variants.loading import Cost, LoadedVariant
+from slimq_service.variants.loading import LoadedVariant
 
 MOST = 4
 
@@ -37,7 +38,7 @@ class Bench:
         self.metrics.appear("policy", name)
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
-        cost = Cost(1e-6, 1e-6)
+        cost = make_cost(1e-6, 1e-6)
         return LoadedVariant(policy, manifest, double, cost, (None, None), joinable), batches
 
     def start(
