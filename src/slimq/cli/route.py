@@ -10,7 +10,7 @@ import typer
 
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
 from slimq.core.errors import InvalidInputError
-from slimq.core.manifest import MOST_WEIGHTS, SLUG
+from slimq.core.manifest import MAX_WEIGHTS, SLUG
 
 if TYPE_CHECKING:
     from slimq.core.manifest import PolicyManifest
@@ -88,8 +88,8 @@ def parse_weights(texts: list[str]) -> dict[str, float]:
         if name in weights:
             raise InvalidInputError("VARIANT=WEIGHT", "each variant once", f"{name!r} again")
         weights[name] = weight
-    if len(weights) > MOST_WEIGHTS:
-        raise InvalidInputError("VARIANT=WEIGHT", f"at most {MOST_WEIGHTS}", str(len(weights)))
+    if len(weights) > MAX_WEIGHTS:
+        raise InvalidInputError("VARIANT=WEIGHT", f"at most {MAX_WEIGHTS}", str(len(weights)))
     if weights and not any(weights.values()):
         raise InvalidInputError("VARIANT=WEIGHT", "a weight over 0", "none")
     return weights
