@@ -11,8 +11,10 @@ from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations, ObservationSpec
 from slimq_service.decoding.observations import JSON, MEDIA_TYPES, Envelope, parse
 from slimq_service.http.bodies import media_type
+from slimq_service.http.content_encoding import decompress, encoding_of
 from slimq_service.requests.call import Call
 from slimq_service.requests.pipeline import Hot
+from slimq_service.settings import Settings
 
 LARGE_JSON_BYTES = 256 * 1024
 """A longer JSON body is read in a thread: a megabyte takes several milliseconds."""
@@ -47,22 +49,28 @@ class Received:
 async def receive_observations(
     hot: Hot, scope: Scope, receive: Receive, call: Call, policy: PolicyManifest
 ) -> Received:
-    """The body, in a thread where it is long.
+    """The body, in a thread where it is long or compressed.
 
     Raises:
-        SlimqError: as `parse` and `Hot.body` do; the media type is none of `MEDIA_TYPES`.
+        SlimqError: as `parse`, `Hot.body` and `decompress` do; the media type is none of
+            `MEDIA_TYPES`, or the content encoding is not supported.
     """
     headers = scope["headers"]
-    media = media_type(headers, MEDIA_TYPES)
+    media, encoding = media_type(headers, MEDIA_TYPES), encoding_of(headers)
     body = await hot.body(receive, headers, call)
-    arguments = media, body, policy.observation, hot.settings.max_batch
-    if media == JSON and len(body) > LARGE_JSON_BYTES:
+    arguments = media, body, encoding, policy.observation, hot.settings
+    if encoding is not None or (media == JSON and len(body) > LARGE_JSON_BYTES):
         return await hot.read(call, receive, len(body), _read, *arguments)
     with call.reading():
         return _read(*arguments)
 
 
-def _read(media: str, body: bytes, spec: ObservationSpec, most: int) -> Received:
+def _read(
+    media: str, body: bytes, encoding: str | None, spec: ObservationSpec, limits: Settings
+) -> Received:
+    most = limits.max_batch
+    if encoding is not None:
+        body = decompress(body, encoding, limits.max_body_bytes)
     envelope = parse(media, body, spec, most)
     try:
         observations: Observations | InvalidInputError = envelope.observations(spec, most)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from slimq_service.api.v2.framing import encoding_of, json_length
+from slimq_service.api.v2.framing import json_length
 from slimq_service.api.v2.request import InferRequest, Limits, read_request
 from slimq_service.api.v2.response import render
+from slimq_service.http.content_encoding import encoding_of
 from slimq_service.http.error_responses import v2_error
 from slimq_service.http.responses import Answer
 from slimq_service.requests.call import Call

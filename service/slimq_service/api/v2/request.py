@@ -13,7 +13,7 @@ from typing import Any
 
 from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
-from slimq_service.api.v2.framing import LENGTH_NAME, Frame, decompress, split
+from slimq_service.api.v2.framing import LENGTH_NAME, Frame, split
 from slimq_service.api.v2.tensors import INPUT, OUTPUTS, input_tensor
 from slimq_service.decoding.nested_lists import (
     check_count,
@@ -24,6 +24,7 @@ from slimq_service.decoding.nested_lists import (
     to_array,
 )
 from slimq_service.errors import ConflictError, MalformedError
+from slimq_service.http.content_encoding import decompress
 
 KEYS = ("id", "parameters", "inputs", "name", "shape", "datatype", "data", "outputs")
 REFUSED_PARAMETERS = ("shared_memory_region", "classification")
