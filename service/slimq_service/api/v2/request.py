@@ -204,8 +204,9 @@ def _read_data(
     count = math.prod(shape)
     nested = bool(data) and isinstance(data[0], list)
     if not nested and len(data) != count:
-        expected = f"{count} numbers (shape {list(shape)})"
-        raise ObservationError(field, expected, f"{len(data)} elements")
+        flatten(data, (len(data),), field)  # raises where the elements are no numbers
+        expected = f"a list of {count} numbers (shape {list(shape)})"
+        raise ObservationError(field, expected, kind_of(data))
     numbers = flatten(data, shape if nested else (count,), field)
     return spec.check(to_array(numbers, spec).reshape(shape), field)
 
