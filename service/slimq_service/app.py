@@ -34,7 +34,12 @@ from slimq_service.metrics.event_loop_lag import watch_lag
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
 from slimq_service.middleware.auth import describe, read_keys
-from slimq_service.middleware.stack import count_refused, surround, trace_provider
+from slimq_service.middleware.stack import (
+    count_refused,
+    surround,
+    surround_routes,
+    trace_provider,
+)
 from slimq_service.operations.evidence import Facts
 from slimq_service.operations.health import Lifecycle, make_health_router
 from slimq_service.operations.readiness import ReadyMetrics
@@ -133,7 +138,8 @@ def create_app(
     exposition = Exposition(metrics.registry, Facts(catalogue), peers.folder, shadow.appear)
     act, infer = ActEndpoint(hot), InferEndpoint(hot)
     app.router.routes.extend([*act.routes(), *CompareEndpoint(hot).routes(), *infer.routes()])
-    front = Front(app, hot, act, infer, express=not settings.traces)
+    routes = surround_routes(app, settings, metrics)
+    front = Front(routes, hot, act, infer, express=not settings.traces)
     app.state.front = surround(front, settings, metrics, keys, make_id, provider)
     app.state.streams = StreamEndpoint(hot)
     app.router.routes.extend(app.state.streams.routes())

@@ -19,7 +19,13 @@ from slimq_service.metrics.service import Metrics
 from slimq_service.middleware.access_log import AccessLog
 from slimq_service.middleware.admin_port import Ports
 from slimq_service.middleware.auth import Guard, Keys
+from slimq_service.middleware.cross_site import CrossSite
 from slimq_service.settings import Settings
+
+
+def surround_routes(app: ASGIApp, settings: Settings, metrics: Metrics) -> ASGIApp:
+    """The application's routes with the layers that requests for actions need not pass."""
+    return CrossSite(app, settings, metrics.http_error)
 
 
 def surround(
