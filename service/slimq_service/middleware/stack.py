@@ -19,6 +19,7 @@ from slimq_service.metrics.service import Metrics
 from slimq_service.middleware.access_log import AccessLog
 from slimq_service.middleware.admin_port import Ports
 from slimq_service.middleware.auth import Guard, Keys
+from slimq_service.middleware.cors import Cors
 from slimq_service.middleware.cross_site import CrossSite
 from slimq_service.settings import Settings
 
@@ -50,6 +51,8 @@ def surround(
         app = Guard(app, keys, metrics.http_error)
     if settings.admin_port is not None:
         app = Ports(app, settings.admin_port, metrics.http_error)
+    if settings.cors_origins:
+        app = Cors(app, settings.cors_origins, metrics.http_error)
     if provider is not None:
         from slimq_service.middleware.tracing import Tracing
 
