@@ -21,12 +21,13 @@ from slimq_service.middleware.admin_port import Ports
 from slimq_service.middleware.auth import Guard, Keys
 from slimq_service.middleware.cors import Cors
 from slimq_service.middleware.cross_site import CrossSite
+from slimq_service.middleware.head import Head
 from slimq_service.settings import Settings
 
 
 def surround_routes(app: ASGIApp, settings: Settings, metrics: Metrics) -> ASGIApp:
     """The application's routes with the layers that requests for actions need not pass."""
-    return CrossSite(app, settings, metrics.http_error)
+    return CrossSite(Head(app), settings, metrics.http_error)
 
 
 def surround(
