@@ -37,7 +37,12 @@ from slimq_service.metrics.event_loop_lag import watch_lag
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
 from slimq_service.middleware.auth import describe, read_keys
-from slimq_service.middleware.stack import count_refused, surround, trace_provider
+from slimq_service.middleware.stack import (
+    count_refused,
+    surround,
+    surround_routes,
+    trace_provider,
+)
 from slimq_service.operations.evidence import Facts
 from slimq_service.operations.health import Lifecycle, make_health_router
 from slimq_service.operations.readiness import ReadyMetrics
@@ -139,7 +144,7 @@ def create_app(
     app.include_router(make_health_router(catalogue, lifecycle, exposition, ready.update))
     add_error_handlers(app, metrics)
     add_openapi(app, partial(describe, keys=keys))
-    dispatch = Dispatch(app, act_endpoint, infer_endpoint)
+    dispatch = Dispatch(surround_routes(app, settings, metrics), act_endpoint, infer_endpoint)
     return Application(
         asgi=surround(dispatch, settings, metrics, keys, make_id, provider),
         routes=app,

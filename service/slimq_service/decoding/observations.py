@@ -29,6 +29,7 @@ from slimq_service.decoding.nested_lists import (
     check_count,
     check_lists,
     flatten,
+    is_typed_array,
     kind_of,
     load_json,
     read_vectors,
@@ -141,6 +142,8 @@ def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
         raise InvalidInputError(field, f"a JSON object with {keys[0]}", kind_of(document))
     for key in document:
         if key not in keys:
+            if is_typed_array(document):
+                raise InvalidInputError(field, f"an object with {keys[0]}", kind_of(document))
             expected = f"the keys {', '.join(keys[:-1])} and {keys[-1]}"
             raise InvalidInputError(field, expected, repr(key), suggestion(key, keys))
     return document
@@ -200,37 +203,44 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
 
 
 def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observations:
-    if len(spec.shape) == 1 and spec.dtype == "float32":
+    rank = len(spec.shape)
+    if rank == 1 and spec.dtype == "float32":
         vectors = read_vectors(value, spec.shape[0])
         if vectors is not None:
             check_count(len(vectors), max_batch, FIELD)
             return vectors
-    depth = _depth(value, len(spec.shape) + 2)
-    shape = ", ".join(map(str, spec.shape))
-    expected = f"a list of shape (batch, {shape})"
+    lengths, first = _outline(value, rank + 2)
+    depth = len(lengths)
+    expected = f"a list of shape (batch, {', '.join(map(str, spec.shape))})"
     if depth == 0:
         raise ObservationError(FIELD, expected, kind_of(value))
     if value == []:
         raise ObservationError(FIELD, "a batch of at least 1", "an empty batch")
-    if depth == len(spec.shape):
-        value, dims = [value], (1, *spec.shape)
-    elif depth == len(spec.shape) + 1:
-        check_count(len(value), max_batch, FIELD)
-        dims = (len(value), *spec.shape)
+    if isinstance(first, dict) and depth <= rank:
+        raise ObservationError(FIELD + "[0]" * depth, "lists of numbers", kind_of(first))
+    is_list_missing = depth <= rank and type(first) not in (int, float, list)
+    if lengths == spec.shape or (depth == rank and not is_list_missing):
+        numbers, count = flatten(value, spec.shape, FIELD), 1
+    elif depth == rank + 1 or is_list_missing:
+        count = len(value)
+        check_count(count, max_batch, FIELD)
+        numbers = flatten(value, (count, *spec.shape), FIELD)
     else:
-        raise ObservationError(FIELD, expected, f"lists nested {depth} deep")
-    array = to_array(flatten(value, dims, FIELD), spec)
-    return spec.check(array.reshape(dims), FIELD)
+        more = ", …" if isinstance(first, list) and first else ""
+        received = f"a list of shape ({', '.join(map(str, lengths))}{more})"
+        raise ObservationError(FIELD, expected, received)
+    return spec.check(to_array(numbers, spec).reshape(count, *spec.shape), FIELD)
 
 
-def _depth(value: Any, deepest: int) -> int:
-    depth = 0
-    while isinstance(value, list) and depth < deepest:
-        depth += 1
+def _outline(value: Any, deepest: int) -> tuple[tuple[int, ...], Any]:
+    """The lengths of nested lists, by the first of each, and the first thing in the innermost."""
+    lengths: list[int] = []
+    while isinstance(value, list) and len(lengths) < deepest:
+        lengths.append(len(value))
         if not value:
             break
         value = value[0]
-    return depth
+    return tuple(lengths), value
 
 
 def _length(length: int) -> str:

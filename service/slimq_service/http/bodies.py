@@ -37,12 +37,8 @@ def media_type(headers: Headers, supported: Iterable[str]) -> str:
     """The body's media type, lower case, without parameters.
 
     Raises:
-        MediaTypeError: none is given, it is not one of `supported`, or the body is compressed.
+        MediaTypeError: none is given, or it is not one of `supported`.
     """
-    encoding = header(headers, b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
-        received = encoding.decode("latin-1")
-        raise MediaTypeError("Content-Encoding", "an uncompressed body", received)
     value = header(headers, b"content-type")
     expected = " or ".join(supported)
     if value is None:

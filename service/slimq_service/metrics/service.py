@@ -16,6 +16,7 @@ from slimq_service.errors import (
     ClosingError,
     ConflictError,
     ConnectionsError,
+    CrossSiteError,
     DeadlineError,
     ForbiddenError,
     HeadLimitError,
@@ -70,7 +71,7 @@ WIRE_CODES = (
     ConnectionsError.code,
 )
 """What a connection is closed for before there is a request."""
-ACCESS_CODES = (UnauthorizedError.code, ForbiddenError.code)
+ACCESS_CODES = (UnauthorizedError.code, ForbiddenError.code, CrossSiteError.code)
 UPGRADE_REQUIRED = "upgrade-required"
 HTTP_ERROR_CODES = (
     *(NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED),

@@ -13,6 +13,8 @@ from slimq.core.qfunction import QFunction
 
 REPEATS = 3
 """Measured runs of a single observation; a larger batch is measured once, after a warm-up."""
+DISPATCH_SECONDS = 50e-6
+"""Of a batch beside its run: what it costs to form it, and to hand it to a thread and back."""
 BEST_TOLERANCE = 0.05
 """How much an observation may cost more than in the best batch: the smallest such batch is used."""
 
@@ -39,7 +41,7 @@ class Cost:
         sizes = sorted(measured)
         seconds = [measured[size] for size in sizes]
         table = np.interp(np.arange(1, sizes[-1] + 1), sizes, seconds)
-        each = {size: measured[size] / size for size in sizes}
+        each = {size: (measured[size] + DISPATCH_SECONDS) / size for size in sizes}
         limit = min(each.values()) * (1 + BEST_TOLERANCE)
         best = next(size for size in sizes if each[size] <= limit)
         return cls(tuple(table.tolist()), best)

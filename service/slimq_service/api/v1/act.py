@@ -14,4 +14,6 @@ PATHS = (POLICY_PATH, VARIANT_PATH)
 
 def make_endpoint(pipeline: Pipeline) -> Endpoint:
     """The endpoint of both paths."""
-    return Endpoint(pipeline, ActCodec(pipeline.settings.max_batch))
+    return Endpoint(
+        pipeline, ActCodec(pipeline.settings.max_batch, pipeline.settings.max_body_bytes)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -12,6 +12,7 @@ from slimq.core.observation import ObservationSpec
 from slimq.core.qfunction import QValues
 from slimq_service.decoding.observations import JSON, MEDIA_TYPES, parse
 from slimq_service.http.bodies import Headers, media_type
+from slimq_service.http.content_encoding import decompress, encoding_of
 from slimq_service.http.problems import Problem
 from slimq_service.http.responses import JSON as RAW_JSON
 from slimq_service.http.responses import Response, problem_response
@@ -19,7 +20,14 @@ from slimq_service.requests.codec import Decoded
 from slimq_service.variants.loading import LoadedVariant
 
 LARGE_JSON_BYTES = 256 * 1024
-"""A longer JSON body is decoded in a thread: a megabyte takes several milliseconds."""
+"""A longer JSON body is decoded in a thread, as is every compressed one."""
+
+
+class Content(NamedTuple):
+    """A body's media type, and how it is compressed if it is."""
+
+    media_type: str
+    encoding: str | None
 
 
 class ActCodec:
@@ -29,21 +37,24 @@ class ActCodec:
     variant_key = "variant"
     takes_query = True
 
-    def __init__(self, max_batch: int) -> None:
-        """Takes at most `max_batch` observations in a request."""
-        self._max_batch = max_batch
+    def __init__(self, max_batch: int, max_body_bytes: int) -> None:
+        """Takes requests within these limits, that of bytes once they are decompressed."""
+        self._max_batch, self._max_body_bytes = max_batch, max_body_bytes
 
-    def read_headers(self, headers: Headers) -> str:
-        """The media type."""
-        return media_type(headers, MEDIA_TYPES)
+    def read_headers(self, headers: Headers) -> Content:
+        """Media type and encoding."""
+        return Content(media_type(headers, MEDIA_TYPES), encoding_of(headers))
 
-    def is_slow(self, content: str, size: int) -> bool:
+    def is_slow(self, content: Content, size: int) -> bool:
         """As `Codec.is_slow`."""
-        return content == JSON and size > LARGE_JSON_BYTES
+        long = content.media_type == JSON and size > LARGE_JSON_BYTES
+        return long or content.encoding is not None
 
-    def decode(self, content: str, body: bytes, spec: ObservationSpec) -> Decoded:
+    def decode(self, content: Content, body: bytes, spec: ObservationSpec) -> Decoded:
         """As `Codec.decode`; invalid observations are reported once the variant is known."""
-        envelope = parse(content, body, spec, self._max_batch)
+        if content.encoding is not None:
+            body = decompress(body, content.encoding, self._max_body_bytes)
+        envelope = parse(content.media_type, body, spec, self._max_batch)
         try:
             observations = envelope.observations(spec, self._max_batch)
         except InvalidInputError as error:

@@ -38,7 +38,7 @@ class CompareEndpoint:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._codec = ActCodec(pipeline.settings.max_batch)
+        self._codec = ActCodec(pipeline.settings.max_batch, pipeline.settings.max_body_bytes)
 
     def routes(self) -> list[Route]:
         """The one route."""

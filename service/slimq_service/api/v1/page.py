@@ -121,7 +121,6 @@ def make_page_router(catalogue: Catalogue) -> APIRouter:
     """The route of the page."""
     router = APIRouter(tags=["page"])
 
-    @router.head("/", include_in_schema=False)
     @router.get(
         "/",
         summary="What is served and what each variant keeps",

@@ -15,7 +15,7 @@ import orjson
 from slimq.core.errors import SlimqError
 from slimq.core.observation import ObservationSpec
 from slimq.core.qfunction import QValues
-from slimq_service.api.v2.framing import LENGTH_HEADER, encoding_of, json_length
+from slimq_service.api.v2.framing import LENGTH_HEADER, json_length
 from slimq_service.api.v2.request import (
     InferRequest,
     Limits,
@@ -25,6 +25,7 @@ from slimq_service.api.v2.request import (
 )
 from slimq_service.api.v2.tensors import ACTIONS, DATATYPES_OF_OUTPUTS, Q_VALUES
 from slimq_service.http.bodies import Headers
+from slimq_service.http.content_encoding import encoding_of
 from slimq_service.http.error_responses import v2_error
 from slimq_service.http.problems import Problem
 from slimq_service.http.responses import JSON, Response

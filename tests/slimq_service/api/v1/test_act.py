@@ -148,7 +148,7 @@ BAD = [
     bad(bytes(5000), RAW, code="over-limit", status=413, limit=4000, field="body"),
     bad(b"{}", {"content-type": "text/plain"}, code="unsupported-media-type", status=415),
     bad(b"{}", {}, code="unsupported-media-type", status=415, received="no Content-Type"),
-    bad(b"{}", {**JSON, "content-encoding": "gzip"}, code="unsupported-media-type", status=415),
+    bad(b"{}", {**JSON, "content-encoding": "br"}, code="unsupported-media-type", status=415),
 ]
 
 
