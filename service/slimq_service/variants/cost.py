@@ -15,8 +15,8 @@ REPEATS = 3
 """Measured runs of a single observation; a larger batch is measured once, after a warm-up."""
 DISPATCH_SECONDS = 50e-6
 """Of a batch beside its run: what it costs to form it, and to hand it to a thread and back."""
-BEST_TOLERANCE = 0.05
-"""How much an observation may cost more than in the best batch: the smallest such batch is used."""
+BEST_TOLERANCE = 0.15
+"""How much more an observation may cost than in the cheapest batch: less may be noise."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Cost:
 
     Attributes:
         table: by batch size, from 1 on.
-        best_batch: the smallest batch in which an observation costs no more than in larger ones.
+        best_batch: the largest batch in which an observation costs hardly more than in any.
     """
 
     table: tuple[float, ...]
@@ -43,7 +43,7 @@ class Cost:
         table = np.interp(np.arange(1, sizes[-1] + 1), sizes, seconds)
         each = {size: (measured[size] + DISPATCH_SECONDS) / size for size in sizes}
         limit = min(each.values()) * (1 + BEST_TOLERANCE)
-        best = next(size for size in sizes if each[size] <= limit)
+        best = max(size for size in sizes if each[size] <= limit)
         return cls(tuple(table.tolist()), best)
 
     @property

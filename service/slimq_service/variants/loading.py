@@ -27,9 +27,6 @@ EXTREME = 1e3
 JOINED_TOLERANCE = 1e-3
 """Of the largest Q-value: how far one may move when it is computed beside others."""
 
-Stamp = tuple[tuple[int, int] | None, tuple[int, int] | None]
-"""What `policy.json` and `variant.json` looked like: modification time and inode of each."""
-
 
 @dataclass
 class Leases:
@@ -52,7 +49,6 @@ class LoadedVariant:
     manifest: VariantManifest
     q_function: QFunction
     cost: Cost
-    stamp: Stamp
     joinable: bool = True
     memory_bytes: int = 0
     leases: Leases = field(default_factory=Leases, compare=False)
@@ -67,7 +63,6 @@ def load(
     repository: Repository,
     policy: PolicyManifest,
     variant: str,
-    stamp: Stamp,
     largest_batch: int = 8,
     providers: Sequence[str] = CPU,
 ) -> LoadedVariant:
@@ -77,7 +72,6 @@ def load(
         repository: where it lies.
         policy: the manifest that it is loaded under.
         variant: its name.
-        stamp: what its files looked like.
         largest_batch: up to which every power of two is run once: the first run of a batch size
             allocates, and no request is to wait for that.
         providers: what is to run it, as `make_session` has them.
@@ -106,7 +100,7 @@ def load(
     del content
     trim_memory()
     memory_bytes = max(least, resident_bytes() - before)
-    return LoadedVariant(policy, manifest, q_function, cost, stamp, joinable, memory_bytes)
+    return LoadedVariant(policy, manifest, q_function, cost, joinable, memory_bytes)
 
 
 def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from slimq.core._files import display, refuse_links
+from slimq.core._walk import display, refuse_links
 from slimq.core.errors import RepositoryError
 from slimq.core.locks import hold_lock
 

@@ -67,7 +67,7 @@ class Bench:
         self.metrics.appear("policy", name)
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
-        return LoadedVariant(policy, manifest, gate, COST, (None, None), joinable), gate
+        return LoadedVariant(policy, manifest, gate, COST, joinable), gate
 
     def start(
         self,

@@ -33,7 +33,7 @@ def run(cost: Cost, batch: int = 1) -> str:
 
     engine = Engine(200e-6, 1, BatchLimits(8, 8, 1.0), Arrivals(), Metrics(Registry()))
     named: Any = SimpleNamespace(name="some")
-    variant = LoadedVariant(named, named, q_function, cost, (None, None))
+    variant = LoadedVariant(named, named, q_function, cost)
     asyncio.run(engine.run(variant, np.zeros((batch, 4), np.float32), receive))
     engine.close()
     return names[0]

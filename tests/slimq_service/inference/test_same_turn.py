@@ -39,7 +39,7 @@ class Bench:
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
         cost = make_cost(1e-6, 1e-6)
-        return LoadedVariant(policy, manifest, double, cost, (None, None), joinable), batches
+        return LoadedVariant(policy, manifest, double, cost, joinable), batches
 
     def start(
         self, variant: LoadedVariant, value: float, count: int = 1

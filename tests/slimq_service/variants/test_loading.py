@@ -12,12 +12,10 @@ from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
 from slimq_service.variants.loading import is_joinable, load, trim_memory
 
-STAMP = (None, None)
-
 
 def test_a_variant_is_loaded_with_its_policy(repositories: Any) -> None:
     repository = Repository(repositories.root)
-    loaded = load(repository, repository.policy("tiny"), "other", STAMP)
+    loaded = load(repository, repository.policy("tiny"), "other")
     assert loaded.sha256 == repository.variant("tiny", "other").model.sha256
     assert loaded.q_function(np.zeros((5, 4), np.float32)).shape == (5, 2)
 
@@ -26,7 +24,7 @@ def test_a_model_of_another_policy_is_refused_by_name(repositories: Any) -> None
     repositories.publish("tiny", "other", make_frames_model())
     repository = Repository(repositories.root)
     with pytest.raises(RepositoryError, match="other"):
-        load(repository, repository.policy("tiny"), "other", STAMP)
+        load(repository, repository.policy("tiny"), "other")
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
@@ -51,7 +49,7 @@ def test_what_quantizes_a_whole_batch_by_one_scale_is_not_joined(
     policy: str, variant: str, joinable: bool
 ) -> None:
     repository = Repository(POLICIES)
-    loaded = load(repository, repository.policy(policy), variant, STAMP)
+    loaded = load(repository, repository.policy(policy), variant)
     assert loaded.joinable is joinable
 
 
