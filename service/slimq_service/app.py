@@ -15,6 +15,7 @@ from slimq.core.onnx_policy import check_providers
 from slimq.core.repository import Repository
 from slimq_service.api.dispatch import Front
 from slimq_service.api.errors import add_error_handlers
+from slimq_service.api.interface import make_interface_router
 from slimq_service.api.openapi import add_openapi
 from slimq_service.api.stream.endpoint import StreamEndpoint
 from slimq_service.api.v1.act import ActEndpoint
@@ -24,6 +25,7 @@ from slimq_service.api.v1.policies import make_resource_router
 from slimq_service.api.v2.infer import InferEndpoint
 from slimq_service.api.v2.metadata import Models, make_protocol_router
 from slimq_service.api.v2.repository import make_control_router
+from slimq_service.http.forwarded import Proxies
 from slimq_service.http.peers import Peers
 from slimq_service.http.request_ids import id_maker
 from slimq_service.inference.arrivals import Arrivals
@@ -96,6 +98,7 @@ def create_app(
     engine = Engine(settings.inline_seconds, settings.inference_threads, limits, arrivals, metrics)
     metrics.queue_limit.set(settings.queue_requests)
     metrics.queue_bytes_limit.set(settings.queue_bytes)
+    proxies = Proxies(settings.forwarded_allow_ips, settings.root_path)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
 
     @contextlib.asynccontextmanager
@@ -126,6 +129,7 @@ def create_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        openapi_url=None,
         redoc_url=None,
     )
     app.state.catalogue, app.state.shadow, app.state.metrics = catalogue, shadow, metrics
@@ -145,7 +149,8 @@ def create_app(
     app.router.routes.extend(app.state.streams.routes())
     app.include_router(make_protocol_router(catalogue, lifecycle, models))
     app.include_router(make_control_router(catalogue, settings, peers))
-    app.include_router(make_page_router(catalogue))
+    app.include_router(make_page_router(catalogue, proxies))
+    app.include_router(make_interface_router(app, proxies))
     app.include_router(make_resource_router(catalogue))
     app.include_router(make_health_router(catalogue, lifecycle, exposition, ready.update))
     add_error_handlers(app, metrics)
