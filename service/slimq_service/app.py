@@ -18,6 +18,7 @@ from slimq.core.onnx_policy import check_providers
 from slimq.core.repository import Repository
 from slimq_service.api.dispatch import Dispatch
 from slimq_service.api.errors import add_error_handlers
+from slimq_service.api.interface import make_interface_router
 from slimq_service.api.openapi import add_openapi
 from slimq_service.api.stream.endpoint import StreamEndpoint
 from slimq_service.api.v1 import act
@@ -27,6 +28,7 @@ from slimq_service.api.v1.policies import make_resource_router
 from slimq_service.api.v2 import infer
 from slimq_service.api.v2.metadata import Models, make_protocol_router
 from slimq_service.api.v2.repository import make_control_router
+from slimq_service.http.forwarded import Proxies
 from slimq_service.http.peers import Peers
 from slimq_service.http.request_ids import id_maker
 from slimq_service.inference.arrivals import Arrivals
@@ -118,6 +120,7 @@ def create_app(
     metrics, arrivals, lifecycle = Metrics(registry or Registry()), Arrivals(), Lifecycle()
     catalogue = _make_catalogue(settings, metrics)
     engine = _make_engine(settings, arrivals, metrics)
+    proxies = Proxies(settings.forwarded_allow_ips, settings.root_path)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
     pipeline = Pipeline(settings, catalogue, engine, shadow, metrics)
     streams = StreamEndpoint(pipeline)
@@ -129,6 +132,7 @@ def create_app(
         description=DESCRIPTION,
         lifespan=_make_lifespan(settings, catalogue, engine, shadow, ready, provider),
         redirect_slashes=False,
+        openapi_url=None,
         redoc_url=None,
     )
     act_endpoint, infer_endpoint = act.make_endpoint(pipeline), infer.make_endpoint(pipeline)
@@ -139,7 +143,8 @@ def create_app(
     models = Models(catalogue, pipeline.statistics, settings.max_batch, peers)
     app.include_router(make_protocol_router(catalogue, lifecycle, models))
     app.include_router(make_control_router(catalogue, settings, peers))
-    app.include_router(make_page_router(catalogue))
+    app.include_router(make_page_router(catalogue, proxies))
+    app.include_router(make_interface_router(app, proxies))
     app.include_router(make_resource_router(catalogue))
     app.include_router(make_health_router(catalogue, lifecycle, exposition, ready.update))
     add_error_handlers(app, metrics)

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from slimq.core.errors import ConfigError, nearest
 from slimq.core.providers import CPU, PROVIDERS
-from slimq_service.settings_types import Hosts, Key, Origins, Pinned, Providers
+from slimq_service.settings_types import Hosts, Key, Origins, Peers, Pinned, Providers, RootPath
 
 PREFIX = "SLIMQ_"
 OF_OTHER_COMMANDS = frozenset(("URL",))
@@ -49,6 +49,16 @@ class Settings(BaseSettings):
     )
     admin_host: str = Field(
         default="127.0.0.1", min_length=1, description="address to listen on for that port"
+    )
+    root_path: RootPath = Field(
+        default="",
+        description="prefix of every path behind a proxy, such as /slimq, whether the proxy strips "
+        "it or not",
+    )
+    forwarded_allow_ips: Peers = Field(
+        default=("127.0.0.1", "::1", "unix"),
+        description="addresses and networks of proxies whose X-Forwarded-* and Forwarded headers "
+        "count; unix for a socket in the file system, * for all",
     )
     access_log: bool = Field(default=False, description="whether every request is logged")
     traces: bool = Field(

@@ -5,6 +5,7 @@ Lists are written with commas between their items.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -18,7 +19,12 @@ from slimq.core.providers import parse_providers
 KEY = r"[\x21-\x7e]{1,1024}"
 KEY_RULE = "1 to 1024 visible ASCII characters"
 ANY = "*"
-"""Allows every host or origin."""
+"""Allows every host, origin or peer."""
+UNIX = "unix"
+"""Whoever connects by a socket in the file system."""
+ROOT_PATH = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&+=:@-]+)+"
+OWN_PATHS = ("v1", "v2", "docs", "openapi.json", "healthz", "readyz", "metrics")
+"""How the service's own paths begin."""
 
 _SLUG = SLUG.strip("^$")
 _NAME = r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?"
@@ -54,6 +60,26 @@ def _parse_providers(value: Any) -> Any:
     return parse_providers(value if isinstance(value, str) else ",".join(value))
 
 
+def _check_root_path(value: str) -> str:
+    path = value.rstrip("/")
+    if path and not re.fullmatch(ROOT_PATH, path):
+        raise ValueError(f"expected a path such as /slimq, received {value!r}")
+    if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
+        raise ValueError(f"expected none of the service's own paths, received {value!r}")
+    return path
+
+
+def _check_peers(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            known = value in (ANY, UNIX) or bool(ipaddress.ip_network(value))
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(f"expected addresses, networks, {UNIX} or {ANY}, received {value!r}")
+    return values
+
+
 Key = Annotated[SecretStr, AfterValidator(_check_key)]
 """A key that a request brings."""
 Providers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_providers)]
@@ -65,6 +91,10 @@ Pinned = Annotated[
     AfterValidator(_each(f"{_SLUG}/{_SLUG}", "policy/variant")),
 ]
 """Variants, as policy/variant."""
+RootPath = Annotated[str, AfterValidator(_check_root_path)]
+"""A prefix of paths: empty, or with a slash before it and none behind."""
+Peers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_peers)]
+"""Addresses and networks of peers, `UNIX` or `ANY`."""
 Hosts = Annotated[
     tuple[str, ...],
     NoDecode,

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slimq_service.errors import CrossSiteError
 from slimq_service.http.bodies import header
 from slimq_service.http.error_responses import refuse
+from slimq_service.http.forwarded import Proxies
 from slimq_service.http.peers import from_peer
 from slimq_service.http.problems import problem_of
 from slimq_service.http.sites import (
@@ -41,6 +42,7 @@ class CrossSite:
     def __init__(self, app: ASGIApp, settings: Settings, count: Callable[[str], None]) -> None:
         """Wraps `app`; `count` is told the code of every refusal."""
         self._app, self._settings, self._count = app, settings, count
+        self._proxies = Proxies(settings.forwarded_allow_ips)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses a request, or hands it on."""
@@ -63,15 +65,18 @@ class CrossSite:
         )
         if origin is None and site is None:
             return None
+        if host is None:
+            return CrossSiteError("Host", EXPECTED_HOST, "no Host")
         names = self._names(scope)
-        if host is None or not (is_own(name_of(host)) or is_among(name_of(host), names)):
-            received = "no Host" if host is None else repr(host)
-            return CrossSiteError("Host", EXPECTED_HOST, received)
+        hosts = {"Host": host, "X-Forwarded-Host": self._proxies.forwarded_host(scope) or host}
+        for field, one in hosts.items():
+            if not (is_own(name_of(one)) or is_among(name_of(one), names)):
+                return CrossSiteError(field, EXPECTED_HOST, repr(one))
         if origin is not None and self._is_allowed(origin.lower(), administers=administers):
             return None
         if site == "cross-site" or (origin is None and site not in ("same-origin", "none")):
             return CrossSiteError("Sec-Fetch-Site", "same-origin", repr(site))
-        if origin is not None and not is_same_host(origin, host):
+        if origin is not None and not any(is_same_host(origin, one) for one in hosts.values()):
             expected = f"an origin of {host} or of SLIMQ_CORS_ORIGINS"
             return CrossSiteError("Origin", expected, repr(origin))
         return None

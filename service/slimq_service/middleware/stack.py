@@ -14,6 +14,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from slimq.core.errors import MissingExtraError
+from slimq_service.http.forwarded import Proxies
 from slimq_service.http.request_ids import RequestIds
 from slimq_service.metrics.service import Metrics
 from slimq_service.middleware.access_log import AccessLog
@@ -22,6 +23,7 @@ from slimq_service.middleware.auth import Guard, Keys
 from slimq_service.middleware.cors import Cors
 from slimq_service.middleware.cross_site import CrossSite
 from slimq_service.middleware.head import Head
+from slimq_service.middleware.root_path import RootPath
 from slimq_service.settings import Settings
 
 
@@ -54,12 +56,14 @@ def surround(
         app = Ports(app, settings.admin_port, metrics.http_error)
     if settings.cors_origins:
         app = Cors(app, settings.cors_origins, metrics.http_error)
+    if settings.root_path:
+        app = RootPath(app, settings.root_path)
     if provider is not None:
         from slimq_service.middleware.tracing import Tracing
 
         app = Tracing(app, provider)
     if settings.access_log:
-        app = AccessLog(app)
+        app = AccessLog(app, Proxies(settings.forwarded_allow_ips))
     return RequestIds(app, make_id)
 
 

@@ -64,7 +64,7 @@ def make_config(
     """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
 
     Messages of streams are not compressed: deflating and inflating a frame takes longer than many
-    a model does. Forwarded addresses are not looked at, since nothing here asks who a client is.
+    a model does. Forwarded headers are `http/forwarded.py`'s.
 
     Args:
         app: what answers.

@@ -35,6 +35,7 @@ def test_one_line_says_what_was_asked_and_answered(start: Any) -> None:
         "status": 200,
         "policy": "tiny",
         "variant": "other",
+        "client": "127.0.0.1",
     }
     found = logged(service, "POST", ACT)
     assert (found["status"], found["policy"], found["variant"]) == (401, None, None)
