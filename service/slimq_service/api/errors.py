@@ -33,8 +33,9 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     ) -> Response:
         metrics.http_error(problem["code"])
         refused = error_response(request.scope["path"], problem)
+        found = {name.decode(): value.decode() for name, value in refused.headers}
         media_type = refused.media_type.decode()
-        return Response(refused.body, refused.status, headers, media_type)
+        return Response(refused.body, refused.status, {**found, **(headers or {})}, media_type)
 
     async def on_slimq(request: Request, error: Exception) -> Response:
         return answer(request, explain(error))

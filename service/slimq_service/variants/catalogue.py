@@ -183,6 +183,14 @@ class Catalogue:
             await self.refresh()
         return self.policy(name)
 
+    def loaded(self, policy: str, variant: str) -> LoadedVariant | None:
+        """The variant if it is in memory, which counts as a use of it."""
+        state = self._states.get((policy, variant))
+        if state is None or state.loaded is None:
+            return None
+        state.used = time.monotonic()
+        return state.loaded
+
     async def get(self, policy: str, variant: str) -> LoadedVariant:
         """The variant, loaded now if it is not in memory; callers at once share one load.
 

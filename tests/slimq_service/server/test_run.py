@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import time
@@ -17,8 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from places import POLICIES
 from slimq.core.errors import InvalidInputError, RepositoryError
-from slimq_service.inference.arrivals import Arrivals
-from slimq_service.operations.health import Lifecycle
+from slimq_service.app import create_app
 from slimq_service.server.run import make_config
 from slimq_service.server.serve import serve
 from slimq_service.server.sockets import bind, url_of
@@ -203,9 +203,9 @@ def test_a_start_that_fails_is_no_success(
     def lifespan(_: FastAPI) -> Any:
         raise ZeroDivisionError
 
-    app = FastAPI(lifespan=lifespan)
-    app.state.refused, app.state.arrivals = str, Arrivals()
-    app.state.lifecycle, app.state.front = Lifecycle(), app
+    app = dataclasses.replace(
+        create_app(Settings(policies=tiny_repository)), asgi=FastAPI(lifespan=lifespan)
+    )
     monkeypatch.setattr("slimq_service.server.serve.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
         serve(Settings(policies=tiny_repository, port=0), announce=lambda *_: None)

@@ -1,0 +1,81 @@
+"""Time of a variant's runs by batch size, measured on this processor when the variant is loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from slimq.core.observation import ObservationSpec
+from slimq.core.qfunction import QFunction
+
+REPEATS = 3
+"""Measured runs of a single observation; a larger batch is measured once, after a warm-up."""
+BEST_TOLERANCE = 0.05
+"""How much an observation may cost more than in the best batch: the smallest such batch is used."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Expected seconds of one run.
+
+    Attributes:
+        table: by batch size, from 1 on.
+        best_batch: the smallest batch in which an observation costs no more than in larger ones.
+    """
+
+    table: tuple[float, ...]
+    best_batch: int
+
+    @classmethod
+    def of(cls, measured: Mapping[int, float]) -> Cost:
+        """The cost of every batch size up to the largest measured one.
+
+        Args:
+            measured: seconds by batch size; what lies between is interpolated.
+        """
+        sizes = sorted(measured)
+        seconds = [measured[size] for size in sizes]
+        table = np.interp(np.arange(1, sizes[-1] + 1), sizes, seconds)
+        each = {size: measured[size] / size for size in sizes}
+        limit = min(each.values()) * (1 + BEST_TOLERANCE)
+        best = next(size for size in sizes if each[size] <= limit)
+        return cls(tuple(table.tolist()), best)
+
+    @property
+    def per_observation(self) -> float:
+        """Seconds of an observation in the best batch."""
+        return self.seconds(self.best_batch) / self.best_batch
+
+    def seconds(self, batch: int) -> float:
+        """Expected seconds for a batch; beyond the table, in proportion."""
+        table = self.table
+        if batch <= len(table):
+            return table[batch - 1]
+        return table[-1] * (batch / len(table))
+
+
+def measure(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> Cost:
+    """Runs zeros of every power of two up to a batch size, and of that, which also warms them up.
+
+    The first run of a batch size allocates, and no request is to wait for that.
+
+    Args:
+        q_function: what to measure.
+        spec: the layout of one observation.
+        largest_batch: up to which batches are measured.
+    """
+    sizes = {2**step for step in range(largest_batch.bit_length())} | {largest_batch}
+    measured: dict[int, float] = {}
+    for batch in sorted(sizes):
+        zeros = np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype)
+        q_function(zeros)
+        times = []
+        for _ in range(REPEATS if batch == 1 else 1):
+            started = time.perf_counter()
+            q_function(zeros)
+            times.append(time.perf_counter() - started)
+        measured[batch] = min(times)
+    return Cost.of(measured)
