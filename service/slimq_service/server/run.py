@@ -19,6 +19,7 @@ from slimq_service.server.orders import START_FAILED
 from slimq_service.server.process_limits import bound_memory
 from slimq_service.server.protocol_options import http_options
 from slimq_service.server.sockets import BACKLOG
+from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
 from slimq_service.settings import Settings
 
 PING_SECONDS = 20.0
@@ -77,7 +78,7 @@ def make_config(
         app,
         loop="auto",
         **http_options(settings, refused, arrived),
-        ws="websockets-sansio",
+        ws=WebSocketConnection,
         ws_max_size=settings.stream_message_bytes,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PONG_SECONDS,

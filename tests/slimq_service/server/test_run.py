@@ -22,6 +22,7 @@ from slimq_service.app import create_app
 from slimq_service.server.run import make_config
 from slimq_service.server.serve import serve
 from slimq_service.server.sockets import bind, url_of
+from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
 from slimq_service.settings import Settings
 from waiting import until
 from wire import receive_all
@@ -123,7 +124,7 @@ def test_the_fast_loop_and_parser_are_used() -> None:
 def test_streams_go_through_the_protocol_that_has_their_limits() -> None:
     config = make_config(lambda: None, Settings(stream_message_bytes=1000), str)
     config.load()
-    assert config.ws_protocol_class.__name__ == "WebSocketsSansIOProtocol"
+    assert config.ws_protocol_class is WebSocketConnection
     assert (config.ws_max_size, config.ws_per_message_deflate) == (1000, False)
     assert config.ws_ping_interval < 60 <= config.ws_ping_timeout
 
