@@ -115,12 +115,10 @@ def make_health_router(
     """
     router = APIRouter(tags=["health"])
 
-    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Is the process alive?")
     async def get_healthz() -> Alive:
         return Alive()
 
-    @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz",
         summary="Can it serve, and which variants not?",

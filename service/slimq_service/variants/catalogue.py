@@ -164,6 +164,11 @@ class Catalogue:
             await self.refresh()
         return self.policy(name)
 
+    def loaded(self, policy: str, variant: str) -> LoadedVariant | None:
+        """The variant if it is in memory, which counts as a use of it."""
+        state = self.residents.use((policy, variant))
+        return None if state is None else state.loaded
+
     async def get(self, policy: str, variant: str) -> LoadedVariant:
         """The variant, loaded now if it is not in memory; concurrent callers share one load.
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -11,17 +10,7 @@ from places import POLICIES
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
-from slimq_service.variants.loading import is_joinable, load, measure, trim_memory
-
-
-def test_cost_grows_with_the_batch_as_measured() -> None:
-    def q_function(observations: Any, /) -> Any:
-        time.sleep(0.002 + 0.001 * len(observations))
-        return np.zeros((len(observations), 2), np.float32)
-
-    cost = measure(q_function, ObservationSpec(dtype="float32", shape=(4,)))
-    assert 0.0005 < cost.per_observation < 0.003
-    assert cost.seconds(64) > 0.03
+from slimq_service.variants.loading import is_joinable, load, trim_memory
 
 
 def test_a_variant_is_loaded_with_its_policy(repositories: Any) -> None:

@@ -54,7 +54,7 @@ def test_the_least_recently_used_goes_when_the_budget_is_exceeded(
 
 def test_use_and_not_age_decides_who_goes(start: Any, repositories: Any) -> None:
     service = start()
-    residents = service.app.state.catalogue.residents
+    residents = service.app.catalogue.residents
     for variant in ("fp32", "other", "fp32"):
         act(service, variant)
     residents._budget = residents.state("tiny", "fp32").loaded.memory_bytes
@@ -64,7 +64,7 @@ def test_use_and_not_age_decides_who_goes(start: Any, repositories: Any) -> None
 
 def test_what_is_in_use_and_what_is_pinned_stays(start: Any) -> None:
     service = start(memory_budget_bytes=1, pinned=("tiny/fp32",))
-    residents: Residents = service.app.state.catalogue.residents
+    residents: Residents = service.app.catalogue.residents
     act(service, "other")
     assert loaded(service) == ["fp32", "other"]
     state = residents.state("tiny", "other")
@@ -82,7 +82,7 @@ def test_every_request_returns_its_lease(start: Any) -> None:
     leases: list[Leases] = []
     for body in (ZEROS, [[1e39, 0, 0, 0]], ZEROS * 3, "nothing"):
         service.act("tiny", body)
-        leases.append(service.app.state.catalogue.residents.state("tiny", "fp32").loaded.leases)
+        leases.append(service.app.catalogue.residents.state("tiny", "fp32").loaded.leases)
     assert [one.count for one in leases] == [0] * 4
 
 
@@ -91,7 +91,7 @@ def test_a_pinned_variant_is_loaded_at_the_start_and_readiness_waits_for_it(star
     assert loaded(service) == [] or loaded(service) == ["other"]
 
     async def wait() -> None:
-        while service.app.state.catalogue.residents.awaited():
+        while service.app.catalogue.residents.awaited():
             await asyncio.sleep(0.01)
 
     service.run(asyncio.wait_for(wait(), 5))
