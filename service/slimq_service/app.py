@@ -45,9 +45,9 @@ from slimq_service.middleware.stack import (
     surround_routes,
     trace_provider,
 )
-from slimq_service.operations.evidence import Facts
 from slimq_service.operations.health import Lifecycle, make_health_router
 from slimq_service.operations.readiness import ReadyMetrics
+from slimq_service.operations.repository_metrics import RepositoryMetrics
 from slimq_service.operations.scrape import Exposition
 from slimq_service.requests.pipeline import Pipeline
 from slimq_service.settings import PROVIDERS_SETTING, Settings
@@ -125,7 +125,9 @@ def create_app(
     pipeline = Pipeline(settings, catalogue, engine, shadow, metrics)
     streams = StreamEndpoint(pipeline)
     ready = ReadyMetrics(catalogue, lifecycle, metrics)
-    exposition = Exposition(metrics.registry, Facts(catalogue), peers.folder, shadow.appear)
+    exposition = Exposition(
+        metrics.registry, RepositoryMetrics(catalogue), peers.folder, shadow.add_series
+    )
     app = FastAPI(
         title="slimq",
         version=__version__,

@@ -1,7 +1,7 @@
-"""The service's metrics, on a registry that is handed in.
+"""The service's metrics.
 
-Label values come from the repository's listing, never from a request: what is not known collapses
-to `unknown`. Every label set is initialised when a variant appears, so that `rate()` sees the first
+Label values come from the repository, never from a request: unknown names are counted as `unknown`.
+Every label set exists as soon as its variant is in the repository, so that `rate()` sees the first
 event.
 """
 
@@ -62,7 +62,7 @@ ERROR_CODES = (
     CLIENT_GONE,
     INTERNAL,
 )
-"""What can go wrong with a request for actions, by act, by the protocol or in a stream."""
+"""Errors of act requests, of inference requests and of stream messages."""
 METHOD_NOT_ALLOWED = "method-not-allowed"
 WIRE_CODES = (
     HeadLimitError.code,
@@ -70,7 +70,7 @@ WIRE_CODES = (
     MalformedRequestError.code,
     ConnectionsError.code,
 )
-"""What a connection is closed for before there is a request."""
+"""Errors for which a connection is closed before there is a request."""
 ACCESS_CODES = (UnauthorizedError.code, ForbiddenError.code, CrossSiteError.code)
 UPGRADE_REQUIRED = "upgrade-required"
 HTTP_ERROR_CODES = (
@@ -80,9 +80,9 @@ HTTP_ERROR_CODES = (
     errors.ServiceError.code,
     *ERROR_CODES,
 )
-"""What can go wrong with any other request, that for a stream among them."""
+"""Errors of all other requests, those that open a stream among them."""
 STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "restart", "internal")
-"""Why streams end."""
+"""Reasons for which streams end."""
 
 _LABELS = ("policy", "variant")
 
@@ -93,144 +93,149 @@ class Metrics:
     def __init__(self, registry: Registry) -> None:
         """Registers the metrics."""
         self.registry = registry
-        self._requests = registry.counter(
-            "slimq_requests",
-            "Requests for actions and messages of streams, whatever their answer",
-            _LABELS,
+        self._add_requests()
+        self._add_times()
+        self._add_queue()
+        self._add_variants()
+        self._add_streams()
+        self._add_process()
+        self._variants: dict[tuple[str | None, str | None], VariantMetrics] = {}
+        self.add(UNKNOWN, UNKNOWN)
+        self._unknown = self._variants[UNKNOWN, UNKNOWN]
+
+    def _add_requests(self) -> None:
+        add = self.registry.counter
+        self._requests = add(
+            "slimq_requests", "Act requests and stream messages, whatever their outcome", _LABELS
         )
-        self._observations = registry.counter(
-            "slimq_observations", "Observations that were answered", _LABELS
-        )
-        self._errors = registry.counter(
+        self._observations = add("slimq_observations", "Observations answered", _LABELS)
+        self._actions = add("slimq_actions", "Greedy actions answered", (*_LABELS, "action"))
+        self._errors = add(
             "slimq_errors",
-            "Requests for actions and messages of streams that ended in an error",
+            "Act requests and stream messages that ended in an error",
             (*_LABELS, "code"),
         )
-        self._http_errors = registry.counter(
-            "slimq_http_errors", "Other requests answered with an error", ("code",)
+        self._http_errors = add(
+            "slimq_http_errors", "Other requests that ended in an error", ("code",)
         )
         for code in HTTP_ERROR_CODES:
             self._http_errors.labels(code)
-        self._inference = registry.histogram(
-            "slimq_inference_seconds",
-            "Time in the model of the batch that a request's observations were computed in",
+        self.in_flight = self.registry.gauge(
+            "slimq_requests_in_flight", "Act requests and stream messages in progress"
+        ).labels()
+
+    def _add_times(self) -> None:
+        add = self.registry.histogram
+        self._http = add(
+            "slimq_http_request_seconds",
+            "Time from a request's headers, or from a stream's message, to its response",
             _LABELS,
-            INFERENCE_BUCKETS,
+            HTTP_BUCKETS,
         )
-        self._queue = registry.histogram(
-            "slimq_queue_seconds",
-            "Time that a request waited for threads, or for others that it is computed with",
-            _LABELS,
-            INFERENCE_BUCKETS,
-        )
-        self._parse = registry.histogram(
+        self._parse = add(
             "slimq_parse_seconds",
-            "Time that it took to read a request that was answered, from its whole body on",
+            "Time to parse the body of a successful request once it has arrived",
             _LABELS,
             INFERENCE_BUCKETS,
         )
-        self._response = registry.histogram(
-            "slimq_response_seconds",
-            "Time that it took to write the answer",
+        self._queue = add(
+            "slimq_queue_seconds",
+            "Time a request waited for a thread, or for the rest of its batch",
             _LABELS,
             INFERENCE_BUCKETS,
         )
-        self._actions = registry.counter(
-            "slimq_actions", "Greedy actions of what was answered", (*_LABELS, "action")
-        )
-        self._batch = registry.histogram(
-            "slimq_batch_observations",
-            "Observations of a batch",
+        self._inference = add(
+            "slimq_inference_seconds",
+            "Run time of the model for the batch that a request was part of",
             _LABELS,
-            BATCH_BUCKETS,
+            INFERENCE_BUCKETS,
         )
-        self._batches = registry.counter(
-            "slimq_batches",
-            "Batches by why they were dispatched: inline in the event loop, idle to a free thread, "
-            "freed by a thread that had become free, full as that was all a batch may hold",
-            (*_LABELS, "reason"),
+        self._response = add(
+            "slimq_response_seconds", "Time to write the response", _LABELS, INFERENCE_BUCKETS
         )
-        self.queue_depth = registry.gauge(
-            "slimq_queue_depth", "Requests that wait for a thread now"
-        ).labels()
-        self.queue_limit = registry.gauge(
-            "slimq_queue_limit", "Requests that may wait for a thread"
-        ).labels()
-        self.queue_bytes = registry.gauge(
-            "slimq_queue_bytes", "Bytes of bodies and observations that wait for a thread now"
-        ).labels()
-        self.queue_bytes_limit = registry.gauge(
-            "slimq_queue_bytes_limit", "Bytes of them that may wait for a thread"
-        ).labels()
-        self.ready = registry.gauge(
-            "slimq_ready", "Processes that are ready, as /readyz has it"
-        ).labels()
-        self.repository_readable = registry.gauge(
-            "slimq_repository_readable",
-            "Processes that could list the repository when they last looked",
-        ).labels()
-        self.unshared_series = registry.gauge(
-            "slimq_unshared_series",
-            "Series that only the worker that has them exposes, as the workers' temporary folder "
-            "cannot be written",
-        ).labels()
-        self.event_loop_lag = registry.histogram(
+        self.event_loop_lag = add(
             "slimq_event_loop_lag_seconds",
-            "How late the event loop was to wake a task that sleeps, up to 1 ms of it rounding",
+            "Event-loop wake-up delay, up to 1 ms of it rounding",
             (),
             HTTP_BUCKETS,
         ).labels()
-        self._http = registry.histogram(
-            "slimq_http_request_seconds",
-            "Time from a request's headers, or from a stream's message, to its answer",
-            _LABELS,
-            HTTP_BUCKETS,
+
+    def _add_queue(self) -> None:
+        self._batch = self.registry.histogram(
+            "slimq_batch_observations", "Observations per batch", _LABELS, BATCH_BUCKETS
         )
-        self._loaded = registry.gauge(
+        self._batches = self.registry.counter(
+            "slimq_batches",
+            "Batches by reason of dispatch: inline on the event loop, idle as a thread was free, "
+            "freed as a thread became free, full as no more observations fit",
+            (*_LABELS, "reason"),
+        )
+        add = self.registry.gauge
+        self.queue_depth = add("slimq_queue_depth", "Requests waiting for a thread").labels()
+        self.queue_limit = add(
+            "slimq_queue_limit", "Requests that may wait for a thread at a time"
+        ).labels()
+        self.queue_bytes = add(
+            "slimq_queue_bytes", "Bytes of bodies and observations waiting for a thread"
+        ).labels()
+        self.queue_bytes_limit = add(
+            "slimq_queue_bytes_limit", "Bytes that may wait for a thread at a time"
+        ).labels()
+
+    def _add_variants(self) -> None:
+        gauge, counter = self.registry.gauge, self.registry.counter
+        self._loaded = gauge(
             "slimq_variant_loaded", "Processes that have the variant in memory", _LABELS
         )
-        self._memory = registry.gauge(
+        self._memory = gauge(
             "slimq_variant_memory_bytes",
-            "Bytes that the process grew by when the variant was loaded, 0 when it is not",
+            "Growth of the process when the variant was loaded, 0 while it is not in memory",
             _LABELS,
         )
-        self._broken = registry.gauge(
-            "slimq_variant_broken", "Processes that cannot serve what is on disk now", _LABELS
+        self._broken = gauge(
+            "slimq_variant_broken", "Processes that cannot load the version on disk", _LABELS
         )
-        self._evictions = registry.counter(
-            "slimq_variant_evictions", "Times that the variant had to make room for others", _LABELS
+        self._loads = counter(
+            "slimq_variant_loads", "Loads of the variant, by outcome", (*_LABELS, "outcome")
         )
-        self._loads = registry.counter(
-            "slimq_variant_loads", "Loads of a variant's model by outcome", (*_LABELS, "outcome")
+        self._evictions = counter(
+            "slimq_variant_evictions",
+            "Evictions of the variant, to keep to the memory budget",
+            _LABELS,
         )
-        self.in_flight = registry.gauge(
-            "slimq_requests_in_flight",
-            "Requests for actions and messages of streams being answered now",
-        ).labels()
-        self.streams_open = registry.gauge(
-            "slimq_streams_open", "Streams that are open now"
-        ).labels()
-        self.streams_opened = registry.counter(
-            "slimq_streams_opened", "Streams that were accepted"
-        ).labels()
-        self._streams_closed = registry.counter(
-            "slimq_streams_closed", "Streams that have ended", ("reason",)
+
+    def _add_streams(self) -> None:
+        gauge, counter = self.registry.gauge, self.registry.counter
+        self.streams_open = gauge("slimq_streams_open", "Open streams").labels()
+        self.streams_opened = counter("slimq_streams_opened", "Streams accepted").labels()
+        self._streams_closed = counter(
+            "slimq_streams_closed", "Streams that have ended, by reason", ("reason",)
         )
         for reason in STREAM_ENDS:
             self._streams_closed.labels(reason)
-        info = registry.gauge("slimq_info", "Facts about this process", ("version",), largest=True)
-        info.labels(__version__).set(1)
-        self._variants: dict[tuple[str | None, str | None], VariantMetrics] = {}
-        self.appear(UNKNOWN, UNKNOWN)
-        self._unknown = self._variants[UNKNOWN, UNKNOWN]
 
-    def appear(self, policy: str, variant: str, actions: Sequence[str] = ()) -> None:
-        """Initialises the series of a variant of the repository.
+    def _add_process(self) -> None:
+        add = self.registry.gauge
+        self.ready = add("slimq_ready", "Processes that are ready, as in /readyz").labels()
+        self.repository_readable = add(
+            "slimq_repository_readable",
+            "Processes that could read the repository at their latest attempt",
+        ).labels()
+        self.unshared_series = add(
+            "slimq_unshared_series",
+            "Series that only the worker holding them exposes, because the workers' temporary "
+            "folder cannot be written",
+        ).labels()
+        info = add("slimq_info", "1, with the version of slimq", ("version",), largest=True)
+        info.labels(__version__).set(1)
+
+    def add(self, policy: str, variant: str, actions: Sequence[str] = ()) -> None:
+        """Creates the series of a variant in the repository.
 
         Args:
             policy: its policy.
             variant: its name.
-            actions: what the policy calls its actions, as far as that is known.
+            actions: names of the policy's actions, as far as they are known.
         """
         key = (policy, variant)
         if key not in self._variants:
@@ -261,16 +266,16 @@ class Metrics:
         )
 
     def of(self, policy: str | None, variant: str | None) -> VariantMetrics:
-        """The series of a variant that has appeared, or the ones of the unknown."""
+        """The series of a variant, or those of `unknown` for one that was not added."""
         return self._variants.get((policy, variant), self._unknown)
 
     def error(self, policy: str | None, variant: str | None, code: str) -> None:
-        """Counts such a request's error; a code that is not in the table counts as internal."""
+        """Counts an act request's error; a code that is not in the table counts as internal."""
         counters = self.of(policy, variant).errors
         counters.get(code, counters[INTERNAL]).inc()
 
     def http_error(self, code: str) -> None:
-        """Counts an error outside act; the code is one of ours or of an HTTP status."""
+        """Counts another request's error; the code is one of ours or of an HTTP status."""
         self._http_errors.labels(code).inc()
 
     def stream_closed(self, reason: str) -> None:

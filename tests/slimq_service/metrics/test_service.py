@@ -17,7 +17,7 @@ from slimq_service.metrics.service import (
 
 def test_every_series_of_a_variant_is_there_as_soon_as_it_appears() -> None:
     metrics = Metrics(Registry())
-    metrics.appear("pong", "int8")
+    metrics.add("pong", "int8")
     text = metrics.registry.render()
     labels = 'policy="pong",variant="int8"'
     for series in (
@@ -88,7 +88,7 @@ def test_streams_have_their_series_from_the_start() -> None:
 
 def test_actions_count_by_the_names_of_the_policy() -> None:
     metrics = Metrics(Registry())
-    metrics.appear("pong", "int8", ["noop", "up"])
+    metrics.add("pong", "int8", ["noop", "up"])
     value = partial(sample_value, metrics.registry)
     labels = {"policy": "pong", "variant": "int8"}
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 0
@@ -96,7 +96,7 @@ def test_actions_count_by_the_names_of_the_policy() -> None:
     measured.count_actions([1, 0, 1, 1])
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 3
     assert value("slimq_actions_total", {**labels, "action": "noop"}) == 1
-    metrics.appear("pong", "int8", ["stay"])
+    metrics.add("pong", "int8", ["stay"])
     measured.count_actions([0, 1])
     assert value("slimq_actions_total", {**labels, "action": "stay"}) == 1
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 3
