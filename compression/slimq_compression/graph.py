@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir
 from onnx import TensorProto, helper
+from onnx_ir import passes
+from onnx_ir.passes import common as common_passes
 
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import make_session
@@ -104,33 +107,30 @@ def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 
 def remove_unused(model: onnx.ModelProto) -> None:
     """Drops nodes that nothing needs, and initializers that no node reads; changes `model`."""
-    needed = {value.name for value in model.graph.output}
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
-    initializers = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(initializers)
+    _transform(model, common_passes.RemoveUnusedNodesPass())
 
 
 def sort_nodes(model: onnx.ModelProto) -> None:
-    """Puts nodes in order of computation, otherwise as they were; changes `model`."""
-    made = {name for node in model.graph.node for name in node.output}
-    waiting, ordered = list(model.graph.node), []
-    while waiting:
-        ready = [node for node in waiting if made.isdisjoint(node.input)]
-        if not ready:
-            raise ValueError("the graph has a cycle")
-        ordered += ready
-        made.difference_update(name for node in ready for name in node.output)
-        done = {id(node) for node in ready}
-        waiting = [node for node in waiting if id(node) not in done]
+    """Puts nodes in order of computation, otherwise as they were; changes `model`.
+
+    What depends on constants alone comes first, as the decoders of stored weights do.
+
+    Raises:
+        ValueError: the graph has a cycle.
+    """
+    made_by = producers(model)
+    nodes = sorted(
+        model.graph.node,
+        key=lambda node: any(INPUT in _sources(name, made_by) for name in node.input),
+    )
     del model.graph.node[:]
-    model.graph.node.extend(ordered)
+    model.graph.node.extend(nodes)
+    _transform(model, common_passes.TopologicalSortPass())
+
+
+def _transform(model: onnx.ModelProto, change: passes.PassBase) -> None:
+    """Runs a pass of onnx_ir, which keeps names, tensors and order as they are."""
+    model.CopyFrom(onnx_ir.to_proto(change(onnx_ir.from_proto(model)).model))
 
 
 def decoded_weights(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
@@ -156,12 +156,12 @@ def decoded_weights(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
     if computed:
         decoder = copy_model(model)
         del decoder.graph.output[:]
-        del decoder.graph.input[:]
         del decoder.graph.value_info[:]
         decoder.graph.output.extend(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in computed
         )
         remove_unused(decoder)
+        del decoder.graph.input[:]
         session = make_session(decoder.SerializeToString())
         values |= dict(zip(computed, session.run(computed, {}), strict=True))
     for node in coded_nodes(model):

@@ -22,8 +22,8 @@ def test_a_registry_that_forgets_has_every_series_and_no_count() -> None:
     measured = metrics.of("pong", "int8")
     measured.requests.inc()
     measured.loaded.set(1)
-    measured.answered(1000, 1000)
-    measured.chose([0])
+    measured.count_stages(1000, 1000)
+    measured.count_actions([0])
     text = metrics.registry.render()
     assert 'slimq_requests_total{policy="pong",variant="int8"} 0.0' in text
     values = {line.rpartition(" ")[2] for line in text.splitlines() if line[0] != "#"}

@@ -98,7 +98,7 @@ def test_undecodable_names_are_replaced_in_the_report(
 def test_models_changed_or_removed_during_the_test_are_noted(
     served: str, tiny_repository: Path
 ) -> None:
-    from slimq.evaluation.loadtest.service import find_republished
+    from slimq.loadtest.service import find_republished
 
     with SlimqClient(served) as client:
         same = client.variant("tiny", "fp32").model.sha256
@@ -112,7 +112,7 @@ def test_models_changed_or_removed_during_the_test_are_noted(
 def test_the_defaults_of_the_command_are_those_of_the_plan() -> None:
     from slimq.cli.loadtest import _read_modes, loadtest
     from slimq.cli.units import parse_duration
-    from slimq.evaluation.loadtest.plan import Plan
+    from slimq.loadtest.plan import Plan
 
     options = {name: p.default for name, p in inspect.signature(loadtest).parameters.items()}
     options["modes"] = _read_modes(options["modes"])
@@ -124,7 +124,7 @@ def test_the_defaults_of_the_command_are_those_of_the_plan() -> None:
 
 
 def test_the_key_is_sent_only_to_the_services_own_metrics() -> None:
-    from slimq.evaluation.loadtest.service import make_meter
+    from slimq.loadtest.service import make_meter
 
     keys: list[str | None] = []
 
@@ -152,7 +152,7 @@ def test_the_key_is_sent_only_to_the_services_own_metrics() -> None:
 
 def test_a_plan_longer_than_the_time_limit_is_announced(capsys: Any) -> None:
     from slimq.cli.loadtest import _warn_of_time
-    from slimq.evaluation.loadtest.plan import Plan, Subject
+    from slimq.loadtest.plan import Plan, Subject
 
     one = (Subject("fp32", "fp32"),)
     plan = Plan(subjects=one, baseline="fp32", modes=("closed",), rounds=100, seconds=3.0)
@@ -347,4 +347,4 @@ def test_the_three_modes_together_compare_the_shipped_variants(
     steps = [sample for sample in document["samples"] if sample["mode"] == "steps"]
     assert {sample["label"] for sample in steps} == {"fp32", "int8", "tiny"}
     assert len({sample["rate"] for sample in steps}) > 3
-    assert {ceiling["label"] for ceiling in document["ceilings"]} == {"fp32", "int8", "tiny"}
+    assert {capacity["label"] for capacity in document["capacities"]} == {"fp32", "int8", "tiny"}

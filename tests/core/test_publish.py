@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,17 @@ import structlog
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from slimq.core import atomic
 from slimq.core.atomic import TEMPORARY
 from slimq.core.errors import InvalidInputError, NotFoundError, RepositoryError
+from slimq.core.locks import hold_lock
 from slimq.core.manifest import FileEntry, VariantManifest
 from slimq.core.publish import Publisher, content_entry
 from slimq.core.repository import Repository
 from slimq.core.verification import find_problems
+from waiting import until
 
 
 @pytest.fixture
@@ -266,19 +269,29 @@ def test_a_reader_whose_file_is_collected_meanwhile_reads_the_new_variant(
 def test_a_publisher_waits_for_the_lock_of_another(
     publish: Any, repository: Repository, tiny_repository: Path
 ) -> None:
-    import threading
-
     publish("first", 1)
-    descriptor = os.open(tiny_repository / "tiny/.lock", os.O_RDWR)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
     thread = threading.Thread(target=publish, args=("second", 2))
-    thread.start()
-    time.sleep(0.2)
-    waiting = repository.variants("tiny")
-    os.close(descriptor)
+    with hold_lock(tiny_repository / "tiny/.lock"), capture_logs() as logs:
+        thread.start()
+        until(lambda: "waiting for another process" in [log["event"] for log in logs], 10)
+        assert "second" not in repository.variants("tiny")
     thread.join(10)
-    assert "second" not in waiting
     assert "second" in repository.variants("tiny")
+
+
+def test_a_publisher_that_waits_too_long_names_the_lock(
+    publish: Any, repository: Repository, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "MAX_WAIT_SECONDS", 0.1)
+    message = (
+        r"cannot be published: \S*/tiny/\.lock is locked by another process for 0\.1 s; nothing"
+    )
+    with (
+        hold_lock(tiny_repository / "tiny/.lock"),
+        pytest.raises(RepositoryError, match=message),
+    ):
+        publish("second", 2)
+    assert "second" not in repository.variants("tiny")
 
 
 FAULTS = ("open", "write", "fsync", "replace", "mkdir", "utime", "close")

@@ -22,6 +22,7 @@ CLIENTS = {
     *("unsupported-media-type", "conflict", "body-timeout", "not-found", "layout-changed"),
     *("client-gone", "no-such-path", "method-not-allowed", "upgrade-required"),
     *("unauthorized", "forbidden", "head-over-limit", "head-timeout", "malformed-request"),
+    "cross-site",
 }
 """What is a client's doing, and nobody is told of."""
 

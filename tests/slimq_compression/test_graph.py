@@ -74,6 +74,23 @@ def test_nodes_are_put_in_order_of_computation(coded_model) -> None:
     assert [node.op_type for node in coded_model.graph.node] == ["Gather", "Mul", "MatMul"]
 
 
+def test_what_depends_on_constants_alone_comes_first(coded_model) -> None:
+    nodes = list(coded_model.graph.node)
+    nodes[2].input[0] = "twice"
+    del coded_model.graph.node[:]
+    twice = helper.make_node("Add", ["observation", "observation"], ["twice"])
+    coded_model.graph.node.extend([nodes[2], twice, nodes[0], nodes[1]])
+    sort_nodes(coded_model)
+    order = ["Gather", "Mul", "Add", "MatMul"]
+    assert [node.op_type for node in coded_model.graph.node] == order
+
+
+def test_a_cycle_has_no_order(coded_model) -> None:
+    coded_model.graph.node[0].input[0] = "weight"
+    with pytest.raises(ValueError, match="cycle"):
+        sort_nodes(coded_model)
+
+
 def test_what_nothing_reads_is_removed(coded_model) -> None:
     coded_model.graph.node.append(helper.make_node("Relu", ["flat"], ["nowhere"]))
     remove_unused(coded_model)

@@ -32,9 +32,9 @@ class InProcess:
         self.settings = Settings(policies=root, **{"retry_seconds": 0.0, **settings})
         self.app = create_app(self.settings)
         self.runner = asyncio.Runner()
-        self._lifespan = self.app.router.lifespan_context(self.app)
+        self._lifespan = self.app.routes.router.lifespan_context(self.app.routes)
         self.run(self._lifespan.__aenter__())
-        transport = httpx.ASGITransport(self.app.state.front, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(self.app.asgi, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -178,6 +178,7 @@ def _free_output(model: onnx.ModelProto) -> None:
     quantize = made_by[last.input[0]]
     head = made_by[quantize.input[0]]
     model.graph.node.remove(last)
+    model.graph.node.remove(quantize)
     head.output[0] = OUTPUT
     remove_unused(model)
 

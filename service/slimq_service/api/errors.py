@@ -33,8 +33,9 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     ) -> Response:
         metrics.http_error(problem["code"])
         refused = error_response(request.scope["path"], problem)
+        found = {name.decode(): value.decode() for name, value in refused.headers}
         media_type = refused.media_type.decode()
-        return Response(refused.body, refused.status, headers, media_type)
+        return Response(refused.body, refused.status, {**found, **(headers or {})}, media_type)
 
     async def on_slimq(request: Request, error: Exception) -> Response:
         return answer(request, explain(error))
@@ -42,6 +43,8 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         path, headers = request.scope["path"], dict(getattr(error, "headers", None) or {})
+        if "Allow" in headers:
+            headers["Allow"] = allowed_methods(headers["Allow"])
         if status == 404:
             detail = f"there is nothing at {path!r}; /docs lists what there is"
             return answer(request, no_such_path(path, detail), headers)
@@ -70,6 +73,12 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(Exception, on_mistake)
+
+
+def allowed_methods(allow: str) -> str:
+    """The value of an Allow header, with HEAD wherever there is GET."""
+    methods = set(allow.replace(" ", "").split(","))
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _describe(status: int, method: str, path: str, headers: dict[str, str]) -> str:

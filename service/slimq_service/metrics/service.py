@@ -16,6 +16,7 @@ from slimq_service.errors import (
     ClosingError,
     ConflictError,
     ConnectionsError,
+    CrossSiteError,
     DeadlineError,
     ForbiddenError,
     HeadLimitError,
@@ -70,7 +71,7 @@ WIRE_CODES = (
     ConnectionsError.code,
 )
 """What a connection is closed for before there is a request."""
-ACCESS_CODES = (UnauthorizedError.code, ForbiddenError.code)
+ACCESS_CODES = (UnauthorizedError.code, ForbiddenError.code, CrossSiteError.code)
 UPGRADE_REQUIRED = "upgrade-required"
 HTTP_ERROR_CODES = (
     *(NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED),
@@ -214,8 +215,9 @@ class Metrics:
             self._streams_closed.labels(reason)
         info = registry.gauge("slimq_info", "Facts about this process", ("version",), largest=True)
         info.labels(__version__).set(1)
-        self._variants: dict[tuple[str, str], VariantMetrics] = {}
+        self._variants: dict[tuple[str | None, str | None], VariantMetrics] = {}
         self.appear(UNKNOWN, UNKNOWN)
+        self._unknown = self._variants[UNKNOWN, UNKNOWN]
 
     def appear(self, policy: str, variant: str, actions: Sequence[str] = ()) -> None:
         """Initialises the series of a variant of the repository.
@@ -255,8 +257,7 @@ class Metrics:
 
     def of(self, policy: str | None, variant: str | None) -> VariantMetrics:
         """The series of a variant that has appeared, or the ones of the unknown."""
-        known = self._variants.get((policy or "", variant or ""))
-        return known if known is not None else self._variants[UNKNOWN, UNKNOWN]
+        return self._variants.get((policy, variant), self._unknown)
 
     def error(self, policy: str | None, variant: str | None, code: str) -> None:
         """Counts such a request's error; a code that is not in the table counts as internal."""

@@ -31,17 +31,17 @@ class VariantMetrics:
     batches: dict[str, Counter] = field(default_factory=dict)
     errors: dict[str, Counter] = field(default_factory=dict)
 
-    def answered(self, parse: int, response: int) -> None:
+    def count_stages(self, parse: int, response: int) -> None:
         """Counts what reading a request took and what writing its answer, in nanoseconds."""
         self.parse_seconds.observe(parse * 1e-9)
         self.response_seconds.observe(response * 1e-9)
 
-    def inline(self, observations: int) -> None:
+    def count_inline(self, observations: int) -> None:
         """Counts a batch that was computed in the event loop."""
         self.inline_batches.inc()
         self.batch_observations.observe(observations)
 
-    def chose(self, actions: Sequence[int]) -> None:
+    def count_actions(self, actions: Sequence[int]) -> None:
         """Counts the greedy action of each observation.
 
         While a policy with other actions is being published, some may have no name any more; those

@@ -62,8 +62,8 @@ def compare(
     if plot:
         require("compress", "matplotlib")
     from slimq.core.repository import Repository
+    from slimq.core.text_tables import markdown_table, text_table
     from slimq.evaluation.comparison import compare_variants
-    from slimq.evaluation.text_tables import markdown_table, text_table
 
     repository = Repository(policies)
     comparison = compare_variants(repository, policy)

@@ -101,6 +101,6 @@ def _percent(share: float | None) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> list[str]:
-    from slimq.evaluation.text_tables import text_table
+    from slimq.core.text_tables import text_table
 
     return [f"  {line}" for line in text_table([header, *rows], names).split("\n")]

@@ -16,7 +16,7 @@ from slimq.cli.units import parse_duration
 
 if TYPE_CHECKING:
     from slimq.core.observation import Observations, ObservationSpec
-    from slimq.evaluation.loadtest.plan import Mode, Plan
+    from slimq.loadtest.plan import Mode, Plan
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -47,7 +47,7 @@ def loadtest(
     connections: Annotated[
         int, typer.Option(min=1, max=1024, help="Connections of the closed loop, always busy.")
     ] = 4,
-    most_connections: Annotated[
+    max_connections: Annotated[
         int,
         typer.Option(min=1, max=1024, help="Maximum connections of the open loop and the steps."),
     ] = 64,
@@ -123,11 +123,11 @@ def loadtest(
     )
     from slimq.core.client import SlimqClient
     from slimq.core.errors import ServiceError
-    from slimq.evaluation.loadtest.plan import Order, Plan, choose_baseline, name_subjects
-    from slimq.evaluation.loadtest.recording import Recording
-    from slimq.evaluation.loadtest.report import Circumstances, make_report
-    from slimq.evaluation.loadtest.requests import refuse_credentials
-    from slimq.evaluation.loadtest.service import (
+    from slimq.loadtest.plan import Order, Plan, choose_baseline, name_subjects
+    from slimq.loadtest.recording import Recording
+    from slimq.loadtest.report import Circumstances, make_report
+    from slimq.loadtest.requests import refuse_credentials
+    from slimq.loadtest.service import (
         find_republished,
         loaded_models,
         make_meter,
@@ -146,7 +146,7 @@ def loadtest(
             modes=_read_modes(modes),
             order=cast("Order", _one_of("--order", order, ("interleaved", "alone"))),
             connections=connections,
-            most_connections=most_connections,
+            max_connections=max_connections,
             rate=rate,
             p99_us=parse_duration(p99, "--p99"),
             rounds=rounds,
@@ -196,7 +196,7 @@ def loadtest(
 
 
 def _warn_of_time(plan: Plan) -> None:
-    from slimq.evaluation.loadtest.session import guess_seconds
+    from slimq.loadtest.session import guess_seconds
 
     needed = guess_seconds(plan) / 60
     if needed > plan.minutes:
@@ -209,7 +209,7 @@ def _warn_of_time(plan: Plan) -> None:
 
 def _read_modes(text: str) -> tuple[Mode, ...]:
     from slimq.core.errors import InvalidInputError
-    from slimq.evaluation.loadtest.plan import MODES
+    from slimq.loadtest.plan import MODES
 
     asked = [mode.strip() for mode in text.split(",") if mode.strip()]
     if not asked:
@@ -235,7 +235,7 @@ def _read_observations(
     from slimq.cli.loadtest_output import readable
     from slimq.cli.observations import read_observations
     from slimq.core.repository import Repository
-    from slimq.evaluation.loadtest.requests import read_calibration
+    from slimq.loadtest.requests import read_calibration
 
     if source is not None:
         found = spec.check(read_observations(source), "--input")

@@ -12,14 +12,14 @@ import typer
 from tqdm import tqdm
 
 from slimq.core.errors import CheckFailedError, ServiceError
-from slimq.evaluation.loadtest.documents import STEM, render_document, write_figures, write_page
-from slimq.evaluation.loadtest.plan import Plan
-from slimq.evaluation.loadtest.recording import Recording
-from slimq.evaluation.loadtest.report import Report
-from slimq.evaluation.loadtest.service import Service
-from slimq.evaluation.loadtest.session import Progress, guess_seconds, run_plan
-from slimq.evaluation.loadtest.stop import Stop, StoppedError, TimeIsUpError
-from slimq.evaluation.loadtest.tables import render
+from slimq.loadtest.plan import Plan
+from slimq.loadtest.recording import Recording
+from slimq.loadtest.report import Report
+from slimq.loadtest.report_files import STEM, render_document, write_figures, write_page
+from slimq.loadtest.service import Service
+from slimq.loadtest.session import Progress, guess_seconds, run_plan
+from slimq.loadtest.stop import Stop, StoppedError, TimeIsUpError
+from slimq.loadtest.tables import render
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 

@@ -7,21 +7,21 @@ rename may reach the disk before the content; without the second it may never ge
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-import structlog
-
-from slimq.core._files import display, refuse_links
+from slimq.core._walk import display, refuse_links
 from slimq.core.errors import RepositoryError
+from slimq.core.locks import hold_lock
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished files; readers ignore them."""
 LOCK = ".lock"
 """Lock file in a policy's folder. It is never removed, because deleting a lock file is racy."""
+MAX_WAIT_SECONDS = 600.0
+"""For another publisher, which holds the lock for as long as it writes."""
 
 
 @contextlib.contextmanager
@@ -33,7 +33,8 @@ def publishing(root: Path, folder: tuple[str, ...]) -> Iterator[None]:
         folder: path below the root, starting with the policy.
 
     Raises:
-        RepositoryError: a disk operation failed; nothing that was published is lost.
+        RepositoryError: a disk operation failed, or another publisher held the lock for too long;
+            nothing that was published is lost.
     """
     refuse_links(root, folder)
     try:
@@ -44,10 +45,11 @@ def publishing(root: Path, folder: tuple[str, ...]) -> Iterator[None]:
                 path.mkdir(exist_ok=True)
                 sync_folder(path.parent)
                 if depth == 0:
-                    stack.enter_context(_lock(path / LOCK))
+                    stack.enter_context(hold_lock(path / LOCK, MAX_WAIT_SECONDS))
             yield
     except OSError as error:
-        problem = f"cannot be published: {error.strerror}; nothing published is lost"
+        reason = error.strerror or str(error)
+        problem = f"cannot be published: {reason}; nothing published is lost"
         raise RepositoryError(display(folder), problem) from error
 
 
@@ -81,19 +83,5 @@ def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            structlog.get_logger(__name__).info("waiting for another publisher", lock=str(path))
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
     finally:
         os.close(descriptor)

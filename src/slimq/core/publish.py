@@ -20,8 +20,9 @@ from typing import TypeVar
 import structlog
 from pydantic import BaseModel
 
-from slimq.core._files import check_entry, decode, display, read_entry, read_regular
+from slimq.core._files import check_entry, decode, read_entry, read_regular
 from slimq.core._protobuf import check_model
+from slimq.core._walk import display, refuse_links
 from slimq.core.atomic import TEMPORARY, publishing, write_atomically
 from slimq.core.errors import InvalidInputError, RepositoryError, SlimqError
 from slimq.core.manifest import (
@@ -34,7 +35,7 @@ from slimq.core.manifest import (
 )
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import (
-    LARGEST_MANIFEST,
+    MAX_MANIFEST_BYTES,
     POLICY_FILE,
     VARIANT_FILE,
     VARIANTS,
@@ -294,7 +295,7 @@ class Publisher:
     def _current(self, parts: tuple[str, ...], kind: type[M]) -> M | None:
         """The manifest about to be replaced; None if it is missing or invalid."""
         try:
-            content = read_regular(self.root, parts, LARGEST_MANIFEST)
+            content = read_regular(self.root, parts, MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             return None
         with contextlib.suppress(RepositoryError):
@@ -303,10 +304,11 @@ class Publisher:
 
     def _commit(self, parts: tuple[str, ...], manifest: M, old: M | None) -> None:
         """Replaces the manifest; files that it no longer names start their grace period now."""
+        refuse_links(self.root, parts)
         content = _serialise(manifest, display(parts))
         for name in _named(old) if old else ():
             with contextlib.suppress(FileNotFoundError):
-                os.utime(self.root.joinpath(*parts[:-1], name))
+                os.utime(self.root.joinpath(*parts[:-1], name), follow_symlinks=False)
         write_atomically(self.root.joinpath(*parts), content)
 
 

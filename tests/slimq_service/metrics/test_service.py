@@ -93,10 +93,10 @@ def test_actions_count_by_the_names_of_the_policy() -> None:
     labels = {"policy": "pong", "variant": "int8"}
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 0
     measured = metrics.of("pong", "int8")
-    measured.chose([1, 0, 1, 1])
+    measured.count_actions([1, 0, 1, 1])
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 3
     assert value("slimq_actions_total", {**labels, "action": "noop"}) == 1
     metrics.appear("pong", "int8", ["stay"])
-    measured.chose([0, 1])
+    measured.count_actions([0, 1])
     assert value("slimq_actions_total", {**labels, "action": "stay"}) == 1
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 3

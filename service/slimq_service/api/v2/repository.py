@@ -19,6 +19,7 @@ from slimq_service.api.v2.state import version_states
 from slimq_service.decoding.nested_lists import kind_of
 from slimq_service.errors import MalformedError
 from slimq_service.http.bodies import ClientGoneError, read_body
+from slimq_service.http.content_encoding import decompress, encoding_of
 from slimq_service.http.error_responses import V2_PREFIX
 from slimq_service.http.peers import PeerAnswer, Peers
 from slimq_service.settings import Settings
@@ -55,6 +56,9 @@ def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) 
             body = await read_body(request.receive, headers, limit, seconds)
         except ClientGoneError:
             raise MalformedError("body", "a whole body", "one that is cut off") from None
+        encoding = encoding_of(headers)
+        if encoding is not None:
+            body = decompress(body, encoding, limit)
         return body, parse(body)
 
     @router.post(
