@@ -140,7 +140,7 @@ def create_app(
     app.router.routes.extend(CompareEndpoint(pipeline).routes())
     app.router.routes.extend(infer_endpoint.routes(infer.PATHS, "infer"))
     app.router.routes.extend(streams.routes())
-    models = Models(catalogue, pipeline.statistics, settings.max_batch, peers)
+    models = Models(catalogue, pipeline.recorder.statistics, settings.max_batch, peers)
     app.include_router(make_protocol_router(catalogue, lifecycle, models))
     app.include_router(make_control_router(catalogue, settings, peers))
     app.include_router(make_page_router(catalogue, proxies))

@@ -169,6 +169,11 @@ class Metrics:
             "slimq_repository_readable",
             "Processes that could list the repository when they last looked",
         ).labels()
+        self.unshared_series = registry.gauge(
+            "slimq_unshared_series",
+            "Series that only the worker that has them exposes, as the workers' temporary folder "
+            "cannot be written",
+        ).labels()
         self.event_loop_lag = registry.histogram(
             "slimq_event_loop_lag_seconds",
             "How late the event loop was to wake a task that sleeps, up to 1 ms of it rounding",

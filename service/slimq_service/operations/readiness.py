@@ -29,6 +29,7 @@ class ReadyMetrics:
         readable = catalogue.scan_error is None
         self.metrics.repository_readable.set(readable)
         self.metrics.ready.set(is_ready(catalogue, self._lifecycle))
+        self.metrics.unshared_series.set(self.metrics.registry.unshared)
         if not readable:  # what is not there is not known
             return
         policies = catalogue.scan.policies

@@ -12,23 +12,21 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
 from starlette.types import Receive, Scope, Send
 
-from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
 from slimq_service.http.bodies import ClientGoneError, Headers, is_long, read_body
-from slimq_service.http.problems import Problem, explain
+from slimq_service.http.problems import Problem
 from slimq_service.http.responses import Response, send_and_drain, send_response
 from slimq_service.inference.engine import Engine
 from slimq_service.inference.run import Inference, check_finite, greedy_actions
 from slimq_service.inference.shadow import Shadow
-from slimq_service.metrics.service import CLIENT_GONE, Metrics
-from slimq_service.metrics.statistics import Statistics
+from slimq_service.metrics.service import Metrics
 from slimq_service.requests.call import CALL, PARTIAL, UNREAD, WHOLE, Call
 from slimq_service.requests.codec import Codec, Decoded
+from slimq_service.requests.recorder import Recorder
 from slimq_service.requests.routing import default_variant
 from slimq_service.requests.variant_choice import choose, query_variant
 from slimq_service.settings import Settings
@@ -44,8 +42,8 @@ class Pipeline:
     Attributes:
         settings: the limits.
         catalogue: the variants.
-        metrics: where calls are counted.
-        statistics: the same in counts and nanoseconds.
+        metrics: where everything is counted.
+        recorder: counts calls.
     """
 
     def __init__(
@@ -59,9 +57,8 @@ class Pipeline:
         self.settings = settings
         self.catalogue = catalogue
         self.metrics = metrics
-        self.statistics = Statistics()
+        self.recorder = Recorder(catalogue, metrics)
         self._engine, self._shadow = engine, shadow
-        self._log = structlog.get_logger(component="requests")
 
     def act(self, codec: Codec, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answers a request for actions, once it is awaited.
@@ -99,7 +96,7 @@ class Pipeline:
             counted: whether it is a request for actions, in their metrics and statistics.
         """
         try:
-            result = await self.settle(call, scope["path"], answer, counted)
+            result = await self.recorder.settle(call, scope["path"], answer, counted)
         except ClientGoneError:
             return
         if isinstance(result, Response):
@@ -108,40 +105,6 @@ class Pipeline:
         unread = call.body is UNREAD and is_long(scope["headers"])
         close = unread or call.body is PARTIAL
         await send_and_drain(receive, send, error(result), close=close)
-
-    async def settle(
-        self, call: Call, path: str, answer: Awaitable[T], counted: bool = True
-    ) -> T | Problem:
-        """What a call is answered with, or what is wrong with it; counted and timed.
-
-        Args:
-            call: says by its end whose call it was.
-            path: where it came in, for the log.
-            answer: computes the answer.
-            counted: as `respond` has it.
-
-        Raises:
-            ClientGoneError: the client has closed the connection.
-        """
-        self.metrics.in_flight.inc()
-        try:
-            result = await answer
-        except ClientGoneError:
-            self._count_error(call, CLIENT_GONE, counted)
-            raise
-        except Exception as error:
-            return self._explain(call, path, error, counted)
-        else:
-            if counted:
-                self._count(call, succeeded=True)
-            return result
-        finally:
-            call.hold(None)
-            self.metrics.in_flight.dec()
-            if counted:
-                measured = call.measured or self.metrics.of(call.policy, call.variant)
-                measured.requests.inc()
-                measured.http_seconds.observe((time.perf_counter_ns() - call.arrived) * 1e-9)
 
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that names none; see `routing`."""
@@ -289,36 +252,3 @@ class Pipeline:
         response = codec.encode(variant, decoded, q_values, actions)
         call.stages.compute_output += time.perf_counter_ns() - before
         return response
-
-    def _explain(self, call: Call, path: str, error: Exception, counted: bool) -> Problem:
-        """The problem document of what went wrong with a call, counted."""
-        problem = explain(error)
-        if not isinstance(error, SlimqError):
-            names = {"policy": call.policy, "variant": call.variant}
-            self._log.error("request failed", path=path, **names, exc_info=error)
-        self._count_error(call, problem["code"], counted)
-        if counted:
-            self._count(call, succeeded=False)
-        return problem
-
-    def _count_error(self, call: Call, code: str, counted: bool) -> None:
-        if counted:
-            self.metrics.error(call.policy, call.variant, code)
-        else:
-            self.metrics.http_error(code)
-
-    def _count(self, call: Call, *, succeeded: bool) -> None:
-        policy, variant, measured = call.policy, call.variant, call.measured
-        if policy is None or variant is None:
-            return
-        if measured is None and not self.catalogue.scan.knows(policy, variant):
-            return
-        statistics = self.statistics.of(policy, variant)
-        elapsed = call.elapsed()
-        if succeeded:
-            stages = call.stages
-            measured = measured or self.metrics.of(policy, variant)
-            measured.count_stages(stages.compute_input, stages.compute_output)
-            statistics.succeed(elapsed, stages, call.observations, call.executions)
-        else:
-            statistics.fail.add(elapsed)

@@ -65,7 +65,7 @@ def test_errors_are_worded_by_the_endpoint_and_counted(service: Any, pipeline: P
     assert (sent[0]["status"], sent[1]["body"]) == (400, b"malformed-body")
     sent = respond(service, pipeline, blunder)
     assert (sent[0]["status"], sent[1]["body"]) == (500, b"internal")
-    assert pipeline.statistics.of("tiny", "fp32").fail.count == 1
+    assert pipeline.recorder.statistics.of("tiny", "fp32").fail.count == 1
     series = 'slimq_errors_total{code="malformed-body",policy="tiny",variant="fp32"}'
     assert service.metric(series) == 1
 
@@ -78,7 +78,7 @@ def test_names_that_are_not_in_the_repository_get_no_statistics(
         raise MalformedError("body", "sense", "none")
 
     respond(service, pipeline, fail)
-    assert pipeline.statistics.of("tiny", "none").fail.count == 0
+    assert pipeline.recorder.statistics.of("tiny", "none").fail.count == 0
 
 
 def test_nobody_is_answered_once_the_client_has_gone(service: Any, pipeline: Pipeline) -> None:
@@ -97,7 +97,7 @@ def test_a_call_without_a_request_is_settled_alike(service: Any, pipeline: Pipel
 
     def settle(value: str | Exception) -> Any:
         call = Call(policy="tiny", variant="fp32")
-        return service.run(pipeline.settle(call, "/", answer(value)))
+        return service.run(pipeline.recorder.settle(call, "/", answer(value)))
 
     assert settle("done") == "done"
     assert settle(MalformedError("message", "sense", "none"))["code"] == "malformed-body"
@@ -108,7 +108,7 @@ def test_a_call_without_a_request_is_settled_alike(service: Any, pipeline: Pipel
     assert service.metric(f"slimq_requests_total{{{labels}}}") == 4
     for code in ("malformed-body", "internal", "client-gone"):
         assert service.metric(f'slimq_errors_total{{code="{code}",{labels}}}') == 1
-    statistics = pipeline.statistics.of("tiny", "fp32")
+    statistics = pipeline.recorder.statistics.of("tiny", "fp32")
     assert (statistics.success.count, statistics.fail.count) == (1, 2)
     assert service.metric("slimq_requests_in_flight") == 0
 

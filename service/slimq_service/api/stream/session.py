@@ -126,7 +126,7 @@ class Session:
         """The answer to a message, None where the client has gone meanwhile."""
         call = Call(policy=self._policy, variant=self._variant)
         try:
-            result = await self._pipeline.settle(
+            result = await self._pipeline.recorder.settle(
                 call, self._path, self._respond(call, message, inbox)
             )
         except ClientGoneError:
