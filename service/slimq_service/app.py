@@ -130,7 +130,6 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         openapi_url=None,
-        redoc_url=None,
     )
     app.state.catalogue, app.state.shadow, app.state.metrics = catalogue, shadow, metrics
     app.state.arrivals = arrivals
