@@ -64,7 +64,6 @@ FASTAPI_OPTIONS: dict[str, Any] = {
     "description": DESCRIPTION,
     "redirect_slashes": False,
     "openapi_url": None,
-    "redoc_url": None,
 }
 """`/openapi.json` is a route of our own (`api/interface.py`)."""
 
