@@ -34,10 +34,9 @@ def test_an_answer_that_is_an_error_is_no_measurement() -> None:
     once = metrics_cost.sender(MLP_JSON, Prepared({}, b"", np.zeros((1, 2))))
 
     class App:
-        class state:
-            @staticmethod
-            async def front(scope: Any, receive: Any, send: Any) -> None:
-                await send({"type": "http.response.start", "status": 503})
+        @staticmethod
+        async def asgi(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 503})
 
     with pytest.raises(RuntimeError, match="is answered with 503"):
         asyncio.run(once(App()))  # type: ignore[arg-type]

@@ -89,10 +89,10 @@ def test_an_invalid_variant_fails_the_command_but_not_the_others(run, tiny_repos
     ("arguments", "message"),
     [
         (["--variants", "int8"], "unknown variant 'int8'; available: fp32, other"),
-        (["--episodes", "0"], "episodes: expected a number from 1 on, received 0"),
+        (["--episodes", "0"], "episodes: expected at least 1, received 0"),
         (
             ["--seeds", "selection", "--only-latency"],
-            "seeds: expected held-out where only latency is measured",
+            "seeds: expected held-out, as latency is only published",
         ),
         (["--no-latency", "--only-latency"], "expected either --no-latency or --only-latency"),
     ],

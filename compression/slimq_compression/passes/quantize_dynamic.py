@@ -17,10 +17,10 @@ import onnx
 from onnx import numpy_helper
 from pydantic import BaseModel, ConfigDict, Field
 
-from slimq_compression import integer_layers
 from slimq_compression.context import PassContext
-from slimq_compression.graph import copy_model, remove_unused
-from slimq_compression.layers import DENSE, choose_layers, weight_rows
+from slimq_compression.graph import integer_layers
+from slimq_compression.graph.layers import DENSE, choose_layers, weight_rows
+from slimq_compression.graph.model import copy_model, remove_unused
 from slimq_compression.quantization.levels import linear_codes, weight_scales
 
 

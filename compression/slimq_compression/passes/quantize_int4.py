@@ -26,10 +26,10 @@ from onnx import numpy_helper
 from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.errors import InvalidInputError
-from slimq_compression import integer_layers
 from slimq_compression.context import PassContext
-from slimq_compression.graph import copy_model, remove_unused
-from slimq_compression.layers import DENSE, float_layers, weight_rows
+from slimq_compression.graph import integer_layers
+from slimq_compression.graph.layers import DENSE, float_layers, weight_rows
+from slimq_compression.graph.model import copy_model, remove_unused
 from slimq_compression.quantization.bias_correction import correct_biases
 from slimq_compression.quantization.levels import exact_scales, fitted_scales, linear_codes
 

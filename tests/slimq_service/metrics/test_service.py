@@ -4,15 +4,10 @@ from functools import partial
 from itertools import pairwise
 
 from samples import sample_value
+from slimq_service.metrics.codes import ERROR_CODES, HTTP_ERROR_CODES, STREAM_ENDS
 from slimq_service.metrics.registry import Registry
-from slimq_service.metrics.service import (
-    ERROR_CODES,
-    HTTP_BUCKETS,
-    HTTP_ERROR_CODES,
-    INFERENCE_BUCKETS,
-    STREAM_ENDS,
-    Metrics,
-)
+from slimq_service.metrics.service import Metrics
+from slimq_service.metrics.variant_metrics import HTTP_BUCKETS, INFERENCE_BUCKETS
 
 
 def test_every_series_of_a_variant_is_there_as_soon_as_it_appears() -> None:
