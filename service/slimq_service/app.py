@@ -131,7 +131,9 @@ def create_app(
     pipeline = Pipeline(settings, catalogue, engine, shadow, metrics)
     streams = StreamEndpoint(pipeline)
     ready = ReadyMetrics(catalogue, lifecycle, metrics)
-    exposition = Exposition(metrics.registry, RepositoryMetrics(catalogue), peers.folder, shadow.add_series)
+    exposition = Exposition(
+        metrics.registry, RepositoryMetrics(catalogue), peers.folder, shadow.add_series
+    )
     lifespan = _make_lifespan(settings, catalogue, engine, shadow, ready, provider)
     app = FastAPI(title="slimq", version=__version__, lifespan=lifespan, **FASTAPI_OPTIONS)
     act_endpoint, infer_endpoint = act.make_endpoint(pipeline), infer.make_endpoint(pipeline)
