@@ -36,6 +36,13 @@ class ForbiddenError(InvalidInputError):
     status = 403
 
 
+class CrossSiteError(InvalidInputError):
+    """A browser sent the request for another site, or under a name that is not the service's."""
+
+    code = "cross-site"
+    status = 403
+
+
 class HeadLimitError(LimitError):
     """The request line and headers exceed the limit."""
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from slimq.core.errors import ConfigError, nearest
-from slimq.core.manifest import SLUG
-from slimq.core.providers import CPU, PROVIDERS, parse_providers
+from slimq.core.providers import CPU, PROVIDERS
+from slimq_service.settings_types import Hosts, Key, Origins, Peers, Pinned, Providers, RootPath
 
 PREFIX = "SLIMQ_"
 OF_OTHER_COMMANDS = frozenset(("URL",))
@@ -22,8 +21,6 @@ PROVIDERS_SETTING = "settings", f"{PREFIX}PROVIDERS"
 """How errors name where execution providers are asked for."""
 SECRETS = frozenset(("api_key", "admin_key"))
 """Settings whose values no message repeats."""
-KEY = r"[\x21-\x7e]{1,1024}"
-KEY_RULE = "1 to 1024 visible ASCII characters"
 
 
 def _processors() -> int:
@@ -53,19 +50,40 @@ class Settings(BaseSettings):
     admin_host: str = Field(
         default="127.0.0.1", min_length=1, description="address to listen on for that port"
     )
+    root_path: RootPath = Field(
+        default="",
+        description="prefix of every path behind a proxy, such as /slimq, whether the proxy strips "
+        "it or not",
+    )
+    forwarded_allow_ips: Peers = Field(
+        default=("127.0.0.1", "::1", "unix"),
+        description="addresses and networks of proxies whose X-Forwarded-* and Forwarded headers "
+        "count; unix for a socket in the file system, * for all",
+    )
     access_log: bool = Field(default=False, description="whether every request is logged")
     traces: bool = Field(
         default=False,
         description="whether spans are sent, as OTEL_* variables say; needs slimq[otel]",
     )
-    api_key: SecretStr | None = Field(
+    api_key: Key | None = Field(
         default=None, description="key that every request must bring, except those for health"
     )
     api_key_file: Path | None = Field(default=None, description="file with that key")
-    admin_key: SecretStr | None = Field(
+    admin_key: Key | None = Field(
         default=None, description="key that loading and unloading needs, and that is good for all"
     )
     admin_key_file: Path | None = Field(default=None, description="file with that key")
+    allowed_hosts: Hosts = Field(
+        default=(),
+        description="names, *.name for those below one, or * for any, under which a browser may "
+        "load, unload and open streams, beside addresses and localhost; any where it is empty and "
+        "SLIMQ_HOST is no loopback address",
+    )
+    cors_origins: Origins = Field(
+        default=(),
+        description="origins, such as https://slimq.example, whose web pages may use the service, "
+        "or * for any",
+    )
     max_batch: int = Field(default=256, ge=1, le=65_536, description="observations in one request")
     max_body_bytes: int = Field(
         default=8 * 2**20, ge=1, le=2**31, description="bytes of one request's body"
@@ -105,7 +123,7 @@ class Settings(BaseSettings):
         description="memory that variants may take before the least recently used go; null: no "
         "limit",
     )
-    providers: Annotated[tuple[str, ...], NoDecode] = Field(
+    providers: Providers = Field(
         default=CPU,
         description="what runs the models, the preferred one first: "
         f"{', '.join(PROVIDERS)}; with commas between them",
@@ -123,16 +141,17 @@ class Settings(BaseSettings):
         description="memory beyond which the process is refused more, on Linux; null: what it has "
         "at its start and all that the machine or the container has",
     )
-    pinned: Annotated[tuple[str, ...], NoDecode] = Field(
+    pinned: Pinned = Field(
         default=(),
         description="variants that are loaded at the start and never evicted, as "
         "policy/variant,policy/variant",
     )
-    inline_seconds: float = Field(
-        default=200e-6,
+    inline_seconds: float | None = Field(
+        default=None,
         ge=0,
         le=1,
-        description="a request expected to take longer is computed in a thread",
+        description="a run expected to take longer is handed to a thread; null: what handing it "
+        "over costs, measured at the start",
     )
     alone_seconds: float = Field(
         default=2e-3,
@@ -190,13 +209,6 @@ class Settings(BaseSettings):
         default=30, ge=1, le=3600, description="time that requests have to finish after SIGTERM"
     )
 
-    @field_validator("api_key", "admin_key")
-    @classmethod
-    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.fullmatch(KEY, value.get_secret_value()):
-            raise ValueError(f"expected {KEY_RULE}, received something else")
-        return value
-
     @field_validator("api_key_file", "admin_key_file")
     @classmethod
     def _check_key_file(cls, value: Path | None, info: ValidationInfo) -> Path | None:
@@ -210,25 +222,6 @@ class Settings(BaseSettings):
     def _check_port(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value and value == info.data.get("port"):
             raise ValueError(f"expected another than {PREFIX}PORT")
-        return value
-
-    @field_validator("providers", mode="before")
-    @classmethod
-    def _parse_providers(cls, value: Any) -> Any:
-        return parse_providers(value if isinstance(value, str) else ",".join(value))
-
-    @field_validator("pinned", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(filter(None, re.split(r"[,\s]+", value))) if isinstance(value, str) else value
-
-    @field_validator("pinned")
-    @classmethod
-    def _check_pinned(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            parts = name.split("/")
-            if len(parts) != 2 or not all(re.fullmatch(SLUG, part) for part in parts):
-                raise ValueError(f"expected policy/variant, received {name!r}")
         return value
 
     def reveal(self) -> str:

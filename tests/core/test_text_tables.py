@@ -14,7 +14,7 @@ def test_columns_are_of_equal_width() -> None:
     ]
 
 
-def test_as_many_columns_as_asked_for_are_names() -> None:
+def test_the_requested_number_of_columns_are_names() -> None:
     assert text_table(LINES, names=2).split("\n")[1] == "a            x          1"
     assert text_table(LINES, names=3).split("\n")[1] == "a            x     1", "nothing trails"
 

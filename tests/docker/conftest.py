@@ -71,7 +71,6 @@ def compose(engine: Engine, image: str) -> Iterator[Callable[..., Stack]]:
             variables = {
                 "SLIMQ_SERVICE_PORT": free_port(),
                 "SLIMQ_PROMETHEUS_PORT": free_port(),
-                "GRAFANA_PASSWORD": "unused",
             }
             while made:
                 made.pop().down()

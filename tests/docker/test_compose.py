@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,36 @@ def test_the_example_names_every_variable_with_what_holds_without_it() -> None:
     example = (ROOT / "docker" / "example.env").read_text(encoding="utf-8")
     stated = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", example, flags=re.MULTILINE))
     assert stated == used
+
+
+def test_nothing_has_to_be_set() -> None:
+    """`${NAME:?}` and `${NAME?}` would demand it."""
+    for name in FILES:
+        assert not re.search(r"\$\{[A-Z_]+:?\?", (ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_grafana_is_read_without_a_login_and_nobody_knows_the_password_of_admin(
+    tmp_path: Path,
+) -> None:
+    grafana = read(FILES[0])["grafana"]
+    environment = grafana["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "${GRAFANA_ANONYMOUS:-true}"
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    program = tmp_path / "run.sh"
+    program.write_text('#!/bin/sh\nprintf %s "$GF_SECURITY_ADMIN_PASSWORD"\n')
+    program.chmod(0o755)
+
+    def started(password: str) -> str:
+        shell, option, script = grafana["entrypoint"]
+        script = script.replace("$$", "$").replace("/run.sh", str(program))
+        command, variables = [shell, option, script], {**os.environ, "GRAFANA_PASSWORD": password}
+        done = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    assert started("of my own $x") == "of my own $x"
+    first, second = started(""), started("")
+    assert len(first) == len(second) == 32
+    assert first != second
 
 
 def test_the_proxy_learns_of_an_ending_replica_before_it_closes() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from slimq_service.metrics.service import ERROR_CODES, HTTP_BUCKETS, HTTP_ERROR_CODES
+from slimq_service.metrics.codes import ERROR_CODES, HTTP_ERROR_CODES
+from slimq_service.metrics.variant_metrics import HTTP_BUCKETS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "prometheus"
@@ -22,6 +23,7 @@ CLIENTS = {
     *("unsupported-media-type", "conflict", "body-timeout", "not-found", "layout-changed"),
     *("client-gone", "no-such-path", "method-not-allowed", "upgrade-required"),
     *("unauthorized", "forbidden", "head-over-limit", "head-timeout", "malformed-request"),
+    "cross-site",
 }
 """What is a client's doing, and nobody is told of."""
 

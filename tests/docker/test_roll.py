@@ -171,7 +171,7 @@ def test_without_a_replica_nothing_is_rolled(tmp_path: Path) -> None:
 
 
 def test_what_compose_says_is_wrong_ends_the_roll(tmp_path: Path) -> None:
-    wrong = "required variable GRAFANA_PASSWORD is missing"
+    wrong = "no configuration file provided: not found"
     replicas = Replicas(tmp_path, {"a": "ready"}, new="ready", wrong=wrong)
     code, errors = replicas.roll()
     assert code == 1

@@ -67,9 +67,9 @@ def test_plots_that_cannot_be_drawn_leave_a_page_without_them(
 def test_a_folder_that_went_away_costs_no_output(
     report: Report, tmp_path: Path, capsys: Any
 ) -> None:
-    from slimq.cli.loadtest_output import keep_figures, show_report
+    from slimq.cli.loadtest_output import save_figures, show_report
 
-    unwritten = keep_figures(report, tmp_path / "gone")
+    unwritten = save_figures(report, tmp_path / "gone")
     with pytest.raises(FileNotFoundError):
         show_report(report, tmp_path / "gone", unwritten, as_json=True)
     assert json.loads(capsys.readouterr().out)["ended"] == "interrupted"
@@ -87,14 +87,14 @@ def hears_interrupts() -> Iterator[None]:
 def test_an_interrupt_while_plots_are_drawn_loses_no_figures(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from slimq.cli.loadtest_output import keep_figures, show_report
+    from slimq.cli.loadtest_output import save_figures, show_report
 
     def interrupt(report: Report) -> dict[str, str]:
         os.kill(os.getpid(), signal.SIGINT)
         return {}
 
     monkeypatch.setattr(DRAW, interrupt)
-    unwritten = keep_figures(report, tmp_path)
+    unwritten = save_figures(report, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         show_report(report, tmp_path, unwritten, as_json=False)
     assert names(tmp_path) == [f"{STEM}.json", f"{STEM}.md"]
@@ -106,17 +106,17 @@ def test_an_interrupt_while_plots_are_drawn_loses_no_figures(
 def test_a_signal_while_figures_are_written_is_not_heard(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    import slimq.loadtest.report_files as documents
-    from slimq.cli.loadtest_output import heeding_signals, keep_figures
+    import slimq.loadtest.report_files as report_files
+    from slimq.cli.loadtest_output import save_figures, stopping_on_signals
 
     def impatient(path: Path, content: bytes) -> None:
         os.kill(os.getpid(), number)
         path.write_bytes(content)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(documents, "write_atomically", impatient)
-    with heeding_signals() as stop:
-        assert keep_figures(report, tmp_path) is None
+    monkeypatch.setattr(report_files, "write_atomically", impatient)
+    with stopping_on_signals() as stop:
+        assert save_figures(report, tmp_path) is None
     assert stop.asked
     assert {f"{STEM}.json", f"{STEM}.md"} <= set(names(tmp_path))
     assert signal.getsignal(number) is before

@@ -30,6 +30,12 @@ EXAMPLES: list[tuple[SlimqError, str, int, str]] = [
         "key: expected the admin key, received the API key",
     ),
     (
+        errors.CrossSiteError("Origin", "https://a.example", "'null'"),
+        "cross-site",
+        403,
+        "Origin: expected https://a.example, received 'null'",
+    ),
+    (
         errors.HeadLimitError("head", 10, "11 bytes", "bytes"),
         "head-over-limit",
         431,

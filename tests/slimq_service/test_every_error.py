@@ -25,6 +25,7 @@ LARGEST = [[3.4e38] * 4]
 ELSEWHERE = {
     "forbidden": "PROTOCOL: nothing else asks for the administrator's key",
     "closing": "test_server.py: it takes a signal",
+    "cross-site": "middleware/test_cross_site.py: PROTOCOL and streams have it alone",
     "internal": "test_handlers.py: it takes a mistake of ours",
     "service": "oip/test_control.py: it takes a worker that does not do what it is told",
     "layout-changed": "stream/test_session.py: it comes as a message of a stream",
@@ -106,6 +107,7 @@ PROTOCOL: list[tuple[int, str, str, dict[str, Any]]] = [
     (401, "GET", "/v2/models/tiny", {"headers": {"authorization": "Bearer none"}}),
     (403, "POST", "/v2/repository/models/tiny/unload", {"headers": KEY}),
     (400, "POST", "/v2/repository/models/tiny/unload", {"headers": ADMIN}),
+    (403, "POST", "/v2/repository/models/tiny/load", {"headers": {**ADMIN, "origin": "null"}}),
     (404, "POST", "/v2/repository/models/none/load", {"headers": ADMIN}),
     (503, "POST", "/v2/repository/models/tiny/load", {"headers": ADMIN}),
 ]

@@ -19,7 +19,8 @@ from slimq_service.http.problems import (
     no_such_path,
     problem_of,
 )
-from slimq_service.metrics.service import METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, Metrics
+from slimq_service.metrics.codes import METHOD_NOT_ALLOWED, UPGRADE_REQUIRED
+from slimq_service.metrics.service import Metrics
 
 CODES = {405: METHOD_NOT_ALLOWED, 426: UPGRADE_REQUIRED}
 
@@ -33,8 +34,9 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     ) -> Response:
         metrics.http_error(problem["code"])
         refused = error_response(request.scope["path"], problem)
+        found = {name.decode(): value.decode() for name, value in refused.headers}
         media_type = refused.media_type.decode()
-        return Response(refused.body, refused.status, headers, media_type)
+        return Response(refused.body, refused.status, {**found, **(headers or {})}, media_type)
 
     async def on_slimq(request: Request, error: Exception) -> Response:
         return answer(request, explain(error))
@@ -42,6 +44,8 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         path, headers = request.scope["path"], dict(getattr(error, "headers", None) or {})
+        if "Allow" in headers:
+            headers["Allow"] = allowed_methods(headers["Allow"])
         if status == 404:
             detail = f"there is nothing at {path!r}; /docs lists what there is"
             return answer(request, no_such_path(path, detail), headers)
@@ -70,6 +74,12 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(Exception, on_mistake)
+
+
+def allowed_methods(allow: str) -> str:
+    """The value of an Allow header, with HEAD wherever there is GET."""
+    methods = set(allow.replace(" ", "").split(","))
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _describe(status: int, method: str, path: str, headers: dict[str, str]) -> str:

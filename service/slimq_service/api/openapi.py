@@ -121,8 +121,8 @@ PROBLEMS = {
     400: "The body is not what its content type says, or two variants were named.",
     404: "Unknown policy or variant; `available` lists what there is.",
     408: "The body did not arrive in time.",
-    413: "The body or the batch is over the limit.",
-    415: "The content type is none of the three, or the body is compressed.",
+    413: "The body, as sent or decompressed, or the batch is over the limit.",
+    415: "The content type is none of the three, or the content encoding is not supported.",
     422: "The observations do not fit the policy, or give Q-values that are not finite.",
     500: "A mistake of the service.",
     503: "The variant's files are broken, the repository cannot be read, too much waits already, "
@@ -188,7 +188,12 @@ def _act(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
         "tags": ["act"],
         "summary": "Actions and Q-values of observations",
         "operationId": "act_" + "_".join(names),
-        "parameters": [*map(_in_path, names), _by_query("variant", described), key],
+        "parameters": [
+            *map(_in_path, names),
+            _by_query("variant", described),
+            key,
+            schema.CONTENT_ENCODING,
+        ],
         **_body_and_answers(REQUEST_EXAMPLES, answer, problem),
     }
 
@@ -206,6 +211,7 @@ def _compare(problem: dict[str, Any]) -> dict[str, Any]:
             _in_path("policy"),
             _by_query("variants", described),
             _by_query("reference", reference),
+            schema.CONTENT_ENCODING,
         ],
         **_body_and_answers(examples, answer, problem),
     }

@@ -8,6 +8,7 @@ body is made of is counted before.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import operator
 import re
@@ -28,6 +29,14 @@ with so few is said."""
 SEARCHED_BYTES = 64 * 1024
 """At each end of what comes before an error in JSON: in these, the key to name it by is sought."""
 
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
+TYPED_ARRAY = "a JavaScript typed array? send Array.from(array)"
+BUFFER = "a Node.js Buffer? send Array.from(buffer)"
+MAX_SHOWN = 40
+"""Characters of a string or a key that an error repeats."""
+MAX_KEYS = 2
+"""Keys of an object that an error names."""
+
 _CONTAINERS = b"[{:"
 _SEPARATORS = b',"'
 _NOT_JSON = re.compile(rb"-?(?:nan|inf(?:inity)?)", re.IGNORECASE)
@@ -40,10 +49,14 @@ def check_lists(body: bytes, spec: ObservationSpec, max_batch: int, field: str) 
     Raises:
         LimitError: they are far more than `max_batch` observations are made of.
     """
+    if len(body) <= SPARE_LISTS:
+        return
     each = sum(itertools.accumulate(spec.shape[:-1], operator.mul, initial=1))
     most = max_batch * each + SPARE_LISTS
     if len(body) > most and (count := _count(body, _CONTAINERS)) > most:
         received = f"a body of {count} lists, objects and keys"
+        if 2 * _count(body, b":") > count:
+            received += f" ({TYPED_ARRAY})"
         raise LimitError(field, max_batch, received, "observations")
     most = max_batch * math.prod(spec.shape) + SPARE_LISTS
     if len(body) > most and (count := _count(body, _SEPARATORS)) > most:
@@ -98,11 +111,32 @@ def _last_key(body: bytes, stop: int, keys: Sequence[str]) -> str | None:
     return None
 
 
+def read_vectors(value: Any, length: int) -> npt.NDArray[np.float32] | None:
+    """Lists of numbers as an array `(batch, length)`, without the checks that place an error.
+
+    Args:
+        value: from JSON, so that no number is NaN.
+        length: of each list.
+
+    Returns:
+        None unless all of it are numbers that float32 holds, in lists of this length.
+    """
+    if type(value) is not list or not value:
+        return None
+    for row in value:
+        if type(row) is not list or len(row) != length or not _NUMBERS.issuperset(map(type, row)):
+            return None
+        if max(row) > MAX_FLOAT32 or min(row) < -MAX_FLOAT32:
+            return None
+    return np.array(value, np.float32)
+
+
 def flatten(value: Any, dims: tuple[int, ...], field: str) -> list[Any]:
     """The numbers of nested lists of these dimensions, row by row.
 
     Raises:
-        ObservationError: a list has another length, or something is no number; with its place.
+        ObservationError: a list has another length, or something is neither a list nor a number
+            where one should be; with its place.
     """
     rows: list[Any] = [value]
     for axis, dim in enumerate(dims):
@@ -110,9 +144,9 @@ def flatten(value: Any, dims: tuple[int, ...], field: str) -> list[Any]:
             index = next(
                 i for i, row in enumerate(rows) if type(row) is not list or len(row) != dim
             )
-            row = rows[index]
-            received = f"{len(row)} elements" if type(row) is list else kind_of(row)
-            raise ObservationError(_place(field, index, dims[:axis]), f"{dim} elements", received)
+            elements = "numbers" if axis == len(dims) - 1 else "lists"
+            expected, received = f"a list of {dim} {elements}", kind_of(rows[index])
+            raise ObservationError(_place(field, index, dims[:axis]), expected, received)
         rows = list(itertools.chain.from_iterable(rows))
     if not _NUMBERS.issuperset(map(type, rows)):
         index = next(i for i, number in enumerate(rows) if type(number) not in _NUMBERS)
@@ -147,10 +181,29 @@ def kind_of(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return f"the string {value[:40]!r}"
+        cut = len(value) > MAX_SHOWN
+        return f"the string {value[:MAX_SHOWN]!r}" + (f"… ({len(value)} characters)" if cut else "")
     if isinstance(value, list):
-        return f"a list of {len(value)} elements"
-    return "an object" if isinstance(value, dict) else f"the number {value}"
+        return f"a list of {len(value)} element{'s' * (len(value) != 1)}"
+    return _kind_of_object(value) if isinstance(value, dict) else f"the number {value}"
+
+
+def is_typed_array(value: dict[str, Any]) -> bool:
+    """Whether an object is what JavaScript's `JSON.stringify` makes of a typed array."""
+    return bool(value) and all(key == str(i) for i, key in enumerate(value))
+
+
+def _kind_of_object(value: dict[str, Any]) -> str:
+    if not value:
+        return "an empty object"
+    keys = [
+        json.dumps(k[:MAX_SHOWN], ensure_ascii=False) for k in itertools.islice(value, MAX_KEYS)
+    ]
+    shown = ", ".join([*keys, "…"] if len(value) > MAX_KEYS else keys)
+    described = f"an object with the key{'s' * (len(value) != 1)} {shown}"
+    if is_typed_array(value):
+        return f"{described} ({TYPED_ARRAY})"
+    return f"{described} ({BUFFER})" if value.get("type") == "Buffer" else described
 
 
 def _place(field: str, index: int, dims: tuple[int, ...]) -> str:

@@ -29,8 +29,10 @@ from slimq_service.decoding.nested_lists import (
     check_count,
     check_lists,
     flatten,
+    is_typed_array,
     kind_of,
     load_json,
+    read_vectors,
     to_array,
 )
 from slimq_service.errors import MalformedError
@@ -45,7 +47,7 @@ LONGEST_NAME = 64
 """Characters of a variant's name, as the repository's rule for names has it."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Envelope:
     """A body that was read but not yet checked against a policy.
 
@@ -100,7 +102,8 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
     document = _read_document(body, spec)
     if FIELD not in document:
         raise InvalidInputError(FIELD, "a list of observations", "no such key")
-    return Envelope(media_type, document[FIELD], read_variant(document))
+    variant = read_variant(document) if len(document) > 1 else None
+    return Envelope(media_type, document[FIELD], variant)
 
 
 def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
         ObservationError: it has NaN or an infinity where a number should be.
         InvalidInputError: it is no object, or has an unknown key.
     """
-    frames = read_frames(body, spec)
+    frames = read_frames(body, spec) if spec.dtype == "uint8" else None
     if frames is not None:
         with contextlib.suppress(SlimqError):  # which the whole body is to say of itself
             document = read_object(frames[1], KEYS, "body")
@@ -139,6 +142,8 @@ def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
         raise InvalidInputError(field, f"a JSON object with {keys[0]}", kind_of(document))
     for key in document:
         if key not in keys:
+            if is_typed_array(document):
+                raise InvalidInputError(field, f"an object with {keys[0]}", kind_of(document))
             expected = f"the keys {', '.join(keys[:-1])} and {keys[-1]}"
             raise InvalidInputError(field, expected, repr(key), suggestion(key, keys))
     return document
@@ -198,32 +203,44 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
 
 
 def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observations:
-    depth = _depth(value, len(spec.shape) + 2)
-    shape = ", ".join(map(str, spec.shape))
-    expected = f"a list of shape (batch, {shape})"
+    rank = len(spec.shape)
+    if rank == 1 and spec.dtype == "float32":
+        vectors = read_vectors(value, spec.shape[0])
+        if vectors is not None:
+            check_count(len(vectors), max_batch, FIELD)
+            return vectors
+    lengths, first = _outline(value, rank + 2)
+    depth = len(lengths)
+    expected = f"a list of shape (batch, {', '.join(map(str, spec.shape))})"
     if depth == 0:
         raise ObservationError(FIELD, expected, kind_of(value))
     if value == []:
         raise ObservationError(FIELD, "a batch of at least 1", "an empty batch")
-    if depth == len(spec.shape):
-        value, dims = [value], (1, *spec.shape)
-    elif depth == len(spec.shape) + 1:
-        check_count(len(value), max_batch, FIELD)
-        dims = (len(value), *spec.shape)
+    if isinstance(first, dict) and depth <= rank:
+        raise ObservationError(FIELD + "[0]" * depth, "lists of numbers", kind_of(first))
+    is_list_missing = depth <= rank and type(first) not in (int, float, list)
+    if lengths == spec.shape or (depth == rank and not is_list_missing):
+        numbers, count = flatten(value, spec.shape, FIELD), 1
+    elif depth == rank + 1 or is_list_missing:
+        count = len(value)
+        check_count(count, max_batch, FIELD)
+        numbers = flatten(value, (count, *spec.shape), FIELD)
     else:
-        raise ObservationError(FIELD, expected, f"lists nested {depth} deep")
-    array = to_array(flatten(value, dims, FIELD), spec)
-    return spec.check(array.reshape(dims), FIELD)
+        more = ", …" if isinstance(first, list) and first else ""
+        received = f"a list of shape ({', '.join(map(str, lengths))}{more})"
+        raise ObservationError(FIELD, expected, received)
+    return spec.check(to_array(numbers, spec).reshape(count, *spec.shape), FIELD)
 
 
-def _depth(value: Any, deepest: int) -> int:
-    depth = 0
-    while isinstance(value, list) and depth < deepest:
-        depth += 1
+def _outline(value: Any, deepest: int) -> tuple[tuple[int, ...], Any]:
+    """The lengths of nested lists, by the first of each, and the first thing in the innermost."""
+    lengths: list[int] = []
+    while isinstance(value, list) and len(lengths) < deepest:
+        lengths.append(len(value))
         if not value:
             break
         value = value[0]
-    return depth
+    return tuple(lengths), value
 
 
 def _length(length: int) -> str:

@@ -37,17 +37,16 @@ def media_type(headers: Headers, supported: Iterable[str]) -> str:
     """The body's media type, lower case, without parameters.
 
     Raises:
-        MediaTypeError: none is given, it is not one of `supported`, or the body is compressed.
+        MediaTypeError: none is given, or it is not one of `supported`.
     """
-    expected = " or ".join(supported)
-    encoding = header(headers, b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
-        received = encoding.decode("latin-1")
-        raise MediaTypeError("Content-Encoding", "an uncompressed body", received)
     value = header(headers, b"content-type")
+    expected = " or ".join(supported)
     if value is None:
         raise MediaTypeError("Content-Type", expected, "no Content-Type")
-    name = value.decode("latin-1").partition(";")[0].strip().lower()
+    name = value.decode("latin-1")
+    if name in supported:
+        return name
+    name = name.partition(";")[0].strip().lower()
     if name not in supported:
         raise MediaTypeError("Content-Type", expected, repr(name))
     return name
@@ -89,7 +88,7 @@ async def read_body(receive: Receive, headers: Headers, limit: int, seconds: flo
             raise LimitError("body", limit, f"{length} bytes", "bytes")
     message, waiting = take(receive)
     if message is not None and not message.get("more_body"):
-        return await _collect(Replay(message, None, receive), limit)  # which waits for nothing
+        return _check(message, 0, limit)
     try:
         async with asyncio.timeout(seconds):
             return await _collect(Replay(message, waiting, receive), limit)
@@ -147,12 +146,19 @@ async def _collect(receive: Receive, limit: int) -> bytes:
     length = 0
     while True:
         message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        chunk: bytes = message.get("body", b"")
+        chunk = _check(message, length, limit)
         length += len(chunk)
-        if length > limit:
-            raise LimitError("body", limit, f"{length} bytes and perhaps more", "bytes")
         if not message.get("more_body", False):
             return b"".join([*chunks, chunk]) if chunks else chunk
         chunks.append(chunk)
+
+
+def _check(message: MutableMapping[str, Any], before: int, limit: int) -> bytes:
+    """The part of a body in a message, where as many bytes came `before`."""
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    chunk: bytes = message.get("body", b"")
+    length = before + len(chunk)
+    if length > limit:
+        raise LimitError("body", limit, f"{length} bytes and perhaps more", "bytes")
+    return chunk

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slimq_service.http.forwarded import Proxies
 from slimq_service.http.request_ids import STARTS
 from slimq_service.requests.call import CALL
 
@@ -17,8 +18,9 @@ LONGEST_PATH = 256
 class AccessLog:
     """An ASGI layer that logs what went through it."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
+        """Wraps `app`; `proxies` know who the client of a request is."""
+        self._app, self._proxies = app, proxies
         self._log = structlog.get_logger(component="access")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,6 +46,7 @@ class AccessLog:
                 method=scope.get("method", "WEBSOCKET"),
                 path=shown_path(scope),
                 status=status,
+                client=self._proxies.client(scope),
                 policy=None if call is None else call.policy,
                 variant=None if call is None else call.variant,
                 ms=round((time.perf_counter() - started) * 1e3, 3),

@@ -22,7 +22,8 @@ from slimq_service.errors import ForbiddenError, UnauthorizedError
 from slimq_service.http.error_responses import refuse
 from slimq_service.http.peers import from_peer
 from slimq_service.http.problems import problem_of
-from slimq_service.settings import KEY, KEY_RULE, PREFIX, Settings
+from slimq_service.settings import PREFIX, Settings
+from slimq_service.settings_types import KEY, KEY_RULE
 
 OPEN = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
 """Paths that need no key: probes have none."""

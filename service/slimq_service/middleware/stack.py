@@ -14,12 +14,22 @@ import structlog
 from starlette.types import ASGIApp
 
 from slimq.core.errors import MissingExtraError
+from slimq_service.http.forwarded import Proxies
 from slimq_service.http.request_ids import RequestIds
 from slimq_service.metrics.service import Metrics
 from slimq_service.middleware.access_log import AccessLog
 from slimq_service.middleware.admin_port import Ports
 from slimq_service.middleware.auth import Guard, Keys
+from slimq_service.middleware.cors import Cors
+from slimq_service.middleware.cross_site import CrossSite
+from slimq_service.middleware.head import Head
+from slimq_service.middleware.root_path import RootPath
 from slimq_service.settings import Settings
+
+
+def surround_routes(app: ASGIApp, settings: Settings, metrics: Metrics) -> ASGIApp:
+    """The application's routes with the layers that requests for actions need not pass."""
+    return CrossSite(Head(app), settings, metrics.http_error)
 
 
 def surround(
@@ -44,12 +54,16 @@ def surround(
         app = Guard(app, keys, metrics.http_error)
     if settings.admin_port is not None:
         app = Ports(app, settings.admin_port, metrics.http_error)
+    if settings.cors_origins:
+        app = Cors(app, settings.cors_origins, metrics.http_error)
+    if settings.root_path:
+        app = RootPath(app, settings.root_path)
     if provider is not None:
         from slimq_service.middleware.tracing import Tracing
 
         app = Tracing(app, provider)
     if settings.access_log:
-        app = AccessLog(app)
+        app = AccessLog(app, Proxies(settings.forwarded_allow_ips))
     return RequestIds(app, make_id)
 
 

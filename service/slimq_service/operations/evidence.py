@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
+from slimq.core.stamp import FileStamp
 from slimq_service.metrics.text_format import escape
 from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.snapshot import Key
@@ -82,7 +82,7 @@ class Facts:
         self._catalogue = catalogue
         self._known: dict[Key, _Rows] = {}
         self._proofs: dict[tuple[str, str], _Proof] = {}
-        self._broken: dict[tuple[str, str], tuple[int, int, int] | None] = {}
+        self._broken: dict[tuple[str, str], FileStamp | None] = {}
 
     def render(self) -> str:
         """The text, with a line break at its end; in any thread, one at a time."""
@@ -133,8 +133,7 @@ class Facts:
         known = self._proofs.get(key)
         if known is not None:
             return known
-        folder = repository.variant_folder(variant.policy, variant.name)
-        stamp = _stamp(folder / variant.report.path)
+        stamp = repository.file_stamp(variant, variant.report)
         if key in self._broken and self._broken[key] == stamp:
             return None
         try:
@@ -172,12 +171,3 @@ def _facts(
     yield "slimq_variant_return_high", "", proof.high
     if proof.agreement is not None:
         yield "slimq_variant_agreement_ratio", "", proof.agreement
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """(mtime in ns, inode, bytes) of a file, None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size

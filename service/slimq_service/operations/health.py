@@ -23,6 +23,9 @@ class Lifecycle:
     draining: bool = False
 
 
+State = Literal["available", "loaded", "stale", "broken"]
+
+
 class Alive(BaseModel):
     """The process answers."""
 
@@ -34,10 +37,9 @@ class VariantHealth(BaseModel):
 
     policy: str
     variant: str
-    state: Literal["available", "loaded", "stale", "broken"] = Field(
-        description="available: whole on disk, not yet in memory; loaded: in memory, and its "
-        "manifest on disk has not changed since (its model on disk is not looked at again); "
-        "stale: what is on disk is broken, the version before it keeps answering; "
+    state: State = Field(
+        description="available: intact on disk, not in memory yet; loaded: in memory, as it is on "
+        "disk; stale: the version on disk is broken, the one in memory keeps answering; "
         "broken: it cannot answer"
     )
     sha256: str | None = Field(default=None, description="of the model in memory")
@@ -80,13 +82,13 @@ def _healths(catalogue: Catalogue) -> Iterator[VariantHealth]:
         for variant in scanned.variants:
             state = catalogue.residents.state(policy, variant)
             problem = str(state.error) if state.error else None
+            status: State
             if state.loaded is not None:
-                status: Literal["available", "loaded", "stale", "broken"] = (
-                    "stale" if problem else "loaded"
-                )
-            elif problem is None and scanned.manifest is None:
-                status, problem = "broken", str(scanned.error)
+                status = "stale" if problem else "loaded"
             else:
+                if problem is None and scanned.manifest is None:
+                    problem = str(scanned.error)
+                problem = problem or catalogue.scan_error  # nothing can be loaded then
                 status = "broken" if problem else "available"
             yield VariantHealth(
                 policy=policy,
@@ -113,12 +115,10 @@ def make_health_router(
     """
     router = APIRouter(tags=["health"])
 
-    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Is the process alive?")
     async def get_healthz() -> Alive:
         return Alive()
 
-    @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz",
         summary="Can it serve, and which variants not?",

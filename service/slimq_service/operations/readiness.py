@@ -19,7 +19,7 @@ class ReadyMetrics:
     """Keeps the two gauges at what the latest look at the repository and the loads so far say."""
 
     def __init__(self, catalogue: Catalogue, lifecycle: Lifecycle, metrics: Metrics) -> None:
-        self._catalogue, self._lifecycle, self._metrics = catalogue, lifecycle, metrics
+        self._catalogue, self._lifecycle, self.metrics = catalogue, lifecycle, metrics
         self._missing: list[Key] = []
         self._log = structlog.get_logger(component="health")
 
@@ -27,8 +27,9 @@ class ReadyMetrics:
         """Sets the gauges; names what is pinned and not there, once, in the log."""
         catalogue = self._catalogue
         readable = catalogue.scan_error is None
-        self._metrics.repository_readable.set(readable)
-        self._metrics.ready.set(is_ready(catalogue, self._lifecycle))
+        self.metrics.repository_readable.set(readable)
+        self.metrics.ready.set(is_ready(catalogue, self._lifecycle))
+        self.metrics.unshared_series.set(self.metrics.registry.unshared)
         if not readable:  # what is not there is not known
             return
         policies = catalogue.scan.policies

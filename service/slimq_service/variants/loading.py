@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,29 +20,12 @@ from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.providers import CPU
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
+from slimq_service.variants.cost import Cost, measure
 
-WARM_BATCHES = (1, 8)
-"""What a cost is measured with."""
-WARM_REPEATS = 3
 EXTREME = 1e3
 """A number that no float32 observation of an environment comes near."""
 JOINED_TOLERANCE = 1e-3
 """Of the largest Q-value: how far one may move when it is computed beside others."""
-
-Stamp = tuple[tuple[int, int] | None, tuple[int, int] | None]
-"""What `policy.json` and `variant.json` looked like: modification time and inode of each."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of one inference, as a straight line over the batch."""
-
-    base: float
-    per_observation: float
-
-    def seconds(self, batch: int) -> float:
-        """Expected seconds for a batch."""
-        return self.base + self.per_observation * batch
 
 
 @dataclass
@@ -67,7 +49,6 @@ class LoadedVariant:
     manifest: VariantManifest
     q_function: QFunction
     cost: Cost
-    stamp: Stamp
     joinable: bool = True
     memory_bytes: int = 0
     leases: Leases = field(default_factory=Leases, compare=False)
@@ -82,8 +63,7 @@ def load(
     repository: Repository,
     policy: PolicyManifest,
     variant: str,
-    stamp: Stamp,
-    largest_batch: int = max(WARM_BATCHES),
+    largest_batch: int = 8,
     providers: Sequence[str] = CPU,
 ) -> LoadedVariant:
     """Reads, verifies, builds and warms a variant. Takes its time: not for the event loop.
@@ -92,7 +72,6 @@ def load(
         repository: where it lies.
         policy: the manifest that it is loaded under.
         variant: its name.
-        stamp: what its files looked like.
         largest_batch: up to which every power of two is run once: the first run of a batch size
             allocates, and no request is to wait for that.
         providers: what is to run it, as `make_session` has them.
@@ -108,8 +87,7 @@ def load(
     name, actions = f"{policy.name}/{variant}", len(policy.actions)
     q_function = OnnxPolicy(content, policy.observation, actions, name, providers)
     try:
-        cost = measure(q_function, policy.observation)
-        warm(q_function, policy.observation, largest_batch)
+        cost = measure(q_function, policy.observation, largest_batch)
         joinable = is_joinable(q_function, policy.observation)
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
@@ -122,14 +100,7 @@ def load(
     del content
     trim_memory()
     memory_bytes = max(least, resident_bytes() - before)
-    return LoadedVariant(policy, manifest, q_function, cost, stamp, joinable, memory_bytes)
-
-
-def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> None:
-    """Runs zeros of every power of two up to a batch size, and of that."""
-    sizes = {2**step for step in range(largest_batch.bit_length())} | {largest_batch}
-    for batch in sorted(sizes):
-        q_function(np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype))
+    return LoadedVariant(policy, manifest, q_function, cost, joinable, memory_bytes)
 
 
 def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
@@ -178,19 +149,3 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def measure(q_function: QFunction, spec: ObservationSpec) -> Cost:
-    """Runs zeros of each batch size; the best of a few runs, as other work only adds to it."""
-    best = []
-    for batch in WARM_BATCHES:
-        zeros = np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype)
-        q_function(zeros)
-        times = []
-        for _ in range(WARM_REPEATS):
-            started = time.perf_counter()
-            q_function(zeros)
-            times.append(time.perf_counter() - started)
-        best.append(min(times))
-    per_observation = max(0.0, (best[1] - best[0]) / (WARM_BATCHES[1] - WARM_BATCHES[0]))
-    return Cost(max(0.0, best[0] - per_observation), per_observation)

@@ -38,6 +38,13 @@ def serve(
             min=1, max=256, help="Processes that answer.", show_default="1, or SLIMQ_WORKERS"
         ),
     ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(
+            help="Prefix of every path behind a proxy, such as /slimq.",
+            show_default="none, or SLIMQ_ROOT_PATH",
+        ),
+    ] = None,
 ) -> None:
     """Serve every variant of every policy over HTTP.
 
@@ -52,7 +59,9 @@ def serve(
     from slimq_service.server.serve import serve as run
     from slimq_service.settings import read_settings
 
-    settings = read_settings(policies=policies, host=host, port=port, workers=workers)
+    settings = read_settings(
+        policies=policies, host=host, port=port, workers=workers, root_path=root_path
+    )
     verbose = ctx.find_root().params.get("verbose", False)
     configure_logs(logging.DEBUG if verbose else logging.INFO)
 

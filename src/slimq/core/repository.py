@@ -9,6 +9,8 @@
 
 Reading takes no lock. Files are named by content and manifests are replaced whole, so a reader sees
 a variant as it was or as it is; when a file has gone between the two, the manifest is read again.
+Symbolic links are followed as long as they stay below the root. Names that begin with a dot, such
+as the `..data` of a Kubernetes volume, are neither policies nor variants.
 """
 
 from __future__ import annotations
@@ -21,15 +23,25 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from slimq.core._files import LARGEST_FILE, decode, display, read_entry, read_regular, refuse_links
+from slimq.core._files import (
+    MAX_FILE_BYTES,
+    decode,
+    list_folder,
+    read_entry,
+    read_regular,
+    stamp_of,
+    status_of,
+)
+from slimq.core._walk import display
 from slimq.core.calibration import CalibrationSet, parse_calibration
 from slimq.core.errors import NotFoundError, RepositoryError, suggestion
 from slimq.core.manifest import SLUG, FileEntry, PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
+from slimq.core.stamp import FileStamp
 
 POLICY_FILE, VARIANT_FILE, VARIANTS = "policy.json", "variant.json", "variants"
-LARGEST_MANIFEST = 16 << 20
-"""Bytes; a manifest holds numbers about a policy, never its weights."""
+MAX_MANIFEST_BYTES = 16 << 20
+"""A manifest holds numbers about a policy, never its weights."""
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -46,7 +58,7 @@ class Repository:
         largest_model: bytes that a model may have, uncompressed; a larger one is not read.
     """
 
-    def __init__(self, root: Path, largest_model: int = LARGEST_FILE) -> None:
+    def __init__(self, root: Path, largest_model: int = MAX_FILE_BYTES) -> None:
         self.root, self.largest_model = root, largest_model
 
     def policies(self) -> list[str]:
@@ -79,10 +91,12 @@ class Repository:
         Raises:
             NotFoundError: there is no such policy.
         """
-        self._require_policy(policy)
-        folder = (policy, VARIANTS)
-        mode = refuse_links(self.root, folder)
-        return self._names(folder, VARIANT_FILE) if stat.S_ISDIR(mode) else []
+        if not self.has_policy(policy):
+            raise NotFoundError("policy", policy, self.policies())
+        try:
+            return self._names((policy, VARIANTS), VARIANT_FILE)
+        except FileNotFoundError:
+            return []
 
     def incomplete(self, policy: str | None = None) -> list[str]:
         """Names of folders with files but without a manifest: a policy's variants, or policies.
@@ -93,11 +107,14 @@ class Repository:
             RepositoryError: the folder that holds them cannot be listed.
         """
         folder, marker = ((), POLICY_FILE) if policy is None else ((policy, VARIANTS), VARIANT_FILE)
-        path = self.root.joinpath(*folder)
+        try:
+            names = self._slugs(folder)
+        except FileNotFoundError:
+            return []
         return [
             name
-            for name in (self._slugs(folder) if policy is None or path.is_dir() else [])
-            if not _may_be_file(path / name / marker) and _holds_files(path / name)
+            for name in names
+            if not self._may_be_file((*folder, name, marker)) and self._holds_files((*folder, name))
         ]
 
     def variant(self, policy: str, variant: str) -> VariantManifest:
@@ -136,7 +153,7 @@ class Repository:
             stored = read_entry(self.root, folder, manifest.model)
             return manifest, decode(stored, manifest.model, place)
 
-        return _again_if_gone(read)
+        return _retry_if_gone(read)
 
     def report(self, policy: str, variant: str) -> EvaluationReport | None:
         """What was measured of a variant, None where it is not evaluated yet.
@@ -158,7 +175,7 @@ class Repository:
                 raise RepositoryError(place, "model_sha256: is not that of the variant's model")
             return report
 
-        return _again_if_gone(read)
+        return _retry_if_gone(read)
 
     def read_file(self, policy: str, entry: FileEntry) -> bytes:
         """The verified stored bytes of a file beside `policy.json`.
@@ -188,10 +205,12 @@ class Repository:
         """Whether a policy has this name already, readable or not.
 
         Raises:
-            RepositoryError: it is a link, or cannot be looked at.
+            RepositoryError: a link to it leaves the repository, or it cannot be read.
         """
-        parts = (name, POLICY_FILE)
-        return bool(re.fullmatch(SLUG, name)) and stat.S_ISREG(refuse_links(self.root, parts))
+        if not re.fullmatch(SLUG, name):
+            return False
+        status = status_of(self.root, (name, POLICY_FILE))
+        return status is not None and stat.S_ISREG(status.st_mode)
 
     def variant_folder(self, policy: str, variant: str) -> Path:
         """Where a variant's files are, whether it is there or not.
@@ -201,18 +220,21 @@ class Repository:
         """
         return self.root.joinpath(*self._variant_folder(policy, variant))
 
-    def stamp(self, policy: str, variant: str) -> tuple[int, int] | None:
-        """(mtime in ns, inode) of `variant.json`, None where it is not there; for watchers."""
+    def stamp(self, policy: str, variant: str) -> FileStamp | None:
+        """The stamp of `variant.json`, for watchers; None where there is none that can be read."""
         if not (re.fullmatch(SLUG, policy) and re.fullmatch(SLUG, variant)):
             return None
-        return _stamp(self.root / policy / VARIANTS / variant / VARIANT_FILE)
+        return stamp_of(self.root, (policy, VARIANTS, variant, VARIANT_FILE))
 
-    def policy_stamp(self, policy: str) -> tuple[int, int] | None:
-        """(mtime in ns, inode) of `policy.json`, None where it is not there; for watchers.
+    def policy_stamp(self, policy: str) -> FileStamp | None:
+        """The stamp of `policy.json`, for watchers; None where there is none that can be read."""
+        if not re.fullmatch(SLUG, policy):
+            return None
+        return stamp_of(self.root, (policy, POLICY_FILE))
 
-        Of the file itself: where a link takes its place, that is seen, and reading refuses it.
-        """
-        return _stamp(self.root / policy / POLICY_FILE) if re.fullmatch(SLUG, policy) else None
+    def file_stamp(self, variant: VariantManifest, entry: FileEntry) -> FileStamp | None:
+        """The stamp of a variant's model or report, None where there is none that can be read."""
+        return stamp_of(self.root, (variant.policy, VARIANTS, variant.name, entry.path))
 
     def _policy_folder(self, policy: str) -> tuple[str, ...]:
         if not re.fullmatch(SLUG, policy):
@@ -225,24 +247,43 @@ class Repository:
             raise NotFoundError("variant", variant, self.variants(policy))
         return (*folder, VARIANTS, variant)
 
-    def _require_policy(self, policy: str) -> None:
-        if not self.has_policy(policy):
-            raise NotFoundError("policy", policy, self.policies())
-
     def _manifest(self, parts: tuple[str, ...], kind: type[M]) -> M:
-        return parse(read_regular(self.root, parts, LARGEST_MANIFEST), kind, display(parts))
+        return parse(read_regular(self.root, parts, MAX_MANIFEST_BYTES), kind, display(parts))
 
     def _names(self, folder: tuple[str, ...], marker: str) -> list[str]:
-        path = self.root.joinpath(*folder)
-        return [name for name in self._slugs(folder) if _may_be_file(path / name / marker)]
+        names = self._slugs(folder)
+        return [name for name in names if self._may_be_file((*folder, name, marker))]
 
     def _slugs(self, folder: tuple[str, ...]) -> list[str]:
+        """The names in a folder that may be policies or variants.
+
+        Raises:
+            FileNotFoundError: there is no such folder below the root.
+        """
         try:
-            names = [entry.name for entry in self.root.joinpath(*folder).iterdir()]
-        except OSError as error:
-            place = display(folder) or str(self.root)
-            raise RepositoryError(place, f"cannot be listed: {error.strerror}") from error
+            names = list_folder(self.root, folder)
+        except FileNotFoundError as error:
+            if folder:
+                raise
+            problem = f"cannot be listed: {error.strerror}"
+            raise RepositoryError(str(self.root), problem) from None
         return sorted(name for name in names if re.fullmatch(SLUG, name))
+
+    def _may_be_file(self, parts: tuple[str, ...]) -> bool:
+        """Whether it is a file; also True where that is unknown, so that reading it says why."""
+        try:
+            status = status_of(self.root, parts)
+        except RepositoryError:
+            return True
+        return status is not None and stat.S_ISREG(status.st_mode)
+
+    def _holds_files(self, folder: tuple[str, ...]) -> bool:
+        """Whether it is a folder with more in it than locks and unfinished files."""
+        try:
+            names = list_folder(self.root, folder)
+        except (FileNotFoundError, RepositoryError):
+            return False
+        return any(not name.startswith(".") for name in names)
 
 
 def parse(content: bytes, kind: type[M], place: str) -> M:
@@ -255,32 +296,6 @@ def parse(content: bytes, kind: type[M], place: str) -> M:
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise RepositoryError(place, _explain(error, kind)) from error
-
-
-def _may_be_file(path: Path) -> bool:
-    """Whether it is a file; also True where nobody can tell, so that reading it says why."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-
-
-def _holds_files(path: Path) -> bool:
-    """Whether it is a folder with more in it than locks and unfinished files."""
-    try:
-        return any(not entry.name.startswith(".") for entry in path.iterdir())
-    except OSError:
-        return False
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
 
 
 def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
@@ -300,12 +315,12 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     return f"{explanation} (and {rest} more)" if rest else explanation
 
 
-def _again_if_gone(read: Callable[[], T]) -> T:
-    """Reads; once more where a file has gone, since its manifest may have been replaced."""
+def _retry_if_gone(read: Callable[[], T]) -> T:
+    """Reads, and once more if a file has gone, since its manifest may have been replaced."""
     try:
         return read()
     except FileNotFoundError:
         try:
             return read()
         except FileNotFoundError as error:
-            raise RepositoryError(str(error), "is missing") from None
+            raise RepositoryError(str(error.filename), "is missing") from None

@@ -1,19 +1,19 @@
-"""Tables as text for a terminal and as Markdown: names to the left, numbers to the right."""
+"""Tables as terminal text and as Markdown, with names left-aligned and numbers right-aligned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 Lines = Sequence[Sequence[str]]
-"""The cells of a table by line, the head first; all lines have as many."""
+"""The cells of a table, line by line, starting with the header; all lines have equal length."""
 
 
 def text_table(lines: Lines, names: int = 1) -> str:
-    """Columns of equal width.
+    """Formats a table with padded columns.
 
     Args:
         lines: the cells.
-        names: how many columns, from the first on, are names.
+        names: number of leading columns that are names.
     """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -26,7 +26,7 @@ def text_table(lines: Lines, names: int = 1) -> str:
 
 
 def markdown_table(lines: Lines) -> str:
-    """The first column are names."""
+    """Formats a Markdown table whose first column is names."""
     head, *rows = lines
     rule = ("---", *["---:"] * (len(head) - 1))
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))

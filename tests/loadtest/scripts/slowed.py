@@ -7,6 +7,7 @@ It burns processor time before the answer goes out, as slower code would.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import time
@@ -51,7 +52,7 @@ def main(root: str, variant: str, share: str) -> None:
         sockets, settings = listen(Settings(policies=Path(root), port=0), opened)
         end_cleanly()
         app = create_app(settings)
-        app.state.front = Slowed(app.state.front, variant, float(share))
+        app = dataclasses.replace(app, asgi=Slowed(app.asgi, variant, float(share)))
         sys.stdout.write(f"slowed at {url_of(sockets[0])}\n")
         sys.stdout.flush()
         run(app, settings, sockets)

@@ -9,8 +9,10 @@ import pytest
 from slimq.core.errors import ObservationError
 from slimq.core.observation import ObservationSpec
 from slimq_service.decoding.nested_lists import (
+    BUFFER,
     SEARCHED_BYTES,
     SPARE_LISTS,
+    TYPED_ARRAY,
     check_count,
     check_lists,
     flatten,
@@ -32,9 +34,14 @@ def test_lists_are_flattened_row_by_row() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([[1, 2], [3]], r"x\[1\]: expected 2 elements, received 1 elements"),
-        ([[1, 2]], r"x: expected 2 elements, received 1 elements"),
-        ([[1, 2], 3], r"x\[1\]: expected 2 elements, received the number 3"),
+        ([[1, 2], [3]], r"x\[1\]: expected a list of 2 numbers, received a list of 1 element$"),
+        ([[1, 2]], r"x: expected a list of 2 lists, received a list of 1 element$"),
+        ([[1, 2], 3], r"x\[1\]: expected a list of 2 numbers, received the number 3"),
+        (
+            [[1, 2], {"0": 3, "1": 4}],
+            r'x\[1\]: .*received an object with the keys "0", "1" \(a Jav',
+        ),
+        ([[1, 2], ["3", 4]], r"x\[1\]\[0\]: expected a number, received the string '3'"),
         ([[1, 2], [3, None]], r"x\[1\]\[1\]: expected a number, received null"),
         ([[1, True], [3, 4]], r"x\[0\]\[1\]: expected a number, received true"),
         ([[1, [2]], [3, 4]], r"x\[0\]\[1\]: expected a number, received a list"),
@@ -57,6 +64,13 @@ def test_far_more_lists_than_a_batch_has_are_refused_unread() -> None:
     check_lists(b"[" * most, FRAMES, 10, "x")
     with pytest.raises(LimitError, match=r"x: expected at most 10 observations"):
         check_lists(b"[" * (most + 1), FRAMES, 10, "x")
+
+
+def test_far_too_many_keys_are_said_to_be_a_typed_array() -> None:
+    keys = {str(i): 0 for i in range(10 * 9 + SPARE_LISTS)}
+    body = json.dumps({"x": keys}).encode()
+    with pytest.raises(LimitError, match=r"objects and keys \(a JavaScript typed array\?"):
+        check_lists(body, FRAMES, 10, "x")
 
 
 @pytest.mark.parametrize("content", [b"1,", b'"ab",', b"1,\n"])
@@ -111,9 +125,17 @@ def test_what_is_not_utf_8_is_no_json() -> None:
     [
         (None, "null"),
         (True, "true"),
-        ("x" * 99, f"the string '{'x' * 40}'"),
+        ("x" * 99, f"the string '{'x' * 40}'… (99 characters)"),
         ([1, 2], "a list of 2 elements"),
-        ({}, "an object"),
+        ([1], "a list of 1 element"),
+        ({}, "an empty object"),
+        ({"a": 1}, 'an object with the key "a"'),
+        ({"a": 1, 'b"\n': 1}, r'an object with the keys "a", "b\"\n"'),
+        ({"x" * 99: 1, "b": 1, "c": 1}, f'an object with the keys "{"x" * 40}", "b", …'),
+        ({"0": 1}, f'an object with the key "0" ({TYPED_ARRAY})'),
+        ({"0": 1, "1": 1, "2": 1}, f'an object with the keys "0", "1", … ({TYPED_ARRAY})'),
+        ({"0": 1, "2": 1}, 'an object with the keys "0", "2"'),
+        ({"type": "Buffer", "data": []}, f'an object with the keys "type", "data" ({BUFFER})'),
         (1.5, "the number 1.5"),
     ],
 )

@@ -76,10 +76,14 @@ WRONG_JSON = [
     (b'{"observations": [], "variant": "%s"}' % (b"x" * 65), InvalidInputError, "at most 64 ch"),
     (b'{"observations": null}', ObservationError, "received null"),
     (b'{"observations": "abc"}', ObservationError, "the string 'abc'"),
-    (b'{"observations": {}}', ObservationError, "an object"),
+    (b'{"observations": {}}', ObservationError, "an empty object"),
     (b'{"observations": []}', ObservationError, "empty batch"),
-    (b'{"observations": [[]]}', ObservationError, r"observations\[0\]: .*4 elements.*0 elements"),
-    (b'{"observations": [[[1,2,3,4]]]}', ObservationError, "nested 3 deep"),
+    (b'{"observations": [[]]}', ObservationError, r"observations\[0\]: .*4 numbers.*0 elements"),
+    (
+        b'{"observations": [[[1,2,3,4]]]}',
+        ObservationError,
+        r"\(batch, 4\), received a list of shape \(1, 1, 4\)$",
+    ),
     (b'{"observations": [[1,2,3]]}', ObservationError, r"observations\[0\]: .*3 elements"),
     (b'{"observations": [[1,2,3,4],[1,2,3]]}', ObservationError, r"observations\[1\]: "),
     (b'{"observations": [[1,2,3,4],5]}', ObservationError, r"observations\[1\]: .*number 5"),
@@ -87,7 +91,55 @@ WRONG_JSON = [
     (b'{"observations": [[1,2,true,4]]}', ObservationError, r"observations\[0\]\[2\]: .*true"),
     (b'{"observations": [[1,2,null,4]]}', ObservationError, r"observations\[0\]\[2\]: .*null"),
     (b'{"observations": [[1,2,[3],4]]}', ObservationError, r"observations\[0\]\[2\]: .*list of 1"),
+    (b'{"observations": [[[[[1,2,3,4]]]]]}', ObservationError, r"a list of shape \(1, 1, 1, …\)$"),
+    (b'{"observations": [1,2,3]}', ObservationError, r"observations: .*4 numbers.*3 elements$"),
+    (b'{"observations": [null]}', ObservationError, r"observations\[0\]: .*4 numbers.*null$"),
+    (
+        b'{"observations": [null,2,3,4]}',
+        ObservationError,
+        r"observations\[0\]: .*a number, .*null$",
+    ),
+    (
+        b'{"observations": ["1,2,3,4"]}',
+        ObservationError,
+        r"observations\[0\]: .*4 numbers.*'1,2,3,4'$",
+    ),
+    (
+        b'{"observations": [true,2,3,4]}',
+        ObservationError,
+        r"observations\[0\]: .*a number, .*true$",
+    ),
+    (b'{"observations": {"0":1,"1":2,"2":3}}', ObservationError, r"^observations: .*typed array\?"),
+    (
+        b'{"observations": [{"0":1,"1":2}]}',
+        ObservationError,
+        r"^observations\[0\]: .*typed array\?",
+    ),
+    (
+        b'{"observations": [{"a":1}]}',
+        ObservationError,
+        r"^observations\[0\]: .*with the key \"a\"$",
+    ),
+    (b'{"observations": [[1,2,3,{}]]}', ObservationError, r"\[0\]\[3\]: .*number, .*empty object$"),
+    (b'{"observations": [[1,2,3,4],{"0":1}]}', ObservationError, r"observations\[1\]: .*array\?"),
+    (b'{"0":1,"1":2,"2":3,"3":4}', InvalidInputError, r"^body: .*observations, .*typed array\?"),
+    (b"null", InvalidInputError, "^body: .*received null$"),
 ]
+WRONG_FRAMES = [
+    (b'{"observations": [1,2,3]}', r"\(batch, 2, 3\), received a list of shape \(3\)$"),
+    (b'{"observations": {"0":1,"1":2,"2":3}}', r"^observations: .*typed array\?"),
+    (b'{"observations": [{"0":1,"1":2,"2":3}]}', r"^observations\[0\]: .*lists of num.*array\?"),
+    (b'{"observations": [[{"0":1,"1":2,"2":3}]]}', r"^observations\[0\]\[0\]: .*array\?"),
+    (b'{"observations": [[[null,2,3],[4,5,6]]]}', r"^observations\[0\]\[0\]\[0\]: .*null$"),
+    (b'{"observations": [[1,2,3],null]}', r"^observations\[1\]: .*list of 3 numbers, .*null$"),
+    (b'{"observations": [null]}', r"^observations\[0\]: .*list of 2 lists, received null$"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), WRONG_FRAMES)
+def test_wrong_frames_are_refused_by_place(body: bytes, message: str) -> None:
+    with pytest.raises(ObservationError, match=message):
+        read(JSON, body, IMAGE)
 
 
 @pytest.mark.parametrize(("body", "kind", "message"), WRONG_JSON)

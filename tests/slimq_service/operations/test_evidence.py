@@ -72,7 +72,7 @@ def test_what_was_proven_of_one_model_is_not_said_of_the_next(
     model = (evaluated.root / "cartpole" / "variants" / "fp32" / full.model.path).read_bytes()
     other = full.model_copy(update={"name": "int8", "report": None})
     Publisher(evaluated).publish_variant(other, model)
-    service.run(service.app.state.catalogue.refresh())
+    service.run(service.app.catalogue.refresh())
     text = service.get("/metrics").text
     assert "slimq_variant_return" + OF_INT8 not in text
     assert 'slimq_variant_return{policy="cartpole",variant="fp32"}' in text
@@ -82,7 +82,7 @@ def test_the_facts_of_a_variant_that_has_gone_go_with_it(evaluated: Repository, 
     service = start(evaluated.root)
     assert "slimq_variant_info" in service.get("/metrics").text
     shutil.rmtree(evaluated.root / "cartpole" / "variants" / "int8")
-    service.run(service.app.state.catalogue.refresh())
+    service.run(service.app.catalogue.refresh())
     text = service.get("/metrics").text
     facts = [line for line in text.splitlines() if line.startswith("slimq_variant_info{")]
     assert len(facts) == 1

@@ -13,6 +13,7 @@ from slimq import __version__
 from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest, is_stale
 from slimq.core.report import EvaluationReport
+from slimq_service.http.forwarded import Proxies
 from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.snapshot import PolicyScan
 
@@ -97,16 +98,26 @@ def example(policy: PolicyManifest, base_url: str) -> str:
     return f"curl -s '{url}' -H 'content-type: application/json' -d '{body}'"
 
 
-def render_html(overview: Overview) -> str:
-    """The page; every text in it is escaped."""
+def render_html(overview: Overview, prefix: str) -> str:
+    """The page; every text in it is escaped.
+
+    Args:
+        overview: what it shows.
+        prefix: of every path, for links; without one they are relative, which suits a prefix that
+            nobody told us of.
+    """
+    docs, policies, ready, metrics = (
+        escape(f"{prefix}/{path}" if prefix else path)
+        for path in ("docs", "v1/policies", "readyz", "metrics")
+    )
     sections = "".join(_section(policy) for policy in overview.policies)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>slimq</title><style>{STYLE}</style></head><body><h1>slimq</h1>"
         "<p>Policies served here, and what each variant keeps. "
-        '<a href="docs">API</a> · <a href="v1/policies">manifests</a> · '
-        '<a href="readyz">readiness</a> · <a href="metrics">metrics</a></p>'
+        f'<a href="{docs}">API</a> · <a href="{policies}">manifests</a> · '
+        f'<a href="{ready}">readiness</a> · <a href="{metrics}">metrics</a></p>'
         f"{sections or '<p>No policy is published yet.</p>'}"
         f"<p>version {escape(overview.version)}</p></body></html>"
     )
@@ -117,11 +128,10 @@ def prefers_json(accept: str) -> bool:
     return _quality(accept, "application/json") > _quality(accept, "text/html")
 
 
-def make_page_router(catalogue: Catalogue) -> APIRouter:
+def make_page_router(catalogue: Catalogue, proxies: Proxies) -> APIRouter:
     """The route of the page."""
     router = APIRouter(tags=["page"])
 
-    @router.head("/", include_in_schema=False)
     @router.get(
         "/",
         summary="What is served and what each variant keeps",
@@ -130,13 +140,14 @@ def make_page_router(catalogue: Catalogue) -> APIRouter:
     )
     async def get_page(request: Request) -> Response:
         await catalogue.refresh()
-        overview = await make_overview(catalogue, _base_url(request))
+        url = proxies.url(request.scope)
+        overview = await make_overview(catalogue, str(url))
         headers = {"vary": "accept"}
         if prefers_json(request.headers.get("accept", "*/*")):
             return JSONResponse(overview.model_dump(mode="json"), headers=headers)
         policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"
         headers["content-security-policy"] = policy
-        return HTMLResponse(render_html(overview), headers=headers)
+        return HTMLResponse(render_html(overview, url.prefix), headers=headers)
 
     return router
 
@@ -209,10 +220,6 @@ def _html_row(row: VariantRow) -> str:
     if row.problem:
         name += f' <span class="broken">{escape(row.problem)}</span>'
     return f"<tr><td>{name}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-
-
-def _base_url(request: Request) -> str:
-    return str(request.base_url).rstrip("/").replace("'", "%27")
 
 
 def _quality(accept: str, media_type: str) -> float:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
-from slimq_service.api.v2.framing import LENGTH_NAME, Frame, decompress, split
+from slimq_service.api.v2.framing import LENGTH_NAME, Frame, split
 from slimq_service.api.v2.tensors import INPUT, OUTPUTS, input_tensor
 from slimq_service.decoding.nested_lists import (
     check_count,
@@ -21,9 +21,11 @@ from slimq_service.decoding.nested_lists import (
     flatten,
     kind_of,
     load_json,
+    read_vectors,
     to_array,
 )
 from slimq_service.errors import ConflictError, MalformedError
+from slimq_service.http.content_encoding import decompress
 
 KEYS = ("id", "parameters", "inputs", "name", "shape", "datatype", "data", "outputs")
 REFUSED_PARAMETERS = ("shared_memory_region", "classification")
@@ -32,16 +34,14 @@ LONGEST_ID = 256
 """Characters of a request's id, which the answer repeats."""
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """One output that is wanted, and whether as binary."""
 
     name: str
     binary: bool
 
 
-@dataclass(frozen=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A request that was read and checked."""
 
     id: str | None
@@ -203,8 +203,13 @@ def _read_data(
     count = math.prod(shape)
     nested = bool(data) and isinstance(data[0], list)
     if not nested and len(data) != count:
-        expected = f"{count} numbers (shape {list(shape)})"
-        raise ObservationError(field, expected, f"{len(data)} elements")
+        flatten(data, (len(data),), field)  # raises where the elements are no numbers
+        expected = f"a list of {count} numbers (shape {list(shape)})"
+        raise ObservationError(field, expected, kind_of(data))
+    if not nested and spec.dtype == "float32":
+        numbers32 = read_vectors([data], count)
+        if numbers32 is not None:
+            return numbers32.reshape(shape)
     numbers = flatten(data, shape if nested else (count,), field)
     return spec.check(to_array(numbers, spec).reshape(shape), field)
 

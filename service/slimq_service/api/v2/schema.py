@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from slimq_service.api.v2.documents import TAG
-from slimq_service.api.v2.framing import LENGTH_NAME, WINDOWS
+from slimq_service.api.v2.framing import LENGTH_NAME
 from slimq_service.api.v2.tensors import ACTIONS, INPUT, OUTPUTS, Q_VALUES
+from slimq_service.http.content_encoding import ALIASES, WINDOW_BITS
 
 FAILURE = {"schema": {"$ref": "#/components/schemas/Failure"}}
 JSON = "application/json"
 BINARY = "application/octet-stream"
 SHAPE = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+CONTENT_ENCODING: dict[str, Any] = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": [*WINDOW_BITS, *ALIASES]},
+    "description": "how the body is compressed; limits hold for what it decompresses to as well",
+}
 PARAMETERS = {
     "type": "object",
     "description": "those that are not listed are tolerated",
@@ -170,12 +178,6 @@ def infer_operation(names: list[str]) -> dict[str, Any]:
         "description": "bytes of the JSON, before compression, where tensors follow it; 0 where "
         "the whole body is the input's bytes",
     }
-    encoding = {
-        "name": "Content-Encoding",
-        "in": "header",
-        "required": False,
-        "schema": {"type": "string", "enum": list(WINDOWS)},
-    }
     request = {"schema": {"$ref": "#/components/schemas/InferRequest"}}
     answer = {"schema": {"$ref": "#/components/schemas/InferAnswer"}, "example": ANSWER_EXAMPLE}
     binary = {"schema": {"type": "string", "format": "binary"}}
@@ -185,7 +187,7 @@ def infer_operation(names: list[str]) -> dict[str, Any]:
         "summary": "Q-values and actions of observations",
         "description": "A body may have any Content-Type or none.",
         "operationId": "infer_" + "_".join(names),
-        "parameters": [*in_path, length, encoding],
+        "parameters": [*in_path, length, CONTENT_ENCODING],
         "requestBody": {
             "required": True,
             "content": {JSON: {**request, "examples": REQUEST_EXAMPLES}, BINARY: binary},

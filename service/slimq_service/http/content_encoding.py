@@ -1,0 +1,82 @@
+"""Compressed request bodies: which encodings are supported, and decompression within a limit."""
+
+from __future__ import annotations
+
+import zlib
+
+from slimq_service.errors import LimitError, MalformedError, MediaTypeError
+from slimq_service.http.bodies import Headers
+
+WINDOW_BITS = {"gzip": 31, "deflate": 15}
+"""zlib's number for each encoding; deflate has zlib's frame around it (RFC 9110, 8.4.1.2)."""
+ALIASES = {"x-gzip": "gzip"}
+"""Names that mean the same (RFC 9110, 8.4.1.3)."""
+MAX_MEMBERS = 1024
+"""gzip members in one body (RFC 1952, 2.2): empty ones cost far more than their 20 bytes."""
+PIECE_BYTES = 64 * 1024
+"""Decompressed at a time: at the end of each member zlib copies what is left of its input."""
+
+
+def encoding_of(headers: Headers) -> str | None:
+    """The body's content encoding, one of `WINDOW_BITS`, or None where it is not compressed.
+
+    Raises:
+        MediaTypeError: another encoding, or more than one.
+    """
+    values = [value for name, value in headers if name == b"content-encoding"]
+    if not values:
+        return None
+    name = b", ".join(values).decode("latin-1").strip().lower()
+    if name in ("", "identity"):
+        return None
+    name = ALIASES.get(name, name)
+    if name not in WINDOW_BITS:
+        expected = f"{' or '.join(WINDOW_BITS)}, or an uncompressed body"
+        raise MediaTypeError("Content-Encoding", expected, repr(name))
+    return name
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """The decompressed body; never more than the limit is unpacked.
+
+    Args:
+        body: gzip members one after another, or one zlib stream.
+        encoding: one of `WINDOW_BITS`.
+        limit: most bytes of the result.
+
+    Raises:
+        MalformedError: it is not of this encoding, is truncated, or something else follows it.
+        LimitError: it decompresses to more than the limit, or has more than `MAX_MEMBERS`.
+    """
+    content, members = bytearray(), 1
+    stream = zlib.decompressobj(WINDOW_BITS[encoding])
+    for start in range(0, len(body), PIECE_BYTES):
+        piece = body[start : start + PIECE_BYTES]
+        end = start + len(piece)
+        while piece:
+            if stream.eof:
+                left = len(body) - end + len(piece)
+                stream, members = _next_member(encoding, left, members), members + 1
+            try:
+                content += stream.decompress(piece, limit + 1 - len(content))
+            except zlib.error as error:
+                expected = f"a body compressed with {encoding}"
+                raise MalformedError("body", expected, _problem(error, members)) from None
+            if len(content) > limit:
+                raise LimitError("body", limit, "more than that once decompressed", "bytes")
+            piece = stream.unused_data
+    if not stream.eof:
+        raise MalformedError("body", f"a whole {encoding} stream", "a truncated one")
+    return bytes(content)
+
+
+def _next_member(encoding: str, left: int, members: int) -> zlib._Decompress:
+    if encoding != "gzip":
+        raise MalformedError("body", f"one {encoding} stream", f"{left} bytes after it")
+    if members == MAX_MEMBERS:
+        raise LimitError("body", MAX_MEMBERS, "more", "gzip members")
+    return zlib.decompressobj(WINDOW_BITS[encoding])
+
+
+def _problem(error: zlib.error, members: int) -> str:
+    return str(error) if members == 1 else f"{error} (after {members - 1} whole gzip members)"

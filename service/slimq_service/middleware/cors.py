@@ -1,0 +1,64 @@
+"""Cross-origin resource sharing: which other sites' pages may use the service from a browser.
+
+Starlette's, around keys and errors, so that a page can read those too. Cookies play no part here:
+keys are headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from slimq_service.api.v2.framing import LENGTH_NAME
+from slimq_service.errors import CrossSiteError
+from slimq_service.http.problems import MEDIA_TYPE, problem_of, render
+from slimq_service.settings_types import ANY
+
+METHODS = ("GET", "HEAD", "POST")
+EXPOSED = ("X-Request-Id", "Retry-After", LENGTH_NAME, "Allow", "WWW-Authenticate")
+"""Headers of responses that a page may read beside those that every page may."""
+
+
+class Cors(CORSMiddleware):
+    """An ASGI layer that answers preflights, and names the origins that may read a response."""
+
+    def __init__(
+        self, app: ASGIApp, origins: Collection[str], count: Callable[[str], None]
+    ) -> None:
+        """Wraps `app`.
+
+        Args:
+            app: what answers.
+            origins: those that are allowed; `*` among them allows any.
+            count: told the code of every refusal.
+        """
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=METHODS,
+            allow_headers=(ANY,),
+            allow_private_network=True,
+            expose_headers=EXPOSED,
+        )
+        self._count = count
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """What a preflight is answered: Starlette's response, or a problem where it is refused."""
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        origin = request_headers["origin"]
+        method = request_headers["access-control-request-method"]
+        if self.is_allowed_origin(origin):
+            expected = " or ".join(METHODS)
+            error = CrossSiteError("Access-Control-Request-Method", expected, repr(method))
+        else:
+            error = CrossSiteError("Origin", "an origin of SLIMQ_CORS_ORIGINS", repr(origin))
+        self._count(error.code)
+        headers = {**response.headers, "content-type": MEDIA_TYPE}
+        del headers["content-length"]
+        return Response(render(problem_of(error)), error.status, headers)

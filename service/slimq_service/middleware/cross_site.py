@@ -1,0 +1,104 @@
+"""Refuses what a web page of another site would change, and its WebSockets.
+
+A browser lets every page send a POST with plain text, and open a WebSocket, to any address that it
+can reach, this machine's among them. It says so: with `Origin` and `Sec-Fetch-Site`, which no page
+can leave out or change. A request without either comes from no browser, and goes on.
+
+A page can also give its own name the service's address once it has been loaded (DNS rebinding), and
+is of the same origin then. So a browser's `Host` must be a name of the service. Addresses need no
+such check: a page that has one as its name was loaded from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from slimq_service.errors import CrossSiteError
+from slimq_service.http.bodies import header
+from slimq_service.http.error_responses import refuse
+from slimq_service.http.forwarded import Proxies
+from slimq_service.http.peers import from_peer
+from slimq_service.http.problems import problem_of
+from slimq_service.http.sites import (
+    is_address,
+    is_among,
+    is_localhost,
+    is_loopback,
+    is_same_host,
+    name_of,
+)
+from slimq_service.middleware.auth import ADMINISTRATION
+from slimq_service.settings import Settings
+from slimq_service.settings_types import ANY
+
+EXPECTED_HOST = "localhost, an IP address or a name of SLIMQ_ALLOWED_HOSTS"
+
+
+class CrossSite:
+    """An ASGI layer that refuses loads, unloads and WebSockets for a page of another site."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, count: Callable[[str], None]) -> None:
+        """Wraps `app`; `count` is told the code of every refusal."""
+        self._app, self._settings, self._count = app, settings, count
+        self._proxies = Proxies(settings.forwarded_allow_ips)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuses a request, or hands it on."""
+        kind = scope["type"]
+        administers = kind == "http" and scope["path"].startswith(ADMINISTRATION)
+        if (kind == "websocket" or administers) and not from_peer(scope):
+            error = self._check(scope, administers=administers)
+            if error is not None:
+                self._count(error.code)
+                await refuse(scope, receive, send, problem_of(error))
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope, *, administers: bool) -> CrossSiteError | None:
+        origin, site, host = (
+            None if value is None else value.decode("latin-1").strip()
+            for value in (
+                header(scope["headers"], name) for name in (b"origin", b"sec-fetch-site", b"host")
+            )
+        )
+        if origin is None and site is None:
+            return None
+        if host is None:
+            return CrossSiteError("Host", EXPECTED_HOST, "no Host")
+        names = self._names(scope)
+        hosts = {"Host": host, "X-Forwarded-Host": self._proxies.forwarded_host(scope) or host}
+        for field, one in hosts.items():
+            if not (is_own(name_of(one)) or is_among(name_of(one), names)):
+                return CrossSiteError(field, EXPECTED_HOST, repr(one))
+        if origin is not None and self._is_allowed(origin.lower(), administers=administers):
+            return None
+        if site == "cross-site" or (origin is None and site not in ("same-origin", "none")):
+            return CrossSiteError("Sec-Fetch-Site", "same-origin", repr(site))
+        if origin is not None and not any(is_same_host(origin, one) for one in hosts.values()):
+            expected = f"an origin of {host} or of SLIMQ_CORS_ORIGINS"
+            return CrossSiteError("Origin", expected, repr(origin))
+        return None
+
+    def _is_allowed(self, origin: str, *, administers: bool) -> bool:
+        """Whether the settings name an origin; `*` is of those that read and ask for actions."""
+        origins = self._settings.cors_origins
+        return origin in origins or (ANY in origins and not administers)
+
+    def _names(self, scope: Scope) -> tuple[str, ...]:
+        """The names of the service beside addresses and localhost."""
+        settings = self._settings
+        if settings.allowed_hosts:
+            return settings.allowed_hosts
+        server, port = scope.get("server") or ("", None)
+        if port is None and str(server).startswith("/"):  # a socket in the file system
+            return (ANY,)
+        at_admin_port = port is not None and port == settings.admin_port
+        bound = settings.admin_host if at_admin_port else settings.host
+        return () if is_loopback(bound) else (ANY,)
+
+
+def is_own(name: str) -> bool:
+    """Whether a browser finds a host without DNS, which might give it another address later."""
+    return is_address(name) or is_localhost(name)

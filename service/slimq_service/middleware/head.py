@@ -1,0 +1,35 @@
+"""HEAD wherever there is GET (RFC 9110, 9.3.2): the same response without its body."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+BODY = "http.response.body"
+ROUTE = "route"
+"""Key of a scope in which Starlette leaves the route that answered; traces are named after it."""
+
+
+class Head:
+    """An ASGI layer that has GET answer HEAD, and keeps the body to itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands on; the server sees HEAD, and knows that the announced length has no bytes."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        as_get = {**scope, "method": "GET"}
+
+        async def send_head(message: Message) -> None:
+            if message["type"] != BODY:
+                await send(message)
+            elif not message.get("more_body", False):
+                await send({"type": BODY, "body": b""})
+
+        try:
+            await self._app(as_get, receive, send_head)
+        finally:
+            if ROUTE in as_get:
+                scope[ROUTE] = as_get[ROUTE]

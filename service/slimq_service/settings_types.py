@@ -1,0 +1,113 @@
+"""Types of settings beyond Python's own: how their text is read, and what it may be.
+
+Lists are written with commas between their items.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic_settings import NoDecode
+
+from slimq.core.manifest import SLUG
+from slimq.core.providers import parse_providers
+
+KEY = r"[\x21-\x7e]{1,1024}"
+KEY_RULE = "1 to 1024 visible ASCII characters"
+ANY = "*"
+"""Allows every host, origin or peer."""
+UNIX = "unix"
+"""Whoever connects by a socket in the file system."""
+ROOT_PATH = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&+=:@-]+)+"
+OWN_PATHS = ("v1", "v2", "docs", "openapi.json", "healthz", "readyz", "metrics")
+"""How the service's own paths begin."""
+
+_SLUG = SLUG.strip("^$")
+_NAME = r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?"
+_HOST = rf"\*|(\*\.)?{_NAME}|\[[0-9a-f:.]+\]"
+_ORIGIN = rf"\*|[a-z][a-z0-9+.-]*://({_NAME}|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?"
+
+
+def _check_key(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(KEY, value.get_secret_value()):
+        raise ValueError(f"expected {KEY_RULE}, received something else")
+    return value
+
+
+def _split(value: Any) -> Any:
+    return tuple(filter(None, re.split(r"[,\s]+", value))) if isinstance(value, str) else value
+
+
+def _each(pattern: str, expected: str) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    def check(values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if not re.fullmatch(pattern, value):
+                raise ValueError(f"expected {expected}, received {value!r}")
+        return values
+
+    return check
+
+
+def _lower(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(value.lower().removesuffix("/") for value in values)
+
+
+def _parse_providers(value: Any) -> Any:
+    return parse_providers(value if isinstance(value, str) else ",".join(value))
+
+
+def _check_root_path(value: str) -> str:
+    path = value.rstrip("/")
+    if path and not re.fullmatch(ROOT_PATH, path):
+        raise ValueError(f"expected a path such as /slimq, received {value!r}")
+    if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
+        raise ValueError(f"expected none of the service's own paths, received {value!r}")
+    return path
+
+
+def _check_peers(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            known = value in (ANY, UNIX) or bool(ipaddress.ip_network(value))
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(f"expected addresses, networks, {UNIX} or {ANY}, received {value!r}")
+    return values
+
+
+Key = Annotated[SecretStr, AfterValidator(_check_key)]
+"""A key that a request brings."""
+Providers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_providers)]
+"""Execution providers, the preferred one first."""
+Pinned = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_split),
+    AfterValidator(_each(f"{_SLUG}/{_SLUG}", "policy/variant")),
+]
+"""Variants, as policy/variant."""
+RootPath = Annotated[str, AfterValidator(_check_root_path)]
+"""A prefix of paths: empty, or with a slash before it and none behind."""
+Peers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_peers)]
+"""Addresses and networks of peers, `UNIX` or `ANY`."""
+Hosts = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_split),
+    AfterValidator(_lower),
+    AfterValidator(_each(_HOST, "names such as slimq.example or *.example, without a port")),
+]
+"""Names of hosts, `*.` before one for every name below it, or `ANY`."""
+Origins = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_split),
+    AfterValidator(_lower),
+    AfterValidator(_each(_ORIGIN, "origins such as https://slimq.example, or *")),
+]
+"""Origins of web pages (RFC 6454), or `ANY`."""
