@@ -1,4 +1,4 @@
-"""Event-loop wake-up delay: what keeps the loop busy keeps every request of the process waiting."""
+"""Event-loop wake-up delay: a blocked loop delays every request of the process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from slimq_service.metrics.instruments import Histogram
 
 PERIOD_SECONDS = 0.1
-"""Between two measurements: a longer stall is always seen, a shorter one by chance."""
+"""Interval of the measurements: longer stalls are always seen, shorter ones by chance."""
 
 
 async def watch_lag(lag: Histogram, seconds: float = PERIOD_SECONDS) -> None:

@@ -5,7 +5,7 @@ holds the interpreter for 140 ms to format 60 variants. Here a number is one slo
 memory that only the event loop writes, and the constant parts of the text's lines are kept.
 
 With several workers each one's slots are a file in a folder that all of them read. A worker that
-replaces a dead one goes on with its files, so that counters survive; gauges start at 0, and those
+replaces a dead one continues with its files, so that counters survive; gauges start at 0, and those
 of dead workers are not counted. Series that the folder has no space for, or all of them where it
 cannot be written, stay in memory: only the worker that has them exposes them.
 
@@ -39,10 +39,10 @@ SeriesKey = tuple[str, tuple[str, ...]]
 
 
 class Registry:
-    """Every series of a process, and the text that says what they are over all workers."""
+    """Every series of a process, and the exposition of their totals over all workers."""
 
     def __init__(self, folder: Path | None = None, index: int = 0, *, alone: bool = True) -> None:
-        """Takes over the series that a worker of this index before it has left.
+        """Takes over the series left by an earlier worker of this index.
 
         Args:
             folder: of all workers' files, None where there is one process or no such folder.
@@ -74,13 +74,13 @@ class Registry:
         return 0 if self._alone else len(self._private)
 
     def counter(self, name: str, description: str, names: tuple[str, ...] = ()) -> Family[Counter]:
-        """A family of counters; `_total` comes behind its name."""
+        """A family of counters; `_total` is appended to its name."""
         return self._add(Family(f"{name}_total", description, names, Counter, (), self._create))
 
     def gauge(
         self, name: str, description: str, names: tuple[str, ...] = (), *, largest: bool = False
     ) -> Family[Gauge]:
-        """A family of gauges, joined over workers by their sum, or the largest."""
+        """A family of gauges, aggregated over workers by their sum, or by the largest value."""
         return self._add(Family(name, description, names, Gauge, (), self._create, largest))
 
     def histogram(
@@ -111,7 +111,7 @@ class Registry:
 
     def _add(self, family: Family[S]) -> Family[S]:
         self._families[family.name] = family
-        if issubclass(family.kind, Gauge):  # of a worker before this one, whatever it had
+        if issubclass(family.kind, Gauge):  # left by an earlier worker
             for (name, _), slot in self._shared.items():
                 if name == family.name:
                     self._slots[slot] = 0.0
@@ -154,10 +154,10 @@ class Registry:
             )
 
     def _adopt(self) -> None:
-        """Creates the series of the other workers here too."""
+        """Creates the series of the other workers in this one, too."""
         if self._folder is None:
             return
-        with contextlib.suppress(OSError):  # those that are known are enough
+        with contextlib.suppress(OSError):  # the known workers are enough
             for path in self._folder.glob(LAYOUTS):
                 index = int(path.stem.partition("-")[2])
                 if index != self._index:
@@ -166,7 +166,7 @@ class Registry:
             other.adopt(self._families)
 
     def _gather(self, shared: int) -> tuple[Values, Values]:
-        """Sums and largest values over the workers, by this worker's places."""
+        """Sums and largest values over the workers, in the order of this worker's slots."""
         private = np.frombuffer(self._private_memory, np.float64, self._private_used)
         if self._files is None:
             totals = private.copy()

@@ -1,4 +1,4 @@
-"""The files through which workers read each other's series, and know of each other.
+"""The files through which workers share their series and know of each other.
 
 Each worker has two files: `worker-N.values`, the slots of its series, mapped into its memory, and
 `worker-N.layout`, one line of JSON for each series that says which slots it has.
@@ -68,15 +68,15 @@ class OwnFiles:
 
     Attributes:
         memory: its slots.
-        kept: the series that a worker of this index before it has left.
-        used: how many slots the series have.
+        kept: the series left by an earlier worker of this index.
+        used: the number of slots in use.
     """
 
     def __init__(self, folder: Path, index: int) -> None:
         """Opens the files, or creates them.
 
         Raises:
-            OSError: that is impossible, for example as the disk is full or read-only.
+            OSError: they cannot be opened, for example because the disk is full or read-only.
         """
         self._layout = folder / f"worker-{index}.layout"
         self._values = self._layout.with_suffix(".values")
@@ -119,7 +119,9 @@ class OwnFiles:
             return
         if needed > MAX_VALUES_BYTES:
             raise OSError(errno.EFBIG, f"metrics exceed {MAX_VALUES_BYTES} bytes")
-        begin = max(self._allocated, self.used * SLOT_BYTES)  # what is in use may be written to now
+        begin = max(
+            self._allocated, self.used * SLOT_BYTES
+        )  # slots in use may be written to meanwhile
         with self._values.open("r+b") as file:
             for end in (min(MAX_VALUES_BYTES, needed + RESERVED_BYTES), needed):
                 try:
@@ -169,9 +171,9 @@ class OtherWorker:
         *,
         live: bool,
     ) -> tuple[Values, npt.NDArray[np.int64]]:
-        """Its values, and this worker's places of them; without gauges if it is dead.
+        """Its values, and this worker's slots for them; without gauges if it is dead.
 
-        Values that cannot be read are the last ones that could.
+        If the file cannot be read, the last values are returned.
         """
         theirs: list[int] = []
         ours: list[int] = []

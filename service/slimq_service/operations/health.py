@@ -27,30 +27,32 @@ State = Literal["available", "loaded", "stale", "broken"]
 
 
 class Alive(BaseModel):
-    """The process answers."""
+    """Liveness of the process."""
 
     alive: Literal[True] = True
 
 
 class VariantHealth(BaseModel):
-    """One variant: whether it can answer, from memory or once it is loaded."""
+    """State of a variant."""
 
     policy: str
     variant: str
     state: State = Field(
         description="available: intact on disk, not in memory yet; loaded: in memory, as it is on "
-        "disk; stale: the version on disk is broken, the one in memory keeps answering; "
-        "broken: it cannot answer"
+        "disk; stale: the version on disk is broken, an earlier one in memory keeps serving; "
+        "broken: it cannot serve requests"
     )
-    sha256: str | None = Field(default=None, description="of the model in memory")
+    sha256: str | None = Field(default=None, description="SHA-256 of the model in memory")
     problem: str | None = None
 
 
 class Readiness(BaseModel):
-    """Ready when pinned variants have been loaded and at least one variant can answer."""
+    """Ready once pinned variants are loaded and at least one variant can serve requests."""
 
     ready: bool
-    problem: str | None = Field(default=None, description="of the repository as a whole")
+    problem: str | None = Field(
+        default=None, description="why it is not ready, or what is wrong with the repository"
+    )
     variants: list[VariantHealth]
 
 
@@ -125,7 +127,7 @@ def make_health_router(
         responses={503: {"model": Readiness, "description": "not ready; the body says why"}},
     )
     async def get_readyz(response: Response) -> Readiness:
-        with contextlib.suppress(RepositoryError):  # is in the detail, as scan_error
+        with contextlib.suppress(RepositoryError):  # reported in the detail
             await catalogue.refresh()
         detail = readiness(catalogue, lifecycle)
         response.status_code = 200 if detail.ready else 503

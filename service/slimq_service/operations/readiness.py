@@ -12,7 +12,7 @@ from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.snapshot import Key
 
 PERIOD_SECONDS = 1.0
-"""Between two updates, and so the age of what a scraped worker says of the others."""
+"""Interval of the updates, and so the maximum age of other workers' gauges in a scrape."""
 
 
 class ReadyMetrics:
@@ -30,7 +30,7 @@ class ReadyMetrics:
         self.metrics.repository_readable.set(readable)
         self.metrics.ready.set(is_ready(catalogue, self._lifecycle))
         self.metrics.unshared_series.set(self.metrics.registry.unshared)
-        if not readable:  # whether they are there is not known
+        if not readable:  # unknown whether they exist
             return
         policies = catalogue.scan.policies
         missing = [

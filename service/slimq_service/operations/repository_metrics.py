@@ -23,7 +23,7 @@ FAMILIES = {
     "slimq_policy_random_return": "Mean return of random actions, the zero of return ratios",
     "slimq_variant_info": "1, with a variant's precision and the sha256 of its stored model",
     "slimq_variant_baseline": "1 for the baseline variant of its policy, else 0",
-    "slimq_variant_default": "1 for the variant that answers requests that name none, else 0",
+    "slimq_variant_default": "1 for the default variant of its policy, else 0",
     "slimq_variant_bytes": "Size of the model on disk, everything included",
     "slimq_variant_parameters": "Parameters of the model",
     "slimq_variant_macs": "Multiply-accumulate operations for one observation",
@@ -138,7 +138,7 @@ class RepositoryMetrics:
             return None
         try:
             report = repository.report(variant.policy, variant.name)
-        except SlimqError:  # whoever asks for the report is told why
+        except SlimqError:  # requests for the report get the reason
             self._broken[key] = stamp
             return None
         if report is None or report.model_sha256 != variant.model.sha256:
