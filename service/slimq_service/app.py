@@ -55,10 +55,10 @@ from slimq_service.variants.catalogue import Catalogue
 
 DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
 
-The variant is chosen per request: by path, by the body's `variant`, by `?variant=`, or else it is
-the policy's default. Every error is a problem document (RFC 9457) with a stable `code`.
+A request selects the variant in its path, as `variant` in its body, or as `?variant=`; otherwise
+the policy's default serves it. Every error is a problem document (RFC 9457) with a stable `code`.
 
-Under `/v2` is the Open Inference Protocol, where a policy is a model and a variant a version."""
+`/v2` is the Open Inference Protocol, with a policy as a model and a variant as a version."""
 
 FASTAPI_OPTIONS: dict[str, Any] = {
     "description": DESCRIPTION,

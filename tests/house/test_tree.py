@@ -13,7 +13,7 @@ SHELVES = ("src", "service", "trainer", "compression")
 MAX_LINES, MAX_SERVICE_LINES, MAX_FUNCTION_LINES = 400, 300, 60
 MAX_MODULES = 15
 """In a package of the service."""
-STILL_TOO_LONG = {"service/slimq_service/inference/batching.py": 301}
+STILL_TOO_LONG: dict[str, int] = {}
 """What is over a limit of the service, with its lines; nothing is to be added."""
 
 OF_FILES = ("docker", "house", "shipped")

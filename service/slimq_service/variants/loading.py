@@ -23,9 +23,9 @@ from slimq.core.repository import Repository
 from slimq_service.variants.cost import Cost, measure
 
 EXTREME = 1e3
-"""Larger than any float32 observation of an environment."""
-JOINED_TOLERANCE = 1e-3
-"""How far a Q-value may move when computed beside others, relative to the largest Q-value."""
+"""Larger than any observation value of a float32 environment."""
+BATCH_TOLERANCE = 1e-3
+"""Tolerance of batch invariance, relative to the largest Q-value."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class LoadedVariant:
         manifest: its own.
         q_function: its model.
         cost: of a run, by batch size.
-        joinable: whether observations of several clients may share a batch, see `is_joinable`.
+        batch_invariant: whether observations of several clients may share a batch.
         memory_bytes: growth of the process: weights, and the buffers of the largest batch.
         leases: of the requests that use it.
     """
@@ -54,7 +54,7 @@ class LoadedVariant:
     manifest: VariantManifest
     q_function: QFunction
     cost: Cost
-    joinable: bool = True
+    batch_invariant: bool = True
     memory_bytes: int = 0
     leases: Leases = field(default_factory=Leases, compare=False)
 
@@ -68,7 +68,7 @@ def load(
     repository: Repository,
     policy: PolicyManifest,
     variant: str,
-    largest_batch: int = 8,
+    max_batch: int = 8,
     providers: Sequence[str] = CPU,
 ) -> LoadedVariant:
     """Reads, verifies, builds and warms up a variant; too slow for the event loop.
@@ -77,8 +77,8 @@ def load(
         repository: where it is read.
         policy: the manifest it is loaded with.
         variant: its name.
-        largest_batch: up to which every power of two is run once: the first run of a batch size
-            allocates, and no request is to wait for that.
+        max_batch: largest batch size to warm up: the first run of a size allocates memory, and no
+            request should wait for that.
         providers: execution providers, as for `make_session`.
 
     Raises:
@@ -92,8 +92,8 @@ def load(
     name, actions = f"{policy.name}/{variant}", len(policy.actions)
     q_function = OnnxPolicy(content, policy.observation, actions, name, providers)
     try:
-        cost = measure(q_function, policy.observation, largest_batch)
-        joinable = is_joinable(q_function, policy.observation)
+        cost = measure(q_function, policy.observation, max_batch)
+        batch_invariant = is_batch_invariant(q_function, policy.observation)
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, f"the model does not run: {error}") from error
@@ -105,22 +105,22 @@ def load(
     del content
     trim_memory()
     memory_bytes = max(least, resident_bytes() - before)
-    return LoadedVariant(policy, manifest, q_function, cost, joinable, memory_bytes)
+    return LoadedVariant(policy, manifest, q_function, cost, batch_invariant, memory_bytes)
 
 
-def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
-    """Whether an observation's Q-values are the same whatever else is in its batch.
+def is_batch_invariant(q_function: QFunction, spec: ObservationSpec) -> bool:
+    """Whether an observation's Q-values do not depend on the rest of its batch.
 
-    They are not if the model scales its activations by batch (DynamicQuantizeLinear): one client's
-    observations would then change another's answer. An observation is computed beside copies of
-    itself and beside extreme ones; both batches have the same shape, and so the same rounding.
+    They do if the model scales its activations by batch (DynamicQuantizeLinear): one client's
+    observations would then change another's Q-values. Each test observation is run in a batch of
+    its own copies and in one with extreme values; both have the same shape, so the same rounding.
     """
     rows = _unlike_rows(spec)
     mixed = q_function(np.stack(rows))
     for number, beside in enumerate(mixed):
         alone = q_function(np.stack([rows[number]] * len(rows)))[number]
-        finite = np.abs(alone[np.isfinite(alone)])  # an extreme one may be too much for a model
-        tolerance = JOINED_TOLERANCE * float(finite.max(initial=0))
+        finite = np.abs(alone[np.isfinite(alone)])  # extreme inputs may overflow
+        tolerance = BATCH_TOLERANCE * float(finite.max(initial=0))
         if not np.allclose(beside, alone, rtol=0, atol=tolerance, equal_nan=True):
             return False
     return True
@@ -142,7 +142,7 @@ def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
 def trim_memory() -> None:
     """Returns memory that dropped models have freed to the system, where the C library can."""
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, not of musl
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim is not None:
             trim(0)
 
