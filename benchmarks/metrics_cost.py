@@ -16,20 +16,19 @@ import contextlib
 import logging
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
 
 from serving_cases import FRAMES_RAW, MLP_JSON, Request
 from serving_requests import Prepared, observe, path_of, prepare
 from serving_table import format_table, summarise
 from serving_unmeasured import Forgetful
 from slimq.core.repository import Repository
-from slimq_service.app import create_app
+from slimq_service.app import Application, create_app
 from slimq_service.metrics.registry import Registry
 from slimq_service.settings import Settings
 
@@ -39,7 +38,7 @@ WARM = 300
 """Requests before anything is measured."""
 HEAD = ["policy", "variant", "form", "with, µs", "without, µs", "ratio", "low", "high", "cost, µs"]
 
-Once = Callable[[FastAPI], Awaitable[None]]
+Once = Callable[[Application], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,20 @@ def sender(request: Request, prepared: Prepared) -> Once:
     async def receive() -> dict[str, Any]:
         return message
 
-    async def send(answer: dict[str, Any]) -> None:
+    async def send(answer: MutableMapping[str, Any]) -> None:
         if answer.get("status", 200) != 200:
             raise RuntimeError(f"{path} is answered with {answer['status']}")
 
-    async def once(app: FastAPI) -> None:
+    async def once(app: Application) -> None:
         scope = {"type": "http", "method": "POST", "path": path, "query_string": b""}
-        await app.state.front({**scope, "headers": headers, "server": ("test", 80)}, receive, send)
+        await app.asgi({**scope, "headers": headers, "server": ("test", 80)}, receive, send)
 
     return once
 
 
-async def measure(apps: tuple[FastAPI, FastAPI], once: Once, turns: int, count: int) -> Turns:
+async def measure(
+    apps: tuple[Application, Application], once: Once, turns: int, count: int
+) -> Turns:
     """Requests in turns; who is first changes each time."""
     for app in apps:
         for _ in range(WARM):
@@ -107,7 +108,7 @@ async def run(policies: Path, turns: int, count: int) -> list[list[str]]:
     async with contextlib.AsyncExitStack() as stack:
         apps = create_app(settings, Registry()), create_app(settings, Forgetful())
         for app in apps:
-            await stack.enter_async_context(app.router.lifespan_context(app))
+            await stack.enter_async_context(app.routes.router.lifespan_context(app.routes))
         for request in REQUESTS:
             observation, _ = observe(repository, request.policy)
             once = sender(request, prepare(repository, request, observation))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("serving_load.lua")
@@ -32,12 +33,14 @@ class Load:
         seconds: how long it took.
         p50: seconds from a request to its answer.
         p99: as above.
+        processor: seconds of processor time that wrk itself took.
     """
 
     requests: int
     seconds: float
     p50: float
     p99: float
+    processor: float = 0.0
 
 
 def find_wrk() -> str:
@@ -71,15 +74,22 @@ def drive(url: str, body: Path, headers: dict[str, str], connections: int, secon
     timing = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
     sent = [f"{name}: {value}" for name, value in headers.items()]
     command = [find_wrk(), *timing, "-s", str(SCRIPT), url, "--", str(body), *sent]
+    before = _children()
     ended = subprocess.run(
         command, capture_output=True, text=True, timeout=seconds + 3 * TIMEOUT_SECONDS, check=False
     )
     if ended.returncode != 0:
         raise LoadError(f"wrk ended with {ended.returncode}: {ended.stderr or ended.stdout}")
     try:
-        return parse(ended.stdout)
+        return replace(parse(ended.stdout), processor=_children() - before)
     except LoadError as error:
         raise LoadError(f"{url}: {error}") from None
+
+
+def _children() -> float:
+    """Seconds of processor time of child processes that have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def parse(output: str) -> Load:

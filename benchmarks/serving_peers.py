@@ -1,10 +1,11 @@
-"""The two applications that the service is measured against, as processes of their own.
+"""The applications that the service is measured against, as processes of their own.
 
     python serving_peers.py ceiling --policies DIR
 
-`ceiling` is what no Python service beats: a bare ASGI application that computes on the event loop,
-without routes, checks, limits or metrics. `plain` is what people write: FastAPI, a pydantic model
-and a sync handler. Both have the service's own ONNX Runtime sessions, and answer `/POLICY/FORM`.
+`echo` only reads requests and writes answers. `ceiling` computes in a bare ASGI application on the
+event loop, without routes, checks, limits or metrics. `plain` is what people write: FastAPI, a
+pydantic model and a sync handler. The last two have the service's own ONNX Runtime sessions. All
+answer `/POLICY/FORM`.
 """
 
 from __future__ import annotations
@@ -71,6 +72,28 @@ def make_ceiling(root: Path) -> ASGIApp:
     return app
 
 
+def make_echo(root: Path) -> ASGIApp:
+    """The bare application without inference: each answer is of zeros, whatever the path."""
+    sizes = {name: len(Repository(root).policy(name).actions) for name in POLICIES}
+    contents = {
+        name: _render(np.zeros((1, actions), np.float32)) for name, actions in sizes.items()
+    }
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        while message["more_body"]:
+            message = await receive()
+        content = contents[scope["path"].split("/")[1]]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    return app
+
+
 def _from_json(compute: Compute, dtype: np.dtype[Any]) -> Callable[[bytes], bytes]:
     def answer(body: bytes) -> bytes:
         return _render(compute(np.array(orjson.loads(body)["observations"], dtype)))
@@ -112,7 +135,11 @@ def make_plain(root: Path) -> FastAPI:
     return app
 
 
-PEERS: dict[str, Callable[[Path], ASGIApp]] = {"ceiling": make_ceiling, "plain": make_plain}
+PEERS: dict[str, Callable[[Path], ASGIApp]] = {
+    "ceiling": make_ceiling,
+    "plain": make_plain,
+    "echo": make_echo,
+}
 
 
 def main() -> None:

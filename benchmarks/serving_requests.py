@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from serving_cases import CEILING, PLAIN, Request
+from serving_cases import CEILING, ECHO, PLAIN, Request
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
 
@@ -82,10 +82,15 @@ def encode(form: str, observation: Array) -> tuple[dict[str, str], bytes]:
         return {"Content-Type": "application/json"}, body
     if form == "raw":
         return {"Content-Type": "application/octet-stream"}, observation.tobytes()
+    datatype = "UINT8" if observation.dtype == np.uint8 else "FP32"
+    if form == "v2json":
+        flat = {"shape": list(observation.shape), "data": observation.ravel().tolist()}
+        entry = {"name": "observations", "datatype": datatype, **flat}
+        return {"Content-Type": "application/json"}, json.dumps({"inputs": [entry]}).encode()
     tensor = {
         "name": "observations",
         "shape": list(observation.shape),
-        "datatype": "UINT8" if observation.dtype == np.uint8 else "FP32",
+        "datatype": datatype,
         "parameters": {"binary_data_size": observation.nbytes},
     }
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
@@ -94,9 +99,9 @@ def encode(form: str, observation: Array) -> tuple[dict[str, str], bytes]:
 
 def path_of(server: str, request: Request) -> str:
     """Where a server answers a request."""
-    if server in (CEILING, PLAIN):
+    if server in (CEILING, PLAIN, ECHO):
         return f"/{request.policy}/{request.form}"
-    if request.form == "v2":
+    if request.form in ("v2", "v2json"):
         return f"/v2/models/{request.policy}/versions/{request.variant}/infer"
     return f"/v1/policies/{request.policy}/variants/{request.variant}/act"
 
@@ -150,7 +155,11 @@ def check(url: str, prepared: Prepared, patience: float = 0.0) -> None:
 def decode(length: str | None, content: bytes) -> Array:
     """The Q-values `(batch, actions)` of an answer, JSON or with binary tensors."""
     if length is None:
-        return np.array(json.loads(content)["q_values"], np.float32)
+        document = json.loads(content)
+        if "q_values" in document:
+            return np.array(document["q_values"], np.float32)
+        found = {output["name"]: output for output in document["outputs"]}["q_values"]
+        return np.array(found["data"], np.float32).reshape(found["shape"])
     head, offset = json.loads(content[: int(length)]), int(length)
     for output in head["outputs"]:
         if output["name"] == "q_values":

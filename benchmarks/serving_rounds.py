@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import serving_cases as cases
 import serving_repositories as repositories
+from serving_batches import best_batch_seconds
 from serving_cases import Case, Request, Side
 from serving_load import drive
 from serving_processes import Server, on_cores
@@ -76,7 +77,7 @@ class Bench:
     def start(self, name: str, *, spread: bool) -> Server:
         """A server, with everything loaded where that is what it is for."""
         repository = self.repository(name)
-        if name in (cases.CEILING, cases.PLAIN):
+        if name in (cases.CEILING, cases.PLAIN, cases.ECHO):
             command = [sys.executable, str(PEERS), name, "--policies", str(repository.root)]
         elif name == cases.UNMEASURED:
             command = [sys.executable, str(UNMEASURED), "--policies", str(repository.root)]
@@ -115,7 +116,8 @@ class Round:
         url = server.url + path_of(side.server, side.request)
         server.resume()
         try:
-            check(url, prepared, SETTLE_SECONDS if side.server == cases.CHANGING else 0.0)
+            if side.server != cases.ECHO:
+                check(url, prepared, SETTLE_SECONDS if side.server == cases.CHANGING else 0.0)
             cores = bench.all_cores if case.spread else bench.load_cores
             with on_cores(cores):
                 load = (url, body, prepared.headers, case.connections)
@@ -129,7 +131,10 @@ class Round:
             server.check()
         finally:
             server.pause()
-        return Measurement(seen, processor)
+        batch = 0.0
+        if side.server == cases.ECHO:
+            batch = best_batch_seconds(bench.source, side.request, len(cores))
+        return Measurement(seen, processor, batch, len(cores))
 
     def _server(self, name: str, *, spread: bool) -> Server:
         key = (name, spread)

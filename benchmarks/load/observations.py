@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from slimq.core.repository import Repository
-from slimq.evaluation.loadtest.requests import make_bodies, read_calibration
+from slimq.loadtest.requests import make_bodies, read_calibration
 
 
 def main() -> None:

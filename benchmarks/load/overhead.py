@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from slimq.evaluation.loadtest.connection import Pool
-from slimq.evaluation.loadtest.driver import drive_closed, drive_open
-from slimq.evaluation.loadtest.requests import Address, Requests
+from slimq.loadtest.connection import Pool
+from slimq.loadtest.driver import drive_closed, drive_open
+from slimq.loadtest.requests import Address, Requests
 
 BODY_BYTES = 28_224
 """Of one observation of Pong."""

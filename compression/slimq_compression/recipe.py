@@ -20,24 +20,22 @@
     episodes = 10
     margin = 0.02
 
-Every mistake is a ConfigError that names the file, the step and the nearest valid name.
+Every mistake is a ConfigError that names the file, the step, the line and the nearest valid name.
 """
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from slimq.core.errors import ConfigError, nearest, suggestion
+from slimq.core.errors import nearest, suggestion
 from slimq.core.manifest import Slug
+from slimq.core.toml_files import TomlDocument, parse_toml, read_toml
 from slimq.networks.export import OPSET
 from slimq_compression.catalogue import CATALOGUE, Pass, Phase, names
-
-T = TypeVar("T", bound=BaseModel)
 
 
 class ExportParams(BaseModel):
@@ -176,90 +174,56 @@ def load_recipe(path: Path) -> Recipe:
             an unknown pass, a pass in the wrong phase, or passes without a gate that looks at what
             the variant does.
     """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(str(path), "file", error.strerror or "cannot be read") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(str(path), "syntax", str(error)) from error
-    return parse_recipe(content, str(path))
+    return _make_recipe(read_toml(path))
 
 
 def parse_recipe(content: str, source: str) -> Recipe:
     """A recipe from TOML text; `source` is how errors name it. Raises as `load_recipe`."""
-    try:
-        values = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(source, "syntax", str(error)) from error
-    frame = _validate(_Frame, values, source, "")
+    return _make_recipe(parse_toml(content, source))
+
+
+def _make_recipe(document: TomlDocument) -> Recipe:
+    frame = document.validate(_Frame)
     recipe = Recipe(
-        source=source,
+        source=document.source,
         name=frame.name,
         description=frame.description,
         seed=frame.seed,
-        network=_steps("network", frame.network, source),
+        network=_steps("network", frame.network, document),
         export=frame.export,
-        graph=_steps("graph", frame.graph, source),
+        graph=_steps("graph", frame.graph, document),
         accept=frame.accept,
         store=frame.store,
     )
     if (recipe.network or recipe.graph) and not frame.accept.asks_for_play_or_agreement:
         problem = "a recipe with passes needs one of margin, return_ratio and agreement"
-        raise ConfigError(source, "accept", problem)
+        raise document.error("accept", problem, ["accept"])
     return recipe
 
 
-def _steps(phase: Phase, tables: list[dict[str, Any]], source: str) -> tuple[Step, ...]:
+def _steps(phase: Phase, tables: list[dict[str, Any]], document: TomlDocument) -> tuple[Step, ...]:
     """Steps are counted from 1, as one counts them in the file."""
     steps = []
-    for number, table in enumerate(tables, start=1):
-        place = f"{phase}[{number}]"
+    for index, table in enumerate(tables):
+        place, keys = f"{phase}[{index + 1}]", (phase, index)
         values = dict(table)
         name = values.pop("pass", None)
         if not isinstance(name, str):
             near = nearest("pass", values)
             if name is None and near is not None:
                 problem = f"unknown key {near!r}{suggestion(near, ['pass'])}"
-                raise ConfigError(source, f"{place}.{near}", problem)
-            raise ConfigError(source, f"{place}.pass", f"name one of {', '.join(names(phase))}")
+                raise document.error(f"{place}.{near}", problem, [*keys, near])
+            problem = f"name one of {', '.join(names(phase))}"
+            raise document.error(f"{place}.pass", problem, [*keys, "pass"])
         row = CATALOGUE.get(name)
         if row is None:
             listing = ", ".join(names(phase))
             problem = f"unknown pass {name!r}{suggestion(name, names())}; available: {listing}"
-            raise ConfigError(source, place, problem)
+            raise document.error(place, problem, [*keys, "pass"])
         place = f"{place}.{name}"
         if row.phase != phase:
-            raise ConfigError(source, place, f"is a {row.phase} pass: move it to [[{row.phase}]]")
-        steps.append(Step(place, name, _validate(row.params, values, source, place)))
+            problem = f"is a {row.phase} pass: move it to [[{row.phase}]]"
+            raise document.error(place, problem, keys)
+        params = document.validate(row.params, values, keys, place)
+        steps.append(Step(place, name, params))
     return tuple(steps)
-
-
-def _validate(model: type[T], values: Any, source: str, place: str) -> T:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        # A misspelt key is also a missing one; the misspelling is the better story.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        parts = [str(part) for part in first["loc"]]
-        where = ".".join([*([place] if place else []), *parts]) or "recipe"
-        problem = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            problem = f"unknown key {parts[-1]!r}{suggestion(parts[-1], _keys(model, parts[:-1]))}"
-        elif "input" in first and first["type"] != "missing" and parts:
-            problem = f"{problem}, received {first['input']!r}"
-        raise ConfigError(source, where, problem) from error
-
-
-def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The valid keys of the table at `path`."""
-    current: Any = model
-    for part in path:
-        field = current.model_fields.get(part)
-        if field is None:
-            return []
-        choices = [field.annotation, *get_args(field.annotation)]
-        tables = [c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not tables:
-            return []
-        current = tables[0]
-    return list(current.model_fields)

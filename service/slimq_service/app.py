@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from slimq import __version__
 from slimq.core.errors import RepositoryError
 from slimq.core.onnx_policy import check_providers
 from slimq.core.repository import Repository
-from slimq_service.api.dispatch import Front
+from slimq_service.api.dispatch import Dispatch
 from slimq_service.api.errors import add_error_handlers
 from slimq_service.api.interface import make_interface_router
 from slimq_service.api.openapi import add_openapi
 from slimq_service.api.stream.endpoint import StreamEndpoint
-from slimq_service.api.v1.act import ActEndpoint
+from slimq_service.api.v1 import act
 from slimq_service.api.v1.compare import CompareEndpoint
 from slimq_service.api.v1.page import make_page_router
 from slimq_service.api.v1.policies import make_resource_router
-from slimq_service.api.v2.infer import InferEndpoint
+from slimq_service.api.v2 import infer
 from slimq_service.api.v2.metadata import Models, make_protocol_router
 from slimq_service.api.v2.repository import make_control_router
 from slimq_service.http.forwarded import Proxies
@@ -42,43 +45,132 @@ from slimq_service.middleware.stack import (
     surround_routes,
     trace_provider,
 )
-from slimq_service.operations.evidence import Facts
 from slimq_service.operations.health import Lifecycle, make_health_router
 from slimq_service.operations.readiness import ReadyMetrics
+from slimq_service.operations.repository_metrics import RepositoryMetrics
 from slimq_service.operations.scrape import Exposition
-from slimq_service.requests.pipeline import Hot
+from slimq_service.requests.pipeline import Pipeline
 from slimq_service.settings import PROVIDERS_SETTING, Settings
 from slimq_service.variants.catalogue import Catalogue
 
 DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
 
-The variant is chosen for each request: by path, by the body's `variant`, by `?variant=`, or else it
-is the policy's default. Every error is a problem document (RFC 9457) with a stable `code`.
+The variant is chosen per request: by path, by the body's `variant`, by `?variant=`, or else it is
+the policy's default. Every error is a problem document (RFC 9457) with a stable `code`.
 
 Under `/v2` is the Open Inference Protocol, where a policy is a model and a variant a version."""
+
+FASTAPI_OPTIONS: dict[str, Any] = {
+    "description": DESCRIPTION,
+    "redirect_slashes": False,
+    "openapi_url": None,
+}
+"""`/openapi.json` is a route of our own (`api/interface.py`)."""
+
+
+@dataclass(frozen=True)
+class Application:
+    """The service, ready to be run by a server.
+
+    Attributes:
+        asgi: what a server runs: everything with its layers around it.
+        routes: the FastAPI application inside; its lifespan starts and ends the background work.
+        settings: what it was made with.
+        lifecycle: draining or not.
+        arrivals: requests that have been read and not yet begun.
+        count_refused: counts an error that is answered before there is a request; returns its id.
+        pipeline: answers requests for actions.
+        streams: the open streams.
+        shadow: compares a second variant.
+    """
+
+    asgi: ASGIApp
+    routes: FastAPI
+    settings: Settings
+    lifecycle: Lifecycle
+    arrivals: Arrivals
+    count_refused: Callable[[str], str]
+    pipeline: Pipeline
+    streams: StreamEndpoint
+    shadow: Shadow
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The variants."""
+        return self.pipeline.catalogue
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where everything is counted."""
+        return self.pipeline.metrics
 
 
 def create_app(
     settings: Settings, registry: Registry | None = None, peers: Peers | None = None
-) -> FastAPI:
-    """The application; what a server is to run is the front, `app.state.front`.
+) -> Application:
+    """The service.
 
     Args:
-        settings: everything it can be told.
+        settings: everything that can be configured.
         registry: where its metrics go; a fresh one when None.
         peers: the other workers, if there are any.
 
     Raises:
         ConfigError: a file that a setting names cannot be read, or does not hold a key; or an
-            execution provider is not there.
-        MissingExtraError: traces are asked for, and OpenTelemetry is not installed.
+            execution provider is not available.
+        MissingExtraError: traces are enabled, and OpenTelemetry is not installed.
     """
     peers = peers or Peers()
     check_providers(settings.providers, *PROVIDERS_SETTING)
-    keys, make_id = read_keys(settings), id_maker()
-    provider = trace_provider(settings)
-    metrics = Metrics(registry or Registry())
-    catalogue = Catalogue(
+    keys, make_id, provider = read_keys(settings), id_maker(), trace_provider(settings)
+    metrics, arrivals, lifecycle = Metrics(registry or Registry()), Arrivals(), Lifecycle()
+    catalogue = _make_catalogue(settings, metrics)
+    engine = _make_engine(settings, arrivals, metrics)
+    proxies = Proxies(settings.forwarded_allow_ips, settings.root_path)
+    shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
+    pipeline = Pipeline(settings, catalogue, engine, shadow, metrics)
+    streams = StreamEndpoint(pipeline)
+    ready = ReadyMetrics(catalogue, lifecycle, metrics)
+    exposition = Exposition(
+        metrics.registry, RepositoryMetrics(catalogue), peers.folder, shadow.add_series
+    )
+    lifespan = _make_lifespan(settings, catalogue, engine, shadow, ready, provider)
+    app = FastAPI(title="slimq", version=__version__, lifespan=lifespan, **FASTAPI_OPTIONS)
+    act_endpoint, infer_endpoint = act.make_endpoint(pipeline), infer.make_endpoint(pipeline)
+    app.router.routes += [
+        *act_endpoint.routes(act.PATHS, "act"),
+        *infer_endpoint.routes(infer.PATHS, "infer"),
+        *CompareEndpoint(pipeline).routes(),
+        *streams.routes(),
+    ]
+    models = Models(catalogue, pipeline.recorder.statistics, settings.max_batch, peers)
+    for router in (
+        make_protocol_router(catalogue, lifecycle, models),
+        make_control_router(catalogue, settings, peers),
+        make_page_router(catalogue, proxies),
+        make_interface_router(app, proxies),
+        make_resource_router(catalogue),
+        make_health_router(catalogue, lifecycle, exposition, ready.update),
+    ):
+        app.include_router(router)
+    add_error_handlers(app, metrics)
+    add_openapi(app, partial(describe, keys=keys))
+    dispatch = Dispatch(surround_routes(app, settings, metrics), act_endpoint, infer_endpoint)
+    return Application(
+        surround(dispatch, settings, metrics, keys, make_id, provider),
+        app,
+        settings,
+        lifecycle,
+        arrivals,
+        partial(count_refused, metrics, make_id),
+        pipeline,
+        streams,
+        shadow,
+    )
+
+
+def _make_catalogue(settings: Settings, metrics: Metrics) -> Catalogue:
+    return Catalogue(
         Repository(settings.policies, settings.max_model_bytes),
         metrics,
         settings.retry_seconds,
@@ -87,6 +179,9 @@ def create_app(
         settings.pinned_keys(),
         settings.providers,
     )
+
+
+def _make_engine(settings: Settings, arrivals: Arrivals, metrics: Metrics) -> Engine:
     limits = BatchLimits(
         settings.batch_observations,
         settings.queue_requests,
@@ -94,21 +189,30 @@ def create_app(
         settings.queue_bytes,
         settings.alone_seconds,
     )
-    arrivals = Arrivals()
-    engine = Engine(settings.inline_seconds, settings.inference_threads, limits, arrivals, metrics)
     metrics.queue_limit.set(settings.queue_requests)
     metrics.queue_bytes_limit.set(settings.queue_bytes)
-    proxies = Proxies(settings.forwarded_allow_ips, settings.root_path)
-    shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
+    return Engine(settings.inline_seconds, settings.inference_threads, limits, arrivals, metrics)
+
+
+def _make_lifespan(
+    settings: Settings,
+    catalogue: Catalogue,
+    engine: Engine,
+    shadow: Shadow,
+    ready: ReadyMetrics,
+    provider: Any,
+) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+    """The work in the background, from the first look at the repository to the last span."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
         with contextlib.suppress(RepositoryError):  # named by /readyz, and looked at again
             await catalogue.refresh()
+        await engine.calibrate()
         background = [
             asyncio.create_task(catalogue.watch(settings.watch_seconds)),
             asyncio.create_task(shadow.run()),
-            asyncio.create_task(watch_lag(metrics.event_loop_lag)),
+            asyncio.create_task(watch_lag(ready.metrics.event_loop_lag)),
             asyncio.create_task(ready.watch()),
         ]
         try:
@@ -123,35 +227,4 @@ def create_app(
             if provider is not None:
                 await asyncio.to_thread(provider.shutdown)
 
-    app = FastAPI(
-        title="slimq",
-        version=__version__,
-        description=DESCRIPTION,
-        lifespan=lifespan,
-        redirect_slashes=False,
-        openapi_url=None,
-    )
-    app.state.catalogue, app.state.shadow, app.state.metrics = catalogue, shadow, metrics
-    app.state.arrivals = arrivals
-    app.state.refused = partial(count_refused, metrics, make_id)
-    hot = Hot(settings, catalogue, engine, shadow, metrics)
-    models = Models(catalogue, hot.statistics, settings.max_batch, peers)
-    lifecycle = app.state.lifecycle = Lifecycle()
-    ready = ReadyMetrics(catalogue, lifecycle, metrics)
-    exposition = Exposition(metrics.registry, Facts(catalogue), peers.folder, shadow.appear)
-    act, infer = ActEndpoint(hot), InferEndpoint(hot)
-    app.router.routes.extend([*act.routes(), *CompareEndpoint(hot).routes(), *infer.routes()])
-    routes = surround_routes(app, settings, metrics)
-    front = Front(routes, hot, act, infer, express=not settings.traces)
-    app.state.front = surround(front, settings, metrics, keys, make_id, provider)
-    app.state.streams = StreamEndpoint(hot)
-    app.router.routes.extend(app.state.streams.routes())
-    app.include_router(make_protocol_router(catalogue, lifecycle, models))
-    app.include_router(make_control_router(catalogue, settings, peers))
-    app.include_router(make_page_router(catalogue, proxies))
-    app.include_router(make_interface_router(app, proxies))
-    app.include_router(make_resource_router(catalogue))
-    app.include_router(make_health_router(catalogue, lifecycle, exposition, ready.update))
-    add_error_handlers(app, metrics)
-    add_openapi(app, partial(describe, keys=keys))
-    return app
+    return lifespan

@@ -146,11 +146,12 @@ class Settings(BaseSettings):
         description="variants that are loaded at the start and never evicted, as "
         "policy/variant,policy/variant",
     )
-    inline_seconds: float = Field(
-        default=200e-6,
+    inline_seconds: float | None = Field(
+        default=None,
         ge=0,
         le=1,
-        description="a request expected to take longer is computed in a thread",
+        description="a run expected to take longer is handed to a thread; null: what handing it "
+        "over costs, measured at the start",
     )
     alone_seconds: float = Field(
         default=2e-3,

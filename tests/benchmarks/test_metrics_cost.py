@@ -18,12 +18,12 @@ from slimq_service.metrics.service import Metrics
 
 def test_a_registry_that_forgets_has_every_series_and_no_count() -> None:
     metrics = Metrics(Forgetful())
-    metrics.appear("pong", "int8", ["noop"])
+    metrics.add("pong", "int8", ["noop"])
     measured = metrics.of("pong", "int8")
     measured.requests.inc()
     measured.loaded.set(1)
-    measured.answered(1000, 1000)
-    measured.chose([0])
+    measured.count_stages(1000, 1000)
+    measured.count_actions([0])
     text = metrics.registry.render()
     assert 'slimq_requests_total{policy="pong",variant="int8"} 0.0' in text
     values = {line.rpartition(" ")[2] for line in text.splitlines() if line[0] != "#"}
@@ -34,10 +34,9 @@ def test_an_answer_that_is_an_error_is_no_measurement() -> None:
     once = metrics_cost.sender(MLP_JSON, Prepared({}, b"", np.zeros((1, 2))))
 
     class App:
-        class state:
-            @staticmethod
-            async def front(scope: Any, receive: Any, send: Any) -> None:
-                await send({"type": "http.response.start", "status": 503})
+        @staticmethod
+        async def asgi(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 503})
 
     with pytest.raises(RuntimeError, match="is answered with 503"):
         asyncio.run(once(App()))  # type: ignore[arg-type]

@@ -36,6 +36,16 @@ def test_answers_of_both_kinds_are_read() -> None:
     assert decode(str(len(head)), content).tolist() == [[1.5, -2.0]]
 
 
+def test_a_flat_list_in_the_protocols_json_is_read_back_with_its_shape() -> None:
+    headers, body = encode("v2json", np.float32([[1, 2, 3, 4]]))
+    assert headers == {"Content-Type": "application/json"}
+    (tensor,) = json.loads(body)["inputs"]
+    assert (tensor["shape"], tensor["data"]) == ([1, 4], [1, 2, 3, 4])
+    output = {"name": "q_values", "shape": [1, 2], "data": [1.5, -2.0]}
+    document = json.dumps({"outputs": [output]}).encode()
+    assert decode(None, document).tolist() == [[1.5, -2.0]]
+
+
 def test_an_answer_without_q_values_is_named() -> None:
     head = b'{"outputs": []}'
     with pytest.raises(AnswerError, match="no q_values"):

@@ -37,6 +37,15 @@ def test_the_statistics_of_a_measurement(statistic: Statistic, value: float) -> 
     assert FAST.value(statistic) == pytest.approx(value)
 
 
+def test_the_limit_is_what_an_echo_the_best_batch_and_the_generator_leave() -> None:
+    echo = replace(FAST, processor=0.05, batch=200e-6, cores=2)
+    ours = replace(SLOW, load=replace(SLOW.load, processor=0.025))
+    case = replace(CASES[0], statistic=Statistic.SHARE)
+    limit = 2 / (50e-6 + 200e-6 + 50e-6)
+    assert echo.limit(50e-6) == pytest.approx(limit)
+    assert Result(case, [ours], [echo]).ratios == [pytest.approx(250 / limit)]
+
+
 def test_ratios_are_taken_round_by_round() -> None:
     case = replace(CASES[0], statistic=Statistic.P99)
     assert Result(case, [SLOW, FAST], [FAST, SLOW]).ratios == [4.0, 0.25]
@@ -63,6 +72,7 @@ def test_the_interval_leaves_out_what_the_signs_of_the_rounds_allow(
         (Aim(1.3, target=1.15), Ratio(1.16, 1.1, 1.2), "holds, but not 1.15"),
         (Aim(2, at_least=True), Ratio(2.0, 1.5, 2.5), "holds"),
         (Aim(2, at_least=True), Ratio(1.9, 1.5, 2.5), "short"),
+        (Aim(1.5, target=2, at_least=True), Ratio(1.9, 1.5, 2.5), "holds, but not 2"),
         (Aim(1.05, by_interval=True), Ratio(1.2, 1.05, 1.3), "holds"),
         (Aim(1.05, by_interval=True), Ratio(1.2, 1.06, 1.3), "short"),
     ],

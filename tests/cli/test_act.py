@@ -60,7 +60,7 @@ def test_npy_comes_through_stdin(served: str, slimq: Any) -> None:
         (("tiny_frames",), "shape (batch, 4, 84, 84)"),
     ],
 )
-def test_wrong_use_is_one_line_that_says_what_is_right(
+def test_wrong_usage_is_one_line_that_says_what_is_expected(
     served: str, slimq: Any, arguments: tuple[str, ...], message: str
 ) -> None:
     done = slimq("act", *arguments, "--url", served, "--input", "-", input="[[1, 2, 3, 4]]")
@@ -70,9 +70,7 @@ def test_wrong_use_is_one_line_that_says_what_is_right(
     assert done.stdout == ""
 
 
-def test_a_guarded_service_is_asked_with_its_key(
-    served_with: Any, slimq: Any, tmp_path: Path
-) -> None:
+def test_the_key_is_sent_to_a_guarded_service(served_with: Any, slimq: Any, tmp_path: Path) -> None:
     url = served_with(SLIMQ_API_KEY="s3cret")
     arguments = ("act", "tiny", "--url", url, "--input", "-")
     for options, variables in (

@@ -8,24 +8,17 @@ from pathlib import Path
 import pytest
 
 from slimq.cli.compare import COLUMNS
-from slimq.cli.main import main
 from slimq.core.repository import Repository
 from slimq.evaluation.protocol import EvaluationSettings
 from slimq.evaluation.runner import evaluate_policy
 
 
 @pytest.fixture
-def run(tiny_repository, monkeypatch, capsys):
+def run(tiny_repository, invoke):
     """Runs the command on the policy `tiny`; gives exit code, stdout and stderr."""
 
     def run(*arguments):
-        command = ["slimq", "compare", "tiny", "--policies", str(tiny_repository), *arguments]
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
+        return invoke("compare", "tiny", "--policies", str(tiny_repository), *arguments)
 
     return run
 
@@ -63,7 +56,7 @@ def test_markdown_is_a_table(run, evaluated):
     assert {line.count("|") for line in lines[:4]} == {len(COLUMNS) + 1}
 
 
-def test_json_holds_what_is_computed_when_read(run, evaluated):
+def test_json_includes_values_computed_on_reading(run, evaluated):
     _, out, _ = run("--json")
     values = json.loads(out)
     rows = {row["variant"]: row for row in values["rows"]}
@@ -90,14 +83,14 @@ def test_plots_are_written_and_named_on_stderr(run, evaluated, tmp_path):
     assert err.count("wrote ") == 6
 
 
-def test_a_policy_that_was_not_evaluated_is_shown_with_what_to_do(run, tiny_repository):
+def test_an_unevaluated_policy_is_shown_with_the_next_command(run, tiny_repository):
     code, out, _ = run()
     assert code == 0
     assert "other: not evaluated: run slimq evaluate tiny" in out
     assert "–" in out
 
 
-def test_a_variant_that_cannot_be_read_is_named_and_ends_with_one(run, tiny_repository):
+def test_an_unreadable_variant_is_named_and_exits_with_1(run, tiny_repository):
     (tiny_repository / "tiny/variants/other/variant.json").write_text("{")
     code, out, err = run("--json")
     assert code == 1
@@ -107,7 +100,7 @@ def test_a_variant_that_cannot_be_read_is_named_and_ends_with_one(run, tiny_repo
 
 
 @pytest.mark.parametrize("command", ["compare", "recommend"])
-def test_reports_are_read_without_what_plays_and_trains(command):
+def test_reports_are_read_without_the_play_and_train_extras(command):
     absent = ["ale_py", "gymnasium", "matplotlib", "onnx", "torch"]
     lines = [
         "import sys",
@@ -128,7 +121,7 @@ def test_reports_are_read_without_what_plays_and_trains(command):
     assert "int8" in done.stdout
 
 
-def test_two_forms_at_once_are_refused(run):
+def test_two_output_formats_at_once_are_refused(run):
     code, out, err = run("--json", "--markdown")
     assert (code, out) == (2, "")
-    assert "one of --json and --markdown" in err
+    assert "either --json or --markdown" in err

@@ -55,7 +55,7 @@ def test_a_recipe_by_name_publishes_and_prints_every_step(folder: Path) -> None:
     assert lines[1].split() == [*counts, "agreement", "regret", "seconds"]
     assert lines[2].split()[0] == "export"
     assert lines[2].split()[2:7] == ["310", "310", "280", "100.0%", "0.00000"]
-    assert lines[3] == "  accepted: agreement 1 (at least 0.99)"
+    assert lines[3] == "  passed: agreement 1 (at least 0.99)"
     assert (folder / "policies/cartpole/variants/fp32/variant.json").exists()
     assert run("cartpole", "fp32").stdout.startswith("cartpole/fp32: unchanged, ")
 
@@ -80,13 +80,13 @@ def test_a_variant_that_falls_short_is_a_gate_error(folder: Path) -> None:
     assert not (folder / "policies/cartpole/variants").exists()
 
 
-def test_an_unknown_recipe_lists_those_there_are(folder: Path) -> None:
+def test_an_unknown_recipe_lists_the_available_ones(folder: Path) -> None:
     with pytest.raises(NotFoundError, match="unknown recipe 'fp23', did you mean 'fp32'"):
         resolve_recipe("fp23", "cartpole")
     assert resolve_recipe("elsewhere/my.toml", "cartpole") == Path("elsewhere/my.toml")
 
 
-def test_a_policys_own_recipe_stands_before_the_common_one(folder: Path) -> None:
+def test_a_policys_own_recipe_takes_precedence(folder: Path) -> None:
     own = folder / "recipes/cartpole"
     own.mkdir()
     (own / "fp32.toml").write_text(FP32, encoding="utf-8")
@@ -94,7 +94,7 @@ def test_a_policys_own_recipe_stands_before_the_common_one(folder: Path) -> None
     assert resolve_recipe("fp32", "pong") == Path("recipes/fp32.toml")
 
 
-def test_a_mistake_in_any_recipe_stops_before_anything_is_made(folder: Path) -> None:
+def test_a_mistake_in_one_recipe_stops_the_command_at_once(folder: Path) -> None:
     broken = PRUNED.format(limit=0)
     (folder / "recipes/pruned.toml").write_text(broken, encoding="utf-8")
     result = run("cartpole", "fp32", "pruned")

@@ -7,24 +7,17 @@ import sys
 import pytest
 
 from slimq.cli.evaluate import ProgressBar
-from slimq.cli.main import main
 from slimq.core.repository import Repository
 from slimq.environments.rollout import Episode
 
 
 @pytest.fixture
-def run(tiny_repository, tmp_path, monkeypatch, capsys):
+def run(tiny_repository, tmp_path, invoke):
     """Runs the command on the policy `tiny`; gives exit code, stdout and stderr."""
 
     def run(*arguments, policy="tiny"):
-        command = ["slimq", "evaluate", policy, "--policies", str(tiny_repository)]
-        command += ["--work", str(tmp_path / "work"), "--episodes", "5", *arguments]
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
+        command = ["evaluate", policy, "--policies", str(tiny_repository)]
+        return invoke(*command, "--work", str(tmp_path / "work"), "--episodes", "5", *arguments)
 
     return run
 
@@ -54,12 +47,12 @@ def test_json_gives_the_reports_and_nothing_else_on_stdout(run):
     assert json.loads(out)["cached"] == ["other"]
 
 
-def test_a_report_of_more_episodes_stays_and_the_command_says_so(run, tiny_repository):
+def test_a_report_of_more_episodes_is_kept_and_the_command_says_so(run, tiny_repository):
     run("--no-latency")
     code, out, _ = run("--no-latency", "--variants", "other", "--episodes", "3")
     assert code == 0
     assert "of 3 episodes distinct" in out
-    assert "(not published: the report of 5 episodes stays without --force)" in out
+    assert "(not published: use --force to replace the report of 5 episodes)" in out
     assert len(Repository(tiny_repository).report("tiny", "other").returns) == 5
     _, out, _ = run("--no-latency", "--variants", "other", "--episodes", "3", "--json")
     assert json.loads(out)["kept"] == {"other": 5}
@@ -74,7 +67,7 @@ def test_latency_can_be_measured_later(run, tiny_repository):
     assert len(runs) == 1
 
 
-def test_a_broken_variant_is_named_the_others_are_done_and_the_command_fails(run, tiny_repository):
+def test_an_invalid_variant_fails_the_command_but_not_the_others(run, tiny_repository):
     entry = Repository(tiny_repository).variant("tiny", "other").model
     (tiny_repository / "tiny" / "variants" / "other" / entry.path).write_bytes(b"broken")
     code, out, err = run("--no-latency", "--json")
@@ -82,22 +75,22 @@ def test_a_broken_variant_is_named_the_others_are_done_and_the_command_fails(run
     assert list(json.loads(out)["reports"]) == ["fp32"]
     assert json.loads(out)["failed"]["other"]["code"] == "repository"
     assert "slimq: tiny/other: " in err
-    assert "could not evaluate other; the others are done" in err
+    assert "could not evaluate other; all others succeeded" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--variants", "int8"], "unknown variant 'int8'; available: fp32, other"),
-        (["--episodes", "0"], "episodes: expected a number from 1 on, received 0"),
+        (["--episodes", "0"], "episodes: expected at least 1, received 0"),
         (
             ["--seeds", "selection", "--only-latency"],
-            "seeds: expected held-out where only latency is measured",
+            "seeds: expected held-out, as latency is only published",
         ),
-        (["--no-latency", "--only-latency"], "expected one of --no-latency, --only-latency"),
+        (["--no-latency", "--only-latency"], "expected either --no-latency or --only-latency"),
     ],
 )
-def test_wrong_use_ends_with_2_and_one_line(run, arguments, message):
+def test_wrong_usage_exits_with_2_and_one_line(run, arguments, message):
     code, out, err = run(*arguments)
     assert code == 2
     assert out == ""
@@ -105,13 +98,13 @@ def test_wrong_use_ends_with_2_and_one_line(run, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_an_unknown_policy_lists_what_there_is(run):
+def test_an_unknown_policy_lists_the_available_ones(run):
     code, _, err = run(policy="tetris")
     assert code == 2
     assert "tiny" in err
 
 
-def test_the_bar_starts_after_what_was_played_and_shows_the_mean(monkeypatch):
+def test_the_bar_counts_earlier_episodes_and_shows_the_mean(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     bar = ProgressBar()

@@ -31,11 +31,11 @@ def test_the_tables_show_operators_time_and_bytes_and_leave_no_file(
         line[:4] == ["dense2.weight_quantized", "int8", "256×256", "65,573"] for line in words
     )
     assert any(line[:1] == ["(graph)"] for line in words)
-    assert "a call at batch 1 (median of 20 on calibration states)" in done.stdout
+    assert "per call at batch 1 (median of 20 on calibration states)" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_holds_every_figure(run: Any) -> None:
+def test_json_has_every_figure(run: Any) -> None:
     code, out, _ = run(
         "inspect", "tiny", "--variant", "fp32", "--json", "--batch", "4", "--iterations", "3"
     )
@@ -74,7 +74,7 @@ def test_a_compressed_model_shows_both_sizes(run: Any, tiny_repository: Path, ml
         (["--variant", "fp32", "--batch", "0"], "batch: expected a number from 1 to 4096"),
     ],
 )
-def test_wrong_use_ends_with_2(run: Any, arguments: list[str], problem: str) -> None:
+def test_wrong_usage_exits_with_2(run: Any, arguments: list[str], problem: str) -> None:
     code, out, err = run("inspect", "tiny", *arguments)
     assert (code, out) == (2, "")
     assert problem in err

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import fields, replace
@@ -24,20 +23,13 @@ SHORT = ("--rounds", "12", "--seconds", "0.05", "--connections", "2")
 
 
 @pytest.fixture
-def refused(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+def refused(tiny_repository: Path, invoke: Any) -> Any:
     """`refused(url, …)`: what `slimq loadtest` says; it must end with 2 and print nothing."""
-    from slimq.cli.main import main
 
     def call(url: str, *arguments: str, policies: Path = tiny_repository) -> str:
-        monkeypatch.setattr(
-            sys, "argv", ["slimq", "loadtest", url, "--policies", str(policies), *arguments]
-        )
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        assert ended.value.code == 2, captured.err
-        assert captured.out == ""
-        return str(captured.err)
+        code, out, err = invoke("loadtest", url, "--policies", str(policies), *arguments)
+        assert (code, out) == (2, ""), err
+        return str(err)
 
     return call
 
@@ -54,7 +46,7 @@ def test_a_closed_loop_is_printed_and_written(
     assert json.loads((folder / "loadtest.json").read_text()) == document
     assert document["ended"] == "complete"
     assert document["plan"]["seed"] == 7
-    assert document["observations"] == "16 observations of the calibration set"
+    assert document["observations"] == "16 observations from the calibration set"
     with SlimqClient(served) as client:
         for name in ("fp32", "other"):
             sha256 = client.variant("tiny", name).model.sha256
@@ -76,7 +68,7 @@ def test_a_closed_loop_is_printed_and_written(
     assert f"wrote {folder}/loadtest.json, .html and .md" in done.stderr
 
 
-def test_names_that_are_no_text_are_replaced_in_the_report(
+def test_undecodable_names_are_replaced_in_the_report(
     served: str, slimq: Any, tmp_path: Path
 ) -> None:
     states = tmp_path / os.fsdecode(b"st\xffates.npy")
@@ -95,10 +87,10 @@ def test_names_that_are_no_text_are_replaced_in_the_report(
     assert f"; seed {document['plan']['seed']}\n" in done.stdout
 
 
-def test_models_that_changed_or_went_away_meanwhile_are_noted(
+def test_models_changed_or_removed_during_the_test_are_noted(
     served: str, tiny_repository: Path
 ) -> None:
-    from slimq.evaluation.loadtest.service import find_republished
+    from slimq.loadtest.service import find_republished
 
     with SlimqClient(served) as client:
         same = client.variant("tiny", "fp32").model.sha256
@@ -112,7 +104,7 @@ def test_models_that_changed_or_went_away_meanwhile_are_noted(
 def test_the_defaults_of_the_command_are_those_of_the_plan() -> None:
     from slimq.cli.loadtest import _read_modes, loadtest
     from slimq.cli.units import parse_duration
-    from slimq.evaluation.loadtest.plan import Plan
+    from slimq.loadtest.plan import Plan
 
     options = {name: p.default for name, p in inspect.signature(loadtest).parameters.items()}
     options["modes"] = _read_modes(options["modes"])
@@ -123,8 +115,8 @@ def test_the_defaults_of_the_command_are_those_of_the_plan() -> None:
             assert options[field.name] == field.default, field.name
 
 
-def test_the_key_is_told_to_the_services_own_metrics_only() -> None:
-    from slimq.evaluation.loadtest.service import make_meter
+def test_the_key_is_sent_only_to_the_services_own_metrics() -> None:
+    from slimq.loadtest.service import make_meter
 
     keys: list[str | None] = []
 
@@ -150,23 +142,23 @@ def test_the_key_is_told_to_the_services_own_metrics_only() -> None:
     assert keys == ["Bearer s3cret"] * 2 * third + [None] * third
 
 
-def test_a_plan_that_takes_longer_than_it_may_is_announced(capsys: Any) -> None:
+def test_a_plan_longer_than_the_time_limit_is_announced(capsys: Any) -> None:
     from slimq.cli.loadtest import _warn_of_time
-    from slimq.evaluation.loadtest.plan import Plan, Subject
+    from slimq.loadtest.plan import Plan, Subject
 
     one = (Subject("fp32", "fp32"),)
     plan = Plan(subjects=one, baseline="fp32", modes=("closed",), rounds=100, seconds=3.0)
     _warn_of_time(plan)
     assert capsys.readouterr().err == ""
     _warn_of_time(replace(plan, minutes=4.0))
-    assert "this takes about 5.02 minutes, and --minutes allows 4: it" in capsys.readouterr().err
+    assert "this takes about 5.02 minutes, but --minutes allows 4: it" in capsys.readouterr().err
     slow = replace(plan, modes=("open",), rate=1.0, seconds=0.5)  # blocks of eleven seconds
     _warn_of_time(slow)
     assert "this takes about 18.5 minutes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_guarded_service_is_loaded_with_its_key_and_with_states_of_a_file(
+def test_a_guarded_service_is_tested_with_its_key_and_states_from_a_file(
     served_with: Any, slimq: Any, tiny_repository: Path, tmp_path: Path
 ) -> None:
     url = served_with(SLIMQ_API_KEY="s3cret")
@@ -177,7 +169,7 @@ def test_a_guarded_service_is_loaded_with_its_key_and_with_states_of_a_file(
     done = slimq("loadtest", url, *arguments, *options, "--policies", tmp_path, variables=key)
     assert done.returncode == 0, done.stderr
     assert "Open loop: 100 requests/s, 2 rounds of 0.5 s, interleaved" in done.stdout
-    assert "3 observations of" in done.stdout
+    assert "3 observations from" in done.stdout
     document = json.loads((tmp_path / "loadtest.json").read_text())
     assert sum(sample["sent"] for sample in document["samples"]) == 100
     assert all(sample["processor_us"] is not None for sample in document["samples"])
@@ -211,7 +203,7 @@ def test_a_guarded_service_is_loaded_with_its_key_and_with_states_of_a_file(
         (("--policy", "tiny", "--variants", "fp32", "--input", "none.npy"), "none.npy (No such"),
     ],
 )
-def test_wrong_use_is_one_line_that_says_what_is_right(
+def test_wrong_usage_is_one_line_that_says_what_is_expected(
     served: str, refused: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     said = refused(served, "--output", str(tmp_path / "report"), *arguments)
@@ -229,7 +221,7 @@ def test_wrong_use_is_one_line_that_says_what_is_right(
         ("http://me:s3cret@127.0.0.1:9", "URL: expected an address without a name or password"),
     ],
 )
-def test_a_wrong_address_is_said_so(refused: Any, url: str, message: str) -> None:
+def test_a_wrong_address_is_named(refused: Any, url: str, message: str) -> None:
     said = refused(url, "--policy", "tiny", "--variants", "fp32")
     assert message in said
     assert "s3cret" not in said
@@ -244,7 +236,7 @@ def test_without_observations_nothing_is_sent(served: str, refused: Any, tmp_pat
     assert "or --input FILE, received" in said
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_the_load(
+def test_an_output_folder_that_cannot_be_created_is_refused_before_the_load(
     served: str, refused: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -283,7 +275,7 @@ def read_until(stream: Any, text: str) -> str:
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_with_what_was_measured(
+def test_an_interrupt_still_reports_the_measurements(
     served: str, tiny_repository: Path, tmp_path: Path
 ) -> None:
     process = begin(served, tiny_repository, tmp_path)
@@ -300,20 +292,20 @@ def test_an_interrupt_ends_with_what_was_measured(
 
 
 @pytest.mark.slow
-def test_it_ends_when_its_time_is_over(served: str, tiny_repository: Path, tmp_path: Path) -> None:
+def test_it_stops_at_its_time_limit(served: str, tiny_repository: Path, tmp_path: Path) -> None:
     process = begin(served, tiny_repository, tmp_path, "--minutes", "0.08")
     start = time.monotonic()
     out, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "and --minutes allows 0.08: it will end before all is measured" in error
-    assert "the load test ended after its 0.08 minutes" in error
-    assert "ended after its 0.08 minutes" in out
+    assert "but --minutes allows 0.08: it will stop before everything is measured" in error
+    assert "the load test ended after the time limit of 0.08 minutes" in error
+    assert "ended after the time limit of 0.08 minutes" in out
     assert json.loads((tmp_path / "loadtest.json").read_text())["samples"]
     assert time.monotonic() - start < 50
 
 
 @pytest.mark.slow
-def test_a_service_that_goes_away_leaves_what_was_measured(
+def test_if_the_service_goes_away_the_measurements_are_kept(
     tiny_repository: Path, tmp_path: Path
 ) -> None:
     with serve(tiny_repository, 120) as (service, url):
@@ -347,4 +339,4 @@ def test_the_three_modes_together_compare_the_shipped_variants(
     steps = [sample for sample in document["samples"] if sample["mode"] == "steps"]
     assert {sample["label"] for sample in steps} == {"fp32", "int8", "tiny"}
     assert len({sample["rate"] for sample in steps}) > 3
-    assert {ceiling["label"] for ceiling in document["ceilings"]} == {"fp32", "int8", "tiny"}
+    assert {capacity["label"] for capacity in document["capacities"]} == {"fp32", "int8", "tiny"}

@@ -43,24 +43,22 @@ def fail(
         (ConnectionError("gone"), "gone"),
     ],
 )
-def test_an_error_of_the_system_is_one_line_and_wrong_use(
-    fail: Any, error: OSError, line: str
-) -> None:
+def test_a_system_error_is_one_line_and_exit_code_2(fail: Any, error: OSError, line: str) -> None:
     assert fail(error) == (2, f"slimq: {line}\n")
 
 
-def test_verbose_says_where_an_error_of_the_system_came_from(fail: Any) -> None:
+def test_verbose_shows_the_traceback_of_a_system_error(fail: Any) -> None:
     code, errors = fail(OSError(errno.EIO, os.strerror(errno.EIO)), "-v")
     assert code == 2
     assert "Traceback" in errors
     assert errors.endswith("slimq: Input/output error\n")
 
 
-def test_an_interrupt_ends_with_130_and_without_a_traceback(fail: Any) -> None:
+def test_an_interrupt_exits_with_130_and_no_traceback(fail: Any) -> None:
     assert fail(KeyboardInterrupt()) == (130, "")
 
 
-def test_an_error_of_slimq_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_slimq_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def policies(self: Repository) -> list[str]:
         raise ZeroDivisionError
 

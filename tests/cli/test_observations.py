@@ -27,14 +27,14 @@ BROKEN = npy_header("{'descr': '<f4', 'shape': (")
         BROKEN,
     ],
 )
-def test_an_input_that_is_neither_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_an_input_of_neither_format_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "input"
     path.write_bytes(content)
     with pytest.raises(InvalidInputError, match="npy, or JSON with observations"):
         read_observations(str(path))
 
 
-def test_an_object_without_the_key_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
+def test_an_object_without_observations_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "k.json"
     path.write_text('{"observation": [[1, 2, 3, 4]]}')
     with pytest.raises(InvalidInputError, match=r"k\.json: an object without observations$"):

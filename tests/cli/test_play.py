@@ -13,7 +13,7 @@ from slimq.core.client import SlimqClient
 from slimq.core.seeds import HELD_OUT
 
 
-def test_episodes_over_http_are_those_of_offline_play(
+def test_episodes_over_http_equal_those_played_offline(
     served: str, slimq: Any, tmp_path: Path, tiny_repository: Path
 ) -> None:
     pytest.importorskip("gymnasium")
@@ -74,10 +74,10 @@ def test_text_gives_each_return_and_progress_goes_to_stderr(served: str, slimq: 
         (("pong",), "available: tiny"),
         (("tiny", "--variant", "int9"), "no variant 'int9'; available: fp32, other"),
         (("tiny", "--seed-offset", 999_999, "--episodes", 2), "held-out seeds"),
-        (("tiny", "--trace", "/nowhere/at/all"), "a file that can be written"),
+        (("tiny", "--trace", "/nowhere/at/all"), "a writable file"),
     ],
 )
-def test_wrong_use_says_what_is_right(
+def test_wrong_usage_says_what_is_expected(
     served: str, slimq: Any, arguments: tuple[Any, ...], message: str
 ) -> None:
     done = slimq("play", *arguments, "--url", served)
@@ -86,7 +86,7 @@ def test_wrong_use_says_what_is_right(
     assert "Traceback" not in done.stderr
 
 
-def test_a_service_that_is_not_there_is_named(slimq: Any) -> None:
+def test_an_unreachable_service_is_named(slimq: Any) -> None:
     done = slimq("play", "tiny", "--url", "http://127.0.0.1:9")
     assert done.returncode == 2
     assert "http://127.0.0.1:9: cannot be reached" in done.stderr

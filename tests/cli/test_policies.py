@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from reports import make_report_of
 from slimq.cli.policies import app
 from slimq.core.errors import CheckFailedError, NotFoundError, RepositoryError
 from slimq.core.repository import Repository
@@ -36,44 +37,11 @@ def evaluated(tiny_repository: Path, attach_report: Any) -> None:
 
 @pytest.fixture
 def attach_report() -> Any:
-    from slimq.core.environment import EnvironmentSpec
     from slimq.core.publish import Publisher
-    from slimq.core.report import EvaluationProtocol, EvaluationReport, Interval
 
     def attach(root: Path, policy: str, variant: str, mean: float) -> None:
         repository = Repository(root)
-        model = repository.variant(policy, variant).model
-        interval = Interval(low=mean, high=mean)
-        protocol = EvaluationProtocol(
-            environment=EnvironmentSpec(id="CartPole-v1"),
-            epsilon=0.01,
-            episodes=1,
-            seed_range="held-out",
-            first_seed=3_000_000,
-            resamples=10,
-            fidelity_states=1,
-            fidelity_episodes=1,
-        )
-        report = EvaluationReport(
-            policy=policy,
-            variant=variant,
-            model_sha256=model.sha256,
-            baseline_variant="fp32",
-            baseline_sha256=model.sha256,
-            protocol=protocol,
-            seeds=[3_000_000],
-            returns=[mean],
-            lengths=[9],
-            trajectories=["0" * 64],
-            distinct_trajectories=1,
-            mean=mean,
-            interval=interval,
-            iqm=mean,
-            iqm_interval=interval,
-            fidelity=None,
-            bytes=model.bytes,
-            versions={},
-        )
+        report = make_report_of(repository.variant(policy, variant), [mean])
         Publisher(repository).attach_report(policy, variant, report)
 
     return attach
@@ -108,7 +76,7 @@ def test_list_prints_json(command: Any, tiny_repository: Path) -> None:
     assert rows[0]["variants"][1]["mean_return"] is None
 
 
-def test_list_shows_what_is_broken_beside_what_is_not(command: Any, tiny_repository: Path) -> None:
+def test_list_shows_invalid_variants_as_well(command: Any, tiny_repository: Path) -> None:
     (tiny_repository / "tiny/variants/other/variant.json").write_text("{", encoding="utf-8")
     (tiny_repository / "tiny_frames/policy.json").write_text("{", encoding="utf-8")
     lines = command("list").stdout.splitlines()
@@ -119,7 +87,7 @@ def test_list_shows_what_is_broken_beside_what_is_not(command: Any, tiny_reposit
     assert "Invalid JSON" in rows[1]["problem"]
 
 
-def test_list_says_which_variants_are_of_another_network(
+def test_list_marks_variants_made_from_another_checkpoint(
     command: Any, tiny_repository: Path
 ) -> None:
     for path, entries in (
@@ -130,15 +98,15 @@ def test_list_says_which_variants_are_of_another_network(
         manifest = json.loads((tiny_repository / path).read_text()) | entries
         (tiny_repository / path).write_text(json.dumps(manifest))
     lines = command("list").stdout.splitlines()
-    note = "of another network than the policy has now"
+    note = "made from another checkpoint"
     assert [note in line for line in lines[1:3]] == [True, False]
     rows = json.loads(command("show", "tiny", "--json").stdout)["variants"]
     assert [row["stale"] for row in rows] == [True, False]
 
 
-def test_list_says_that_there_is_nothing_yet(tmp_path: Path) -> None:
+def test_list_of_an_empty_repository_says_so(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["list", "--policies", str(tmp_path)])
-    assert "holds no policies yet" in result.stdout
+    assert "has no policies yet" in result.stdout
 
 
 def test_show_prints_a_policy(command: Any, tiny_repository: Path) -> None:
@@ -161,14 +129,14 @@ def test_show_prints_a_variant_with_its_report(command: Any, tiny_repository: Pa
     assert "report_content: -" in command("show", "tiny", "other").stdout
 
 
-def test_show_of_an_unknown_name_lists_what_there_is(command: Any) -> None:
+def test_show_of_an_unknown_name_lists_the_available_ones(command: Any) -> None:
     with pytest.raises(NotFoundError, match="available: tiny, tiny_frames"):
         command("show", "pong")
     with pytest.raises(NotFoundError, match="available: fp32, other"):
         command("show", "tiny", "int8")
 
 
-def test_verify_says_that_all_is_well(command: Any) -> None:
+def test_verify_reports_success(command: Any) -> None:
     assert command("verify").stdout == "tiny: ok, 2 variants\ntiny_frames: ok, 2 variants\n"
     assert command("verify", "tiny").stdout == "tiny: ok, 2 variants\n"
     assert json.loads(command("verify", "--json").stdout) == {"tiny": [], "tiny_frames": []}
@@ -200,25 +168,25 @@ def test_verify_finds_folders_without_a_manifest(command: Any, tiny_repository: 
     with pytest.raises(CheckFailedError, match=r"^2 problems in ") as caught:
         command("verify")
     printed = caught.value.printed.splitlines()  # type: ignore[attr-defined]
-    assert printed[0] == "tiny: holds files but no policy.json"
-    assert printed[1].startswith("tiny_frames/variants/other: holds files but no variant.json")
+    assert printed[0] == "tiny: has files but no policy.json"
+    assert printed[1].startswith("tiny_frames/variants/other: has files but no variant.json")
     with pytest.raises(CheckFailedError, match=r"^1 problem in "):
         command("verify", "tiny")
 
 
-def test_verify_of_nothing_is_no_success(tmp_path: Path) -> None:
+def test_verify_of_an_empty_repository_fails(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["verify", "--policies", str(tmp_path)])
     assert isinstance(result.exception, CheckFailedError)
-    assert str(result.exception) == f"{tmp_path} holds no policies"
+    assert str(result.exception) == f"{tmp_path} has no policies"
 
 
-def test_a_repository_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_repository_is_an_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["list", "--policies", str(tmp_path / "nowhere")])
     assert isinstance(result.exception, RepositoryError)
     assert "nowhere: cannot be listed" in str(result.exception)
 
 
-def test_the_command_ends_with_one_or_two(slimq: Any, tiny_repository: Path) -> None:
+def test_the_exit_code_tells_failed_checks_from_errors(slimq: Any, tiny_repository: Path) -> None:
     (tiny_repository / "tiny/variants/other/variant.json").write_text("{", encoding="utf-8")
     failed = slimq("policies", "verify", "--policies", tiny_repository)
     assert failed.returncode == 1
@@ -253,7 +221,7 @@ def test_clean_prints_json(command: Any, stray: Path) -> None:
     assert removed == {"tiny": {"removed": [place], "problem": None}}
 
 
-def test_clean_leaves_a_broken_policy_and_goes_on(
+def test_clean_leaves_an_invalid_policy_and_continues(
     command: Any, tiny_repository: Path, stray: Path
 ) -> None:
     (tiny_repository / "tiny/variants/other/variant.json").write_text("{", encoding="utf-8")
@@ -268,6 +236,6 @@ def test_clean_leaves_a_broken_policy_and_goes_on(
     assert not other.exists()
 
 
-def test_clean_of_an_unknown_policy_lists_what_there_is(command: Any) -> None:
+def test_clean_of_an_unknown_policy_lists_the_available_ones(command: Any) -> None:
     with pytest.raises(NotFoundError, match="available: tiny, tiny_frames"):
         command("clean", "pong")

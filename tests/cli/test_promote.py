@@ -29,16 +29,16 @@ def defaults(tiny_repository: Path) -> Any:
     return read
 
 
-def test_a_variant_with_evidence_becomes_the_default_and_can_be_taken_back(
+def test_a_variant_with_evidence_is_promoted_and_rolled_back(
     run: Any, judged: None, defaults: Any
 ) -> None:
     done = run("promote", "tiny", "other")
-    assert done == (0, "tiny: the default is other, it was fp32\n", "")
+    assert done == (0, "tiny: the default is now other (was fp32)\n", "")
     assert defaults() == ("other", "fp32")
-    assert run("promote", "tiny", "other")[1] == "tiny: other is the default already\n"
+    assert run("promote", "tiny", "other")[1] == "tiny: other is already the default\n"
     assert defaults() == ("other", "fp32")
     done = run("promote", "tiny", "--rollback")
-    assert done == (0, "tiny: the default is fp32, it was other\n", "")
+    assert done == (0, "tiny: the default is now fp32 (was other)\n", "")
     assert defaults() == ("fp32", "other")
 
 
@@ -53,10 +53,10 @@ def test_json_says_what_changed(run: Any, judged: None) -> None:
     }
 
 
-def test_a_promotion_ends_the_weights(run: Any, judged: None, tiny_repository: Path) -> None:
+def test_a_promotion_clears_the_weights(run: Any, judged: None, tiny_repository: Path) -> None:
     run("policies", "route", "tiny", "fp32=9", "other=1")
     _, out, _ = run("promote", "tiny", "other")
-    assert out == "tiny: the default is other, it was fp32; its weights have ended\n"
+    assert out == "tiny: the default is now other (was fp32); routing weights cleared\n"
     assert Repository(tiny_repository).policy("tiny").routing is None
 
 
@@ -73,8 +73,8 @@ def test_a_variant_without_a_report_is_refused(run: Any, defaults: Any) -> None:
     code, out, err = run("promote", "tiny", "other")
     assert (code, out) == (1, "")
     assert err == (
-        "slimq: tiny/other is not promoted: not evaluated: run slimq evaluate tiny; "
-        "--force promotes it all the same\n"
+        "slimq: tiny/other was not promoted: not evaluated: run slimq evaluate tiny; "
+        "use --force to promote it anyway\n"
     )
     assert defaults() == ("fp32", None)
 
@@ -127,7 +127,7 @@ def test_force_promotes_without_evidence(run: Any, defaults: Any) -> None:
     assert defaults() == ("other", "fp32")
 
 
-def test_not_even_force_promotes_a_model_that_is_broken(
+def test_force_does_not_promote_a_corrupt_model(
     run: Any, defaults: Any, tiny_repository: Path
 ) -> None:
     next((tiny_repository / "tiny" / "variants" / "other").glob("model-*")).unlink()
@@ -138,13 +138,13 @@ def test_not_even_force_promotes_a_model_that_is_broken(
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
-def test_an_unknown_variant_is_wrong_use(run: Any, force: list[str]) -> None:
+def test_an_unknown_variant_exits_with_2(run: Any, force: list[str]) -> None:
     code, _, err = run("promote", "tiny", "othr", *force)
     assert code == 2
     assert "unknown variant 'othr', did you mean 'other'?" in err
 
 
-def test_without_a_promotion_there_is_nothing_to_go_back_to(run: Any) -> None:
+def test_without_a_promotion_there_is_no_rollback(run: Any) -> None:
     assert run("promote", "tiny", "--rollback") == (
         2,
         "",
@@ -156,7 +156,7 @@ def test_without_a_promotion_there_is_nothing_to_go_back_to(run: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "received"), [([], "neither"), (["other", "--rollback"], "both")]
 )
-def test_either_a_variant_or_going_back_is_asked_for(
+def test_either_a_variant_or_rollback_is_required(
     run: Any, arguments: list[str], received: str
 ) -> None:
     assert run("promote", "tiny", *arguments) == (

@@ -25,7 +25,7 @@ def test_the_choice_comes_with_its_figures_and_the_runner_up(run: Any, judged: N
     assert lines[0] == "other: the fastest variant of tiny that is non-inferior at 2.00%"
     assert lines[2] == "  p50 15.0 µs alone, batch 1 (× 2.00 faster)"
     assert lines[3] == "  mean return 109.00, lower bound -1.11%"
-    assert lines[4] == "also fit, the next best first:"
+    assert lines[4] == "also fit, next best first:"
     assert lines[5].startswith("  fp32: ")
 
 
@@ -39,11 +39,11 @@ def test_a_rejected_variant_is_listed_with_its_reason(run: Any, judged: None) ->
     code, out, _ = run("recommend", "tiny", "--max-latency", "0.02ms", "--min-return", "50")
     assert code == 0
     assert out.startswith("other: the smallest variant of tiny that is non-inferior at 2.00%, ")
-    assert "at most 20 µs, of a mean return of at least 50" in out
+    assert "at most 20 µs, with a mean return of at least 50" in out
     assert "do not fit:\n  fp32: p50 alone at batch 1, 30 µs, is over 20 µs by 10.00 µs" in out
 
 
-def test_where_nothing_fits_it_ends_with_1_and_names_the_nearest(run: Any, judged: None) -> None:
+def test_if_nothing_fits_it_exits_with_1_and_names_the_nearest(run: Any, judged: None) -> None:
     code, out, err = run("recommend", "tiny", "--max-latency", "10us", "--margin", "0.001")
     assert code == 1
     assert "do not fit:" in out
@@ -57,7 +57,7 @@ def test_without_reports_it_says_how_to_get_them(run: Any) -> None:
     assert code == 1
     assert "other: not evaluated: run slimq evaluate tiny" in out
     assert err == (
-        "slimq: no variant of tiny fits: none has the evidence; run slimq evaluate tiny\n"
+        "slimq: no variant of tiny fits: none has the required evidence; run slimq evaluate tiny\n"
     )
 
 
@@ -83,16 +83,14 @@ def test_json_holds_the_choice_and_the_criteria(run: Any, judged: None) -> None:
         ("--max-bytes", "20xB", "a positive size such as 20kB"),
     ],
 )
-def test_a_limit_of_wrong_syntax_is_wrong_use(
-    run: Any, option: str, value: str, expected: str
-) -> None:
+def test_a_malformed_limit_exits_with_2(run: Any, option: str, value: str, expected: str) -> None:
     code, out, err = run("recommend", "tiny", option, value)
     assert (code, out) == (2, "")
     assert err.startswith(f"slimq: {option}: expected {expected}")
     assert err.endswith(f"received {value!r}\n")
 
 
-def test_an_unknown_policy_is_wrong_use(run: Any) -> None:
+def test_an_unknown_policy_exits_with_2(run: Any) -> None:
     code, _, err = run("recommend", "tinny")
     assert code == 2
     assert "did you mean 'tiny'" in err

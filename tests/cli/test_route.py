@@ -27,10 +27,10 @@ def test_weights_are_set_shown_and_cleared(run: Any, manifest: Any) -> None:
     assert manifest().routing is None
 
 
-def test_the_shadow_is_set_beside_the_weights_and_taken_away(run: Any, manifest: Any) -> None:
+def test_the_shadow_is_set_and_removed_beside_the_weights(run: Any, manifest: Any) -> None:
     run("policies", "route", "tiny", "fp32=1", "other=1")
     _, out, _ = run("policies", "route", "tiny", "--shadow", "other", "--share", "0.25")
-    assert out.endswith("fp32 0.5, other 0.5; other looks at 0.25 of them\n")
+    assert out.endswith("fp32 0.5, other 0.5; shadow: other 0.25\n")
     assert manifest().shadow == Shadow(variant="other", share=0.25)
     _, out, _ = run("policies", "route", "tiny", "--shadow", "other", "--json")
     assert json.loads(out) == {
@@ -53,13 +53,13 @@ def test_the_shadow_is_set_beside_the_weights_and_taken_away(run: Any, manifest:
         (["fp32=inf"], "from 0 to 1e9"),
         (["=1"], "VARIANT=WEIGHT"),
         (["fp32=1", "fp32=2"], "each variant once"),
-        (["fp32=0", "other=0"], "a weight over 0"),
+        (["fp32=0", "other=0"], "a weight above 0"),
         (["fp32=1", "--clear"], "both"),
         (["--shadow", "other", "--no-shadow"], "both"),
         (["--share", "0.5"], "--shadow VARIANT"),
-        (["--shadow", "other", "--share", "0"], "over 0 and at most 1"),
-        (["--shadow", "other", "--share", "1.5"], "over 0 and at most 1"),
-        (["--shadow", "other", "--share", "nan"], "over 0 and at most 1"),
+        (["--shadow", "other", "--share", "0"], "above 0 and at most 1"),
+        (["--shadow", "other", "--share", "1.5"], "above 0 and at most 1"),
+        (["--shadow", "other", "--share", "nan"], "above 0 and at most 1"),
         (["FOO=1"], "the name of a variant"),
         ([f"v{n}=1" for n in range(65)], "at most 64"),
         (["--shadow", "FOO"], "the name of a variant"),
@@ -68,7 +68,7 @@ def test_the_shadow_is_set_beside_the_weights_and_taken_away(run: Any, manifest:
         (["--shadow", "none"], "unknown variant 'none'"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_written(
+def test_invalid_arguments_are_named_and_nothing_is_written(
     run: Any, manifest: Any, words: list[str], message: str
 ) -> None:
     before = manifest()
@@ -78,7 +78,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(
     assert manifest() == before
 
 
-def test_verify_finds_weights_and_shadows_of_variants_that_have_gone(
+def test_verify_finds_weights_and_shadows_of_removed_variants(
     run: Any, tiny_repository: Path
 ) -> None:
     path = tiny_repository / "tiny" / "policy.json"
@@ -94,7 +94,7 @@ def test_verify_finds_weights_and_shadows_of_variants_that_have_gone(
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"routing": {"weights": {"fp32": 0}}}, "over 0"),
+        ({"routing": {"weights": {"fp32": 0}}}, "greater than 0"),
         ({"routing": {"weights": {}}}, "routing.weights"),
         ({"routing": {"weights": {"fp32": -1}}}, "routing.weights.fp32"),
         ({"shadow": {"variant": "fp32", "share": 0}}, "shadow.share"),

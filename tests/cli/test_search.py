@@ -36,7 +36,7 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["search", "cartpole", "--effort", "0.005", *arguments])
 
 
-def test_the_front_is_a_table_and_a_winner_is_published_with_its_recipe(folder: Path) -> None:
+def test_the_pareto_front_is_printed_and_a_winner_published_with_its_recipe(folder: Path) -> None:
     """The study holds a network that is hardly pruned, so that it plays at once; and a student."""
     from slimq_compression.search.run import search
     from slimq_compression.search.study import SearchSettings, open_study
@@ -48,7 +48,10 @@ def test_the_front_is_a_table_and_a_winner_is_published_with_its_recipe(folder: 
     result = run("--trials", "2", "--publish-effort", "0.02")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0] == "cartpole: 1 trials on the front of runs/search/cartpole/margin-0.02_seed-0"
+    assert (
+        lines[0]
+        == "cartpole: 1 trials on the Pareto front of runs/search/cartpole/margin-0.02_seed-0"
+    )
     assert lines[1].split()[:4] == ["trial", "bytes", "µs", "ratio"]
     assert lines[2].endswith("pruned keep 0.99 0.99; int8")
     (recipe,) = (folder / "recipes/cartpole").glob("found-*.toml")
@@ -77,7 +80,7 @@ def test_too_few_winners_are_a_failed_check(folder: Path) -> None:
     assert not (folder / "recipes").exists()
 
 
-def test_limits_are_read_with_their_units(folder: Path) -> None:
+def test_limits_are_parsed_with_their_units(folder: Path) -> None:
     for option in ("--max-bytes", "--max-latency"):
         result = run(option, "much")
         assert isinstance(result.exception, InvalidInputError)
@@ -85,7 +88,7 @@ def test_limits_are_read_with_their_units(folder: Path) -> None:
     assert not (folder / "runs").exists()
 
 
-def test_a_study_of_no_such_name_is_not_made(folder: Path) -> None:
+def test_an_invalid_study_name_is_refused(folder: Path) -> None:
     result = run("--study", "../elsewhere")
     assert isinstance(result.exception, InvalidInputError)
     assert "study: expected a name such as " in str(result.exception)
@@ -135,7 +138,7 @@ def count(study: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(folder: Path) -> None:
+def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(folder: Path) -> None:
     study = folder / "runs/search/cartpole/mine"
     options = ("--study", "mine")
     with start("--trials", "500", *options) as process:  # more than end before the signal comes
@@ -143,7 +146,7 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(folder: Path) -> 
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopped; the same command goes on with runs/search/cartpole/mine" in errors
+    assert "stopped; the same command resumes runs/search/cartpole/mine" in errors
     assert "Traceback" not in errors
     more = len(count(study)) + 2
     again = run("--trials", str(more), *options, "--publish", "0", "--workers", "1")
@@ -153,9 +156,7 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(folder: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_the_search_that_started_them(
-    folder: Path, number: signal.Signals
-) -> None:
+def test_workers_end_with_the_search(folder: Path, number: signal.Signals) -> None:
     with start("--trials", "500", "--study", "mine") as process:
         wait_for(folder / "runs/search/cartpole/mine/journal.jsonl", "latency_ratio")
         workers = workers_of(process.pid)

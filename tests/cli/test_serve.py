@@ -16,7 +16,7 @@ from running import COMMAND
 from slimq.cli.main import app
 
 
-def test_a_missing_directory_is_refused_with_what_to_do(slimq: Any, tmp_path: Path) -> None:
+def test_a_missing_directory_is_refused_with_a_remedy(slimq: Any, tmp_path: Path) -> None:
     done = slimq("serve", "--policies", tmp_path / "none")
     assert done.returncode == 2
     assert "none: no such directory; give one with --policies" in done.stderr
@@ -32,11 +32,11 @@ def test_a_bad_variable_is_refused_by_name(slimq: Any, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_bad_port_is_wrong_use(slimq: Any, tmp_path: Path) -> None:
+def test_an_invalid_port_exits_with_2(slimq: Any, tmp_path: Path) -> None:
     assert slimq("serve", "--policies", tmp_path, "--port", "70000").returncode == 2
 
 
-def test_flags_win_over_variables_and_port_zero_prints_the_port(tiny_repository: Path) -> None:
+def test_flags_take_precedence_and_port_zero_prints_the_port(tiny_repository: Path) -> None:
     variables = {**os.environ, "SLIMQ_PORT": "1", "SLIMQ_POLICIES": "/none", "SLIMQ_MAX_BACH": "9"}
     with subprocess.Popen(
         [*COMMAND, "serve", "--policies", str(tiny_repository), "--port", "0"],

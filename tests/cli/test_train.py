@@ -54,7 +54,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_training_ends_as_a_policy_in_the_repository(tmp_path: Path, config: Path) -> None:
+def test_training_publishes_a_policy(tmp_path: Path, config: Path) -> None:
     done = slimq(tmp_path, "train", str(config), "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -81,7 +81,7 @@ def test_a_training_ends_as_a_policy_in_the_repository(tmp_path: Path, config: P
     replaced = slimq(tmp_path, "train", str(config), "--replace", "--fresh")
     assert replaced.returncode == 0, replaced.stderr
     assert "default_variant: fp32\n" in replaced.stdout
-    assert "short: the default is fp32 again, since int8 was made from" in replaced.stderr
+    assert "short: the default is fp32 again, because int8 was made from" in replaced.stderr
     assert "slimq promote short int8\n" in replaced.stderr
     assert repository.policy("short").default_variant == "fp32"
     assert repository.policy("short").previous_default is None
@@ -120,7 +120,7 @@ def test_an_unknown_key_is_refused_in_one_line(tmp_path: Path, config: Path) -> 
         ("threads = 1", 'threads = 1\ndevice = "gpu"', "run.device: expected cpu, cuda or auto"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_file_and_place(
+def test_an_invalid_value_is_refused_with_its_file_and_key(
     tmp_path: Path, config: Path, old: str, new: str, problem: str
 ) -> None:
     config.write_text(config.read_text().replace(old, new))
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused_with_its_file_and_place(
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_finishes(
+def test_ctrl_c_saves_a_checkpoint_from_which_the_same_command_resumes(
     tmp_path: Path, config: Path
 ) -> None:
     config.write_text(CONFIG.format(steps=30_000))
@@ -146,7 +146,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_finishes(
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "the same command goes on from there" in errors
+    assert "run the same command to resume" in errors
     assert len(list((tmp_path / "runs/short").glob("checkpoint-*"))) == 1
     done = slimq(tmp_path, "train", str(config), "--no-publish", "--json")
     assert done.returncode == 0, done.stderr

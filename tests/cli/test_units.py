@@ -43,14 +43,14 @@ def test_a_size_is_bytes_and_a_kilobyte_is_a_thousand(text: str, size: int) -> N
 
 
 @pytest.mark.parametrize("text", ["", "ms", "-1ms", "0us", "1h", "1ms2", "nan", "inf", "1e3"])
-def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
+def test_an_invalid_duration_is_refused_with_examples(text: str) -> None:
     with pytest.raises(InvalidInputError, match=r"--max-latency: expected .*0\.2ms") as refused:
         parse_duration(text, "--max-latency")
     assert refused.value.received == repr(text)
 
 
 @pytest.mark.parametrize("text", ["", "kB", "-1", "0", "0.2", "20ms", "9" * 400])
-def test_what_is_no_size_is_refused_with_examples(text: str) -> None:
+def test_an_invalid_size_is_refused_with_examples(text: str) -> None:
     with pytest.raises(InvalidInputError, match=r"--max-bytes: expected .*20kB") as refused:
         parse_bytes(text, "--max-bytes")
     assert refused.value.received == repr(text)

@@ -1,4 +1,4 @@
-"""The calibration set stores frames once and gives back whole observations."""
+"""The calibration set stores each frame once and restores whole observations."""
 
 from __future__ import annotations
 

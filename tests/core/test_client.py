@@ -92,20 +92,20 @@ def test_a_key_goes_with_every_request_and_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "se cret", "secr\u00e9t", "secret\r\nX: y"])
-def test_what_no_header_can_hold_is_no_key_and_is_not_repeated(key: str) -> None:
+def test_a_key_that_no_header_can_carry_is_refused_and_not_echoed(key: str) -> None:
     with pytest.raises(InvalidInputError, match="API key: expected visible ASCII") as caught:
         SlimqClient("http://test/", api_key=key)
     assert "ecr" not in str(caught.value)
 
 
-def test_what_does_not_fit_the_policy_is_not_even_sent() -> None:
+def test_observations_that_do_not_fit_the_policy_are_never_sent() -> None:
     requests: list[httpx.Request] = []
     with client_of(answering(requests)) as client, pytest.raises(ObservationError, match="shape"):
         client.act("tiny", np.zeros((1, 3)))
     assert [request.method for request in requests] == ["GET"]
 
 
-def test_names_cannot_leave_their_place_in_the_path() -> None:
+def test_names_are_quoted_in_the_path() -> None:
     requests: list[httpx.Request] = []
     with client_of(answering(requests)) as client:
         client.policy("../x/y?z")
@@ -127,20 +127,18 @@ def test_a_problem_becomes_an_error_with_its_detail() -> None:
     [
         (httpx.Response(502, text="bad gateway"), "502 bad gateway"),
         (httpx.Response(503), "503 Service Unavailable"),
-        (httpx.Response(200, text="<html>"), "not a PolicyManifest"),
-        (httpx.Response(200, json={"name": "x"}), "not a PolicyManifest"),
+        (httpx.Response(200, text="<html>"), "invalid PolicyManifest"),
+        (httpx.Response(200, json={"name": "x"}), "invalid PolicyManifest"),
         (httpx.Response(302, headers={"location": "/"}), "302"),
     ],
 )
-def test_an_answer_of_something_else_is_an_error_not_a_crash(
-    answer: httpx.Response, message: str
-) -> None:
+def test_an_unexpected_answer_is_an_error_not_a_crash(answer: httpx.Response, message: str) -> None:
     with client_of(lambda _: answer) as client, pytest.raises(ServiceError, match=message):
         client.policy("tiny")
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"policies": 3}', '{"policies": [3]}', "x"])
-def test_a_listing_of_something_else_asks_whether_it_is_slimq(content: str) -> None:
+def test_an_unexpected_listing_asks_whether_it_is_slimq(content: str) -> None:
     with (
         client_of(lambda _: httpx.Response(200, text=content)) as client,
         pytest.raises(ServiceError, match="is this a slimq service"),
@@ -148,7 +146,7 @@ def test_a_listing_of_something_else_asks_whether_it_is_slimq(content: str) -> N
         client.policies()
 
 
-def test_a_service_that_is_not_there_is_named() -> None:
+def test_an_unreachable_service_is_named() -> None:
     with (
         SlimqClient("http://127.0.0.1:9") as client,
         pytest.raises(ServiceError, match=r"127\.0\.0\.1:9: cannot be reached"),
@@ -156,7 +154,7 @@ def test_a_service_that_is_not_there_is_named() -> None:
         client.policies()
 
 
-def test_a_service_that_does_not_answer_is_given_up() -> None:
+def test_a_service_that_does_not_answer_times_out() -> None:
     def wait(request: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("slow", request=request)
 
@@ -165,16 +163,16 @@ def test_a_service_that_does_not_answer_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".invalid"])
-def test_a_host_that_cannot_be_a_name_is_refused(host: str) -> None:
+def test_an_invalid_host_name_is_refused(host: str) -> None:
     with (
         SlimqClient(f"http://{host}:80") as client,
-        pytest.raises(ServiceError, match=r":80: expected a host name, its parts of 1 to 63"),
+        pytest.raises(ServiceError, match=r":80: expected a host name with labels of 1 to 63"),
     ):
         client.policies()
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "", "http://"])
-def test_a_url_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(ServiceError, match="expected an address"):
         SlimqClient(url)
 

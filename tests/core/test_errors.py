@@ -132,5 +132,5 @@ def test_only_the_start_of_a_long_name_is_compared() -> None:
         ("\n2", "OSError"),
     ],
 )
-def test_of_an_error_the_first_line_is_told_or_its_kind(message: str, line: str) -> None:
+def test_first_line_is_the_first_line_of_the_message_or_the_type(message: str, line: str) -> None:
     assert errors.first_line(OSError(message)) == line

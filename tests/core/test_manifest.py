@@ -85,7 +85,7 @@ def test_slugs_pass(name: str) -> None:
 
 
 @given(st.text(max_size=70))
-def test_what_is_no_slug_is_refused(name: str) -> None:
+def test_an_invalid_slug_is_refused(name: str) -> None:
     alphabet = set("abcdefghijklmnopqrstuvwxyz0123456789._-")
     valid = 0 < len(name) <= 64 and set(name) <= alphabet and name[0] not in "._-"
     if not valid:
@@ -102,6 +102,6 @@ def test_a_file_name_that_could_leave_its_folder_is_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "0" * 63, "0" * 65, "A" * 64, "0" * 64 + "\n"])
-def test_what_is_no_sha256_is_refused(digest: str) -> None:
+def test_an_invalid_sha256_is_refused(digest: str) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Sha256).validate_python(digest)

@@ -34,7 +34,7 @@ def test_golden_vector_of_uint8_frames_oldest_first() -> None:
     assert FRAMES.check(batch.astype(np.int64)).tobytes() == GOLDEN_FRAMES
 
 
-def test_sizes_are_of_one_observation() -> None:
+def test_sizes_are_per_observation() -> None:
     assert (TINY.size, TINY.item_bytes) == (4, 16)
     assert (FRAMES.size, FRAMES.item_bytes) == (12, 12)
     assert TINY.numpy_dtype.str == "<f4"
@@ -98,7 +98,7 @@ def test_floats_that_break_a_rule_are_refused(array: Any, message: str) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 256, 0.5, np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_what_is_no_byte_is_refused_with_its_value(wrong: float, dtype: Any) -> None:
+def test_a_value_outside_a_byte_is_refused_and_quoted(wrong: float, dtype: Any) -> None:
     array = np.zeros((1, 2, 2, 3), dtype)
     array[0, 1, 0, 2] = wrong
     place = r"^observations\[0\]\[1\]\[0\]\[2\]: "
@@ -113,7 +113,7 @@ def test_frames_of_another_kind_are_refused(dtype: Any) -> None:
 
 
 @given(st.binary(max_size=100))
-def test_bytes_of_a_wrong_length_are_refused_with_their_length(body: bytes) -> None:
+def test_a_body_of_the_wrong_length_is_refused_with_its_length(body: bytes) -> None:
     if body and len(body) % 12 == 0:
         assert FRAMES.from_bytes(body).tobytes() == body
         assert FRAMES.from_bytes(memoryview(body)).shape == (len(body) // 12, 2, 2, 3)
@@ -160,7 +160,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("shape", "axis", "count", "frame"), LAYOUTS)
-def test_frames_pushed_one_by_one_stand_as_a_calibration_set_lays_them_out(
+def test_frames_pushed_one_by_one_match_the_calibration_sets_layout(
     shape: tuple[int, ...], axis: int, count: int, frame: tuple[int, ...]
 ) -> None:
     spec = ObservationSpec(dtype="uint8", shape=shape, stack=FrameStack(axis=axis, count=count))
@@ -188,6 +188,6 @@ def test_without_a_stack_the_new_frame_is_the_observation() -> None:
 
 
 @pytest.mark.parametrize(("axis", "count"), [(0, 3), (1, 4), (3, 1)])
-def test_a_stack_that_the_shape_has_no_place_for_is_refused(axis: int, count: int) -> None:
+def test_a_stack_that_does_not_fit_the_shape_is_refused(axis: int, count: int) -> None:
     with pytest.raises(ValidationError, match=f"has no {count} frames along axis {axis}"):
         ObservationSpec(dtype="uint8", shape=(4, 6, 6), stack=FrameStack(axis=axis, count=count))

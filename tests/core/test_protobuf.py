@@ -1,4 +1,4 @@
-"""What could harm whoever loads a model is found wherever ONNX can hold it."""
+"""Dangerous parts of a model are found wherever ONNX allows them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from onnx import TensorProto, numpy_helper
 
 from slimq.core import _protobuf
 from slimq.core._protobuf import (
-    DEEPEST,
     EXTERNAL,
     FUNCTION,
+    MAX_DEPTH,
     SUBGRAPH,
     check_model,
     find_problem,
@@ -83,7 +83,7 @@ def test_external_data_is_found_in_every_place(place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_external_data_is_said_first_whatever_else_is_wrong(place: str) -> None:
+def test_external_data_is_reported_before_other_problems(place: str) -> None:
     assert find_problem(PLACES[place](True).SerializeToString()) == EXTERNAL
 
 
@@ -126,7 +126,7 @@ def test_a_tensor_that_declares_more_than_it_holds_is_found(
 ) -> None:
     found = find_problem(model.SerializeToString())
     assert found is not None
-    assert found.startswith(f"tensor 'big' declares {elements} elements, but holds ")
+    assert found.startswith(f"tensor 'big' declares {elements} elements but holds ")
 
 
 TYPES = [
@@ -138,7 +138,7 @@ TYPES = [
 
 @pytest.mark.parametrize("element", TYPES)
 @pytest.mark.parametrize("raw", [True, False])
-def test_a_tensor_of_any_type_is_as_large_as_it_declares(element: int, raw: bool) -> None:
+def test_a_tensor_of_any_type_may_declare_what_it_holds(element: int, raw: bool) -> None:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
     array = np.zeros((5, 7), dtype)
     if raw:
@@ -149,7 +149,7 @@ def test_a_tensor_of_any_type_is_as_large_as_it_declares(element: int, raw: bool
     assert find_problem(model.SerializeToString()) is None
 
 
-def test_strings_and_what_is_empty_or_a_scalar_is_as_large_as_it_declares() -> None:
+def test_strings_empty_tensors_and_scalars_may_declare_what_they_hold() -> None:
     strings = onnx.helper.make_tensor("s", TensorProto.STRING, [2], [b"a", b""])
     empty = numpy_helper.from_array(np.zeros((0, 2**40), np.float32), "e")
     scalar = numpy_helper.from_array(np.array(1, np.uint8), "c")
@@ -157,7 +157,7 @@ def test_strings_and_what_is_empty_or_a_scalar_is_as_large_as_it_declares() -> N
     assert find_problem(model.SerializeToString()) is None
 
 
-def test_a_sparse_tensor_is_bounded_by_what_it_is_written_out_as() -> None:
+def test_a_sparse_tensor_is_bounded_by_its_dense_size() -> None:
     small = sparse(False)
     large = sparse(False)
     large.dims[:] = [2**20, 2**10]
@@ -167,14 +167,14 @@ def test_a_sparse_tensor_is_bounded_by_what_it_is_written_out_as() -> None:
         assert found is None if problem is None else str(found).startswith(problem)
 
 
-def test_a_model_of_endless_small_parts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_protobuf, "MOST_FIELDS", 100)
+def test_a_model_with_too_many_fields_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_protobuf, "MAX_FIELDS", 100)
     assert find_problem(onnx.ModelProto(graph=graph([node()] * 10)).SerializeToString()) is None
     with pytest.raises(ValueError, match="more than 100 fields"):
         find_problem(onnx.ModelProto(graph=graph([node()] * 100)).SerializeToString())
 
 
-def test_every_message_of_onnx_that_leads_to_a_tensor_is_followed() -> None:
+def test_every_onnx_message_that_leads_to_a_tensor_is_followed() -> None:
     """Compares the table with onnx's own descriptors, so that a new field is noticed."""
     from slimq.core._protobuf import CHILDREN
 
@@ -198,7 +198,7 @@ def test_every_message_of_onnx_that_leads_to_a_tensor_is_followed() -> None:
         assert CHILDREN[kind] == expected, name
 
 
-def test_either_mark_of_external_data_suffices() -> None:
+def test_either_sign_of_external_data_suffices() -> None:
     marked = TensorProto(data_location=TensorProto.EXTERNAL)
     located = TensorProto(external_data=[onnx.StringStringEntryProto(key="location", value="x")])
     for one in (marked, located):
@@ -231,9 +231,9 @@ def test_a_truncated_model_never_hides_what_onnx_would_still_read(data: st.DataO
 
 
 def test_messages_nested_too_deep_are_refused() -> None:
-    assert not has_external_data(_nested(DEEPEST))
-    with pytest.raises(ValueError, match="nested deeper than 100"):
-        has_external_data(_nested(DEEPEST + 1))
+    assert not has_external_data(_nested(MAX_DEPTH))
+    with pytest.raises(ValueError, match="nested more than 100 deep"):
+        has_external_data(_nested(MAX_DEPTH + 1))
 
 
 def _nested(depth: int) -> bytes:

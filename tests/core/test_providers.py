@@ -1,4 +1,4 @@
-"""Execution providers by short names. Only the processor's can be run here; others are played."""
+"""Execution providers by short name. Only the CPU's can run here; the others are simulated."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_a_list_is_read_in_its_order() -> None:
         ("", "expected one or more of cpu, cuda"),
         (" , ", "expected one or more of cpu, cuda"),
         ("cude", "received 'cude', did you mean 'cuda'"),
-        ("CPUExecutionProvider", "expected some of cpu"),
-        ("cpu,cuda,cpu", "expected each at most once"),
+        ("CPUExecutionProvider", "expected any of cpu"),
+        ("cpu,cuda,cpu", "expected each name at most once"),
     ],
 )
-def test_a_list_that_is_none_is_refused(text: str, message: str) -> None:
+def test_an_invalid_list_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_providers(text)
 
@@ -45,7 +45,7 @@ def test_a_list_that_is_none_is_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "extra"), [("cuda", "serve-cuda"), ("openvino", "serve-openvino")]
 )
-def test_what_is_not_installed_is_refused_with_what_brings_it(name: str, extra: str) -> None:
+def test_a_missing_provider_is_refused_and_its_extra_named(name: str, extra: str) -> None:
     message = f"SLIMQ_PROVIDERS: {name} is not available; available: cpu.*; install slimq.{extra}"
     for names in ([name, "cpu"], ["cpu", name]):
         with pytest.raises(ConfigError, match=message):
@@ -54,18 +54,20 @@ def test_what_is_not_installed_is_refused_with_what_brings_it(name: str, extra: 
         check_available(["coreml"], *PLACE)
 
 
-def test_two_wheels_that_collide_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conflicting_wheels_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         if name not in ("onnxruntime", "onnxruntime-gpu"):
             raise metadata.PackageNotFoundError(name)
         return "1"
 
     monkeypatch.setattr(metadata, "version", version)
-    with pytest.raises(ConfigError, match="onnxruntime and onnxruntime-gpu are both installed"):
+    with pytest.raises(
+        ConfigError, match="conflicting wheels installed: onnxruntime, onnxruntime-gpu"
+    ):
         check_available(["cuda"], *PLACE)
 
 
-def test_the_processor_is_there_and_starts(mlp: Callable[..., bytes]) -> None:
+def test_the_cpu_provider_is_available_and_starts(mlp: Callable[..., bytes]) -> None:
     check_providers(["cpu"], *PLACE)
     assert make_session(mlp(), providers=["cpu"]).get_providers() == ["CPUExecutionProvider"]
 
@@ -86,7 +88,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return made
 
 
-def test_one_that_does_not_start_is_no_silent_fall_back(
+def test_a_provider_that_does_not_start_is_an_error_not_a_silent_fallback(
     sessions: list[dict[str, Any]], mlp: Callable[..., bytes]
 ) -> None:
     check_available(["cuda", "cpu"], *PLACE)
@@ -100,7 +102,7 @@ def test_one_that_does_not_start_is_no_silent_fall_back(
     assert sessions == [{"providers": expected, "enable_fallback": 0}] * 2
 
 
-def test_the_preferred_one_counts(
+def test_the_preferred_provider_counts(
     sessions: list[dict[str, Any]], mlp: Callable[..., bytes]
 ) -> None:
     session = make_session(mlp(), providers=["cpu", "cuda"])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,17 @@ import structlog
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from slimq.core import atomic
 from slimq.core.atomic import TEMPORARY
 from slimq.core.errors import InvalidInputError, NotFoundError, RepositoryError
+from slimq.core.locks import hold_lock
 from slimq.core.manifest import FileEntry, VariantManifest
 from slimq.core.publish import Publisher, content_entry
 from slimq.core.repository import Repository
 from slimq.core.verification import find_problems
+from waiting import until
 
 
 @pytest.fixture
@@ -100,7 +103,7 @@ def test_a_policy_is_published_into_a_repository_that_does_not_exist_yet(
     assert repository.variants("fresh") == []
 
 
-def test_a_policy_can_change_without_its_files_being_given_again(
+def test_a_policy_can_change_without_its_files_being_supplied_again(
     publisher: Publisher, repository: Repository
 ) -> None:
     manifest = repository.policy("tiny").model_copy(update={"default_variant": "other"})
@@ -129,20 +132,20 @@ def test_the_same_model_keeps_its_report_and_another_does_not(
     assert repository.report("tiny", "new") is None
 
 
-def test_a_report_about_another_model_is_refused(
+def test_a_report_for_another_model_is_refused(
     publisher: Publisher, repository: Repository, report_of: Any
 ) -> None:
     other = repository.variant("tiny", "other")
-    with pytest.raises(RepositoryError, match="is about tiny/other"):
+    with pytest.raises(RepositoryError, match="is for tiny/other"):
         publisher.attach_report("tiny", "fp32", report_of(other))
     wrong = report_of(repository.variant("tiny", "fp32")).model_copy(
         update={"model_sha256": "0" * 64}
     )
-    with pytest.raises(RepositoryError, match="measured another model"):
+    with pytest.raises(RepositoryError, match="is for another model"):
         publisher.attach_report("tiny", "fp32", wrong)
 
 
-def test_what_does_not_match_its_manifest_is_refused(
+def test_files_that_do_not_match_the_manifest_are_refused(
     publisher: Publisher, repository: Repository, mlp: Any, variant_manifest: Any
 ) -> None:
     entry = content_entry("model", ".onnx", mlp(5))
@@ -159,10 +162,10 @@ def test_what_does_not_match_its_manifest_is_refused(
     with pytest.raises(RepositoryError, match="is not an ONNX model"):
         publisher.publish_variant(variant_manifest("tiny", "new", junk), b"junk")
     tiny = repository.policy("tiny")
-    with pytest.raises(RepositoryError, match=r"stray\.bin: the manifest does not name it"):
+    with pytest.raises(RepositoryError, match=r"stray\.bin: is not named by the manifest"):
         publisher.publish_policy(tiny, {"stray.bin": b""})
     lacking = tiny.model_copy(update={"checkpoint": content_entry("checkpoint", ".bin", b"x")})
-    with pytest.raises(RepositoryError, match="was not given"):
+    with pytest.raises(RepositoryError, match="was neither supplied nor found"):
         publisher.publish_policy(lacking, {})
     assert repository.variants("tiny") == ["fp32", "other"]
 
@@ -180,7 +183,7 @@ def test_a_number_that_is_not_finite_is_refused_before_anything_changes(
 ) -> None:
     before = repository.policy("tiny")
     training = before.training.model_copy(update={"curve": [(1, float("nan"))]})
-    with pytest.raises(RepositoryError, match=r"tiny/policy.json: holds a number"):
+    with pytest.raises(RepositoryError, match=r"tiny/policy.json: contains a non-finite number"):
         publisher.publish_policy(before.model_copy(update={"training": training}), {})
     assert repository.policy("tiny") == before
 
@@ -266,19 +269,29 @@ def test_a_reader_whose_file_is_collected_meanwhile_reads_the_new_variant(
 def test_a_publisher_waits_for_the_lock_of_another(
     publish: Any, repository: Repository, tiny_repository: Path
 ) -> None:
-    import threading
-
     publish("first", 1)
-    descriptor = os.open(tiny_repository / "tiny/.lock", os.O_RDWR)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
     thread = threading.Thread(target=publish, args=("second", 2))
-    thread.start()
-    time.sleep(0.2)
-    waiting = repository.variants("tiny")
-    os.close(descriptor)
+    with hold_lock(tiny_repository / "tiny/.lock"), capture_logs() as logs:
+        thread.start()
+        until(lambda: "waiting for another process" in [log["event"] for log in logs], 10)
+        assert "second" not in repository.variants("tiny")
     thread.join(10)
-    assert "second" not in waiting
     assert "second" in repository.variants("tiny")
+
+
+def test_a_publisher_that_waits_too_long_names_the_lock(
+    publish: Any, repository: Repository, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "MAX_WAIT_SECONDS", 0.1)
+    message = (
+        r"cannot be published: \S*/tiny/\.lock is locked by another process for 0\.1 s; nothing"
+    )
+    with (
+        hold_lock(tiny_repository / "tiny/.lock"),
+        pytest.raises(RepositoryError, match=message),
+    ):
+        publish("second", 2)
+    assert "second" not in repository.variants("tiny")
 
 
 FAULTS = ("open", "write", "fsync", "replace", "mkdir", "utime", "close")
@@ -347,7 +360,7 @@ def test_publishing_a_variant_a_report_or_a_policy_removes_old_garbage(
     assert find_problems(repository, "tiny") == []
 
 
-def test_publishing_spares_what_was_replaced_just_now(
+def test_publishing_keeps_files_replaced_just_now(
     publish: Any, repository: Repository, tiny_repository: Path
 ) -> None:
     old = tiny_repository / "tiny/variants/fp32" / repository.variant("tiny", "fp32").model.path
@@ -356,7 +369,7 @@ def test_publishing_spares_what_was_replaced_just_now(
     assert old.exists(), "a reader with the old manifest still finds it"
 
 
-def test_garbage_that_cannot_be_collected_does_not_undo_a_publish(
+def test_a_failed_garbage_collection_does_not_undo_a_publish(
     publish: Any, repository: Repository, tiny_repository: Path, stray: Path
 ) -> None:
     (tiny_repository / "tiny/variants/other/variant.json").write_text("{}", encoding="utf-8")
@@ -364,7 +377,7 @@ def test_garbage_that_cannot_be_collected_does_not_undo_a_publish(
         publish("new", 5)
     assert repository.read_model("tiny", "new")[0].name == "new"
     assert stray.exists()
-    (entry,) = [entry for entry in logs if entry["event"] == "garbage was not collected"]
+    (entry,) = [entry for entry in logs if entry["event"] == "garbage collection failed"]
     assert entry["log_level"] == "warning"
     assert "tiny/variants/other/variant.json" in entry["problem"]
 
@@ -380,16 +393,14 @@ def test_a_promotion_changes_the_default_and_nothing_else(
     assert find_problems(repository, "tiny") == []
 
 
-def test_going_back_is_undone_by_going_back_again(
-    publisher: Publisher, repository: Repository
-) -> None:
+def test_a_second_rollback_undoes_the_first(publisher: Publisher, repository: Repository) -> None:
     publisher.promote("tiny", "other")
     assert publisher.roll_back("tiny").default_variant == "fp32"
     assert publisher.roll_back("tiny").default_variant == "other"
     assert repository.policy("tiny").previous_default == "fp32"
 
 
-def test_promoting_the_default_again_keeps_the_way_back(
+def test_promoting_the_default_again_keeps_the_previous_default(
     publisher: Publisher, repository: Repository, tiny_repository: Path
 ) -> None:
     publisher.promote("tiny", "other")
@@ -398,12 +409,12 @@ def test_promoting_the_default_again_keeps_the_way_back(
     assert repository.policy_stamp("tiny") == stamp
 
 
-def test_without_a_promotion_there_is_no_going_back(publisher: Publisher) -> None:
+def test_without_a_promotion_there_is_no_rollback(publisher: Publisher) -> None:
     with pytest.raises(InvalidInputError, match=r"previous_default: .* 'tiny', which has none"):
         publisher.roll_back("tiny")
 
 
-def test_what_is_not_there_or_broken_is_not_promoted(
+def test_a_missing_or_corrupt_variant_is_not_promoted(
     publisher: Publisher, repository: Repository, tiny_repository: Path
 ) -> None:
     with pytest.raises(NotFoundError, match="unknown policy 'tinny'"):
@@ -418,7 +429,7 @@ def test_what_is_not_there_or_broken_is_not_promoted(
     assert repository.policy("tiny").default_variant == "fp32"
 
 
-def test_an_earlier_default_that_has_gone_is_not_gone_back_to(
+def test_rolling_back_to_a_removed_default_is_refused(
     publisher: Publisher, repository: Repository, tiny_repository: Path
 ) -> None:
     publisher.promote("tiny", "other")
@@ -428,7 +439,7 @@ def test_an_earlier_default_that_has_gone_is_not_gone_back_to(
     assert repository.policy("tiny").default_variant == "other"
 
 
-def test_a_policy_from_before_promotions_reads_as_never_promoted(
+def test_a_manifest_older_than_promotions_reads_as_never_promoted(
     repository: Repository, tiny_repository: Path
 ) -> None:
     path = tiny_repository / "tiny/policy.json"

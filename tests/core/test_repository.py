@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builders import build_repository
 from slimq.core.errors import NotFoundError, RepositoryError
 from slimq.core.manifest import FileEntry
 from slimq.core.publish import Publisher, content_entry
@@ -292,20 +295,219 @@ def test_an_entry_that_skipped_validation_cannot_leave_the_folder(
             repository.read_file("tiny", entry)
 
 
-@pytest.mark.parametrize("link", ["tiny", "tiny/variants", "tiny/variants/fp32", VARIANT, "model"])
-def test_a_symbolic_link_anywhere_below_the_root_is_refused(
-    repository: Repository, model_path: Path, tmp_path: Path, link: str
+LINKED = ["tiny", "tiny/variants", "tiny/variants/fp32", VARIANT, "model"]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("link", LINKED)
+def test_a_link_that_leaves_the_root_is_refused_by_name(
+    repository: Repository, model_path: Path, tmp_path: Path, link: str, absolute: bool
 ) -> None:
     path = model_path if link == "model" else repository.root / link
     path.rename(tmp_path / "elsewhere")
-    path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RepositoryError, match="is a symbolic link; the repository holds none"):
+    target = tmp_path / "elsewhere"
+    path.symlink_to(target if absolute else os.path.relpath(target, path.parent))
+    place = path.relative_to(repository.root)
+    with pytest.raises(RepositoryError, match="is a symbolic link that leaves the") as caught:
         repository.read_model("tiny", "fp32")
+    assert caught.value.path == str(place)
+    if link in (VARIANT, "tiny/variants/fp32"):
+        assert repository.stamp("tiny", "fp32") is None
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("link", LINKED)
+def test_a_link_that_stays_below_the_root_is_followed(
+    repository: Repository, model_path: Path, link: str, absolute: bool
+) -> None:
+    before = repository.read_model("tiny", "fp32")
+    path = model_path if link == "model" else repository.root / link
+    target = repository.root / "..data" / path.name
+    target.parent.mkdir()
+    path.rename(target)
+    path.symlink_to(target if absolute else os.path.relpath(target, path.parent))
+    assert repository.policies() == ["tiny", "tiny_frames"]
+    assert repository.variants("tiny") == ["fp32", "other"]
+    assert repository.read_model("tiny", "fp32") == before
+    assert repository.stamp("tiny", "fp32") is not None
+    assert find_problems(repository, "tiny") == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/etc/passwd",
+        "../../../../../../../../../../etc/passwd",
+        "variants/../../../secret",
+        "up/secret",
+        "/proc/self/root/etc/passwd",
+        "{root}/../secret",
+        "{root}-more/secret",
+    ],
+)
+def test_no_link_reads_what_is_outside_the_root(
+    repository: Repository, tmp_path: Path, target: str
+) -> None:
+    root = repository.root
+    Path(f"{root}-more").mkdir()
+    for secret in (tmp_path / "secret", Path(f"{root}-more") / "secret"):
+        secret.write_bytes(b"secret")
+    (root / "tiny/up").symlink_to("../..")
+    path = root / "tiny/policy.json"
+    path.unlink()
+    path.symlink_to(target.format(root=root))
+    with pytest.raises(RepositoryError, match="that leaves the repository") as caught:
+        repository.policy("tiny")
+    assert caught.value.path == "tiny/policy.json"
+    assert repository.policy_stamp("tiny") is None
+    with pytest.raises(RepositoryError, match="that leaves the repository"):
+        repository.has_policy("tiny")
+
+
+def test_links_in_a_loop_and_endless_paths_are_refused_by_name(repository: Repository) -> None:
+    path = repository.root / "tiny/policy.json"
+    path.unlink()
+    path.symlink_to("policy.json")
+    message = "^tiny/policy.json: leads through more than 40 symbolic links"
+    with pytest.raises(RepositoryError, match=message):
+        repository.policy("tiny")
+    path.unlink()
+    path.symlink_to("other.json")
+    path.with_name("other.json").symlink_to("../tiny/policy.json")
+    with pytest.raises(RepositoryError, match=message):
+        repository.policy("tiny")
+    deep = "/".join(["deep"] * 100)
+    (repository.root / "tiny" / deep).mkdir(parents=True)
+    path.unlink()
+    path.symlink_to(f"{deep}/policy.json")
+    with pytest.raises(RepositoryError, match="64 folders"):
+        repository.policy("tiny")
+
+
+def test_a_link_that_leads_nowhere_is_as_if_nothing_was_there(repository: Repository) -> None:
+    (repository.root / "broken").mkdir()
+    (repository.root / "broken/policy.json").symlink_to("..data/policy.json")
+    (repository.root / "gone").symlink_to("nowhere")
+    assert repository.policies() == ["tiny", "tiny_frames"]
+    assert not repository.has_policy("broken")
+    assert repository.policy_stamp("gone") is None
+
+
+def test_a_folder_that_becomes_a_link_after_it_was_checked_leads_nowhere_else(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaced between two steps of a read, which goes on in the folder that it has entered."""
+    hostile = build_repository(tmp_path / "hostile")
+    (hostile / "tiny/policy.json").write_text("{}")
+    expected = repository.policy("tiny")
+    original = os.open
+
+    def switch(name: Any, *args: Any, **kwargs: Any) -> int:
+        if name == "policy.json":
+            (repository.root / "tiny").rename(tmp_path / "moved")
+            (repository.root / "tiny").symlink_to(hostile / "tiny")
+        return original(name, *args, **kwargs)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "open", switch)
+        changed.setattr(os, "supports_dir_fd", {switch})
+        assert repository.policy("tiny") == expected
+    with pytest.raises(RepositoryError, match="that leaves the repository"):
+        repository.policy("tiny")
+
+
+def test_where_folders_cannot_be_opened_links_are_refused(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    monkeypatch.setattr(os, "supports_dir_fd", set())
+    assert repository.policies() == ["tiny", "tiny_frames"]
+    assert repository.variants("tiny") == ["fp32", "other"]
+    before = repository.read_model("tiny", "fp32")
+    assert repository.stamp("tiny", "fp32") is not None
+    assert repository.stamp("tiny", "nope") is None
+    path = repository.root / VARIANT
+    path.rename(path.with_name("kept.json"))
+    path.symlink_to("kept.json")
+    with pytest.raises(RepositoryError, match="is a symbolic link, which"):
+        repository.read_model("tiny", "fp32")
+    monkeypatch.undo()
+    assert repository.read_model("tiny", "fp32") == before
 
 
 def test_the_root_itself_may_be_a_link(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "mount").symlink_to(repository.root)
     Repository(tmp_path / "mount").read_model("tiny", "fp32")
+
+
+@pytest.mark.parametrize("switched", ["root", "folder"])
+def test_a_folder_that_is_emptied_after_its_link_was_switched_is_listed_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switched: str
+) -> None:
+    """As git-sync and Kubernetes do: the new folder, then the link, then the old one's end."""
+    for name in ("old", "new"):
+        build_repository(tmp_path / "revisions" / name)
+    link = tmp_path / "revisions" / "current"
+    link.symlink_to("old")
+    if switched == "root":
+        repository, read = Repository(link), Repository.policies
+    else:
+        (tmp_path / "revisions" / "tiny").symlink_to("current/tiny")
+        repository = Repository(tmp_path / "revisions")
+
+        def read(self: Repository) -> list[str]:
+            return self.variants("tiny")
+
+    expected = read(repository)
+    original, before = os.listdir, iter([True])
+
+    def switch(path: Any) -> list[str]:
+        if next(before, False):
+            (tmp_path / "next").symlink_to("new")
+            (tmp_path / "next").replace(link)
+            shutil.rmtree(tmp_path / "revisions" / "old")
+        return original(path)
+
+    monkeypatch.setattr(os, "listdir", switch)
+    assert read(repository) == expected
+    assert next(before, None) is None
+
+
+def test_reading_while_a_link_is_switched_again_and_again_misses_nothing(tmp_path: Path) -> None:
+    source = build_repository(tmp_path / "source")
+    link = tmp_path / "git" / "current"
+    link.parent.mkdir()
+    ended, switches = threading.Event(), list[str]()
+
+    def switch() -> None:
+        old = link.readlink() if link.is_symlink() else None
+        new = f"rev-{len(switches)}"
+        shutil.copytree(source, link.with_name(new))
+        link.with_name("next").symlink_to(new)
+        link.with_name("next").replace(link)
+        if old is not None:
+            shutil.rmtree(link.parent / old)
+        switches.append(new)
+
+    def switch_until_ended() -> None:
+        while not ended.is_set():
+            switch()
+
+    switch()
+    repository = Repository(link)
+    expected = repository.read_model("tiny", "fp32")
+    switching = threading.Thread(target=switch_until_ended)
+    switching.start()
+    try:
+        while len(switches) < 25 and switching.is_alive():
+            assert repository.policies() == ["tiny", "tiny_frames"]
+            assert repository.variants("tiny") == ["fp32", "other"]
+            assert repository.read_model("tiny", "fp32") == expected
+            assert repository.stamp("tiny", "other") is not None
+    finally:
+        ended.set()
+        switching.join()
+    assert len(switches) >= 25
 
 
 def test_what_is_no_regular_file_is_refused_without_waiting(
@@ -404,6 +606,39 @@ def test_a_report_about_another_model_is_refused(
         repository.report("tiny", "fp32")
 
 
+def test_a_stamp_changes_though_size_and_modification_time_stay(repository: Repository) -> None:
+    path = repository.root / VARIANT
+    before, times = repository.stamp("tiny", "fp32"), path.stat()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"fp32", b"fp33"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    changed = repository.stamp("tiny", "fp32")
+    assert before is not None
+    assert changed is not None
+    assert (changed.size, changed.modified) == (before.size, before.modified)
+    assert changed != before
+    shutil.copy2(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+    replaced = repository.stamp("tiny", "fp32")
+    assert replaced is not None
+    assert (replaced.size, replaced.modified) == (before.size, before.modified)
+    assert replaced.inode != changed.inode
+
+
+def test_models_and_reports_have_stamps(
+    repository: Repository, publisher: Publisher, report_of: Any
+) -> None:
+    variant = repository.variant("tiny", "fp32")
+    manifest = publisher.attach_report("tiny", "fp32", report_of(variant))
+    assert manifest.report is not None
+    for entry in (manifest.model, manifest.report):
+        stamp = repository.file_stamp(manifest, entry)
+        assert stamp is not None
+        assert stamp.size == entry.bytes
+    (repository.root / "tiny/variants/fp32" / manifest.report.path).unlink()
+    assert repository.file_stamp(manifest, manifest.report) is None
+
+
 def test_a_stamp_changes_when_a_variant_is_published_again(
     repository: Repository, publisher: Publisher
 ) -> None:
@@ -417,25 +652,32 @@ def test_a_stamp_changes_when_a_variant_is_published_again(
 
 
 @pytest.fixture
-def refuse_stat(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """`refuse_stat(path)`: as for a user without rights; tests may run as one who has all."""
-    original = os.stat
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """`refuse(path)`: as for a user without rights; tests may run as one who has all."""
 
-    def refuse(path: Path) -> None:
-        def call(asked: Any, *args: Any, **kwargs: Any) -> os.stat_result:
-            if not isinstance(asked, int) and Path(asked).is_relative_to(path):
+    def forbid(function: Any, path: Path) -> Any:
+        def call(asked: Any, *args: Any, dir_fd: int | None = None, **kwargs: Any) -> Any:
+            folder = Path() if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink()
+            if not isinstance(asked, int) and (folder / asked).is_relative_to(path):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(asked))
-            return original(asked, *args, **kwargs)
+            return function(asked, *args, dir_fd=dir_fd, **kwargs)
 
-        monkeypatch.setattr(os, "stat", call)
+        return call
 
-    return refuse
+    def change(path: Path) -> None:
+        for name in ("stat", "open"):
+            call = forbid(getattr(os, name), path)
+            monkeypatch.setattr(os, name, call)
+            if name == "open":
+                monkeypatch.setattr(os, "supports_dir_fd", {call})
+
+    return change
 
 
 def test_an_unreadable_policy_is_named_and_does_not_hide_the_others(
-    repository: Repository, refuse_stat: Callable[[Path], None]
+    repository: Repository, refuse: Callable[[Path], None]
 ) -> None:
-    refuse_stat(repository.root / "tiny_frames/policy.json")
+    refuse(repository.root / "tiny_frames/policy.json")
     assert repository.policies() == ["tiny", "tiny_frames"]
     assert repository.read_model("tiny", "fp32")[0].name == "fp32"
     message = r"^tiny_frames/policy\.json: cannot be read: Permission denied$"
@@ -447,9 +689,9 @@ def test_an_unreadable_policy_is_named_and_does_not_hide_the_others(
 
 
 def test_an_unreadable_variant_is_named_and_does_not_hide_the_others(
-    repository: Repository, refuse_stat: Callable[[Path], None]
+    repository: Repository, refuse: Callable[[Path], None]
 ) -> None:
-    refuse_stat(repository.root / "tiny/variants/fp32/variant.json")
+    refuse(repository.root / "tiny/variants/fp32/variant.json")
     assert repository.variants("tiny") == ["fp32", "other"]
     problem = "tiny/variants/fp32/variant.json: cannot be read: Permission denied"
     with pytest.raises(RepositoryError, match=f"^{problem}$"):
@@ -458,9 +700,9 @@ def test_an_unreadable_variant_is_named_and_does_not_hide_the_others(
 
 
 def test_a_folder_of_variants_that_cannot_be_looked_at_is_named(
-    repository: Repository, refuse_stat: Callable[[Path], None]
+    repository: Repository, refuse: Callable[[Path], None]
 ) -> None:
-    refuse_stat(repository.root / "tiny/variants")
+    refuse(repository.root / "tiny/variants")
     with pytest.raises(RepositoryError, match=r"^tiny/variants: cannot be read: Permission"):
         repository.variants("tiny")
 
@@ -526,8 +768,8 @@ def test_a_model_that_is_larger_than_the_reader_wants_is_not_read(
     size = model_path.stat().st_size
     assert Repository(repository.root, size).read_model("tiny", "fp32")
     model_path.unlink()
-    with pytest.raises(RepositoryError, match=f"of {size} bytes .*expected at most {size - 1}"):
+    with pytest.raises(RepositoryError, match=f"has {size} bytes .*expected at most {size - 1}"):
         Repository(repository.root, size - 1).read_model("tiny", "fp32")
     change(VARIANT, model=lambda old: {**old, "path": "m.onnx.zst", "uncompressed_bytes": 2**31})
-    with pytest.raises(RepositoryError, match="of 2147483648 bytes"):
+    with pytest.raises(RepositoryError, match="has 2147483648 bytes"):
         repository.read_model("tiny", "fp32")

@@ -1,4 +1,4 @@
-"""`Repository.verify` finds what is wrong, all of it, and nothing else."""
+"""`find_problems` reports every problem of a policy, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def problems(repository: Repository) -> Callable[[], list[str]]:
 
 
 @pytest.mark.parametrize("policy", ["tiny", "tiny_frames"])
-def test_a_whole_policy_has_no_problems(repository: Repository, policy: str) -> None:
+def test_an_intact_policy_has_no_problems(repository: Repository, policy: str) -> None:
     assert find_problems(repository, policy) == []
 
 
@@ -55,7 +55,7 @@ def test_a_broken_policy_manifest_does_not_hide_the_variants(
     assert places == ["tiny/policy.json", "tiny/variants/other/variant.json"]
 
 
-def test_a_baseline_or_default_that_is_not_there_is_found(
+def test_a_missing_baseline_or_default_is_found(
     repository: Repository, publisher: Publisher, problems: Any
 ) -> None:
     changes = {"default_variant": "gone", "baseline_variant": "lost"}
@@ -76,7 +76,7 @@ def test_a_model_that_answers_nan_on_a_calibration_state_is_found(
     entry = content_entry("model", ".onnx", model)
     publisher.publish_variant(variant_manifest("tiny", "nan", entry), model)
     assert problems() == [
-        f"tiny/variants/nan/{entry.path}: answers Q-values that are not finite for state 0"
+        f"tiny/variants/nan/{entry.path}: returns non-finite Q-values for state 0"
     ]
 
 
@@ -154,8 +154,8 @@ def test_a_variant_of_another_checkpoint_is_found(
     assert problems() == [], "without a checkpoint there is nothing to compare with"
     publisher.publish_policy(tiny, {checkpoint.path: b"trained again"})
     assert problems() == [
-        "tiny/variants/old/variant.json: was made from another checkpoint: "
-        "slimq compress tiny old again"
+        "tiny/variants/old/variant.json: was made from another checkpoint; "
+        "run slimq compress tiny old again"
     ]
 
 
@@ -166,7 +166,7 @@ def test_a_model_that_fails_on_the_calibration_states_is_found(
     entry = content_entry("model", ".onnx", model)
     publisher.publish_variant(variant_manifest("tiny", "fails", entry), model)
     (found,) = problems()
-    start = f"tiny/variants/fails/{entry.path}: does not run on the states from 0 on: "
+    start = f"tiny/variants/fails/{entry.path}: does not run on states 0 and up: "
     assert found.startswith(start)
     assert "\n" not in found
 

@@ -25,7 +25,7 @@ PONG = EnvironmentSpec(
 SEEDS = range(COLLECTION.start, COLLECTION.start + 1_000)
 
 
-def test_states_are_as_many_as_asked_for_and_the_same_every_time() -> None:
+def test_states_have_the_requested_number_and_repeat() -> None:
     states = collect_states(CARTPOLE, clumsy, 101, epsilon=0.1, seeds=SEEDS, environments=4)
     again = collect_states(CARTPOLE, clumsy, 101, epsilon=0.1, seeds=SEEDS, environments=4)
     assert states.shape == (101, 4)
@@ -52,7 +52,7 @@ def test_transitions_follow_one_another_until_an_episode_ends() -> None:
     assert (played.rewards == 1.0).all()
 
 
-def test_a_truncated_episode_is_not_called_terminated() -> None:
+def test_a_truncated_episode_is_not_terminated() -> None:
     played = collect_transitions(CARTPOLE, balance, 130, epsilon=0.0, seeds=SEEDS, environments=1)
     assert not played.terminated.any()
     assert not np.array_equal(played.next_observations[59], played.observations[60])
@@ -65,7 +65,7 @@ def test_actions_are_greedy_without_exploration_and_random_with_it() -> None:
     assert (explored.actions != clumsy(explored.observations).argmax(axis=1)).any()
 
 
-def test_collection_and_episodes_draw_alike() -> None:
+def test_collection_and_episodes_explore_alike() -> None:
     actions: list[int] = []
     episodes = list(
         play_episodes(
@@ -99,7 +99,7 @@ def test_a_value_out_of_range_is_refused_by_name(arguments: dict, field: str) ->
         collect_states(CARTPOLE, clumsy, **given)
 
 
-def test_calibration_of_plain_observations_holds_the_states_and_their_q_values() -> None:
+def test_calibration_without_a_stack_stores_states_and_q_values() -> None:
     observation = ObservationSpec(dtype="float32", shape=(4,))
     calibration = collect_calibration(CARTPOLE, observation, balance, 50)
     states = calibration.observations(observation)
@@ -109,7 +109,7 @@ def test_calibration_of_plain_observations_holds_the_states_and_their_q_values()
     assert again.to_bytes() == calibration.to_bytes()
 
 
-def test_another_seed_offset_gives_other_states() -> None:
+def test_another_seed_offset_gives_different_states() -> None:
     observation = ObservationSpec(dtype="float32", shape=(4,))
     first, second = (
         collect_calibration(CARTPOLE, observation, balance, 20, seed_offset=offset)

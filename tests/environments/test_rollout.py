@@ -39,14 +39,14 @@ def test_pong_episodes_do_not_depend_on_the_number_of_environments(environments)
     assert len({episode.trajectory for episode in alone}) > 1
 
 
-def test_the_step_cap_truncates_and_a_fall_terminates():
+def test_the_step_limit_truncates_and_a_fall_terminates():
     capped = play(CARTPOLE, balance, 4, epsilon=0.0)
     assert {(e.length, e.terminated, e.return_) for e in capped} == {(60, False, 60.0)}
     fallen = play(CARTPOLE, clumsy, 4, epsilon=0.0)
     assert all(e.terminated and e.length < 60 for e in fallen)
 
 
-def test_pong_ends_at_the_step_cap():
+def test_pong_ends_at_the_step_limit():
     assert {(e.length, e.terminated) for e in play(PONG, pixels, 3, seeds=SEEDS[:3])} == {
         (40, False)
     }
@@ -69,7 +69,7 @@ def test_exploration_is_the_generator_of_the_episode_drawn_in_the_documented_ord
     assert episode.trajectory == hashlib.sha256(np.array(actions, "<i4").tobytes()).hexdigest()
 
 
-def test_only_episodes_that_are_played_reach_the_q_function():
+def test_only_episodes_in_progress_reach_the_q_function():
     batches: list[int] = []
 
     def counted(observations, /):
@@ -95,14 +95,14 @@ def test_the_trace_gives_every_step_of_every_episode_once():
             np.testing.assert_array_equal(trace.q_values[row], expected)
 
 
-def test_random_returns_are_in_the_order_of_the_seeds_and_repeat():
+def test_random_returns_are_in_seed_order_and_repeat():
     first = random_returns(CARTPOLE, 2, SEEDS)
     assert first == random_returns(CARTPOLE, 2, SEEDS)
     assert random_returns(CARTPOLE, 2, SEEDS[::-1]) == first[::-1]
     assert len(set(first)) > 1
 
 
-def test_no_seeds_is_no_episodes():
+def test_without_seeds_there_are_no_episodes():
     assert list(play_episodes(CARTPOLE, balance, [])) == []
 
 
@@ -110,7 +110,7 @@ def test_no_seeds_is_no_episodes():
     ("arguments", "message"),
     [
         ({"epsilon": 1.5}, "epsilon: expected a number from 0 to 1, received 1.5"),
-        ({"environments": 0}, "environments: expected a number from 1 on, received 0"),
+        ({"environments": 0}, "environments: expected at least 1, received 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused_by_name(arguments, message):

@@ -35,7 +35,7 @@ def episode(spec, seed, beside, place, steps=25):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_an_episode_is_the_same_whatever_runs_beside_it(spec):
+def test_an_episode_does_not_depend_on_those_in_parallel(spec):
     alone = episode(spec, 42, 0, 0)
     for beside, place in ((1, 1), (4, 2)):
         company = episode(spec, 42, beside, place)
@@ -76,7 +76,7 @@ def test_a_fall_is_terminated_and_not_truncated():
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_the_step_cap_is_truncated_and_not_terminated(spec):
+def test_the_step_limit_truncates_and_does_not_terminate(spec):
     vector = VectorEnvironment(spec.model_copy(update={"max_episode_steps": 5}), 2, threads=1)
     vector.start([0, 1])
     for _ in range(4):
@@ -87,7 +87,7 @@ def test_the_step_cap_is_truncated_and_not_terminated(spec):
     vector.close()
 
 
-def test_the_step_cap_counts_from_each_restart():
+def test_the_step_limit_counts_from_each_restart():
     spec = CARTPOLE.model_copy(update={"max_episode_steps": 6})
     vector = VectorEnvironment(spec, 2)
     vector.start([0, 1])
@@ -131,7 +131,7 @@ def test_an_unknown_atari_game_is_refused_by_name():
 
 
 @pytest.mark.parametrize("build", [describe, lambda spec: VectorEnvironment(spec, 1)])
-def test_an_environment_that_is_no_atari_game_takes_no_atari_preprocessing(build):
+def test_atari_preprocessing_is_refused_for_other_environments(build):
     spec = EnvironmentSpec(id="CartPole-v1", preprocessing=AtariPreprocessing())
     message = r"^environment\.preprocessing: expected a registered Atari game, received CartPole-v1"
     with pytest.raises(InvalidInputError, match=message):

@@ -25,7 +25,7 @@ def attach(repository, make_report):
     return attach
 
 
-def test_variants_are_related_to_the_baseline_when_read(repository, attach):
+def test_variants_are_compared_with_the_baseline_on_reading(repository, attach):
     attach("fp32", [100.0, 120.0] * 10, p50=30.0)
     attach("other", [99.0, 119.0] * 10, p50=10.0)
     comparison = compare_variants(repository, "tiny")
@@ -45,7 +45,7 @@ def test_variants_are_related_to_the_baseline_when_read(repository, attach):
     assert not other.notes
 
 
-def test_a_variant_without_a_report_is_listed_with_what_to_do(repository):
+def test_a_variant_without_a_report_is_listed_with_the_next_command(repository):
     comparison = compare_variants(repository, "tiny")
     assert [row.mean for row in comparison.rows] == [None, None]
     assert comparison.rows[1].notes == ("not evaluated: run slimq evaluate tiny",)
@@ -91,7 +91,7 @@ def test_play_with_other_library_versions_is_noted(repository, attach):
     attach("other", [99.0, 119.0], versions={"slimq": "1", "ale-py": "2"})
     full, other = compare_variants(repository, "tiny").rows
     assert not full.notes
-    assert other.notes == ("played with another ale-py than fp32: evaluate both again",)
+    assert other.notes == ("played with another version of ale-py than fp32: evaluate both again",)
 
 
 def test_a_variant_of_another_checkpoint_is_noted_and_not_compared(repository, attach):

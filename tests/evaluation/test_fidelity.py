@@ -23,7 +23,7 @@ def test_the_baseline_agrees_with_itself_in_everything():
     assert fidelity.states == 4
 
 
-def test_near_ties_are_counted_and_left_out():
+def test_near_ties_are_counted_and_excluded():
     variant = BASELINE.copy()
     variant[2, 0] += 0.1
     fidelity = measure_fidelity(variant, BASELINE)
@@ -42,7 +42,7 @@ def test_errors_and_regret_are_in_units_of_the_baselines_q_values():
     assert fidelity.regret == pytest.approx(2.0 / 4)
 
 
-def test_only_near_ties_leave_full_agreement():
+def test_with_only_near_ties_agreement_is_1():
     full = np.zeros((3, 2))
     assert measure_fidelity(full + np.array([0.0, 1.0]), full).agreement_without_ties == 1.0
 
@@ -52,7 +52,7 @@ def test_other_shapes_are_refused():
         measure_fidelity(BASELINE[:, :2], BASELINE)
 
 
-def test_the_sample_does_not_depend_on_the_order_in_which_states_pass():
+def test_the_sample_does_not_depend_on_the_order_of_states():
     pairs = [(seed, step) for seed in range(4) for step in range(50)]
     together, shuffled = StateSample(30), StateSample(30)
     together.add(trace(pairs))
@@ -72,7 +72,7 @@ def test_a_sample_of_few_states_keeps_all():
     np.testing.assert_array_equal(sample.observations(), [[1000.0], [1001.0]])
 
 
-def test_q_values_are_computed_in_batches_and_put_together_in_order():
+def test_q_values_are_computed_in_batches_and_concatenated_in_order():
     sizes = []
 
     def doubled(observations, /):

@@ -89,7 +89,7 @@ def test_a_compressed_model_states_both_sizes(
     assert found.before == {"Gemm": 2, "Relu": 1}
 
 
-def test_without_a_calibration_set_zeros_are_called(tiny_repository: Path) -> None:
+def test_without_a_calibration_set_the_input_is_zeros(tiny_repository: Path) -> None:
     path = tiny_repository / "tiny" / "policy.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": None}))
     found = inspect_variant(Repository(tiny_repository), "tiny", "fp32", iterations=2)
@@ -129,7 +129,7 @@ def test_a_count_out_of_range_is_refused_by_name(
         inspect_variant(Repository(tiny_repository), "tiny", "fp32", **values)  # type: ignore[arg-type]
 
 
-def test_an_unknown_variant_is_refused_with_those_there_are(tiny_repository: Path) -> None:
+def test_an_unknown_variant_lists_the_available_ones(tiny_repository: Path) -> None:
     with pytest.raises(NotFoundError, match="unknown variant 'othr', did you mean 'other'"):
         inspect_variant(Repository(tiny_repository), "tiny", "othr")
 

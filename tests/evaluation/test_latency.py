@@ -66,7 +66,7 @@ def test_variants_of_one_run_share_its_id_and_runs_differ(measured):
     assert again["fp32"].run_id != reports["fp32"].run_id
 
 
-def test_alone_means_loaded_anew_and_batches_are_whole_even_from_few_states(measured):
+def test_alone_loads_again_and_few_states_still_fill_the_batches(measured):
     made, _ = measured
     assert all(len(loaded) == 3 for loaded in made.values())
     assert {size for loaded in made.values() for f in loaded for size in f.sizes} == {1, 32}
@@ -87,7 +87,7 @@ def test_there_is_no_ratio_between_runs_or_without_a_measurement(make_report):
     assert latency_ratio(None, full, "alone", 1) is None
 
 
-def test_a_ratio_is_the_median_of_each_processs_own(make_report):
+def test_a_ratio_is_the_median_of_the_per_process_ratios(make_report):
     full = make_report("fp32", [1.0], p50=300.0).latency
     variant = make_report("other", [1.0], p50=100.0).latency
 
@@ -102,7 +102,7 @@ def test_a_ratio_is_the_median_of_each_processs_own(make_report):
     assert latency_ratio(ours, slow_machine_at_times, "alone", 1) == pytest.approx(3.0)
 
 
-def test_processes_are_fresh_ones_and_each_adds_a_median():
+def test_each_process_is_fresh_and_adds_a_median():
     repository = Repository(Path(__file__).parents[2] / "policies")
     _, content = repository.read_model("cartpole", "pruned-int8")
     spec = repository.policy("cartpole").observation
@@ -129,7 +129,7 @@ def test_a_process_that_dies_is_named():
         measure_latency({"dead": died}, STATES, batches=(1,), iterations=1, processes=2)
 
 
-def test_what_goes_wrong_in_a_process_is_raised_here():
+def test_an_error_in_a_process_is_raised_by_the_caller():
     spec = Repository(Path(__file__).parents[2] / "policies").policy("cartpole").observation
     load = partial(OnnxPolicy, b"no model", spec, 2, "cartpole/broken")
     with pytest.raises(RepositoryError, match="cartpole/broken"):

@@ -59,7 +59,7 @@ def test_the_same_comparison_gives_the_same_files(comparison, tmp_path):
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_what_was_not_measured_is_left_out(comparison, tmp_path):
+def test_unmeasured_variants_are_omitted(comparison, tmp_path):
     bare = replace(comparison, rows=(row("fp32", 100, 20.0, None), row("new", 90, None, None)))
     assert [path.name for path in draw_plots(bare, tmp_path)] == [
         "pong-return.png",

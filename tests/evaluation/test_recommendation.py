@@ -70,9 +70,7 @@ def test_without_limits_the_smallest_non_inferior_variant_is_chosen() -> None:
 @pytest.mark.parametrize(
     ("margin", "choice"), [(0.0, "fp32"), (0.02, "int8"), (0.0499, "int8"), (0.05, "int4")]
 )
-def test_the_margin_asked_for_decides_and_not_the_one_of_the_comparison(
-    margin: float, choice: str
-) -> None:
+def test_the_requested_margin_decides_not_the_comparisons(margin: float, choice: str) -> None:
     comparison = compare(FP32, row("int8", 400, low=-0.02), row("int4", 200, low=-0.05))
     found = recommend(comparison, Criteria(margin=margin)).choice
     assert found is not None
@@ -89,13 +87,13 @@ def test_the_margin_asked_for_decides_and_not_the_one_of_the_comparison(
         ({"max_latency_us": 9.0, "goal": "latency"}, "latency"),
     ],
 )
-def test_the_cost_without_a_limit_is_minimised_unless_said_otherwise(
+def test_the_cost_without_a_limit_is_minimised_by_default(
     limits: dict[str, Any], goal: str
 ) -> None:
     assert resolve_goal(Criteria(**limits)) == goal
 
 
-def test_within_a_limit_of_bytes_the_fastest_is_chosen() -> None:
+def test_with_a_limit_on_bytes_the_fastest_is_chosen() -> None:
     comparison = compare(FP32, row("small", 100, p50=15.0), row("fast", 500, p50=5.0))
     found = recommend(comparison, Criteria(max_bytes=600))
     assert found.choice is not None
@@ -103,7 +101,7 @@ def test_within_a_limit_of_bytes_the_fastest_is_chosen() -> None:
     assert reasons(found) == {"fp32": "1,000 bytes is over 600 by 400 (66.7%)"}
 
 
-def test_within_a_limit_of_latency_the_smallest_is_chosen() -> None:
+def test_with_a_limit_on_latency_the_smallest_is_chosen() -> None:
     comparison = compare(FP32, row("small", 100, p50=15.0), row("fast", 500, p50=5.0))
     found = recommend(comparison, Criteria(max_latency_us=15.0))
     assert found.choice is not None
@@ -126,7 +124,7 @@ def test_a_tie_goes_to_the_higher_return_and_then_to_the_other_cost() -> None:
     assert order == ["quick", "slow", "lower", "fp32"]
 
 
-def test_the_smallest_return_is_held_to() -> None:
+def test_the_minimum_return_is_enforced() -> None:
     comparison = compare(FP32, row("int8", 400, mean=98.5))
     found = recommend(comparison, Criteria(min_return=99))
     assert found.choice is not None
@@ -150,12 +148,12 @@ def test_without_evidence_a_variant_is_not_eligible_and_says_what_is_missing() -
         "broken": "tiny/broken: is missing",
         "new": "not evaluated: run slimq evaluate tiny",
         "old": "made from another checkpoint",
-        "alone": "its returns are not paired with a report of the baseline",
+        "alone": "its returns cannot be paired with a report of the baseline",
     }
     assert {one.excess for one in found.rejected} == {None}
 
 
-def test_latency_counts_only_where_it_is_asked_for() -> None:
+def test_latency_counts_only_if_requested() -> None:
     comparison = compare(FP32, row("int8", 400, p50=None))
     chosen = recommend(comparison, Criteria()).choice
     assert chosen is not None
@@ -166,7 +164,7 @@ def test_latency_counts_only_where_it_is_asked_for() -> None:
     assert reasons(limited) == {"int8": "no alone latency at batch 1 was measured"}
 
 
-def test_the_mode_and_the_batch_asked_for_count() -> None:
+def test_the_requested_mode_and_batch_count() -> None:
     latency = (LatencyRow("alone", 1, 5.0, 1.0), LatencyRow("interleaved", 8, 50.0, 1.0))
     comparison = compare(row("fp32", 1000, latency=latency))
     found = recommend(comparison, Criteria(mode="interleaved", batch=8, max_latency_us=40.0))
@@ -174,18 +172,18 @@ def test_the_mode_and_the_batch_asked_for_count() -> None:
     assert "p50 interleaved at batch 8, 50 µs, is over 40 µs" in reasons(found)["fp32"]
 
 
-def test_latency_of_another_run_is_not_ranked_but_may_keep_a_limit() -> None:
+def test_latency_of_another_run_is_not_ranked_but_may_meet_a_limit() -> None:
     comparison = compare(FP32, row("int8", 400, p50=5.0, faster=None))
     ranked = recommend(comparison, Criteria(goal="latency"))
     assert ranked.choice is not None
     assert ranked.choice.variant == "fp32"
-    assert "not of the same run" in reasons(ranked)["int8"]
+    assert "from another run" in reasons(ranked)["int8"]
     limited = recommend(comparison, Criteria(max_latency_us=6.0))
     assert limited.choice is not None
     assert limited.choice.variant == "int8"
 
 
-def test_where_nothing_fits_the_smallest_of_the_worst_misses_is_the_nearest() -> None:
+def test_if_nothing_fits_the_smallest_of_the_worst_misses_is_the_nearest() -> None:
     comparison = compare(
         FP32, row("int8", 110, low=-0.5), row("int4", 120, low=-0.03), row("int2", 1, low=None)
     )
@@ -196,7 +194,7 @@ def test_where_nothing_fits_the_smallest_of_the_worst_misses_is_the_nearest() ->
     assert len(found.nearest.reasons) == 2
 
 
-def test_where_nothing_has_evidence_there_is_no_nearest() -> None:
+def test_without_any_evidence_there_is_no_nearest() -> None:
     found = recommend(compare(row("fp32", 10, low=None)), Criteria())
     assert (found.choice, found.nearest) == (None, None)
 
@@ -206,7 +204,7 @@ def test_where_nothing_has_evidence_there_is_no_nearest() -> None:
     [
         ({"margin": -0.1}, "margin: expected a share from 0 to below 1, received -0.1"),
         ({"margin": float("nan")}, "margin: expected a share from 0 to below 1, received nan"),
-        ({"batch": 0}, "batch: expected a number from 1 on, received 0"),
+        ({"batch": 0}, "batch: expected at least 1, received 0"),
         ({"min_return": float("inf")}, "min_return: expected a finite number, received inf"),
     ],
 )

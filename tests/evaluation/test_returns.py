@@ -48,7 +48,7 @@ def log(tmp_path):
     return EpisodeLog(tmp_path / "work" / "log.jsonl")
 
 
-def test_episodes_come_in_the_order_of_the_seeds_and_progress_hears_of_each(log):
+def test_episodes_are_in_seed_order_and_each_is_reported(log):
     watcher = Watcher()
     episodes = play(log, progress=watcher)
     assert [episode.seed for episode in episodes] == SEEDS
@@ -57,7 +57,7 @@ def test_episodes_come_in_the_order_of_the_seeds_and_progress_hears_of_each(log)
     assert watcher.ended == 1
 
 
-def test_an_interrupted_evaluation_goes_on_with_the_next_episode(log):
+def test_an_interrupted_evaluation_resumes_with_the_next_episode(log):
     whole = play(None)
 
     class Interrupting(Watcher):
@@ -76,7 +76,7 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_episode(log):
 
 
 @pytest.mark.parametrize("torn", [b'{"seed": 3000001, "retu', b"\x00\xff\x00", b"[1, 2]", b"7\n"])
-def test_a_torn_last_line_is_played_again_and_spoils_nothing(log, torn):
+def test_a_truncated_last_line_is_played_again_and_does_no_harm(log, torn):
     whole = play(log)
     lines = log.path.read_bytes().splitlines(keepends=True)
     log.path.write_bytes(b"".join(lines[:4]) + torn)
@@ -92,18 +92,18 @@ def test_more_episodes_play_only_the_new_seeds(log):
     assert sorted(watcher.played) == SEEDS[5:]
 
 
-def test_a_log_played_anew_starts_empty_and_takes_the_place_of_the_old_one(log):
+def test_a_replay_log_starts_empty_and_replaces_the_old_one(log):
     play(log, SEEDS[:2])
-    again = log.again()
-    assert again.read() == {}
-    play(again, SEEDS[2:5])
+    replayed = log.for_replay()
+    assert replayed.read() == {}
+    play(replayed, SEEDS[2:5])
     assert sorted(log.read()) == SEEDS[:2]
-    again.replace(log)
+    replayed.replace(log)
     assert sorted(log.read()) == SEEDS[2:5]
-    assert log.again().read() == {}
+    assert log.for_replay().read() == {}
 
 
-def test_the_log_is_named_by_all_that_an_episode_depends_on(tmp_path):
+def test_the_log_is_named_by_everything_an_episode_depends_on(tmp_path):
     def path(sha256="a" * 64, spec=SPEC, epsilon=0.01, version="1"):
         return EpisodeLog.of(tmp_path, sha256, spec, epsilon, {"numpy": version}).path
 
@@ -113,17 +113,17 @@ def test_the_log_is_named_by_all_that_an_episode_depends_on(tmp_path):
     assert len({path(), *changed}) == 5
 
 
-def test_what_is_written_comes_back(log):
+def test_a_written_episode_is_read_back(log):
     episode = Episode(seed=1, return_=-20.0, length=3, trajectory="ab", terminated=False)
     log.append(episode)
     assert log.read() == {1: episode}
 
 
-def test_q_values_that_are_not_finite_are_an_error_of_the_variant():
+def test_non_finite_q_values_are_an_error_of_the_variant():
     def broken(observations, /):
         return np.full((len(observations), 2), np.nan, dtype=np.float32)
 
     watcher = Watcher()
-    with pytest.raises(RepositoryError, match="tiny/fp32: the model gives Q-values that are not"):
+    with pytest.raises(RepositoryError, match="tiny/fp32: the model returns non-finite"):
         play(None, q_function=broken, progress=watcher)
     assert watcher.ended == 1

@@ -78,7 +78,7 @@ def test_every_variant_is_played_on_the_same_held_out_seeds_and_published(reposi
     assert evaluation.reports["other"].fidelity.states == fidelity.states <= 40
 
 
-def test_a_report_holds_the_episodes_that_play_gives(repository, settings):
+def test_a_report_has_the_episodes_played(repository, settings):
     report = evaluate_policy(repository, "tiny", ["other"], settings(latency="skip")).reports[
         "other"
     ]
@@ -91,7 +91,7 @@ def test_a_report_holds_the_episodes_that_play_gives(repository, settings):
     assert dict(zip(report.seeds, got, strict=True)) == expected
 
 
-def test_latency_of_all_variants_is_of_one_run(repository, settings):
+def test_latency_of_all_variants_is_measured_in_one_run(repository, settings):
     reports = evaluate_policy(repository, "tiny", settings=settings()).reports
     runs = {report.latency.run_id for report in reports.values()}
     assert len(runs) == 1
@@ -112,7 +112,7 @@ def test_latency_alone_needs_a_report(repository, settings):
     assert "run slimq evaluate tiny first" in str(evaluation.failed["other"])
 
 
-def test_what_is_known_is_not_measured_again(repository, settings):
+def test_an_up_to_date_report_is_not_measured_again(repository, settings):
     first = evaluate_policy(repository, "tiny", settings=settings())
     watcher = Watcher()
     second = evaluate_policy(repository, "tiny", settings=settings(), progress=watcher)
@@ -131,7 +131,7 @@ def test_force_measures_again_and_finds_the_same(repository, settings):
     assert second.reports == first.reports
 
 
-def test_a_forced_evaluation_that_was_interrupted_goes_on(repository, settings):
+def test_an_interrupted_forced_evaluation_resumes(repository, settings):
     evaluate_policy(repository, "tiny", ["other"], settings(latency="skip"))
     options = settings(latency="skip", force=True, environments=1)
 
@@ -162,7 +162,7 @@ def test_a_report_of_more_episodes_is_only_replaced_by_force(repository, setting
     assert len(repository.report("tiny", "other").returns) == 4
 
 
-def test_a_result_that_is_not_published_keeps_its_own_latency(repository, settings):
+def test_an_unpublished_result_keeps_its_own_latency(repository, settings):
     evaluate_policy(repository, "tiny", settings=settings(latency="skip"))
     evaluation = evaluate_policy(repository, "tiny", ["other"], settings(episodes=4))
     assert len(evaluation.reports["other"].returns) == 4
@@ -221,7 +221,7 @@ def test_a_baseline_of_another_checkpoint_gives_no_fidelity(repository, settings
 
 def test_latency_alone_is_refused_on_seeds_that_are_not_published(repository, settings):
     options = settings(latency="only", seed_range=SELECTION)
-    with pytest.raises(InvalidInputError, match="seeds: expected held-out where only latency"):
+    with pytest.raises(InvalidInputError, match="seeds: expected held-out, as latency is only"):
         evaluate_policy(repository, "tiny", settings=options)
 
 
@@ -242,7 +242,7 @@ def test_seeds_for_choosing_are_never_published(repository, settings):
     assert repository.report("tiny", "other") is None
 
 
-def test_a_broken_variant_fails_by_name_and_the_others_go_on(repository, settings):
+def test_an_invalid_variant_fails_by_name_and_the_others_are_evaluated(repository, settings):
     model_file(repository, "other").write_bytes(b"not a model")
     evaluation = evaluate_policy(repository, "tiny", settings=settings())
     assert list(evaluation.reports) == ["fp32"]
@@ -259,7 +259,7 @@ def test_without_its_baseline_a_variant_is_played_but_has_no_fidelity(repository
     assert len(evaluation.reports["other"].returns) == 6
 
 
-def test_a_broken_report_is_replaced(repository, settings):
+def test_an_invalid_report_is_replaced(repository, settings):
     evaluate_policy(repository, "tiny", settings=settings(latency="skip"))
     entry = repository.variant("tiny", "other").report
     path = repository.root / "tiny" / "variants" / "other" / entry.path
@@ -269,7 +269,7 @@ def test_a_broken_report_is_replaced(repository, settings):
     assert repository.report("tiny", "other") == evaluation.reports["other"]
 
 
-def test_a_new_baseline_measures_fidelity_again_without_playing_anew(repository, settings):
+def test_a_new_baseline_measures_fidelity_again_without_replaying(repository, settings):
     evaluate_policy(repository, "tiny", settings=settings(latency="skip"))
     policy_json = repository.root / "tiny" / "policy.json"
     values = json.loads(policy_json.read_text())
@@ -285,7 +285,7 @@ def test_a_new_baseline_measures_fidelity_again_without_playing_anew(repository,
     assert evaluation.reports["fp32"].baseline_variant == "other"
 
 
-def test_names_that_are_not_there_are_refused_with_what_is(repository, settings):
+def test_unknown_names_are_refused_with_the_available_ones(repository, settings):
     with pytest.raises(NotFoundError, match="fp32, other"):
         evaluate_policy(repository, "tiny", ["int8"], settings())
     with pytest.raises(NotFoundError, match="tiny"):

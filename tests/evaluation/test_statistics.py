@@ -40,12 +40,12 @@ def test_intervals_agree_with_scipy(interval, statistic):
     assert ours.high == pytest.approx(theirs.high, abs=0.05)
 
 
-def test_intervals_repeat_exactly_and_do_not_depend_on_anything_but_the_values():
+def test_intervals_depend_only_on_the_values():
     assert mean_interval(VALUES) == mean_interval(list(VALUES))
     assert mean_interval(VALUES, resamples=100) != mean_interval(VALUES)
 
 
-def test_equal_values_have_an_interval_of_no_width():
+def test_equal_values_have_an_interval_of_zero_width():
     interval = mean_interval([500.0] * 100)
     assert (interval.low, interval.high) == (500.0, 500.0)
 
@@ -73,7 +73,7 @@ def test_a_loss_beyond_the_margin_is_inferior(make_report):
     assert not difference.non_inferior
 
 
-def test_a_mean_without_loss_is_not_enough_where_the_interval_is_wide(make_report):
+def test_a_mean_without_loss_is_not_enough_if_the_interval_is_wide(make_report):
     full = make_report("fp32", [100.0] * 40)
     difference = paired_difference(make_report("other", [60.0, 140.0] * 20), full, 10.0)
     assert difference.mean == pytest.approx(0.0)
@@ -94,13 +94,13 @@ def test_reports_of_different_protocols_are_not_compared(make_report, changes):
         paired_difference(variant, full, 10.0)
 
 
-def test_a_baseline_no_better_than_random_gives_no_scale(make_report):
+def test_a_baseline_no_better_than_random_is_refused(make_report):
     full = make_report("fp32", [100.0, 120.0])
     with pytest.raises(InvalidInputError, match="report of fp32: expected a mean above random's"):
         paired_difference(full, full, random_mean=110.0)
 
 
-def test_the_frontier_holds_what_nothing_beats_in_both():
+def test_the_frontier_is_the_points_that_no_other_dominates():
     points = [(10.0, 5.0), (5.0, 5.0), (1.0, 1.0), (7.0, 4.0), (20.0, 9.0), (5.0, 5.0)]
     assert pareto_frontier(points) == [2, 1, 4]
     assert pareto_frontier([]) == []

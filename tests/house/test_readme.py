@@ -64,7 +64,7 @@ def test_the_readme_names_every_command(readme: str) -> None:
     assert named == set(COMMANDS)
 
 
-def test_every_slimq_line_is_one_that_the_program_takes(readme: str) -> None:
+def test_every_slimq_line_is_valid(readme: str) -> None:
     lines = list(command_lines(readme, "slimq"))
     assert lines
     for words in lines:
@@ -73,7 +73,7 @@ def test_every_slimq_line_is_one_that_the_program_takes(readme: str) -> None:
         command.make_context(words[0], arguments, resilient_parsing=False)
 
 
-def test_every_configuration_and_recipe_it_names_exists(root: Path, readme: str) -> None:
+def test_every_configuration_and_recipe_it_mentions_exists(root: Path, readme: str) -> None:
     for words in command_lines(readme, "slimq"):
         if words[0] == "train":
             assert (root / words[1]).exists()
@@ -113,7 +113,7 @@ def test_every_python_block_compiles_and_imports_what_exists(readme: str) -> Non
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_to_a_file_leads_somewhere(root: Path, page: str) -> None:
+def test_every_link_to_a_file_resolves(root: Path, page: str) -> None:
     path = root / page
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
         if "://" not in target:

@@ -46,7 +46,7 @@ def convolutions(body: ConvSpec) -> list[ConvLayer]:
         ("shufflenet", 221_622, 2_375_968),
     ],
 )
-def test_an_architecture_has_the_size_that_its_description_says(
+def test_an_architecture_has_the_size_in_its_docstring(
     name: Architecture, parameters: int, macs: int
 ) -> None:
     spec = make_spec(name)
@@ -59,7 +59,7 @@ def test_nature_of_width_one_is_the_published_network() -> None:
 
 
 @every_architecture
-def test_width_scales_every_layer_in_whole_blocks(name: Architecture) -> None:
+def test_width_scales_every_layer_by_whole_blocks(name: Architecture) -> None:
     narrow, wide = ARCHITECTURES[name](0.5), ARCHITECTURES[name](2.0)
     sizes = [count_parameters(QNetwork(make_spec(name, width))) for width in (0.5, 1.0, 2.0)]
     assert sizes == sorted(set(sizes))

@@ -30,8 +30,8 @@ def test_the_same_network_gives_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x10\0\0\0\0\0\0\0{}"])
-def test_what_is_no_network_is_refused_by_name(content: bytes) -> None:
-    with pytest.raises(RepositoryError, match=r"here\.safetensors: is no slimq network"):
+def test_a_file_that_is_not_a_checkpoint_is_refused_by_name(content: bytes) -> None:
+    with pytest.raises(RepositoryError, match=r"here\.safetensors: is not a slimq checkpoint"):
         load_network(content, "here.safetensors")
 
 
@@ -40,5 +40,5 @@ def test_a_truncated_network_is_refused() -> None:
         body=MLPSpec(hidden=(8,)), observation_shape=(4,), observation_dtype="float32", actions=2
     )
     content = save_network(QNetwork(small))
-    with pytest.raises(RepositoryError, match="is no slimq network"):
+    with pytest.raises(RepositoryError, match="is not a slimq checkpoint"):
         load_network(content[:-5])

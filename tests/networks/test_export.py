@@ -66,7 +66,7 @@ def test_input_and_output_have_the_agreed_names_and_a_dynamic_batch(spec: QNetwo
     assert model.opset_import[0].version == OPSET
 
 
-def test_the_same_network_gives_the_same_bytes_and_another_one_others() -> None:
+def test_the_same_network_gives_the_same_bytes_and_another_does_not() -> None:
     first, again, other = (export_onnx(make_network(CONV, seed)) for seed in (0, 0, 1))
     assert first == again
     assert first != other
@@ -168,7 +168,7 @@ def test_layers_inside_a_residual_block_are_named_in_order_of_computation() -> N
     ]
 
 
-def test_learned_activation_ranges_go_along() -> None:
+def test_learned_activation_ranges_are_exported() -> None:
     network = make_network(CONV)
     plain = onnx.load_from_string(export_onnx(network))
     assert not plain.metadata_props
@@ -178,10 +178,10 @@ def test_learned_activation_ranges_go_along() -> None:
     assert json.loads(entry.value) == {"conv1.relu": [0.0, 2.5]}
 
 
-def test_a_module_that_the_exporter_does_not_know_is_named() -> None:
+def test_an_unsupported_module_is_named() -> None:
     network = make_network(CONV)
     network.features.append(torch.nn.Sigmoid())
-    with pytest.raises(TypeError, match="the exporter does not know Sigmoid"):
+    with pytest.raises(TypeError, match="the exporter does not support Sigmoid"):
         export_onnx(network)
 
 

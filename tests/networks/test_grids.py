@@ -41,7 +41,7 @@ def test_projecting_twice_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(GRIDS))
-def test_a_grid_that_was_moved_projects_alike(name: str) -> None:
+def test_a_grid_on_another_device_projects_alike(name: str) -> None:
     grid, weight = GRIDS[name](), draw(8, 40)
     grid.advance(weight, 0.0)
     assert torch.equal(grid.to(torch.device("cpu")).project(weight), grid.project(weight))
@@ -59,7 +59,7 @@ def test_a_mask_keeps_the_largest_weights() -> None:
     assert mask.project(weight).tolist() == [[0.0, -4.0, 0.0, 0.0]]
 
 
-def test_sensitivity_decides_beside_magnitude() -> None:
+def test_sensitivity_weighs_the_magnitude() -> None:
     weight = torch.tensor([[1.0, -4.0, 2.0, 3.0]])
     mask = Mask(0.75, sensitivity=torch.tensor([[9.0, 1.0, 1.0, 1.0]]))
     mask.advance(weight, 0.0)
@@ -94,7 +94,7 @@ def test_a_weight_that_a_gradual_mask_pruned_too_early_comes_back() -> None:
     assert mask.project(late).tolist() == [[9.0, 0.0, 0.0, 8.0]]
 
 
-def test_linear_levels_are_whole_multiples_of_a_scale_that_a_division_finds_again() -> None:
+def test_linear_levels_are_multiples_of_a_scale_recovered_by_division() -> None:
     levels, weight = LinearLevels(7), draw(8, 40)
     levels.advance(weight, 0.0)
     rounded = levels.project(weight)
@@ -106,7 +106,7 @@ def test_linear_levels_are_whole_multiples_of_a_scale_that_a_division_finds_agai
     assert len(rounded[0].unique()) <= 15
 
 
-def test_fitted_scales_err_less_than_those_of_the_largest_weight() -> None:
+def test_fitted_scales_have_a_smaller_error_than_those_of_the_largest_weight() -> None:
     weight = draw(4, 500)
     errors = []
     for fit in (True, False):

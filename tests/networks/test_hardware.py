@@ -16,12 +16,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("wanted", ["nonsense", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused_by_name(wanted: str) -> None:
+def test_an_unavailable_device_is_refused_by_name(wanted: str) -> None:
     with pytest.raises(InvalidInputError, match=f"device: expected .*{wanted}"):
         resolve_device(wanted)
 
 
-def test_auto_takes_what_is_there() -> None:
+def test_auto_takes_the_best_available() -> None:
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     fast = {"avx512_bf16", "amx_bf16"} & set(cpu_flags())
     assert resolve_precision("auto", CPU) == ("bf16" if fast else "fp32")

@@ -32,7 +32,7 @@ def test_frames_are_scaled_inside_the_network() -> None:
     assert torch.allclose(network(frames), by_hand, atol=1e-6)
 
 
-def test_mixed_precision_stays_close_and_answers_in_float32() -> None:
+def test_mixed_precision_stays_close_and_returns_float32() -> None:
     network = QNetwork(PONG)
     frames = torch.randint(0, 256, (8, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
@@ -46,8 +46,8 @@ def test_mixed_precision_stays_close_and_answers_in_float32() -> None:
     [
         (NATURE, (4,), "conv network takes"),
         (MLPSpec(hidden=(4,)), (4, 84, 84), "mlp network takes a vector"),
-        (NATURE, (4, 15, 84), r"convolutions\[1\].kernel: at most 2"),
-        (NATURE, (4, 20, 84), r"convolutions\[2\].kernel: at most 1"),
+        (NATURE, (4, 15, 84), r"convolutions\[1\].kernel: expected at most 2"),
+        (NATURE, (4, 20, 84), r"convolutions\[2\].kernel: expected at most 1"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused(

@@ -47,7 +47,7 @@ def draw_frames(count: int = 6) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, 4, 20, 16), dtype=np.uint8)
 
 
-def test_what_lies_outside_the_window_makes_no_difference() -> None:
+def test_pixels_outside_the_window_make_no_difference() -> None:
     policy, frames = TorchPolicy(make_network()), draw_frames()
     outside = 255 - frames
     outside[:, 2:4, 3:19, 1:15] = frames[:, 2:4, 3:19, 1:15]
@@ -57,7 +57,7 @@ def test_what_lies_outside_the_window_makes_no_difference() -> None:
     assert not np.array_equal(policy(inside), policy(frames))
 
 
-def test_the_first_layers_are_as_large_as_the_window_wants() -> None:
+def test_the_first_layers_are_sized_for_the_window() -> None:
     spec = make_spec(WINDOW)
     assert spec.seen_shape == (2, 16, 14)
     assert spec.flat_width == 5 * 7 * 6
@@ -86,10 +86,10 @@ def test_a_checkpoint_and_mixed_precision_keep_the_window() -> None:
 @pytest.mark.parametrize(
     ("window", "problem"),
     [
-        ({"channels": [2, 5]}, r"window\.channels: start < stop <= 4, not 2, 5"),
-        ({"rows": [7, 7]}, r"window\.rows: start < stop <= 20, not 7, 7"),
-        ({"columns": [9, 3]}, r"window\.columns: start < stop <= 16, not 9, 3"),
-        ({"rows": [0, 3]}, r"convolutions\[0\]\.kernel: at most 3"),
+        ({"channels": [2, 5]}, r"window\.channels: expected start < stop <= 4, received 2, 5"),
+        ({"rows": [7, 7]}, r"window\.rows: expected start < stop <= 20, received 7, 7"),
+        ({"columns": [9, 3]}, r"window\.columns: expected start < stop <= 16, received 9, 3"),
+        ({"rows": [0, 3]}, r"convolutions\[0\]\.kernel: expected at most 3"),
     ],
 )
 def test_a_window_that_does_not_fit_is_refused_by_its_field(
@@ -123,9 +123,11 @@ def test_a_background_counts_as_zero_and_costs_the_graph_nothing() -> None:
 @pytest.mark.parametrize(
     "first", [{"channels": 5, "kernel": 3, "padding": 1}, {"kind": "shuffle", "groups": 2}]
 )
-def test_a_background_needs_a_first_convolution_that_pads_nothing(first: dict[str, Any]) -> None:
+def test_a_background_needs_a_first_convolution_without_padding(first: dict[str, Any]) -> None:
     body = {"kind": "conv", "background": 87, "convolutions": [first], "hidden": [8]}
-    with pytest.raises(ValidationError, match="background: needs a convolution without padding"):
+    with pytest.raises(
+        ValidationError, match="background: the first layer must be a convolution without"
+    ):
         QNetworkSpec.model_validate(
             {
                 "body": body,

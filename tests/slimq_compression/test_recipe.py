@@ -101,7 +101,12 @@ def test_every_shipped_recipe_is_valid_and_named_like_its_file(path: Path) -> No
         ('name = "small"', "", "name: Field required"),
         ('name = "small"', 'nmae = "small"', "nmae: unknown key 'nmae', did you mean 'name'?"),
         ('name = "small"', 'name = "Not a slug"', "name: String should match pattern"),
-        ("ratio = 0.5", "ratoi = 0.5", "network[1].prune_channels.ratoi: unknown key 'ratoi', did"),
+        (
+            "ratio = 0.5",
+            "ratoi = 0.5",
+            "network[1].prune_channels.ratoi: unknown key 'ratoi', did "
+            "you mean 'ratio'? (at line 8)",
+        ),
         (
             "ratio = 0.5",
             "ratio = 1.5",

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ class InProcess:
         self.settings = Settings(policies=root, **{"retry_seconds": 0.0, **settings})
         self.app = create_app(self.settings)
         self.runner = asyncio.Runner()
-        self._lifespan = self.app.router.lifespan_context(self.app)
+        self._lifespan = self.app.routes.router.lifespan_context(self.app.routes)
         self.run(self._lifespan.__aenter__())
-        transport = httpx.ASGITransport(self.app.state.front, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(self.app.asgi, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -77,11 +77,12 @@ class InProcess:
 class Process:
     """`slimq serve` as a real process on a free port."""
 
-    def __init__(self, root: Path, log: Path, **variables: str) -> None:
+    def __init__(self, root: Path, log: Path, before: Sequence[str] = (), **variables: str) -> None:
+        """Starts it, by the command `before` its own if there is one."""
         self.log = log
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*COMMAND, "serve", "--policies", str(root), "--port", "0"],
+                [*before, *COMMAND, "serve", "--policies", str(root), "--port", "0"],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env={**os.environ, **variables},
@@ -92,7 +93,7 @@ class Process:
         assert " at http://" in line, log.read_text()
         self.url = line.split(" at ")[1].strip()
         self.port = int(self.url.rpartition(":")[2])
-        assert httpx.get(self.url + "/healthz").status_code == 200
+        assert httpx.get(self.url + "/healthz", timeout=60).status_code == 200
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)

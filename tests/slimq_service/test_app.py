@@ -18,7 +18,7 @@ from slimq_service.settings import Settings
 import httpx
 
 async def main():
-    app = slimq_service.app.create_app(Settings(policies=sys.argv[1]))
+    app = slimq_service.app.create_app(Settings(policies=sys.argv[1])).routes
     async with app.router.lifespan_context(app):
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
         body = {"observations": [[0, 0, 0, 0]]}

@@ -184,8 +184,8 @@ ENTRIES: dict[str, tuple[Callable[[Any], None], str]] = {
     "a gigantic constant": (publish(allocate("ConstantOfShape")), "memory"),
     "a gigantic expansion": (publish(allocate("Expand")), "tiny/other"),
     "a gigantic repetition": (publish(allocate("Tile")), "tiny/other"),
-    "a loop without an end": (publish(loop), "graph within its graph"),
-    "functions that unfold": (publish(unfold), "functions of its own"),
+    "a loop without an end": (publish(loop), "has a subgraph"),
+    "functions that unfold": (publish(unfold), "defines functions"),
     "a bomb that lies": (bomb(1000), "decompresses to more than the 1000 bytes"),
     "a bomb that does not": (bomb(1 << 28), "expected at most 1000000"),
 }
@@ -326,7 +326,7 @@ def test_a_model_that_never_answers_finite_q_values_is_not_loaded(
     answer = service.act("tiny", FINE, params={"variant": "other"})
     assert (answer.status_code, answer.json()["code"]) == (503, "repository")
     assert "tiny/other" in answer.json()["detail"]
-    assert "not finite" in answer.json()["detail"]
+    assert "non-finite" in answer.json()["detail"]
     assert service.act("tiny", FINE).status_code == 200
 
 

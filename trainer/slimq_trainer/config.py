@@ -6,15 +6,14 @@ improvement is an option that is off.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slimq.core.environment import EnvironmentSpec
-from slimq.core.errors import ConfigError, suggestion
 from slimq.core.manifest import Slug
+from slimq.core.toml_files import read_toml
 from slimq.networks.specification import NATURE, ConvSpec, MLPSpec
 
 
@@ -142,34 +141,6 @@ def load_config(path: Path) -> TrainConfig:
 
     Raises:
         ConfigError: the file is missing, is no TOML, has an unknown key or an impossible value;
-            names the file, the key and the nearest valid one.
+            names the file, the key, its line and the nearest valid one.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(str(path), "file", error.strerror or "cannot be read") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), "syntax", str(error)) from error
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        # A misspelt key is also a missing one; the misspelling is the better story.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        place = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"]
-        if first["type"] == "extra_forbidden":
-            name = str(first["loc"][-1])
-            problem = f"unknown key {name!r}{suggestion(name, _siblings(first['loc']))}"
-        raise ConfigError(str(path), place, problem) from error
-
-
-def _siblings(location: tuple[Any, ...]) -> list[str]:
-    model: Any = TrainConfig
-    for part in location[:-1]:
-        if part in ("conv", "mlp"):
-            model = {"conv": ConvSpec, "mlp": MLPSpec}[part]
-        elif part in getattr(model, "model_fields", {}):
-            model = model.model_fields[part].annotation
-            candidates = [a for a in getattr(model, "__args__", ()) if hasattr(a, "model_fields")]
-            model = candidates[0] if len(candidates) == 1 else model
-    return list(getattr(model, "model_fields", {}))
+    return read_toml(path).validate(TrainConfig)

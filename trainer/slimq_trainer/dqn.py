@@ -34,6 +34,7 @@ from slimq.environments.vector import VectorEnvironment, describe
 from slimq.networks.hardware import resolve_device, resolve_precision
 from slimq.networks.qnetwork import QNetwork, arrange
 from slimq.networks.specification import QNetworkSpec
+from slimq.networks.targets import bootstrap_targets
 from slimq_trainer.config import AlgorithmConfig, TrainConfig
 from slimq_trainer.learner import Learner
 from slimq_trainer.replay import Batch, ReplayBuffer
@@ -228,9 +229,8 @@ def temporal_difference_errors(
     """
     with torch.no_grad():
         next_values = target(batch.next_observations)
-        chooser = online(batch.next_observations) if algorithm.double else next_values
-        best = chooser.argmax(1, keepdim=True)
-        targets = batch.returns + batch.discounts * next_values.gather(1, best).squeeze(1)
+        selecting = online(batch.next_observations) if algorithm.double else next_values
+        targets = bootstrap_targets(batch.returns, batch.discounts, selecting, next_values)
     online.train()
     values: Tensor = online(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)
     online.eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import shutil
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from slimq.core.atomic import TEMPORARY, write_atomically
 from slimq.core.errors import TrainingError
+from slimq.core.locks import hold_lock
 from slimq.core.seeds import SELECTION
 from slimq.environments.rollout import play_episodes
 from slimq.networks.checkpoint import save_network
@@ -37,7 +37,6 @@ from slimq_trainer.learner import Learner
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 LOCK = ".lock"
-"""In the run's folder; it stays there, empty, since removing a lock file is a race."""
 _BEST = "best-"
 _log = structlog.get_logger()
 
@@ -68,11 +67,9 @@ class Run:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = self._exit.enter_context((self.folder / LOCK).open("w"))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._exit.close()
+            self._exit.enter_context(hold_lock(self.folder / LOCK))
+        except TimeoutError:
             self._bar.close()
             raise TrainingError(
                 f"{self.folder}: another training is using it; give this one a folder with --run"

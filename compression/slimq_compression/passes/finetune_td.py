@@ -33,10 +33,11 @@ from torch.nn import functional as F
 from slimq.core.qfunction import QValues
 from slimq.networks.hardware import flushed_denormals, resolve_precision
 from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
+from slimq.networks.targets import bootstrap_targets
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext, ProgressBar, TransitionBatch
-from slimq_compression.distillation import label
-from slimq_compression.straight_through import HeldNetwork
+from slimq_compression.network.distillation import label
+from slimq_compression.network.straight_through import HeldNetwork
 
 
 class Params(BaseModel):
@@ -109,23 +110,6 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     return trained
 
 
-def double_targets(
-    rewards: Tensor, terminated: Tensor, chooser: Tensor, rater: Tensor, gamma: float
-) -> Tensor:
-    """The targets y = r + γ·Q(s', a*; θ⁻), or r where the episode terminated.
-
-    Args:
-        rewards: `(batch,)`.
-        terminated: `(batch,)`, bool; a truncated episode would have gone on, and bootstraps.
-        chooser: `(batch, actions)`, Q(s', ·; θ), whose greedy action is a*.
-        rater: `(batch, actions)`, Q(s', ·; θ⁻).
-        gamma: discount.
-    """
-    best = chooser.argmax(dim=1, keepdim=True)
-    ahead = rater.gather(1, best).squeeze(1)
-    return rewards + gamma * torch.where(terminated, torch.zeros_like(ahead), ahead)
-
-
 class _Replay:
     """The transitions of the newest rounds, all of the same length."""
 
@@ -188,9 +172,12 @@ class _Learner:
         params = self.params
         rewards = batch.rewards.clamp(-1.0, 1.0) if params.clip_rewards else batch.rewards
         with torch.no_grad():
-            chooser = self.q_online(batch.next_observations)
-            rater = self.q_target(batch.next_observations)
-            targets = double_targets(rewards, batch.terminated, chooser, rater, params.gamma)
+            targets = bootstrap_targets(
+                rewards,
+                params.gamma * ~batch.terminated,
+                selecting=self.q_online(batch.next_observations),
+                evaluating=self.q_target(batch.next_observations),
+            )
         answers: Tensor = self.q_online(batch.observations)
         values = answers.gather(1, batch.actions[:, None]).squeeze(1)
         loss = F.smooth_l1_loss(values, targets)

@@ -17,7 +17,8 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from slimq.networks.export import INPUT, OUTPUT
-from slimq_compression.graph import (
+from slimq_compression.graph.layers import output_axis, weight_rows
+from slimq_compression.graph.model import (
     WEIGHTED,
     coded_nodes,
     copy_model,
@@ -26,7 +27,6 @@ from slimq_compression.graph import (
     sort_nodes,
     weighted_nodes,
 )
-from slimq_compression.layers import output_axis, weight_rows
 from slimq_compression.quantization.levels import weight_scales
 
 OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Reshape", "Add", "Gather"]
@@ -178,6 +178,7 @@ def _free_output(model: onnx.ModelProto) -> None:
     quantize = made_by[last.input[0]]
     head = made_by[quantize.input[0]]
     model.graph.node.remove(last)
+    model.graph.node.remove(quantize)
     head.output[0] = OUTPUT
     remove_unused(model)
 

@@ -11,13 +11,13 @@ as zero: without that the first thousands of updates only take a constant away.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
+import tomli_w
 from optuna.trial import BaseTrial
 
 from slimq.core.calibration import CalibrationSet
@@ -251,7 +251,8 @@ def make_recipe(
         graph.append({"pass": "store_weights", **({"zstd_aware": True} if offer.zstd else {})})
     head = {"name": name, "description": f"Found: {candidate.describe()}.", "seed": seed}
     store = {"compression": "zstd", "compact": True} if offer.zstd else {}
-    text = _render(head, network, graph, {"accept": accept, "store": store})
+    tables = {"network": network, "graph": graph, "accept": accept, "store": store}
+    text = tomli_w.dumps(head | {name: table for name, table in tables.items() if table})
     return parse_recipe(text, f"{name}.toml"), text
 
 
@@ -333,30 +334,3 @@ def _convolutions(trial: BaseTrial, count: int, size: int) -> tuple[dict[str, in
         found.append({"channels": channels, "kernel": kernel, "stride": stride})
         size = (size - kernel) // stride + 1
     return tuple(found)
-
-
-def _render(
-    head: Mapping[str, Any],
-    network: Sequence[Mapping[str, Any]],
-    graph: Sequence[Mapping[str, Any]],
-    tables: Mapping[str, Mapping[str, Any]],
-) -> str:
-    """TOML text of a recipe; empty tables are left out."""
-    blocks = [("", head)]
-    blocks += [("[[network]]", step) for step in network]
-    blocks += [("[[graph]]", step) for step in graph]
-    blocks += [(f"[{name}]", table) for name, table in tables.items() if table]
-    parts = [
-        "\n".join([*([title] if title else []), *(f"{k} = {_toml(v)}" for k, v in table.items())])
-        for title, table in blocks
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _toml(value: Any) -> str:
-    """A number, a string of ASCII, a list or an inline table."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value)

@@ -7,7 +7,6 @@ what it finds in there as running was left by one that died, and is tried again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from slimq.core.errors import ConfigError, InvalidInputError
+from slimq.core.locks import hold_lock, make_lock
 from slimq.core.manifest import SLUG
 from slimq_compression.context import step_seed
 
@@ -104,20 +104,19 @@ class SearchSettings:
         return self.work / self.policy / self.name
 
 
-class _FileLock(JournalFileOpenLock):
-    """The kernel's lock, which a process that is killed cannot leave behind."""
+class _JournalLock(JournalFileOpenLock):
+    """A lock that a process that is killed cannot leave behind, unlike Optuna's own."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        self.path, self.descriptor = path.with_name(path.name + ".lock"), -1
+        self._lock = make_lock(path.with_name(f"{path.name}.lock"), poll_seconds=0.01)
 
     def acquire(self) -> bool:
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        self._lock.acquire()
         return True
 
     def release(self) -> None:
-        os.close(self.descriptor)
+        self._lock.release()
 
 
 @contextlib.contextmanager
@@ -128,10 +127,10 @@ def only_search(folder: Path) -> Iterator[None]:
         ConfigError: another search holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            held.enter_context(hold_lock(folder / LOCK))
+        except TimeoutError as error:
             problem = "another search is at work in it; wait, or give --study another name"
             raise ConfigError(str(folder), "study", problem) from error
         _mend(folder)
@@ -152,7 +151,7 @@ def open_study(settings: SearchSettings) -> optuna.Study:
     """The study, created where it is not there; several processes may open it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = settings.folder / JOURNAL
-    lock = _FileLock(journal)
+    lock = _JournalLock(journal)
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal), lock)),
         study_name=settings.name,

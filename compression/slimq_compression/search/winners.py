@@ -19,6 +19,7 @@ from optuna.trial import FixedTrial
 
 from slimq.core.errors import ConfigError, SlimqError
 from slimq.core.repository import Repository
+from slimq.core.toml_files import parse_toml, read_toml
 from slimq_compression.compress import Outcome, compress
 from slimq_compression.context import Progress, ignore, silent
 from slimq_compression.pipeline import OnStep, Source, load_source
@@ -89,7 +90,7 @@ def publish_winners(
             continue
         recipe, text = winning_recipe(settings, source, found, effort, seed)
         path = recipes / settings.policy / f"{recipe.name}.toml"
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        if path.exists() and read_toml(path).values != parse_toml(text, path.name).values:
             problem = "is there already and holds something else; move it away"
             raise ConfigError(str(path), "file", problem)
         (outcome,) = compress(
@@ -105,8 +106,9 @@ def publish_winners(
         except SlimqError as error:
             yield Winner(found, seed, None, None, str(error))
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
         published.add(found.number)
         yield Winner(found, seed, path, outcome, "")
 

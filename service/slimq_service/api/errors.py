@@ -19,7 +19,8 @@ from slimq_service.http.problems import (
     no_such_path,
     problem_of,
 )
-from slimq_service.metrics.service import METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, Metrics
+from slimq_service.metrics.codes import METHOD_NOT_ALLOWED, UPGRADE_REQUIRED
+from slimq_service.metrics.service import Metrics
 
 CODES = {405: METHOD_NOT_ALLOWED, 426: UPGRADE_REQUIRED}
 
@@ -33,8 +34,9 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     ) -> Response:
         metrics.http_error(problem["code"])
         refused = error_response(request.scope["path"], problem)
+        found = {name.decode(): value.decode() for name, value in refused.headers}
         media_type = refused.media_type.decode()
-        return Response(refused.body, refused.status, headers, media_type)
+        return Response(refused.body, refused.status, {**found, **(headers or {})}, media_type)
 
     async def on_slimq(request: Request, error: Exception) -> Response:
         return answer(request, explain(error))

@@ -29,6 +29,7 @@ with so few is said."""
 SEARCHED_BYTES = 64 * 1024
 """At each end of what comes before an error in JSON: in these, the key to name it by is sought."""
 
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
 TYPED_ARRAY = "a JavaScript typed array? send Array.from(array)"
 BUFFER = "a Node.js Buffer? send Array.from(buffer)"
 MAX_SHOWN = 40
@@ -48,6 +49,8 @@ def check_lists(body: bytes, spec: ObservationSpec, max_batch: int, field: str) 
     Raises:
         LimitError: they are far more than `max_batch` observations are made of.
     """
+    if len(body) <= SPARE_LISTS:
+        return
     each = sum(itertools.accumulate(spec.shape[:-1], operator.mul, initial=1))
     most = max_batch * each + SPARE_LISTS
     if len(body) > most and (count := _count(body, _CONTAINERS)) > most:
@@ -106,6 +109,26 @@ def _last_key(body: bytes, stop: int, keys: Sequence[str]) -> str | None:
         if passed := pattern.findall(part):
             return str(passed[-1].decode())
     return None
+
+
+def read_vectors(value: Any, length: int) -> npt.NDArray[np.float32] | None:
+    """Lists of numbers as an array `(batch, length)`, without the checks that place an error.
+
+    Args:
+        value: from JSON, so that no number is NaN.
+        length: of each list.
+
+    Returns:
+        None unless all of it are numbers that float32 holds, in lists of this length.
+    """
+    if type(value) is not list or not value:
+        return None
+    for row in value:
+        if type(row) is not list or len(row) != length or not _NUMBERS.issuperset(map(type, row)):
+            return None
+        if max(row) > MAX_FLOAT32 or min(row) < -MAX_FLOAT32:
+            return None
+    return np.array(value, np.float32)
 
 
 def flatten(value: Any, dims: tuple[int, ...], field: str) -> list[Any]:

@@ -32,6 +32,7 @@ from slimq_service.decoding.nested_lists import (
     is_typed_array,
     kind_of,
     load_json,
+    read_vectors,
     to_array,
 )
 from slimq_service.errors import MalformedError
@@ -46,7 +47,7 @@ LONGEST_NAME = 64
 """Characters of a variant's name, as the repository's rule for names has it."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Envelope:
     """A body that was read but not yet checked against a policy.
 
@@ -101,7 +102,8 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
     document = _read_document(body, spec)
     if FIELD not in document:
         raise InvalidInputError(FIELD, "a list of observations", "no such key")
-    return Envelope(media_type, document[FIELD], read_variant(document))
+    variant = read_variant(document) if len(document) > 1 else None
+    return Envelope(media_type, document[FIELD], variant)
 
 
 def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
         ObservationError: it has NaN or an infinity where a number should be.
         InvalidInputError: it is no object, or has an unknown key.
     """
-    frames = read_frames(body, spec)
+    frames = read_frames(body, spec) if spec.dtype == "uint8" else None
     if frames is not None:
         with contextlib.suppress(SlimqError):  # which the whole body is to say of itself
             document = read_object(frames[1], KEYS, "body")
@@ -202,6 +204,11 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
 
 def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observations:
     rank = len(spec.shape)
+    if rank == 1 and spec.dtype == "float32":
+        vectors = read_vectors(value, spec.shape[0])
+        if vectors is not None:
+            check_count(len(vectors), max_batch, FIELD)
+            return vectors
     lengths, first = _outline(value, rank + 2)
     depth = len(lengths)
     expected = f"a list of shape (batch, {', '.join(map(str, spec.shape))})"

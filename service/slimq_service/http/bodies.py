@@ -39,11 +39,14 @@ def media_type(headers: Headers, supported: Iterable[str]) -> str:
     Raises:
         MediaTypeError: none is given, or it is not one of `supported`.
     """
-    expected = " or ".join(supported)
     value = header(headers, b"content-type")
+    expected = " or ".join(supported)
     if value is None:
         raise MediaTypeError("Content-Type", expected, "no Content-Type")
-    name = value.decode("latin-1").partition(";")[0].strip().lower()
+    name = value.decode("latin-1")
+    if name in supported:
+        return name
+    name = name.partition(";")[0].strip().lower()
     if name not in supported:
         raise MediaTypeError("Content-Type", expected, repr(name))
     return name
@@ -85,7 +88,7 @@ async def read_body(receive: Receive, headers: Headers, limit: int, seconds: flo
             raise LimitError("body", limit, f"{length} bytes", "bytes")
     message, waiting = take(receive)
     if message is not None and not message.get("more_body"):
-        return await _collect(Replay(message, None, receive), limit)  # which waits for nothing
+        return _check(message, 0, limit)
     try:
         async with asyncio.timeout(seconds):
             return await _collect(Replay(message, waiting, receive), limit)
@@ -143,12 +146,19 @@ async def _collect(receive: Receive, limit: int) -> bytes:
     length = 0
     while True:
         message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        chunk: bytes = message.get("body", b"")
+        chunk = _check(message, length, limit)
         length += len(chunk)
-        if length > limit:
-            raise LimitError("body", limit, f"{length} bytes and perhaps more", "bytes")
         if not message.get("more_body", False):
             return b"".join([*chunks, chunk]) if chunks else chunk
         chunks.append(chunk)
+
+
+def _check(message: MutableMapping[str, Any], before: int, limit: int) -> bytes:
+    """The part of a body in a message, where as many bytes came `before`."""
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    chunk: bytes = message.get("body", b"")
+    length = before + len(chunk)
+    if length > limit:
+        raise LimitError("body", limit, f"{length} bytes and perhaps more", "bytes")
+    return chunk

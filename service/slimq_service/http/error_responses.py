@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import orjson
 from starlette.types import Receive, Scope, Send
 
 from slimq_service.http.bodies import header, is_long
 from slimq_service.http.problems import Problem
-from slimq_service.http.responses import Answer, problem_answer, send_last
+from slimq_service.http.responses import (
+    JSON,
+    Response,
+    problem_response,
+    retry_header,
+    send_and_drain,
+)
 from slimq_service.http.websocket_denial import deny
 
 V2_PREFIX = "/v2"
@@ -25,16 +29,17 @@ def is_v2(path: str) -> bool:
     return path == V2_PREFIX or path.startswith(V2_PREFIX + "/")
 
 
-def v2_error(problem: Problem) -> Answer:
+def v2_error(problem: Problem) -> Response:
     """The protocol's form of an error: `{"error": "..."}`, with a status that its clients know."""
     status: int = problem["status"]
     status = V2_STATUSES.get(status, status)
-    return Answer(status, b"application/json", orjson.dumps({"error": problem["detail"]}))
+    body = orjson.dumps({"error": problem["detail"]})
+    return Response(status, JSON, body, retry_header(problem))
 
 
-def error_response(path: str, problem: Problem) -> Answer:
+def error_response(path: str, problem: Problem) -> Response:
     """An error in the format that a path has."""
-    return v2_error(problem) if is_v2(path) else problem_answer(problem)
+    return v2_error(problem) if is_v2(path) else problem_response(problem)
 
 
 async def refuse(
@@ -44,22 +49,23 @@ async def refuse(
     problem: Problem,
     headers: tuple[tuple[bytes, bytes], ...] = (),
 ) -> None:
-    """Answers a request, or the request for a WebSocket, with what is wrong with it.
+    """Responses a request, or the request for a WebSocket, with what is wrong with it.
 
     Args:
         scope: the request's.
         receive: its ASGI channel, from which nothing was taken.
-        send: where the answer goes.
+        send: where the response goes.
         problem: what is wrong.
         headers: further headers of the answer.
     """
-    answer = replace(error_response(scope["path"], problem), headers=headers)
+    response = error_response(scope["path"], problem)
+    response = response._replace(headers=(*response.headers, *headers))
     if scope["type"] == "websocket":
         await receive()
-        await deny(scope, receive, send, answer, problem["code"])
+        await deny(scope, receive, send, response, problem["code"])
         return
     close = _has_body(scope) and is_long(scope["headers"])
-    await send_last(receive, send, answer, close=close)
+    await send_and_drain(receive, send, response, close=close)
 
 
 def _has_body(scope: Scope) -> bool:

@@ -1,8 +1,8 @@
-"""What an endpoint answers, and how it is sent."""
+"""Responses of the endpoints that are bare ASGI applications, and how they are sent."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from starlette.types import Receive, Send
 
@@ -11,60 +11,64 @@ from slimq_service.http.problems import MEDIA_TYPE, Problem, render
 
 DRAIN_SECONDS = 1.0
 """How long a client may go on sending a body that is already refused."""
+JSON = b"application/json"
+PROBLEM = MEDIA_TYPE.encode()
+
+RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What goes back to the client."""
+class Response(NamedTuple):
+    """A whole response; `content-length` is added when it is sent."""
 
     status: int
     media_type: bytes
     body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: RawHeaders = ()
 
 
-def problem_answer(problem: Problem) -> Answer:
-    """A problem document as the answer."""
-    return Answer(problem["status"], MEDIA_TYPE.encode(), render(problem))
+def problem_response(problem: Problem) -> Response:
+    """A problem document as the response."""
+    return Response(problem["status"], PROBLEM, render(problem), retry_header(problem))
 
 
-def with_retry(answer: Answer, problem: Problem) -> Answer:
-    """The answer with the header that says when to come again, where the problem does."""
-    if "retry_after" not in problem:
-        return answer
-    header = (b"retry-after", str(problem["retry_after"]).encode())
-    return replace(answer, headers=(*answer.headers, header))
+def retry_header(problem: Problem) -> RawHeaders:
+    """`Retry-After` where the problem says when to try again."""
+    seconds = problem.get("retry_after")
+    return () if seconds is None else ((b"retry-after", b"%d" % seconds),)
 
 
-async def send_answer(
-    send: Send, answer: Answer, *, close: bool = False, kind: str = "http.response"
+async def send_response(
+    send: Send, response: Response, *, close: bool = False, kind: str = "http.response"
 ) -> None:
-    """Sends an answer; where the connection is to close after it, one empty part is still to come.
+    """Sends a response; where the connection is to close after it, an empty part must follow.
 
     Args:
         send: the ASGI channel.
-        answer: what to send.
+        response: what to send.
         close: whether the connection is to close.
-        kind: what the ASGI messages are called.
+        kind: prefix of the ASGI messages' types.
     """
-    length = (b"content-length", str(len(answer.body)).encode())
-    headers = [(b"content-type", answer.media_type), length, *answer.headers]
+    headers = [
+        (b"content-type", response.media_type),
+        (b"content-length", b"%d" % len(response.body)),
+        *response.headers,
+    ]
     if close:
         headers.append((b"connection", b"close"))
-    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": answer.body, "more_body": close})
+    await send({"type": f"{kind}.start", "status": response.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": response.body, "more_body": close})
 
 
-async def send_last(receive: Receive, send: Send, answer: Answer, *, close: bool) -> None:
-    """Sends the answer to a request; where the connection closes, once the client has seen it.
+async def send_and_drain(receive: Receive, send: Send, response: Response, *, close: bool) -> None:
+    """Sends a response; where the connection closes, once the client has had time to read it.
 
     Args:
         receive: the ASGI channel of the request.
-        send: that of the answer.
-        answer: what to send.
-        close: whether what is left of the body is dropped with the connection.
+        send: that of the response.
+        response: what to send.
+        close: whether the rest of the body is dropped with the connection.
     """
-    await send_answer(send, answer, close=close)
+    await send_response(send, response, close=close)
     if close:
         await drain(receive, DRAIN_SECONDS)
         await send({"type": "http.response.body", "body": b""})

@@ -26,15 +26,15 @@ from functools import partial
 from slimq.core.observation import Observations
 from slimq_service.errors import ClosingError, DeadlineError
 from slimq_service.http.bodies import ClientGoneError, Receive, disconnected
-from slimq_service.inference.queue_budget import Room
+from slimq_service.inference.queue_budget import QueueBudget
 from slimq_service.inference.run import (
     Computed,
     Inference,
     Job,
     compute,
-    compute_here,
+    compute_inline,
+    distribute,
     fail,
-    share_out,
 )
 from slimq_service.inference.threads import Threads
 from slimq_service.metrics.service import Metrics
@@ -89,10 +89,15 @@ class Batcher:
     """
 
     def __init__(
-        self, threads: Threads, slots: int, limits: BatchLimits, room: Room, metrics: Metrics
+        self,
+        threads: Threads,
+        slots: int,
+        limits: BatchLimits,
+        budget: QueueBudget,
+        metrics: Metrics,
     ) -> None:
         self._threads, self._slots, self._limits = threads, slots, limits
-        self._room, self._metrics = room, metrics
+        self._budget, self._metrics = budget, metrics
         self._queues: dict[int, _Queue] = {}
         self._running = 0
 
@@ -129,7 +134,7 @@ class Batcher:
         """
         future = asyncio.get_running_loop().create_future()
         job = _Job(variant, observations, future, time.perf_counter(), receive, waited)
-        if self._running < self._slots and not self._room.has(observations.nbytes):
+        if self._running < self._slots and not self._budget.fits(observations.nbytes):
             self._start([job], Reason.IDLE)
             return await job.future
         self._enter(job)
@@ -140,7 +145,7 @@ class Batcher:
                 if self._is_alone(job):
                     self._leave(job)
                     batch = [observations]
-                    q_values, started, seconds = compute_here(variant, batch, self._metrics)
+                    q_values, started, seconds = compute_inline(variant, batch, self._metrics)
                     return Inference(q_values, seconds, started - job.arrived)
                 self._dispatch(Reason.IDLE)
             self._bound(job)
@@ -152,6 +157,20 @@ class Batcher:
                 job.watching.cancel()
             del job, future  # what is raised knows this frame, and the future what is raised
 
+    def offload(self, jobs: Sequence[Job]) -> bool:
+        """Has free threads compute jobs of one variant now, each its share; False if none is free.
+
+        Args:
+            jobs: that have arrived together.
+        """
+        free = self._slots - self._running
+        if free <= 0 or self._queues:
+            return False
+        share = math.ceil(len(jobs) / free)
+        for start in range(0, len(jobs), share):
+            self._start(jobs[start : start + share], Reason.IDLE)
+        return True
+
     def close(self) -> None:
         """Refuses what still waits."""
         for job in [job for queue in self._queues.values() for job in queue]:
@@ -161,7 +180,7 @@ class Batcher:
 
     def _enter(self, job: _Job) -> None:
         """Lets a job wait. Raises OverloadedError where there is no room for it."""
-        self._room.enter(job.observations.nbytes, self._seconds_until_free)
+        self._budget.reserve(job.observations.nbytes, self._seconds_until_free)
         self._queues.setdefault(id(job.variant.q_function), OrderedDict())[job] = None
 
     def _bound(self, job: _Job) -> None:
@@ -197,19 +216,20 @@ class Batcher:
         """The oldest jobs that fit in a batch, and whether others were too many for it."""
         taken: list[_Job] = []
         size = 0
+        limit = min(self._limits.observations, next(iter(queue)).variant.cost.best_batch)
         while queue and len(taken) < most:
             job = next(iter(queue))
             if not job.future.done():
                 if taken and not job.variant.joinable:
                     return taken, False
-                if taken and size + len(job.observations) > self._limits.observations:
+                if taken and size + len(job.observations) > limit:
                     return taken, True
                 taken.append(job)
                 size += len(job.observations)
             self._leave(job)
         return taken, False
 
-    def _start(self, jobs: Sequence[_Job], reason: Reason) -> None:
+    def _start(self, jobs: Sequence[Job], reason: Reason) -> None:
         variant, batch = jobs[0].variant, [job.observations for job in jobs]
         self._running += 1
         try:
@@ -224,12 +244,12 @@ class Batcher:
         measured.batches[reason].inc()
         measured.batch_observations.observe(sum(map(len, batch)))
 
-    def _finish(self, jobs: Sequence[_Job], computed: Computed | BaseException) -> None:
+    def _finish(self, jobs: Sequence[Job], computed: Computed | BaseException) -> None:
         self._running -= 1
         if isinstance(computed, BaseException):
             fail(jobs, computed)
         else:
-            share_out(jobs, computed)
+            distribute(jobs, computed)
         self._dispatch(Reason.FREED)
 
     def _watch(self, job: _Job, seconds: float) -> None:
@@ -267,7 +287,7 @@ class Batcher:
         del queue[job]
         if not queue:
             del self._queues[key]
-        self._room.leave(job.observations.nbytes)
+        self._budget.release(job.observations.nbytes)
         if job.timer is not None:
             job.timer.cancel()
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from slimq_service.errors import DeadlineError
 from slimq_service.http.bodies import Receive, unless_gone
-from slimq_service.inference.queue_budget import Room
+from slimq_service.inference.queue_budget import QueueBudget
 
 READING_THREADS = 2
 """Threads; most of the work holds the interpreter's lock, so that more would gain little."""
 RETRY_SECONDS = 1
-"""When to come again where there is no room: bodies take milliseconds."""
+"""When to come again where there is no budget: bodies take milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Reader:
         waiting: how many bodies wait for a thread.
     """
 
-    def __init__(self, seconds: float, room: Room, threads: int = READING_THREADS) -> None:
+    def __init__(self, seconds: float, budget: QueueBudget, threads: int = READING_THREADS) -> None:
         """Makes the threads.
 
         Args:
             seconds: longest time that a request waits in all.
-            room: what may wait.
+            budget: what may wait.
             threads: how many there are.
         """
         self._threads = ThreadPoolExecutor(threads, "slimq-reading")
         self._free = asyncio.Semaphore(threads)
-        self._seconds, self._room = seconds, room
+        self._seconds, self._budget = seconds, budget
         self.waiting = 0
 
     async def run(
@@ -88,7 +88,7 @@ class Reader:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def _wait(self, size: int, receive: Receive, seconds: float) -> None:
-        self._room.enter(size, lambda: RETRY_SECONDS)
+        self._budget.reserve(size, lambda: RETRY_SECONDS)
         self.waiting += 1
         turn = asyncio.ensure_future(self._free.acquire())
         try:
@@ -102,7 +102,7 @@ class Reader:
             raise
         finally:
             self.waiting -= 1
-            self._room.leave(size)
+            self._budget.release(size)
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float, float]:

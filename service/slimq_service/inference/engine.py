@@ -8,26 +8,23 @@ the threads share one session.
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
+from collections.abc import Sequence
 
 from slimq.core.observation import Observations
-from slimq.core.qfunction import QValues
-from slimq_service.errors import NonFiniteError
 from slimq_service.http.bodies import Receive
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.inference.batching import Batcher, BatchLimits
 from slimq_service.inference.body_reader import Reader
-from slimq_service.inference.queue_budget import Room
-from slimq_service.inference.run import Inference, compute_here
-from slimq_service.inference.same_turn import Together
+from slimq_service.inference.queue_budget import QueueBudget
+from slimq_service.inference.run import Inference, Job, run_inline
+from slimq_service.inference.same_turn import SameTurn
 from slimq_service.inference.threads import Threads
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
 
-FEW = 256
-"""Numbers that are looked at one by one: a call of NumPy's costs as much."""
+DEFAULT_SHORT_SECONDS = 200e-6
+MIN_SHORT_SECONDS = 50e-6
+"""Between these a run counts as short that takes no longer than handing it to a thread."""
 
 
 class Engine:
@@ -35,7 +32,7 @@ class Engine:
 
     def __init__(
         self,
-        inline_seconds: float,
+        inline_seconds: float | None,
         threads: int,
         limits: BatchLimits,
         arrivals: Arrivals,
@@ -44,34 +41,28 @@ class Engine:
         """Starts nothing yet.
 
         Args:
-            inline_seconds: up to which a batch is computed in the event loop.
+            inline_seconds: up to which a run counts as short; None until `calibrate` measures it.
             threads: for those that take longer.
             limits: of batches and of what waits.
             arrivals: whether others are about to come.
             metrics: where both are counted.
         """
         self._threads = Threads(threads, "slimq-inference")
-        self._inline_seconds, self._metrics = inline_seconds, metrics
+        self._inline_seconds = DEFAULT_SHORT_SECONDS if inline_seconds is None else inline_seconds
+        self._calibrated, self._metrics = inline_seconds is not None, metrics
         gauges = metrics.queue_depth, metrics.queue_bytes
-        self._room = room = Room(limits.waiting, limits.size, *gauges)
-        self.reader = Reader(limits.seconds, room)
+        self._budget = budget = QueueBudget(limits.waiting, limits.size, *gauges)
+        self.reader = Reader(limits.seconds, budget)
         self._limits, self._arrivals = limits, arrivals
-        self._together = Together(limits.observations, metrics)
-        self._batcher = Batcher(self._threads, threads, limits, room, metrics)
+        self._batcher = Batcher(self._threads, threads, limits, budget, metrics)
+        self._same_turn = SameTurn(limits.observations, metrics, self._offload)
 
-    def runs_now(self, variant: LoadedVariant, batch: int) -> bool:
-        """Whether a batch that is here now is computed at once, in the event loop.
-
-        What takes short is, unless it can be joined with others that are about to come; what does
-        not, while it is the only one and no thread is at work.
-        """
-        expected = variant.cost.seconds(batch)
-        if expected <= self._inline_seconds:
-            return self._starts_at_once(variant, batch)
-        arrivals = self._arrivals
-        alone = not arrivals.coming and not self._together.gathers
-        idle = arrivals.counted and self._batcher.idle
-        return alone and idle and expected <= self._limits.alone_seconds
+    async def calibrate(self) -> None:
+        """Measures what handing work to a thread costs here: a run up to that is short."""
+        if not self._calibrated:
+            self._calibrated = True
+            measured = await self._threads.handoff_seconds()
+            self._inline_seconds = min(max(measured, MIN_SHORT_SECONDS), DEFAULT_SHORT_SECONDS)
 
     def busy(self) -> bool:
         """Whether requests wait for a thread."""
@@ -96,22 +87,19 @@ class Engine:
             joined: whether what takes short may be computed with others, in their time.
 
         Raises:
-            NonFiniteError: they are not all finite.
             OverloadedError: too much waits already.
             DeadlineError: its turn did not come in time.
             ClientGoneError: the client closed the connection while it waited.
             ClosingError: the service ended while it waited.
         """
         batch = len(observations)
-        if variant.cost.seconds(batch) > self._inline_seconds:
-            result = await self._batcher.run(variant, observations, receive, waited)
-        elif joined and not self._starts_at_once(variant, batch):
-            result = await self._together.run(variant, observations)
-        else:
-            q_values, _, seconds = compute_here(variant, [observations], self._metrics)
-            result = Inference(q_values, seconds)
-        check_finite(result.q_values)
-        return result
+        seconds = variant.cost.seconds(batch)
+        short = seconds <= self._inline_seconds
+        if self._runs_now(variant, batch, seconds) or (short and not joined):
+            return run_inline(variant, observations, self._metrics)
+        if short:
+            return await self._same_turn.run(variant, observations)
+        return await self._batcher.run(variant, observations, receive, waited)
 
     def close(self) -> None:
         """Refuses what still waits, and ends the threads once their work is done."""
@@ -119,23 +107,19 @@ class Engine:
         self.reader.close()
         self._threads.close()
 
-    def _starts_at_once(self, variant: LoadedVariant, batch: int) -> bool:
-        """Whether what takes short is joined with no others."""
-        alone = not self._arrivals.coming and not self._together.gathers
-        return alone or not variant.joinable or batch >= self._limits.observations
+    def _offload(self, jobs: Sequence[Job]) -> bool:
+        """Has threads compute what short runs add up to, where that is worth handing over."""
+        seconds = jobs[0].variant.cost.seconds(sum(len(job.observations) for job in jobs))
+        return seconds > self._inline_seconds and self._batcher.offload(jobs)
 
+    def _runs_now(self, variant: LoadedVariant, batch: int, seconds: float) -> bool:
+        """Whether a batch is computed at once, in the event loop.
 
-def check_finite(q_values: QValues) -> None:
-    """Refuses Q-values that JSON could not even say.
-
-    Raises:
-        NonFiniteError: naming the first observation whose Q-values are not finite.
-    """
-    if q_values.size <= FEW and all(map(math.isfinite, q_values.ravel().tolist())):
-        return
-    finite = np.isfinite(q_values)
-    if finite.all():
-        return
-    row = int(np.argmin(finite.all(axis=1)))
-    received = ", ".join(f"{value:g}" for value in q_values[row][:16])
-    raise NonFiniteError(f"observations[{row}]", "observations with finite Q-values", received)
+        Short runs execute at once unless they can be batched with requests that have just arrived;
+        a longer one only when nothing else is pending and no thread is busy.
+        """
+        alone = not self._arrivals.coming and not self._same_turn.gathers
+        if seconds <= self._inline_seconds:
+            return alone or not variant.joinable or batch >= self._limits.observations
+        idle = self._arrivals.counted and self._batcher.idle
+        return alone and idle and seconds <= self._limits.alone_seconds

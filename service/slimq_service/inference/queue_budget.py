@@ -12,11 +12,11 @@ from slimq_service.errors import OverloadedError
 from slimq_service.metrics.instruments import Gauge
 
 
-class Room:
+class QueueBudget:
     """Counts what waits, and refuses what there is no room for."""
 
     def __init__(self, requests: int, size: int, depth: Gauge, filled: Gauge) -> None:
-        """Makes an empty room.
+        """Makes an empty budget.
 
         Args:
             requests: most that may wait.
@@ -29,16 +29,16 @@ class Room:
         self.requests = 0
         self.bytes = 0
 
-    def has(self, size: int) -> bool:
+    def fits(self, size: int) -> bool:
         """Whether there is room for one more, of so many bytes."""
         return self.requests < self._most_requests and self.bytes + size <= self._most_bytes
 
-    def enter(self, size: int, retry_after: Callable[[], int]) -> None:
+    def reserve(self, size: int, retry_after: Callable[[], int]) -> None:
         """Lets a request wait.
 
         Args:
             size: its bytes.
-            retry_after: in how many seconds there may be room, for the error.
+            retry_after: in how many seconds there may be budget, for the error.
 
         Raises:
             OverloadedError: there is no room for it.
@@ -49,7 +49,7 @@ class Room:
             raise OverloadedError(self._most_bytes, retry_after(), "bytes")
         self._change(1, size)
 
-    def leave(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """One that had entered waits no longer."""
         self._change(-1, -size)
 

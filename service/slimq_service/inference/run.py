@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
+from slimq_service.errors import NonFiniteError
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
 
@@ -19,8 +21,7 @@ Computed = tuple[QValues, float, float]
 """What a run has given, when it began, and how many seconds it took."""
 
 
-@dataclass(frozen=True)
-class Inference:
+class Inference(NamedTuple):
     """An answer.
 
     Attributes:
@@ -46,6 +47,32 @@ class Job:
     arrived: float
 
 
+def greedy_actions(q_values: QValues) -> list[int]:
+    """The greedy action of each row of Q-values `(batch, actions)`.
+
+    Raises:
+        NonFiniteError: naming the first observation whose Q-values are not all finite.
+    """
+    rows: list[list[float]] = q_values.tolist()
+    if not math.isfinite(sum(map(sum, rows))):  # or finite ones whose sum is not
+        check_finite(q_values)
+    return [row.index(max(row)) for row in rows]
+
+
+def check_finite(q_values: QValues) -> None:
+    """Refuses Q-values that JSON cannot express.
+
+    Raises:
+        NonFiniteError: naming the first observation whose Q-values are not all finite.
+    """
+    finite = np.isfinite(q_values)
+    if finite.all():
+        return
+    row = int(np.argmin(finite.all(axis=1)))
+    received = ", ".join(f"{value:g}" for value in q_values[row][:16])
+    raise NonFiniteError(f"observations[{row}]", "observations with finite Q-values", received)
+
+
 def join(batch: Sequence[Observations]) -> Observations:
     """Observations of several requests as one batch; those of a single one without a copy."""
     if len(batch) == 1:
@@ -62,17 +89,27 @@ def compute(q_function: QFunction, batch: Sequence[Observations]) -> Computed:
     return q_values, started, time.perf_counter() - started
 
 
-def compute_here(
+def run_inline(variant: LoadedVariant, observations: Observations, metrics: Metrics) -> Inference:
+    """Runs a variant in the event loop for one request, and counts the batch."""
+    started = time.perf_counter()
+    q_values = variant.q_function(observations)
+    seconds = time.perf_counter() - started
+    measured = metrics.of(variant.policy.name, variant.manifest.name)
+    measured.count_inline(len(observations))
+    return Inference(q_values, seconds)
+
+
+def compute_inline(
     variant: LoadedVariant, batch: Sequence[Observations], metrics: Metrics
 ) -> Computed:
     """Runs a variant in the event loop, and counts the batch as one that was computed there."""
     computed = compute(variant.q_function, batch)
     measured = metrics.of(variant.policy.name, variant.manifest.name)
-    measured.inline(len(computed[0]))
+    measured.count_inline(len(computed[0]))
     return computed
 
 
-def share_out(jobs: Iterable[Job], computed: Computed) -> None:
+def distribute(jobs: Iterable[Job], computed: Computed) -> None:
     """Gives each its own rows of a run; the first that still waits counts it."""
     q_values, started, seconds = computed
     start, executions = 0, 1

@@ -15,25 +15,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from slimq.core.observation import Observations
-from slimq_service.inference.run import Inference, Job, compute_here, fail, share_out
+from slimq_service.inference.run import Inference, Job, compute_inline, distribute, fail
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
 
 
-class Together:
+class SameTurn:
     """Gathers requests over a turn of the event loop, and computes them in it."""
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        most: int,
+        metrics: Metrics,
+        offload: Callable[[Sequence[Job]], bool] = lambda jobs: False,  # noqa: ARG005
+    ) -> None:
         """Waits for nothing yet.
 
         Args:
             most: observations of a run; a request with more is one of its own.
             metrics: where batches are counted.
+            offload: has threads compute a batch that takes long, where one is free to.
         """
-        self._most, self._metrics = most, metrics
+        self._most, self._metrics, self._offload = most, metrics, offload
         self._waiting: dict[int, list[Job]] = {}
         self._batches: deque[Sequence[Job]] = deque()
 
@@ -68,7 +74,8 @@ class Together:
         """Runs one batch; the next comes when its requests are answered."""
         jobs = self._batches.popleft()
         try:
-            self._run(jobs)
+            if not self._offload(jobs):
+                self._run(jobs)
         except BaseException as error:  # whatever it is, nobody must wait for ever
             fail(jobs, error)
             raise
@@ -90,7 +97,7 @@ class Together:
     def _run(self, jobs: Sequence[Job]) -> None:
         try:
             batch = [job.observations for job in jobs]
-            computed = compute_here(jobs[0].variant, batch, self._metrics)
+            computed = compute_inline(jobs[0].variant, batch, self._metrics)
         except Exception as error:
             if len(jobs) == 1:
                 fail(jobs, error)
@@ -98,4 +105,4 @@ class Together:
                 for job in jobs:
                     self._run([job])
             return
-        share_out(jobs, computed)
+        distribute(jobs, computed)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import statistics
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -52,6 +54,17 @@ class Threads:
                 self._threads.append(thread)
         self._waiting.put((asyncio.get_running_loop(), work, done))
 
+    async def handoff_seconds(self, rounds: int = 32) -> float:
+        """Seconds from the event loop to a thread and back, without any work: a median."""
+        loop, times = asyncio.get_running_loop(), []
+        for _ in range(rounds):
+            future: asyncio.Future[None] = loop.create_future()
+            began = time.perf_counter()
+            self.start(_nothing, future.set_result)
+            await future
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
     def close(self) -> None:
         """Takes no more work, and returns once all that was taken is done."""
         if not self._closed:
@@ -78,6 +91,10 @@ def _close_all() -> None:
     """A thread that is at work when the interpreter ends would abort it."""
     for threads in list(_OPEN):
         threads.close()
+
+
+def _nothing() -> None:
+    """Work that takes no time."""
 
 
 def _work(waiting: SimpleQueue[Work | None]) -> None:

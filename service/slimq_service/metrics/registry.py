@@ -1,74 +1,77 @@
-"""Counters, gauges and histograms that cost the hot path next to nothing.
+"""Counters, gauges and histograms that cost a request next to nothing.
 
 prometheus_client takes a lock for every number that changes, more still with several workers, and
-140 ms of the interpreter's lock for the text of 60 variants. Here a number is one slot of doubles
-in memory that only the event loop writes, and the beginnings of the text's lines are kept.
+holds the interpreter for 140 ms to format 60 variants. Here a number is one slot of doubles in
+memory that only the event loop writes, and the constant parts of the text's lines are kept.
 
-With several workers each one's slots are a file in a folder that all of them read, with a second
-file that says what is in which slot. A worker that takes the place of a dead one goes on with its
-files, so that counters survive; gauges begin anew, and those of the dead count for nothing.
+With several workers each one's slots are a file in a folder that all of them read. A worker that
+replaces a dead one goes on with its files, so that counters survive; gauges start at 0, and those
+of dead workers are not counted. Series that the folder has no space for, or all of them where it
+cannot be written, stay in memory: only the worker that has them exposes them.
 
 The text is Prometheus' exposition format 0.0.4.
 """
 
 from __future__ import annotations
 
-import errno
-import json
+import contextlib
 import mmap
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from slimq_service.metrics.instruments import Counter, Family, Gauge, Histogram, S, Values
 from slimq_service.metrics.text_format import Plan
-from slimq_service.metrics.worker_files import OtherWorker, live_workers, read_layout
+from slimq_service.metrics.worker_files import (
+    LAYOUTS,
+    MAX_VALUES_BYTES,
+    OtherWorker,
+    OwnFiles,
+    live_workers,
+)
 
-FILE_BYTES = 2**24
-"""Of a worker's slots; what is not used takes no room on disk or in memory."""
-SLOT_BYTES = 8
-RESERVED_BYTES = 2**18
-"""Room on disk that is taken beyond what is needed, so that it is rarely asked for."""
-NO_RESERVATIONS = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
-"""What file systems say that reserve nothing."""
+SeriesKey = tuple[str, tuple[str, ...]]
+"""The name and label values of a series."""
 
 
 class Registry:
     """Every series of a process, and the text that says what they are over all workers."""
 
-    def __init__(self, folder: Path | None = None, index: int = 0) -> None:
-        """Takes over what a worker of this index has left.
+    def __init__(self, folder: Path | None = None, index: int = 0, *, alone: bool = True) -> None:
+        """Takes over the series that a worker of this index before it has left.
 
         Args:
-            folder: of all workers' files, None where there is one process.
+            folder: of all workers' files, None where there is one process or no such folder.
             index: which worker this is.
+            alone: whether this is the only process; if not, series without a file are reported.
         """
         self._folder, self._index = folder, index
+        self._alone = alone and folder is None
         self._families: dict[str, Family[Any]] = {}
-        self._places: dict[tuple[str, tuple[str, ...]], int] = {}
-        self._used = self._reserved = 0
+        self._shared: dict[SeriesKey, int] = {}
+        self._private: dict[SeriesKey, int] = {}
+        self._private_memory = mmap.mmap(-1, MAX_VALUES_BYTES)
+        self._private_slots = memoryview(self._private_memory).cast("d")
+        self._private_used = 0
+        self._places: dict[SeriesKey, int] = {}
+        self._plan: Plan | None = None
         self._lock = threading.RLock()
         self._others: dict[int, OtherWorker] = {}
-        self._plan: Plan | None = None
-        if folder is None:
-            self._memory = mmap.mmap(-1, FILE_BYTES)
-            self._layout: Path | None = None
-        else:
-            self._layout = folder / f"worker-{index}.layout"
-            with self._layout.with_suffix(".values").open("a+b") as file:
-                file.truncate(FILE_BYTES)
-                self._memory = mmap.mmap(file.fileno(), FILE_BYTES)
-            kept, end = read_layout(self._layout, 0)
-            if self._layout.exists():
-                os.truncate(self._layout, end)  # of a line that a worker died over
-            for name, values, slot, width in kept:
-                self._places[name, values] = slot
-                self._used = slot + width
-        self._slots = memoryview(self._memory).cast("d")
+        self._reported = False
+        self._log = structlog.get_logger(component="metrics")
+        self._files = None if folder is None else self._open(folder)
+        if self._files is not None:
+            self._slots = memoryview(self._files.memory).cast("d")
+            self._shared |= {(name, values): slot for name, values, slot, _ in self._files.kept}
+
+    @property
+    def unshared(self) -> int:
+        """How many series the other workers do not see."""
+        return 0 if self._alone else len(self._private)
 
     def counter(self, name: str, description: str, names: tuple[str, ...] = ()) -> Family[Counter]:
         """A family of counters; `_total` comes behind its name."""
@@ -90,83 +93,92 @@ class Registry:
     def render(self) -> str:
         """The text, with a line break at its end; takes some milliseconds, in any thread."""
         with self._lock:
-            totals, largest = self._gather()
+            self._adopt()
+            shared = 0 if self._files is None else self._files.used
             if self._plan is None:
-                self._plan = Plan(list(self._families.values()), self._places, self._used)
-            return self._plan.render(totals, largest)
+                private = {key: shared + slot for key, slot in self._private.items()}
+                self._places = self._shared | private
+                used = shared + self._private_used
+                self._plan = Plan(list(self._families.values()), self._places, used)
+            return self._plan.render(*self._gather(shared))
+
+    def _open(self, folder: Path) -> OwnFiles | None:
+        try:
+            return OwnFiles(folder, self._index)
+        except OSError as error:
+            self._report(error)
+            return None
 
     def _add(self, family: Family[S]) -> Family[S]:
         self._families[family.name] = family
         if issubclass(family.kind, Gauge):  # of a worker before this one, whatever it had
-            for (name, _), slot in self._places.items():
+            for (name, _), slot in self._shared.items():
                 if name == family.name:
                     self._slots[slot] = 0.0
         return family
 
     def _create(self, family: Family[Any], values: tuple[str, ...]) -> Any:
-        """A series, under the lock: a scrape sees it with its slots, or not at all."""
+        """Creates a series, under the lock: a scrape sees it with its slots, or not at all."""
         if len(values) != len(family.names):
             raise ValueError(f"{family.name}: expected values of {family.names}, not {values}")
         with self._lock:
             if values in family.children:
                 return family.children[values]
-            slot = self._places.get((family.name, values))
-            if slot is None:
-                slot = self._place(family, values)
-            child = family.children[values] = family.kind(self._slots, slot, family.bounds)
+            slots, slot = self._place(family, values)
+            child = family.children[values] = family.kind(slots, slot, family.bounds)
             self._plan = None
             return child
 
-    def _place(self, family: Family[Any], values: tuple[str, ...]) -> int:
-        """New slots, which other workers find by the layout."""
-        slot, end = self._used, self._used + family.width
-        if self._layout is not None:
-            self._reserve(self._layout, end)
-            line = json.dumps([family.name, values, slot, family.width]) + "\n"
-            with self._layout.open("ab") as file:
-                before = file.tell()
-                try:
-                    file.write(line.encode())
-                    file.flush()
-                except OSError:
-                    file.truncate(before)  # half a line would spoil the next
-                    raise
-        self._places[family.name, values], self._used = slot, end
-        return slot
-
-    def _reserve(self, layout: Path, slots: int) -> None:
-        """Takes room on disk for so many slots: writing to a page that finds none kills a process.
-
-        Raises:
-            OSError: there is none.
-        """
-        needed = slots * SLOT_BYTES
-        if needed <= self._reserved or not hasattr(os, "posix_fallocate"):
-            return
-        begin = max(self._reserved, self._used * SLOT_BYTES)  # what is in use may be written to now
-        end = max(needed, min(FILE_BYTES, needed + RESERVED_BYTES))
-        with layout.with_suffix(".values").open("r+b") as file:
+    def _place(self, family: Family[Any], values: tuple[str, ...]) -> tuple[memoryview[float], int]:
+        """The slots of a series: those it has, new ones in the file, or else in memory alone."""
+        key = family.name, values
+        if key not in self._shared and self._files is not None:
             try:
-                os.posix_fallocate(file.fileno(), begin, end - begin)
+                self._shared[key] = self._files.add(*key, family.width)
             except OSError as error:
-                if error.errno not in NO_RESERVATIONS:
-                    raise
-        self._reserved = end
+                self._report(error)
+        if key in self._shared:
+            return self._slots, self._shared[key]
+        slot = self._private[key] = self._private_used
+        self._private_used += family.width
+        return self._private_slots, slot
 
-    def _gather(self) -> tuple[Values, Values]:
-        """Sums and largest values over the workers, by this worker's slots."""
+    def _report(self, error: OSError) -> None:
+        """Logs the first failure to share a series."""
+        if not self._reported:
+            self._reported = True
+            self._log.error(
+                "metrics are not shared with the other workers",
+                folder=str(self._folder),
+                problem=error.strerror,
+            )
+
+    def _adopt(self) -> None:
+        """Creates the series of the other workers here too."""
         if self._folder is None:
-            own = np.frombuffer(self._memory, np.float64, self._used).copy()
-            return own, own
-        live = live_workers(self._folder)
-        for path in self._folder.glob("worker-*.layout"):
-            index = int(path.stem.partition("-")[2])
-            if index != self._index:
-                self._others.setdefault(index, OtherWorker(path)).adopt(self._families)
-        totals = np.frombuffer(self._memory, np.float64, self._used).copy()
+            return
+        with contextlib.suppress(OSError):  # those that are known are enough
+            for path in self._folder.glob(LAYOUTS):
+                index = int(path.stem.partition("-")[2])
+                if index != self._index:
+                    self._others.setdefault(index, OtherWorker(path))
+        for other in self._others.values():
+            other.adopt(self._families)
+
+    def _gather(self, shared: int) -> tuple[Values, Values]:
+        """Sums and largest values over the workers, by this worker's places."""
+        private = np.frombuffer(self._private_memory, np.float64, self._private_used)
+        if self._files is None:
+            totals = private.copy()
+        else:
+            own = np.frombuffer(self._files.memory, np.float64, shared)
+            totals = np.concatenate([own, private])
+        if self._folder is None:
+            return totals, totals
         largest = totals.copy()
+        live = live_workers(self._folder)
         for index, other in self._others.items():
-            values, slots = other.read(self._families, self._places, live=index in live)
-            np.add.at(totals, slots, values)
-            np.maximum.at(largest, slots, values)
+            values, places = other.read(self._families, self._places, live=index in live)
+            np.add.at(totals, places, values)
+            np.maximum.at(largest, places, values)
         return totals, largest

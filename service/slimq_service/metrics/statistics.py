@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 
-@dataclass
+@dataclass(slots=True)
 class Duration:
     """How often something happened, and how long it took in all."""
 
@@ -23,7 +23,7 @@ class Duration:
         self.nanoseconds += nanoseconds
 
 
-@dataclass
+@dataclass(slots=True)
 class Stages:
     """Nanoseconds of one request: waiting for its run, reading, the model, writing."""
 
@@ -33,13 +33,14 @@ class Stages:
     compute_output: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class VariantStatistics:
     """Totals of one variant since the process started.
 
     Attributes:
-        success: requests that were answered, from their whole body to their answer.
+        success: requests that were answered, from their whole body to their response.
         fail: requests that ended in an error, likewise.
+        stages: where the time of those that were answered went.
         inferences: observations that were answered.
         executions: runs of the model that led to an answer.
         last_inference: milliseconds since 1970 of the latest answer, 0 before the first.
@@ -47,10 +48,7 @@ class VariantStatistics:
 
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
-    queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
+    stages: Stages = field(default_factory=Stages)
     inferences: int = 0
     executions: int = 0
     last_inference: int = 0
@@ -58,10 +56,11 @@ class VariantStatistics:
     def succeed(self, nanoseconds: int, stages: Stages, observations: int, executions: int) -> None:
         """Counts a request that was answered; several may share one run of the model."""
         self.success.add(nanoseconds)
-        self.queue.add(stages.queue)
-        self.compute_input.add(stages.compute_input)
-        self.compute_infer.add(stages.compute_infer)
-        self.compute_output.add(stages.compute_output)
+        total = self.stages
+        total.queue += stages.queue
+        total.compute_input += stages.compute_input
+        total.compute_infer += stages.compute_infer
+        total.compute_output += stages.compute_output
         self.inferences += observations
         self.executions += executions
         self.last_inference = time.time_ns() // 1_000_000

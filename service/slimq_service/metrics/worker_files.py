@@ -1,8 +1,16 @@
-"""The files by which workers know of each other's series, and of each other."""
+"""The files through which workers read each other's series, and know of each other.
+
+Each worker has two files: `worker-N.values`, the slots of its series, mapped into its memory, and
+`worker-N.layout`, one line of JSON for each series that says which slots it has.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import mmap
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,51 +21,140 @@ import numpy.typing as npt
 from slimq_service.metrics.instruments import Family, Gauge, Values
 
 LIVE_FILE = "workers"
-"""In the folder: index and process id of every worker that lives, as `0:4711 1:4712`."""
+"""Index and process id of every live worker, as `0:4711 1:4712`."""
 RESTARTS_FILE = "restarts"
-"""In the same folder: how many the supervisor has replaced."""
+"""How many workers the supervisor has replaced."""
 ENDED_FILE = "ended"
-"""In the same folder: seconds of processor time of the workers that have ended."""
+"""Seconds of processor time of the workers that have ended."""
+LAYOUTS = "worker-*.layout"
+MAX_VALUES_BYTES = 2**24
+"""Size of a worker's slots; unused ones take no space on disk or in memory."""
+SLOT_BYTES = 8
+RESERVED_BYTES = 2**18
+"""Disk space that is allocated ahead of need, so that it is rarely asked for."""
+CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+"""Errors of file systems that cannot allocate space without writing to it."""
 
 Entry = tuple[str, tuple[str, ...], int, int]
 """A series in a layout: name, label values, first slot and number of slots."""
 
 
 def live_workers(folder: Path) -> dict[int, str]:
-    """Process ids of the workers that live, by index."""
+    """Process ids of the live workers, by index; empty where they cannot be read."""
     try:
         text = (folder / LIVE_FILE).read_text(encoding="ascii")
     except OSError:
         return {}
-    pairs = (word.split(":") for word in text.split())
+    pairs = (pair.split(":") for pair in text.split())
     return {int(index): pid for index, pid in pairs}
 
 
 def read_layout(path: Path, offset: int) -> tuple[list[Entry], int]:
-    """The whole lines behind an offset, and where they end."""
+    """The complete lines after an offset, and where they end; none where they cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
             content = file.read()
-    except FileNotFoundError:
+    except OSError:
         return [], offset
     whole = content[: content.rfind(b"\n") + 1]
     rows = [json.loads(line) for line in whole.splitlines()]
-    return [(name, tuple(values), slot, width) for name, values, slot, width in rows], offset + len(
-        whole
-    )
+    entries = [(name, tuple(values), slot, width) for name, values, slot, width in rows]
+    return entries, offset + len(whole)
+
+
+class OwnFiles:
+    """The files of this worker.
+
+    Attributes:
+        memory: its slots.
+        kept: the series that a worker of this index before it has left.
+        used: how many slots the series have.
+    """
+
+    def __init__(self, folder: Path, index: int) -> None:
+        """Opens the files, or creates them.
+
+        Raises:
+            OSError: that is impossible, for example as the disk is full or read-only.
+        """
+        self._layout = folder / f"worker-{index}.layout"
+        self._values = self._layout.with_suffix(".values")
+        with self._values.open("a+b") as file:
+            file.truncate(MAX_VALUES_BYTES)
+            self.memory = mmap.mmap(file.fileno(), MAX_VALUES_BYTES)
+        self._layout.touch()
+        self.kept, self._end = read_layout(self._layout, 0)
+        self.used = max((slot + width for _, _, slot, width in self.kept), default=0)
+        self._allocated = 0
+
+    def add(self, name: str, values: tuple[str, ...], width: int) -> int:
+        """Adds a series; returns its first slot.
+
+        Raises:
+            OSError: there is no space for it; the files are as before.
+        """
+        slot, end = self.used, self.used + width
+        self._allocate(end * SLOT_BYTES)
+        line = (json.dumps([name, values, slot, width]) + "\n").encode()
+        with self._layout.open("r+b", buffering=0) as file:
+            file.seek(self._end)
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                with contextlib.suppress(OSError):  # or it is overwritten by the next
+                    file.truncate(self._end)
+                raise
+        self.used, self._end = end, self._end + len(line)
+        return slot
+
+    def _allocate(self, needed: int) -> None:
+        """Allocates space on disk: a write to a page of memory that has none kills the process.
+
+        Raises:
+            OSError: there is not enough.
+        """
+        if needed <= self._allocated:
+            return
+        if needed > MAX_VALUES_BYTES:
+            raise OSError(errno.EFBIG, f"metrics exceed {MAX_VALUES_BYTES} bytes")
+        begin = max(self._allocated, self.used * SLOT_BYTES)  # what is in use may be written to now
+        with self._values.open("r+b") as file:
+            for end in (min(MAX_VALUES_BYTES, needed + RESERVED_BYTES), needed):
+                try:
+                    _allocate(file.fileno(), begin, end - begin)
+                except OSError:
+                    if end == needed:
+                        raise
+                else:
+                    self._allocated = end
+                    return
+
+
+def _allocate(descriptor: int, begin: int, length: int) -> None:
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, begin, length)
+            return
+    except OSError as error:
+        if error.errno not in CANNOT_ALLOCATE:
+            raise
+    if os.pwrite(descriptor, bytes(length), begin) < length:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class OtherWorker:
-    """What another worker's files say."""
+    """The series of another worker, read from its files."""
 
     def __init__(self, layout: Path) -> None:
         self._layout, self._values = layout, layout.with_suffix(".values")
         self._offset = 0
         self._entries: list[Entry] = []
+        self._stored: Values = np.zeros(0)
 
     def adopt(self, families: Mapping[str, Family[Any]]) -> None:
-        """Makes every series of that worker one of this one too."""
+        """Creates every series of that worker in this one too."""
         found, self._offset = read_layout(self._layout, self._offset)
         for entry in found:
             family = families.get(entry[0])
@@ -72,7 +169,10 @@ class OtherWorker:
         *,
         live: bool,
     ) -> tuple[Values, npt.NDArray[np.int64]]:
-        """Its values, and this worker's slots for them; without gauges where it is dead."""
+        """Its values, and this worker's places of them; without gauges if it is dead.
+
+        Values that cannot be read are the last ones that could.
+        """
         theirs: list[int] = []
         ours: list[int] = []
         for name, values, slot, width in self._entries:
@@ -81,5 +181,7 @@ class OtherWorker:
                 theirs += range(slot, slot + width)
                 ours += range(start, start + width)
         count = max(theirs, default=-1) + 1
-        stored = np.fromfile(self._values, np.float64, count)
-        return stored[theirs], np.array(ours, np.int64)
+        with contextlib.suppress(OSError):
+            self._stored = np.fromfile(self._values, np.float64, count)
+        missing = max(0, count - len(self._stored))
+        return np.pad(self._stored, (0, missing))[theirs], np.array(ours, np.int64)

@@ -116,7 +116,7 @@ def add_stages(tracer: Tracer, within: Context, call: Call, offset: int) -> None
     They are measured as durations: where one ended and the next began is not known to the
     microsecond.
     """
-    start, stages = call.began + offset, call.stages
+    start, stages = (call.began or call.arrived) + offset, call.stages
     for name, nanoseconds in (
         ("parse", stages.compute_input),
         ("queue", stages.queue),

@@ -4,61 +4,59 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from slimq_service.metrics.statistics import Stages
+from slimq_service.metrics.variant_metrics import VariantMetrics
 from slimq_service.variants.loading import Leases
 
 CALL = "slimq.call"
 """Key of a request's scope under which its call is kept for the access log and for traces."""
 
 
-@dataclass
-class Call:
-    """One call on its way, filled in as it becomes known; what metrics and errors need.
+Body = Literal["unread", "partial", "whole"]
+"""How much of a request's body has been read."""
+UNREAD: Body = "unread"
+PARTIAL: Body = "partial"
+WHOLE: Body = "whole"
 
-    Times are those of `perf_counter_ns`: it `arrived` with its first message, and answering it
-    `began` once its body was whole.
+
+@dataclass(slots=True)
+class Call:
+    """One call, filled in as it becomes known; what metrics, logs and errors need of it.
+
+    Attributes:
+        policy: its policy's name.
+        variant: the name of the variant that answers.
+        body: how much of it has been read.
+        observations: how many were answered.
+        executions: runs of the model to count for it.
+        leases: of the variant that is kept in memory for it.
+        measured: that variant's metrics.
+        arrived: when its first message came, of `perf_counter_ns`.
+        began: when its body was whole, by the same clock.
+        stages: where its time went.
     """
 
     policy: str | None = None
     variant: str | None = None
-    close: bool = False
+    body: Body = UNREAD
     observations: int = 0
     executions: int = 0
-    lease: Leases | None = None
+    leases: Leases | None = None
+    measured: VariantMetrics | None = None
     arrived: int = field(default_factory=time.perf_counter_ns)
-    began: int = field(default_factory=time.perf_counter_ns)
+    began: int = 0
     stages: Stages = field(default_factory=Stages)
 
-    def hold(self, lease: Leases | None) -> None:
-        """Keeps a session in memory instead of the one held before."""
-        if self.lease is not None:
-            self.lease.count -= 1
-        self.lease = lease
-        if lease is not None:
-            lease.count += 1
+    def hold(self, leases: Leases | None) -> None:
+        """Keeps a variant in memory until the call is over, instead of the one held before."""
+        if self.leases is not None:
+            self.leases.count -= 1
+        self.leases = leases
+        if leases is not None:
+            leases.count += 1
 
-    def reading(self) -> _Stage:
-        """Adds the time of what is inside to that of reading the request."""
-        return _Stage(self.stages, "compute_input")
-
-    def writing(self) -> _Stage:
-        """Adds the time of what is inside to that of writing the answer."""
-        return _Stage(self.stages, "compute_output")
-
-
-class _Stage:
-    """Adds the time of what is inside to one of the stages, where that does not fail."""
-
-    __slots__ = ("_began", "_name", "_stages")
-
-    def __init__(self, stages: Stages, name: str) -> None:
-        self._stages, self._name = stages, name
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter_ns()
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:
-            spent = getattr(self._stages, self._name) + time.perf_counter_ns() - self._began
-            setattr(self._stages, self._name, spent)
+    def elapsed(self) -> int:
+        """Nanoseconds since its body was whole, or since it arrived if it never was."""
+        return time.perf_counter_ns() - (self.began or self.arrived)

@@ -1,9 +1,8 @@
-"""What the hot endpoints share: one call from its arrival to its answer, measured.
+"""Answers requests for actions: one call from its arrival to its response, measured.
 
-A hot endpoint is a bare ASGI application: a FastAPI handler costs 1.5 to 7 times as much processor
-time. It gives a function that answers, and one that words an error; reading, limits, inference,
-metrics, statistics and what is left of a refused body are here. A call is a request, or one message
-of a stream.
+Every call takes this way: act, infer, comparisons and the messages of streams. Endpoints differ by
+their `Codec` alone. A request whose body has arrived whole, for a variant in memory whose run is
+short, passes through without being suspended once; nothing else sets it apart.
 """
 
 from __future__ import annotations
@@ -13,22 +12,23 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
 from starlette.types import Receive, Scope, Send
 
-from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest
-from slimq.core.observation import Observations
+from slimq.core.observation import Observations, ObservationSpec
+from slimq.core.qfunction import QValues
 from slimq_service.http.bodies import ClientGoneError, Headers, is_long, read_body
-from slimq_service.http.problems import Problem, explain
-from slimq_service.http.responses import Answer, send_last, with_retry
+from slimq_service.http.problems import Problem
+from slimq_service.http.responses import Response, send_and_drain, send_response
 from slimq_service.inference.engine import Engine
-from slimq_service.inference.run import Inference
+from slimq_service.inference.run import Inference, check_finite, greedy_actions
 from slimq_service.inference.shadow import Shadow
-from slimq_service.metrics.service import CLIENT_GONE, Metrics
-from slimq_service.metrics.statistics import Statistics
-from slimq_service.requests.call import CALL, Call
+from slimq_service.metrics.service import Metrics
+from slimq_service.requests.call import CALL, PARTIAL, UNREAD, WHOLE, Call
+from slimq_service.requests.codec import Codec, Decoded
+from slimq_service.requests.recorder import Recorder
 from slimq_service.requests.routing import default_variant
+from slimq_service.requests.variant_choice import choose, query_variant
 from slimq_service.settings import Settings
 from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.loading import LoadedVariant
@@ -36,8 +36,15 @@ from slimq_service.variants.loading import LoadedVariant
 T = TypeVar("T")
 
 
-class Hot:
-    """Runs the requests of the hot endpoints."""
+class Pipeline:
+    """Answers the requests of every endpoint that runs models.
+
+    Attributes:
+        settings: the limits.
+        catalogue: the variants.
+        metrics: where everything is counted.
+        recorder: counts calls.
+    """
 
     def __init__(
         self,
@@ -49,108 +56,71 @@ class Hot:
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
-        self.statistics = Statistics()
-        self._engine, self.shadow = engine, shadow
-        self.runs_now = engine.runs_now  # one call less in the express lane
         self.metrics = metrics
-        self._log = structlog.get_logger(component="hot")
+        self.recorder = Recorder(catalogue, metrics)
+        self._engine, self._shadow = engine, shadow
+
+    def act(self, codec: Codec, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answers a request for actions, once it is awaited.
+
+        Args:
+            codec: the endpoint's.
+            scope: the request, with its path parameters.
+            receive: its ASGI channel.
+            send: where the response goes.
+        """
+        call = scope[CALL] = Call()
+        answer = self._act(codec, scope, receive, call)
+        return self.respond(call, scope, receive, send, answer, codec.error)
 
     async def respond(
         self,
+        call: Call,
         scope: Scope,
         receive: Receive,
         send: Send,
-        answer: Callable[[Scope, Receive, Call], Awaitable[Answer]],
-        word: Callable[[Problem], Answer],
+        answer: Awaitable[Response],
+        error: Callable[[Problem], Response],
         *,
         counted: bool = True,
     ) -> None:
-        """Answers one request; every error becomes what `word` makes of its problem document.
+        """Sends what a request is answered with, or the response to what is wrong with it.
 
         Args:
-            scope: the request, with the names in its path.
+            call: the request's.
+            scope: the request.
             receive: its ASGI channel.
-            send: where the answer goes.
-            answer: computes the answer.
-            word: words an error.
-            counted: whether it is a request for actions, in the metrics and statistics of those.
+            send: where the response goes.
+            answer: computes the response.
+            error: makes a response of a problem document.
+            counted: whether it is a request for actions, in their metrics and statistics.
         """
-        call = scope[CALL] = Call(close=is_long(scope["headers"]))
         try:
-            result = await self.settle(call, scope["path"], answer(scope, receive, call), counted)
+            result = await self.recorder.settle(call, scope["path"], answer, counted)
         except ClientGoneError:
             return
-        if not isinstance(result, Answer):
-            result = with_retry(word(result), result)
-        await send_last(receive, send, result, close=call.close)
-
-    async def settle(
-        self, call: Call, path: str, answer: Awaitable[T], counted: bool = True
-    ) -> T | Problem:
-        """What a call is answered with, or what is wrong with it; counted and timed.
-
-        Args:
-            call: says by its end whose call it was.
-            path: where it came in, for the log.
-            answer: computes the answer.
-            counted: as `respond` has it.
-
-        Raises:
-            ClientGoneError: nobody waits for an answer any more.
-        """
-        self.metrics.in_flight.inc()
-        try:
-            result = await answer
-        except ClientGoneError:
-            self._count_error(call, CLIENT_GONE, counted)
-            raise
-        except Exception as error:
-            return self.explain(call, path, error, counted)
-        else:
-            if counted:
-                self._count(call, succeeded=True)
-            return result
-        finally:
-            call.hold(None)
-            self.metrics.in_flight.dec()
-            if counted:
-                self._count_call(call)
-
-    def explain(self, call: Call, path: str, error: Exception, counted: bool = True) -> Problem:
-        """The problem document of what went wrong with a call; counted, but not as a call.
-
-        Args:
-            call: whose it was.
-            path: where it came in, for the log.
-            error: anything but that the client has gone.
-            counted: as `respond` has it.
-        """
-        problem = explain(error)
-        if not isinstance(error, SlimqError):
-            names = {"policy": call.policy, "variant": call.variant}
-            self._log.error("request failed", path=path, **names, exc_info=error)
-        self._count_error(call, problem["code"], counted)
-        if counted:
-            self._count(call, succeeded=False)
-        return problem
-
-    def fail(self, call: Call, path: str, error: Exception) -> Problem | None:
-        """Counts a call that was answered in no other way; None where nobody waits for an answer.
-
-        Args:
-            call: whose it was.
-            path: where it came in, for the log.
-            error: what went wrong.
-        """
-        self._count_call(call)
-        if isinstance(error, ClientGoneError):
-            self._count_error(call, CLIENT_GONE, counted=True)
-            return None
-        return self.explain(call, path, error)
+        if isinstance(result, Response):
+            await send_response(send, result)
+            return
+        unread = call.body is UNREAD and is_long(scope["headers"])
+        close = unread or call.body is PARTIAL
+        await send_and_drain(receive, send, error(result), close=close)
 
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that names none; see `routing`."""
         return default_variant(policy, headers, self.catalogue.residents.can_answer)
+
+    async def policy(self, name: str) -> PolicyManifest:
+        """A policy's manifest, after another look at the repository if the name is new.
+
+        Raises:
+            NotFoundError: there is no such policy.
+            RepositoryError: its manifest cannot be read.
+        """
+        found = self.catalogue.scan.policies.get(name)
+        if found is not None and found.manifest is not None:
+            return found.manifest
+        return await self.catalogue.known_policy(name)
 
     async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
         """The variant that answers, in memory and kept there until the call is over.
@@ -160,60 +130,79 @@ class Hot:
             RepositoryError: it cannot be loaded.
         """
         call.variant = variant
-        loaded = await self.catalogue.get(policy, variant)
+        loaded = self.catalogue.loaded(policy, variant)
+        if loaded is None:
+            loaded = await self.catalogue.get(policy, variant)
         call.hold(loaded.leases)
+        call.measured = self.metrics.of(policy, variant)
         return loaded
 
     async def body(self, receive: Receive, headers: Headers, call: Call) -> bytes:
         """The whole body within the limits, as `read_body` has it."""
-        call.close = True  # what stops half-way through a body cannot go on to another request
+        call.body = PARTIAL
         limits = self.settings
         body = await read_body(receive, headers, limits.max_body_bytes, limits.body_seconds)
-        call.close = False
+        call.body = WHOLE
         call.began = time.perf_counter_ns()
         return body
 
-    async def read(
-        self, call: Call, receive: Receive, size: int, function: Callable[..., T], *arguments: Any
-    ) -> T:
-        """What reads a body, in a thread, because it would keep the event loop too long.
+    async def decode(
+        self,
+        codec: Codec,
+        content: Any,
+        body: bytes,
+        spec: ObservationSpec,
+        receive: Receive,
+        call: Call,
+    ) -> Decoded:
+        """The observations of a body, decoded in a thread where that would block the event loop.
 
         Raises:
-            OverloadedError: too much waits already.
-            DeadlineError: its turn did not come in time.
-            ClientGoneError: the client closed the connection while it waited.
+            SlimqError: as `Codec.decode`.
+            OverloadedError: the queue is full.
+            DeadlineError: no thread was free in time.
+            ClientGoneError: the client closed the connection while the body was queued.
         """
-        work = partial(function, *arguments)
-        reading = await self._engine.reader.run(work, size, receive, call.stages.queue / 1e9)
-        call.stages.queue += int(reading.queue_seconds * 1e9)
-        call.stages.compute_input += int(reading.seconds * 1e9)
-        content: T = reading.content
-        return content
+        stages = call.stages
+        if not codec.is_slow(content, len(body)):
+            before = time.perf_counter_ns()
+            decoded = codec.decode(content, body, spec)
+            stages.compute_input += time.perf_counter_ns() - before
+            return decoded
+        work = partial(codec.decode, content, body, spec)
+        reading = await self._engine.reader.run(work, len(body), receive, stages.queue / 1e9)
+        stages.queue += int(reading.queue_seconds * 1e9)
+        stages.compute_input += int(reading.seconds * 1e9)
+        return reading.content  # type: ignore[no-any-return]
 
     async def infer(
         self, call: Call, receive: Receive, variant: LoadedVariant, observations: Observations
-    ) -> Inference:
-        """The Q-values, counted and timed.
+    ) -> tuple[QValues, list[int]]:
+        """The Q-values `(batch, actions)` and greedy actions, counted and timed.
 
         Raises:
-            NonFiniteError: they are not all finite.
-            OverloadedError: too much waits already.
-            DeadlineError: its turn did not come in time.
-            ClientGoneError: the client closed the connection while it waited.
-            ClosingError: the service ended while it waited.
+            NonFiniteError: the Q-values are not all finite.
+            OverloadedError: the queue is full.
+            DeadlineError: the request was queued for too long.
+            ClientGoneError: the client closed the connection while the request was queued.
+            ClosingError: the service shut down while it was queued.
         """
-        waited = call.stages.queue / 1e9
-        inference = await self.compute(variant, observations, receive, waited)
-        self.shadow.offer(variant, observations, inference.q_values)
-        call.observations, call.executions = len(observations), inference.executions
-        call.stages.compute_infer = int(inference.seconds * 1e9)
-        call.stages.queue += int(inference.queue_seconds * 1e9)
-        measured = self.metrics.of(call.policy, call.variant)
+        stages = call.stages
+        waited = stages.queue / 1e9
+        inference = await self._engine.run(variant, observations, receive, waited)
+        q_values = inference.q_values
+        actions = greedy_actions(q_values)
+        if variant.policy.shadow is not None:
+            self._shadow.offer(variant, observations, q_values)
+        call.observations, call.executions = len(actions), inference.executions
+        stages.compute_infer = int(inference.seconds * 1e9)
+        stages.queue += int(inference.queue_seconds * 1e9)
+        measured = call.measured or self.metrics.of(call.policy, call.variant)
         measured.inference_seconds.observe(inference.seconds)
         measured.queue_seconds.observe(waited + inference.queue_seconds)
-        measured.observations.inc(len(observations))
-        measured.chose(inference.q_values.argmax(axis=1).tolist())
-        return inference
+        measured.observations.inc(len(actions))
+        measured.count_actions(actions)
+        return q_values, actions
 
     async def compute(
         self,
@@ -224,29 +213,42 @@ class Hot:
         *,
         joined: bool = True,
     ) -> Inference:
-        """The Q-values, neither counted nor shown to the shadow; as `Engine.run`."""
-        return await self._engine.run(variant, observations, receive, waited, joined=joined)
+        """The Q-values, neither counted nor shown to the shadow; as `Engine.run`.
 
-    def _count_call(self, call: Call) -> None:
-        measured = self.metrics.of(call.policy, call.variant)
-        measured.requests.inc()
-        measured.http_seconds.observe((time.perf_counter_ns() - call.arrived) * 1e-9)
+        Raises:
+            NonFiniteError: they are not all finite.
+        """
+        inference = await self._engine.run(variant, observations, receive, waited, joined=joined)
+        check_finite(inference.q_values)
+        return inference
 
-    def _count_error(self, call: Call, code: str, counted: bool) -> None:
-        if counted:
-            self.metrics.error(call.policy, call.variant, code)
-        else:
-            self.metrics.http_error(code)
-
-    def _count(self, call: Call, *, succeeded: bool) -> None:
-        policy, variant = call.policy, call.variant
-        if policy is None or variant is None or not self.catalogue.scan.knows(policy, variant):
-            return
-        statistics = self.statistics.of(policy, variant)
-        elapsed = time.perf_counter_ns() - call.began
-        if succeeded:
-            stages = call.stages
-            self.metrics.of(policy, variant).answered(stages.compute_input, stages.compute_output)
-            statistics.succeed(elapsed, call.stages, call.observations, call.executions)
-        else:
-            statistics.fail.add(elapsed)
+    async def _act(self, codec: Codec, scope: Scope, receive: Receive, call: Call) -> Response:
+        names, headers = scope["path_params"], scope["headers"]
+        policy = await self.policy(names[codec.policy_key])
+        call.policy = policy.name
+        named = path = names.get(codec.variant_key)
+        call.variant = policy.default_variant if path is None else path
+        query = None
+        if codec.takes_query and scope["query_string"]:
+            query = query_variant(scope["query_string"])
+            named = choose(path=path, query=query)
+        default = policy.default_variant
+        if policy.routing is not None:
+            default = self.default_variant(policy, headers)
+        call.variant = default if named is None else named
+        content, spec = codec.read_headers(headers), policy.observation
+        body = await self.body(receive, headers, call)
+        decoded = await self.decode(codec, content, body, spec, receive, call)
+        if decoded.variant is not None:
+            named = choose(path=path, query=query, body=decoded.variant)
+        name = default if named is None else named
+        variant = await self.variant(call, policy.name, name)
+        if variant.policy.observation is not spec and variant.policy.observation != spec:
+            spec = variant.policy.observation  # of a policy that is being republished
+            decoded = await self.decode(codec, content, body, spec, receive, call)
+        del body  # nothing of it is kept while the observations are queued
+        q_values, actions = await self.infer(call, receive, variant, decoded.observations())
+        before = time.perf_counter_ns()
+        response = codec.encode(variant, decoded, q_values, actions)
+        call.stages.compute_output += time.perf_counter_ns() - before
+        return response

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from slimq.core.errors import SlimqError
 from slimq_service.errors import (
     ConnectionsError,
@@ -26,6 +24,8 @@ from slimq_service.errors import (
 )
 from slimq_service.inference.arrivals import App
 from slimq_service.server.raw_errors import raw_answer
+from slimq_service.server.uvicorn_adapter.http import HttpConnection
+from slimq_service.server.websocket_handshake import VERSION_HEADER
 
 LINGER_SECONDS = 1.0
 """How long a client may go on sending once it is refused: closing a connection with unread bytes
@@ -65,7 +65,7 @@ def make_protocol(limits: WireLimits) -> type[asyncio.Protocol]:
     return type("Bounded", (BoundedProtocol,), {"limits": limits})
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(HttpConnection):
     """One connection.
 
     A head is counted by the pieces that it arrives in, since httptools does not say where in a
@@ -92,8 +92,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """The same with the present piece: no head that ends in it can be longer."""
         self._is_over = False
         """Whether it was refused, or belongs to a WebSocket by now."""
-        self._answering: Any = None
-        """The cycle of the request that is being answered; uvicorn knows the newest alone."""
         self._timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -101,11 +99,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """A client has connected; its first head must be whole in time."""
         super().connection_made(transport)
         most, error = self.limits.connections, ConnectionsError(self.limits.connections)
-        if len(self.connections) > most + LINGERING:
+        if self.connection_count() > most + LINGERING:
             self._is_over = True
             self.limits.refused(error.code)
             transport.abort()
-        elif len(self.connections) > most:
+        elif self.connection_count() > most:
             self._refuse(error)
         else:
             self._start_timer(self.limits.head_seconds, self._late)
@@ -113,16 +111,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """No timer outlives its connection."""
         self._stop_timer()
-        self._unset_keepalive_if_required()
         self._unset_stalled()
-        if self._answering is not None and not self._answering.response_complete:
-            self._answering.disconnected = True
-            self._answering.message_event.set()
         super().connection_lost(exc)
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._answering = cycle
-        super()._start_asgi_task(cycle, self.limits.arrived(app))
+    def answered_by(self, app: App) -> App:
+        """Lets the arrivals know."""
+        return self.limits.arrived(app)
 
     def data_received(self, data: bytes) -> None:
         """A piece, which may hold parts of several requests."""
@@ -138,52 +132,52 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._carried > self._most:
             self._refuse(self._too_long(f"{self._carried} bytes and perhaps more"))
-        elif self._timer is None and (self._has_begun() or not self._is_busy()):
+        elif self._timer is None and (self.is_in_head() or not self.is_answering()):
             self._start_timer(self.limits.head_seconds, self._late)
 
     def _receive_chunks(self, data: bytes) -> None:
         """Counts pieces in which there is nothing of the body that somebody reads."""
-        size, before = self._size, len(self.cycle.body)
+        size, before = self._size, self.unread_body()
         super().data_received(data)
-        if self._in_chunks and len(self.cycle.body) == before:
+        if self._in_chunks and self.unread_body() == before:
             self._carried = size
 
-    def on_headers_complete(self) -> None:
-        """A head is whole; what is raised here comes back to `send_400_response`."""
-        if self._size > self._most and self._measure() > self._most:
-            raise self._too_long("more")
-        if len(self.pipeline) >= PIPELINED:
+    def head_ended(self) -> None:
+        """Measures a head that may be too long, and counts the requests that wait."""
+        if self._size > self._most and self.head_size() > self._most:
+            raise self._too_long(f"{self.head_size()} bytes")
+        if self.waiting_requests() >= PIPELINED:
             raise MalformedRequestError("pipeline", f"{PIPELINED} requests at once", "more")
         self._in_head = False
         self._carried = 0
         if self._timer is not None:
             self._stop_timer()
-        super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
         """A part of a body begins, or, after the last, its trailers, which are dropped."""
         self._in_chunks = True
-        self.headers = []
+        self.drop_trailers()
 
-    def on_message_complete(self) -> None:
+    def body_ended(self) -> None:
         """A request is whole: what comes next is a head."""
         self._in_head = True
         self._in_chunks = False
-        super().on_message_complete()
 
-    def handle_websocket_upgrade(self) -> None:
-        """Hands the connection over."""
+    def refused_handshake(self, error: SlimqError) -> None:
+        """Answers a malformed handshake."""
+        self._refuse(error, VERSION_HEADER)
+
+    def handed_over(self) -> None:
+        """A WebSocket has limits of its own."""
         self._is_over = True
         self._stop_timer()
-        super().handle_websocket_upgrade()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+    def unreadable(self, error: SlimqError | None) -> None:
         """Answers what is no request, or one whose head is too long."""
-        size = self._measure()
+        size = self.head_size()
         if size > self._most:
-            self._refuse(self._too_long(f"{size} bytes"))
-        else:
-            self._refuse(MalformedRequestError("request", "HTTP/1.1", "something else"))
+            error = self._too_long(f"{size} bytes")
+        self._refuse(error or MalformedRequestError("request", "HTTP/1.1", "something else"))
 
     def pause_writing(self) -> None:
         """More of an answer waits to be taken than is kept."""
@@ -196,40 +190,25 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_stalled()
         super().resume_writing()
 
-    def timeout_keep_alive_handler(self) -> None:
+    def idle_too_long(self) -> None:
         """Closes an idle connection, even if its client does not take what was sent last."""
-        super().timeout_keep_alive_handler()
+        super().idle_too_long()
         self._start_timer(LINGER_SECONDS, self.transport.abort)
-
-    def _has_begun(self) -> bool:
-        """Whether a head has begun that is not whole: its scope knows no method yet."""
-        return self.scope is not None and "method" not in self.scope
-
-    def _measure(self) -> int:
-        """Bytes of the head that was read so far, with what is between its parts."""
-        if not self._has_begun():
-            return 0
-        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
-        return len("GET  HTTP/1.1\r\n\r\n") + len(self.url) + lines
 
     def _too_long(self, received: str) -> HeadLimitError:
         return HeadLimitError("head", self._most, received, "bytes")
 
-    def _is_busy(self) -> bool:
-        """Whether an answer is being made."""
-        return self.cycle is not None and not self.cycle.response_complete
-
     def _late(self) -> None:
         """Time is up: for a head, for the first byte of one, or for a body that nobody needs."""
         self._timer = None
-        if self._has_begun():
+        if self.is_in_head():
             self._refuse(HeadTimeoutError(self.limits.head_seconds))
-        elif self._is_busy():
-            self.cycle.keep_alive = False
+        elif self.is_answering():
+            self.close_after_answer()
         else:
             self.transport.close()
 
-    def _refuse(self, error: SlimqError) -> None:
+    def _refuse(self, error: SlimqError, *headers: tuple[bytes, bytes]) -> None:
         """Answers with a problem and closes; an answer that is being made is finished before.
 
         It cannot be where the rest of its body is what is wrong.
@@ -237,15 +216,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_over = True
         self._stop_timer()
         request_id = self.limits.refused(error.code)
-        answered = self._in_chunks and not self._is_busy()
-        if self._is_busy():
-            self.cycle.keep_alive = False
-            if not self._in_chunks or self.cycle.response_started or self.pipeline:
+        answered = self._in_chunks and not self.is_answering()
+        if self.is_answering():
+            self.close_after_answer()
+            if not self._in_chunks or self.has_begun_answer() or self.waiting_requests():
                 return
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+            self.give_up_body()
         if not answered:
-            self.transport.write(raw_answer(error, self.server_state.default_headers, request_id))
+            common = [*self.common_headers(), *headers]
+            self.transport.write(raw_answer(error, common, request_id))
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._start_timer(LINGER_SECONDS, self.transport.abort)

@@ -17,14 +17,14 @@ class Orders:
     Attributes:
         settings: as JSON, with what is secret.
         sockets: descriptors of the sockets that all workers share.
-        folder: of the workers' own sockets and metrics.
+        folder: of the workers' own sockets and metrics, None where there is none.
         index: which worker it is.
         level: from which records are logged.
     """
 
     settings: str
     sockets: list[int]
-    folder: str
+    folder: str | None
     index: int
     level: int
 

@@ -11,16 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from slimq.core.providers import CPU
-from slimq_service.api.stream.endpoint import StreamEndpoint
+from slimq_service.app import Application
 from slimq_service.inference.arrivals import App
-from slimq_service.operations.health import Lifecycle
 from slimq_service.server.orders import START_FAILED
 from slimq_service.server.process_limits import bound_memory
 from slimq_service.server.protocol_options import http_options
 from slimq_service.server.sockets import BACKLOG
+from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
 from slimq_service.settings import Settings
 
 PING_SECONDS = 20.0
@@ -32,7 +31,7 @@ CLOSING_SECONDS = 1.0
 
 
 def run(
-    app: FastAPI,
+    app: Application,
     settings: Settings,
     sockets: Sequence[socket.socket],
     started: Callable[[], None] = lambda: None,
@@ -50,8 +49,8 @@ def run(
     """
     if settings.memory_limit_bytes is not None or settings.providers == CPU:
         bound_memory(settings.memory_limit_bytes)  # drivers of others map more than there is
-    config = make_config(app.state.front, settings, app.state.refused, app.state.arrivals.note)
-    server = _Server(config, app, settings, started)
+    config = make_config(app.asgi, settings, app.count_refused, app.arrivals.note)
+    server = _Server(config, app, started)
     server.run(sockets=list(sockets))
     if not server.started:
         raise SystemExit(START_FAILED)
@@ -79,7 +78,7 @@ def make_config(
         app,
         loop="auto",
         **http_options(settings, refused, arrived),
-        ws="websockets-sansio",
+        ws=WebSocketConnection,
         ws_max_size=settings.stream_message_bytes,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PONG_SECONDS,
@@ -104,13 +103,12 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        app: FastAPI,
-        settings: Settings,
+        app: Application,
         started: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._lifecycle: Lifecycle = app.state.lifecycle
-        self._app, self._drain_seconds = app, settings.drain_seconds
+        self._lifecycle = app.lifecycle
+        self._app, self._drain_seconds = app, app.settings.drain_seconds
         self._started = started
         self._end: float | None = None
 
@@ -133,7 +131,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the streams, then all the rest, together within the time that there is for it."""
-        streams: StreamEndpoint = self._app.state.streams
+        streams = self._app.streams
         loop = asyncio.get_running_loop()
         began, seconds = loop.time(), self.config.timeout_graceful_shutdown or 0
         ending = asyncio.ensure_future(streams.end())

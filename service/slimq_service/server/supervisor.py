@@ -15,26 +15,22 @@ import contextlib
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, cast
 
 import structlog
 
-from slimq.core.errors import InvalidInputError
-from slimq_service.http.peers import socket_name
 from slimq_service.metrics.worker_files import ENDED_FILE, LIVE_FILE, RESTARTS_FILE
 from slimq_service.server.logs import current_level
 from slimq_service.server.orders import START_FAILED, UP, Orders
+from slimq_service.server.worker_folder import WorkerFolder
 from slimq_service.settings import Settings
 
 TICK_SECONDS = 0.1
@@ -43,9 +39,6 @@ YOUNG_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """Beyond what a worker may take to end, after which it is killed."""
-
-LONGEST_FOLDER = 107 - len("/" + socket_name(1023))
-"""Bytes of the folder's path: a socket's is at most 107, as the kernel keeps it."""
 
 
 @dataclass
@@ -94,24 +87,19 @@ class Supervisor:
             InvalidInputError: the temporary folder's path is too long for a socket's.
             SystemExit: the first worker's status, where none could start.
         """
-        folder = Path(tempfile.mkdtemp(prefix="slimq-"))
-        excess = len(os.fsencode(folder)) - LONGEST_FOLDER
-        if excess > 0:
-            folder.rmdir()
-            expected = f"a path that is {excess} bytes shorter, for the workers' sockets"
-            raise InvalidInputError("TMPDIR", expected, str(folder.parent))
+        folder = WorkerFolder.create()
         old = {s: signal.signal(s, self._end) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             status = self._supervise(folder)
         finally:
             self._kill()
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
             for number, handler in old.items():
                 signal.signal(number, handler)
         if status:
             raise SystemExit(status)
 
-    def _supervise(self, folder: Path) -> int:
+    def _supervise(self, folder: WorkerFolder) -> int:
         deadline: float | None = None
         told = 0
         while True:
@@ -138,12 +126,14 @@ class Supervisor:
                 pids = [worker.process.pid for worker in alive]
                 self._log.error("workers did not end in time", pids=pids)
                 return 0
+            folder.retry()
             _wait(alive)
 
-    def _start(self, slot: _Slot, folder: Path) -> None:
+    def _start(self, slot: _Slot, folder: WorkerFolder) -> None:
         settings = self._settings.reveal()
         descriptors = [one.fileno() for one in self._sockets]
-        orders = Orders(settings, descriptors, str(folder), slot.index, current_level())
+        path = None if folder.path is None else str(folder.path)
+        orders = Orders(settings, descriptors, path, slot.index, current_level())
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "slimq_service.server.worker"],
@@ -164,7 +154,7 @@ class Supervisor:
         self._log.info("worker started", worker=slot.index, pid=process.pid)
         self._write(folder)
 
-    def _look(self, slot: _Slot, folder: Path) -> int | None:
+    def _look(self, slot: _Slot, folder: WorkerFolder) -> int | None:
         """The status of a worker that has died, None of one that lives or is not started."""
         worker = slot.worker
         if worker is None:
@@ -191,23 +181,18 @@ class Supervisor:
         slot.next_start = now + min(pause, LONGEST_PAUSE_SECONDS)
         self._restarts += 1
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, folder: WorkerFolder) -> None:
         """Tells the workers what they cannot know of each other, for their metrics."""
         alive = [(s.index, s.worker.process.pid) for s in self._slots if s.worker is not None]
         live = " ".join(f"{index}:{pid}" for index, pid in alive)
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-        texts = {
-            ENDED_FILE: repr(spent.ru_utime + spent.ru_stime),
-            LIVE_FILE: live,
-            RESTARTS_FILE: str(self._restarts),
-        }
-        try:
-            for name, text in texts.items():
-                temporary = folder / f".{name}"
-                temporary.write_text(text, encoding="ascii")
-                temporary.replace(folder / name)
-        except OSError as error:  # a full disk is no reason to end workers that answer
-            self._log.error("workers are not told of each other", problem=str(error))
+        folder.tell(
+            {
+                ENDED_FILE: repr(spent.ru_utime + spent.ru_stime),
+                LIVE_FILE: live,
+                RESTARTS_FILE: str(self._restarts),
+            }
+        )
 
     def _kill(self) -> None:
         """Ends whoever is left."""

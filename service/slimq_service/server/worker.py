@@ -24,7 +24,7 @@ from slimq_service.metrics.registry import Registry
 from slimq_service.server.logs import configure_logs
 from slimq_service.server.orders import START_FAILED, UP, Orders
 from slimq_service.server.run import end_cleanly, run
-from slimq_service.server.sockets import bind_unix
+from slimq_service.server.worker_folder import listen_to_peers
 from slimq_service.settings import Settings
 
 
@@ -38,16 +38,17 @@ def main(answers: int) -> None:
     configure_logs(orders.level)
     settings = Settings.model_validate_json(orders.settings)
     own = socket_name(orders.index)
-    folder = Path(orders.folder)
+    folder = None if orders.folder is None else Path(orders.folder)
     try:
-        app = create_app(settings, Registry(folder, orders.index), Peers(folder, own))
+        registry = Registry(folder, orders.index, alone=False)
+        app = create_app(settings, registry, Peers(folder, own))
     except SlimqError as error:
         structlog.get_logger(component="worker").error("start failed", problem=str(error))
         raise SystemExit(START_FAILED) from error
-    inner = bind_unix(folder / own)
+    inner = listen_to_peers(folder, own)
     shared = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     threading.Thread(target=_watch, args=(sys.stdin.fileno(),), daemon=True).start()
-    run(app, settings, [*shared, inner], started=lambda: _tell(answers))
+    run(app, settings, [*shared, *inner], started=lambda: _tell(answers))
 
 
 def keep_output() -> int:

@@ -1,11 +1,10 @@
-"""A variant in memory, and what its inference costs, measured when it is loaded."""
+"""Loading a variant: read, verify, build, warm up and measure it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,34 +20,17 @@ from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.providers import CPU
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
+from slimq_service.variants.cost import Cost, measure
 
-WARM_BATCHES = (1, 8)
-"""What a cost is measured with."""
-WARM_REPEATS = 3
 EXTREME = 1e3
-"""A number that no float32 observation of an environment comes near."""
+"""Larger than any float32 observation of an environment."""
 JOINED_TOLERANCE = 1e-3
-"""Of the largest Q-value: how far one may move when it is computed beside others."""
-
-Stamp = tuple[tuple[int, int] | None, tuple[int, int] | None]
-"""What `policy.json` and `variant.json` looked like: modification time and inode of each."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of one inference, as a straight line over the batch."""
-
-    base: float
-    per_observation: float
-
-    def seconds(self, batch: int) -> float:
-        """Expected seconds for a batch."""
-        return self.base + self.per_observation * batch
+"""How far a Q-value may move when computed beside others, relative to the largest Q-value."""
 
 
 @dataclass
 class Leases:
-    """How many requests use a session now, whatever its manifest became meanwhile."""
+    """The number of requests using a session, counted across renewals of its manifest."""
 
     count: int = 0
 
@@ -57,24 +39,28 @@ class Leases:
 class LoadedVariant:
     """One version of a variant, ready to answer; never changed, only replaced.
 
-    The policy's manifest is the one that it was loaded under, so that observation layout and model
-    belong together while a new version is being published. `joinable` says whether observations of
-    several clients may be computed together, as `is_joinable` finds it. `memory_bytes` is what the
-    process grew by: weights as they are held, and the buffers of the largest batch.
+    Attributes:
+        policy: the manifest it was loaded with, so that observation layout and model fit each other
+            while a new version is being published.
+        manifest: its own.
+        q_function: its model.
+        cost: of a run, by batch size.
+        joinable: whether observations of several clients may share a batch, see `is_joinable`.
+        memory_bytes: growth of the process: weights, and the buffers of the largest batch.
+        leases: of the requests that use it.
     """
 
     policy: PolicyManifest
     manifest: VariantManifest
     q_function: QFunction
     cost: Cost
-    stamp: Stamp
     joinable: bool = True
     memory_bytes: int = 0
     leases: Leases = field(default_factory=Leases, compare=False)
 
     @property
     def sha256(self) -> str:
-        """Of the stored model."""
+        """The sha256 of the stored model."""
         return self.manifest.model.sha256
 
 
@@ -82,25 +68,23 @@ def load(
     repository: Repository,
     policy: PolicyManifest,
     variant: str,
-    stamp: Stamp,
-    largest_batch: int = max(WARM_BATCHES),
+    largest_batch: int = 8,
     providers: Sequence[str] = CPU,
 ) -> LoadedVariant:
-    """Reads, verifies, builds and warms a variant. Takes its time: not for the event loop.
+    """Reads, verifies, builds and warms up a variant; too slow for the event loop.
 
     Args:
-        repository: where it lies.
-        policy: the manifest that it is loaded under.
+        repository: where it is read.
+        policy: the manifest it is loaded with.
         variant: its name.
-        stamp: what its files looked like.
         largest_batch: up to which every power of two is run once: the first run of a batch size
             allocates, and no request is to wait for that.
-        providers: what is to run it, as `make_session` has them.
+        providers: execution providers, as for `make_session`.
 
     Raises:
-        RepositoryError: a file is missing, cut, tampered with, or is no model of this policy, or
-            one whose Q-values are not finite even for an observation of zeros.
-        NotFoundError: the variant has gone.
+        RepositoryError: a file is missing, truncated or tampered with, the model does not fit the
+            policy, or its Q-values are not finite for an all-zero observation.
+        NotFoundError: the variant was removed.
     """
     trim_memory()
     before = resident_bytes()
@@ -108,8 +92,7 @@ def load(
     name, actions = f"{policy.name}/{variant}", len(policy.actions)
     q_function = OnnxPolicy(content, policy.observation, actions, name, providers)
     try:
-        cost = measure(q_function, policy.observation)
-        warm(q_function, policy.observation, largest_batch)
+        cost = measure(q_function, policy.observation, largest_batch)
         joinable = is_joinable(q_function, policy.observation)
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
@@ -117,27 +100,20 @@ def load(
     zeros: Any = np.zeros((1, *policy.observation.shape), policy.observation.numpy_dtype)
     if not np.isfinite(q_function(zeros)).all():
         path = f"{policy.name}/{variant}/{manifest.model.path}"
-        raise RepositoryError(path, "answers Q-values that are not finite to zeros")
+        raise RepositoryError(path, "returns non-finite Q-values for an all-zero observation")
     least = len(content)
     del content
     trim_memory()
     memory_bytes = max(least, resident_bytes() - before)
-    return LoadedVariant(policy, manifest, q_function, cost, stamp, joinable, memory_bytes)
-
-
-def warm(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> None:
-    """Runs zeros of every power of two up to a batch size, and of that."""
-    sizes = {2**step for step in range(largest_batch.bit_length())} | {largest_batch}
-    for batch in sorted(sizes):
-        q_function(np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype))
+    return LoadedVariant(policy, manifest, q_function, cost, joinable, memory_bytes)
 
 
 def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
-    """Whether an observation's Q-values stay the same whatever is computed beside it.
+    """Whether an observation's Q-values are the same whatever else is in its batch.
 
-    They do not where a model chooses the scale of its activations anew for each batch
-    (DynamicQuantizeLinear): there, one client's observations would change another's answer. Beside
-    copies of itself and beside extreme ones the shapes are the same, so rounding is too.
+    They are not if the model scales its activations by batch (DynamicQuantizeLinear): one client's
+    observations would then change another's answer. An observation is computed beside copies of
+    itself and beside extreme ones; both batches have the same shape, and so the same rounding.
     """
     rows = _unlike_rows(spec)
     mixed = q_function(np.stack(rows))
@@ -151,7 +127,7 @@ def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
 
 
 def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
-    """Observations `(*shape)` that are as unlike as can be: nothing, noise, and both extremes."""
+    """Observations `(*shape)` as different as possible: noise, zeros, and both extremes."""
     generator = np.random.default_rng(0)
     if spec.dtype == "uint8":
         noise: Any = generator.integers(0, 256, spec.shape)
@@ -164,7 +140,7 @@ def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
 
 
 def trim_memory() -> None:
-    """Has the C library give back to the system what a dropped model leaves, where it can."""
+    """Returns memory that dropped models have freed to the system, where the C library can."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, not of musl
         if trim is not None:
@@ -172,25 +148,9 @@ def trim_memory() -> None:
 
 
 def resident_bytes() -> int:
-    """Memory that the process has now; 0 where the system does not tell."""
+    """Resident memory of the process; 0 where the system does not report it."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     except OSError:
         return 0
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def measure(q_function: QFunction, spec: ObservationSpec) -> Cost:
-    """Runs zeros of each batch size; the best of a few runs, as other work only adds to it."""
-    best = []
-    for batch in WARM_BATCHES:
-        zeros = np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype)
-        q_function(zeros)
-        times = []
-        for _ in range(WARM_REPEATS):
-            started = time.perf_counter()
-            q_function(zeros)
-            times.append(time.perf_counter() - started)
-        best.append(min(times))
-    per_observation = max(0.0, (best[1] - best[0]) / (WARM_BATCHES[1] - WARM_BATCHES[0]))
-    return Cost(max(0.0, best[0] - per_observation), per_observation)

@@ -1,9 +1,12 @@
-"""What is in memory, and what has to go when it takes more than it may.
+"""Variants in memory: the state of each, and which are evicted when they exceed the budget.
 
-The least recently used goes first (LRU), but nothing that a request is using, since its memory
-would stay taken, nothing that is pinned, and not what was used last: a variant that is larger than
-the whole budget would otherwise be loaded again for every request. So the budget can be exceeded by
-what is in use, and, while a variant is being loaded, by that one.
+`Residents` is the one owner of that state; everything else reads it, and changes it by its methods,
+all in the event loop.
+
+The least recently used variant is evicted first, but never one that a request is using (its memory
+would stay taken), a pinned one, or the one used last (a variant larger than the whole budget would
+otherwise be loaded for every request). So variants in use, and one that is being loaded, can exceed
+the budget.
 """
 
 from __future__ import annotations
@@ -11,39 +14,46 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from slimq.core.errors import SlimqError
+from slimq.core.manifest import PolicyManifest
 from slimq_service.errors import ConflictError
 from slimq_service.metrics.service import Metrics
-from slimq_service.variants.loading import LoadedVariant, Stamp
-from slimq_service.variants.snapshot import Key
+from slimq_service.variants.loading import LoadedVariant
+from slimq_service.variants.snapshot import Key, Scan, VariantScan, VariantStamp
 
 
 @dataclass
 class VariantState:
-    """What is known of one variant beside what is on disk.
+    """One variant's state in memory; changed by `Residents` alone.
 
-    `loaded` outlives a newer version that fails; `unloaded` says that somebody had it dropped, and
-    that it has not been loaded since; `used` is when it was last asked for, by the monotonic clock.
+    Attributes:
+        loaded: the version in memory; it outlives a newer version that fails.
+        error: why the version on disk cannot be served.
+        error_stamp: the stamp of that version.
+        error_time: when it failed, by the monotonic clock.
+        unloaded: it was unloaded on request, and not loaded since.
+        used: when it was last used, by the monotonic clock.
+        task: the load under way.
     """
 
     loaded: LoadedVariant | None = None
     error: SlimqError | None = None
-    error_stamp: Stamp | None = None
+    error_stamp: VariantStamp | None = None
     error_time: float = 0.0
     unloaded: bool = False
     used: float = 0.0
     task: asyncio.Task[LoadedVariant] | None = field(default=None, repr=False)
 
-    def may_retry(self, stamp: Stamp, seconds: float) -> bool:
-        """Whether a load is worth trying: nothing failed, or another version did, or long ago.
+    def may_retry(self, stamp: VariantStamp, seconds: float) -> bool:
+        """Whether a load is worth trying: none failed, or of another version, or long ago.
 
         Args:
-            stamp: what the variant's files look like now.
-            seconds: after which the same is tried again.
+            stamp: of the variant's files now.
+            seconds: after which the same version is tried again.
         """
         if self.error is None or self.error_stamp != stamp:
             return True
@@ -54,78 +64,168 @@ class Residents:
     """The states of all variants.
 
     Attributes:
-        states: by policy and variant.
-        pinned: what stays in memory.
+        pinned: variants that stay in memory.
     """
 
-    def __init__(self, metrics: Metrics, budget: int | None, pinned: frozenset[Key]) -> None:
-        self.states: dict[Key, VariantState] = {}
+    def __init__(
+        self,
+        metrics: Metrics,
+        budget: int | None,
+        pinned: frozenset[Key],
+        retry_seconds: float = 0.0,
+    ) -> None:
+        """No variants yet.
+
+        Args:
+            metrics: of the service.
+            budget: bytes that variants may take, None for no limit.
+            pinned: variants that stay in memory.
+            retry_seconds: after which a version that failed is tried again.
+        """
         self.pinned = pinned
-        self._metrics, self._budget = metrics, budget
+        self._states: dict[Key, VariantState] = {}
+        self._readable = True
+        self._metrics, self._budget, self._retry_seconds = metrics, budget, retry_seconds
         self._log = structlog.get_logger(component="residents")
 
     def state(self, policy: str, variant: str) -> VariantState:
-        """What is in memory for a variant."""
-        return self.states.get((policy, variant)) or VariantState()
+        """A variant's state; an empty one for a variant that does not exist."""
+        return self._states.get((policy, variant)) or VariantState()
 
     def can_answer(self, policy: str, variant: str) -> bool:
-        """Whether a variant can, as far as is known: from memory, or once it is loaded."""
-        state = self.states.get((policy, variant))
-        return state is not None and (state.loaded is not None or state.error is None)
+        """Whether a variant can answer, as far as is known: from memory, or once it is loaded."""
+        state = self._states.get((policy, variant))
+        if state is None:
+            return False
+        return state.loaded is not None or (self._readable and state.error is None)
 
     def awaited(self) -> list[Key]:
-        """What is pinned and neither in memory nor known to be broken."""
+        """Pinned variants that are neither in memory nor known to be broken."""
         missing = []
         for key in sorted(self.pinned):
-            state = self.states.get(key)
-            if state is None or (state.loaded is None and state.error is None):
+            state = self.state(*key)
+            if state.loaded is None and state.error is None:
                 missing.append(key)
         return missing
 
+    def loaded(self) -> list[Key]:
+        """The variants in memory."""
+        return [key for key, state in self._states.items() if state.loaded is not None]
+
+    def loads(self) -> list[asyncio.Task[LoadedVariant]]:
+        """The loads under way."""
+        return [state.task for state in self._states.values() if state.task is not None]
+
     def check_unpinned(self, policy: str, variant: str) -> None:
-        """Refuses to let go of what is pinned.
+        """Refuses a pinned variant.
 
         Raises:
-            ConflictError: it is.
+            ConflictError: it is pinned.
         """
         if (policy, variant) in self.pinned:
             raise ConflictError("variant", "one that is not pinned", f"{policy}/{variant}")
 
-    def appear(self, key: Key, actions: Sequence[str]) -> VariantState:
-        """A variant that is new in the repository, of a policy with these actions."""
-        self._metrics.appear(*key, actions)
-        state = self.states[key] = VariantState()
+    def update(self, scan: Scan) -> list[Key]:
+        """Takes over a scan: new, removed and changed variants.
+
+        Returns:
+            The variants to load now: changed ones in memory, pinned ones, and those whose last
+            load failed, to see whether they are intact again. Others are loaded on first use.
+        """
+        self._readable = True
+        found = dict(scan.entries())
+        for key in [key for key in self._states if key not in found]:
+            self.remove(key)
+        return [key for key, entry in found.items() if self._update(key, entry, scan)]
+
+    def mark_unreadable(self) -> None:
+        """The repository cannot be read: until the next `update` nothing can be loaded."""
+        self._readable = False
+
+    def add(self, key: Key, actions: Sequence[str] = ()) -> VariantState:
+        """Adds a variant that is new in the repository.
+
+        Args:
+            key: its names.
+            actions: of its policy, as far as they are known.
+        """
+        self._metrics.add(*key, actions)
+        state = self._states[key] = VariantState()
         return state
 
-    def disappear(self, key: Key) -> None:
-        """A variant that has gone from the repository."""
-        self.drop(key)
+    def remove(self, key: Key) -> None:
+        """Removes a variant that is no longer in the repository."""
+        self._drop(key)
         self._metrics.of(*key).broken.set(0)
-        del self.states[key]
+        del self._states[key]
+
+    def use(self, key: Key) -> VariantState | None:
+        """The state of a variant that a request uses now, None if it does not exist."""
+        state = self._states.get(key)
+        if state is not None:
+            state.used = time.monotonic()
+        return state
+
+    def start(self, key: Key, task: asyncio.Task[LoadedVariant]) -> None:
+        """Records that a variant is being loaded."""
+        state = self._states[key]
+        state.task, state.unloaded = task, False
+
+    def finish(self, key: Key, task: asyncio.Task[LoadedVariant] | None) -> None:
+        """Records that a load has ended, however it did."""
+        state = self._states.get(key)
+        if state is not None and state.task is task:
+            state.task = None
 
     def put(self, key: Key, loaded: LoadedVariant) -> None:
-        """Takes in a version; one that was there before is replaced."""
-        state = self.states.get(key)
-        if state is None:  # it has gone from the repository while it was loaded
+        """Takes in a loaded version, in place of the one before."""
+        state = self._states.get(key)
+        if state is None:  # it was removed from the repository while it was loaded
             return
         state.loaded, state.error, state.used = loaded, None, time.monotonic()
-        self._metrics.appear(*key, loaded.policy.actions)
+        self._metrics.add(*key, loaded.policy.actions)
         measured = self._metrics.of(*key)
         measured.broken.set(0)
         measured.loaded.set(1)
         measured.memory_bytes.set(loaded.memory_bytes)
 
-    def fail(self, key: Key, error: SlimqError, stamp: Stamp, at: float) -> None:
-        """What is on disk cannot be served; what is in memory goes on serving.
+    def renew(self, key: Key, entry: VariantScan, policy: PolicyManifest | None) -> bool:
+        """Puts the manifests on disk beside the model in memory, whose report may be new.
 
         Args:
             key: of the variant.
-            error: why; it is logged where it is not the one that is known.
-            stamp: what its files look like.
+            entry: the variant on disk.
+            policy: the manifest of its policy there, as far as it can be read.
+
+        Returns:
+            False if nothing is in memory, or its model, or the policy's observations or actions
+            have changed.
+        """
+        state = self._states[key]
+        if state.loaded is None or entry.manifest is None or policy is None:
+            return False
+        loaded, manifest = state.loaded, entry.manifest
+        if loaded.manifest is manifest and loaded.policy is policy:
+            return True
+        before = loaded.policy
+        if manifest.model != loaded.manifest.model:
+            return False
+        if (policy.observation, policy.actions) != (before.observation, before.actions):
+            return False
+        state.loaded = replace(loaded, policy=policy, manifest=manifest)
+        return True
+
+    def fail(self, key: Key, error: SlimqError, stamp: VariantStamp, at: float) -> None:
+        """The version on disk cannot be served; the one in memory goes on serving.
+
+        Args:
+            key: of the variant.
+            error: why; logged unless it is the one known already.
+            stamp: of its files.
             at: when that was found, by the monotonic clock.
         """
-        state = self.states.get(key)
-        if state is None:  # it has gone from the repository while it was loaded
+        state = self._states.get(key)
+        if state is None:  # it was removed from the repository while it was loaded
             return
         if state.error is None or str(state.error) != str(error):
             self._log.error(
@@ -138,22 +238,21 @@ class Residents:
         state.error, state.error_stamp, state.error_time = error, stamp, at
         self._metrics.of(*key).broken.set(1)
 
-    def drop(self, key: Key) -> None:
-        """Lets go of a version; requests under way keep what they have."""
-        self.states[key].loaded = None
-        measured = self._metrics.of(*key)
-        measured.loaded.set(0)
-        measured.memory_bytes.set(0)
+    def unload(self, key: Key) -> None:
+        """Drops a variant from memory on request; requests under way keep what they have."""
+        if key in self._states:
+            self._drop(key)
+            self._states[key].unloaded = True
 
     def evict(self) -> int:
-        """Drops what has to go; answers how many that were."""
+        """Drops variants that exceed the budget; returns how many."""
         if self._budget is None:
             return 0
-        resident = {k: s.loaded for k, s in self.states.items() if s.loaded is not None}
+        resident = {k: s.loaded for k, s in self._states.items() if s.loaded is not None}
         taken = sum(loaded.memory_bytes for loaded in resident.values())
         if taken <= self._budget:
             return 0
-        by_use = sorted(resident, key=lambda key: self.states[key].used)
+        by_use = sorted(resident, key=lambda key: self._states[key].used)
         evicted = 0
         for key in by_use[:-1]:
             loaded = resident[key]
@@ -161,7 +260,7 @@ class Residents:
                 break
             if key in self.pinned or loaded.leases.count:
                 continue
-            self.drop(key)
+            self._drop(key)
             self._metrics.of(*key).evictions.inc()
             self._log.info(
                 "variant evicted", policy=key[0], variant=key[1], memory_bytes=loaded.memory_bytes
@@ -169,3 +268,26 @@ class Residents:
             taken -= loaded.memory_bytes
             evicted += 1
         return evicted
+
+    def _update(self, key: Key, entry: VariantScan, scan: Scan) -> bool:
+        """Takes over one variant of a scan; returns whether it is to be loaded now."""
+        policy = scan.policies[key[0]].manifest
+        state = self._states.get(key) or self.add(key, policy.actions if policy is not None else ())
+        wanted = key in self.pinned or state.error is not None
+        to_load = False
+        if entry.error is not None:
+            self.fail(key, entry.error, entry.stamp, entry.checked)
+        elif self.renew(key, entry, policy) or (
+            state.loaded is None and (state.unloaded or not wanted)
+        ):
+            state.error = None
+        else:
+            to_load = state.task is None and state.may_retry(entry.stamp, self._retry_seconds)
+        self._metrics.of(*key).broken.set(state.error is not None)
+        return to_load
+
+    def _drop(self, key: Key) -> None:
+        self._states[key].loaded = None
+        measured = self._metrics.of(*key)
+        measured.loaded.set(0)
+        measured.memory_bytes.set(0)

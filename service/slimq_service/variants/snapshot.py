@@ -1,29 +1,42 @@
-"""Looks at the repository: what there is, and whether its files are whole.
+"""Scans of the repository: the policies and variants on disk, and which of them are intact.
 
-By stat, not inotify, so that network mounts work. What has not changed is not read again.
+By stat, not inotify, so that network mounts work. Files whose stamps have not changed are not read
+again; only an explicit load makes `scan_repository` trust no stamp.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from slimq.core.errors import NotFoundError, RepositoryError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.repository import VARIANTS, Repository
-from slimq_service.variants.loading import LoadedVariant, Stamp
+from slimq.core.stamp import FileStamp
 
 Key = tuple[str, str]
-"""The names of a policy and of a variant of it."""
+"""The names of a policy and of one of its variants."""
+
+
+@dataclass(frozen=True)
+class VariantStamp:
+    """The stamps of the three files a variant is loaded from, None for one that cannot be read."""
+
+    policy: FileStamp | None
+    variant: FileStamp | None
+    model: FileStamp | None = None
 
 
 @dataclass(frozen=True)
 class VariantScan:
-    """One variant on disk: its manifest, or why it cannot be served."""
+    """A variant on disk: its manifest, or the error that keeps it from being served.
 
-    stamp: Stamp
+    `checked` is when its files were last read, by the monotonic clock.
+    """
+
+    stamp: VariantStamp
     manifest: VariantManifest | None
     error: SlimqError | None
     checked: float
@@ -31,9 +44,9 @@ class VariantScan:
 
 @dataclass(frozen=True)
 class PolicyScan:
-    """One policy on disk: its manifest, the last good one if it cannot be read now, and why."""
+    """A policy on disk: its manifest (the last good one if it cannot be read now) and the error."""
 
-    stamp: tuple[int, int] | None
+    stamp: FileStamp | None
     manifest: PolicyManifest | None
     error: SlimqError | None
     checked: float
@@ -42,12 +55,12 @@ class PolicyScan:
 
 @dataclass(frozen=True)
 class Scan:
-    """The whole repository at one look."""
+    """The repository as one scan found it."""
 
     policies: Mapping[str, PolicyScan] = field(default_factory=lambda: MappingProxyType({}))
 
     def knows(self, policy: str, variant: str) -> bool:
-        """Whether there is such a variant."""
+        """Whether the variant exists."""
         found = self.policies.get(policy)
         return found is not None and variant in found.variants
 
@@ -72,6 +85,30 @@ class Scan:
             raise NotFoundError("variant", variant, variants)
         return variants[variant]
 
+    def policy_manifest(self, name: str) -> PolicyManifest:
+        """A policy's manifest.
+
+        Raises:
+            NotFoundError: there is no such policy.
+            RepositoryError: its manifest cannot be read.
+        """
+        found = self.policy(name)
+        if found.manifest is None:
+            raise fresh_error(found.error, name)
+        return found.manifest
+
+    def variant_manifest(self, policy: str, variant: str) -> VariantManifest:
+        """A variant's manifest.
+
+        Raises:
+            NotFoundError: there is no such policy or variant.
+            RepositoryError: its manifest cannot be read.
+        """
+        found = self.variant(policy, variant)
+        if found.manifest is None:
+            raise fresh_error(found.error, f"{policy}/{variant}")
+        return found.manifest
+
     def entries(self) -> Iterator[tuple[Key, VariantScan]]:
         """Every variant of every policy."""
         for policy, scanned in self.policies.items():
@@ -79,118 +116,127 @@ class Scan:
                 yield (policy, variant), entry
 
 
-def scan_repository(repository: Repository, previous: Scan, retry_seconds: float) -> Scan:
-    """A new look; entries that have not changed are taken over.
+def scan_repository(
+    repository: Repository,
+    previous: Scan,
+    retry_seconds: float,
+    reread: frozenset[Key] = frozenset(),
+) -> Scan:
+    """Scans the repository; entries whose stamps have not changed are taken from the last scan.
 
     Args:
         repository: the repository.
-        previous: the last look.
-        retry_seconds: age after which what was broken is read again, changed or not.
+        previous: the last scan.
+        retry_seconds: age after which a broken entry is read again, changed or not.
+        reread: variants that are read and hashed whatever their stamps say, with their policies.
 
     Raises:
-        RepositoryError: the repository itself cannot be listed.
+        RepositoryError: the repository cannot be listed, or all its policies are gone at once.
     """
-    found = {}
-    for name in repository.policies():
-        known = previous.policies.get(name)
-        scanned = _scan_policy(repository, name, known, retry_seconds)
-        if scanned is not None:
-            found[name] = scanned
-    return Scan(MappingProxyType(found))
+    scanner = _Scanner(repository, previous, retry_seconds, reread)
+    scan = scanner.scan()
+    if any(not scan.knows(*key) for key, _ in previous.entries()):
+        scan = scanner.scan()  # something is gone: perhaps only the first part of everything
+    return scan
 
 
-def _scan_policy(
-    repository: Repository, name: str, known: PolicyScan | None, retry_seconds: float
-) -> PolicyScan | None:
-    stamp = repository.policy_stamp(name)
-    manifest, error, checked = None, None, time.monotonic()
-    if known is not None and known.stamp == stamp and not _expired(known, retry_seconds):
-        manifest, error, checked = known.manifest, known.error, known.checked
-    else:
+@dataclass(frozen=True)
+class _Scanner:
+    """One scan's arguments, see `scan_repository`."""
+
+    repository: Repository
+    previous: Scan
+    retry_seconds: float
+    reread: frozenset[Key]
+
+    def scan(self) -> Scan:
+        found = {}
+        for name in self.repository.policies():
+            scanned = self._policy(name, self.previous.policies.get(name))
+            if scanned is not None:
+                found[name] = scanned
+        if self.previous.policies and not found:
+            problem = f"holds no policies, but held {len(self.previous.policies)} before"
+            raise RepositoryError(str(self.repository.root), problem)
+        return Scan(MappingProxyType(found))
+
+    def _policy(self, name: str, known: PolicyScan | None) -> PolicyScan | None:
+        stamp = self.repository.policy_stamp(name)
+        manifest, error, checked = None, None, time.monotonic()
+        trusted = not any(policy == name for policy, _ in self.reread)
+        if trusted and known is not None and known.stamp == stamp and not self._is_due(known):
+            manifest, error, checked = known.manifest, known.error, known.checked
+        else:
+            try:
+                manifest = self.repository.policy(name)
+            except NotFoundError:
+                return None
+            except SlimqError as problem:
+                error = problem
+                manifest = known.manifest if known is not None else None
+        variants = {}
         try:
-            manifest = repository.policy(name)
+            listing = self.repository.variants(name)
+        except NotFoundError:
+            return None
+        except SlimqError as problem:  # no reason to drop what may be serving
+            listing = list(known.variants) if known is not None else []
+            error = error or problem
+        for variant in listing:
+            before = known.variants.get(variant) if known is not None else None
+            scanned = self._variant((name, variant), stamp, before)
+            if scanned is not None:
+                variants[variant] = scanned
+        return PolicyScan(stamp, manifest, error, checked, MappingProxyType(variants))
+
+    def _variant(
+        self, key: Key, policy_stamp: FileStamp | None, known: VariantScan | None
+    ) -> VariantScan | None:
+        stamp = VariantStamp(policy_stamp, self.repository.stamp(*key))
+        if known is not None and self._is_current(key, stamp, known):
+            return known
+        checked = time.monotonic()
+        try:
+            manifest = self.repository.variant(*key)
         except NotFoundError:
             return None
         except SlimqError as problem:
-            error = problem
-            manifest = known.manifest if known is not None else None
-    variants = {}
-    try:
-        listing = repository.variants(name)
-    except NotFoundError:
-        return None
-    except SlimqError as problem:  # no reason to drop what may be serving
-        listing = list(known.variants) if known is not None else []
-        error = error or problem
-    for variant in listing:
-        before = known.variants.get(variant) if known is not None else None
-        scanned = _scan_variant(repository, name, variant, stamp, before, retry_seconds)
-        if scanned is not None:
-            variants[variant] = scanned
-    return PolicyScan(stamp, manifest, error, checked, MappingProxyType(variants))
+            return VariantScan(stamp, None, problem, checked)
+        stamp = self._with_model(stamp, manifest)
+        try:
+            self.repository.read_model(*key)
+        except (SlimqError, OSError) as problem:
+            place = f"{key[0]}/{VARIANTS}/{key[1]}/{manifest.model.path}"
+            return VariantScan(stamp, manifest, as_slimq_error(problem, place), checked)
+        return VariantScan(stamp, manifest, None, checked)
+
+    def _with_model(self, stamp: VariantStamp, manifest: VariantManifest | None) -> VariantStamp:
+        if manifest is None:
+            return stamp
+        model = self.repository.file_stamp(manifest, manifest.model)
+        return VariantStamp(stamp.policy, stamp.variant, model)
+
+    def _is_current(self, key: Key, stamp: VariantStamp, known: VariantScan) -> bool:
+        """Whether a variant need not be read again."""
+        if key in self.reread or self._is_due(known):
+            return False
+        return known.stamp == self._with_model(stamp, known.manifest)
+
+    def _is_due(self, known: PolicyScan | VariantScan) -> bool:
+        """Whether a broken entry is to be read again."""
+        age = time.monotonic() - known.checked
+        return known.error is not None and age >= self.retry_seconds
 
 
-def _scan_variant(
-    repository: Repository,
-    policy: str,
-    variant: str,
-    policy_stamp: tuple[int, int] | None,
-    known: VariantScan | None,
-    retry_seconds: float,
-) -> VariantScan | None:
-    try:
-        stamp = (policy_stamp, repository.stamp(policy, variant))
-        if known is not None and known.stamp == stamp and not _expired(known, retry_seconds):
-            return known
-        manifest = repository.variant(policy, variant)
-    except NotFoundError:
-        return None
-    except SlimqError as problem:
-        return VariantScan((policy_stamp, None), None, problem, time.monotonic())
-    try:
-        repository.read_model(policy, variant)
-    except (SlimqError, OSError) as problem:
-        error = named(problem, f"{policy}/{VARIANTS}/{variant}/{manifest.model.path}")
-        return VariantScan(stamp, manifest, error, time.monotonic())
-    return VariantScan(stamp, manifest, None, time.monotonic())
-
-
-def _expired(known: PolicyScan | VariantScan, retry_seconds: float) -> bool:
-    return known.error is not None and time.monotonic() - known.checked >= retry_seconds
-
-
-def renew(
-    loaded: LoadedVariant, entry: VariantScan, policy: PolicyManifest | None
-) -> LoadedVariant | None:
-    """What is in memory, under the manifests that are on disk; its report may be new.
-
-    Args:
-        loaded: what is in memory.
-        entry: the variant on disk.
-        policy: the manifest of its policy there, as far as it can be read.
-
-    Returns:
-        None where its model, or what its policy says of observations and actions, has changed.
-    """
-    if loaded.stamp == entry.stamp:
-        return loaded
-    manifest, before = entry.manifest, loaded.policy
-    if manifest is None or policy is None or manifest.model != loaded.manifest.model:
-        return None
-    if (policy.observation, policy.actions) != (before.observation, before.actions):
-        return None
-    return replace(loaded, policy=policy, manifest=manifest, stamp=entry.stamp)
-
-
-def again(error: SlimqError | None, path: str) -> SlimqError:
-    """A fresh error to raise, so that one that is kept does not gather tracebacks."""
+def fresh_error(error: SlimqError | None, path: str) -> SlimqError:
+    """A copy of a stored error to raise, so that the stored one gathers no tracebacks."""
     if isinstance(error, RepositoryError):
         return RepositoryError(error.path, error.problem)
     return RepositoryError(path, str(error))
 
 
-def named(problem: SlimqError | OSError, path: str) -> SlimqError:
-    """The problem as an error of the tree; the system's own get the path that they are about."""
+def as_slimq_error(problem: SlimqError | OSError, path: str) -> SlimqError:
+    """A `SlimqError` as it is, an `OSError` as a `RepositoryError` about this path."""
     if isinstance(problem, SlimqError):
         return problem
     return RepositoryError(path, problem.strerror or str(problem))

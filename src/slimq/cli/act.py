@@ -1,4 +1,4 @@
-"""`slimq act`: one batch of observations through a service."""
+"""`slimq act`: sends one batch of observations to a service."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 @app.command()
 def act(
-    policy: Annotated[str, typer.Argument(help="The policy.")],
+    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     source: Annotated[
         str, typer.Option("--input", help="Observations: FILE.npy, FILE.json, or - for stdin.")
     ],
     url: UrlOption = DEFAULT_URL,
     variant: Annotated[
-        str | None, typer.Option(help="Which variant answers; the policy's default if not given.")
+        str | None, typer.Option(help="Variant that answers; the policy's default if omitted.")
     ] = None,
     api_key: ApiKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the action and the Q-values of each observation."""
+    """Print the action and the Q-values for each observation."""
     from slimq.core.client import SlimqClient
 
     observations = read_observations(source)

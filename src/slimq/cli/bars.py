@@ -1,23 +1,23 @@
-"""Progress bars on stderr that commands share."""
+"""Progress bars on stderr, shared by the commands."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-_PAUSE, _PAUSE_IN_LOGS = 0.2, 30.0
+_REDRAW_SECONDS, _LOG_REDRAW_SECONDS = 0.2, 30.0
 
 
-def drawing_pause() -> float:
-    """Seconds between two drawings of a bar: fewer on a terminal than in a log."""
-    return _PAUSE if sys.stderr.isatty() else _PAUSE_IN_LOGS
+def redraw_seconds() -> float:
+    """Seconds between updates of a bar: short on a terminal, longer in a log."""
+    return _REDRAW_SECONDS if sys.stderr.isatty() else _LOG_REDRAW_SECONDS
 
 
 def progress_bar(description: str, total: int, unit: str, /) -> Any:
-    """A bar of tqdm on stderr, as `slimq_compression.context.Progress` wants it."""
+    """Creates a tqdm bar on stderr; implements `slimq_compression.context.Progress`."""
     from tqdm import tqdm
 
-    pause = drawing_pause()
+    seconds = redraw_seconds()
     return tqdm(
         desc=description,
         total=total,
@@ -25,6 +25,6 @@ def progress_bar(description: str, total: int, unit: str, /) -> Any:
         leave=False,
         file=sys.stderr,
         dynamic_ncols=True,
-        mininterval=pause,
-        maxinterval=pause,
+        mininterval=seconds,
+        maxinterval=seconds,
     )

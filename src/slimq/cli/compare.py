@@ -48,22 +48,22 @@ def compare(
         typer.Option("--plot", help="Folder for the Pareto plots and the training curve."),
     ] = None,
 ) -> None:
-    """Compares a policy's variants: bytes, return, what is lost, agreement, latency.
+    """Compare a policy's variants: size, return, loss, agreement and latency.
 
-    Latency is at batch 1. "paired, low" is the lower end of the 95 % interval of
-    (variant − full) / (full − random); a variant is non-inferior from −2 % on. Ends with 1 when
-    a variant cannot be read.
+    Latency is at batch 1. "paired, low" is the lower bound of the 95 % interval of
+    (variant − full) / (full − random); a variant is non-inferior if it is at least −2 %. Exits
+    with 1 if a variant cannot be read.
     """
     from slimq.cli.extras import require
     from slimq.core.errors import CheckFailedError, InvalidInputError
 
     if as_json and markdown:
-        raise InvalidInputError("--markdown", "one of --json and --markdown", "both")
+        raise InvalidInputError("--markdown", "either --json or --markdown", "both")
     if plot:
         require("compress", "matplotlib")
     from slimq.core.repository import Repository
+    from slimq.core.text_tables import markdown_table, text_table
     from slimq.evaluation.comparison import compare_variants
-    from slimq.evaluation.text_tables import markdown_table, text_table
 
     repository = Repository(policies)
     comparison = compare_variants(repository, policy)
@@ -97,7 +97,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def table_row(row: ComparisonRow) -> list[str]:
-    """The cells of a variant, in the order of the columns."""
+    """The cells of a variant's row, in the order of `COLUMNS`."""
     difference, fidelity, interval = row.difference, row.fidelity, row.interval
     cells = [
         row.variant,
@@ -118,7 +118,7 @@ def table_row(row: ComparisonRow) -> list[str]:
 
 
 def render_notes(comparison: Comparison) -> str:
-    """How the figures came about, and what is missing; empty where there is nothing to say."""
+    """Notes on how the figures were measured and what is missing; may be empty."""
     lines: list[str] = []
     protocol = comparison.protocol
     if protocol:

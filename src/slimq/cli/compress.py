@@ -1,4 +1,4 @@
-"""`slimq compress`: makes variants by recipes, checks them and publishes what is accepted."""
+"""`slimq compress`: makes variants from recipes, checks them and publishes those accepted."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def compress(
     ],
     policies: PoliciesOption = DEFAULT_POLICIES,
     force: Annotated[
-        bool, typer.Option("--force", help="Make again what is there already, from the first step.")
+        bool, typer.Option("--force", help="Rebuild existing variants, from the first step.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Make and check everything, publish nothing.")
+        bool, typer.Option("--dry-run", help="Make and check everything, but publish nothing.")
     ] = False,
     work: Annotated[
-        Path, typer.Option("--work", help="Folder for finished steps of interrupted recipes.")
+        Path, typer.Option("--work", help="Folder for the finished steps of interrupted recipes.")
     ] = DEFAULT_WORK,
     device: Annotated[
-        str, typer.Option("--device", help="Where networks are fine-tuned: cpu, cuda or auto.")
+        str, typer.Option("--device", help="Device for fine-tuning: cpu, cuda or auto.")
     ] = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Make variants of a policy by recipes; each is published if it passes its accept gate.
+    """Make variants of a policy from recipes and publish those that pass their accept gate.
 
-    One that is refused or fails leaves the others to go on; the command fails at the end.
-    Interrupted, the same command goes on after the last network step that was finished.
+    If a recipe is rejected or fails, the others still run; the command then fails at the end.
+    After an interruption, the same command resumes after the last finished network step.
     """
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "safetensors")
     from slimq.core.repository import Repository
@@ -77,12 +77,12 @@ def compress(
 
 
 def resolve_recipe(name: str, policy: str, folder: Path = RECIPES) -> Path:
-    """The file of a recipe given as a path, or as a name in `folder/<policy>` or `folder`.
+    """Resolves a recipe given as a path, or as a name in `folder/<policy>` or `folder`.
 
-    A recipe of a policy's own stands before one for all: layer widths depend on the network.
+    A policy's own recipe takes precedence over a shared one: layer widths depend on the network.
 
     Raises:
-        NotFoundError: a name that the folders do not hold; lists those that they do.
+        NotFoundError: no such recipe in the folders; lists those available.
     """
     if name.endswith(".toml") or "/" in name:
         return Path(name)

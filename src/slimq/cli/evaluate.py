@@ -1,4 +1,4 @@
-"""`slimq evaluate`: plays, compares and times the variants of a policy."""
+"""`slimq evaluate`: plays and times a policy's variants, and compares them with the baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimq.cli.bars import drawing_pause
+from slimq.cli.bars import redraw_seconds
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
 from slimq.core.errors import CheckFailedError, InvalidInputError
 
@@ -24,7 +24,7 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 DEFAULT_WORK = Path("runs/evaluate")
 
 _EPISODES_HELP = (
-    "Episodes of each variant. A published report of more episodes is only replaced with --force."
+    "Episodes per variant. A published report with more episodes is replaced only with --force."
 )
 
 
@@ -41,41 +41,44 @@ def evaluate(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     policies: PoliciesOption = DEFAULT_POLICIES,
     variants: Annotated[
-        str, typer.Option("--variants", help="Names, separated by commas; all by default.")
+        str, typer.Option("--variants", help="Comma-separated names; all by default.")
     ] = "",
     episodes: Annotated[int, typer.Option("--episodes", help=_EPISODES_HELP)] = 100,
     environments: Annotated[
-        int, typer.Option("--environments", help="Episodes played side by side.")
+        int, typer.Option("--environments", help="Number of episodes played in parallel.")
     ] = 16,
     seeds: Annotated[
-        Seeds, typer.Option("--seeds", help="Only reports on held-out seeds are published.")
+        Seeds,
+        typer.Option(
+            "--seeds", help="Range of episode seeds; only held-out reports are published."
+        ),
     ] = Seeds.held_out,
     work: Annotated[
-        Path, typer.Option("--work", help="Folder for episodes of unfinished evaluations.")
+        Path, typer.Option("--work", help="Folder for the episodes of unfinished evaluations.")
     ] = DEFAULT_WORK,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Measure again what is already known; goes on where that was interrupted.",
+            help="Evaluate again even if a report exists; resumes if that was interrupted.",
         ),
     ] = False,
     no_latency: Annotated[
-        bool, typer.Option("--no-latency", help="Leave latency as it is.")
+        bool, typer.Option("--no-latency", help="Do not measure latency; keep known figures.")
     ] = False,
     only_latency: Annotated[
-        bool, typer.Option("--only-latency", help="Measure latency again, nothing else.")
+        bool, typer.Option("--only-latency", help="Measure only latency.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluates variants on the same held-out episodes and publishes a report of each.
+    """Evaluate variants on the same held-out episodes and publish a report for each.
 
-    Interrupted, it goes on with the next episode when run again.
+    After an interruption, the same command resumes with the next episode.
     """
     from slimq.cli.extras import require
 
     if no_latency and only_latency:
-        raise InvalidInputError("--only-latency", "one of --no-latency, --only-latency", "both")
+        raise InvalidInputError("--only-latency", "either --no-latency or --only-latency", "both")
     require("play", "gymnasium", "ale_py")
     require("serve", "onnxruntime")
     from slimq.core.repository import Repository
@@ -101,11 +104,11 @@ def evaluate(
         typer.echo(f"slimq: {policy}/{name}: {error}", err=True)
     if evaluation.failed:
         names = sorted(evaluation.failed)
-        raise CheckFailedError(f"could not evaluate {', '.join(names)}; the others are done")
+        raise CheckFailedError(f"could not evaluate {', '.join(names)}; all others succeeded")
 
 
 class ProgressBar:
-    """Episodes, their mean return so far, agent steps per second and the time left."""
+    """Shows episodes played, their mean return, agent steps per second and the time left."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -113,7 +116,7 @@ class ProgressBar:
         self._steps, self._started, self._drawn = 0, 0.0, 0.0
 
     def begin(self, task: str, total: int, episodes: list[Episode]) -> None:
-        """A new bar, which starts after the episodes that were played before."""
+        """Starts a new bar, counting the episodes that were already played."""
         from tqdm import tqdm
 
         self._returns = [episode.return_ for episode in episodes]
@@ -124,18 +127,18 @@ class ProgressBar:
         self._draw()
 
     def steps(self, count: int) -> None:
-        """Counts agent steps."""
+        """Adds agent steps."""
         self._steps += count
-        if time.monotonic() - self._drawn > drawing_pause():
+        if time.monotonic() - self._drawn > redraw_seconds():
             self._draw()
 
     def episode(self, episode: Episode) -> None:
-        """One more."""
+        """Adds a finished episode."""
         self._returns.append(episode.return_)
         self._bar.n += 1
 
     def end(self) -> None:
-        """Leaves the bar on the screen."""
+        """Closes the bar and leaves it on the screen."""
         self._draw()
         self._bar.close()
 
@@ -150,7 +153,7 @@ class ProgressBar:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, object]:
-    """The reports, and what was known, kept or failed, as plain JSON values."""
+    """The reports, and which were cached, kept or failed, as plain JSON values."""
     return {
         "policy": evaluation.policy,
         "reports": {n: r.model_dump(mode="json") for n, r in evaluation.reports.items()},
@@ -164,13 +167,13 @@ def to_json(evaluation: Evaluation) -> dict[str, object]:
 
 
 def render_text(evaluation: Evaluation) -> str:
-    """One line for each variant; `slimq compare` shows more."""
+    """One line per variant; `slimq compare` shows more."""
     lines: list[str] = []
     for name, report in evaluation.reports.items():
         agreement = f"{report.fidelity.agreement:.1%}" if report.fidelity else "unknown"
-        known = " (known)" if name in evaluation.cached else ""
+        known = " (already evaluated)" if name in evaluation.cached else ""
         if episodes := evaluation.kept.get(name):
-            known = f" (not published: the report of {episodes} episodes stays without --force)"
+            known = f" (not published: use --force to replace the report of {episodes} episodes)"
         lines.append(
             f"{name}: mean {report.mean:.2f} ({report.interval.low:.2f} to "
             f"{report.interval.high:.2f}), IQM {report.iqm:.2f}, agreement {agreement}, "

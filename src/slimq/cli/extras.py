@@ -1,4 +1,4 @@
-"""Checks that an optional dependency is there before a command starts its work."""
+"""Checks that optional dependencies are installed before a command starts its work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def require(extra: str, *modules: str) -> None:
     """Checks that every module can be imported.
 
     Raises:
-        MissingExtraError: one is missing; the message says which extra brings it.
+        MissingExtraError: one is missing; the message names the extra that installs it.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:

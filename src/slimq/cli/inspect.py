@@ -1,4 +1,4 @@
-"""`slimq inspect`: a variant's operators, their time, and the bytes of its tensors."""
+"""`slimq inspect`: a variant's operators, their run time, and the size of its tensors."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def inspect(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     variant: Annotated[str, typer.Option("--variant", help="Name of one of its variants.")],
     policies: PoliciesOption = DEFAULT_POLICIES,
-    batch: Annotated[int, typer.Option("--batch", help="States in one call.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", help="States per call.")] = 1,
     iterations: Annotated[
-        int, typer.Option("--iterations", help="Timed calls, after a warm-up.")
+        int, typer.Option("--iterations", help="Number of timed calls, after a warm-up.")
     ] = 300,
     as_json: JsonOption = False,
 ) -> None:
-    """Look inside a variant: operators before and after optimisation, time, bytes per tensor.
+    """Show a variant's operators before and after optimisation, their time and bytes per tensor.
 
-    An operator's time includes some microseconds of ONNX Runtime's profiler; the whole call is
-    timed without it.
+    The time of an operator includes a few microseconds of profiler overhead; the time of the whole
+    call does not.
     """
     require("compress", "onnx", "onnxruntime")
     from slimq.core.repository import Repository
@@ -47,7 +47,7 @@ def inspect(
 
 
 def describe(found: Inspection) -> list[str]:
-    """Three tables under a heading each, as lines of text."""
+    """Formats the inspection as three tables, each with a heading."""
     compressed = (
         f", {found.model_bytes:,} uncompressed" if found.model_bytes != found.stored_bytes else ""
     )
@@ -59,7 +59,7 @@ def describe(found: Inspection) -> list[str]:
         "optimisation",
         *_table(("operator", "before", "after"), _operator_rows(found)),
         "",
-        f"time: {found.call_us:.1f} µs a call at batch {found.batch} (median of "
+        f"time: {found.call_us:.1f} µs per call at batch {found.batch} (median of "
         f"{found.iterations} on {found.states} states), onnxruntime {found.onnxruntime} on "
         f"{found.processor}, one thread",
         *_table(
@@ -71,7 +71,7 @@ def describe(found: Inspection) -> list[str]:
             names=2,
         ),
         "",
-        f"bytes: {found.model_bytes:,} in {len(found.tensors)} tensors and the graph",
+        f"bytes: {found.model_bytes:,}, {len(found.tensors)} tensors plus the graph",
         *_table(("tensor", "dtype", "shape", "bytes", "share"), _tensor_rows(found), names=3),
     ]
 
@@ -101,6 +101,6 @@ def _percent(share: float | None) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> list[str]:
-    from slimq.evaluation.text_tables import text_table
+    from slimq.core.text_tables import text_table
 
     return [f"  {line}" for line in text_table([header, *rows], names).split("\n")]

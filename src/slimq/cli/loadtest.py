@@ -1,4 +1,4 @@
-"""`slimq loadtest`: the variants of a service under the same load."""
+"""`slimq loadtest`: compares the variants of a service under the same load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slimq.cli.units import parse_duration
 
 if TYPE_CHECKING:
     from slimq.core.observation import Observations, ObservationSpec
-    from slimq.evaluation.loadtest.plan import Mode, Plan
+    from slimq.loadtest.plan import Mode, Plan
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -24,63 +24,66 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 @app.command()
 def loadtest(
     url: Annotated[str, typer.Argument(help="Address of a service.", envvar="SLIMQ_URL")],
-    policy: Annotated[str, typer.Option("--policy", help="The policy.")],
+    policy: Annotated[str, typer.Option("--policy", help="Name of the policy.")],
     variants: Annotated[
         str,
         typer.Option(
-            help="Which ones, with commas between them; one that is named twice shows the noise."
+            help="Comma-separated names; name a variant twice to see the measurement noise."
         ),
     ],
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="What the others are held to; by default the policy's own, or the first."
+            help="Variant to compare the others with; by default the policy's baseline, or the "
+            "first."
         ),
     ] = None,
     modes: Annotated[
-        str, typer.Option(help="Which of closed, open and steps, with commas between them.")
+        str, typer.Option(help="Any of closed, open and steps, comma-separated.")
     ] = "closed,open,steps",
     order: Annotated[
-        str, typer.Option(help="interleaved, or alone: one variant after the other.")
+        str, typer.Option(help="interleaved, or alone: one variant after another.")
     ] = "interleaved",
     connections: Annotated[
-        int, typer.Option(min=1, max=1024, help="Always busy in the closed loop.")
+        int, typer.Option(min=1, max=1024, help="Connections of the closed loop, always busy.")
     ] = 4,
-    most_connections: Annotated[
-        int, typer.Option(min=1, max=1024, help="Of the open loop and of the steps.")
+    max_connections: Annotated[
+        int,
+        typer.Option(min=1, max=1024, help="Maximum connections of the open loop and the steps."),
     ] = 64,
     rate: Annotated[
         float | None,
         typer.Option(
             min=0.2,
             max=100_000,
-            help="Requests per second of the open loop; by default half of what the slowest "
-            "variant can do.",
+            help="Requests per second of the open loop; by default half the throughput of the "
+            "slowest variant.",
         ),
     ] = None,
     p99: Annotated[
-        str, typer.Option("--p99", help="What the p99 may be at a rate that is held.")
+        str, typer.Option("--p99", help="Highest p99 at which a rate counts as sustained.")
     ] = "10ms",
     rounds: Annotated[
-        int, typer.Option(min=1, max=500, help="Blocks per variant of the closed and open loop.")
+        int, typer.Option(min=1, max=500, help="Blocks per variant in the closed and open loop.")
     ] = 20,
     seconds: Annotated[float, typer.Option(min=0.05, max=60, help="Length of such a block.")] = 0.5,
-    sweeps: Annotated[int, typer.Option(min=1, max=50, help="How often steps are climbed.")] = 3,
+    sweeps: Annotated[int, typer.Option(min=1, max=50, help="Sweeps over the steps.")] = 3,
     step: Annotated[
-        float, typer.Option(min=1.02, max=4, help="A step's rate over the one before.")
+        float, typer.Option(min=1.02, max=4, help="Ratio of a step's rate to the previous one.")
     ] = 1.25,
     step_seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Length of a step.")] = 2.0,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Observations in a request.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Observations per request.")] = 1,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=60, help="Seconds after which a request has failed.")
+        float, typer.Option(min=0.1, max=60, help="Seconds until a request counts as failed.")
     ] = 5.0,
     minutes: Annotated[
-        float, typer.Option(min=0.05, max=1440, help="After so many nothing more is begun.")
+        float, typer.Option(min=0.05, max=1440, help="Time limit; no block starts after it.")
     ] = 15,
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Of the order within the rounds; by default drawn, and in the report."
+            min=0,
+            help="Seed of the order within rounds; random by default, and stated in the report.",
         ),
     ] = None,
     source: Annotated[
@@ -94,32 +97,37 @@ def loadtest(
     policies: PoliciesOption = DEFAULT_POLICIES,
     metrics: Annotated[
         str | None,
-        typer.Option(help="Address of the metrics, where it is another than URL/metrics."),
+        typer.Option(help="Address of the metrics, if it is not URL/metrics."),
     ] = None,
     api_key: ApiKeyOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for loadtest.json, .html and .md; by default one in runs/loadtest."
+            help="Folder for loadtest.json, .html and .md; by default a new one in runs/loadtest."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compares variants of a service under load, and says which differences are real.
+    """Compare variants of a service under load and tell real differences from noise.
 
-    Real observations are sent in a closed loop, in an open loop of constant rate, and in steps up
-    to saturation. Ctrl-C or SIGTERM ends it with a report of what was measured until then. The
-    command is alone in knowing what it sends: other traffic makes everything slower.
+    Sends real observations in a closed loop, in an open loop at a constant rate, and in steps up to
+    saturation. On Ctrl-C or SIGTERM it reports what has been measured so far. Other traffic skews
+    the figures: the command only knows about its own requests.
     """
     require("load", "hdrh", "httptools", "matplotlib")
-    from slimq.cli.loadtest_output import heeding_signals, keep_figures, run_with_bar, show_report
+    from slimq.cli.loadtest_output import (
+        run_with_bar,
+        save_figures,
+        show_report,
+        stopping_on_signals,
+    )
     from slimq.core.client import SlimqClient
     from slimq.core.errors import ServiceError
-    from slimq.evaluation.loadtest.plan import Order, Plan, choose_baseline, name_subjects
-    from slimq.evaluation.loadtest.recording import Recording
-    from slimq.evaluation.loadtest.report import Circumstances, make_report
-    from slimq.evaluation.loadtest.requests import refuse_credentials
-    from slimq.evaluation.loadtest.service import (
+    from slimq.loadtest.plan import Order, Plan, choose_baseline, name_subjects
+    from slimq.loadtest.recording import Recording
+    from slimq.loadtest.report import Circumstances, make_report
+    from slimq.loadtest.requests import refuse_credentials
+    from slimq.loadtest.service import (
         find_republished,
         loaded_models,
         make_meter,
@@ -138,7 +146,7 @@ def loadtest(
             modes=_read_modes(modes),
             order=cast("Order", _one_of("--order", order, ("interleaved", "alone"))),
             connections=connections,
-            most_connections=most_connections,
+            max_connections=max_connections,
             rate=rate,
             p99_us=parse_duration(p99, "--p99"),
             rounds=rounds,
@@ -163,11 +171,11 @@ def loadtest(
         recording, started, begin = Recording(), datetime.now(UTC), time.monotonic()
         if meter.problem is not None:
             recording.notes.append(f"no processor time: {meter.problem}")
-        with heeding_signals() as stop:
+        with stopping_on_signals() as stop:
             ended, problem = run_with_bar(service, plan, recording, stop)
             took = time.monotonic() - begin
             if stop.asked or isinstance(problem, ServiceError):
-                recording.notes.append("whether the models are still the same was not asked")
+                recording.notes.append("not checked whether the models changed during the test")
             else:
                 recording.notes += find_republished(client, policy, models)
             circumstances = Circumstances(
@@ -180,7 +188,7 @@ def loadtest(
                 ended=ended,
             )
             report = make_report(recording, plan, circumstances)
-            unwritten = keep_figures(report, folder)
+            unwritten = save_figures(report, folder)
         meter.close()
     show_report(report, folder, unwritten, as_json=as_json)
     if problem is not None:
@@ -188,20 +196,20 @@ def loadtest(
 
 
 def _warn_of_time(plan: Plan) -> None:
-    from slimq.evaluation.loadtest.session import guess_seconds
+    from slimq.loadtest.session import guess_seconds
 
     needed = guess_seconds(plan) / 60
     if needed > plan.minutes:
         typer.echo(
-            f"this takes about {needed:.3g} minutes, and --minutes allows {plan.minutes:g}: "
-            "it will end before all is measured",
+            f"this takes about {needed:.3g} minutes, but --minutes allows {plan.minutes:g}: "
+            "it will stop before everything is measured",
             err=True,
         )
 
 
 def _read_modes(text: str) -> tuple[Mode, ...]:
     from slimq.core.errors import InvalidInputError
-    from slimq.evaluation.loadtest.plan import MODES
+    from slimq.loadtest.plan import MODES
 
     asked = [mode.strip() for mode in text.split(",") if mode.strip()]
     if not asked:
@@ -223,21 +231,21 @@ def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
 def _read_observations(
     source: str | None, policies: Path, policy: str, spec: ObservationSpec
 ) -> tuple[Observations, str]:
-    """The observations, and where they come from."""
+    """The observations, and a description of their source."""
     from slimq.cli.loadtest_output import readable
     from slimq.cli.observations import read_observations
     from slimq.core.repository import Repository
-    from slimq.evaluation.loadtest.requests import read_calibration
+    from slimq.loadtest.requests import read_calibration
 
     if source is not None:
         found = spec.check(read_observations(source), "--input")
-        return found, f"{len(found)} observations of {readable(source)}"
+        return found, f"{len(found)} observations from {readable(source)}"
     found = read_calibration(Repository(policies), policy, spec)
-    return found, f"{len(found):,} observations of the calibration set"
+    return found, f"{len(found):,} observations from the calibration set"
 
 
 def _make_folder(output: Path | None, policy: str) -> Path:
-    """Made before the load, so that nothing is measured that cannot be written."""
+    """Creates the output folder before the load test, so that the report can be written."""
     if output is None:
         output = Path("runs") / "loadtest" / f"{policy}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     output.mkdir(parents=True, exist_ok=True)

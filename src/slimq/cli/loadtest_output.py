@@ -1,4 +1,4 @@
-"""What `slimq loadtest` shows while it runs, and what it leaves behind however it ends."""
+"""Progress bar, report files and signal handling of `slimq loadtest`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import typer
 from tqdm import tqdm
 
 from slimq.core.errors import CheckFailedError, ServiceError
-from slimq.evaluation.loadtest.documents import STEM, render_document, write_figures, write_page
-from slimq.evaluation.loadtest.plan import Plan
-from slimq.evaluation.loadtest.recording import Recording
-from slimq.evaluation.loadtest.report import Report
-from slimq.evaluation.loadtest.service import Service
-from slimq.evaluation.loadtest.session import Progress, guess_seconds, run_plan
-from slimq.evaluation.loadtest.stop import Stop, StoppedError, TimeIsUpError
-from slimq.evaluation.loadtest.tables import render
+from slimq.loadtest.plan import Plan
+from slimq.loadtest.recording import Recording
+from slimq.loadtest.report import Report
+from slimq.loadtest.report_files import STEM, render_document, write_figures, write_page
+from slimq.loadtest.service import Service
+from slimq.loadtest.session import Progress, guess_seconds, run_plan
+from slimq.loadtest.stop import Stop, StoppedError, TimeIsUpError
+from slimq.loadtest.tables import render
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 @contextlib.contextmanager
-def heeding_signals() -> Iterator[Stop]:
-    """Has Ctrl-C and SIGTERM ask for the end of the load, and do nothing else.
+def stopping_on_signals() -> Iterator[Stop]:
+    """Makes Ctrl-C and SIGTERM request a stop, and nothing else.
 
-    Another one, while the figures are written, must not cost what was measured.
+    A second signal, while the report is being written, must not lose the measurements.
     """
     stop = Stop()
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -43,10 +43,10 @@ def heeding_signals() -> Iterator[Stop]:
 def run_with_bar(
     service: Service, plan: Plan, recording: Recording, stop: Stop
 ) -> tuple[str, Exception | None]:
-    """Runs the plan under a bar that shows the share done, and the block that is over.
+    """Runs the plan with a bar that shows the progress and the figures of the last block.
 
     Returns:
-        How it ended, for the report, and what is to be raised when that is written; None where
+        How it ended, for the report, and the error to raise once the report is written; None if
         everything was measured.
     """
     total = guess_seconds(plan)
@@ -63,15 +63,15 @@ def run_with_bar(
     except StoppedError:
         return "interrupted", typer.Exit(130)
     except TimeIsUpError:
-        ended = f"ended after its {plan.minutes:g} minutes"
-        return ended, CheckFailedError(f"the load test {ended}; what was measured is written")
+        ended = f"ended after the time limit of {plan.minutes:g} minutes"
+        return ended, CheckFailedError(f"the load test {ended}; results so far are written")
     except ServiceError as error:
         return f"ended by an error: {error}", error
     return "complete", None
 
 
-def keep_figures(report: Report, folder: Path) -> OSError | None:
-    """Writes the figures; what kept them from it is returned, since they can still be printed."""
+def save_figures(report: Report, folder: Path) -> OSError | None:
+    """Writes the figures; returns an error instead of raising, as they can still be printed."""
     try:
         write_figures(report, folder)
     except OSError as error:
@@ -80,10 +80,10 @@ def keep_figures(report: Report, folder: Path) -> OSError | None:
 
 
 def show_report(report: Report, folder: Path, unwritten: OSError | None, *, as_json: bool) -> None:
-    """Prints the figures, as text or as the document, and draws last, which may fail.
+    """Prints the figures as text or JSON, then draws the plots, which may fail.
 
     Raises:
-        OSError: what kept the figures from being written, or keeps the page from it.
+        OSError: the figures or the page could not be written.
     """
     text = render_document(report) if as_json else render(report, markdown=False)
     typer.echo(text, nl=as_json)
@@ -91,12 +91,12 @@ def show_report(report: Report, folder: Path, unwritten: OSError | None, *, as_j
         raise unwritten
     problem = write_page(report, folder)
     if problem is not None:
-        typer.echo(f"no plots could be drawn: {problem}", err=True)
+        typer.echo(f"could not draw the plots: {problem}", err=True)
     typer.echo(f"wrote {readable(folder)}/{STEM}.json, .html and .md", err=True)
 
 
 def readable(path: str | Path) -> str:
-    """A name as text that can be written: bytes that are none are replaced."""
+    """A path as printable text, with undecodable bytes replaced."""
     return os.fsencode(path).decode(errors="replace")
 
 

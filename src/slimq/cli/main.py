@@ -1,4 +1,4 @@
-"""The one command. Exit codes: 0 done, 1 a gate or a check failed, 2 wrong use."""
+"""The `slimq` command. Exit codes: 0 success, 1 a gate or check failed, 2 usage or other error."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ COMMANDS = {
     "play": "slimq.cli.play",
     "loadtest": "slimq.cli.loadtest",
 }
-"""Every command, with the module that holds its `app`."""
+"""Each command and the module that defines its `app`."""
 
 
 class LazyGroup(TyperGroup):
-    """Imports a command's module only when that command runs."""
+    """Imports a command's module only when the command is needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        """The names in the order of the table."""
+        """The command names in the order of `COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """The command, imported now; None for an unknown name."""
+        """Imports and returns the command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         command = get_command(importlib.import_module(COMMANDS[cmd_name]).app)
@@ -68,11 +68,14 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def configure(
     version: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log at debug level.")] = False,
 ) -> None:
-    """Sets up logging; every command comes through here."""
+    """Sets up logging, for every command."""
     level = logging.DEBUG if verbose else logging.INFO
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -81,9 +84,9 @@ def configure(
 
 
 def main() -> None:
-    """Runs the command line; an error that users can cause is one line on stderr and an exit code.
+    """Runs the command line; turns user errors into one line on stderr and an exit code.
 
-    An interrupt ends with 130, which typer sees to.
+    On an interrupt, typer exits with 130.
     """
     try:
         app(prog_name="slimq")
@@ -91,7 +94,7 @@ def main() -> None:
         typer.echo(f"slimq: {error}", err=True)
         sys.exit(1 if isinstance(error, (GateError, CheckFailedError)) else 2)
     except OSError as error:
-        structlog.get_logger(__name__).debug("where it failed", exc_info=error)
+        structlog.get_logger(__name__).debug("traceback of the error", exc_info=error)
         typer.echo(f"slimq: {_explain(error)}", err=True)
         sys.exit(2)
 

@@ -1,4 +1,4 @@
-"""Observations from a file or stdin, as commands that ask a service take them."""
+"""Reads observations from a file or stdin, for commands that query a service."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def read_observations(source: str) -> npt.NDArray[Any]:
-    """The array of an npy file, of JSON (a list, or an object with `observations`), or of stdin.
+    """Reads an array from npy or JSON (a list, or an object with `observations`); - is stdin.
 
     Raises:
-        InvalidInputError: it cannot be read, or is neither.
+        InvalidInputError: the source cannot be read, or has neither format.
     """
     import numpy as np
 
@@ -26,7 +26,7 @@ def read_observations(source: str) -> npt.NDArray[Any]:
         content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         received = f"{source} ({error.strerror})"
-        raise InvalidInputError("--input", "a file that can be read", received) from error
+        raise InvalidInputError("--input", "a readable file", received) from error
     expected = "npy, or JSON with observations"
     try:
         if content.startswith(b"\x93NUMPY"):
@@ -37,7 +37,7 @@ def read_observations(source: str) -> npt.NDArray[Any]:
             return np.asarray(document)
         if "observations" in document:
             return np.asarray(document["observations"])
-    except Exception as error:  # an npy header is Python source: its reader raises all sorts
+    except Exception as error:  # an npy header is Python source: its reader raises anything
         received = f"{source}: {first_line(error)}"
         raise InvalidInputError("--input", expected, received) from error
     raise InvalidInputError("--input", expected, f"{source}: an object without observations")

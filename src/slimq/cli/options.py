@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they are spelled and explained once."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 PoliciesOption = Annotated[
     Path,
-    typer.Option("--policies", envvar="SLIMQ_POLICIES", help="The repository of policies."),
+    typer.Option("--policies", envvar="SLIMQ_POLICIES", help="Folder of the policy repository."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 UrlOption = Annotated[str, typer.Option("--url", envvar="SLIMQ_URL", help="Address of a service.")]
@@ -18,12 +18,12 @@ ApiKeyOption = Annotated[
     typer.Option(
         "--api-key",
         envvar="SLIMQ_API_KEY",
-        help="Key of a service that asks for one; better given as a variable, which no list of "
-        "processes shows.",
+        help="API key, if the service requires one. Prefer the environment variable: it does not "
+        "show in process lists.",
     ),
 ]
 
 DEFAULT_POLICIES = Path("policies")
 DEFAULT_URL = "http://127.0.0.1:8000"
 RECIPES = Path("recipes")
-"""Where recipes are found by their names, and where a search leaves those of its winners."""
+"""Folder in which recipes are found by name, and into which a search writes the winners'."""

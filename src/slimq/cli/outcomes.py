@@ -1,4 +1,4 @@
-"""What became of a recipe and of each of its steps, as text."""
+"""Formats the outcome of a recipe and of its steps as text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def show_outcome(outcome: Outcome) -> None:
-    """Prints what became of a recipe as soon as it is known."""
+    """Prints the outcome of a recipe as soon as it is known."""
     for line in describe(outcome):
         typer.echo(line)
 
 
 def describe(outcome: Outcome) -> list[str]:
-    """What became of a recipe, as lines of text: a heading, a row for each step, the gate."""
+    """Formats an outcome as lines of text: a heading, a row per step, the gate's criteria."""
     manifest = outcome.manifest
     if manifest is None:
         return [f"{outcome.variant}: {outcome.status}, {outcome.error}"]
@@ -28,13 +28,13 @@ def describe(outcome: Outcome) -> list[str]:
     lines += ["  " + _row(_cells(step)) for step in manifest.recipe.steps]
     for criterion in outcome.verdict.criteria if outcome.verdict else ():
         limit = f"{criterion.relation} {criterion.limit:.6g}"
-        judged = "accepted" if criterion.holds else "refused"
+        judged = "passed" if criterion.holds else "failed"
         lines.append(f"  {judged}: {criterion.name} {criterion.value:.6g} ({limit})")
     return lines
 
 
 def show_step(step: StepRecord) -> None:
-    """Prints a step's row to stderr as soon as it is done."""
+    """Prints a step's row to stderr as soon as the step is done."""
     typer.echo("  " + _row(_cells(step)), err=True)
 
 

@@ -1,4 +1,4 @@
-"""What commands print with `--json`."""
+"""JSON output of the commands."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import typer
 
 
 def print_json(value: object) -> None:
-    """Prints a dataclass, or plain values, as indented JSON."""
+    """Prints a dataclass or plain values as indented JSON."""
     typer.echo(json.dumps(to_plain(value), indent=2, ensure_ascii=False))
 
 
 def to_plain(value: object) -> Any:
-    """A dataclass, and all that it holds, as plain JSON values."""
+    """Converts a dataclass and its contents to plain JSON values."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(type(value)).dump_python(value, mode="json")

@@ -1,4 +1,4 @@
-"""`slimq play`: real episodes, with a service choosing the actions."""
+"""`slimq play`: plays real episodes with a service choosing the actions."""
 
 from __future__ import annotations
 
@@ -20,29 +20,35 @@ if TYPE_CHECKING:
     from slimq.environments.rollout import StepTrace
 
 DRAW_SECONDS = 0.5
-"""Between two drawings of the bar within an episode."""
+"""Between two updates of the bar within an episode."""
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 
 @app.command()
 def play(
-    policy: Annotated[str, typer.Argument(help="The policy.")],
+    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     url: UrlOption = DEFAULT_URL,
     variant: Annotated[
-        str | None, typer.Option(help="Which variant plays; the policy's default if not given.")
+        str | None, typer.Option(help="Variant that plays; the policy's default if omitted.")
     ] = None,
-    episodes: Annotated[int, typer.Option(min=1, help="How many episodes.")] = 2,
-    seed_offset: Annotated[int, typer.Option(min=0, help="First of the held-out seeds.")] = 0,
-    environments: Annotated[int, typer.Option(min=1, max=256, help="Played side by side.")] = 16,
-    epsilon: Annotated[float, typer.Option(min=0, max=1, help="Random actions.")] = 0.01,
+    episodes: Annotated[int, typer.Option(min=1, help="Number of episodes.")] = 2,
+    seed_offset: Annotated[
+        int, typer.Option(min=0, help="Offset of the first seed in the held-out range.")
+    ] = 0,
+    environments: Annotated[
+        int, typer.Option(min=1, max=256, help="Number of episodes played in parallel.")
+    ] = 16,
+    epsilon: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability of a random action.")
+    ] = 0.01,
     trace: Annotated[
-        Path | None, typer.Option(help="Write one JSON line per step to this file.")
+        Path | None, typer.Option(help="Write one JSON line per agent step to this file.")
     ] = None,
     api_key: ApiKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Play episodes through HTTP by the protocol of `slimq evaluate`, on the same seeds."""
+    """Play episodes over HTTP with the protocol and the seeds of `slimq evaluate`."""
     require("play", "gymnasium", "ale_py")
     from tqdm import tqdm
 
@@ -119,11 +125,11 @@ def play(
 
 
 class _Progress:
-    """The bar's figures: it moves once per episode, so that steps show that play goes on.
+    """The bar's figures. The bar advances once per episode; the step count shows life in between.
 
     Attributes:
         steps: agent steps so far, over all episodes.
-        mean: return of the episodes that have ended.
+        mean: mean return of the finished episodes.
     """
 
     def __init__(self, bar: tqdm[Any]) -> None:
@@ -169,6 +175,6 @@ def _tracing(path: Path) -> Iterator[_Tracer]:
         stream = path.open("w", encoding="utf-8")
     except OSError as error:
         received = f"{path} ({error.strerror})"
-        raise InvalidInputError("--trace", "a file that can be written", received) from error
+        raise InvalidInputError("--trace", "a writable file", received) from error
     with stream:
         yield _Tracer(stream)

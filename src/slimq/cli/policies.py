@@ -1,4 +1,4 @@
-"""`slimq policies`: what the repository holds, whether it is whole, who answers, cleaning up."""
+"""`slimq policies`: lists, verifies, routes and cleans the policies in the repository."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slimq.core.repository import Repository
 
 app = typer.Typer(
-    help="Read, check, direct and clean the repository of policies.",
+    help="List, verify, route and clean the policies in the repository.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -24,7 +24,7 @@ app.command()(route)
 
 @app.command("list")
 def list_policies(policies: PoliciesOption = DEFAULT_POLICIES, as_json: JsonOption = False) -> None:
-    """List every policy with its variants, their bytes and mean return."""
+    """List every policy and its variants, with their size and mean return."""
     from slimq.core.errors import RepositoryError
     from slimq.core.repository import Repository
 
@@ -48,7 +48,7 @@ def list_policies(policies: PoliciesOption = DEFAULT_POLICIES, as_json: JsonOpti
         typer.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        typer.echo(f"{policies} holds no policies yet.")
+        typer.echo(f"{policies} has no policies yet.")
     for row in rows:
         if "problem" in row:
             typer.echo(f"{row['policy']}: {row['problem']}")
@@ -85,13 +85,13 @@ def show(
 
 @app.command()
 def verify(
-    policy: Annotated[str | None, typer.Argument(help="One policy; all when left out.")] = None,
+    policy: Annotated[str | None, typer.Argument(help="One policy; all if omitted.")] = None,
     policies: PoliciesOption = DEFAULT_POLICIES,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every manifest and hash, and that every model answers on the calibration states.
+    """Check every manifest and hash, and run every model on the calibration states.
 
-    Ends with 1 when there is a problem, or nothing to check.
+    Exits with 1 if there is a problem, or nothing to check.
     """
     from slimq.cli.extras import require
     from slimq.core.errors import CheckFailedError
@@ -120,24 +120,24 @@ def verify(
     if count := sum(map(len, found.values())):
         raise CheckFailedError(f"{count} {'problem' if count == 1 else 'problems'} in {policies}")
     if not names:
-        raise CheckFailedError(f"{policies} holds no policies")
+        raise CheckFailedError(f"{policies} has no policies")
 
 
 @app.command()
 def clean(
-    policy: Annotated[str | None, typer.Argument(help="One policy; all when left out.")] = None,
+    policy: Annotated[str | None, typer.Argument(help="One policy; all if omitted.")] = None,
     grace_seconds: Annotated[
         float,
         typer.Option(
-            min=0, help="Spare what was in use this recently; a service may still read it."
+            min=0, help="Keep files that were in use this recently; a service may still read them."
         ),
     ] = 3600.0,
     policies: PoliciesOption = DEFAULT_POLICIES,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove the files that replaced variants and interrupted publishing have left.
+    """Remove files left behind by replaced variants and interrupted publishing.
 
-    Ends with 1 when a policy is broken, which is then left as it is.
+    Exits with 1 if a policy is invalid; such a policy is left as it is.
     """
     from slimq.core.errors import CheckFailedError, RepositoryError
     from slimq.core.publish import Publisher
@@ -170,7 +170,7 @@ def _summaries(repository: Repository, policy: PolicyManifest) -> list[dict[str,
 
 
 def _summary(repository: Repository, policy: PolicyManifest, variant: str) -> dict[str, Any]:
-    """A variant in one row; a broken one says what is wrong instead of hiding the others."""
+    """A variant's row; for an invalid variant it states the problem instead of raising."""
     from slimq.core.errors import RepositoryError
     from slimq.core.manifest import is_stale
 
@@ -196,12 +196,12 @@ def _variant_line(row: dict[str, Any], default: str) -> str:
     mean = row["mean_return"]
     played = "not evaluated" if mean is None else f"mean return {mean:.2f}"
     if row["stale"]:
-        played += ", of another network than the policy has now"
+        played += ", made from another checkpoint"
     return f"{name:<34}{row['precision']:<12}{row['bytes']:>12,} bytes   {played}"
 
 
 def _lines(value: dict[str, Any], indent: int = 0) -> list[str]:
-    """Nested values as indented `key: value` lines; long lists of numbers by their length."""
+    """Formats nested values as indented `key: value` lines; long lists as their length."""
     lines = []
     for key, item in value.items():
         start = f"{' ' * indent}{key}:"

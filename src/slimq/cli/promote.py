@@ -1,4 +1,4 @@
-"""`slimq promote`: makes a variant the one that answers when none is asked for."""
+"""`slimq promote`: makes a variant the policy's default."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 def promote(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     variant: Annotated[
-        str | None, typer.Argument(help="The new default; left out with --rollback.")
+        str | None, typer.Argument(help="The new default; omit it with --rollback.")
     ] = None,
     policies: PoliciesOption = DEFAULT_POLICIES,
     rollback: Annotated[
-        bool, typer.Option("--rollback", help="Go back to the default before the last promotion.")
+        bool, typer.Option("--rollback", help="Restore the default before the last promotion.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Promote without evidence that it is as good.")
+        bool, typer.Option("--force", help="Promote without evidence of non-inferiority.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a variant the policy's default; a running service follows by itself.
+    """Make a variant the policy's default; a running service picks it up.
 
-    Weights set by `slimq policies route` end: the default answers all that name no variant.
+    Clears the weights set by `slimq policies route`: the new default then answers all requests
+    that name no variant.
 
-    Ends with 1 for a variant that has no report, was made from another checkpoint, or is not
-    non-inferior to the baseline. Going back needs no evidence.
+    Exits with 1 if the variant has no report, was made from another checkpoint, or is not shown to
+    be non-inferior to the baseline. A rollback needs no evidence.
     """
     from slimq.core.publish import Publisher
     from slimq.core.repository import Repository
@@ -65,18 +66,18 @@ def promote(
         }
         typer.echo(json.dumps(values))
         return
-    ended = "; its weights have ended" if old.routing is not None else ""
+    cleared = "; routing weights cleared" if old.routing is not None else ""
     if before == after:
-        typer.echo(f"{policy}: {after} is the default already{ended}")
+        typer.echo(f"{policy}: {after} is already the default{cleared}")
     else:
-        typer.echo(f"{policy}: the default is {after}, it was {before}{ended}")
+        typer.echo(f"{policy}: the default is now {after} (was {before}){cleared}")
 
 
 def check_evidence(repository: Repository, policy: str, variant: str) -> None:
-    """Checks by the reports that a variant is as good as the baseline.
+    """Checks in the reports that a variant is non-inferior to the baseline.
 
     Raises:
-        CheckFailedError: it has no report of this model and checkpoint, or may lose more than the
+        CheckFailedError: it has no report for this model and checkpoint, or may lose more than the
             margin.
     """
     from slimq.evaluation.comparison import compare_variants
@@ -86,10 +87,10 @@ def check_evidence(repository: Repository, policy: str, variant: str) -> None:
     comparison = compare_variants(repository, policy)
     row = next((row for row in comparison.rows if row.variant == variant), None)
     if row is None:
-        reasons = [comparison.failed.get(variant, "it has gone")]
+        reasons = [comparison.failed.get(variant, "it no longer exists")]
     else:
         miss = margin_miss(row, MARGIN)
         reasons = missing_evidence(row) or ([] if miss is None else [miss[0]])
     if reasons:
-        problem = f"{policy}/{variant} is not promoted: {'; '.join(reasons)}"
-        raise CheckFailedError(f"{problem}; --force promotes it all the same")
+        problem = f"{policy}/{variant} was not promoted: {'; '.join(reasons)}"
+        raise CheckFailedError(f"{problem}; use --force to promote it anyway")

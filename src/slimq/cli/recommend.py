@@ -1,4 +1,4 @@
-"""`slimq recommend`: the variant to deploy, by limits and evidence, and why not the others."""
+"""`slimq recommend`: picks the variant to deploy from limits and evidence, with reasons."""
 
 from __future__ import annotations
 
@@ -37,19 +37,26 @@ def recommend(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     policies: PoliciesOption = DEFAULT_POLICIES,
     max_latency: Annotated[
-        str | None, typer.Option("--max-latency", help="Median of one call: 0.2ms, 200us, 1s.")
+        str | None,
+        typer.Option("--max-latency", help="Limit on a call's median time: 0.2ms, 200us, 1s."),
     ] = None,
     max_bytes: Annotated[
-        str | None, typer.Option("--max-bytes", help="On disk: 20000, 16.9kB, 1MB.")
+        str | None, typer.Option("--max-bytes", help="Limit on disk size: 20000, 16.9kB, 1MB.")
     ] = None,
     margin: Annotated[
         float,
-        typer.Option("--margin", help="Share of full − random that may be lost, at the bound."),
+        typer.Option(
+            "--margin", help="Share of (full − random) that the lower bound may fall short by."
+        ),
     ] = 0.02,
-    latency: Annotated[Mode, typer.Option("--latency", help="Which latency counts.")] = Mode.alone,
-    batch: Annotated[int, typer.Option("--batch", help="Batch size of the latency.")] = 1,
+    latency: Annotated[
+        Mode, typer.Option("--latency", help="Which latency measurement to use.")
+    ] = Mode.alone,
+    batch: Annotated[
+        int, typer.Option("--batch", help="Batch size of the latency measurement.")
+    ] = 1,
     min_return: Annotated[
-        float | None, typer.Option("--min-return", help="Least mean return over the episodes.")
+        float | None, typer.Option("--min-return", help="Minimum mean return over the episodes.")
     ] = None,
     aim: Annotated[
         Aim | None,
@@ -59,9 +66,9 @@ def recommend(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the variant to deploy: the cheapest that is non-inferior and keeps every limit.
+    """Name the variant to deploy: the cheapest one that is non-inferior and meets every limit.
 
-    Reads the reports only. Ends with 1 when no variant fits.
+    Reads only the reports. Exits with 1 if no variant fits.
     """
     from slimq.core.repository import Repository
     from slimq.evaluation.comparison import compare_variants
@@ -89,7 +96,7 @@ def recommend(
 
 
 def describe(found: Recommendation) -> list[str]:
-    """The choice, the runners-up and the rejected variants, as lines of text."""
+    """Formats the choice, the runners-up and the rejected variants as lines of text."""
     lines = []
     if found.choice is not None:
         cost = "smallest" if found.goal == "bytes" else "fastest"
@@ -97,7 +104,7 @@ def describe(found: Recommendation) -> list[str]:
         lines.append(f"{found.choice.variant}: the {cost} variant of {found.policy} {criteria}")
         lines += [f"  {line}" for line in _figures(found.choice, found)]
     if found.runners_up:
-        lines.append("also fit, the next best first:")
+        lines.append("also fit, next best first:")
         lines += [
             f"  {candidate.variant}: {', '.join(_figures(candidate, found))}"
             for candidate in found.runners_up
@@ -109,10 +116,10 @@ def describe(found: Recommendation) -> list[str]:
 
 
 def explain_failure(found: Recommendation) -> str:
-    """One line on why nothing fits: the nearest miss, or that there is no evidence."""
+    """Says in one line why nothing fits: the nearest miss, or the lack of evidence."""
     start = f"no variant of {found.policy} fits"
     if found.nearest is None:
-        return f"{start}: none has the evidence; run slimq evaluate {found.policy}"
+        return f"{start}: none has the required evidence; run slimq evaluate {found.policy}"
     return f"{start}; the nearest is {found.nearest.variant}: {'; '.join(found.nearest.reasons)}"
 
 
@@ -124,7 +131,7 @@ def _criteria(found: Recommendation) -> str:
     if criteria.max_latency_us is not None:
         parts.append(f"at most {criteria.max_latency_us:g} µs")
     if criteria.min_return is not None:
-        parts.append(f"of a mean return of at least {criteria.min_return:g}")
+        parts.append(f"with a mean return of at least {criteria.min_return:g}")
     return ", ".join(parts)
 
 

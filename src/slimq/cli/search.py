@@ -1,4 +1,4 @@
-"""`slimq search`: finds recipes within limits, trains the best in full and publishes them."""
+"""`slimq search`: finds recipes within limits, then trains and publishes the best of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slimq.cli.bars import drawing_pause, progress_bar
+from slimq.cli.bars import progress_bar, redraw_seconds
 from slimq.cli.extras import require
 from slimq.cli.options import DEFAULT_POLICIES, RECIPES, JsonOption, PoliciesOption
 from slimq.cli.outcomes import describe, show_step
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
-_TRIALS_HELP = "Trials of the study, those of earlier runs included."
+_TRIALS_HELP = "Total trials of the study, including those of earlier runs."
 _COLUMNS = ("trial", "bytes", "µs", "ratio", "agreement", "score", "low", "candidate")
 
 
@@ -33,44 +33,52 @@ def search(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     policies: PoliciesOption = DEFAULT_POLICIES,
     max_bytes: Annotated[
-        str, typer.Option("--max-bytes", help="Limit on disk, such as 20kB; none by default.")
+        str, typer.Option("--max-bytes", help="Limit on disk size, such as 20kB; none by default.")
     ] = "",
     max_latency: Annotated[
         str,
         typer.Option(
-            "--max-latency", help="Limit of one call here, such as 0.1ms; none by default."
+            "--max-latency",
+            help="Limit on a call's time on this machine, such as 0.1ms; none by default.",
         ),
     ] = "",
     margin: Annotated[
-        float, typer.Option("--margin", help="Largest loss of return that counts as none.")
+        float,
+        typer.Option("--margin", help="Loss of return up to which a variant is non-inferior."),
     ] = 0.02,
     trials: Annotated[int, typer.Option("--trials", help=_TRIALS_HELP)] = 100,
     minutes: Annotated[
-        float, typer.Option("--minutes", help="Time for trials; those that began are finished.")
+        float, typer.Option("--minutes", help="Time for trials; trials in progress still finish.")
     ] = 60.0,
-    workers: Annotated[int, typer.Option("--workers", help="Processes of one thread each.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sampler and the recipes.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Number of single-threaded processes.")
+    ] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sampler and the recipes.")] = 0,
     effort: Annotated[
-        float, typer.Option("--effort", help="Share of the full training that a trial gets.")
+        float, typer.Option("--effort", help="Share of the full training for each trial.")
     ] = 0.15,
     publish: Annotated[
-        int, typer.Option("--publish", min=0, help="Variants to train in full and publish.")
+        int, typer.Option("--publish", min=0, help="Number of variants to train and publish.")
     ] = 1,
     publish_effort: Annotated[
-        float, typer.Option("--publish-effort", help="Share of the full training that those get.")
+        float,
+        typer.Option("--publish-effort", help="Share of the full training for those variants."),
     ] = 1.0,
     study: Annotated[
-        str, typer.Option("--study", help="Name of the study; made of limits and seed by default.")
+        str,
+        typer.Option("--study", help="Name of the study; derived from limits and seed by default."),
     ] = "",
-    work: Annotated[Path, typer.Option("--work", help="Folder of studies.")] = Path("runs/search"),
+    work: Annotated[Path, typer.Option("--work", help="Folder of the studies.")] = Path(
+        "runs/search"
+    ),
     device: Annotated[
-        str, typer.Option("--device", help="Where winners are trained: cpu, cuda or auto.")
+        str, typer.Option("--device", help="Device on which winners train: cpu, cuda or auto.")
     ] = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Searches recipes on the front of bytes, latency and return, and publishes the best.
+    """Search for recipes on the Pareto front of size, latency and return, and publish the best.
 
-    Interrupted, the same command goes on.
+    After an interruption, the same command resumes.
     """
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "optuna")
     from slimq.networks.hardware import resolve_device
@@ -98,7 +106,7 @@ def search(
         made = run(settings, on_trial=bar.show, progress=progress_bar)
     except KeyboardInterrupt:
         bar.close()
-        typer.echo(f"slimq: stopped; the same command goes on with {settings.folder}", err=True)
+        typer.echo(f"slimq: stopped; the same command resumes {settings.folder}", err=True)
         raise
     finally:
         bar.close()
@@ -118,17 +126,17 @@ def search(
     ):
         winners.append(winner)
         if not as_json:
-            typer.echo("\n".join(_tell(winner)))
+            typer.echo("\n".join(_describe_winner(winner)))
     if as_json:
         typer.echo(json.dumps(_to_json(settings, found, winners), indent=2))
     _conclude(policy, publish, winners)
 
 
 def _conclude(policy: str, wanted: int, winners: list[Winner]) -> None:
-    """Says what comes next.
+    """Prints the next command to run.
 
     Raises:
-        CheckFailedError: fewer variants were published than were asked for.
+        CheckFailedError: fewer variants were published than requested.
     """
     published = [w.outcome.variant for w in winners if w.outcome is not None]
     if published:
@@ -139,18 +147,18 @@ def _conclude(policy: str, wanted: int, winners: list[Winner]) -> None:
     if len(published) < wanted:
         problem = f"{len(published)} of {wanted} variants published"
         tried = f"{len(winners)} trained in full"
-        raise CheckFailedError(f"search: {problem}, {tried}; try more --trials or wider limits")
+        raise CheckFailedError(f"search: {problem}, {tried}; try more --trials or looser limits")
 
 
 class _TrialBar:
-    """Trials, with the best so far."""
+    """Shows the number of trials and the best one so far."""
 
     def __init__(self, settings: SearchSettings) -> None:
         self._settings = settings
         self._bar: Any = None
 
     def show(self, now: Snapshot) -> None:
-        """Draws how far the search is."""
+        """Updates the bar."""
         from tqdm import tqdm
 
         if self._bar is None:
@@ -161,11 +169,11 @@ class _TrialBar:
                 unit="trial",
                 file=sys.stderr,
                 dynamic_ncols=True,
-                mininterval=drawing_pause(),
+                mininterval=redraw_seconds(),
             )
         note = f"{now.complete} complete"
         if now.best is not None:
-            passed = "passed" if now.best.passed(self._settings.margin) else "not passed"
+            passed = "passed" if now.best.passed(self._settings.margin) else "failed"
             figures = (
                 f"{now.best.bytes:,} B, {now.best.latency_us:.0f} µs, score {now.best.score:.3f}"
             )
@@ -174,14 +182,14 @@ class _TrialBar:
         self._bar.update(now.ended - self._bar.n)
 
     def close(self) -> None:
-        """Leaves the bar on the screen."""
+        """Closes the bar and leaves it on the screen."""
         if self._bar is not None:
             self._bar.close()
 
 
 def _table(found: list[Found], settings: SearchSettings) -> list[str]:
-    """The front, one line for each trial."""
-    lines = [f"{settings.policy}: {len(found)} trials on the front of {settings.folder}"]
+    """Formats the Pareto front, one line per trial."""
+    lines = [f"{settings.policy}: {len(found)} trials on the Pareto front of {settings.folder}"]
     if found:
         lines.append("  " + _row(_COLUMNS))
     return lines + ["  " + _row(_cells(one)) for one in found]
@@ -204,7 +212,7 @@ def _row(cells: tuple[str, ...]) -> str:
     return f"{cells[0]:>5}" + "".join(f"{cell:>11}" for cell in cells[1:-1]) + f"  {cells[-1]}"
 
 
-def _tell(winner: Winner) -> list[str]:
+def _describe_winner(winner: Winner) -> list[str]:
     if winner.outcome is None:
         return [f"{_name(winner)}, trained in full: {winner.refused}"]
     return [f"{_name(winner)}: {winner.recipe}", *describe(winner.outcome)]

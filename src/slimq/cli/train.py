@@ -1,4 +1,4 @@
-"""`slimq train`: from a configuration to a policy in the repository."""
+"""`slimq train`: trains a policy from a configuration and publishes it in the repository."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ def train(
     ],
     policies: PoliciesOption = DEFAULT_POLICIES,
     run_folder: Annotated[
-        Path | None, typer.Option("--run", help="Checkpoints and logs; default runs/POLICY.")
+        Path | None,
+        typer.Option("--run", help="Folder for checkpoints and logs; default runs/POLICY."),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew although a checkpoint is there.")
+        bool, typer.Option("--fresh", help="Start over even if a checkpoint exists.")
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Publish over the policy that has this name already.")
+        bool, typer.Option("--replace", help="Replace an existing policy of the same name.")
     ] = False,
     publish: Annotated[
-        bool, typer.Option(help="Put the trained policy into the repository.")
+        bool, typer.Option(help="Publish the trained policy in the repository.")
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Train a DQN policy and publish it.
 
-    The same command goes on where an interrupted training stood. Ctrl-C saves a checkpoint first.
+    After an interruption, the same command resumes. Ctrl-C saves a checkpoint first.
     """
     require("train", "torch", "gymnasium", "safetensors", "tensorboard")
     from slimq.networks.hardware import resolve_device
@@ -57,21 +58,21 @@ def train(
     from slimq_trainer.run import Run
 
     config = load_config(config_file)
-    with _naming(config_file):
+    with _config_errors(config_file):
         network_spec(config)
-    with _naming(config_file, "run."):
+    with _config_errors(config_file, "run."):
         resolve_device(config.run.device)
     folder = run_folder or Path("runs") / config.policy
     if publish and not replace:
         _check_free(policies, config.policy)
-    with Run(folder, config) as run, _naming(config_file):
+    with Run(folder, config) as run, _config_errors(config_file):
         if fresh:
             run.clear()
         learner = train_policy(config, run)
     if not run.complete(learner):
         raise CheckFailedError(
             f"stopped at agent step {learner.step:,} of {config.algorithm.steps:,}; "
-            "the same command goes on from there"
+            "run the same command to resume"
         )
     summary = {
         "policy": config.policy,
@@ -90,9 +91,9 @@ def train(
         summary["published"] = str(policies / config.policy)
         if earlier not in (None, manifest.default_variant):
             typer.echo(
-                f"slimq: {config.policy}: the default is {manifest.default_variant} again, since "
-                f"{earlier} was made from the network before; make and evaluate it again, then "
-                f"slimq promote {config.policy} {earlier}",
+                f"slimq: {config.policy}: the default is {manifest.default_variant} again, because "
+                f"{earlier} was made from the previous network; compress and evaluate it again, "
+                f"then run slimq promote {config.policy} {earlier}",
                 err=True,
             )
     if as_json:
@@ -105,7 +106,7 @@ def train(
 def publish_policy(
     config: TrainConfig, run: Run, learner: Learner, policies: Path
 ) -> PolicyManifest:
-    """Puts the run's best network into the repository, with its calibration set."""
+    """Publishes the run's best network and its calibration set in the repository."""
     import numpy as np
 
     from slimq.core.manifest import PolicyManifest, RandomPolicyRecord, TrainingRecord
@@ -157,8 +158,8 @@ def publish_policy(
 
 
 @contextlib.contextmanager
-def _naming(config_file: Path, table: str = "") -> Iterator[None]:
-    """What the configuration asks in vain is an error of its file, with the key's place."""
+def _config_errors(config_file: Path, table: str = "") -> Iterator[None]:
+    """Turns an invalid value into a `ConfigError` that names the file and the key."""
     try:
         yield
     except InvalidInputError as error:
@@ -171,12 +172,14 @@ def _check_free(policies: Path, name: str) -> None:
 
     if Repository(policies).has_policy(name):
         raise InvalidInputError(
-            "policy", "a name that is free, or --replace", f"{name!r}, already in {policies}"
+            "policy",
+            "an unused name, or --replace",
+            f"{name!r}, which already exists in {policies}",
         )
 
 
 def _find_default(policies: Path, name: str) -> str | None:
-    """The default of the policy that is about to be replaced; None without a readable one."""
+    """The default variant of the policy to be replaced; None if there is no readable policy."""
     from slimq.core.repository import Repository
 
     try:

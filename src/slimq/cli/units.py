@@ -1,4 +1,4 @@
-"""Durations and sizes as they are typed on the command line: `0.2ms`, `20kB`."""
+"""Parses durations and sizes from the command line, such as `0.2ms` and `20kB`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _QUANTITY = re.compile(r"\s*(\d[\d_,]*(?:\.\d*)?|\.\d+)\s*([a-zµμ]*)\s*", re.I
 
 
 def parse_duration(text: str, field: str = "duration") -> float:
-    """Microseconds of `0.2ms`, `150us` or `1s`; a plain number is microseconds.
+    """Parses `0.2ms`, `150us` or `1s` to microseconds; a plain number is in microseconds.
 
     Args:
-        text: what was typed.
-        field: how errors name it.
+        text: the user's input.
+        field: name of the option in errors.
 
     Raises:
-        InvalidInputError: no positive number with one of these units.
+        InvalidInputError: it is not a positive number with one of these units.
     """
     expected = "a positive duration such as 0.2ms, 150us or 1s"
     value, unit = _split(text, field, expected)
@@ -39,16 +39,16 @@ def parse_duration(text: str, field: str = "duration") -> float:
 
 
 def parse_bytes(text: str, field: str = "bytes") -> int:
-    """Bytes of `20kB` (1 kB is 1,000), `1.5MB` or `16KiB`; a plain number is bytes.
+    """Parses `20kB` (1 kB is 1,000 bytes), `1.5MB` or `16KiB`; a plain number is in bytes.
 
     Args:
-        text: what was typed.
-        field: how errors name it.
+        text: the user's input.
+        field: name of the option in errors.
 
     Raises:
-        InvalidInputError: no number of whole bytes from 1 on with one of these units.
+        InvalidInputError: it is not a positive number with one of these units.
     """
-    expected = "a positive size such as 20kB (1,000 bytes each), 16KiB or 20000"
+    expected = "a positive size such as 20kB (1 kB is 1,000 bytes), 16KiB or 20000"
     value, unit = _split(text, field, expected)
     if unit.lower() not in _BYTES:
         raise InvalidInputError(field, expected, repr(text))

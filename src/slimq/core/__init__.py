@@ -1,1 +1,1 @@
-"""What every program shares: observations, manifests, the repository, ONNX policies, errors."""
+"""Code shared by every program: observations, manifests, repository, ONNX policies, errors."""

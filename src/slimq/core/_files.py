@@ -1,57 +1,78 @@
-"""Reading files of the repository: regular files only, never through a link, verified by content.
+"""Reading files of the repository: regular files only, never outside it, verified by content.
 
 Every path here is relative to the repository's root, as a tuple of names. A name is one that a
-manifest or a slug allows, so it can neither hold a separator nor climb up.
+manifest or a slug allows, so it can neither hold a separator nor climb up; symbolic links may lead
+to another place below the root (see `_walk`).
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import re
 import stat
 from pathlib import Path
 
+from slimq.core._walk import act_below, display
 from slimq.core.errors import MissingExtraError, RepositoryError
 from slimq.core.manifest import FileEntry
+from slimq.core.stamp import FileStamp
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-LARGEST_FILE = 2**31 - 1
-"""Bytes; a protobuf message, and so an ONNX model, cannot be larger."""
+MAX_FILE_BYTES = 2**31 - 1
+"""A protobuf message, and so an ONNX model, cannot be larger."""
 CHUNK = 1 << 20
-LARGEST_WINDOW = 1 << 27
-"""Bytes of memory that decompression may take for its window."""
+MAX_WINDOW_BYTES = 1 << 27
+"""Memory that decompression may take for its window."""
+MAX_LISTINGS = 5
+"""Attempts to list a folder that is replaced by another each time."""
+READ_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 
 
-def display(parts: tuple[str, ...]) -> str:
-    """A path as errors name it: from the repository's root, with forward slashes."""
-    return "/".join(parts)
-
-
-def refuse_links(root: Path, parts: tuple[str, ...]) -> int:
-    """Checks each step of a path below the root; steps that do not exist (yet) are fine.
-
-    Returns:
-        The mode of the last step, for `stat.S_ISREG` and the like; 0 where it does not exist.
+def status_of(root: Path, parts: tuple[str, ...]) -> os.stat_result | None:
+    """The status of a file or folder, None where it does not exist.
 
     Raises:
-        RepositoryError: a name is none, or a step is a symbolic link or cannot be looked at.
+        RepositoryError: a part is not a plain name, a link leaves the root, or it cannot be read.
     """
-    path, mode = root, 0
-    for index, name in enumerate(parts):
-        place = display(parts[: index + 1])
-        if not NAME.fullmatch(name):
-            raise RepositoryError(place, "is not a plain file name")
-        path /= name
-        try:
-            mode = path.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return 0
-        except OSError as error:
-            raise RepositoryError(place, f"cannot be read: {error.strerror}") from error
-        if stat.S_ISLNK(mode):
-            raise RepositoryError(place, "is a symbolic link; the repository holds none")
-    return mode
+    try:
+        return act_below(root, parts, _status)
+    except FileNotFoundError:
+        return None
+
+
+def stamp_of(root: Path, parts: tuple[str, ...]) -> FileStamp | None:
+    """The stamp of a file, None where it does not exist or reading it will say what is wrong."""
+    try:
+        status = status_of(root, parts)
+    except RepositoryError:
+        return None
+    return None if status is None else FileStamp.of(status)
+
+
+def list_folder(root: Path, parts: tuple[str, ...]) -> list[str]:
+    """The names in a folder.
+
+    A folder that was replaced while it was listed, by a link that was switched, is listed anew:
+    the old one may have been emptied meanwhile.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        RepositoryError: a part is not a plain name, a link leaves the root, or it cannot be read.
+    """
+    names: list[str] = []
+    for _ in range(MAX_LISTINGS):
+        before = status_of(root, parts)
+        names = act_below(root, parts, _list)
+        after = status_of(root, parts)
+        if before is not None and after is not None and os.path.samestat(before, after):
+            break
+    return names
 
 
 def read_regular(root: Path, parts: tuple[str, ...], limit: int) -> bytes:
@@ -59,12 +80,12 @@ def read_regular(root: Path, parts: tuple[str, ...], limit: int) -> bytes:
 
     Raises:
         FileNotFoundError: there is none; the caller decides what that means.
-        RepositoryError: it is a link or no regular file, is larger, or cannot be read.
+        RepositoryError: it is not a regular file, is larger, cannot be read, or a link to it leaves
+            the root.
     """
-    refuse_links(root, parts)
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        descriptor = os.open(root.joinpath(*parts), flags | getattr(os, "O_CLOEXEC", 0))
+
+    def read(name: str, folder: int | None) -> bytes:
+        descriptor = os.open(name, READ_FLAGS, dir_fd=folder)
         try:  # `fdopen` refuses a folder without closing it, so the kind is checked before
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -76,10 +97,8 @@ def read_regular(root: Path, parts: tuple[str, ...], limit: int) -> bytes:
                 return stream.read(limit + 1)
         finally:
             os.close(descriptor)
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(display(parts)) from None
-    except OSError as error:
-        raise RepositoryError(display(parts), f"cannot be read: {error.strerror}") from error
+
+    return act_below(root, parts, read)
 
 
 def read_entry(root: Path, folder: tuple[str, ...], entry: FileEntry) -> bytes:
@@ -87,10 +106,10 @@ def read_entry(root: Path, folder: tuple[str, ...], entry: FileEntry) -> bytes:
 
     Raises:
         FileNotFoundError: the file has gone.
-        RepositoryError: its size or its sha256 differ, or it is a link.
+        RepositoryError: its size or its sha256 differ, or it cannot be read.
     """
     parts = (*folder, entry.path)
-    content = read_regular(root, parts, min(entry.bytes, LARGEST_FILE))
+    content = read_regular(root, parts, min(entry.bytes, MAX_FILE_BYTES))
     check_entry(content, entry, display(parts))
     return content
 
@@ -125,14 +144,14 @@ def decode(content: bytes, entry: FileEntry, place: str) -> bytes:
     expected = entry.uncompressed_bytes
     if expected is None:
         raise RepositoryError(place, "is compressed, but its manifest lacks uncompressed_bytes")
-    if expected > LARGEST_FILE:
-        raise RepositoryError(place, f"uncompressed_bytes: expected at most {LARGEST_FILE}")
+    if expected > MAX_FILE_BYTES:
+        raise RepositoryError(place, f"uncompressed_bytes: expected at most {MAX_FILE_BYTES}")
     try:
         import zstandard
     except ImportError:
         raise MissingExtraError("zstandard", "serve") from None
     result = bytearray()
-    decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
     try:
         with decompressor.stream_reader(content, read_across_frames=True) as reader:
             while chunk := reader.read(min(CHUNK, expected + 1 - len(result))):
@@ -146,3 +165,21 @@ def decode(content: bytes, entry: FileEntry, place: str) -> bytes:
         problem = f"decompresses to {len(result)} bytes, its manifest says {expected}"
         raise RepositoryError(place, problem)
     return bytes(result)
+
+
+def _status(name: str, folder: int | None) -> os.stat_result:
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return status
+
+
+def _list(name: str, folder: int | None) -> list[str]:
+    if folder is None:
+        return [entry.name for entry in Path(name).iterdir()]
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=folder)
+    try:
+        return os.listdir(descriptor)  # noqa: PTH208 - a path could mean another folder by now
+    finally:
+        os.close(descriptor)

@@ -1,13 +1,13 @@
-"""Finds in an ONNX model what could harm whoever loads it, without onnx.
+"""Rejects ONNX models that would be dangerous to load, without the onnx package.
 
-- A tensor that lives outside the model is read by ONNX Runtime from a path that the model chooses,
-  or even from a memory address.
-- A tensor may declare any size, whatever it holds.
-- A loop need not end: ONNX Runtime runs one that sees constants alone while the model is loaded. A
-  function that calls another twice, which does the same, is as large as 2 to the power of its depth
-  once ONNX Runtime has unfolded it. A policy needs neither.
+- ONNX Runtime reads a tensor with external data from a path that the model chooses, or even from a
+  memory address.
+- A tensor may declare any size, however little data it holds.
+- A loop need not terminate, and ONNX Runtime runs a loop over constants while it loads the model.
+  Functions that each call the next one twice grow to 2 to the power of their depth when ONNX
+  Runtime inlines them. A policy needs neither loops nor functions.
 
-Such models are refused before a session sees them. This walks the protobuf wire format
+Such models are rejected before a session is created. The check walks the protobuf wire format
 (https://protobuf.dev/programming-guides/encoding/) along the few fields of onnx.proto that can lead
 to a tensor, and skips everything else without copying it.
 """
@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from slimq.core.errors import RepositoryError
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
-DEEPEST = 100
-"""Nested messages; protobuf's own parsers stop at 100."""
+MAX_DEPTH = 100
+"""Nesting of messages; protobuf's own parsers stop at 100."""
 
 CHILDREN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -39,32 +39,33 @@ CHILDREN: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-"""By message of onnx.proto: the fields that hold another message on the way to a tensor."""
+"""For each message type of onnx.proto, the fields that can lead to a tensor."""
 DIMS, NAME, EXTERNAL_DATA, DATA_LOCATION = 1, 8, 13, 14
-"""Fields of a tensor: its shape, its name, where its data is, whether that is outside the model."""
+"""Fields of a tensor: shape, name, location of external data, whether the data is external."""
 DATA = frozenset((4, 5, 6, 7, 9, 10, 11))
-"""Fields of a tensor that hold its data, each for other types."""
+"""Fields of a tensor that hold its data, one per group of types."""
 SPARSE_DIMS = 3
-MOST_PER_BYTE = 4
-"""Elements in a byte: the smallest have two bits."""
-MOST_DENSE = 2**28
-"""Elements of a sparse tensor, which ONNX Runtime writes out in full."""
-LONGEST_NAME = 64
-MOST_FIELDS = 2 * 10**6
-"""Of a model, those that are skipped counted too; one for each tensor and operator, and some."""
-ENDLESS = 2**64
-"""Where a product of dims stops to be computed."""
+MAX_ELEMENTS_PER_BYTE = 4
+"""The smallest element type has two bits."""
+MAX_DENSE_ELEMENTS = 2**28
+"""Elements of a sparse tensor, which ONNX Runtime expands to a dense one."""
+MAX_NAME_LENGTH = 64
+"""Bytes of a tensor's name that a message quotes."""
+MAX_FIELDS = 2 * 10**6
+"""Fields of a whole model, skipped ones included; each tensor and operator takes a few."""
+MAX_PRODUCT = 2**64
+"""Where the product of dims saturates."""
 
-EXTERNAL = "has external tensor data; a model must hold all its tensors"
-FUNCTION = "defines functions of its own; a policy must have its operators in its graph"
-SUBGRAPH = "has a graph within its graph, such as a loop; a policy computes in one pass"
+EXTERNAL = "has external tensor data; a model must contain all its tensors"
+FUNCTION = "defines functions; a policy must have all its operators in its main graph"
+SUBGRAPH = "has a subgraph, such as a loop; a policy must be a single feed-forward graph"
 
 
 def check_model(model: bytes, name: str) -> None:
-    """Checks that a model brings all its tensors itself, and computes in one pass.
+    """Checks that a model contains all its tensors and is a single feed-forward graph.
 
     Raises:
-        RepositoryError: it does not, or it is no protobuf message.
+        RepositoryError: it does not, or it is not a protobuf message.
     """
     try:
         problem = find_problem(model)
@@ -75,10 +76,10 @@ def check_model(model: bytes, name: str) -> None:
 
 
 def find_problem(model: bytes) -> str | None:
-    """What is wrong with a serialised ONNX model, None if nothing of the above is.
+    """Describes the first problem of a serialised ONNX model; None if it is safe to load.
 
     Raises:
-        ValueError: the bytes are no protobuf message.
+        ValueError: the bytes are not a protobuf message.
     """
     found: str | None = None
     for parent, kind, message in _walk(model):
@@ -96,27 +97,27 @@ def find_problem(model: bytes) -> str | None:
 
 
 def has_external_data(model: bytes) -> bool:
-    """Whether any tensor of a serialised ONNX model has its data elsewhere.
+    """Whether any tensor of a serialised ONNX model has external data.
 
     Raises:
-        ValueError: the bytes are no protobuf message.
+        ValueError: the bytes are not a protobuf message.
     """
     return any(kind == "tensor" and _is_external(message) for _, kind, message in _walk(model))
 
 
 def _walk(model: bytes) -> Iterator[tuple[str, str, memoryview]]:
-    """Every message on the way to a tensor, with the kinds of its parent and its own."""
+    """Yields every message on the way to a tensor, with its parent's type and its own."""
     pending: list[tuple[str, str, memoryview, int]] = [("", "model", memoryview(model), 0)]
     fields = 0
     while pending:
         parent, kind, message, depth = pending.pop()
-        if depth > DEEPEST:
-            raise ValueError(f"messages are nested deeper than {DEEPEST}")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"messages are nested more than {MAX_DEPTH} deep")
         children = CHILDREN[kind]
         for field, value in _fields(message):
             fields += 1
-            if fields > MOST_FIELDS:
-                raise ValueError(f"there are more than {MOST_FIELDS} fields")
+            if fields > MAX_FIELDS:
+                raise ValueError(f"more than {MAX_FIELDS} fields")
             if field in children and isinstance(value, memoryview):
                 pending.append((kind, children[field], value, depth + 1))
         yield parent, kind, message
@@ -135,31 +136,31 @@ def _oversized(tensor: memoryview) -> str | None:
         if field in DATA:
             held += len(value) if isinstance(value, memoryview) else 1
         elif field == NAME and isinstance(value, memoryview):
-            name = bytes(value[:LONGEST_NAME]).decode(errors="replace")
+            name = bytes(value[:MAX_NAME_LENGTH]).decode(errors="replace")
     elements = _elements(tensor, DIMS)
-    if elements <= held * MOST_PER_BYTE:
+    if elements <= held * MAX_ELEMENTS_PER_BYTE:
         return None
-    return f"tensor {name!r} declares {elements} elements, but holds {held} bytes"
+    return f"tensor {name!r} declares {elements} elements but holds {held} bytes"
 
 
 def _too_dense(sparse: memoryview) -> str | None:
     elements = _elements(sparse, SPARSE_DIMS)
-    if elements <= MOST_DENSE:
+    if elements <= MAX_DENSE_ELEMENTS:
         return None
-    return f"a sparse tensor declares {elements} elements, expected at most {MOST_DENSE}"
+    return f"a sparse tensor declares {elements} elements, expected at most {MAX_DENSE_ELEMENTS}"
 
 
 def _elements(message: memoryview, field: int) -> int:
-    """The product of the dims in a field, each taken as a number without a sign; or `ENDLESS`."""
+    """The product of the dims in a field, read as unsigned; saturates at `MAX_PRODUCT`."""
     result = 1
     for number, value in _fields(message):
         if number == field:
             position = 0
             while isinstance(value, memoryview) and position < len(value):
                 dim, position = _varint(value, position)
-                result = min(result * dim, ENDLESS)
+                result = min(result * dim, MAX_PRODUCT)
             if isinstance(value, int):
-                result = min(result * value, ENDLESS)
+                result = min(result * value, MAX_PRODUCT)
     return result
 
 

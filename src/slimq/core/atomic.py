@@ -1,39 +1,40 @@
-"""The steps of an atomic, durable write: temporary file, sync, rename, sync of the folder.
+"""Atomic, durable writes: write a temporary file, sync it, rename it, sync the folder.
 
-After Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014: without the first sync a
-rename may reach the disk before the content, and without the second not at all. POSIX only.
+After Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014: without the first sync the
+rename may reach the disk before the content; without the second it may never get there. POSIX only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-import structlog
-
-from slimq.core._files import display, refuse_links
+from slimq.core._walk import display, refuse_links
 from slimq.core.errors import RepositoryError
+from slimq.core.locks import hold_lock
 
 TEMPORARY = ".tmp-"
-"""How the names of unfinished files begin; no reader looks at them."""
+"""Prefix of unfinished files; readers ignore them."""
 LOCK = ".lock"
-"""In a policy's folder; it stays there, empty, since removing a lock file is a race."""
+"""Lock file in a policy's folder. It is never removed, because deleting a lock file is racy."""
+MAX_WAIT_SECONDS = 600.0
+"""For another publisher, which holds the lock for as long as it writes."""
 
 
 @contextlib.contextmanager
 def publishing(root: Path, folder: tuple[str, ...]) -> Iterator[None]:
-    """Makes a folder of a policy, and holds the policy's lock.
+    """Creates a policy's folder and holds the policy's lock.
 
     Args:
         root: the repository's folder.
-        folder: below the root, the policy first.
+        folder: path below the root, starting with the policy.
 
     Raises:
-        RepositoryError: an operation on the disk failed; no published file is lost.
+        RepositoryError: a disk operation failed, or another publisher held the lock for too long;
+            nothing that was published is lost.
     """
     refuse_links(root, folder)
     try:
@@ -44,18 +45,19 @@ def publishing(root: Path, folder: tuple[str, ...]) -> Iterator[None]:
                 path.mkdir(exist_ok=True)
                 sync_folder(path.parent)
                 if depth == 0:
-                    stack.enter_context(_lock(path / LOCK))
+                    stack.enter_context(hold_lock(path / LOCK, MAX_WAIT_SECONDS))
             yield
     except OSError as error:
-        problem = f"cannot be published: {error.strerror}; nothing published is lost"
+        reason = error.strerror or str(error)
+        problem = f"cannot be published: {reason}; nothing published is lost"
         raise RepositoryError(display(folder), problem) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a whole file, or leaves what was there; returns once it is on the disk.
+    """Writes the whole file or leaves the old one in place; returns once the data is on disk.
 
     Raises:
-        OSError: the disk is full, for example; nothing is left behind.
+        OSError: the write failed, for example because the disk is full; no partial file remains.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -77,23 +79,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Brings the names in a folder to the disk."""
+    """Syncs a folder's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            structlog.get_logger(__name__).info("waiting for another publisher", lock=str(path))
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
     finally:
         os.close(descriptor)

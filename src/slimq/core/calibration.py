@@ -1,7 +1,7 @@
-"""The calibration set: observations from real play, stored as single frames, with Q-values.
+"""The calibration set: observations from real play with their Q-values, stored as single frames.
 
-Consecutive observations of a frame stack share all but one frame, so frames are stored once and
-observations are rows of indices into them; -1 stands for the zero padding at an episode's start.
+Consecutive observations of a frame stack share all but one frame, so each frame is stored once and
+an observation is a row of frame indices; -1 marks the zero padding at the start of an episode.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from slimq.core.qfunction import QValues
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """States that the full policy visits, with what it thinks of them.
+    """States visited by the full policy, with its Q-values.
 
     Attributes:
-        frames: `(frames, *frame)`, each frame once; a whole observation where none are stacked.
-        indices: `(states, count)`, which frames make each state, oldest first; -1 is padding.
-        q_values: `(states, actions)`, the full policy's.
+        frames: `(frames, *frame)`, each frame once; whole observations where none are stacked.
+        indices: `(states, count)`, the frames that make up each state, oldest first; -1 is padding.
+        q_values: `(states, actions)`, computed by the full policy.
     """
 
     frames: Observations
@@ -44,7 +44,7 @@ class CalibrationSet:
         return spec.check(frames.reshape(len(self), *spec.shape), "calibration")
 
     def to_bytes(self) -> bytes:
-        """A compressed npz of the three arrays."""
+        """Serialises the three arrays as a compressed npz."""
         stream = io.BytesIO()
         np.savez_compressed(
             stream, frames=self.frames, indices=self.indices, q_values=self.q_values
@@ -53,23 +53,24 @@ class CalibrationSet:
 
     @staticmethod
     def from_bytes(content: bytes) -> CalibrationSet:
-        """Reads what `to_bytes` wrote."""
+        """Reads the output of `to_bytes`."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return CalibrationSet(arrays["frames"], arrays["indices"], arrays["q_values"])
 
 
 def parse_calibration(content: bytes, manifest: PolicyManifest, place: str) -> CalibrationSet:
-    """A policy's calibration set from its stored bytes.
+    """Parses a policy's calibration set from its stored bytes.
 
     Raises:
-        RepositoryError: they are none, or its states or Q-values do not fit the policy.
+        RepositoryError: the bytes are not a calibration set, or its states or Q-values do not fit
+            the policy.
     """
     try:
         calibration = CalibrationSet.from_bytes(content)
         states = calibration.observations(manifest.observation)
     except ObservationError as error:
         raise RepositoryError(place, str(error)) from error
-    except Exception as error:  # damaged archives, headers and indices raise all sorts
+    except Exception as error:  # damaged archives, headers and indices raise anything
         problem = f"is not a calibration set: {first_line(error)}"
         raise RepositoryError(place, problem) from error
     expected, found = (len(states), len(manifest.actions)), calibration.q_values.shape

@@ -1,4 +1,4 @@
-"""A small typed client of the service, over one kept connection."""
+"""A small typed client for the service, over one keep-alive connection."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class ActResult:
-    """What the service answered.
+    """The service's answer to an act request.
 
     Attributes:
-        actions: `(batch,)`, the greedy action of each observation.
+        actions: `(batch,)`, the greedy action for each observation.
         q_values: `(batch, actions)`.
-        variant: which variant answered.
-        sha256: of its stored model.
+        variant: the variant that answered.
+        sha256: of that variant's stored model.
     """
 
     actions: npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class _Answer(BaseModel):
 
 
 class SlimqClient:
-    """Talks to one service. Not to be shared between threads."""
+    """A client for one service. Not thread-safe."""
 
     def __init__(
         self,
@@ -56,17 +56,17 @@ class SlimqClient:
         transport: httpx.BaseTransport | None = None,
         api_key: str | None = None,
     ) -> None:
-        """Opens nothing yet; the connection is made by the first request and kept.
+        """Sets up the client; the first request opens the connection.
 
         Args:
             url: the service's address, such as `http://127.0.0.1:8000`.
-            timeout: seconds that a request may take to connect, send or answer.
-            transport: how requests travel, HTTP when None.
-            api_key: what a service asks for that is guarded by a key.
+            timeout: seconds allowed for connecting, for sending and for the answer.
+            transport: httpx transport; None for plain HTTP.
+            api_key: sent as a bearer token, for a service that requires a key.
 
         Raises:
-            ServiceError: the URL is not an http or https one.
-            InvalidInputError: no header can hold the key.
+            ServiceError: the URL is not an http or https URL.
+            InvalidInputError: the key cannot be sent in a header.
         """
         self.url = url.rstrip("/")
         try:
@@ -76,7 +76,7 @@ class SlimqClient:
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ServiceError(url, None, "expected an address such as http://127.0.0.1:8000")
         if api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", api_key):
-            raise InvalidInputError("API key", "visible ASCII characters", "others")
+            raise InvalidInputError("API key", "visible ASCII characters only", "other characters")
         self._manifests: dict[str, PolicyManifest] = {}
         self._http = httpx.Client(
             base_url=self.url,
@@ -90,7 +90,7 @@ class SlimqClient:
         """The names of every policy.
 
         Raises:
-            ServiceError: no answer, or one that says no.
+            ServiceError: the service cannot be reached or answers with an error.
         """
         found = self._get("/v1/policies")
         return [str(policy["name"]) for policy in self._entries(found, "policies")]
@@ -99,7 +99,7 @@ class SlimqClient:
         """A policy's manifest.
 
         Raises:
-            ServiceError: no answer, or one that says no.
+            ServiceError: the service cannot be reached or answers with an error.
         """
         path = f"/v1/policies/{_segment(name)}"
         self._manifests[name] = self._read(PolicyManifest, self._get(path))
@@ -109,7 +109,7 @@ class SlimqClient:
         """The names of a policy's variants.
 
         Raises:
-            ServiceError: no answer, or one that says no.
+            ServiceError: the service cannot be reached or answers with an error.
         """
         found = self._get(f"/v1/policies/{_segment(policy)}/variants")
         return [str(variant["name"]) for variant in self._entries(found, "variants")]
@@ -118,7 +118,7 @@ class SlimqClient:
         """A variant's manifest.
 
         Raises:
-            ServiceError: no answer, or one that says no.
+            ServiceError: the service cannot be reached or answers with an error.
         """
         path = f"/v1/policies/{_segment(policy)}/variants/{_segment(variant)}"
         return self._read(VariantManifest, self._get(path))
@@ -127,7 +127,7 @@ class SlimqClient:
         """A variant's evaluation report.
 
         Raises:
-            ServiceError: no answer, or one that says no.
+            ServiceError: the service cannot be reached or answers with an error.
         """
         path = f"/v1/policies/{_segment(policy)}/variants/{_segment(variant)}/report"
         return self._read(EvaluationReport, self._get(path))
@@ -135,16 +135,16 @@ class SlimqClient:
     def act(
         self, policy: str, observations: npt.NDArray[Any], variant: str | None = None
     ) -> ActResult:
-        """Actions and Q-values of a batch, sent as raw little-endian bytes.
+        """Requests actions and Q-values for a batch, sent as raw little-endian bytes.
 
         Args:
-            policy: its name; the manifest is fetched once, for the observation layout.
+            policy: the policy's name; its manifest is fetched once, for the observation layout.
             observations: `(batch, *shape)`, or one observation `shape`.
-            variant: which is to answer, the policy's default when None.
+            variant: the variant that should answer; None for the policy's default.
 
         Raises:
             ObservationError: the observations do not fit the policy.
-            ServiceError: no answer, or one that says no.
+            ServiceError: the service cannot be reached or answers with an error.
         """
         spec = (self._manifests.get(policy) or self.policy(policy)).observation
         body = spec.check(np.asarray(observations)).astype(spec.numpy_dtype, copy=False).tobytes()
@@ -184,8 +184,8 @@ class SlimqClient:
         except httpx.TimeoutException as error:
             seconds = self._http.timeout.read
             raise ServiceError(self.url, None, f"no answer within {seconds:g} s") from error
-        except UnicodeError as error:  # of the name's IDNA form, which sockets ask for
-            problem = "expected a host name, its parts of 1 to 63 characters"
+        except UnicodeError as error:  # raised when sockets encode the host name as IDNA
+            problem = "expected a host name with labels of 1 to 63 characters"
             raise ServiceError(self.url, None, problem) from error
         except httpx.HTTPError as error:
             problem = f"cannot be reached ({error}); is the service running?"
@@ -198,7 +198,7 @@ class SlimqClient:
         try:
             return model.model_validate_json(response.content)
         except ValidationError as error:
-            problem = f"an answer that is not a {model.__name__.lstrip('_')}: {error.errors()[0]}"
+            problem = f"invalid {model.__name__.lstrip('_')} in the response: {error.errors()[0]}"
             raise ServiceError(str(response.url), response.status_code, problem) from error
 
     def _entries(self, response: httpx.Response, key: str) -> list[dict[str, Any]]:
@@ -206,7 +206,7 @@ class SlimqClient:
             entries: list[dict[str, Any]] = response.json()[key]
             _ = [entry["name"] for entry in entries]
         except (ValueError, KeyError, TypeError) as error:
-            problem = f"an answer without {key}: is this a slimq service?"
+            problem = f"no {key} in the response; is this a slimq service?"
             raise ServiceError(str(response.url), response.status_code, problem) from error
         return entries
 

@@ -1,4 +1,4 @@
-"""How the Q-values of two policies differ, state by state."""
+"""Per-state differences between the Q-values of two policies."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from slimq.core.qfunction import QValues
 
 @dataclass(frozen=True)
 class Differences:
-    """Of a variant from a reference.
+    """Per-state differences between a variant and a reference.
 
     Attributes:
-        agrees: `(states,)`, whether the greedy action is the same.
-        regrets: `(states,)`, what the variant's action loses by the reference's Q-values.
-        errors: `(states, actions)`, absolute differences of the Q-values.
+        agrees: `(states,)`, whether both pick the same greedy action.
+        regrets: `(states,)`, loss from taking the variant's action, in the reference's Q-values.
+        errors: `(states, actions)`, absolute Q-value differences.
     """
 
     agrees: npt.NDArray[np.bool_]

@@ -1,4 +1,4 @@
-"""Which environment a policy plays, and how its observations are made, as values."""
+"""Specification of a policy's environment and its preprocessing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class AtariPreprocessing(BaseModel):
-    """The frames of the Atari protocol (Mnih et al. 2015, Methods; Machado et al. 2018)."""
+    """Atari frame preprocessing (Mnih et al. 2015, Methods; Machado et al. 2018)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     frame_skip: int = Field(default=4, ge=1, le=16, description="emulator frames per agent step")
     size: int = Field(default=84, ge=16, le=256, description="height and width of a frame, pixels")
     stack: int = Field(default=4, ge=1, le=16, description="frames in one observation")
-    noop_max: int = Field(default=30, ge=0, le=60, description="most no-op starts of an episode")
+    noop_max: int = Field(
+        default=30, ge=0, le=60, description="maximum no-op actions at the start of an episode"
+    )
     fire_reset: bool = Field(default=False, description="press fire after a reset")
     sticky_actions: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="probability that an action is repeated"
+        default=0.0, ge=0.0, le=1.0, description="probability of repeating the previous action"
     )
 
 
@@ -31,7 +33,7 @@ class EnvironmentSpec(BaseModel):
     )
     preprocessing: AtariPreprocessing | None = Field(
         default=None,
-        description="set for Atari games, null where observations are taken as they are",
+        description="set for Atari games; null to use observations unchanged",
     )
     max_episode_steps: int = Field(
         default=27_000, ge=1, description="agent steps after which an episode is truncated"

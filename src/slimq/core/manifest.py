@@ -1,7 +1,7 @@
 """The manifests of the repository: `policy.json` and `variant.json`.
 
-They are frozen, versioned and forbid unknown keys. Files are named by content as
-`{"path", "bytes", "sha256"}`, the sha256 being that of the stored bytes.
+They are frozen and versioned, and reject unknown keys. A file is referenced by content, as
+`{"path", "bytes", "sha256"}`; the sha256 is that of the stored bytes.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.observation import ObservationSpec
 
 SLUG = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-MOST_WEIGHTS = 64
-"""Variants that a policy's requests are spread over."""
+MAX_WEIGHTS = 64
+"""Variants among which a policy's requests may be split."""
 Slug = Annotated[str, StringConstraints(pattern=SLUG)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
 class Manifest(BaseModel):
-    """What all values on disk have in common."""
+    """Base of all models stored on disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FileEntry(Manifest):
-    """A file beside its manifest."""
+    """A file next to the manifest that references it."""
 
     path: FileName = Field(description="name of a file in the manifest's own folder")
-    bytes: int = Field(ge=0, description="bytes on disk")
+    bytes: int = Field(ge=0, description="size on disk")
     sha256: Sha256 = Field(description="of the stored bytes")
     uncompressed_bytes: int | None = Field(
-        default=None, ge=0, description="set for a compressed file: bytes after decompression"
+        default=None, ge=0, description="size after decompression; set for a compressed file"
     )
 
 
 class TrainingRecord(Manifest):
-    """How the policy was trained: enough to train it again."""
+    """How the policy was trained, in enough detail to reproduce it."""
 
-    config: dict[str, Any] = Field(description="the whole training configuration")
+    config: dict[str, Any] = Field(description="complete training configuration")
     seed: int = Field(ge=0)
-    steps: int = Field(ge=0, description="agent steps of the whole training")
+    steps: int = Field(ge=0, description="agent steps of the whole run")
     published_step: int | None = Field(
-        default=None, ge=0, description="agent step of the network that was published"
+        default=None, ge=0, description="agent step at which the published network was saved"
     )
     updates: int = Field(ge=0, description="gradient steps")
-    seconds: float = Field(ge=0, description="wall-clock time over all sessions")
+    seconds: float = Field(ge=0, description="wall-clock time over all sessions of the run")
     hardware: str = Field(description="processor, threads and precision")
     versions: dict[str, str] = Field(description="library versions")
     curve: list[tuple[int, float]] = Field(
@@ -57,7 +57,7 @@ class TrainingRecord(Manifest):
 
 
 class RandomPolicyRecord(Manifest):
-    """The return of uniformly random actions, the zero of every return ratio."""
+    """The return of a uniformly random policy, the zero point of every return ratio."""
 
     mean: float
     episodes: int = Field(ge=1)
@@ -65,26 +65,26 @@ class RandomPolicyRecord(Manifest):
 
 
 class Routing(Manifest):
-    """Who answers requests that name no variant."""
+    """How requests that name no variant are split among variants."""
 
     weights: dict[Slug, Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]] = Field(
         min_length=1,
-        max_length=MOST_WEIGHTS,
-        description="share of each variant, relative to their sum",
+        max_length=MAX_WEIGHTS,
+        description="weight of each variant, relative to their sum",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Routing:
         if not any(self.weights.values()):
-            raise ValueError("at least one weight must be over 0")
+            raise ValueError("at least one weight must be greater than 0")
         return self
 
 
 class Shadow(Manifest):
-    """A variant that looks at a share of the observations that others answer."""
+    """A variant that also computes a share of the requests, for comparison only."""
 
     variant: Slug
-    share: float = Field(gt=0, le=1, description="of the requests for actions")
+    share: float = Field(gt=0, le=1, description="share of the act requests")
 
 
 class PolicyManifest(Manifest):
@@ -102,40 +102,42 @@ class PolicyManifest(Manifest):
     baseline_variant: Slug = "fp32"
     default_variant: Slug = "fp32"
     previous_default: Slug | None = Field(
-        default=None, description="the default before the last promotion, to go back to"
+        default=None, description="default variant before the last promotion, for rollback"
     )
     routing: Routing | None = Field(
-        default=None, description="who answers instead of the default variant alone"
+        default=None, description="split among variants; null for the default variant alone"
     )
-    shadow: Shadow | None = Field(default=None, description="who answers too, for comparison")
+    shadow: Shadow | None = Field(
+        default=None, description="variant that also computes a share of the requests"
+    )
 
 
 class StepFidelity(Manifest):
-    """How near a policy is to the full one on the calibration set."""
+    """How closely a policy matches the full one on the calibration set."""
 
     agreement: float = Field(ge=0, le=1, description="share of states with the same greedy action")
     regret: float = Field(
-        ge=0, description="mean of what its action loses by the full policy's Q-values"
+        ge=0, description="mean loss from taking its action, in the full policy's Q-values"
     )
 
 
 class StepRecord(Manifest):
-    """One step of a recipe, and what it did."""
+    """One step of a recipe and its effect."""
 
-    name: str = Field(description="the pass")
+    name: str = Field(description="name of the pass")
     parameters: dict[str, Any]
     parameters_count: int = Field(ge=0, description="weights after the step")
     nonzero_parameters: int = Field(ge=0)
     macs: int = Field(ge=0, description="multiply-accumulates of one forward pass after the step")
     bytes: int | None = Field(
-        default=None, ge=0, description="of the model after the step, as a file of its own"
+        default=None, ge=0, description="size of the model file if exported after this step"
     )
     fidelity: StepFidelity | None = Field(
-        default=None, description="after the step; null where Q-values are not finite"
+        default=None, description="fidelity after the step; null if Q-values are not finite"
     )
     seconds: float = Field(ge=0)
     hardware: str | None = Field(
-        default=None, description="processor, threads and precision of a step that trains"
+        default=None, description="processor, threads and precision, for a step that trains"
     )
 
 
@@ -147,10 +149,10 @@ class RecipeRecord(Manifest):
     seed: int = Field(ge=0)
     steps: list[StepRecord]
     calibration_sha256: Sha256 | None = Field(
-        default=None, description="of the calibration set that it was made and judged with"
+        default=None, description="of the calibration set used to make and check the variant"
     )
     accept: dict[str, Any] | None = Field(
-        default=None, description="the gate that it passed, every criterion"
+        default=None, description="every criterion of the accept gate that the variant passed"
     )
 
 
@@ -160,7 +162,7 @@ class VariantManifest(Manifest):
     schema_version: Literal[1] = 1
     policy: Slug
     name: Slug
-    parent: Sha256 | None = Field(description="sha256 of the checkpoint that it was made from")
+    parent: Sha256 | None = Field(description="sha256 of the checkpoint it was made from")
     recipe: RecipeRecord
     model: FileEntry
     report: FileEntry | None = None
@@ -173,7 +175,7 @@ class VariantManifest(Manifest):
 
 
 def is_stale(variant: VariantManifest, policy: PolicyManifest) -> bool:
-    """Whether a variant was made from another checkpoint than the policy has now."""
+    """Whether a variant was made from a different checkpoint than the policy's current one."""
     if variant.parent is None or policy.checkpoint is None:
         return False
     return variant.parent != policy.checkpoint.sha256

@@ -1,8 +1,8 @@
-"""How an observation is laid out and checked: the only place that knows.
+"""Layout and validation of observations, in one place.
 
-A model takes the environment wrapper's own observation: uint8 frames stay uint8, and cast and scale
-are in the graph. The trainer, the evaluator and the service all pass through here, pinned to the
-same bytes by golden vectors in the tests.
+A model takes the environment wrapper's own observation: uint8 frames stay uint8; the cast and the
+scaling are part of the graph. The trainer, the evaluator and the service all use this module, and
+golden vectors in the tests pin them to the same bytes.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Observations = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
 class FrameStack(BaseModel):
-    """How single frames make an observation: the newest frame is last along `axis`."""
+    """How single frames are stacked into an observation: the newest is last along `axis`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     axis: int = Field(default=0, ge=0, description="axis of one observation along which to stack")
     count: int = Field(ge=1, le=64, description="frames in one observation")
     padding: Literal["zero"] = Field(
-        default="zero", description="what stands before the first frame of an episode"
+        default="zero", description="content of the stack before an episode's first frame"
     )
 
     def slot(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The part of an observation of this shape that one frame takes, with all of its axes."""
+        """The shape of one frame's slice of an observation of this shape, with all its axes."""
         return (*shape[: self.axis], shape[self.axis] // self.count, *shape[self.axis + 1 :])
 
 
@@ -60,12 +60,12 @@ class ObservationSpec(BaseModel):
 
     @cached_property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype in little-endian order, as it travels."""
+        """The dtype in little-endian byte order, as sent over the wire."""
         return np.dtype(self.dtype).newbyteorder("<")
 
     @cached_property
     def size(self) -> int:
-        """Numbers in one observation."""
+        """Number of elements in one observation."""
         return math.prod(self.shape)
 
     @cached_property
@@ -75,9 +75,9 @@ class ObservationSpec(BaseModel):
 
     @property
     def frame(self) -> ObservationSpec:
-        """The layout of what is new at each step: one frame, or all of it where none are stacked.
+        """The layout of the new data at each step: one frame, or all of it where none are stacked.
 
-        A frame lacks the axis along which it is stacked, unless it takes several places there.
+        A frame lacks the stacking axis, unless it has several entries along it.
         """
         if self.stack is None:
             return self
@@ -87,18 +87,18 @@ class ObservationSpec(BaseModel):
         return ObservationSpec(dtype=self.dtype, shape=shape, low=self.low, high=self.high)
 
     def padding(self) -> Observations:
-        """What stands before the first frame of an episode, `(1, *shape)`."""
+        """The observation before an episode's first frame, `(1, *shape)`."""
         return np.zeros((1, *self.shape), self.dtype)
 
     def push(self, before: Observations, frame: Observations) -> Observations:
-        """The observation after one more frame; a new array where frames are stacked.
+        """Adds a frame to an observation; returns a new array where frames are stacked.
 
         Args:
-            before: `(1, *shape)`, the observation before, or the padding.
+            before: `(1, *shape)`, the previous observation, or the padding.
             frame: `(1, *frame.shape)`, checked.
 
         Returns:
-            `(1, *shape)`: the oldest frame has gone, and the newest is last along the axis.
+            `(1, *shape)`, without the oldest frame and with the new one last along the axis.
         """
         if self.stack is None:
             return frame
@@ -108,15 +108,15 @@ class ObservationSpec(BaseModel):
         return np.ascontiguousarray(pushed)
 
     def check(self, array: npt.NDArray[Any], field: str = "observations") -> Observations:
-        """A batch of this layout, C-contiguous, without a copy where none is needed.
+        """Validates a batch and returns it C-contiguous, copying only where needed.
 
         Args:
             array: `(batch, *shape)`, or a single observation `shape`; of this dtype, or of another
-                whose values this dtype holds exactly.
-            field: how an error names the array.
+                whose values this dtype represents exactly.
+            field: name of the array in errors.
 
         Raises:
-            ObservationError: shape, dtype, range, an empty batch or a value that is not finite.
+            ObservationError: wrong shape, dtype or range, an empty batch, or a non-finite value.
         """
         if array.shape == self.shape:
             array = array[np.newaxis]
@@ -128,10 +128,10 @@ class ObservationSpec(BaseModel):
         return np.ascontiguousarray(self._cast(array, field))
 
     def from_bytes(self, body: bytes | memoryview, field: str = "body") -> Observations:
-        """A batch read from raw little-endian bytes, without a copy.
+        """Reads a batch from raw little-endian bytes, without a copy.
 
         Raises:
-            ObservationError: the length is no positive multiple of one observation's bytes.
+            ObservationError: the length is not a positive multiple of `item_bytes`, or as `check`.
         """
         length = len(body)
         if length == 0 or length % self.item_bytes:
@@ -164,6 +164,6 @@ class ObservationSpec(BaseModel):
 
 
 def _first(array: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> tuple[str, Any]:
-    """The first chosen value with its place, such as `[0][3]`, the batch axis first."""
+    """The first chosen value and its index, such as `[0][3]`, batch axis first."""
     index = np.unravel_index(int(np.argmax(chosen)), array.shape)
     return "".join(f"[{i}]" for i in index), array[index]

@@ -1,4 +1,4 @@
-"""A policy as an ONNX session: the one session configuration, and the checks when a model loads."""
+"""ONNX sessions for policies: the one session configuration, and the checks on loading a model."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ELEMENT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
 def session_options() -> ort.SessionOptions:
-    """The one session configuration, a new object each time.
+    """Builds the session configuration that all variants share.
 
-    One thread, in sequence, without spinning: the defaults build a pool per session from the host's
-    cores and ignore the limits of a container.
+    One thread, sequential execution, no spinning: by default each session creates a thread pool
+    sized to the host's cores, which ignores container limits.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 4  # what goes wrong is raised, and would be logged a second time
+    options.log_severity_level = 4  # errors are raised; logging would report them twice
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
@@ -41,20 +41,20 @@ def make_session(
     options: ort.SessionOptions | None = None,
     providers: Sequence[str] = CPU,
 ) -> ort.InferenceSession:
-    """The session of a model, in the one configuration that every variant gets.
+    """Creates a session for a model, with the configuration that all variants share.
 
-    `run` is thread-safe; construction is not documented to be, so several are not made at once.
+    `run` is thread-safe; construction is not documented to be, so create one session at a time.
 
     Args:
         model: the serialised ONNX model, uncompressed.
-        name: how errors name the model.
-        options: `session_options()` with profiling, for whoever looks inside.
-        providers: what is to run it, of `PROVIDERS`, the preferred one first; operators that it
-            does not have run on the processor.
+        name: name of the model in errors.
+        options: `session_options()` with profiling enabled, for inspection.
+        providers: names from `PROVIDERS`, the preferred one first; operators that it lacks run on
+            the CPU.
 
     Raises:
-        RepositoryError: not an ONNX model, one that `check_model` refuses, or one that the first
-            of the providers does not run.
+        RepositoryError: it is not an ONNX model, `check_model` rejects it, or the first provider
+            cannot run it.
     """
     check_model(model, name)
     options = options or session_options()
@@ -62,8 +62,8 @@ def make_session(
     wanted = full_names(providers)
     try:
         session = ort.InferenceSession(model, options, providers=wanted, enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's errors have no common base of their own
-        raise RepositoryError(name, f"ONNX Runtime refuses it: {first_line(error)}") from error
+    except Exception as error:  # ONNX Runtime's errors have no common base class
+        raise RepositoryError(name, f"rejected by ONNX Runtime: {first_line(error)}") from error
     running = session.get_providers()
     if running[:1] != wanted[:1]:
         raise RepositoryError(name, f"expected to run on {wanted[0]}, runs on {', '.join(running)}")
@@ -71,15 +71,15 @@ def make_session(
 
 
 def check_providers(names: Sequence[str], source: str, place: str) -> None:
-    """Sees whether providers are there, and whether the first one starts.
+    """Checks that the providers are available and that the first one starts.
 
     Args:
-        names: of providers, the preferred one first.
-        source: what asked for them, for the error.
-        place: where it did.
+        names: provider names, the preferred one first.
+        source: configuration source that names them, for errors.
+        place: setting or key within the source.
 
     Raises:
-        ConfigError: one is not there, or the first does not start.
+        ConfigError: one is not available, or the first does not start.
     """
     check_available(names, source, place)
     try:
@@ -92,7 +92,7 @@ class OnnxPolicy:
     """A `QFunction` around an ONNX session.
 
     Attributes:
-        session: the session, for whoever measures it.
+        session: the underlying session, for measurements.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class OnnxPolicy:
 
         Args:
             model: the serialised ONNX model, uncompressed.
-            observation: what the model must take as `observation`.
-            actions: how many Q-values it must answer for each observation.
-            name: how errors name the model.
-            providers: as `make_session` has them.
+            observation: required layout of the model's `observation` input.
+            actions: required number of Q-values per observation.
+            name: name of the model in errors.
+            providers: as in `make_session`.
 
         Raises:
-            RepositoryError: it does not load, or its inputs or outputs are others.
+            RepositoryError: it does not load, or its inputs or outputs do not match.
         """
         self.session = make_session(model, name, providers=providers)
         _check_values(
@@ -132,11 +132,11 @@ class OnnxPolicy:
                 problem = f"does not run on a batch of {batch}: {first_line(error)}"
                 raise RepositoryError(name, problem) from error
             if shape != (batch, actions):
-                problem = f"answers shape {shape}, expected {(batch, actions)}"
+                problem = f"returns shape {shape}, expected {(batch, actions)}"
                 raise RepositoryError(name, problem)
 
     def __call__(self, observations: Observations) -> QValues:
-        """Q-values `(batch, actions)` of observations that `ObservationSpec.check` has passed."""
+        """Q-values `(batch, actions)` for observations validated by `ObservationSpec.check`."""
         q_values: QValues = self.session.run([OUTPUT], {INPUT: observations})[0]
         return q_values
 

@@ -1,9 +1,9 @@
-"""ONNX Runtime's execution providers: what runs a model's operators, by short names.
+"""Short names for ONNX Runtime's execution providers, which run a model's operators.
 
-Which there are depends on the wheel that is installed: `onnxruntime` has the processor alone,
-`onnxruntime-gpu` and `onnxruntime-openvino` bring one more each. All of them unpack the same
-package, so only one may be installed. ONNX Runtime takes a provider that is missing, or that cannot
-start, for a wish: it runs on the processor and prints a line. Here that is an error.
+The installed wheel decides which are available: `onnxruntime` has the CPU alone, while
+`onnxruntime-gpu` and `onnxruntime-openvino` add more. All of them install the same package, so only
+one may be installed. If a provider is missing or cannot start, ONNX Runtime prints a warning and
+falls back to the CPU; here that is an error.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ PROVIDERS = {
     "directml": "DmlExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
 }
-"""By our names: ONNX Runtime's."""
+"""Short name to ONNX Runtime's name."""
 EXTRAS = {"cuda": "serve-cuda", "tensorrt": "serve-cuda", "openvino": "serve-openvino"}
-"""The extra of slimq that brings a provider."""
+"""The slimq extra that installs a provider."""
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 
 IDENTITY = bytes.fromhex(
     "080a3a390a100a017812017922084964656e746974791201675a100a0178120b0a09080112050a0312016e6210"
     "0a0179120b0a09080112050a0312016e42040a001015"
 )
-"""A model that answers what it is given, to see what a session really runs on."""
+"""An identity model, to find out which provider a session actually runs on."""
 
 
 def parse_providers(text: str) -> tuple[str, ...]:
-    """The names of a list with commas between them.
+    """Parses a comma-separated list of provider names.
 
     Raises:
-        ValueError: one is unknown or named twice, or there is none.
+        ValueError: a name is unknown or repeated, or the list is empty.
     """
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
@@ -46,22 +46,22 @@ def parse_providers(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in PROVIDERS:
             hint = suggestion(name, PROVIDERS)
-            raise ValueError(f"expected some of {', '.join(PROVIDERS)}, received {name!r}{hint}")
+            raise ValueError(f"expected any of {', '.join(PROVIDERS)}, received {name!r}{hint}")
     if len(set(names)) < len(names):
-        raise ValueError(f"expected each at most once, received {text!r}")
+        raise ValueError(f"expected each name at most once, received {text!r}")
     return names
 
 
 def check_available(names: Sequence[str], source: str, place: str) -> None:
-    """Holds names to what the installed ONNX Runtime has; none is started.
+    """Checks that the installed ONNX Runtime has these providers, without starting any.
 
     Args:
-        names: of providers, the preferred one first.
-        source: what asked for them, for the error.
-        place: where it did.
+        names: provider names, the preferred one first.
+        source: configuration source that names them, for errors.
+        place: setting or key within the source.
 
     Raises:
-        ConfigError: one is not there; the message says which are, and which extra brings it.
+        ConfigError: one is not available; lists those that are, and the extra that installs it.
     """
     import onnxruntime as ort
 
@@ -76,12 +76,12 @@ def check_available(names: Sequence[str], source: str, place: str) -> None:
 
 
 def full_names(names: Sequence[str]) -> list[str]:
-    """The names that ONNX Runtime knows."""
+    """ONNX Runtime's names of these providers."""
     return [PROVIDERS[name] for name in names]
 
 
 def _collision() -> str:
-    """What is wrong where more than one wheel is installed, an empty string where it is not."""
+    """A message if several conflicting wheels are installed, otherwise an empty string."""
     installed = []
     for wheel in WHEELS:
         try:
@@ -89,4 +89,6 @@ def _collision() -> str:
         except metadata.PackageNotFoundError:
             continue
         installed.append(wheel)
-    return f"; {' and '.join(installed)} are both installed" if len(installed) > 1 else ""
+    if len(installed) < 2:
+        return ""
+    return f"; conflicting wheels installed: {', '.join(installed)}"

@@ -1,9 +1,9 @@
-"""Publishing: whoever reads sees the old variant or the new one, whatever happens meanwhile.
+"""Publishing: a reader sees either the old variant or the new one, even after a crash.
 
-The order is what makes it safe: content-named files first, each written under another name, synced
-and renamed; then the folder is synced; then the manifest is replaced, which is the one commit
-point. A process that dies on the way leaves files that no manifest names; whoever publishes next
-removes those, after a grace period. One lock per policy keeps publishers apart; readers need none.
+The order of writes makes it safe. Content-named files come first, each written to a temporary name,
+synced and renamed; then the folder is synced; then the manifest is replaced, which is the only
+commit point. A process that dies midway leaves unreferenced files; the next publisher removes them
+after a grace period. One lock per policy serialises publishers; readers need no lock.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import TypeVar
 import structlog
 from pydantic import BaseModel
 
-from slimq.core._files import check_entry, decode, display, read_entry, read_regular
+from slimq.core._files import check_entry, decode, read_entry, read_regular
 from slimq.core._protobuf import check_model
+from slimq.core._walk import display, refuse_links
 from slimq.core.atomic import TEMPORARY, publishing, write_atomically
 from slimq.core.errors import InvalidInputError, RepositoryError, SlimqError
 from slimq.core.manifest import (
@@ -34,7 +35,7 @@ from slimq.core.manifest import (
 )
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import (
-    LARGEST_MANIFEST,
+    MAX_MANIFEST_BYTES,
     POLICY_FILE,
     VARIANT_FILE,
     VARIANTS,
@@ -43,9 +44,9 @@ from slimq.core.repository import (
 )
 
 OURS = re.compile(r"[a-z]+-[0-9a-f]{12}(\.[a-z0-9]+)+")
-"""The names that publishing gives; garbage collection touches no other file."""
+"""File names given by publishing; garbage collection touches no other file."""
 GRACE_SECONDS = 3600.0
-"""For which a reader with an old manifest still finds the files that it names."""
+"""How long a reader with an old manifest can still find the files it references."""
 
 M = TypeVar("M", PolicyManifest, VariantManifest)
 
@@ -53,13 +54,13 @@ M = TypeVar("M", PolicyManifest, VariantManifest)
 def content_entry(
     stem: str, suffix: str, content: bytes, uncompressed_bytes: int | None = None
 ) -> FileEntry:
-    """The entry of a file that is named by its content, `stem-<sha12>suffix`.
+    """Builds the entry of a content-named file, `stem-<sha12>suffix`.
 
     Args:
-        stem: what the file is, such as `model`.
-        suffix: with its dot, such as `.onnx.zst`.
+        stem: kind of file, such as `model`.
+        suffix: file extension with its dot, such as `.onnx.zst`.
         content: the stored bytes.
-        uncompressed_bytes: bytes after decompression, for a `.zst` file.
+        uncompressed_bytes: size after decompression, for a `.zst` file.
     """
     digest = hashlib.sha256(content).hexdigest()
     return FileEntry(
@@ -78,11 +79,11 @@ class Publisher:
         self.root = repository.root
 
     def publish_policy(self, manifest: PolicyManifest, files: Mapping[str, bytes]) -> None:
-        """Publishes a policy, or replaces its manifest; its variants stay.
+        """Publishes a policy, or replaces its manifest; existing variants are kept.
 
         Args:
-            manifest: what `policy.json` will hold.
-            files: stored bytes by `entry.path`; a file that is there already may be left out.
+            manifest: content of `policy.json`.
+            files: stored bytes by `entry.path`; files already in the repository may be omitted.
 
         Raises:
             RepositoryError: files and entries do not match, or writing failed.
@@ -91,7 +92,7 @@ class Publisher:
         _refuse_name(manifest.name)
         entries = _entries(manifest)
         if unnamed := sorted(set(files) - {entry.path for entry in entries}):
-            raise RepositoryError(f"{manifest.name}/{unnamed[0]}", "the manifest does not name it")
+            raise RepositoryError(f"{manifest.name}/{unnamed[0]}", "is not named by the manifest")
         with publishing(self.root, folder):
             for entry in entries:
                 self._write(folder, entry, files.get(entry.path))
@@ -102,16 +103,16 @@ class Publisher:
     def publish_variant(self, manifest: VariantManifest, model: bytes) -> None:
         """Publishes a variant, or replaces it.
 
-        A variant whose model stays the same keeps its report, unless the manifest brings one.
+        If the model is unchanged, the variant keeps its report unless the manifest names a new one.
 
         Args:
-            manifest: what `variant.json` will hold.
-            model: the stored bytes, compressed where `manifest.model` says so.
+            manifest: content of `variant.json`.
+            model: the stored bytes, compressed if `manifest.model` says so.
 
         Raises:
             NotFoundError: there is no such policy.
-            RepositoryError: model and entry do not match, the model is no ONNX model or has
-                external tensor data, or writing failed.
+            RepositoryError: model and entry do not match, the model is not an ONNX model or is
+                rejected by `check_model`, or writing failed.
         """
         self.repository.policy(manifest.policy)
         _refuse_name(manifest.name)
@@ -130,21 +131,21 @@ class Publisher:
             self._tidy(manifest.policy)
 
     def attach_report(self, policy: str, variant: str, report: EvaluationReport) -> VariantManifest:
-        """Publishes what was measured of a variant; answers its new manifest.
+        """Publishes a variant's evaluation report; returns the new manifest.
 
         Raises:
             NotFoundError: there is no such policy or variant.
-            RepositoryError: the report is about another model, or writing failed.
+            RepositoryError: the report is for another model, or writing failed.
         """
         self.repository.variant(policy, variant)
         folder = (policy, VARIANTS, variant)
         with publishing(self.root, folder):
             old = self.repository.variant(policy, variant)
             if (report.policy, report.variant) != (policy, variant):
-                problem = f"the report is about {report.policy}/{report.variant}"
+                problem = f"the report is for {report.policy}/{report.variant}"
                 raise RepositoryError(display(folder), problem)
             if report.model_sha256 != old.model.sha256:
-                problem = "the report measured another model; the variant has been replaced since"
+                problem = "the report is for another model; the variant has been replaced since"
                 raise RepositoryError(display(folder), problem)
             content = _serialise(report, display((*folder, "report")))
             entry = content_entry("report", ".json", content)
@@ -155,23 +156,23 @@ class Publisher:
         return manifest
 
     def promote(self, policy: str, variant: str) -> PolicyManifest:
-        """Makes a variant the policy's default; answers the new manifest.
+        """Makes a variant the policy's default; returns the new manifest.
 
-        The default that it replaces is kept for `roll_back`, and routing ends: all requests that
-        name no variant are the default's. Nothing changes where that was so already.
+        The previous default is recorded for `roll_back`, and routing is cleared, so that the new
+        default answers all requests that name no variant. Does nothing if that is already so.
 
         Raises:
             NotFoundError: there is no such policy or variant.
-            RepositoryError: its model is missing or tampered with, or writing failed.
+            RepositoryError: the model is missing or corrupt, or writing failed.
         """
         return self._change_default(policy, lambda _: variant)
 
     def roll_back(self, policy: str) -> PolicyManifest:
-        """Makes the default before the last promotion the default again; a second call undoes it.
+        """Restores the default before the last promotion; a second call undoes the first.
 
         Raises:
-            InvalidInputError: there was no promotion.
-            NotFoundError: there is no such policy, or the earlier default has gone.
+            InvalidInputError: there has been no promotion.
+            NotFoundError: there is no such policy, or the earlier default no longer exists.
             RepositoryError: as in `promote`.
         """
 
@@ -184,16 +185,16 @@ class Publisher:
         return self._change_default(policy, earlier)
 
     def route(self, policy: str, routing: Routing | None) -> PolicyManifest:
-        """Sets who answers requests that name no variant; None: the default variant alone.
+        """Sets how requests that name no variant are split; None sends all to the default.
 
         Raises:
             NotFoundError: there is no such policy or variant.
-            RepositoryError: a model is missing or tampered with, or writing failed.
+            RepositoryError: a model is missing or corrupt, or writing failed.
         """
         return self._direct(policy, "routing", routing, list(routing.weights) if routing else [])
 
     def shadow(self, policy: str, shadow: Shadow | None) -> PolicyManifest:
-        """Sets who answers a share of the requests too; None: nobody. Raises as `route`."""
+        """Sets the shadow variant; None removes it. Raises the same errors as `route`."""
         return self._direct(policy, "shadow", shadow, [shadow.variant] if shadow else [])
 
     def _direct(
@@ -220,36 +221,36 @@ class Publisher:
             return self._change(old, changes)
 
     def _change(self, old: PolicyManifest, changes: Mapping[str, object]) -> PolicyManifest:
-        """Commits other values of a policy's manifest, under its lock."""
+        """Commits changed fields of a policy's manifest; the caller holds the policy's lock."""
         manifest = old.model_copy(update=changes)
         if manifest != old:
             self._commit((old.name, POLICY_FILE), manifest, old)
         return manifest
 
     def collect_garbage(self, policy: str, grace_seconds: float = GRACE_SECONDS) -> list[str]:
-        """Removes files of a policy that no manifest names; answers their places.
+        """Removes a policy's unreferenced files; returns their paths in the repository.
 
-        Only names that publishing gives are touched, and only when they have been unnamed for the
-        grace period, so that a reader with the old manifest still finds them.
+        Only files named by publishing are touched, and only after they have been unreferenced for
+        the grace period, so that a reader with an old manifest can still find them.
 
         Raises:
             NotFoundError: there is no such policy.
-            RepositoryError: a manifest is broken (then nothing of its folder is removed).
+            RepositoryError: a manifest is invalid; nothing is removed.
         """
         self.repository.policy(policy)
         with publishing(self.root, (policy,)):
             return self._collect(policy, grace_seconds)
 
     def _tidy(self, policy: str) -> None:
-        """Collects garbage after a commit, under its lock; what was published stands regardless."""
+        """Collects garbage after a commit, under the same lock; a failure does not undo it."""
         log = structlog.get_logger(__name__)
         try:
             removed = self._collect(policy, GRACE_SECONDS)
         except (SlimqError, OSError) as error:
-            log.warning("garbage was not collected", policy=policy, problem=str(error))
+            log.warning("garbage collection failed", policy=policy, problem=str(error))
         else:
             if removed:
-                log.info("garbage was collected", policy=policy, removed=removed)
+                log.info("removed unreferenced files", policy=policy, removed=removed)
 
     def _collect(self, policy: str, grace_seconds: float) -> list[str]:
         removed: list[str] = []
@@ -277,10 +278,10 @@ class Publisher:
         return removed
 
     def _write(self, folder: tuple[str, ...], entry: FileEntry, content: bytes | None) -> None:
-        """Writes a file of a manifest; without content, checks the one that is there."""
+        """Writes a file named by a manifest; without content, checks the existing one."""
         place = display((*folder, entry.path))
         if not OURS.fullmatch(entry.path) or f"-{entry.sha256[:12]}." not in entry.path:
-            raise RepositoryError(place, "is not named by its content; see content_entry")
+            raise RepositoryError(place, "is not named by its content hash; see content_entry")
         if content is not None:
             check_entry(content, entry, place)
             write_atomically(self.root.joinpath(*folder, entry.path), content)
@@ -288,12 +289,13 @@ class Publisher:
         try:
             read_entry(self.root, folder, entry)
         except FileNotFoundError:
-            raise RepositoryError(place, "is named by the manifest, but was not given") from None
+            problem = "is named by the manifest but was neither supplied nor found"
+            raise RepositoryError(place, problem) from None
 
     def _current(self, parts: tuple[str, ...], kind: type[M]) -> M | None:
-        """The manifest that is about to be replaced; None where there is none or a broken one."""
+        """The manifest about to be replaced; None if it is missing or invalid."""
         try:
-            content = read_regular(self.root, parts, LARGEST_MANIFEST)
+            content = read_regular(self.root, parts, MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             return None
         with contextlib.suppress(RepositoryError):
@@ -301,11 +303,12 @@ class Publisher:
         return None
 
     def _commit(self, parts: tuple[str, ...], manifest: M, old: M | None) -> None:
-        """Replaces the manifest; the grace period of the files it no longer names starts now."""
+        """Replaces the manifest; files that it no longer names start their grace period now."""
+        refuse_links(self.root, parts)
         content = _serialise(manifest, display(parts))
         for name in _named(old) if old else ():
             with contextlib.suppress(FileNotFoundError):
-                os.utime(self.root.joinpath(*parts[:-1], name))
+                os.utime(self.root.joinpath(*parts[:-1], name), follow_symlinks=False)
         write_atomically(self.root.joinpath(*parts), content)
 
 
@@ -322,13 +325,13 @@ def _named(manifest: PolicyManifest | VariantManifest) -> set[str]:
 
 
 def _serialise(value: BaseModel, place: str) -> bytes:
-    """Indented JSON with sorted keys, which reads back as the same value."""
+    """Serialises to indented JSON with sorted keys, and checks that it parses again."""
     try:
         content = json.dumps(
             value.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False
         )
     except ValueError as error:
-        raise RepositoryError(place, "holds a number that is not finite") from error
+        raise RepositoryError(place, "contains a non-finite number") from error
     stored = (content + "\n").encode()
     parse(stored, type(value), place)
     return stored

@@ -1,4 +1,4 @@
-"""The seam between whoever plays and whatever computes Q-values."""
+"""The interface between code that plays and code that computes Q-values."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class QFunction(Protocol):
     """Anything that maps observations to Q-values: a torch network, an ONNX session, a service."""
 
     def __call__(self, observations: Observations, /) -> QValues:
-        """Q-values `(batch, actions)`, float32, of observations `(batch, *shape)`."""
+        """Q-values `(batch, actions)`, float32, for observations `(batch, *shape)`."""
         ...

@@ -1,7 +1,7 @@
-"""The evaluation report of one variant: what was measured, by which protocol, on which model.
+"""The evaluation report of one variant: measurements, the protocol used, the model measured.
 
-A report holds measurements only. Whatever compares two variants (paired differences, latency
-ratios) is computed when reports are read, so that a new baseline leaves nothing stale behind.
+A report contains measurements only. Comparisons of two variants (paired differences, latency
+ratios) are computed when reports are read, so that a new baseline cannot leave stale ones behind.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ class _Value(BaseModel):
 
 
 class EvaluationProtocol(_Value):
-    """How every variant of a policy was played; reports are compared only where it is equal.
+    """How every variant of a policy is played; only reports with equal protocols are compared.
 
-    Atari games are scored by the game's own reward (not clipped) over whole games (lives do not
-    end an episode).
+    Atari games are scored by the game's own unclipped reward over whole games: losing a life does
+    not end an episode.
     """
 
     environment: EnvironmentSpec = Field(
-        description="id, arguments, no-op starts, sticky actions, frame skip and the step cap"
+        description="id, arguments, no-op starts, sticky actions, frame skip and step limit"
     )
     epsilon: float = Field(ge=0, le=1, description="probability of a uniformly random action")
-    episodes: int = Field(ge=1, description="one for each seed")
+    episodes: int = Field(ge=1, description="number of episodes, one per seed")
     seed_range: str = Field(description="name of the range of episode seeds")
     first_seed: int = Field(ge=0, description="seeds are consecutive from here")
     resamples: int = Field(ge=1, description="bootstrap resamples of every interval")
-    confidence: float = Field(default=0.95, gt=0, lt=1, description="of every interval")
+    confidence: float = Field(
+        default=0.95, gt=0, lt=1, description="confidence level of every interval"
+    )
     fidelity_states: int = Field(
         ge=1,
-        description="most states of the baseline's own play on which variants are compared",
+        description="maximum number of states from the baseline's play on which to compare",
     )
     fidelity_episodes: int = Field(
-        ge=1, description="how many of the episodes, from the first seed, those states come from"
+        ge=1, description="number of episodes, from the first seed, that those states come from"
     )
 
     @property
@@ -53,7 +55,7 @@ class EvaluationProtocol(_Value):
 
     @property
     def digest(self) -> str:
-        """Sha256 of the protocol in canonical JSON."""
+        """Sha256 of the protocol as canonical JSON."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -66,67 +68,67 @@ class Interval(_Value):
 
 
 class Fidelity(_Value):
-    """How near a variant is to the baseline on states that the baseline visits in held-out play."""
+    """How closely a variant matches the baseline on states from the baseline's held-out play."""
 
     states: int = Field(ge=1)
     agreement: float = Field(ge=0, le=1, description="share of states with the same greedy action")
     near_ties: int = Field(
-        ge=0, description="states where the baseline's best two Q-values lie within 1e-4"
+        ge=0, description="states where the baseline's two best Q-values differ by at most 1e-4"
     )
     agreement_without_ties: float = Field(
-        ge=0, le=1, description="agreement on the states that are no near ties; 1 if there are none"
+        ge=0, le=1, description="agreement on states that are not near ties; 1 if there are none"
     )
     regret: float = Field(
-        ge=0, description="mean of what the variant's action loses by the baseline's Q-values"
+        ge=0, description="mean loss from taking the variant's action, in the baseline's Q-values"
     )
-    q_error_mean: float = Field(ge=0, description="mean absolute difference of Q-values")
-    q_error_max: float = Field(ge=0, description="largest absolute difference of Q-values")
+    q_error_mean: float = Field(ge=0, description="mean absolute Q-value difference")
+    q_error_max: float = Field(ge=0, description="maximum absolute Q-value difference")
 
 
 class LatencyMeasurement(_Value):
     """Wall-clock and processor time of one call, in microseconds."""
 
     mode: LatencyMode = Field(
-        description="interleaved: all variants in turn; alone: one variant after another"
+        description="interleaved: variants take turns call by call; alone: one variant at a time"
     )
     batch: int = Field(ge=1)
-    iterations: int = Field(ge=1, description="timed calls, of all processes")
-    p50_us: float = Field(ge=0, description="median over processes of each one's median")
-    processes_p50_us: list[float] = Field(min_length=1, description="each process's median")
-    p95_us: float = Field(ge=0, description="of all calls")
-    p99_us: float = Field(ge=0, description="of all calls")
-    processor_us: float = Field(ge=0, description="mean processor time of one call, all threads")
+    iterations: int = Field(ge=1, description="timed calls over all processes")
+    p50_us: float = Field(ge=0, description="median over processes of the per-process medians")
+    processes_p50_us: list[float] = Field(min_length=1, description="median of each process")
+    p95_us: float = Field(ge=0, description="over all calls")
+    p99_us: float = Field(ge=0, description="over all calls")
+    processor_us: float = Field(ge=0, description="mean CPU time of one call, all threads")
 
 
 class LatencyReport(_Value):
-    """One measuring run; ratios between variants hold only within one `run_id`."""
+    """One measurement run; compare variants only within the same `run_id`."""
 
     run_id: str = Field(min_length=1)
     processor: str
     threads: int = Field(ge=1)
-    processes: int = Field(ge=1, description="fresh ones, one after another")
-    onnxruntime: str = Field(description="version")
+    processes: int = Field(ge=1, description="fresh processes, started one after another")
+    onnxruntime: str = Field(description="version of ONNX Runtime")
     variants: list[Slug] = Field(min_length=1, description="measured in this run")
     measurements: list[LatencyMeasurement]
 
     def find(self, mode: LatencyMode, batch: int) -> LatencyMeasurement | None:
-        """The measurement of a mode and a batch size, None where there is none."""
+        """The measurement for a mode and batch size; None if there is none."""
         matching = (m for m in self.measurements if m.mode == mode and m.batch == batch)
         return next(matching, None)
 
 
 class EvaluationReport(_Value):
-    """What one variant keeps, in raw numbers and in summary.
+    """One variant's evaluation: raw numbers per episode and their summary.
 
-    `seeds`, `returns`, `lengths` and `trajectories` are by episode, in the order of the seeds.
+    `seeds`, `returns`, `lengths` and `trajectories` have one entry per episode, in seed order.
     """
 
     schema_version: Literal[1] = 1
     policy: Slug
     variant: Slug
-    model_sha256: Sha256 = Field(description="of the stored bytes that were measured")
+    model_sha256: Sha256 = Field(description="of the measured model's stored bytes")
     baseline_variant: Slug
-    baseline_sha256: Sha256 = Field(description="of the baseline to which fidelity refers")
+    baseline_sha256: Sha256 = Field(description="of the baseline that fidelity refers to")
     protocol: EvaluationProtocol
     seeds: list[int]
     returns: list[float] = Field(description="undiscounted")
@@ -135,10 +137,10 @@ class EvaluationReport(_Value):
     distinct_trajectories: int = Field(ge=1)
     mean: float
     interval: Interval = Field(description="percentile bootstrap of the mean")
-    iqm: float = Field(description="interquartile mean: without the lowest and highest quarter")
+    iqm: float = Field(description="interquartile mean: mean of the middle half of the returns")
     iqm_interval: Interval = Field(description="percentile bootstrap of the interquartile mean")
-    fidelity: Fidelity | None = Field(description="null where the baseline could not be loaded")
-    bytes: int = Field(ge=0, description="of the model on disk, everything included")
+    fidelity: Fidelity | None = Field(description="null if the baseline could not be loaded")
+    bytes: int = Field(ge=0, description="size of the model on disk, everything included")
     latency: LatencyReport | None = None
     versions: dict[str, str] = Field(description="library versions during play")
 

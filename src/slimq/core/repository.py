@@ -8,7 +8,9 @@
     policies/pong/variants/int8/report-<sha12>.json
 
 Reading takes no lock. Files are named by content and manifests are replaced whole, so a reader sees
-a variant as it was or as it is; when a file has gone between the two, the manifest is read again.
+a variant before or after a publication; if a file is missing, its manifest is read once more.
+Symbolic links are followed as long as they stay below the root. Names that begin with a dot, such
+as the `..data` of a Kubernetes volume, are neither policies nor variants.
 """
 
 from __future__ import annotations
@@ -21,15 +23,25 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from slimq.core._files import LARGEST_FILE, decode, display, read_entry, read_regular, refuse_links
+from slimq.core._files import (
+    MAX_FILE_BYTES,
+    decode,
+    list_folder,
+    read_entry,
+    read_regular,
+    stamp_of,
+    status_of,
+)
+from slimq.core._walk import display
 from slimq.core.calibration import CalibrationSet, parse_calibration
 from slimq.core.errors import NotFoundError, RepositoryError, suggestion
 from slimq.core.manifest import SLUG, FileEntry, PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
+from slimq.core.stamp import FileStamp
 
 POLICY_FILE, VARIANT_FILE, VARIANTS = "policy.json", "variant.json", "variants"
-LARGEST_MANIFEST = 16 << 20
-"""Bytes; a manifest holds numbers about a policy, never its weights."""
+MAX_MANIFEST_BYTES = 16 << 20
+"""A manifest holds numbers about a policy, never its weights."""
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -38,22 +50,22 @@ T = TypeVar("T")
 class Repository:
     """A folder of policies and their variants, read only.
 
-    Every method checks names against the slug rule before they touch the disk, and raises
-    `RepositoryError` with the file's place in the repository when the disk breaks the contract.
+    Every method checks names against the slug rule before it accesses the disk, and raises
+    `RepositoryError` with the file's path in the repository if the disk breaks the contract.
 
     Attributes:
         root: the folder.
-        largest_model: bytes that a model may have, uncompressed; a larger one is not read.
+        max_model_bytes: of an uncompressed model; a larger one is not read.
     """
 
-    def __init__(self, root: Path, largest_model: int = LARGEST_FILE) -> None:
-        self.root, self.largest_model = root, largest_model
+    def __init__(self, root: Path, max_model_bytes: int = MAX_FILE_BYTES) -> None:
+        self.root, self.max_model_bytes = root, max_model_bytes
 
     def policies(self) -> list[str]:
         """The names of all policies, sorted.
 
         Raises:
-            RepositoryError: the root is no readable folder.
+            RepositoryError: the root cannot be listed.
         """
         return self._names((), POLICY_FILE)
 
@@ -61,7 +73,8 @@ class Repository:
         """The manifest of a policy.
 
         Raises:
-            NotFoundError: there is no such policy; lists those that are there.
+            NotFoundError: there is no such policy; lists those there are.
+            RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._policy_folder(name), POLICY_FILE)
         try:
@@ -78,33 +91,40 @@ class Repository:
 
         Raises:
             NotFoundError: there is no such policy.
+            RepositoryError: they cannot be listed.
         """
-        self._require_policy(policy)
-        folder = (policy, VARIANTS)
-        mode = refuse_links(self.root, folder)
-        return self._names(folder, VARIANT_FILE) if stat.S_ISDIR(mode) else []
+        if not self.has_policy(policy):
+            raise NotFoundError("policy", policy, self.policies())
+        try:
+            return self._names((policy, VARIANTS), VARIANT_FILE)
+        except FileNotFoundError:
+            return []
 
     def incomplete(self, policy: str | None = None) -> list[str]:
-        """Names of folders with files but without a manifest: a policy's variants, or policies.
+        """Names of folders that hold files but no manifest: of a policy's variants, or of policies.
 
-        A first publishing that was interrupted leaves such a folder; readers pass it over.
+        A first publication that was interrupted leaves such a folder; readers ignore it.
 
         Raises:
-            RepositoryError: the folder that holds them cannot be listed.
+            RepositoryError: the folder above them cannot be listed.
         """
         folder, marker = ((), POLICY_FILE) if policy is None else ((policy, VARIANTS), VARIANT_FILE)
-        path = self.root.joinpath(*folder)
+        try:
+            names = self._slugs(folder)
+        except FileNotFoundError:
+            return []
         return [
             name
-            for name in (self._slugs(folder) if policy is None or path.is_dir() else [])
-            if not _may_be_file(path / name / marker) and _holds_files(path / name)
+            for name in names
+            if not self._may_be_file((*folder, name, marker)) and self._holds_files((*folder, name))
         ]
 
     def variant(self, policy: str, variant: str) -> VariantManifest:
         """The manifest of a variant.
 
         Raises:
-            NotFoundError: there is no such policy or variant; lists those that are there.
+            NotFoundError: there is no such policy or variant; lists those there are.
+            RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._variant_folder(policy, variant), VARIANT_FILE)
         try:
@@ -122,7 +142,7 @@ class Repository:
 
         Raises:
             NotFoundError: there is no such policy or variant.
-            RepositoryError: the model is missing, truncated, tampered with, or a link.
+            RepositoryError: the model is missing, too large, truncated or tampered with.
         """
         folder = self._variant_folder(policy, variant)
 
@@ -130,16 +150,16 @@ class Repository:
             manifest = self.variant(policy, variant)
             place = display((*folder, manifest.model.path))
             size = manifest.model.uncompressed_bytes or manifest.model.bytes
-            if size > self.largest_model:
-                problem = f"is of {size} bytes uncompressed, expected at most {self.largest_model}"
+            if size > self.max_model_bytes:
+                problem = f"has {size} bytes uncompressed, expected at most {self.max_model_bytes}"
                 raise RepositoryError(place, problem)
             stored = read_entry(self.root, folder, manifest.model)
             return manifest, decode(stored, manifest.model, place)
 
-        return _again_if_gone(read)
+        return _retry_if_gone(read)
 
     def report(self, policy: str, variant: str) -> EvaluationReport | None:
-        """What was measured of a variant, None where it is not evaluated yet.
+        """A variant's evaluation report, None before it is evaluated.
 
         Raises:
             NotFoundError: there is no such policy or variant.
@@ -158,13 +178,13 @@ class Repository:
                 raise RepositoryError(place, "model_sha256: is not that of the variant's model")
             return report
 
-        return _again_if_gone(read)
+        return _retry_if_gone(read)
 
     def read_file(self, policy: str, entry: FileEntry) -> bytes:
         """The verified stored bytes of a file beside `policy.json`.
 
         Raises:
-            RepositoryError: it is missing, truncated, tampered with, or a link.
+            RepositoryError: it is missing, truncated or tampered with.
         """
         folder = self._policy_folder(policy)
         try:
@@ -173,10 +193,10 @@ class Repository:
             raise RepositoryError(display((*folder, entry.path)), "is missing") from None
 
     def calibration(self, manifest: PolicyManifest) -> CalibrationSet | None:
-        """A policy's calibration set, which fits it; None where the manifest names none.
+        """A policy's calibration set, None if the manifest names none.
 
         Raises:
-            RepositoryError: it is missing, truncated, tampered with, a link, or does not fit.
+            RepositoryError: it is missing, truncated, tampered with, or does not fit the policy.
         """
         entry = manifest.calibration
         if entry is None:
@@ -185,34 +205,39 @@ class Repository:
         return parse_calibration(content, manifest, display((manifest.name, entry.path)))
 
     def has_policy(self, name: str) -> bool:
-        """Whether a policy has this name already, readable or not.
+        """Whether there is a policy of this name, readable or not.
 
         Raises:
-            RepositoryError: it is a link, or cannot be looked at.
+            RepositoryError: a link to it leaves the repository, or it cannot be read.
         """
-        parts = (name, POLICY_FILE)
-        return bool(re.fullmatch(SLUG, name)) and stat.S_ISREG(refuse_links(self.root, parts))
+        if not re.fullmatch(SLUG, name):
+            return False
+        status = status_of(self.root, (name, POLICY_FILE))
+        return status is not None and stat.S_ISREG(status.st_mode)
 
     def variant_folder(self, policy: str, variant: str) -> Path:
-        """Where a variant's files are, whether it is there or not.
+        """The path of a variant's folder, whether or not it exists.
 
         Raises:
-            NotFoundError: a name is none.
+            NotFoundError: a name is not valid.
         """
         return self.root.joinpath(*self._variant_folder(policy, variant))
 
-    def stamp(self, policy: str, variant: str) -> tuple[int, int] | None:
-        """(mtime in ns, inode) of `variant.json`, None where it is not there; for watchers."""
+    def stamp(self, policy: str, variant: str) -> FileStamp | None:
+        """The stamp of `variant.json`, for watchers; None if it is missing or unreadable."""
         if not (re.fullmatch(SLUG, policy) and re.fullmatch(SLUG, variant)):
             return None
-        return _stamp(self.root / policy / VARIANTS / variant / VARIANT_FILE)
+        return stamp_of(self.root, (policy, VARIANTS, variant, VARIANT_FILE))
 
-    def policy_stamp(self, policy: str) -> tuple[int, int] | None:
-        """(mtime in ns, inode) of `policy.json`, None where it is not there; for watchers.
+    def policy_stamp(self, policy: str) -> FileStamp | None:
+        """The stamp of `policy.json`, for watchers; None if it is missing or unreadable."""
+        if not re.fullmatch(SLUG, policy):
+            return None
+        return stamp_of(self.root, (policy, POLICY_FILE))
 
-        Of the file itself: where a link takes its place, that is seen, and reading refuses it.
-        """
-        return _stamp(self.root / policy / POLICY_FILE) if re.fullmatch(SLUG, policy) else None
+    def file_stamp(self, variant: VariantManifest, entry: FileEntry) -> FileStamp | None:
+        """The stamp of a variant's model or report; None if it is missing or unreadable."""
+        return stamp_of(self.root, (variant.policy, VARIANTS, variant.name, entry.path))
 
     def _policy_folder(self, policy: str) -> tuple[str, ...]:
         if not re.fullmatch(SLUG, policy):
@@ -225,24 +250,43 @@ class Repository:
             raise NotFoundError("variant", variant, self.variants(policy))
         return (*folder, VARIANTS, variant)
 
-    def _require_policy(self, policy: str) -> None:
-        if not self.has_policy(policy):
-            raise NotFoundError("policy", policy, self.policies())
-
     def _manifest(self, parts: tuple[str, ...], kind: type[M]) -> M:
-        return parse(read_regular(self.root, parts, LARGEST_MANIFEST), kind, display(parts))
+        return parse(read_regular(self.root, parts, MAX_MANIFEST_BYTES), kind, display(parts))
 
     def _names(self, folder: tuple[str, ...], marker: str) -> list[str]:
-        path = self.root.joinpath(*folder)
-        return [name for name in self._slugs(folder) if _may_be_file(path / name / marker)]
+        names = self._slugs(folder)
+        return [name for name in names if self._may_be_file((*folder, name, marker))]
 
     def _slugs(self, folder: tuple[str, ...]) -> list[str]:
+        """The names in a folder that may be policies or variants.
+
+        Raises:
+            FileNotFoundError: there is no such folder below the root.
+        """
         try:
-            names = [entry.name for entry in self.root.joinpath(*folder).iterdir()]
-        except OSError as error:
-            place = display(folder) or str(self.root)
-            raise RepositoryError(place, f"cannot be listed: {error.strerror}") from error
+            names = list_folder(self.root, folder)
+        except FileNotFoundError as error:
+            if folder:
+                raise
+            problem = f"cannot be listed: {error.strerror}"
+            raise RepositoryError(str(self.root), problem) from None
         return sorted(name for name in names if re.fullmatch(SLUG, name))
+
+    def _may_be_file(self, parts: tuple[str, ...]) -> bool:
+        """Whether it is a file; also True if that is unknown, so that reading it says why."""
+        try:
+            status = status_of(self.root, parts)
+        except RepositoryError:
+            return True
+        return status is not None and stat.S_ISREG(status.st_mode)
+
+    def _holds_files(self, folder: tuple[str, ...]) -> bool:
+        """Whether it is a folder that holds more than locks and unfinished files."""
+        try:
+            names = list_folder(self.root, folder)
+        except (FileNotFoundError, RepositoryError):
+            return False
+        return any(not name.startswith(".") for name in names)
 
 
 def parse(content: bytes, kind: type[M], place: str) -> M:
@@ -255,32 +299,6 @@ def parse(content: bytes, kind: type[M], place: str) -> M:
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise RepositoryError(place, _explain(error, kind)) from error
-
-
-def _may_be_file(path: Path) -> bool:
-    """Whether it is a file; also True where nobody can tell, so that reading it says why."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-
-
-def _holds_files(path: Path) -> bool:
-    """Whether it is a folder with more in it than locks and unfinished files."""
-    try:
-        return any(not entry.name.startswith(".") for entry in path.iterdir())
-    except OSError:
-        return False
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
 
 
 def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
@@ -300,12 +318,12 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     return f"{explanation} (and {rest} more)" if rest else explanation
 
 
-def _again_if_gone(read: Callable[[], T]) -> T:
-    """Reads; once more where a file has gone, since its manifest may have been replaced."""
+def _retry_if_gone(read: Callable[[], T]) -> T:
+    """Reads, and once more if a file has gone, since its manifest may have been replaced."""
     try:
         return read()
     except FileNotFoundError:
         try:
             return read()
         except FileNotFoundError as error:
-            raise RepositoryError(str(error), "is missing") from None
+            raise RepositoryError(str(error.filename), "is missing") from None

@@ -1,7 +1,7 @@
-"""Episode seeds: three disjoint ranges, and the generator that explores in each episode.
+"""Episode seeds: three disjoint ranges, and the per-episode generator for exploration.
 
-Nothing that is chosen (calibration, distillation, recipes, gates) may see a held-out seed, so the
-ranges are defined once, here. Training draws its episodes from a fourth range, disjoint as well.
+Nothing may be fitted or selected on held-out seeds (calibration, distillation, recipes, gates), so
+the ranges are defined once, here. Training draws its episodes from a fourth disjoint range.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class SeedRange:
     size: int
 
     def seeds(self, count: int, offset: int = 0) -> list[int]:
-        """The `count` seeds from `offset` on.
+        """Returns `count` seeds, starting at `offset`.
 
         Raises:
-            InvalidInputError: the range holds fewer seeds.
+            InvalidInputError: they are not all within the range.
         """
         if count < 0 or offset < 0 or offset + count > self.size:
-            limit = f"offset + count within {self.size} {self.name} seeds"
+            limit = f"offset + count within the {self.size} {self.name} seeds"
             raise InvalidInputError("episodes", limit, f"{offset} + {count}")
         return list(range(self.start + offset, self.start + offset + count))
 
@@ -43,7 +43,7 @@ TRAINING = SeedRange("training", 10_000_000, 1_000_000_000)
 
 
 def exploration_generator(seed: int) -> np.random.Generator:
-    """The generator of one episode's ε-greedy choices, from that episode's seed.
+    """Creates the generator for an episode's ε-greedy choices from the episode's seed.
 
     `evaluate` and `play` share it, so that offline and HTTP episodes take the same actions.
     """

@@ -1,4 +1,4 @@
-"""Whether a policy in the repository is whole: every manifest, every hash, every model's answer."""
+"""Verifies a policy in the repository: every manifest, every hash, every model's output."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from slimq.core.repository import POLICY_FILE, VARIANT_FILE, VARIANTS, Repositor
 P = ParamSpec("P")
 T = TypeVar("T")
 BATCH = 32
-"""States in one call, so that a large calibration set needs little memory."""
+"""States per call, so that a large calibration set needs little memory."""
 
 
 def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
-    """Reads all that a policy has, and runs each model on the calibration states.
+    """Reads all files of a policy and runs each model on the calibration states.
 
     Raises:
         NotFoundError: there is no such policy.
     """
     if policy in repository.incomplete():
-        return [RepositoryError(policy, f"holds files but no {POLICY_FILE}")]
+        return [RepositoryError(policy, f"has files but no {POLICY_FILE}")]
     problems: list[RepositoryError] = []
 
     def attempt(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -48,7 +48,7 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
                 problem = f"{key}: there is no variant {variant!r}"
                 problems.append(RepositoryError(f"{policy}/{POLICY_FILE}", problem))
     for name in attempt(repository.incomplete, policy) or []:
-        problem = f"holds files but no {VARIANT_FILE}: it is being published, or was left half-done"
+        problem = f"has files but no {VARIANT_FILE}: publishing is in progress or was interrupted"
         problems.append(RepositoryError(f"{policy}/{VARIANTS}/{name}", problem))
     for variant in variants:
         found = attempt(repository.read_model, policy, variant)
@@ -61,7 +61,7 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
 
 
 def _named_variants(manifest: PolicyManifest) -> Iterator[tuple[str, str]]:
-    """Variants that a policy's manifest names, with the keys."""
+    """Yields the manifest's keys that name variants, with the variants."""
     yield "baseline_variant", manifest.baseline_variant
     yield "default_variant", manifest.default_variant
     for variant in manifest.routing.weights if manifest.routing else ():
@@ -76,10 +76,10 @@ def _read_states(repository: Repository, manifest: PolicyManifest) -> Observatio
 
 
 def _check_parent(variant: VariantManifest, manifest: PolicyManifest, place: str) -> None:
-    """A policy that is trained again keeps its variants, which then are of the old network."""
+    """Checks for stale variants: retraining a policy keeps those made from the old network."""
     if is_stale(variant, manifest):
-        again = f"slimq compress {variant.policy} {variant.name} again"
-        raise RepositoryError(place, f"was made from another checkpoint: {again}")
+        remedy = f"run slimq compress {variant.policy} {variant.name} again"
+        raise RepositoryError(place, f"was made from another checkpoint; {remedy}")
 
 
 def _check_model(
@@ -91,13 +91,13 @@ def _check_model(
     for start in range(0, len(states), BATCH):
         try:
             q_values = policy(states[start : start + BATCH])
-        except Exception as error:  # ONNX Runtime's errors have no common base of their own
-            problem = f"does not run on the states from {start} on: {first_line(error)}"
+        except Exception as error:  # ONNX Runtime's errors have no common base class
+            problem = f"does not run on states {start} and up: {first_line(error)}"
             raise RepositoryError(place, problem) from error
         wrong = ~np.isfinite(q_values).all(axis=1)
         if wrong.any():
             state = start + int(np.argmax(wrong))
-            raise RepositoryError(place, f"answers Q-values that are not finite for state {state}")
+            raise RepositoryError(place, f"returns non-finite Q-values for state {state}")
 
 
 def _distinct(problems: list[RepositoryError]) -> list[RepositoryError]:

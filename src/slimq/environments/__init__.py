@@ -1,1 +1,1 @@
-"""Environments: the factory, preprocessing and rollouts. Knows gymnasium and ale-py, not torch."""
+"""Environments: factory, preprocessing and rollouts. Depends on gymnasium and ale-py, not torch."""

@@ -1,7 +1,7 @@
 """Collects states, transitions and the calibration set by playing ε-greedily on collection seeds.
 
-Play is a stream of steps: an environment whose episode ends starts the next seed. ε is drawn from
-each episode's own generator, as everywhere.
+Play is a continuous stream of steps: when an episode ends, its environment starts the next seed.
+As everywhere, exploration draws from each episode's own generator.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from slimq.environments.vector import VectorEnvironment
 CALIBRATION_ENVIRONMENTS = 8
 CALIBRATION_WINDOW = 8
 CALIBRATION_HORIZON = 2_000
-"""Steps over which windows are spread: a Pong episode is about 1,700, a CartPole one 500."""
+"""Steps over which windows are spread; an episode of Pong has about 1,700, one of CartPole 500."""
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """What followed from each action.
+    """A batch of transitions.
 
     Attributes:
         observations: `(steps, *shape)`.
-        actions: `(steps,)`, int64, explored ones included.
-        rewards: `(steps,)`, float32, not clipped.
+        actions: `(steps,)`, int64, exploratory ones included.
+        rewards: `(steps,)`, float32, unclipped.
         next_observations: `(steps, *shape)`; the terminal observation where an episode ended.
-        terminated: `(steps,)`, bool; False where the step cap ended the episode.
+        terminated: `(steps,)`, bool; False where the step limit ended the episode.
     """
 
     observations: Observations
@@ -53,7 +53,7 @@ class Transitions:
 
 @dataclass(frozen=True)
 class _Step:
-    """One step of all environments, and what it led to."""
+    """One step of all environments and its results."""
 
     observations: Observations
     q_values: QValues
@@ -73,19 +73,19 @@ def collect_states(
     environments: int = 8,
     keep_every: int = 1,
 ) -> Observations:
-    """States that `q_function` visits, `(steps, *shape)`, in the order of play.
+    """Collects states visited by `q_function`, `(steps, *shape)`, in order of play.
 
     Args:
         spec: the environment.
         q_function: chooses the actions.
-        steps: states to return, over all environments.
+        steps: number of states to return, over all environments.
         epsilon: probability of a random action.
-        seeds: of the episodes, used in order; more than are needed is no waste (`range` is fine).
-        environments: how many episodes to play side by side.
-        keep_every: play so many steps for each state kept: neighbours are nearly the same.
+        seeds: episode seeds, used in order; a surplus costs nothing (pass a `range`).
+        environments: number of episodes to play in parallel.
+        keep_every: keep every n-th step, as consecutive states are nearly identical.
 
     Raises:
-        InvalidInputError: a number is out of range, or the seeds end before the steps do.
+        InvalidInputError: a number is out of range, or there are too few seeds.
     """
     _check(steps=steps, environments=environments, keep_every=keep_every)
     kept: list[Observations] = []
@@ -108,7 +108,7 @@ def collect_transitions(
     seeds: Sequence[int],
     environments: int = 8,
 ) -> Transitions:
-    """`steps` transitions of ε-greedy play; arguments and errors as for `collect_states`."""
+    """Collects `steps` transitions of ε-greedy play; arguments and errors as `collect_states`."""
     _check(steps=steps, environments=environments)
     rounds = math.ceil(steps / environments)
     stream = _walk(spec, q_function, epsilon, seeds, environments)
@@ -136,19 +136,19 @@ def collect_calibration(
     epsilon: float = 0.05,
     seed_offset: int = 0,
 ) -> CalibrationSet:
-    """States of real play, in windows of neighbours spread evenly over several episodes.
+    """Collects states in windows of consecutive steps, spread evenly over several episodes.
 
-    Neighbouring frame stacks share all but one frame, so a window of 8 states of 4 frames takes 11
-    frames rather than 32; equal frames (a ball waiting to be served) are stored once. Without a
-    frame stack a window is a single state.
+    Consecutive frame stacks share all but one frame, so a window of 8 states of 4 frames needs 11
+    frames rather than 32; identical frames (a ball waiting to be served) are stored once. Without a
+    frame stack, a window is a single state.
 
     Args:
         spec: the environment.
-        observation: how its observations are laid out.
+        observation: layout of its observations.
         q_function: the full policy; its Q-values are stored with the states.
-        states: how many.
+        states: number of states.
         epsilon: probability of a random action.
-        seed_offset: first collection seed to use.
+        seed_offset: offset of the first seed in the collection range.
 
     Raises:
         InvalidInputError: `states` or `epsilon` is out of range.
@@ -163,7 +163,7 @@ def collect_calibration(
     q_values: list[QValues] = []
     seeds = range(COLLECTION.start + seed_offset, COLLECTION.start + COLLECTION.size)
     stream = _walk(spec, q_function, epsilon, seeds, count)
-    # Environments take their windows at different times, so that they differ in the phase of play.
+    # Environments take their windows at different times, to cover different phases of play.
     shift = [slot * period // count for slot in range(count)]
     for index, step in enumerate(stream):
         for slot in range(count):
@@ -177,7 +177,7 @@ def collect_calibration(
 
 
 class _FrameStore:
-    """Every frame once, found again by its content; an all-zero frame of a stack is padding."""
+    """Stores each frame once, keyed by content; an all-zero frame of a stack is padding."""
 
     def __init__(self, observation: ObservationSpec) -> None:
         self._observation = observation
@@ -185,7 +185,7 @@ class _FrameStore:
         self._frames: list[npt.NDArray[Any]] = []
 
     def add(self, state: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-        """The indices of the frames of one state, oldest first."""
+        """Stores the frames of a state and returns their indices, oldest first."""
         stack = self._observation.stack
         if stack is None:
             return np.array([self._place(state)], dtype=np.int32)
@@ -198,7 +198,7 @@ class _FrameStore:
         return np.array([self._place(f) if f.any() else -1 for f in frames], dtype=np.int32)
 
     def frames(self) -> Observations:
-        """All frames, `(frames, *frame)`; one of zeros where there is none."""
+        """All frames, `(frames, *frame)`; a single frame of zeros if there are none."""
         if self._frames:
             return np.stack(self._frames)
         stack, shape = self._observation.stack, list(self._observation.shape)
@@ -221,7 +221,7 @@ def _walk(
     seeds: Sequence[int],
     environments: int,
 ) -> Generator[_Step, None, None]:
-    """Plays without end; close the iterator to free the environments."""
+    """Plays indefinitely; close the iterator to free the environments."""
     if not 0.0 <= epsilon <= 1.0:
         raise InvalidInputError("epsilon", "a number from 0 to 1", str(epsilon))
     unused = iter(seeds)
@@ -258,11 +258,11 @@ def _walk(
 def _next(seeds: Iterator[int], count: int) -> int:
     seed = next(seeds, None)
     if seed is None:
-        raise InvalidInputError("seeds", "enough seeds for the steps", f"{count} seeds")
+        raise InvalidInputError("seeds", "enough seeds for the number of steps", f"{count} seeds")
     return seed
 
 
 def _check(**numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
-            raise InvalidInputError(name, "a number from 1 on", str(value))
+            raise InvalidInputError(name, "at least 1", str(value))

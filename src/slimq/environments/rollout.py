@@ -1,9 +1,8 @@
-"""Plays episodes with anything that gives Q-values, ε-greedily, one seed per episode.
+"""Plays ε-greedy episodes with any Q-function, one seed per episode.
 
-An episode depends on its seed, on ε and on the Q-values alone: not on how many episodes are played
-beside it, nor on their order. Each step draws `random()` from the episode's own generator and,
-where that is below ε, an action with `integers(actions)`; the client that plays over HTTP draws
-alike.
+An episode depends only on its seed, on ε and on the Q-values, not on the number or order of the
+episodes played in parallel. Each step draws `random()` from the episode's own generator and, if it
+is below ε, an action with `integers(actions)`; play over HTTP draws in the same way.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ class Episode:
     """One finished episode.
 
     Attributes:
-        seed: where the episode and its exploration started.
-        return_: sum of the rewards, undiscounted.
+        seed: seed of the environment and of the exploration.
+        return_: undiscounted sum of rewards.
         length: agent steps.
         trajectory: sha256 of the actions, as little-endian 32-bit integers, in hexadecimal.
-        terminated: whether the environment ended it; False where the step cap did.
+        terminated: whether the environment ended it; False if the step limit did.
     """
 
     seed: int
@@ -45,13 +44,13 @@ class Episode:
 
 @dataclass(frozen=True)
 class StepTrace:
-    """One step of the episodes that are being played, `k` of them.
+    """One step of the `k` episodes in progress.
 
     Attributes:
         observations: `(k, *shape)`, on which the actions were chosen.
         q_values: `(k, actions)`.
-        actions: `(k,)`, as taken, explored ones included.
-        seeds: `(k,)`, the episodes.
+        actions: `(k,)`, the actions taken, exploratory ones included.
+        seeds: `(k,)`, the episodes' seeds.
         steps: `(k,)`, the index of this step in its episode, from 0.
     """
 
@@ -80,7 +79,7 @@ class _Running:
 
 
 def choose_action(generator: np.random.Generator, greedy: int, actions: int, epsilon: float) -> int:
-    """The greedy action, or with probability `epsilon` any of `actions`, as the episode draws."""
+    """Returns the greedy action or, with probability `epsilon`, a random one of `actions`."""
     return int(generator.integers(actions)) if generator.random() < epsilon else greedy
 
 
@@ -94,24 +93,25 @@ def play_episodes(
     threads: int = 0,
     on_step: Callable[[StepTrace], None] | None = None,
 ) -> Iterator[Episode]:
-    """Plays one episode for each seed and yields each as it ends.
+    """Plays one episode per seed and yields each as it ends.
 
     Args:
         spec: the environment.
-        q_function: sees only the observations of episodes that are being played, in one batch.
-        seeds: of the episodes.
+        q_function: gets the observations of the episodes in progress, in one batch.
+        seeds: one per episode.
         epsilon: probability of a uniformly random action.
-        environments: how many episodes to play side by side.
-        threads: threads that step Atari games, 0 for one per core.
-        on_step: called after each choice of actions, before they are taken.
+        environments: number of episodes to play in parallel.
+        threads: threads for stepping Atari games; 0 for one per core.
+        on_step: called after the actions are chosen, before they are taken.
 
     Raises:
-        InvalidInputError: `epsilon` or `environments` is out of range, or the environment unknown.
+        InvalidInputError: `epsilon` or `environments` is out of range, or the environment is
+            unknown.
     """
     if not 0.0 <= epsilon <= 1.0:
         raise InvalidInputError("epsilon", "a number from 0 to 1", str(epsilon))
     if environments < 1:
-        raise InvalidInputError("environments", "a number from 1 on", str(environments))
+        raise InvalidInputError("environments", "at least 1", str(environments))
     if not seeds:
         return
     count = min(environments, len(seeds))
@@ -123,12 +123,12 @@ def play_episodes(
 
 
 def random_returns(spec: EnvironmentSpec, actions: int, seeds: Sequence[int]) -> list[float]:
-    """The return of uniformly random actions, one episode per seed, in the order of the seeds."""
+    """Returns of a uniformly random policy, one episode per seed, in seed order."""
 
-    def indifferent(observations: Observations, /) -> QValues:
+    def all_equal(observations: Observations, /) -> QValues:
         return np.zeros((len(observations), actions), dtype=np.float32)
 
-    returns = {e.seed: e.return_ for e in play_episodes(spec, indifferent, seeds, epsilon=1.0)}
+    returns = {e.seed: e.return_ for e in play_episodes(spec, all_equal, seeds, epsilon=1.0)}
     return [returns[seed] for seed in seeds]
 
 
@@ -149,10 +149,10 @@ def _play(
             return
         actions = _act(slots, active, observations, q_function, epsilon, on_step)
         result = vector.step(actions)
-        ended = _account(slots, active, result)
+        ended = _collect_ended(slots, active, result)
         yield from ended.values()
-        # An environment must not be stepped past its end: a slot without a further episode goes
-        # back to the start of its last one, where nobody looks at it.
+        # An environment must not be stepped past the end of an episode: a slot with no episode left
+        # restarts its last one, and the result is ignored.
         observations = result.observations
         if result.ended.any():
             for index in np.flatnonzero(result.ended):
@@ -195,10 +195,10 @@ def _act(
     return actions
 
 
-def _account(
+def _collect_ended(
     slots: list[_Running | None], active: list[int], result: StepResult
 ) -> dict[int, Episode]:
-    """Adds the rewards and takes ended episodes out of their slots."""
+    """Adds the rewards and removes finished episodes from their slots."""
     ended: dict[int, Episode] = {}
     for index in active:
         slot = slots[index]

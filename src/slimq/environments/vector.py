@@ -1,8 +1,8 @@
-"""Vectorised environments with an explicit reset of single members.
+"""Vectorised environments in which each environment is reset explicitly.
 
-Every episode starts from a seed of its own, chosen by the caller, and runs the same whatever the
-number of environments beside it. Nothing resets by itself: the observation that comes with an ended
-step is the terminal one, and no pseudo-transition has to be skipped.
+Every episode starts from its own seed, chosen by the caller, and is the same for any number of
+parallel environments. There is no autoreset: the observation of an episode's last step is the
+terminal one, and no dummy transition has to be skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from slimq.core.observation import FrameStack, Observations, ObservationSpec
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step of all environments gave; every array has the leading axis `environments`."""
+    """The results of one step; every array has the leading axis `environments`."""
 
     observations: Observations
     rewards: npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ class StepResult:
 
     @property
     def ended(self) -> npt.NDArray[np.bool_]:
-        """Episodes that are over, for either reason."""
+        """Whether each episode has ended, for either reason."""
         return self.terminated | self.truncated
 
 
@@ -49,18 +49,18 @@ class _VectorEnv(Protocol):
 
 
 class VectorEnvironment:
-    """`count` copies of one environment, stepped together, each reset on its own."""
+    """`count` copies of one environment, stepped together but reset individually."""
 
     def __init__(self, spec: EnvironmentSpec, count: int, threads: int = 0) -> None:
-        """Makes the environments.
+        """Creates the environments.
 
         Args:
             spec: the environment.
-            count: how many.
-            threads: threads that step Atari games, 0 for one per core.
+            count: number of copies.
+            threads: threads for stepping Atari games; 0 for one per core.
 
         Raises:
-            InvalidInputError: the environment is not known, or its spaces are not supported.
+            InvalidInputError: the environment is unknown, or its spaces are not supported.
         """
         self.spec, self.count = spec, count
         atari = spec.preprocessing
@@ -70,15 +70,15 @@ class VectorEnvironment:
         self._started = False
 
     def start(self, seeds: Sequence[int]) -> Observations:
-        """Starts an episode in every environment; the first observations `(count, *shape)`."""
+        """Starts an episode in every environment; returns the observations `(count, *shape)`."""
         return self.restart(np.ones(self.count, dtype=np.bool_), seeds)
 
     def restart(self, mask: npt.NDArray[np.bool_], seeds: Sequence[int]) -> Observations:
-        """Starts a new episode where `mask` is set, from one seed each; all observations.
+        """Starts a new episode where `mask` is set; returns all observations.
 
         Args:
-            mask: `(count,)`.
-            seeds: one for each environment set in `mask`, in order.
+            mask: `(count,)`, the environments to restart.
+            seeds: one per environment set in `mask`, in order.
         """
         options = {"reset_mask": mask.copy()} if self._started else None
         seed: Any = np.asarray(seeds, dtype=np.int64)
@@ -91,9 +91,9 @@ class VectorEnvironment:
         return self._own(observations)
 
     def step(self, actions: npt.NDArray[np.int64]) -> StepResult:
-        """One agent step in every environment.
+        """Takes one agent step in every environment.
 
-        An environment whose episode has ended must be restarted before its next step counts.
+        An environment whose episode has ended must be restarted before its next step.
         """
         observations, rewards, terminated, truncated, _ = self._env.step(actions)
         self._steps += 1
@@ -111,17 +111,17 @@ class VectorEnvironment:
         self._env.close()
 
     def _own(self, observations: npt.NDArray[Any]) -> Observations:
-        # ALE hands out the same memory at each step.
+        # ALE returns the same buffer at every step.
         if self._atari:
             return np.array(observations, dtype=np.uint8)
         return np.array(observations, dtype=np.float32)
 
 
 def describe(spec: EnvironmentSpec) -> tuple[ObservationSpec, list[str]]:
-    """The observation layout and the meaning of each action of an environment.
+    """Returns an environment's observation layout and the meaning of each action.
 
     Raises:
-        InvalidInputError: the environment is not known, or its spaces are not supported.
+        InvalidInputError: the environment is unknown, or its spaces are not supported.
     """
     env = make_single(spec)
     try:
@@ -140,10 +140,10 @@ def describe(spec: EnvironmentSpec) -> tuple[ObservationSpec, list[str]]:
 
 
 def make_single(spec: EnvironmentSpec) -> gymnasium.Env[Any, Any]:
-    """The bare gymnasium environment, without preprocessing.
+    """Creates the bare gymnasium environment, without preprocessing.
 
     Raises:
-        InvalidInputError: gymnasium does not know it, or refuses its arguments.
+        InvalidInputError: gymnasium does not know the environment or rejects its arguments.
     """
     gymnasium.register_envs(ale_py)
     try:
@@ -162,7 +162,7 @@ def _actions(spec: EnvironmentSpec, env: gymnasium.Env[Any, Any]) -> int:
 
 
 def _atari_game(spec: EnvironmentSpec) -> str:
-    """What ALE calls the game of a registered environment."""
+    """ALE's name for the game of a registered environment."""
     registered = gymnasium.registry.get(spec.id)
     game: str | None = (registered.kwargs if registered else {}).get("game")
     if game is None:

@@ -1,1 +1,1 @@
-"""What a variant keeps: returns, fidelity, size and latency, with their statistics."""
+"""Evaluation of variants: returns, fidelity, size and latency, with their statistics."""

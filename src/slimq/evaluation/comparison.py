@@ -1,4 +1,4 @@
-"""The variants of a policy side by side: everything that relates two reports is computed here."""
+"""Compares a policy's variants; everything that relates two reports is computed here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slimq.evaluation.statistics import PairedDifference, paired_difference
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """Median time of one call, and how many times faster than the baseline's in the same run."""
+    """Median time of one call, and the speed-up over the baseline in the same run."""
 
     mode: str
     batch: int
@@ -25,13 +25,13 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One variant; a field is None where it was not measured on the present model.
+    """One variant; a field is None if it was not measured on the current model.
 
     Attributes:
-        smaller: baseline's bytes over this variant's.
-        difference: against the baseline, paired by seed.
-        notes: what is missing and why.
-        stale: made from another checkpoint than the policy has now.
+        smaller: the baseline's size divided by this variant's.
+        difference: difference from the baseline, paired by seed.
+        notes: what is missing, and why.
+        stale: whether it was made from a different checkpoint than the policy's current one.
     """
 
     variant: str
@@ -51,16 +51,16 @@ class ComparisonRow:
     stale: bool = False
 
     def find_latency(self, mode: str, batch: int) -> LatencyRow | None:
-        """The latency of a mode and a batch size, None where it was not measured."""
+        """The latency for a mode and batch size; None if it was not measured."""
         return next((row for row in self.latency if (row.mode, row.batch) == (mode, batch)), None)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All variants of a policy, the baseline first, the others from the largest to the smallest.
+    """All variants of a policy: the baseline first, then the others from largest to smallest.
 
     Attributes:
-        failed: variants that could not be read, and why.
+        failed: variants that could not be read, with the reason.
     """
 
     policy: str
@@ -73,11 +73,11 @@ class Comparison:
 
 
 def compare_variants(repository: Repository, policy: str) -> Comparison:
-    """Reads the manifests and reports of all variants and relates them to the baseline.
+    """Reads the manifests and reports of all variants and compares them with the baseline.
 
     Raises:
         NotFoundError: there is no such policy.
-        RepositoryError: the policy's manifest is broken.
+        RepositoryError: the policy's manifest is invalid.
     """
     manifest = repository.policy(policy)
     random_mean = manifest.random_policy.mean
@@ -94,8 +94,8 @@ def compare_variants(repository: Repository, policy: str) -> Comparison:
         report, note = _read_report(repository, policy, variants[name])
         notes[name] = [note] if note else []
         if is_stale(variants[name], manifest):
-            again = f"slimq compress {policy} {name}"
-            notes[name].append(f"made from another checkpoint than the policy's: run {again}")
+            command = f"slimq compress {policy} {name}"
+            notes[name].append(f"made from another checkpoint than the policy's: run {command}")
         if report:
             reports[name] = report
     baseline = manifest.baseline_variant
@@ -130,7 +130,7 @@ def _read_report(
     if report is None:
         return None, f"not evaluated: run slimq evaluate {policy}"
     if report.model_sha256 != variant.model.sha256:
-        return None, f"its report is of another model: run slimq evaluate {policy}"
+        return None, f"its report is for another model: run slimq evaluate {policy}"
     return report, None
 
 
@@ -153,11 +153,11 @@ def _row(
         except InvalidInputError as error:
             notes = [*notes, str(error)]
         if differing := other_versions(report.versions, full.versions):
-            told = f"played with another {', '.join(differing)} than {full.variant}"
-            notes = [*notes, f"{told}: evaluate both again"]
+            note = f"played with another version of {', '.join(differing)} than {full.variant}"
+            notes = [*notes, f"{note}: evaluate both again"]
     if report and fidelity and baseline and report.baseline_sha256 != baseline.model.sha256:
         fidelity = None
-        notes = [*notes, "its agreement is with another baseline: evaluate it again"]
+        notes = [*notes, "its agreement refers to another baseline: evaluate it again"]
     size = variant.model.bytes
     return ComparisonRow(
         variant=variant.name,
@@ -178,7 +178,7 @@ def _row(
 
 
 def _parents_differ(variant: VariantManifest, baseline: VariantManifest) -> bool:
-    """Whether both are known to come from different checkpoints."""
+    """Whether the two are known to come from different checkpoints."""
     parents = {variant.parent, baseline.parent}
     return len(parents) == 2 and None not in parents
 

@@ -1,4 +1,4 @@
-"""How near a variant's Q-values are to the baseline's, on states that the baseline visits."""
+"""Fidelity of a variant's Q-values to the baseline's, on states that the baseline visits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from slimq.core.report import Fidelity
 from slimq.environments.rollout import StepTrace
 
 NEAR_TIE = 1e-4
-"""A gap between the best two Q-values below which either action is as good."""
+"""Gap between the two best Q-values below which either action counts as equally good."""
 
 _BATCH = 64
 
 
 class StateSample:
-    """A uniform sample without replacement of the states that pass, at most `size` of them.
+    """A uniform sample, without replacement, of at most `size` of the states offered.
 
-    A state stays if a hash of its episode's seed and its step is among the smallest: the sample
-    depends on the states that passed, not on their order.
+    A state is kept if the hash of its episode's seed and its step is among the smallest, so the
+    sample depends on which states were offered, not on their order.
     """
 
     def __init__(self, size: int) -> None:
@@ -33,7 +33,7 @@ class StateSample:
         self._kept: list[tuple[int, int, int, npt.NDArray[np.generic]]] = []
 
     def add(self, trace: StepTrace) -> None:
-        """Offers every state of a step."""
+        """Offers the states of a step."""
         for row, (seed, step) in enumerate(zip(trace.seeds, trace.steps, strict=True)):
             digest = hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest()
             rank = -int.from_bytes(digest, "little")
@@ -45,7 +45,7 @@ class StateSample:
                 heapq.heapreplace(self._kept, state)
 
     def observations(self) -> Observations:
-        """The kept states `(states, *shape)`, by seed and step."""
+        """The kept states `(states, *shape)`, ordered by seed and step."""
         ordered = sorted(self._kept, key=lambda state: state[1:3])
         states: Observations = np.stack([state[3] for state in ordered])
         return states
@@ -58,7 +58,7 @@ def q_values_of(q_function: QFunction, observations: Observations) -> QValues:
 
 
 def measure_fidelity(variant: QValues, baseline: QValues) -> Fidelity:
-    """Compares Q-values `(states, actions)` of a variant with the baseline's.
+    """Compares a variant's Q-values `(states, actions)` with the baseline's.
 
     Raises:
         InvalidInputError: the shapes differ, or there are no states.

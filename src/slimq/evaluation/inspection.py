@@ -1,9 +1,9 @@
-"""What is inside a variant: operators before and after optimisation, their time, tensors' bytes.
+"""Inspects a variant: operators before and after optimisation, their time, the size of tensors.
 
-The optimised graph and the times are those of sessions with the project's one configuration, plus
-what saves or profiles them. ONNX Runtime's profile counts whole microseconds, and its own work,
-some microseconds for each operator, is among them: times of operators are for comparing them with
-each other, and the whole call is timed beside them in a session without profiling.
+The sessions use the project's one configuration, plus the options for saving or profiling. ONNX
+Runtime's profile has a resolution of a microsecond and includes the profiler's overhead of a few
+microseconds per operator. Operator times are therefore only comparable with each other; the whole
+call is timed in a session without profiling.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from slimq.evaluation.latency import processor_name
 from slimq.evaluation.statistics import interquartile_mean
 
 ITERATIONS = 300
-LARGEST_BATCH = 4_096
-MOST_ITERATIONS = 10_000
-"""A profile holds a million events; beyond that ONNX Runtime drops them."""
+MAX_BATCH = 4_096
+MAX_ITERATIONS = 10_000
+"""ONNX Runtime drops events beyond a million per profile."""
 
 _WARM_UP = 20
 _KERNEL = "_kernel_time"
@@ -40,12 +40,12 @@ _KERNEL = "_kernel_time"
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """One node of the optimised graph.
+    """The time of one node of the optimised graph.
 
     Attributes:
         operator: as in `Inspection.after`.
         mean_us: interquartile mean over the timed calls, microseconds.
-        share: of the sum over all nodes; None where every node takes less than the clock shows.
+        share: share of the sum over all nodes; None if every node is below the clock's resolution.
     """
 
     name: str
@@ -59,9 +59,9 @@ class TensorBytes:
     """One tensor of the model file.
 
     Attributes:
-        dtype: as numpy names it, with `int4` and the like.
-        bytes: in the file before compression, its name and shape included.
-        share: of the file before compression.
+        dtype: numpy's name for the type, or names such as `int4`.
+        bytes: size in the uncompressed file, including name and shape.
+        share: share of the uncompressed file.
     """
 
     name: str
@@ -73,19 +73,19 @@ class TensorBytes:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A variant's model from the inside.
+    """The contents of a variant's model.
 
     Attributes:
-        stored_bytes: on disk.
-        model_bytes: after decompression; the same where the model is not compressed.
-        graph_bytes: of those, what is no tensor: nodes, names, metadata.
-        before: how many nodes of each operator the model has.
-        after: the same after optimisation; a domain other than ONNX's stands before the name, a
-            fused activation behind it.
-        operators: nodes in the order in which they run.
-        tensors: the largest first.
-        states: `calibration`, or `zeros` where the policy has no calibration set.
-        call_us: median of a whole call without profiling.
+        stored_bytes: size on disk.
+        model_bytes: size after decompression; the same if the model is not compressed.
+        graph_bytes: the part of `model_bytes` outside tensors: nodes, names, metadata.
+        before: number of nodes per operator.
+        after: the same after optimisation; names are prefixed with a domain other than ONNX's and
+            suffixed with a fused activation.
+        operators: nodes in execution order.
+        tensors: tensors, largest first.
+        states: `calibration`, or `zeros` if the policy has no calibration set.
+        call_us: median time of a whole call without profiling.
     """
 
     policy: str
@@ -107,7 +107,7 @@ class Inspection:
 
 
 class _Node(NamedTuple):
-    """A node as the profile names it; one without a name gets its operator's and its index."""
+    """A node as named in the profile; an unnamed node gets its operator's name and its index."""
 
     name: str
     operator: str
@@ -122,22 +122,22 @@ def inspect_variant(
     batch: int = 1,
     iterations: int = ITERATIONS,
 ) -> Inspection:
-    """Looks inside a variant; leaves no files behind.
+    """Inspects a variant; leaves no files behind.
 
     Args:
-        repository: where the policy is.
-        policy: its name.
-        variant: its variant's name.
-        batch: states in one call.
-        iterations: timed calls, after a warm-up that does not count.
+        repository: the repository.
+        policy: the policy's name.
+        variant: the variant's name.
+        batch: states per call.
+        iterations: number of timed calls, after an untimed warm-up.
 
     Raises:
         NotFoundError: there is no such policy or variant.
-        RepositoryError: the model is broken or does not load.
+        RepositoryError: the model is invalid or does not load.
         InvalidInputError: batch or iterations are out of range.
     """
-    _check_range("batch", batch, LARGEST_BATCH)
-    _check_range("iterations", iterations, MOST_ITERATIONS)
+    _check_range("batch", batch, MAX_BATCH)
+    _check_range("iterations", iterations, MAX_ITERATIONS)
     manifest = repository.policy(policy)
     entry, model = repository.read_model(policy, variant)
     name = f"{policy}/{variant}"
@@ -170,13 +170,13 @@ def inspect_variant(
 
 
 def count_operators(graph: onnx.GraphProto) -> dict[str, int]:
-    """How many nodes of each operator a graph has, the most frequent first."""
+    """Number of nodes per operator, the most frequent first."""
     counts = Counter(operator_of(node) for node in graph.node)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def operator_of(node: onnx.NodeProto) -> str:
-    """A node's operator with its domain, if it is not ONNX's, and the activation fused into it."""
+    """A node's operator, with its domain if not ONNX's, and with a fused activation if any."""
     activations = [
         onnx.helper.get_attribute_value(attribute)
         for attribute in node.attribute
@@ -187,7 +187,7 @@ def operator_of(node: onnx.NodeProto) -> str:
 
 
 def measure_tensors(graph: onnx.GraphProto, model_bytes: int) -> list[TensorBytes]:
-    """Every initializer, sparse initializer and constant of a graph, the largest first."""
+    """Lists all initializers, sparse initializers and constants of a graph, largest first."""
     found = [
         TensorBytes(name, _dtype_name(values), shape, size, size / model_bytes)
         for name, values, shape, size in _tensors(graph)
@@ -212,9 +212,9 @@ def _dtype_name(tensor: onnx.TensorProto) -> str:
     return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)))
 
 
-def _check_range(name: str, value: int, most: int) -> None:
-    if not 1 <= value <= most:
-        raise InvalidInputError(name, f"a number from 1 to {most}", str(value))
+def _check_range(name: str, value: int, maximum: int) -> None:
+    if not 1 <= value <= maximum:
+        raise InvalidInputError(name, f"a number from 1 to {maximum}", str(value))
 
 
 def _read_states(repository: Repository, manifest: PolicyManifest) -> tuple[Observations, str]:
@@ -225,7 +225,7 @@ def _read_states(repository: Repository, manifest: PolicyManifest) -> tuple[Obse
 
 
 def _make_batches(states: Observations, size: int, count: int) -> list[Observations]:
-    """One batch for each call, at most 64 different ones; states repeat where there are too few."""
+    """Builds one batch per call, at most 64 distinct ones; states repeat if there are too few."""
     distinct = max(1, min(64, count, len(states) // size))
     rows = np.arange(distinct * size) % len(states)
     batches = [states[rows[start : start + size]] for start in range(0, len(rows), size)]
@@ -243,7 +243,7 @@ def _optimise(model: bytes, name: str, folder: Path) -> onnx.ModelProto:
 def _profile(
     model: bytes, name: str, batches: list[Observations], folder: Path
 ) -> dict[_Node, list[float]]:
-    """Microseconds of each timed call by node, nodes in the order in which they run."""
+    """Microseconds of each timed call by node, in execution order."""
     options = session_options()
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")

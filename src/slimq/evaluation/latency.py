@@ -1,14 +1,14 @@
-"""How long one call takes, for all variants in one run of several processes.
+"""Measures the latency of one call, for all variants in one run of several processes.
 
-Interleaved, every round calls all variants once in a shuffled order: what else the machine does
-meets all of them alike, but they evict each other's weights from the caches, which flatters small
-models. Alone, one variant is loaded and called on end. Both are reported; a ratio between variants
-holds only within one run.
+Interleaved: every round calls all variants once in a shuffled order. Other load on the machine then
+affects all of them alike, but they evict each other's weights from the caches, which favours small
+models. Alone: one variant is loaded and called repeatedly. Both are reported; ratios between
+variants are valid only within one run.
 
-Where its memory happens to lie makes a process as a whole faster or slower by some per cent, and no
-number of calls in it averages that out (Kalibera & Jones 2013, "Rigorous Benchmarking in Reasonable
-Time"): a variant's time is the median over processes of each one's median, a ratio that of each
-one's ratio.
+Memory layout makes a whole process faster or slower by a few per cent, and no number of calls
+within it averages that out (Kalibera & Jones 2013, "Rigorous Benchmarking in Reasonable Time"). A
+variant's time is therefore the median over processes of the per-process medians, and a ratio the
+median of the per-process ratios.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCHES = (1, 8, 32)
 PROCESSES = 10
 ITERATIONS = 50
 THREADS = 1
-"""Of a session; `slimq.core.onnx_policy.make_session` sets it."""
+"""Threads per session; set by `slimq.core.onnx_policy.make_session`."""
 
 _WARM_UP = 20
 _SHUFFLE_SEED = 11
@@ -56,9 +56,9 @@ class _Timings:
 
 
 _Timed = dict[tuple[str, LatencyMode, int], _Timings]
-"""By variant, mode and batch size."""
+"""Timings by variant, mode and batch size."""
 _Arguments = tuple[Mapping[str, Load], Observations, Sequence[int], int]
-"""Of `_time`, all but the seed."""
+"""Arguments of `_time` except the seed."""
 
 
 def measure_latency(
@@ -70,20 +70,20 @@ def measure_latency(
     processes: int = 0,
     on_process: Callable[[int], None] | None = None,
 ) -> dict[str, LatencyReport]:
-    """Times every variant, first all in turn, then each alone.
+    """Times every variant, first interleaved, then each alone.
 
     Args:
-        variants: how to load each; called once before all are timed in turn, and again for each
-            batch size that is timed alone, so that alone means alone in memory. Picklable, where
-            processes are asked for.
-        observations: `(states, *shape)`, real ones; batches are taken from them in turn.
+        variants: loaders by variant. Each is called once for the interleaved mode, and again for
+            each batch size timed alone, so that the variant is then alone in memory. They must be
+            picklable if `processes` is set.
+        observations: `(states, *shape)`, from real play; batches are taken from them in turn.
         batches: batch sizes.
         iterations: timed calls per variant, batch size and mode, in each process.
-        processes: fresh ones, one after another; 0 for this one.
-        on_process: called with the number of each, from 1, before it starts.
+        processes: number of fresh processes, started one after another; 0 for the current one.
+        on_process: called before each process starts, with its number, from 1.
 
     Returns:
-        For each variant a report of the same `run_id`.
+        A report for each variant, all with the same `run_id`.
 
     Raises:
         CheckFailedError: a process died.
@@ -117,9 +117,9 @@ def measure_latency(
 def latency_ratio(
     variant: LatencyReport | None, full: LatencyReport | None, mode: LatencyMode, batch: int
 ) -> float | None:
-    """How many times faster than the baseline a variant's median call is, median over processes.
+    """The speed-up of a variant's median call over the baseline's, median over processes.
 
-    None where either was not measured, or not in the same run.
+    None if either was not measured, or not in the same run.
     """
     if variant is None or full is None or variant.run_id != full.run_id:
         return None
@@ -131,7 +131,7 @@ def latency_ratio(
 
 
 def processor_name() -> str:
-    """The processor as the system names it."""
+    """The processor's name according to the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -143,7 +143,7 @@ def processor_name() -> str:
 def _in_processes(
     arguments: _Arguments, processes: int, on_process: Callable[[int], None] | None
 ) -> Iterator[_Timed]:
-    """Each process times once and ends, whatever becomes of this one."""
+    """Runs the processes one after another; a daemon process ends with this one."""
     context = multiprocessing.get_context("spawn")
     for number in range(1, processes + 1):
         if on_process:
@@ -169,7 +169,7 @@ def _in_processes(
 def _time_and_send(sender: Connection, arguments: _Arguments, seed: int) -> None:
     try:
         outcome: _Timed | Exception = _time(*arguments, seed)
-    except Exception as error:  # whatever it is, it is raised where somebody reads it
+    except Exception as error:  # re-raised in the parent process
         outcome = error
     sender.send(outcome)
 
@@ -235,7 +235,7 @@ def _summarise(mode: LatencyMode, batch: int, runs: Sequence[_Timings]) -> Laten
 
 
 def _batches(observations: Observations, size: int) -> list[Observations]:
-    """At most 64 batches; states repeat where there are too few."""
+    """Builds at most 64 batches; states repeat if there are too few."""
     count = max(1, min(64, len(observations) // size))
     rows = np.arange(count * size) % len(observations)
     return [observations[rows[start : start + size]] for start in range(0, len(rows), size)]

@@ -1,4 +1,4 @@
-"""Plots: what a variant keeps, and how fast it is, against its bytes; how a policy was trained.
+"""Plots of return and latency against size, and of a policy's training curve.
 
 The same values give the same files: no dates, no random identifiers, text drawn as paths.
 """
@@ -16,12 +16,12 @@ from slimq.evaluation.statistics import pareto_frontier
 
 _SIZE = (7.0, 4.5)
 _MARKERS = "os^Dv"
-"""One for every ten variants, whose colours then repeat: names beside the points would overlap."""
+"""One for every ten variants, after which colours repeat; names next to points would overlap."""
 _DOTS = 150
 _LEGEND_ROWS, _COLUMN = 16, 1.6
-"""Names in a column of the legend, and the inches that a further column takes."""
+"""Names per column of the legend, and the width of each further column in inches."""
 _FEW_DECADES = 300.0
-"""Largest over smallest value, up to which labels at 2 and 5 do not overlap."""
+"""Ratio of largest to smallest value up to which labels at 2 and 5 do not overlap."""
 _RC: Any = {"svg.hashsalt": "slimq", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
 
 
@@ -36,10 +36,10 @@ class _Point:
 
 
 def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes return and latency against bytes, each as PNG and as SVG.
+    """Plots return and latency against size, each as PNG and SVG.
 
     Returns:
-        The files; a plot without a single measured variant is left out.
+        The files written; a plot without any measured variant is omitted.
     """
     from matplotlib import rc_context
 
@@ -58,10 +58,10 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def draw_training(manifest: PolicyManifest, folder: Path) -> list[Path]:
-    """Writes the training curve: mean return on selection seeds against agent steps.
+    """Plots the training curve: mean return on selection seeds against agent steps.
 
     Returns:
-        The files; none where the manifest holds no curve.
+        The files written; none if the manifest has no curve.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -109,9 +109,9 @@ def _latencies(comparison: Comparison) -> list[_Point]:
     points: list[_Point] = []
     for row in comparison.rows:
         alone = row.find_latency("alone", 1)
-        together = row.find_latency("interleaved", 1)
-        if alone and together:
-            ends = sorted((alone.p50_us, together.p50_us))
+        interleaved = row.find_latency("interleaved", 1)
+        if alone and interleaved:
+            ends = sorted((alone.p50_us, interleaved.p50_us))
             points.append(
                 _Point(row.variant, row.bytes, alone.p50_us, ends[0], ends[1], -alone.p50_us)
             )
@@ -165,7 +165,7 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
 
 
 def _number(axis: Any, formatter: Any, values: Sequence[float]) -> None:
-    """Labels a logarithmic axis without powers of ten: at 1 of each decade, at 2 and 5 of few."""
+    """Labels a logarithmic axis with plain numbers: at 1, and over few decades at 2 and 5 too."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     many = max(values, default=1) > _FEW_DECADES * min(values, default=1)

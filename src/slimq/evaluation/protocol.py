@@ -1,6 +1,6 @@
-"""What an evaluation measures, and the report that its episodes make.
+"""Settings of an evaluation, and the report built from its episodes.
 
-Reports are read where only `slimq[serve]` is installed, so that nothing here imports gymnasium.
+Reports are also read where only `slimq[serve]` is installed, so nothing here imports gymnasium.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 
 WORK = Path("runs/evaluate")
 PLAYED_WITH = ("gymnasium", "ale-py", "onnxruntime")
-"""Libraries whose versions may change an episode of the same model and seed."""
+"""Libraries whose version may change an episode with the same model and seed."""
 LatencyChoice = Literal["measure", "skip", "only"]
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What to measure.
+    """Settings of an evaluation.
 
     Attributes:
-        episodes: for each variant.
-        environments: episodes played side by side.
-        seed_range: where their seeds come from.
+        episodes: episodes per variant.
+        environments: number of episodes played in parallel.
+        seed_range: range of the episode seeds.
         epsilon: probability of a uniformly random action.
-        states: most states for fidelity.
-        state_episodes: episodes of the baseline that those come from.
-        work: folder for episodes of unfinished evaluations.
-        force: measure again what is known, and replace reports of more episodes.
-        latency: whether to measure it, or nothing else.
+        states: maximum number of states for fidelity.
+        state_episodes: number of baseline episodes that the states come from.
+        work: folder for the episodes of unfinished evaluations.
+        force: evaluate again, and replace reports with more episodes.
+        latency: measure latency, skip it, or measure nothing else.
         iterations: timed calls per variant, batch size and mode, in each process.
     """
 
@@ -65,7 +65,7 @@ class EvaluationSettings:
 
 
 def make_protocol(environment: EnvironmentSpec, settings: EvaluationSettings) -> EvaluationProtocol:
-    """The protocol of these settings.
+    """Builds the protocol for these settings.
 
     Raises:
         InvalidInputError: a setting is out of range.
@@ -73,7 +73,7 @@ def make_protocol(environment: EnvironmentSpec, settings: EvaluationSettings) ->
     for name in ("episodes", "environments", "states", "state_episodes", "resamples", "iterations"):
         value = getattr(settings, name)
         if value < 1:
-            raise InvalidInputError(name, "a number from 1 on", str(value))
+            raise InvalidInputError(name, "at least 1", str(value))
     if not 0 <= settings.epsilon <= 1:
         raise InvalidInputError("epsilon", "a number from 0 to 1", str(settings.epsilon))
     return EvaluationProtocol(
@@ -97,7 +97,7 @@ def summarise(
     fidelity: Fidelity | None,
     latency: LatencyReport | None = None,
 ) -> EvaluationReport:
-    """The report of episodes played in the order of the protocol's seeds."""
+    """Builds the report from episodes in the order of the protocol's seeds."""
     returns = [episode.return_ for episode in episodes]
     trajectories = [episode.trajectory for episode in episodes]
     return EvaluationReport(
@@ -133,7 +133,7 @@ def other_versions(versions: Mapping[str, str], others: Mapping[str, str]) -> li
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what an episode depends on."""
+    """Versions of the libraries that an episode depends on."""
     versions: dict[str, str] = {}
     for name in ("slimq", "numpy", "gymnasium", "ale-py", "onnxruntime"):
         try:

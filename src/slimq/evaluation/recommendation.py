@@ -1,13 +1,13 @@
-"""Which variant to deploy, chosen from the reports alone.
+"""Chooses the variant to deploy, from the reports alone.
 
-A variant is eligible when its evidence is complete, it is non-inferior to the baseline at the
-margin, and it keeps every limit. Of those, the one of the lowest cost (bytes, or the latency of one
-call) is chosen; ties go to the higher return, then to the other cost. So nothing eligible is both
-cheaper and better than the choice. What is not measured does not count as kept.
+A variant is eligible if its evidence is complete, it is non-inferior to the baseline at the margin,
+and it meets every limit. The eligible variant with the lowest cost (bytes, or the latency of one
+call) is chosen; ties go to the higher return, then to the other cost. No eligible variant is then
+both cheaper and better than the choice. A limit on something that was not measured is not met.
 
-The choice is made on held-out reports, and each variant is tested at the margin on its own: of very
-many variants, one may pass by luck. Whoever chooses among dozens should evaluate the choice again
-on other episodes.
+The choice uses held-out reports and tests each variant at the margin separately, so among very many
+variants one may pass by luck. When choosing among dozens, evaluate the choice again on other
+episodes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Goal = Literal["bytes", "latency"]
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a variant must keep; None is no limit.
+    """Requirements on a variant; None means no limit.
 
     Attributes:
-        margin: largest share of full − random that the variant may lose, at the lower bound.
-        max_bytes: on disk.
-        max_latency_us: median of one call.
-        min_return: mean over the held-out episodes.
-        mode: which latency counts.
-        batch: which batch size's.
-        goal: what the choice minimises; None decides by the limits, see `resolve_goal`.
+        margin: share of full − random that the variant may lose at most, at the lower bound.
+        max_bytes: limit on the size on disk.
+        max_latency_us: limit on the median time of one call.
+        min_return: minimum mean return over the held-out episodes.
+        mode: latency mode to use.
+        batch: batch size to use.
+        goal: the cost to minimise; None derives it from the limits, see `resolve_goal`.
     """
 
     margin: float = MARGIN
@@ -51,21 +51,21 @@ class Criteria:
         if not 0 <= self.margin < 1:
             raise InvalidInputError("margin", "a share from 0 to below 1", f"{self.margin:g}")
         if self.batch < 1:
-            raise InvalidInputError("batch", "a number from 1 on", str(self.batch))
+            raise InvalidInputError("batch", "at least 1", str(self.batch))
         if self.min_return is not None and not math.isfinite(self.min_return):
             raise InvalidInputError("min_return", "a finite number", f"{self.min_return:g}")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An eligible variant with the figures that count.
+    """An eligible variant and its figures.
 
     Attributes:
-        smaller: baseline's bytes over its own.
-        low: lower end of the paired difference's interval, as a share of full − random.
-        latency_us: by the criteria's mode and batch, None where it was not measured.
-        faster: baseline's latency over its own, None where they are of different runs.
-        notes: what the reader should know of its report.
+        smaller: the baseline's size divided by its own.
+        low: lower bound of the paired difference, as a share of full − random.
+        latency_us: for the criteria's mode and batch; None if it was not measured.
+        faster: the baseline's latency divided by its own; None if measured in different runs.
+        notes: remarks on its report.
     """
 
     variant: str
@@ -83,8 +83,8 @@ class Rejection:
     """A variant that is not eligible.
 
     Attributes:
-        reasons: one for each criterion that it misses.
-        excess: by how much it misses the worst of them, as a share; None where evidence is missing.
+        reasons: one per criterion that it misses.
+        excess: by how much it misses the worst of them, as a share; None if evidence is missing.
     """
 
     variant: str
@@ -94,12 +94,12 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The choice and why not the others.
+    """The choice, and the reasons against the other variants.
 
     Attributes:
-        choice: None where no variant is eligible.
-        runners_up: the other eligible variants, the next best first.
-        nearest: where there is no choice: the rejected variant that misses by the smallest share.
+        choice: None if no variant is eligible.
+        runners_up: the other eligible variants, best first.
+        nearest: without a choice, the rejected variant that misses by the smallest share.
     """
 
     policy: str
@@ -142,7 +142,7 @@ def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
 
 
 def resolve_goal(criteria: Criteria) -> Goal:
-    """What is minimised: what was asked for; else the cost that has no limit; else bytes."""
+    """The cost to minimise: the requested one, or else the one without a limit, or else bytes."""
     if criteria.goal is not None:
         return criteria.goal
     only_bytes = criteria.max_bytes is not None and criteria.max_latency_us is None
@@ -150,14 +150,14 @@ def resolve_goal(criteria: Criteria) -> Goal:
 
 
 def missing_evidence(row: ComparisonRow) -> list[str]:
-    """Why a variant's report proves nothing about the return; empty where it does."""
+    """Reasons why a variant's report is no evidence for its return; empty if it is."""
     if row.mean is not None and row.difference is None:
-        return [*row.notes, "its returns are not paired with a report of the baseline"]
+        return [*row.notes, "its returns cannot be paired with a report of the baseline"]
     return list(row.notes) if row.stale or row.mean is None else []
 
 
 def margin_miss(row: ComparisonRow, margin: float) -> tuple[str, float] | None:
-    """What a variant may lose beyond the margin, in words and as a share; None where it holds."""
+    """By how much a variant misses the margin, in words and as a share; None if it meets it."""
     if row.difference is None or row.difference.low >= -margin:
         return None
     excess = -margin - row.difference.low
@@ -172,13 +172,13 @@ def _missing_latency(row: ComparisonRow, criteria: Criteria, goal: Goal) -> Iter
     if latency is None:
         yield f"no {criteria.mode} latency at batch {criteria.batch} was measured"
     elif goal == "latency" and latency.faster is None:
-        yield "its latency is not of the same run as the baseline's, so it cannot be ranked"
+        yield "its latency is from another run than the baseline's, so it cannot be ranked"
 
 
 def _misses(
     row: ComparisonRow, criteria: Criteria, scale: float | None
 ) -> Iterator[tuple[str, float]]:
-    """Each criterion that a variant misses, in words, and by which share."""
+    """Yields each criterion that a variant misses, in words, and by which share."""
     if miss := margin_miss(row, criteria.margin):
         yield miss
     if criteria.max_bytes is not None and row.bytes > criteria.max_bytes:
@@ -222,7 +222,7 @@ def _candidate(
 
 
 def _rank(candidate: Candidate, goal: Goal) -> tuple[float, float, float, str]:
-    """Lowest first: the goal's cost, then the higher return, then the other cost."""
+    """Sort key, best first: the goal's cost, then the higher return, then the other cost."""
     latency = math.inf if candidate.latency_us is None else candidate.latency_us
     costs = (candidate.bytes, latency) if goal == "bytes" else (latency, candidate.bytes)
     return costs[0], -candidate.mean, costs[1], candidate.variant

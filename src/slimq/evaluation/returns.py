@@ -1,4 +1,4 @@
-"""Plays a variant's episodes and remembers each as it ends: an interruption costs little."""
+"""Plays a variant's episodes and logs each as it ends, so that an interruption costs little."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ _log = structlog.get_logger(__name__)
 
 
 class Progress(Protocol):
-    """Who watches an evaluation."""
+    """Receives the progress of an evaluation."""
 
     def begin(self, task: str, total: int, episodes: list[Episode]) -> None:
-        """A variant starts; `episodes` were played before."""
+        """Called when a variant starts; `episodes` were played earlier."""
         ...
 
     def steps(self, count: int) -> None:
-        """So many agent steps were taken."""
+        """Called after `count` agent steps."""
         ...
 
     def episode(self, episode: Episode) -> None:
-        """An episode ended."""
+        """Called when an episode ends."""
         ...
 
     def end(self) -> None:
-        """The variant is done, or failed."""
+        """Called when the variant is done, or has failed."""
         ...
 
 
 class Silent:
-    """Watches nothing."""
+    """Ignores the progress."""
 
     def begin(self, task: str, total: int, episodes: list[Episode]) -> None:
         """Does nothing."""
@@ -59,10 +59,10 @@ class Silent:
 
 
 class EpisodeLog:
-    """Finished episodes of one model under fixed rules, one JSON line each, each synced to disk.
+    """Finished episodes of one model under fixed conditions, one JSON line each, synced to disk.
 
-    A line torn by a crash is skipped, and played again. Only whole lines are appended, so two
-    evaluations of the same model at once repeat work but harm nothing.
+    A line truncated by a crash is skipped and its episode played again. Only whole lines are
+    appended, so concurrent evaluations of a model repeat work but do no harm.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,14 +76,14 @@ class EpisodeLog:
         epsilon: float,
         versions: dict[str, str],
     ) -> EpisodeLog:
-        """The log that is named by everything on which an episode depends besides its seed."""
-        rules = {"environment": spec.model_dump(mode="json"), "epsilon": epsilon, **versions}
-        content = json.dumps(rules, sort_keys=True).encode()
+        """The log named by everything, besides the seed, that an episode depends on."""
+        conditions = {"environment": spec.model_dump(mode="json"), "epsilon": epsilon, **versions}
+        content = json.dumps(conditions, sort_keys=True).encode()
         name = f"{model_sha256[:16]}-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
         return EpisodeLog(folder / name)
 
     def read(self) -> dict[int, Episode]:
-        """The episodes by seed."""
+        """Reads the episodes, by seed."""
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -93,13 +93,13 @@ class EpisodeLog:
             try:
                 episode = Episode(**json.loads(line))
             except (ValueError, TypeError):
-                _log.warning("skipped a torn line", path=str(self.path), line=number)
+                _log.warning("skipped an invalid line", path=str(self.path), line=number)
                 continue
             episodes[episode.seed] = episode
         return episodes
 
     def append(self, episode: Episode) -> None:
-        """Writes an episode; it is on disk when this returns."""
+        """Appends an episode; it is on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(asdict(episode)).encode() + b"\n"
         with self.path.open("ab+") as file:
@@ -111,12 +111,12 @@ class EpisodeLog:
             file.flush()
             os.fsync(file.fileno())
 
-    def again(self) -> EpisodeLog:
-        """The log of the same episodes played anew: empty, unless that was interrupted."""
+    def for_replay(self) -> EpisodeLog:
+        """The log for playing the same episodes again; empty unless a replay was interrupted."""
         return EpisodeLog(self.path.with_suffix(".again.jsonl"))
 
     def replace(self, other: EpisodeLog) -> None:
-        """Stands in the place of another log, whose episodes are dropped."""
+        """Takes the place of another log, whose episodes are discarded."""
         self.path.replace(other.path)
 
 
@@ -132,21 +132,21 @@ def play_all(
     progress: Progress,
     on_step: Callable[[StepTrace], None] | None = None,
 ) -> list[Episode]:
-    """One episode for each seed, in the order of the seeds; those in the log are not played again.
+    """Plays one episode per seed, except those in the log; returns all in seed order.
 
     Args:
         spec: the environment.
         q_function: the variant.
-        seeds: of the episodes.
-        log: where episodes are kept, None to keep them nowhere.
+        seeds: one per episode.
+        log: log of finished episodes; None to keep none.
         epsilon: probability of a uniformly random action.
-        environments: how many episodes to play side by side.
-        name: of the variant, for errors and progress.
-        progress: who watches.
-        on_step: called with every step that is played.
+        environments: number of episodes to play in parallel.
+        name: name of the variant, for errors and progress.
+        progress: receives the progress.
+        on_step: called with every step.
 
     Raises:
-        RepositoryError: the model gives Q-values that are not finite.
+        RepositoryError: the model returns non-finite Q-values.
     """
     wanted = list(seeds)
     known = log.read() if log else {}
@@ -178,12 +178,12 @@ def play_all(
 
 
 def require_finite(q_function: QFunction, name: str) -> QFunction:
-    """The same Q-function, which raises RepositoryError where Q-values are not finite."""
+    """Wraps a Q-function so that it raises `RepositoryError` on non-finite Q-values."""
 
     def checked(observations: Observations, /) -> QValues:
         q_values = q_function(observations)
         if not np.isfinite(q_values).all():
-            raise RepositoryError(name, "the model gives Q-values that are not finite")
+            raise RepositoryError(name, "the model returns non-finite Q-values")
         return q_values
 
     return checked

@@ -1,9 +1,9 @@
-"""Evaluates the variants of a policy: play, fidelity, bytes, latency, one report each.
+"""Evaluates the variants of a policy: returns, fidelity, size and latency, one report each.
 
-All variants play the same seeds by the same protocol. What is known is not measured again: episodes
-are kept as they end, and a variant whose report carries this model, this baseline and this protocol
-is left alone. Reports on held-out seeds are published; others are only returned, and so is a report
-of fewer episodes than the published one has.
+All variants play the same seeds with the same protocol. Nothing is measured twice: episodes are
+logged as they end, and a variant whose report matches the model, baseline and protocol is skipped.
+Reports on held-out seeds are published; others are only returned, as is a report with fewer
+episodes than the published one.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _log = structlog.get_logger(__name__)
 
 @dataclass
 class Evaluation:
-    """What came out.
+    """The result of an evaluation.
 
     Attributes:
-        policy: its name.
-        reports: by variant, of those asked for that could be evaluated.
-        cached: variants whose returns and fidelity were known.
+        policy: the policy's name.
+        reports: by variant, for the requested variants that could be evaluated.
+        cached: variants that already had an up-to-date report.
         kept: variants whose published report has more episodes than the one returned, and was not
-            replaced; with that number of episodes.
-        failed: why the others could not be evaluated.
+            replaced, with that number of episodes.
+        failed: variants that could not be evaluated, with the error.
     """
 
     policy: str
@@ -65,20 +65,20 @@ def evaluate_policy(
     settings: EvaluationSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluates variants; one that fails leaves the others to go on.
+    """Evaluates variants; if one fails, the others are still evaluated.
 
     Args:
-        repository: where the policy lies, and where reports are published.
-        policy: its name.
-        variants: their names, none for all.
-        settings: what to measure.
-        progress: who watches.
+        repository: the repository, into which reports are published.
+        policy: the policy's name.
+        variants: names of the variants; empty for all.
+        settings: settings of the evaluation.
+        progress: receives the progress.
 
     Raises:
-        NotFoundError: the policy or a variant is not there.
-        InvalidInputError: a setting is out of range, or only latency is wanted on seeds whose
+        NotFoundError: the policy or a variant does not exist.
+        InvalidInputError: a setting is out of range, or only latency is requested on seeds whose
             reports are not published.
-        RepositoryError: the policy's manifest or its baseline's is broken.
+        RepositoryError: the policy's manifest or its baseline's is invalid.
     """
     return _Evaluator(
         repository, policy, settings or EvaluationSettings(), progress or Silent()
@@ -96,7 +96,7 @@ class _Evaluator:
         self.protocol = make_protocol(self.manifest.environment, settings)
         self.publishes = settings.seed_range == HELD_OUT
         if settings.latency == "only" and not self.publishes:
-            expected = "held-out where only latency is measured, which is published with reports"
+            expected = "held-out, as latency is only published in held-out reports"
             raise InvalidInputError("seeds", expected, settings.seed_range.name)
         self.result = Evaluation(policy)
         self._states: tuple[Observations, QValues] | None = None
@@ -122,20 +122,20 @@ class _Evaluator:
         return manifest, load()
 
     def _read(self, name: str) -> tuple[VariantManifest, Callable[[], OnnxPolicy]]:
-        """A variant's manifest and how to load it, here or in another process."""
+        """A variant's manifest and a loader, for use in this or another process."""
         manifest, content = self.repository.read_model(self.policy, name)
         if is_stale(manifest, self.manifest):
-            again = f"make it again: slimq compress {self.policy} {name}"
-            raise CheckFailedError(f"was made from another checkpoint than the policy's; {again}")
+            remedy = f"run slimq compress {self.policy} {name}"
+            raise CheckFailedError(f"was made from another checkpoint than the policy's; {remedy}")
         label, actions = f"{self.policy}/{name}", len(self.manifest.actions)
         return manifest, partial(OnnxPolicy, content, self.manifest.observation, actions, label)
 
     def _known(self, variant: VariantManifest) -> EvaluationReport | None:
-        """The published report, if it is of this very model."""
+        """The published report, if it is for this model."""
         try:
             report = self.repository.report(self.policy, variant.name)
         except SlimqError as error:
-            _log.warning("ignored a broken report", variant=variant.name, error=str(error))
+            _log.warning("ignored an invalid report", variant=variant.name, error=str(error))
             return None
         return report if report and report.model_sha256 == variant.model.sha256 else None
 
@@ -144,7 +144,7 @@ class _Evaluator:
         known = self._known(variant) if self.publishes else None
         if self.settings.latency == "only":
             if known is None:
-                problem = f"no report of its present model: run slimq evaluate {self.policy} first"
+                problem = f"no report for its current model: run slimq evaluate {self.policy} first"
                 raise CheckFailedError(problem)
             self.result.reports[name] = known
             return
@@ -175,7 +175,7 @@ class _Evaluator:
         folder = settings.work / self.policy
         versions = {k: v for k, v in library_versions().items() if k != "slimq"}
         log = EpisodeLog.of(folder, variant.model.sha256, spec, settings.epsilon, versions)
-        current = log.again() if settings.force else log
+        current = log.for_replay() if settings.force else log
         episodes = play_all(
             spec,
             q_function,
@@ -194,7 +194,7 @@ class _Evaluator:
         try:
             states, full = self._baseline_states()
         except SlimqError as error:
-            _log.warning("no fidelity without the baseline", error=str(error))
+            _log.warning("baseline unavailable, fidelity not measured", error=str(error))
             return None
         return measure_fidelity(q_values_of(q_function, states), full)
 
@@ -223,7 +223,7 @@ class _Evaluator:
         self.result.reports[report.variant] = report
 
     def _measure_latency(self, variants: Sequence[str]) -> None:
-        """Times all evaluated variants in one run, so that any two of them can be compared."""
+        """Times all evaluated variants in one run, so that any two can be compared."""
         reports: dict[str, EvaluationReport] = {}
         for name in variants:
             if name in self.result.failed:
@@ -231,13 +231,13 @@ class _Evaluator:
             try:
                 report = self._known(self._load(name)[0])
             except SlimqError as error:
-                _log.warning("latency without a broken variant", variant=name, error=str(error))
+                _log.warning("variant skipped in latency run", variant=name, error=str(error))
                 continue
             if report:
                 reports[name] = report
         runs = {report.latency.run_id if report.latency else None for report in reports.values()}
-        again = self.settings.force or self.settings.latency == "only" or None in runs
-        if not reports or (len(runs) == 1 and not again):
+        required = self.settings.force or self.settings.latency == "only" or None in runs
+        if not reports or (len(runs) == 1 and not required):
             return
         measured = measure_latency(
             {name: self._read(name)[1] for name in reports},

@@ -1,8 +1,8 @@
-"""Means, intervals and paired differences of returns.
+"""Means, confidence intervals and paired differences of returns.
 
-Interquartile mean and bootstrap intervals follow Agarwal et al. 2021, "Deep Reinforcement Learning
-at the Edge of the Statistical Precipice" (arXiv 2108.13264), section 4. Resampling is seeded: the
-same returns always give the same interval.
+The interquartile mean and the bootstrap intervals follow Agarwal et al. 2021, "Deep Reinforcement
+Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264), section 4. Resampling is
+seeded: the same returns always give the same interval.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slimq.core.report import EvaluationReport, Interval
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 MARGIN = 0.02
-"""A variant may lose this share of the baseline's return over random and be called as good."""
+"""Share of the baseline's return above random that a non-inferior variant may lose."""
 
 _SEED = 20_240_229
 _CHUNK = 2_000_000
@@ -50,14 +50,14 @@ def interquartile_interval(
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """What a variant loses or gains against the full policy on the same seeds.
+    """A variant's return relative to the full policy's on the same seeds.
 
     Attributes:
-        mean: of (variant − full) / (mean of full − mean of random) over the episodes.
-        low: lower end of the bootstrap interval over paired episodes.
-        high: upper end.
-        margin: fixed beforehand.
-        episodes: pairs.
+        mean: mean of (variant − full) / (mean of full − mean of random) over the episodes.
+        low: lower bound of the bootstrap interval over paired episodes.
+        high: upper bound.
+        margin: non-inferiority margin, fixed in advance.
+        episodes: number of pairs.
     """
 
     mean: float
@@ -68,7 +68,7 @@ class PairedDifference:
 
     @property
     def non_inferior(self) -> bool:
-        """Whether the lower end shows a loss of at most the margin."""
+        """Whether the loss at the lower bound is at most the margin."""
         return self.low >= -self.margin
 
 
@@ -83,8 +83,8 @@ def paired_difference(
     Args:
         variant: the report of the variant.
         full: the report of the baseline.
-        random_mean: return of uniformly random actions, the zero of the scale.
-        margin: largest loss that still counts as none, as a share of full − random.
+        random_mean: mean return of a uniformly random policy, the zero of the scale.
+        margin: non-inferiority margin, as a share of full − random.
 
     Raises:
         InvalidInputError: the protocols or the seeds differ, or the baseline is no better than
@@ -93,8 +93,8 @@ def paired_difference(
     if variant.protocol != full.protocol or variant.seeds != full.seeds:
         raise InvalidInputError(
             f"report of {variant.variant}",
-            f"the protocol and the seeds of {full.variant}'s report",
-            "others; evaluate both again",
+            f"the protocol and seeds of {full.variant}'s report",
+            "different ones; evaluate both again",
         )
     scale = full.mean - random_mean
     if scale <= 0:
@@ -108,9 +108,9 @@ def paired_difference(
 
 
 def pareto_frontier(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points `(cost, gain)` that no other beats in both, by rising cost.
+    """Indices of the Pareto-optimal points `(cost, gain)`, by increasing cost.
 
-    Of equal points, the first stands for all.
+    Of equal points, only the first is included.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
     frontier: list[int] = []

@@ -1,1 +1,1 @@
-"""Torch Q-networks: their specifications, checkpoints and the one ONNX exporter."""
+"""Torch Q-networks: specifications, checkpoints and the ONNX exporter."""

@@ -1,4 +1,4 @@
-"""Compact bodies for stacks of frames, by name: what a student may look like.
+"""Compact convolutional bodies for frame stacks, by name: architectures for students.
 
     nature      the network of Mnih et al. 2015 with fewer channels and neurons
     mobilenet   inverted residual blocks around depthwise convolutions (Sandler et al. 2018,
@@ -7,13 +7,14 @@
     shufflenet  residual blocks of grouped 1×1 convolutions with a channel shuffle between them
                 (Zhang et al. 2018, "ShuffleNet", 1707.01083, §3.2)
 
-Each is a function of a width multiplier (Howard et al. 2017, §3.3). ShuffleNet's strided unit joins
-an average-pooled copy of its input; here the strided convolutions have no shortcut. The compact two
-have batch normalization behind every convolution; ONNX Runtime folds it at load.
+Each is a function of a width multiplier (Howard et al. 2017, §3.3). ShuffleNet's strided unit
+concatenates an average-pooled copy of its input; here the strided convolutions have no shortcut.
+The latter two have batch normalization after every convolution, which ONNX Runtime folds at load.
 
-Depthwise convolutions are cheap in arithmetic and not in time: each layer of a network this small
-costs some microseconds of its own. At batch 1 on 84×84 frames and AVX2, alone, mobilenet takes 0.6
-and shufflenet 0.4 of the Nature network's 370 µs; three plain layers of width 0.25 take 0.25.
+Depthwise convolutions are cheap in arithmetic but not in time: in networks this small, each layer
+has a fixed cost of a few microseconds. At batch 1 on 84×84 frames with AVX2, measured alone,
+mobilenet takes 0.6 and shufflenet 0.4 of the Nature network's 370 µs; three plain layers of width
+0.25 take 0.25.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from slimq.networks.specification import (
 Architecture = Literal["nature", "mobilenet", "shufflenet"]
 
 BLOCK = 8
-"""Widths are multiples of this, as many floats as a vector register of AVX2 holds."""
+"""Widths are multiples of this, the number of floats in an AVX2 register."""
 EXPANSION = 4
-"""Channels inside an inverted residual block for each channel outside."""
+"""Expansion factor of an inverted residual block."""
 SHUFFLE_GROUPS = 2
 
 
 def nature(width: float = 1.0) -> ConvSpec:
-    """The Nature network, its channels and neurons times `width`."""
+    """The Nature network, with its channels and neurons scaled by `width`."""
     convolutions = tuple(
         layer.model_copy(update={"channels": scaled(layer.channels, width)})
         for layer in NATURE.convolutions
@@ -79,11 +80,11 @@ ARCHITECTURES: dict[Architecture, Callable[[float], ConvSpec]] = {
     "mobilenet": mobilenet,
     "shufflenet": shufflenet,
 }
-"""Every architecture, as a function of its width multiplier."""
+"""Each architecture as a function of its width multiplier."""
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, to the nearest positive multiple of `BLOCK`."""
+    """`channels` times `width`, rounded to the nearest positive multiple of `BLOCK`."""
     return max(BLOCK, int(channels * width / BLOCK + 0.5) * BLOCK)
 
 
@@ -113,7 +114,7 @@ def _depthwise(channels: int, stride: int = 1, *, activation: bool = True) -> Co
 
 
 def _inverted_residual(channels: int) -> ResidualLayer:
-    """Expand, filter each channel, project without a ReLU (Sandler et al. 2018, table 1)."""
+    """Expands, filters each channel, projects without a ReLU (Sandler et al. 2018, table 1)."""
     inner = EXPANSION * channels
     layers: tuple[InnerLayer, ...] = (
         _conv(inner, 1),
@@ -124,7 +125,7 @@ def _inverted_residual(channels: int) -> ResidualLayer:
 
 
 def _shuffle_unit(channels: int) -> ResidualLayer:
-    """Zhang et al. 2018, figure 2b, but as wide inside as outside."""
+    """The unit of Zhang et al. 2018, figure 2b, without its bottleneck."""
     layers: tuple[InnerLayer, ...] = (
         _conv(channels, 1, groups=SHUFFLE_GROUPS),
         ShuffleLayer(groups=SHUFFLE_GROUPS),

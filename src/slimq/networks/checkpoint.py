@@ -1,4 +1,4 @@
-"""A network as one safetensors file: its weights, and its specification in the metadata."""
+"""Checkpoints: one safetensors file with a network's weights, and its specification as metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY = "slimq.network"
 
 
 def save_network(network: QNetwork) -> bytes:
-    """The same network always gives the same bytes."""
+    """Serialises a network; the same network always gives the same bytes."""
     weights = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in sorted(network.state_dict().items())
@@ -26,14 +26,14 @@ def save_network(network: QNetwork) -> bytes:
 
 
 def load_network(content: bytes, source: str = "checkpoint") -> QNetwork:
-    """Builds the network that `save_network` wrote, on the CPU, in evaluation mode.
+    """Restores a network written by `save_network`, on the CPU, in evaluation mode.
 
     Args:
-        content: the file.
-        source: how an error names it.
+        content: the file's bytes.
+        source: name of the file in errors.
 
     Raises:
-        RepositoryError: the content is no such file, or weights and specification disagree.
+        RepositoryError: the file is not a checkpoint, or its weights and specification disagree.
     """
     try:
         length = int.from_bytes(content[:8], "little")
@@ -49,5 +49,5 @@ def load_network(content: bytes, source: str = "checkpoint") -> QNetwork:
         TypeError,
         RuntimeError,
     ) as error:
-        raise RepositoryError(source, f"is no slimq network: {error}") from error
+        raise RepositoryError(source, f"is not a slimq checkpoint: {error}") from error
     return network.eval()

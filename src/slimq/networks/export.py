@@ -1,11 +1,11 @@
-"""The one ONNX exporter: a Q-network as an ONNX graph, the same network always as the same bytes.
+"""The ONNX exporter: turns a Q-network into an ONNX graph, always with the same bytes.
 
-The graph is built with `onnx.helper` from the network's modules, not traced by
-`torch.onnx.export`: the names are canonical (passes find a layer by its name), nothing in the file
+The graph is built with `onnx.helper` from the network's modules rather than traced by
+`torch.onnx.export`: names are canonical (passes find a layer by its name), nothing in the file
 depends on the exporter's version or on the clock, and it takes milliseconds where the dynamo
-exporter takes seconds. The graph is what tracing gives after optimisation. The feature map is
+exporter takes seconds. The graph equals the traced one after optimisation. The feature map is
 flattened with Reshape, because the dense layer after a Flatten is not fused once it is quantized.
-Activation ranges that a network has learned go along as metadata, for the pass that quantizes.
+Learned activation ranges are included as metadata, for the quantization pass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from slimq.networks.qnetwork import ChannelShuffle, QNetwork, Residual, named_la
 from slimq.networks.specification import ConvSpec, QNetworkSpec
 
 OPSET = 21
-"""Default: the first opset whose QuantizeLinear and DequantizeLinear know 4-bit integers."""
+"""Default: the first opset whose QuantizeLinear and DequantizeLinear support 4-bit integers."""
 
 INPUT, OUTPUT = "observation", "q_values"
 PRODUCER = "slimq"
@@ -32,16 +32,15 @@ RANGES = "slimq.ranges"
 
 
 def export_onnx(network: QNetwork, opset: int = OPSET) -> bytes:
-    """The network as ONNX: `observation (batch, *shape)` to `q_values (batch, actions)`.
+    """Exports a network to ONNX: `observation (batch, *shape)` to `q_values (batch, actions)`.
 
     Layers are named `conv1`, `conv2`, …, `dense1`, … and `head`. The parameters of `conv1` are
     `conv1.weight` and `conv1.bias`, its pre-activation is `conv1`, its activation `conv1.relu`, and
     a batch normalization between them `conv1.norm`.
 
     Args:
-        network: on any device, in evaluation mode as far as batch normalization goes; it is not
-            changed.
-        opset: of the default domain.
+        network: on any device; exported as in evaluation mode, and not modified.
+        opset: opset of the default domain.
     """
     spec = network.spec
     graph = _Graph(network)
@@ -77,7 +76,7 @@ def export_onnx(network: QNetwork, opset: int = OPSET) -> bytes:
 
 
 class _Graph:
-    """Nodes and weights as they are added, one module after another."""
+    """Collects nodes and weights, module by module."""
 
     def __init__(self, network: QNetwork) -> None:
         self.flat_width = network.spec.flat_width
@@ -104,7 +103,7 @@ class _Graph:
         ]
 
     def window(self, spec: QNetworkSpec) -> str:
-        """The part of the observation that is looked at: sliced first, while it is bytes."""
+        """Crops the observation to the network's window, before the cast from bytes."""
         if not isinstance(spec.body, ConvSpec) or spec.body.window is None:
             return INPUT
         channels, height, width = spec.observation_shape
@@ -115,7 +114,7 @@ class _Graph:
         return self.add("Slice", [INPUT, *inputs], "window")
 
     def chain(self, modules: Iterable[nn.Module], current: str) -> str:
-        """Adds modules one behind the other; returns the name of what they give."""
+        """Adds modules in sequence; returns the name of the last output."""
         for module in modules:
             current = self.module(module, current)
         return current
@@ -141,13 +140,13 @@ class _Graph:
                 self.blocks += 1
                 name = f"residual{self.blocks}"
                 return self.add("Add", [current, self.chain(module.body, current)], name)
-        raise TypeError(f"the exporter does not know {type(module).__name__}")
+        raise TypeError(f"the exporter does not support {type(module).__name__}")
 
     def convolution(self, module: nn.Conv2d, current: str) -> str:
         self.layer = self.names[id(module)]
         inputs = [current, *self.parameters(module, self.layer)]
         if self.layer == "conv1" and self.background:
-            self._take_off_background(module)
+            self._fold_background(module)
         attributes: dict[str, Any] = {
             "kernel_shape": list(module.kernel_size),
             "strides": list(module.stride),
@@ -158,10 +157,10 @@ class _Graph:
             attributes["group"] = module.groups
         return self.add("Conv", inputs, self.layer, **attributes)
 
-    def _take_off_background(self, module: nn.Conv2d) -> None:
-        """W(x − μ) + b is Wx + (b − μΣW): without padding the background costs nothing."""
+    def _fold_background(self, module: nn.Conv2d) -> None:
+        """Folds the background into the bias: without padding, W(x − μ) + b = Wx + (b − μΣW)."""
         if module.bias is None:
-            raise TypeError("the exporter needs a bias to take a background off")
+            raise TypeError("the exporter needs a bias to fold the background into")
         offset = self.background * module.weight.detach().double().flatten(1).sum(dim=1)
         bias = (module.bias.detach().double() - offset).float().cpu().numpy()
         self.weights[-1].CopyFrom(numpy_helper.from_array(bias, f"{self.layer}.bias"))
@@ -176,13 +175,13 @@ class _Graph:
         return self.add("BatchNormalization", inputs, name, epsilon=module.eps)
 
     def shuffle(self, module: ChannelShuffle, current: str) -> str:
-        """One Gather over the channels, which copies whole planes."""
-        behind = (
+        """Adds a Gather over the channels, which copies whole planes."""
+        before = (
             len(_array_of(self.weights, node.input[1]))
             for node in reversed(self.nodes)
             if node.op_type == "Conv"
         )
-        channels = next(behind, self.channels)
+        channels = next(before, self.channels)
         self.shuffles += 1
         name = f"shuffle{self.shuffles}"
         order = np.arange(channels, dtype=np.int64).reshape(module.groups, -1).T.flatten()

@@ -1,12 +1,12 @@
-"""What weights are held to while a network is trained: masks, and levels that codes can stand for.
+"""Constraints on weights during training: sparsity masks and quantization levels.
 
-A grid projects a weight tensor onto the nearest one that it allows. Training keeps a latent
-weight and computes with its projection (straight-through estimator, Bengio et al. 2013,
-arXiv:1308.3432); what a network pass leaves behind is the projection itself, exactly on the grid,
-so that a graph pass encodes it without loss.
+A grid projects a weight tensor onto the nearest tensor that it allows. Training keeps latent
+weights and computes with their projection (straight-through estimator, Bengio et al. 2013,
+arXiv:1308.3432). A network pass returns the projection itself, exactly on the grid, so that a graph
+pass can encode it without loss.
 
-Scales are rounded to the 8 mantissa bits of bfloat16. A scale times a code is then exact in
-float32, and an encoder finds the scale again by a division.
+Scales are rounded to the 8 significand bits of bfloat16. A scale times a code is then exact in
+float32, and an encoder can recover the scale by division.
 """
 
 from __future__ import annotations
@@ -18,68 +18,68 @@ import torch
 from torch import Tensor
 
 SETTLED = 0.8
-"""Share of a training after which levels no longer move, so that the weights can settle on them."""
+"""Share of training after which levels are frozen, so that the weights can settle on them."""
 RAMP = 0.6
-"""Share of a training over which gradual pruning reaches its sparsity."""
+"""Share of training over which gradual pruning reaches its final sparsity."""
 REFIT_STEP = 0.01
-"""Share of a training between two fits of levels or masks: each costs as much as an update."""
+"""Share of training between refits of levels or masks; each costs as much as an update."""
 CLIPS = torch.linspace(0.4, 1.0, 25)
-"""Shares of the largest weight that are tried as the largest level."""
+"""Candidates for the largest level, as shares of the largest weight."""
 LLOYD_STEPS = 50
 BINS = 2048
-"""Of the histogram that first centres are drawn from."""
+"""Bins of the histogram from which the initial centres are drawn."""
 
 
 class Grid(Protocol):
     """A constraint on one weight tensor, whose first axis is the output channel."""
 
     def advance(self, weight: Tensor, progress: float, /) -> None:
-        """Follows a training: adapts to the latent weight at a progress from 0 to 1."""
+        """Adapts the grid to the latent weight at a training progress from 0 to 1."""
         ...
 
     def project(self, weight: Tensor, /) -> Tensor:
-        """The nearest allowed weight, of the same shape; projecting twice changes nothing."""
+        """The nearest allowed weight, of the same shape; projection is idempotent."""
         ...
 
     def to(self, device: torch.device, /) -> Self:
-        """The same grid with its tensors on a device."""
+        """A copy of the grid with its tensors on a device."""
         ...
 
 
 def project(weight: Tensor, grids: tuple[Grid, ...]) -> Tensor:
-    """The weight under all grids, in order."""
+    """Projects a weight onto all grids, in order."""
     for grid in grids:
         weight = grid.project(weight)
     return weight
 
 
 def cubic_sparsity(final: float, progress: float) -> float:
-    """Sparsity of gradual pruning at a progress of its ramp (Zhu & Gupta 2017, equation 1)."""
+    """Sparsity of gradual pruning at a progress along its ramp (Zhu & Gupta 2017, equation 1)."""
     return final * (1.0 - (1.0 - min(1.0, max(0.0, progress))) ** 3)
 
 
 @dataclass
-class _Held:
-    """What all grids have in common."""
+class _GridBase:
+    """Base of all grids."""
 
     def to(self, device: torch.device, /) -> Self:
-        """The same grid with its tensors on a device."""
+        """A copy of the grid with its tensors on a device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
 
 @dataclass
-class Mask(_Held):
-    """Unstructured sparsity: the weights of least saliency are zero.
+class Mask(_GridBase):
+    """Unstructured sparsity: the weights with the lowest saliency are zero.
 
-    Saliency is |w| times `sensitivity`. With `gradual`, the mask is drawn anew from the latent
-    weights along a cubic schedule, so that a weight that was pruned too early comes back.
+    Saliency is |w| times `sensitivity`. With `gradual`, the mask is recomputed from the latent
+    weights along a cubic schedule, so that a weight that was pruned too early can come back.
 
     Attributes:
         sparsity: final share of zeros.
-        sensitivity: of the shape of the weight; None where magnitude alone counts.
-        gradual: whether the schedule runs; otherwise the mask is drawn once.
+        sensitivity: same shape as the weight; None to rank by magnitude alone.
+        gradual: whether to follow the schedule; otherwise the mask is computed once.
     """
 
     sparsity: float
@@ -89,7 +89,7 @@ class Mask(_Held):
     _drawn: float = -1.0
 
     def advance(self, weight: Tensor, progress: float, /) -> None:
-        """Draws the mask: the first time, and along the schedule."""
+        """Computes the mask the first time, and again along the schedule."""
         done = min(1.0, progress / RAMP)
         first = self.keep is None
         due = self.gradual and self._drawn < 1.0 and done - self._drawn >= REFIT_STEP / RAMP
@@ -106,22 +106,22 @@ class Mask(_Held):
         self.keep = keep.view_as(weight)
 
     def project(self, weight: Tensor, /) -> Tensor:
-        """Zeros where the mask is not."""
+        """Sets weights outside the mask to zero."""
         if self.keep is None:
             return weight
         return torch.where(self.keep, weight, torch.zeros_like(weight))
 
 
 @dataclass
-class LinearLevels(_Held):
+class LinearLevels(_GridBase):
     """Evenly spaced levels: s·q with integers |q| ≤ `highest` (Jacob et al. 2018, symmetric).
 
-    The scale is that of least squared error where `fit`, otherwise the largest weight's.
+    With `fit`, the scale minimises the squared error; otherwise the largest weight determines it.
 
     Attributes:
         highest: largest code: 7 for 4 bits, 127 for 8.
-        per_channel: one scale for each output channel; otherwise one for the tensor.
-        block: one scale for so many neighbouring inputs of a dense layer, instead of a channel.
+        per_channel: one scale per output channel; otherwise one for the tensor.
+        block: one scale per this many consecutive inputs of a dense layer, instead of per channel.
         fit: whether large weights may be clipped.
     """
 
@@ -133,7 +133,7 @@ class LinearLevels(_Held):
     _fitted: float = -1.0
 
     def advance(self, weight: Tensor, progress: float, /) -> None:
-        """Fits the scales, until they are settled."""
+        """Refits the scales until they are frozen."""
         if self.scale is not None and not _due(self._fitted, progress):
             return
         self._fitted = progress
@@ -150,7 +150,7 @@ class LinearLevels(_Held):
         self.scale = best
 
     def project(self, weight: Tensor, /) -> Tensor:
-        """The nearest level of each weight."""
+        """Moves each weight to the nearest level."""
         if self.scale is None:
             return weight
         rows = self._on_levels(self._rows(weight), self.scale)
@@ -162,7 +162,7 @@ class LinearLevels(_Held):
         return (rows / scale).round().clamp(-self.highest, self.highest) * scale
 
     def _rows(self, weight: Tensor) -> Tensor:
-        """One row for each scale; a last block that is not full is filled with zeros."""
+        """One row per scale; an incomplete last block is zero-padded."""
         if self.block is not None:
             padding = -weight.shape[1] % self.block
             return torch.nn.functional.pad(weight, (0, padding)).reshape(-1, self.block)
@@ -170,13 +170,13 @@ class LinearLevels(_Held):
 
 
 @dataclass
-class PowerOfTwoLevels(_Held):
-    """Logarithmic levels: 0 and ±2^(e−k), k from 0 on (Miyashita et al. 2016, arXiv:1603.01025).
+class PowerOfTwoLevels(_GridBase):
+    """Logarithmic levels: 0 and ±2^(e−k), k ≥ 0 (Miyashita et al. 2016, arXiv:1603.01025).
 
-    One exponent e for each output channel, that of the channel's largest weight.
+    There is one exponent e per output channel, that of the channel's largest weight.
 
     Attributes:
-        bits: of a code; one of them is the sign, and one code is zero.
+        bits: bits per code; one is the sign, and one code is zero.
     """
 
     bits: int = 4
@@ -185,21 +185,20 @@ class PowerOfTwoLevels(_Held):
 
     @property
     def magnitudes(self) -> int:
-        """How many powers of two there are on each side of zero."""
+        """Number of powers of two on each side of zero."""
         return int(2 ** (self.bits - 1)) - 1
 
     def advance(self, weight: Tensor, progress: float, /) -> None:
-        """Fits the exponents, until they are settled."""
+        """Refits the exponents until they are frozen."""
         if self.exponent is not None and not _due(self._fitted, progress):
             return
         self._fitted = progress
         largest = weight.detach().flatten(1).abs().amax(dim=1, keepdim=True).clamp_min(1e-8)
-        # The largest power that is nearer to the largest weight than the one below it: 4/3 of a
-        # power of two lies between it and the next in the middle of their logarithms' levels.
+        # The power of two nearest to the largest weight: 1.5·2^k is halfway to the next one.
         self.exponent = torch.floor(torch.log2(largest * (4.0 / 3.0)))
 
     def project(self, weight: Tensor, /) -> Tensor:
-        """The nearest level of each weight."""
+        """Moves each weight to the nearest level."""
         if self.exponent is None:
             return weight
         rows = weight.flatten(1)
@@ -213,16 +212,16 @@ class PowerOfTwoLevels(_Held):
 
 
 @dataclass
-class Codebook(_Held):
+class Codebook(_GridBase):
     """Shared weights: the centres of a k-means clustering (Han et al. 2016, arXiv:1510.00149 §3).
 
-    Centres start with the density that least squares wants of many levels, the cube root of the
-    weights' (Panter & Dite 1951): weights have long tails, and centres that start evenly over the
-    range stay empty. They follow the latent weights by Lloyd's iterations.
+    Initial centres follow the least-squares density for many levels, the cube root of the weights'
+    density (Panter & Dite 1951): weights have long tails, and of centres spaced evenly over the
+    range, many would stay empty. Lloyd iterations then track the latent weights.
 
     Attributes:
-        bits: of a code.
-        sparse: whether zeros stay zeros, beside a mask; one code is theirs.
+        bits: bits per code.
+        sparse: whether zeros stay zero, for use with a mask; one code is reserved for them.
     """
 
     bits: int
@@ -231,7 +230,7 @@ class Codebook(_Held):
     _fitted: float = -1.0
 
     def advance(self, weight: Tensor, progress: float, /) -> None:
-        """Moves the centres, until they are settled."""
+        """Moves the centres until they are frozen."""
         if self.centres is not None and not _due(self._fitted, progress):
             return
         values = weight.detach().flatten()
@@ -251,12 +250,12 @@ class Codebook(_Held):
         self._fitted, self.centres = progress, centres
 
     def project(self, weight: Tensor, /) -> Tensor:
-        """The nearest centre of each weight."""
+        """Moves each weight to the nearest centre."""
         if self.centres is None:
             return weight
         if not self.sparse:
             return self.centres[_nearest(weight.flatten(), self.centres)].view_as(weight)
-        kept = weight != 0  # few of many: only these are looked up
+        kept = weight != 0  # usually few, so only these are looked up
         projected = torch.zeros_like(weight)
         projected[kept] = self.centres[_nearest(weight[kept], self.centres)]
         return projected
@@ -271,7 +270,7 @@ def _short(scale: Tensor) -> Tensor:
 
 
 def _companded(values: Tensor, count: int) -> Tensor:
-    """Centres, ascending, with the density of the cube root of the values'."""
+    """Ascending centres whose density is the cube root of the values' density."""
     low, high = float(values.min()), float(values.max())
     density = torch.histc(values.float().cpu(), BINS, low, high).double().pow(1.0 / 3.0)
     mass = (density.cumsum(0) - density / 2) / density.sum()
@@ -281,5 +280,5 @@ def _companded(values: Tensor, count: int) -> Tensor:
 
 
 def _nearest(values: Tensor, centres: Tensor) -> Tensor:
-    """Index of the nearest of ascending centres."""
+    """Index of the nearest centre for each value; centres are ascending."""
     return torch.bucketize(values, (centres[1:] + centres[:-1]) / 2)

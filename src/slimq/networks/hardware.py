@@ -1,4 +1,4 @@
-"""Which device and which precision a network computes in."""
+"""Device and precision in which a network computes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from slimq.core.errors import InvalidInputError
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one.
+    """Resolves a device name; `auto` is CUDA if available.
 
     Raises:
-        InvalidInputError: torch does not know it, or it is not there.
+        InvalidInputError: torch does not know the device, or it is not available.
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -31,7 +31,7 @@ def resolve_device(wanted: str) -> torch.device:
 def resolve_precision(
     wanted: Literal["auto", "fp32", "bf16"], device: torch.device
 ) -> Literal["fp32", "bf16"]:
-    """`auto` is bf16 where the hardware multiplies in it, fp32 elsewhere."""
+    """Resolves a precision; `auto` is bf16 if the hardware supports it, otherwise fp32."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -41,7 +41,7 @@ def resolve_precision(
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Computes with denormals as zeros: as gradients shrink, Adam's moments slow down otherwise."""
+    """Flushes denormals to zero: Adam's moments become denormal, and slow, as gradients shrink."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -50,12 +50,12 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def cpu_flags() -> list[str]:
-    """What the kernel says the processor can do; empty where it says nothing."""
+    """The processor's feature flags according to the kernel; empty if unknown."""
     return _cpuinfo("flags").split()
 
 
 def describe_hardware(device: torch.device, precision: str) -> str:
-    """Processor, threads and precision, for a record of what ran where."""
+    """Describes processor, threads and precision, for the record of a run."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {precision}"
     model = _cpuinfo("model name") or "unknown processor"

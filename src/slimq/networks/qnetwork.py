@@ -1,7 +1,7 @@
 """The Q-network: observations in, one Q-value per action out.
 
-Integer frames are scaled by 1/255 inside the network, so that every user of it feeds the same bytes
-as the environment gives (Mnih et al. 2015, Methods: the networks of Extended Data Table 1).
+Integer frames are scaled by 1/255 inside the network, so that callers pass the environment's bytes
+unchanged (Mnih et al. 2015, Methods: the networks of Extended Data Table 1).
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from slimq.networks.specification import (
 
 
 class ChannelShuffle(nn.Module):
-    """Deals channels out over groups, so that grouped convolutions mix (Zhang et al. 2018)."""
+    """Permutes channels across groups, so that grouped convolutions mix (Zhang et al. 2018)."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
         self.groups = groups
 
     def forward(self, features: Tensor) -> Tensor:
-        """`(batch, channels, height, width)` with the channels in another order."""
+        """Returns `(batch, channels, height, width)` with the channels permuted."""
         batch, channels, height, width = features.shape
         grouped = features.view(batch, self.groups, channels // self.groups, height, width)
         return grouped.transpose(1, 2).reshape(batch, channels, height, width)
 
 
 class Residual(nn.Module):
-    """x + f(x) (He et al. 2016), without an activation behind the sum (Sandler et al. 2018)."""
+    """x + f(x) (He et al. 2016), with no activation after the sum (Sandler et al. 2018)."""
 
     def __init__(self, body: nn.Sequential) -> None:
         super().__init__()
         self.body = body
 
     def forward(self, features: Tensor) -> Tensor:
-        """The same shape."""
+        """Adds the body's output; the shape is unchanged."""
         changed: Tensor = self.body(features)
         return features + changed
 
@@ -54,14 +54,14 @@ WeightedLayer = nn.Conv2d | nn.Linear
 
 
 class QNetwork(nn.Module):
-    """Q(s, ·; θ).
+    """The network Q(s, ·; θ).
 
-    `features` holds everything up to the last hidden activation, `head` the last dense layer.
+    `features` is everything up to the last hidden activation, `head` the last dense layer.
 
     Attributes:
-        spec: what it looks like.
-        grids: by layer name, the constraints that its weights keep, applied in order.
-        ranges: by tensor name as in the exported graph, the activation range that was learned.
+        spec: the network's specification.
+        grids: constraints on each layer's weights by layer name, applied in order.
+        ranges: learned activation ranges by tensor name in the exported graph.
     """
 
     def __init__(self, spec: QNetworkSpec) -> None:
@@ -74,13 +74,13 @@ class QNetwork(nn.Module):
         self.ranges: dict[str, tuple[float, float]] = {}
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Q-values `(batch, actions)` of observations `(batch, *shape)`."""
-        hidden = self.features(self.scale(self.look(observation)))
+        """Q-values `(batch, actions)` for observations `(batch, *shape)`."""
+        hidden = self.features(self.scale(self.crop(observation)))
         q_values: Tensor = self.head(hidden)
         return q_values
 
-    def look(self, observation: Tensor) -> Tensor:
-        """The part of `(batch, *shape)` observations that the network looks at."""
+    def crop(self, observation: Tensor) -> Tensor:
+        """Crops `(batch, *shape)` observations to the network's window."""
         body = self.spec.body
         if not isinstance(body, ConvSpec) or body.window is None:
             return observation
@@ -90,21 +90,21 @@ class QNetwork(nn.Module):
 
     @property
     def background(self) -> float:
-        """What is taken off the scaled frames."""
+        """The value subtracted from the scaled frames."""
         return self.spec.body.background / 255.0 if isinstance(self.spec.body, ConvSpec) else 0.0
 
     def scale(self, observation: Tensor) -> Tensor:
-        """Frames to [0, 1], less the background; float observations as they are."""
+        """Scales frames to [0, 1] and subtracts the background; floats stay unchanged."""
         if self.spec.observation_dtype == "uint8":
             return observation.float() * (1.0 / 255.0) - self.background
         return observation
 
 
 class MixedPrecision(nn.Module):
-    """The same network with `features` in bfloat16 and the head in float32.
+    """A network with `features` in bfloat16 and the head in float32.
 
-    Q-values of neighbouring actions differ by less than the 8 bits of a bfloat16 mantissa, so the
-    last layer, which takes 0.03 % of the arithmetic, stays exact.
+    Q-values of different actions can differ by less than bfloat16's 8 significand bits resolve, so
+    the last layer, 0.03 % of the arithmetic, stays in full precision.
     """
 
     def __init__(self, network: QNetwork) -> None:
@@ -112,8 +112,8 @@ class MixedPrecision(nn.Module):
         self.network = network
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Q-values `(batch, actions)`, float32, of observations `(batch, *shape)`."""
-        scaled = self.network.look(observation).to(torch.bfloat16)
+        """Q-values `(batch, actions)`, float32, for observations `(batch, *shape)`."""
+        scaled = self.network.crop(observation).to(torch.bfloat16)
         if self.network.spec.observation_dtype == "uint8":
             scaled = scaled * (1.0 / 255.0) - self.network.background
         if scaled.dim() == 4:
@@ -125,7 +125,7 @@ class MixedPrecision(nn.Module):
 
 
 def arrange(network: QNetwork) -> QNetwork:
-    """The same network with its convolutions' weights channels-last, as CPUs and GPUs like them."""
+    """Makes the convolutions' weights channels-last in place, which is faster on CPUs and GPUs."""
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -133,14 +133,14 @@ def arrange(network: QNetwork) -> QNetwork:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Weights and biases."""
+    """Number of weights and biases."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def named_layers(network: QNetwork) -> dict[str, WeightedLayer]:
     """The layers with weights in order of computation: `conv1`, …, `dense1`, …, `head`.
 
-    These are their names everywhere: in the exported graph, in recipes and in `grids`.
+    The exported graph, recipes and `grids` use the same names.
     """
     layers: dict[str, WeightedLayer] = {}
     for kind, name in ((nn.Conv2d, "conv"), (nn.Linear, "dense")):
@@ -150,7 +150,7 @@ def named_layers(network: QNetwork) -> dict[str, WeightedLayer]:
 
 
 def activation_names(network: QNetwork) -> dict[str, nn.ReLU]:
-    """The ReLUs in order of computation, by the tensor that they make: `conv1.relu` and so on."""
+    """The ReLUs in order of computation, by output tensor: `conv1.relu` and so on."""
     names = {id(layer): name for name, layer in named_layers(network).items()}
     found: dict[str, nn.ReLU] = {}
     last = ""
@@ -162,7 +162,7 @@ def activation_names(network: QNetwork) -> dict[str, nn.ReLU]:
 
 
 def count_macs(spec: QNetworkSpec) -> int:
-    """Multiply-accumulates of one observation's forward pass, biases and activations left out."""
+    """Multiply-accumulates of one observation's forward pass, without biases and activations."""
     macs = 0
     if isinstance(spec.body, ConvSpec):
         channels, height, width = spec.seen_shape

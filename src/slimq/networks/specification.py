@@ -1,8 +1,8 @@
-"""What a Q-network looks like, as a value: what checkpoints and configurations carry.
+"""Specifications of Q-networks, as stored in checkpoints and configurations.
 
 A convolutional body is a list of layers: convolutions (plain, grouped, depthwise, with or without
-batch normalization), channel shuffles, and residual blocks of these. That is enough for the Nature
-network, for MobileNet- and ShuffleNet-style networks, and for the bottlenecks of low-rank forms.
+batch normalization), channel shuffles, and residual blocks of these. That covers the Nature
+network, MobileNet- and ShuffleNet-style networks, and the bottlenecks of low-rank factorizations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Shape = tuple[int, int, int]
 
 
 class ConvLayer(BaseModel):
-    """One convolution, with what follows it."""
+    """A convolution with optional batch normalization and ReLU."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,13 +26,13 @@ class ConvLayer(BaseModel):
     kernel: int = Field(ge=1, le=32)
     stride: int = Field(default=1, ge=1, le=32)
     padding: int = Field(default=0, ge=0, le=32, description="zeros on each side")
-    groups: Width = Field(default=1, description="as many as input channels: depthwise")
+    groups: Width = Field(default=1, description="equal to the input channels: depthwise")
     batch_norm: bool = Field(default=False, description="batch normalization follows")
     activation: bool = Field(default=True, description="a ReLU follows")
 
 
 class ShuffleLayer(BaseModel):
-    """Deals the channels of `groups` groups out over all groups (Zhang et al. 2018)."""
+    """Permutes channels across `groups` groups (Zhang et al. 2018)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ class ShuffleLayer(BaseModel):
 
 
 def _kind_of(value: Any) -> str:
-    """The tag of a layer; a table without `kind` is a convolution."""
+    """The discriminator tag of a layer; a table without `kind` is a convolution."""
     kind = value.get("kind", "conv") if isinstance(value, dict) else getattr(value, "kind", "conv")
     return kind if kind in ("conv", "shuffle", "residual") else "conv"
 
@@ -53,7 +53,7 @@ InnerLayer = Annotated[
 
 
 class ResidualLayer(BaseModel):
-    """Adds its input to what its layers make of it; they must keep the shape."""
+    """Adds its input to the output of its layers, which must preserve the shape."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,7 +70,7 @@ Layer = Annotated[
 
 
 class DenseLayer(BaseModel):
-    """One dense layer that is no plain one: without a ReLU it is the bottleneck of a low rank."""
+    """A dense layer with options; without a ReLU it is the bottleneck of a factorized layer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,30 +88,31 @@ Span = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
 
 
 class Window(BaseModel):
-    """The part of a stack of frames that a network looks at; each span is half-open.
+    """The part of a frame stack that a network sees; each span is half-open.
 
-    What never matters costs time all the same: a score above the field, or, for a network that
-    needs a velocity but no acceleration, the older frames.
+    Irrelevant input still costs time: the score above the field or, for a network that needs
+    velocity but not acceleration, the older frames.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    channels: Span | None = Field(default=None, description="frames of the stack; null: all")
-    rows: Span | None = Field(default=None, description="of each frame; null: all")
-    columns: Span | None = Field(default=None, description="of each frame; null: all")
+    channels: Span | None = Field(default=None, description="frames of the stack; null for all")
+    rows: Span | None = Field(default=None, description="rows of each frame; null for all")
+    columns: Span | None = Field(default=None, description="columns of each frame; null for all")
 
     def spans(self, shape: Shape) -> tuple[Span, Span, Span]:
         """The spans within observations of `shape`.
 
         Raises:
-            ValueError: a span is empty or reaches beyond the shape; names the field.
+            ValueError: a span is empty or exceeds the shape; names the field.
         """
         found: list[Span] = []
         for name, size in zip(("channels", "rows", "columns"), shape, strict=True):
             span: Span | None = getattr(self, name)
             start, stop = span or (0, size)
             if not start < stop <= size:
-                raise ValueError(f"window.{name}: start < stop <= {size}, not {start}, {stop}")
+                expected = f"expected start < stop <= {size}"
+                raise ValueError(f"window.{name}: {expected}, received {start}, {stop}")
             found.append((start, stop))
         return found[0], found[1], found[2]
 
@@ -123,20 +124,20 @@ class ConvSpec(BaseModel):
 
     kind: Literal["conv"] = "conv"
     window: Window | None = Field(
-        default=None, description="the part of the frames that the network looks at; null: all"
+        default=None, description="part of the frames that the network sees; null for all"
     )
     background: int = Field(
         default=0,
         ge=0,
         le=255,
-        description="pixel value that counts as zero; in the graph it is part of the first bias",
+        description="pixel value treated as zero; the exporter folds it into the first bias",
     )
     convolutions: tuple[Layer, ...] = Field(min_length=1, max_length=32)
     hidden: Hidden
 
 
 class MLPSpec(BaseModel):
-    """Dense layers with ReLU between them."""
+    """Dense layers with ReLUs between them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -145,7 +146,7 @@ class MLPSpec(BaseModel):
 
 
 class QNetworkSpec(BaseModel):
-    """A Q-network with its input and output: enough to build it."""
+    """A complete Q-network specification: body, input and output."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -156,7 +157,7 @@ class QNetworkSpec(BaseModel):
 
     @property
     def dense_layers(self) -> tuple[DenseLayer, ...]:
-        """The dense layers in front of the head, all in the long form."""
+        """The dense layers before the head, all as `DenseLayer`."""
         return tuple(
             layer if isinstance(layer, DenseLayer) else DenseLayer(width=layer)
             for layer in self.body.hidden
@@ -164,7 +165,7 @@ class QNetworkSpec(BaseModel):
 
     @property
     def flat_width(self) -> int:
-        """Inputs of the first dense layer."""
+        """Number of inputs of the first dense layer."""
         if isinstance(self.body, MLPSpec):
             return self.observation_shape[0]
         channels, height, width = self.seen_shape
@@ -174,7 +175,7 @@ class QNetworkSpec(BaseModel):
 
     @property
     def seen_shape(self) -> Shape:
-        """What reaches the first convolution: the observation, or the window's part of it."""
+        """The input shape of the first convolution: the observation, cropped to the window."""
         channels, height, width = self.observation_shape
         shape = (channels, height, width)
         if isinstance(self.body, MLPSpec) or self.body.window is None:
@@ -187,13 +188,14 @@ class QNetworkSpec(BaseModel):
         shape = self.observation_shape
         if isinstance(self.body, MLPSpec):
             if len(shape) != 1:
-                raise ValueError(f"an mlp network takes a vector, not observations of {shape}")
+                raise ValueError(f"an mlp network takes a vector, received shape {shape}")
             return self
         if len(shape) != 3:
-            raise ValueError(f"a conv network takes (channels, height, width), not {shape}")
+            expected = "a conv network takes (channels, height, width)"
+            raise ValueError(f"{expected}, received shape {shape}")
         first = self.body.convolutions[0]
         if self.body.background and (not isinstance(first, ConvLayer) or first.padding):
-            raise ValueError("background: needs a convolution without padding as the first layer")
+            raise ValueError("background: the first layer must be a convolution without padding")
         current = self.seen_shape
         for index, layer in enumerate(self.body.convolutions):
             current = shape_after(layer, current, f"convolutions[{index}]")
@@ -201,12 +203,12 @@ class QNetworkSpec(BaseModel):
 
 
 def shape_after(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape, place: str) -> Shape:
-    """The shape `(channels, height, width)` that a layer makes of another.
+    """Computes a layer's output shape `(channels, height, width)`.
 
     Args:
         layer: the layer.
-        shape: what reaches it.
-        place: how errors name it.
+        shape: its input shape.
+        place: the layer's place in errors.
 
     Raises:
         ValueError: the layer does not fit the shape; names the field.
@@ -217,24 +219,23 @@ def shape_after(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape, p
         for index, part in enumerate(layer.layers):
             inner = shape_after(part, inner, f"{place}.layers[{index}]")
         if inner != shape:
-            raise ValueError(f"{place}.layers: must keep the shape {shape}, not make it {inner}")
+            problem = f"must preserve the shape {shape}, but change it to {inner}"
+            raise ValueError(f"{place}.layers: {problem}")
         return shape
     if channels % layer.groups:
-        raise ValueError(f"{place}.groups: must divide the {channels} channels that reach it")
+        raise ValueError(f"{place}.groups: must divide the {channels} input channels")
     if isinstance(layer, ShuffleLayer):
         return shape
     if layer.channels % layer.groups:
-        raise ValueError(f"{place}.groups: must divide its {layer.channels} channels")
-    room = 2 * layer.padding
-    if layer.kernel > min(height, width) + room:
-        raise ValueError(
-            f"{place}.kernel: at most {min(height, width) + room}, the size of what reaches it, "
-            f"not {layer.kernel}"
-        )
+        raise ValueError(f"{place}.groups: must divide the {layer.channels} output channels")
+    height, width = height + 2 * layer.padding, width + 2 * layer.padding
+    if layer.kernel > min(height, width):
+        expected = f"expected at most {min(height, width)}, the padded input size"
+        raise ValueError(f"{place}.kernel: {expected}, received {layer.kernel}")
     return (
         layer.channels,
-        (height + room - layer.kernel) // layer.stride + 1,
-        (width + room - layer.kernel) // layer.stride + 1,
+        (height - layer.kernel) // layer.stride + 1,
+        (width - layer.kernel) // layer.stride + 1,
     )
 
 

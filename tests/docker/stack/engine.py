@@ -7,7 +7,6 @@ takes minutes, once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -19,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[2]
@@ -109,8 +110,7 @@ def open_engine(store: Path, run: Path) -> Iterator[Engine]:
     for folder in (store, run / "networks"):
         folder.mkdir(parents=True, exist_ok=True)
     (run / "containers.conf").write_text(CONFIGURATION, encoding="utf-8")
-    with (store / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(store / "lock"):
         engine = Engine(store, run)
         engine.clean()
         engine("image", "prune", "--force", "--filter", "until=24h")  # of builds long ago

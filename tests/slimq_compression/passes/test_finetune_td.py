@@ -17,10 +17,10 @@ from slimq.networks.grids import LinearLevels, Mask
 from slimq.networks.qnetwork import named_layers
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.collector import PolicyCollector
+from slimq_compression.network.straight_through import hold
 from slimq_compression.passes import student
-from slimq_compression.passes.finetune_td import Params, _Replay, apply, double_targets
+from slimq_compression.passes.finetune_td import Params, _Replay, apply
 from slimq_compression.pipeline import load_source
-from slimq_compression.straight_through import hold
 
 CARTPOLE = EnvironmentSpec(id="CartPole-v1", max_episode_steps=100)
 SHORT = Params(rounds=2, steps=64, updates=20, batch_size=16, learning_rate=1e-3)
@@ -49,30 +49,6 @@ def bellman_error(policy: TorchPolicy, played: Transitions, gamma: float) -> flo
     ahead = policy(played.next_observations).max(axis=1) * ~played.terminated
     values = policy(played.observations)[np.arange(len(played)), played.actions]
     return float(np.abs(played.rewards + gamma * ahead - values).mean())
-
-
-def test_the_targets_of_a_hand_computed_example() -> None:
-    """γ = 0.9; the online network prefers action 1 in the first row and 0 in the others."""
-    targets = double_targets(
-        rewards=torch.tensor([1.0, -1.0, 0.5]),
-        terminated=torch.tensor([False, True, False]),
-        chooser=torch.tensor([[0.0, 2.0], [3.0, 1.0], [4.0, 0.0]]),
-        rater=torch.tensor([[9.0, 5.0], [7.0, 9.0], [2.0, 8.0]]),
-        gamma=0.9,
-    )
-    # 1 + 0.9·5, the terminal reward alone, 0.5 + 0.9·2
-    assert torch.allclose(targets, torch.tensor([5.5, -1.0, 2.3]))
-
-
-def test_a_terminal_transition_does_not_bootstrap_even_from_what_is_not_finite() -> None:
-    targets = double_targets(
-        torch.tensor([1.0]),
-        torch.tensor([True]),
-        torch.tensor([[0.0, 1.0]]),
-        torch.tensor([[float("inf"), float("inf")]]),
-        0.99,
-    )
-    assert targets.item() == 1.0
 
 
 def test_values_before_a_terminal_state_become_the_reward(

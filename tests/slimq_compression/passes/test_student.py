@@ -93,18 +93,18 @@ def test_nothing_of_the_given_network_stays_and_other_generators_are_left_alone(
     [
         ("mlp", {"architecture": "mobilenet"}, "architecture", "conv network takes"),
         ("mlp", {"convolutions": [{"channels": 4, "kernel": 2}]}, "convolutions", "network takes"),
-        ("conv", {"architecture": "nature"}, "architecture", r"convolutions\[1\].kernel: at most"),
+        ("conv", {"architecture": "nature"}, "architecture", r"convolutions\[1\].kernel: expected"),
         (
             "conv",
             {"convolutions": [{"channels": 4, "kernel": 17}]},
             "convolutions",
-            r"convolutions\[0\].kernel: at most 16",
+            r"convolutions\[0\].kernel: expected at most 16",
         ),
         (
             "conv",
             {"convolutions": [{"channels": 4, "kernel": 3, "groups": 3}]},
             "convolutions",
-            r"convolutions\[0\].groups: must divide the 2 channels",
+            r"convolutions\[0\].groups: must divide the 2 input channels",
         ),
     ],
 )

@@ -163,6 +163,12 @@ def test_a_winner_is_published_by_a_recipe_that_makes_it_again(
     assert winner.recipe.parent == recipes / "cartpole"
     (again,) = compress(repository, "cartpole", [load_recipe(winner.recipe)])
     assert again.status == "unchanged"
+    annotated = "# mine\n" + winner.recipe.read_text(encoding="utf-8")
+    winner.recipe.write_text(annotated, encoding="utf-8")
+    (same,) = publish_winners(chosen, study, 1, recipes, effort=0.05)
+    assert same.outcome is not None
+    assert same.outcome.status == "unchanged"
+    assert winner.recipe.read_text(encoding="utf-8") == annotated
     winner.recipe.write_text("# mine\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="is there already and holds something else"):
         list(publish_winners(chosen, study, 1, recipes, effort=0.05))

@@ -16,7 +16,6 @@ from slimq.networks.qnetwork import QNetwork
 from slimq.networks.specification import NATURE, MLPSpec, QNetworkSpec, Window
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.passes import student
-from slimq_compression.search import space as search_space
 from slimq_compression.search.space import (
     BITS,
     FULL,
@@ -201,9 +200,16 @@ def test_the_text_holds_the_recipe_and_its_gate() -> None:
     assert recipe.description == "Found: pruned keep 0.25 0.5; int8."
 
 
-def test_tables_lists_and_truth_values_are_written_as_toml() -> None:
-    written = search_space._toml([{"a": True, "b": 1e-5}, "x", (1, 2.5)])
-    assert tomllib.loads(f"v = {written}")["v"] == [{"a": True, "b": 1e-5}, "x", [1, 2.5]]
+def test_tables_within_a_step_are_in_the_text_as_the_recipe_has_them() -> None:
+    convolutions = ({"channels": 8, "kernel": 8, "stride": 6},)
+    window = {"channels": (2, 4), "rows": (10, 80)}
+    candidate = Candidate(
+        "conv", "student", (), convolutions, (16,), "fp32", None, window=window, background=87
+    )
+    _, text = make(candidate)
+    step = tomllib.loads(text)["network"][0]
+    assert step["window"] == {"channels": [2, 4], "rows": [10, 80]}
+    assert (step["convolutions"], step["background"]) == ([*convolutions], 87)
 
 
 def test_a_gate_that_asks_for_nothing_is_refused() -> None:

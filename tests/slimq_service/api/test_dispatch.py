@@ -1,13 +1,11 @@
-"""The express lane answers what it takes as the act endpoint does, and leaves it the rest."""
+"""A request is answered alike however it arrives: alone, in a crowd, in pieces, by the router."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import dataclasses
 import gc
 import json
-import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,9 @@ from builders import build_repository, make_mlp
 from slimq.core.manifest import Routing
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
-from slimq_service.api.v2 import infer_codec as forms
 from slimq_service.decoding import frames_in_json as digits
 from slimq_service.errors import DeadlineError
+from waiting import until
 
 PATHS = ("/v1/policies/tiny/act", "/v1/policies/tiny/variants/other/act")
 FRAMES = "/v1/policies/tiny_frames/act"
@@ -102,7 +100,7 @@ class Caller:
             "server": ("127.0.0.1", 80),
             "client": ("127.0.0.1", 81),
         }
-        arrivals = self.service.app.state.arrivals
+        arrivals = self.service.app.arrivals
         arrivals.counted, arrivals.coming = True, int(self._crowd)
         try:
             self.service.run(self.app(scope, receive, send))
@@ -111,21 +109,9 @@ class Caller:
         if not sent:
             return [], {}, b""
         found = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
+        found.pop("x-request-id", None)
         body = b"".join(message.get("body", b"") for message in sent[1:])
         return [sent[0]["status"]], found, body
-
-
-def lanes(service: Any) -> Any:
-    """The front itself, without what lies around it: nothing but what gives requests their ids."""
-    return service.app.state.front._app
-
-
-def without_endpoints(service: Any) -> Any:
-    """A front that has nothing but lanes."""
-    front = copy.copy(lanes(service))
-    routes = {k: dataclasses.replace(r, endpoint=None) for k, r in front._routes.items()}
-    front._routes, front._lanes = routes, {}
-    return front
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +141,22 @@ def raw(body: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def both(service: Any, path: str, messages: Any, headers: Any, **options: Any) -> Any:
-    front = Caller(service, lanes(service))(path, messages, headers, **options)
-    crowd = Caller(service, lanes(service), crowd=True)(path, messages, headers, **options)
-    plain = Caller(service, service.app)(path, messages, headers, **options)
-    assert front == crowd == plain
-    return front
+    """The one answer of a request that comes alone, in a crowd, and by way of the router."""
+    app = service.app.asgi
+    alone = Caller(service, app)(path, messages, headers, **options)
+    crowd = Caller(service, app, crowd=True)(path, messages, headers, **options)
+    routed = Caller(service, service.app.routes)(path, messages, headers, **options)
+    if "request_id" in alone[2].decode("latin-1"):
+        alone, crowd, routed = map(without_id, (alone, crowd, routed))
+    assert alone == crowd == routed
+    return alone
+
+
+def without_id(answer: Any) -> Any:
+    status, headers, body = answer
+    document = json.loads(body)
+    document.pop("request_id", None)
+    return status, {**headers, "content-length": ""}, json.dumps(document).encode()
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -171,16 +168,6 @@ def test_what_it_takes_it_answers_to_the_byte(service: Any, path: str, rows: Any
     assert headers == {"content-type": "application/json", "content-length": str(len(answer))}
     q_values = np.float32(json.loads(answer)["q_values"])
     assert json.loads(answer)["actions"] == q_values.argmax(axis=1).tolist()
-
-
-def test_it_needs_the_act_endpoint_for_none_of_these(service: Any) -> None:
-    front = without_endpoints(service)
-    for path in PATHS:
-        for rows in GOOD:
-            body = json.dumps({"observations": rows}).encode()
-            for crowd in (False, True):
-                caller = Caller(service, front, crowd=crowd)
-                assert caller(path, whole(body), sized(body))[0] == [200]
 
 
 VECTORS = np.float32(GOOD[2]).tobytes()
@@ -260,26 +247,6 @@ def test_binary_tensors_are_answered_as_ever(
         assert found == status
 
 
-def test_the_json_of_a_binary_request_is_read_once(
-    service: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    body, headers = framed(VECTOR_TENSOR, VECTORS)
-    caller = Caller(service, without_endpoints(service))
-    first = caller(INFER, whole(body), headers)
-    monkeypatch.setattr(forms, "read_request", None)
-    assert caller(INFER, whole(body), headers) == first
-    other, _ = framed(VECTOR_TENSOR, np.float32(GOOD[2])[::-1].tobytes())
-    assert caller(INFER, whole(other), headers)[2] != first[2], "its numbers are its own"
-
-
-def test_so_many_different_ones_are_not_kept(service: Any) -> None:
-    for number in range(3 * forms.MOST_HEADS):
-        body, headers = framed(VECTOR_TENSOR | {"number": number}, VECTORS)
-        both(service, INFER, whole(body), headers)
-        kept = lanes(service)._lanes[INFER].form._heads
-        assert 0 < len(kept) <= forms.MOST_HEADS
-
-
 FRAME = (np.arange(FRAME_BYTES) % 256).astype(np.uint8).reshape(1, 4, 84, 84)
 
 
@@ -345,25 +312,23 @@ def test_what_a_head_of_json_was_once_says_nothing_of_numbers_behind_it(service:
         assert found == (200 if body == alone[0] else 400)
 
 
-def test_a_lane_keeps_no_variant_in_memory(start: Any) -> None:
+def test_requests_keep_no_variant_in_memory_once_they_are_answered(start: Any) -> None:
     service = start()
-    assert service.request("POST", PATHS[1], json={"observations": GOOD[0]}).is_success
     body, headers = framed(VECTOR_TENSOR, VECTORS)
     for path, content, head in ((PATHS[1], GOOD_BODY, sized(GOOD_BODY)), (INFER, body, headers)):
-        assert Caller(service, lanes(service))(path, whole(content), head)[0] == [200]
-    assert len(lanes(service)._lanes) == 2
-    state = service.app.state.catalogue.residents.state("tiny", "other")
-    session = weakref.ref(state.loaded)
-    service.run(service.app.state.catalogue.unload("tiny", "other"))
+        assert Caller(service, service.app.asgi)(path, whole(content), head)[0] == [200]
+    session = weakref.ref(service.app.catalogue.residents.state("tiny", "other").loaded)
+    service.run(service.app.catalogue.unload("tiny", "other"))
     gc.collect()
     assert session() is None
-    assert Caller(service, lanes(service))(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))[0] == [200]
+    answer = Caller(service, service.app.asgi)(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))
+    assert answer[0] == [200]
 
 
-def test_what_is_refused_in_turn_leaves_nothing_behind(start: Any) -> None:
+def test_a_refused_request_leaves_nothing_of_its_observations_behind(start: Any) -> None:
     service = start(inline_seconds=0, alone_seconds=0)
     assert service.request("POST", PATHS[1], json={"observations": GOOD[0]}).is_success
-    state = service.app.state.catalogue.residents.state("tiny", "other")
+    state = service.app.catalogue.residents.state("tiny", "other")
     seen: list[Any] = []
 
     def fail(observations: Any, /) -> Any:
@@ -371,30 +336,28 @@ def test_what_is_refused_in_turn_leaves_nothing_behind(start: Any) -> None:
         raise DeadlineError(1.0)
 
     state.loaded = dataclasses.replace(state.loaded, q_function=fail)
-    caller = Caller(service, without_endpoints(service))
+    caller = Caller(service, service.app.asgi)
     gc.collect()
     gc.disable()
     try:
         (status,), headers, _ = caller(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))
         assert (status, headers["retry-after"]) == (503, "1")
-        deadline = time.monotonic() + 5  # the thread may be about to forget it, too
-        while seen[0]() is not None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert seen[0]() is None
+        until(lambda: seen[0]() is None, 5, every=0.001)  # the thread may be about to forget it
     finally:
         gc.enable()
 
 
-def test_frames_that_wait_for_their_turn_need_no_act_endpoint(start: Any) -> None:
-    service = start(inline_seconds=0, alone_seconds=0)
+@pytest.mark.parametrize("options", [{}, {"inline_seconds": 0, "alone_seconds": 0}])
+def test_frames_are_answered_alike_in_every_form(start: Any, options: Any) -> None:
+    service = start(**options)
     content = FRAME.tobytes() * 2
-    assert service.request("POST", FRAMES, content=content, headers=dict(RAW)).status_code == 200
-    caller = Caller(service, without_endpoints(service))
     in_json = json.dumps({"observations": [*FRAME.tolist(), *FRAME.tolist()]}).encode()
-    for body, headers in ((content, raw(content)), (in_json, sized(in_json))):
-        (status,), _, answer = both(service, FRAMES, whole(body), headers)
-        assert (status, len(json.loads(answer)["actions"])) == (200, 2)
-        assert caller(FRAMES, whole(body), headers)[2] == answer
+    answers = {
+        both(service, FRAMES, whole(body), headers)[2]
+        for body, headers in ((content, raw(content)), (in_json, sized(in_json)))
+    }
+    (answer,) = answers
+    assert len(json.loads(answer)["actions"]) == 2
 
 
 @pytest.mark.parametrize("body", ODD, ids=lambda body: body[:48].decode())
@@ -449,7 +412,7 @@ def test_a_body_that_is_refused_by_its_head_is_not_asked_for(
 
     scope = {"type": "http", "method": "POST", "path": PATHS[0], "query_string": b""}
     headers = [*JSON, (b"content-length", length), *more]
-    service.run(lanes(service)({**scope, "headers": headers}, receive, send))
+    service.run(service.app.asgi({**scope, "headers": headers}, receive, send))
     assert sent[0]["status"] == status
 
 
@@ -534,7 +497,7 @@ def test_both_ways_count_alike(start: Any, options: dict[str, Any], crowd: bool)
         *(f'slimq_actions_total{{action="{action}",{labels[1:]}' for action in ("left", "right")),
     ]
     counts = []
-    for app in (lanes(service), service.app):
+    for app in (service.app.asgi, service.app.routes):
         before = [service.metric(line) for line in lines]
         stats = statistics(service)
         Caller(service, app, crowd=crowd)(PATHS[1], whole(GOOD_BODY), sized(GOOD_BODY))
@@ -548,7 +511,7 @@ def test_both_ways_count_alike(start: Any, options: dict[str, Any], crowd: bool)
     assert left + right == 3
     assert counts[0] == [1, 3, 1, 1, 1, 1, 1, 1, 3, 1, 3, 1]
     assert service.metric("slimq_requests_in_flight") == 0
-    assert service.app.state.catalogue.residents.state("tiny", "other").loaded.leases.count == 0
+    assert service.app.catalogue.residents.state("tiny", "other").loaded.leases.count == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"inline_seconds": 0}])
@@ -557,7 +520,7 @@ def test_what_goes_wrong_in_turn_is_answered_and_counted_as_ever(
 ) -> None:
     service = start(**options)
     assert service.request("POST", PATHS[1], json={"observations": GOOD[0]}).is_success
-    state = service.app.state.catalogue.residents.state("tiny", "other")
+    state = service.app.catalogue.residents.state("tiny", "other")
 
     def fail(observations: Any, /) -> Any:
         return np.full((len(observations), 2), np.nan, np.float32)
@@ -588,7 +551,7 @@ def test_requests_of_one_turn_share_a_run_and_each_gets_its_own_answer(start: An
     async def ask_all() -> Any:
         return await asyncio.gather(*map(ask, rows))
 
-    service.app.state.arrivals.coming = 1
+    service.app.arrivals.coming = 1
     answers = service.run(ask_all())
     for answer, expected in zip(answers, alone, strict=True):
         assert answer["actions"] == expected["actions"]
@@ -617,7 +580,7 @@ def test_new_versions_defaults_and_weights_are_followed(
     service.get("/readyz")
 
     async def settle() -> None:
-        while service.app.state.catalogue.residents.state("tiny", "fp32").task is not None:
+        while service.app.catalogue.residents.state("tiny", "fp32").task is not None:
             await asyncio.sleep(0.01)
 
     service.run(settle())

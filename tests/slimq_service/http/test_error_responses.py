@@ -56,17 +56,3 @@ def test_a_mistake_of_ours_has_that_shape_too(
     assert answer.status_code == 500
     assert list(answer.json()) == ["error"]
     assert "secret" not in answer.text
-
-
-def test_broken_files_are_503(start: Any, protocol: Any, repositories: Any) -> None:
-    repositories.publish("tiny", "other", b"no model at all")
-    (repositories.root / "tiny_frames" / "policy.json").write_text("{")
-    service = start()
-    answers = [
-        protocol.infer(service, "tiny/other", b"{}"),
-        protocol.infer(service, "tiny_frames", b"{}"),
-        service.get("/v2/models/tiny_frames"),
-        service.get("/v2/models/tiny_frames/ready"),
-    ]
-    assert [answer.status_code for answer in answers] == [503] * 4
-    assert all(list(answer.json()) == ["error"] for answer in answers)

@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 from slimq_service.http.problems import make_problem
-from slimq_service.http.responses import Answer, problem_answer, send_answer, with_retry
+from slimq_service.http.responses import Response, problem_response, retry_header, send_response
 
-ANSWER = Answer(503, b"text/plain", b"full", ((b"x-more", b"1"),))
+ANSWER = Response(503, b"text/plain", b"full", ((b"x-more", b"1"),))
 
 
 def sent(**options: Any) -> list[Any]:
@@ -15,7 +15,7 @@ def sent(**options: Any) -> list[Any]:
     async def send(message: Any) -> None:
         messages.append(message)
 
-    asyncio.run(send_answer(send, ANSWER, **options))
+    asyncio.run(send_response(send, ANSWER, **options))
     return messages
 
 
@@ -40,11 +40,11 @@ def test_a_connection_that_closes_is_announced_and_waits_for_the_last_part() -> 
 
 def test_a_problem_that_passes_says_when_to_come_again() -> None:
     problem = make_problem(503, "overloaded", "full", retry_after=3)
-    assert with_retry(ANSWER, problem).headers == ((b"x-more", b"1"), (b"retry-after", b"3"))
-    assert with_retry(ANSWER, make_problem(404, "not-found", "none")) is ANSWER
+    assert problem_response(problem).headers == ((b"retry-after", b"3"),)
+    assert retry_header(make_problem(404, "not-found", "none")) == ()
 
 
 def test_a_problem_is_answered_with_its_status_and_as_what_it_is() -> None:
-    answer = problem_answer(make_problem(404, "not-found", "none"))
+    answer = problem_response(make_problem(404, "not-found", "none"))
     assert (answer.status, answer.media_type) == (404, b"application/problem+json")
     assert b'"code":"not-found"' in answer.body

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from costs import make_cost
 from samples import sample_value
 from slimq_service.errors import ClosingError, DeadlineError, OverloadedError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.inference.batching import Batcher, BatchLimits
-from slimq_service.inference.queue_budget import Room
+from slimq_service.inference.queue_budget import QueueBudget
 from slimq_service.inference.run import Inference
 from slimq_service.inference.threads import Threads
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
-from slimq_service.variants.loading import Cost, LoadedVariant
+from slimq_service.variants.cost import Cost
+from slimq_service.variants.loading import LoadedVariant
 
-COST = Cost(1e-3, 1.5)
+COST = dataclasses.replace(make_cost(0.0, 1.5), best_batch=64)
 
 
 class Client:
@@ -57,15 +59,15 @@ class Bench:
         self.metrics = Metrics(Registry())
         self.threads = Threads(slots, "test")
         gauges = self.metrics.queue_depth, self.metrics.queue_bytes
-        room = Room(limits.waiting, limits.size, *gauges)
-        self.batcher = Batcher(self.threads, slots, limits, room, self.metrics)
+        budget = QueueBudget(limits.waiting, limits.size, *gauges)
+        self.batcher = Batcher(self.threads, slots, limits, budget, self.metrics)
 
     def variant(self, name: str, *, joinable: bool = True) -> tuple[LoadedVariant, Gate]:
         gate = Gate()
-        self.metrics.appear("policy", name)
+        self.metrics.add("policy", name)
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
-        return LoadedVariant(policy, manifest, gate, COST, (None, None), joinable), gate
+        return LoadedVariant(policy, manifest, gate, COST, joinable), gate
 
     def start(
         self,
@@ -135,6 +137,22 @@ def test_a_batch_ends_at_the_limit_and_a_larger_request_is_one_of_its_own() -> N
     asyncio.run(run())
 
 
+def test_a_batch_is_no_larger_than_pays_on_this_processor() -> None:
+    async def run() -> None:
+        bench = Bench(LIMITS)
+        variant, gate = bench.variant("large")
+        variant = dataclasses.replace(variant, cost=Cost.of({1: 1.0, 2: 1.2, 4: 4.0}))
+        first = bench.start(variant, 1.0)
+        await entered(gate)
+        waiting = [bench.start(variant, float(n)) for n in range(5)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(first, *waiting)
+        assert gate.batches == [1, 2, 2, 1]
+
+    asyncio.run(run())
+
+
 def test_the_variant_whose_oldest_request_came_first_is_next() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
@@ -165,7 +183,7 @@ def test_too_many_waiting_are_refused_with_a_time_to_come_again() -> None:
         await entered(gate)
         waiting = [bench.start(variant, 1.0) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="2 requests are waiting") as refused:
+        with pytest.raises(OverloadedError, match="the queue is full \\(2 requests\\)") as refused:
             await bench.start(variant, 1.0)
         assert refused.value.retry_after == 3
         gate.open.set()
@@ -181,7 +199,7 @@ def test_a_request_whose_turn_does_not_come_is_answered_in_time_and_never_comput
         first = bench.start(variant, 1.0)
         await entered(gate)
         started = time.perf_counter()
-        with pytest.raises(DeadlineError, match=r"waited 0\.05 s"):
+        with pytest.raises(DeadlineError, match=r"queued for 0\.05 s"):
             await bench.start(variant, 1.0)
         assert time.perf_counter() - started < 5.0
         assert bench.value("slimq_queue_depth") == 0, "it waits no longer"
@@ -348,7 +366,7 @@ def test_more_bytes_than_may_wait_are_refused_until_others_have_gone() -> None:
         await entered(gate)
         waiting = bench.start(variant, 1.0, count=3)
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="at most 32 bytes") as refused:
+        with pytest.raises(OverloadedError, match="exceed the 32 bytes") as refused:
             await bench.start(variant, 1.0, count=2)
         assert (refused.value.limit, refused.value.unit) == (32, "bytes")
         fits = bench.start(variant, 1.0, count=1)

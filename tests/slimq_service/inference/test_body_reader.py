@@ -10,7 +10,7 @@ import pytest
 from slimq_service.errors import DeadlineError, OverloadedError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.inference.body_reader import Reader
-from slimq_service.inference.queue_budget import Room
+from slimq_service.inference.queue_budget import QueueBudget
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
 
@@ -28,8 +28,8 @@ class Bench:
 
     def __init__(self, seconds: float = 30.0, requests: int = 9, size: int = 100) -> None:
         metrics = Metrics(Registry())
-        self.room = Room(requests, size, metrics.queue_depth, metrics.queue_bytes)
-        self.reader = Reader(seconds, self.room, threads=1)
+        self.budget = QueueBudget(requests, size, metrics.queue_depth, metrics.queue_bytes)
+        self.reader = Reader(seconds, self.budget, threads=1)
         self.open = threading.Event()
         self.first = self.start(lambda: self.open.wait(10))
 
@@ -46,7 +46,7 @@ class Bench:
         self.open.set()
         await self.first
         assert (await self.start()).content == "read", "the thread is free again"
-        assert (self.room.requests, self.room.bytes) == (0, 0)
+        assert (self.budget.requests, self.budget.bytes) == (0, 0)
         self.reader.close()
 
 
@@ -55,7 +55,7 @@ def test_what_was_read_comes_with_its_times() -> None:
         bench = Bench()
         second = bench.start()
         await asyncio.sleep(0.1)
-        assert bench.room.requests == 1
+        assert bench.budget.requests == 1
         bench.open.set()
         reading = await second
         assert (await bench.first).seconds >= 0.02
@@ -86,10 +86,10 @@ def test_whose_turn_does_not_come_is_answered_in_time(seconds: float, waited: fl
     async def run() -> None:
         bench = Bench(seconds)
         await asyncio.sleep(0)
-        with pytest.raises(DeadlineError, match=f"waited {seconds:g} s"):
+        with pytest.raises(DeadlineError, match=f"queued for {seconds:g} s"):
             async with asyncio.timeout(5):
                 await bench.start(waited=waited)
-        assert bench.room.requests == 0
+        assert bench.budget.requests == 0
         await bench.end()
 
     asyncio.run(run())
@@ -101,7 +101,7 @@ def test_a_client_that_goes_while_it_waits_gives_up_its_place() -> None:
         await asyncio.sleep(0)
         with pytest.raises(ClientGoneError):
             await bench.start(receive=leaves)
-        assert bench.room.requests == 0
+        assert bench.budget.requests == 0
         await bench.end()
 
     asyncio.run(run())

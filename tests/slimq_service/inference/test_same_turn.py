@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from costs import make_cost
 from samples import sample_value
 from slimq_service.inference.run import Inference
-from slimq_service.inference.same_turn import Together
+from slimq_service.inference.same_turn import SameTurn
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
-from slimq_service.variants.loading import Cost, LoadedVariant
+from slimq_service.variants.loading import LoadedVariant
 
 MOST = 4
 
@@ -23,7 +24,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.metrics = Metrics(Registry())
-        self.together = Together(MOST, self.metrics)
+        self.same_turn = SameTurn(MOST, self.metrics)
 
     def variant(self, name: str, *, joinable: bool = True) -> tuple[LoadedVariant, list[int]]:
         batches: list[int] = []
@@ -34,17 +35,17 @@ class Bench:
                 raise FloatingPointError("not finite")
             return observations * 2.0
 
-        self.metrics.appear("policy", name)
+        self.metrics.add("policy", name)
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
-        cost = Cost(1e-6, 1e-6)
-        return LoadedVariant(policy, manifest, double, cost, (None, None), joinable), batches
+        cost = make_cost(1e-6, 1e-6)
+        return LoadedVariant(policy, manifest, double, cost, joinable), batches
 
     def start(
         self, variant: LoadedVariant, value: float, count: int = 1
     ) -> asyncio.Task[Inference]:
         rows = np.full((count, 2), value, np.float32)
-        return asyncio.ensure_future(self.together.run(variant, rows))
+        return asyncio.ensure_future(self.same_turn.run(variant, rows))
 
     def value(self, name: str, **labels: str) -> float:
         labels = {"policy": "policy", "variant": "small", **labels}
@@ -58,16 +59,16 @@ def test_what_one_turn_brings_is_computed_in_one_run_and_each_gets_its_own() -> 
         bench = Bench()
         variant, batches = bench.variant("small")
         running = [bench.start(variant, float(value)) for value in (1, 2, 3)]
-        assert not bench.together.gathers
+        assert not bench.same_turn.gathers
         await asyncio.sleep(0)
-        assert bench.together.gathers
+        assert bench.same_turn.gathers
         answers = await asyncio.gather(*running)
         assert [a.q_values.tolist() for a in answers] == [[[2.0 * v] * 2] for v in (1, 2, 3)]
         assert batches == [3]
         assert [answer.executions for answer in answers] == [1, 0, 0]
         assert len({answer.seconds for answer in answers}) == 1
         assert all(answer.queue_seconds > 0 for answer in answers)
-        assert not bench.together.gathers
+        assert not bench.same_turn.gathers
         assert bench.value("slimq_batches_total", reason="inline") == 1
         assert bench.value("slimq_batch_observations_sum") == 3
 
@@ -135,7 +136,7 @@ def test_an_error_reaches_whose_it_is_and_no_other() -> None:
         assert [a.q_values.tolist() for a in answers[::2]] == [[[2.0] * 2], [[6.0] * 2]]
         assert (await fine).q_values.tolist() == [[8.0, 8.0]]
         assert batches == [4, 1, 1, 1, 1]
-        assert not bench.together.gathers
+        assert not bench.same_turn.gathers
 
     asyncio.run(run())
 
@@ -187,7 +188,7 @@ def test_those_of_one_run_are_answered_before_the_next_run() -> None:
         seen: list[tuple[int, int]] = []
 
         async def ask(variant: LoadedVariant) -> None:
-            await bench.together.run(variant, np.ones((1, 2), np.float32))
+            await bench.same_turn.run(variant, np.ones((1, 2), np.float32))
             seen.append((len(ones), len(others)))
 
         await asyncio.gather(*(ask(variant) for variant in (one, other, one, other)))

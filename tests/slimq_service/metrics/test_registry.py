@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
+from mounts import mounted
 from samples import sample_value
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.worker_files import LIVE_FILE
@@ -85,37 +89,112 @@ def test_workers_add_up_whichever_is_asked(tmp_path: Path) -> None:
     assert sample_value(first, "seconds_sum", labels) == pytest.approx(5 * 7.65)
 
 
-def test_a_disk_without_room_is_an_error_and_not_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def fill_up(folder: Path) -> Path:
+    """Takes all space that the file system has; returns the file that does."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return filler
+
+
+def test_series_without_space_on_disk_are_in_memory_and_said_to_be(tmp_path: Path) -> None:
+    with mounted("-t", "tmpfs", "-o", "size=2m", "none", at=tmp_path), capture_logs() as logs:
+        first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
+        live(tmp_path, 0, 1)
+        fill(first, 2)
+        fill(second, 3)
+        filler = fill_up(tmp_path)
+        bounds = tuple(map(float, range(2**16)))
+        wide = first.histogram("wide", "Wide", ("which",), bounds).labels("x")
+        second.histogram("wide", "Wide", ("which",), bounds)
+        wide.observe(3.0)
+        assert (first.unshared, second.unshared) == (1, 0)
+        assert sample_value(first, "wide_count", {"which": "x"}) == 1
+        assert sample_value(second, "wide_count", {"which": "x"}) is None
+        late = [one.counter("late", "Late", ("which",)) for one in (first, second)]
+        names = [f"{number:0100}" for number in range(100)]  # more than a page of the layout
+        for family in late:
+            for name in names:
+                family.labels(name).inc()
+        labels = dict(zip(NAMES, KEY, strict=True))
+        for registry in (first, second):
+            assert sample_value(registry, "requests_total", labels) == 5, "shared before"
+            assert sample_value(registry, "late_total", {"which": names[-1]}) == 1
+            assert registry.unshared > 0
+        filler.unlink()
+        late[0].labels("again").inc()
+        late[1].labels("again").inc()
+        for registry in (first, second):
+            assert sample_value(registry, "late_total", {"which": "again"}) == 2
+            assert sample_value(registry, "depth") == 10
+            list(text_string_to_metric_families(registry.render()))
+        wide.observe(3.0)
+        assert sample_value(first, "wide_count", {"which": "x"}) == 2
+    events = [line["event"] for line in logs]
+    assert events == ["metrics are not shared with the other workers"] * 2
+    assert {line["problem"] for line in logs} == {"No space left on device"}
+
+
+def test_a_worker_that_replaces_another_on_a_full_disk_goes_on_with_its_series(
+    tmp_path: Path,
 ) -> None:
-    registry = Registry(tmp_path, 0)
-    first = registry.counter("a", "A").labels()
-    first.inc()
-    family = registry.histogram("b", "B", ("which",), tuple(map(float, range(2**16))))
-
-    def fail(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as changed:
-        changed.setattr(os, "posix_fallocate", fail)
-        with pytest.raises(OSError, match="No space"):
-            family.labels("x")
-    assert sample_value(registry, "a_total") == 1
-    family.labels("x").observe(3.0)
-    assert sample_value(registry, "b_count", {"which": "x"}) == 1
-    assert (tmp_path / "worker-0.values").stat().st_blocks * 512 >= 2**16 * 8
+    with mounted("-t", "tmpfs", "-o", "size=1m", "none", at=tmp_path):
+        fill(Registry(tmp_path, 0))
+        fill_up(tmp_path)
+        again = Registry(tmp_path, 0)
+        fill(again)
+        labels = dict(zip(NAMES, KEY, strict=True))
+        assert sample_value(again, "requests_total", labels) == 2
+        assert again.unshared == 0
 
 
-def test_a_file_system_that_reserves_nothing_is_good_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_folder_that_can_be_written_series_are_in_memory(tmp_path: Path) -> None:
+    with mounted("-t", "tmpfs", "-o", "size=1m,ro", "none", at=tmp_path):
+        registry = Registry(tmp_path, 0, alone=False)
+        fill(registry, 2)
+        assert sample_value(registry, "depth") == 4
+        assert registry.unshared == 4
+    for folder in (tmp_path / "nowhere", None):
+        registry = Registry(folder, 0, alone=False)
+        fill(registry, 2)
+        assert sample_value(registry, "depth") == 4
+        assert registry.unshared == 4
+    alone = Registry()
+    fill(alone)
+    assert alone.unshared == 0
+
+
+def test_values_of_other_workers_stay_when_their_files_are_gone(tmp_path: Path) -> None:
+    first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
+    fill(first)
+    fill(second, 2)
+    live(tmp_path, 0, 1)
+    labels = dict(zip(NAMES, KEY, strict=True))
+    assert sample_value(first, "requests_total", labels) == 3
+    shutil.rmtree(tmp_path)
+    assert sample_value(first, "requests_total", labels) == 3
+    first.counter("late", "Late").labels().inc()
+    assert sample_value(first, "late_total") == 1
+    assert first.unshared == 1
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, None])
+def test_a_file_system_that_cannot_allocate_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
 ) -> None:
     def fail(*_: Any) -> None:
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        raise OSError(code, "Operation not supported")
 
-    monkeypatch.setattr(os, "posix_fallocate", fail)
+    if code is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", fail)
     registry = Registry(tmp_path, 0)
     registry.counter("a", "A").labels().inc()
     assert sample_value(registry, "a_total") == 1
+    assert (tmp_path / "worker-0.values").stat().st_blocks * 512 >= 2**18
+    assert registry.unshared == 0
 
 
 def test_a_series_that_only_another_worker_has_is_there_too(tmp_path: Path) -> None:

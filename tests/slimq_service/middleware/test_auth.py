@@ -41,9 +41,7 @@ OTHERS = [
 
 
 def counted(service: Any, code: str) -> Any:
-    return sample_value(
-        service.app.state.metrics.registry, "slimq_http_errors_total", {"code": code}
-    )
+    return sample_value(service.app.metrics.registry, "slimq_http_errors_total", {"code": code})
 
 
 @pytest.mark.parametrize(("method", "path"), [*OTHERS, ("POST", LOAD), ("POST", UNLOAD)])
@@ -127,7 +125,7 @@ def test_no_spelling_of_an_administrators_path_is_open(start: Any, path: str) ->
 
 
 def test_without_keys_there_is_no_guard(service: Any) -> None:
-    layer = service.app.state.front
+    layer = service.app.asgi
     while hasattr(layer, "_app"):
         assert not isinstance(layer, Guard)
         layer = layer._app
@@ -146,7 +144,7 @@ def websocket(service: Any, headers: list[Any], **more: Any) -> list[dict[str, A
 
     path = "/v1/policies/tiny/stream"
     scope = {"type": "websocket", "path": path, "headers": headers, "query_string": b"", **more}
-    service.run(service.app.state.front(scope, receive, send))
+    service.run(service.app.asgi(scope, receive, send))
     return sent
 
 
@@ -188,7 +186,7 @@ def test_the_document_of_the_interface_says_what_needs_a_key(
 
 def test_what_another_worker_passes_on_was_let_through_by_that_one(start: Any) -> None:
     service = start(api_key=API, admin_key=ADMIN)
-    front = service.app.state.front
+    front = service.app.asgi
     servers: list[Any] = [("/tmp/slimq-x/worker-0.sock", None), ("127.0.0.1", 8000)]
     servers += [("test", None), None]
 

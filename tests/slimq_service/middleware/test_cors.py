@@ -110,7 +110,7 @@ def test_a_mistake_of_ours_can_be_read_too(start: Any, monkeypatch: pytest.Monke
     async def fail() -> None:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(service.app.state.catalogue, "refresh", fail)
+    monkeypatch.setattr(service.app.catalogue, "refresh", fail)
     answer = service.get("/v1/policies", headers={"origin": PAGE})
     assert (answer.status_code, allowed(answer)) == (500, PAGE)
 

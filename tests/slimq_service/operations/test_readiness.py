@@ -23,7 +23,7 @@ def test_a_service_that_can_answer_is_ready_without_a_request_to_readyz(service:
 
 
 def test_a_service_that_is_ending_is_not_ready(service: Any) -> None:
-    service.app.state.lifecycle.draining = True
+    service.app.lifecycle.draining = True
     assert told(service) == (0, 1)
     assert service.get("/readyz").status_code == 503
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -8,22 +7,19 @@ import pytest
 from slimq_service.errors import MalformedError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.http.problems import Problem
-from slimq_service.http.responses import Answer
+from slimq_service.http.responses import Response
 from slimq_service.requests.call import Call
-from slimq_service.requests.pipeline import Hot
+from slimq_service.requests.pipeline import Pipeline
 
 HEADERS = [(b"content-length", b"2")]
 
 
 @pytest.fixture
-def hot(service: Any) -> Hot:
-    """What the endpoints of the service in this process share."""
-    endpoints = [getattr(route, "endpoint", None) for route in service.app.router.routes]
-    (found,) = {endpoint._hot for endpoint in endpoints if hasattr(endpoint, "_hot")}
-    return found
+def pipeline(service: Any) -> Pipeline:
+    return service.app.pipeline
 
 
-def respond(service: Any, hot: Hot, answer: Any, headers: Any = HEADERS) -> list[Any]:
+def respond(service: Any, pipeline: Pipeline, answer: Any, headers: Any = HEADERS) -> list[Any]:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -32,20 +28,22 @@ def respond(service: Any, hot: Hot, answer: Any, headers: Any = HEADERS) -> list
     async def send(message: Any) -> None:
         sent.append(message)
 
-    def refuse(problem: Problem) -> Answer:
-        return Answer(problem["status"], b"text/plain", problem["code"].encode())
+    def refuse(problem: Problem) -> Response:
+        return Response(problem["status"], b"text/plain", problem["code"].encode())
 
     scope = {"type": "http", "path": "/", "headers": headers}
-    service.run(hot.respond(scope, receive, send, answer, refuse))
+    call = Call()
+    computed = answer(scope, receive, call)
+    service.run(pipeline.respond(call, scope, receive, send, computed, refuse))
     return sent
 
 
-def test_an_answer_is_sent_with_its_length_and_headers(service: Any, hot: Hot) -> None:
-    async def answer(scope: Any, receive: Any, call: Call) -> Answer:
-        body = await hot.body(receive, scope["headers"], call)
-        return Answer(200, b"text/x", body * 2, ((b"x-more", b"1"),))
+def test_an_answer_is_sent_with_its_length_and_headers(service: Any, pipeline: Pipeline) -> None:
+    async def answer(scope: Any, receive: Any, call: Call) -> Response:
+        body = await pipeline.body(receive, scope["headers"], call)
+        return Response(200, b"text/x", body * 2, ((b"x-more", b"1"),))
 
-    start, body = respond(service, hot, answer)
+    start, body = respond(service, pipeline, answer)
     assert start["status"] == 200
     assert start["headers"] == [
         (b"content-type", b"text/x"),
@@ -55,41 +53,43 @@ def test_an_answer_is_sent_with_its_length_and_headers(service: Any, hot: Hot) -
     assert (body["body"], body["more_body"]) == (b"{}{}", False)
 
 
-def test_errors_are_worded_by_the_endpoint_and_counted(service: Any, hot: Hot) -> None:
-    async def fail(scope: Any, receive: Any, call: Call) -> Answer:
+def test_errors_are_worded_by_the_endpoint_and_counted(service: Any, pipeline: Pipeline) -> None:
+    async def fail(scope: Any, receive: Any, call: Call) -> Response:
         call.policy, call.variant = "tiny", "fp32"
         raise MalformedError("body", "sense", "none")
 
-    async def blunder(scope: Any, receive: Any, call: Call) -> Answer:
+    async def blunder(scope: Any, receive: Any, call: Call) -> Response:
         raise ZeroDivisionError
 
-    sent = respond(service, hot, fail)
+    sent = respond(service, pipeline, fail)
     assert (sent[0]["status"], sent[1]["body"]) == (400, b"malformed-body")
-    sent = respond(service, hot, blunder)
+    sent = respond(service, pipeline, blunder)
     assert (sent[0]["status"], sent[1]["body"]) == (500, b"internal")
-    assert hot.statistics.of("tiny", "fp32").fail.count == 1
+    assert pipeline.recorder.statistics.of("tiny", "fp32").fail.count == 1
     series = 'slimq_errors_total{code="malformed-body",policy="tiny",variant="fp32"}'
     assert service.metric(series) == 1
 
 
-def test_names_that_are_not_in_the_repository_get_no_statistics(service: Any, hot: Hot) -> None:
-    async def fail(scope: Any, receive: Any, call: Call) -> Answer:
+def test_names_that_are_not_in_the_repository_get_no_statistics(
+    service: Any, pipeline: Pipeline
+) -> None:
+    async def fail(scope: Any, receive: Any, call: Call) -> Response:
         call.policy, call.variant = "tiny", "none"
         raise MalformedError("body", "sense", "none")
 
-    respond(service, hot, fail)
-    assert hot.statistics.of("tiny", "none").fail.count == 0
+    respond(service, pipeline, fail)
+    assert pipeline.recorder.statistics.of("tiny", "none").fail.count == 0
 
 
-def test_nobody_is_answered_once_the_client_has_gone(service: Any, hot: Hot) -> None:
-    async def go(scope: Any, receive: Any, call: Call) -> Answer:
+def test_nobody_is_answered_once_the_client_has_gone(service: Any, pipeline: Pipeline) -> None:
+    async def go(scope: Any, receive: Any, call: Call) -> Response:
         raise ClientGoneError
 
-    assert respond(service, hot, go) == []
+    assert respond(service, pipeline, go) == []
     assert service.metric("slimq_requests_in_flight") == 0
 
 
-def test_a_call_without_a_request_is_settled_alike(service: Any, hot: Hot) -> None:
+def test_a_call_without_a_request_is_settled_alike(service: Any, pipeline: Pipeline) -> None:
     async def answer(value: str | Exception) -> str:
         if isinstance(value, Exception):
             raise value
@@ -97,7 +97,7 @@ def test_a_call_without_a_request_is_settled_alike(service: Any, hot: Hot) -> No
 
     def settle(value: str | Exception) -> Any:
         call = Call(policy="tiny", variant="fp32")
-        return service.run(hot.settle(call, "/", answer(value)))
+        return service.run(pipeline.recorder.settle(call, "/", answer(value)))
 
     assert settle("done") == "done"
     assert settle(MalformedError("message", "sense", "none"))["code"] == "malformed-body"
@@ -108,26 +108,17 @@ def test_a_call_without_a_request_is_settled_alike(service: Any, hot: Hot) -> No
     assert service.metric(f"slimq_requests_total{{{labels}}}") == 4
     for code in ("malformed-body", "internal", "client-gone"):
         assert service.metric(f'slimq_errors_total{{code="{code}",{labels}}}') == 1
-    statistics = hot.statistics.of("tiny", "fp32")
+    statistics = pipeline.recorder.statistics.of("tiny", "fp32")
     assert (statistics.success.count, statistics.fail.count) == (1, 2)
     assert service.metric("slimq_requests_in_flight") == 0
 
 
-def test_a_long_body_that_is_refused_unread_closes_the_connection(service: Any, hot: Hot) -> None:
-    async def fail(scope: Any, receive: Any, call: Call) -> Answer:
+def test_a_long_body_that_is_refused_unread_closes_the_connection(
+    service: Any, pipeline: Pipeline
+) -> None:
+    async def fail(scope: Any, receive: Any, call: Call) -> Response:
         raise MalformedError("body", "sense", "none")
 
-    start, *bodies = respond(service, hot, fail, [(b"content-length", b"1000000")])
+    start, *bodies = respond(service, pipeline, fail, [(b"content-length", b"1000000")])
     assert (b"connection", b"close") in start["headers"]
     assert [body.get("more_body", False) for body in bodies] == [True, False]
-
-
-def test_time_inside_a_stage_is_added_to_it() -> None:
-    call = Call()
-    for _ in range(2):
-        with call.reading():
-            pass
-    with call.writing():
-        asyncio.run(asyncio.sleep(0.01))
-    assert 0 < call.stages.compute_input < call.stages.compute_output
-    assert call.stages.compute_output >= 10_000_000

@@ -25,7 +25,7 @@ SETTLING_CYCLES = 30
 
 async def main(root: str, policy: str, variant: str, cycles: int, leak: int) -> None:
     configure_logs(logging.WARNING)
-    app = create_app(Settings(policies=Path(root), watch_seconds=3600))
+    app = create_app(Settings(policies=Path(root), watch_seconds=3600)).routes
     path = f"/v2/repository/models/{policy}"
     body = {"parameters": {"variants": [variant]}}
     kept: list[bytes] = []

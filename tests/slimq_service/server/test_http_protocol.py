@@ -117,6 +117,18 @@ def test_many_headers_over_the_limit_are_refused_as_one_is(bounded: Any) -> None
     alive(bounded)
 
 
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_a_head_that_asks_for_an_upgrade_has_the_same_limit(bounded: Any, protocol: str) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: %s\r\nX-Long: " % protocol.encode()
+    with bounded.connect() as connection:
+        connection.sendall(GET + upgrade + b"x" * LIMIT + b"\r\n\r\n")
+        problem_of(receive_all(connection), 431)
+    with bounded.connect() as connection:
+        connection.sendall(GET + upgrade + b"x")
+        problem_of(receive_all(connection), 408)
+    alive(bounded)
+
+
 def test_a_head_just_within_the_limit_is_read(bounded: Any) -> None:
     rest = LIMIT - len(GET) - len(b"X-Long: \r\n\r\n")
     for spare, status in ((0, b"200"), (-1, b"431")):

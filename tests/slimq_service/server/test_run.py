@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import time
@@ -17,11 +18,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from places import POLICIES
 from slimq.core.errors import InvalidInputError, RepositoryError
-from slimq_service.inference.arrivals import Arrivals
-from slimq_service.operations.health import Lifecycle
+from slimq_service.app import create_app
 from slimq_service.server.run import make_config
 from slimq_service.server.serve import serve
 from slimq_service.server.sockets import bind, url_of
+from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
 from slimq_service.settings import Settings
 from waiting import until
 from wire import receive_all
@@ -123,7 +124,7 @@ def test_the_fast_loop_and_parser_are_used() -> None:
 def test_streams_go_through_the_protocol_that_has_their_limits() -> None:
     config = make_config(lambda: None, Settings(stream_message_bytes=1000), str)
     config.load()
-    assert config.ws_protocol_class.__name__ == "WebSocketsSansIOProtocol"
+    assert config.ws_protocol_class is WebSocketConnection
     assert (config.ws_max_size, config.ws_per_message_deflate) == (1000, False)
     assert config.ws_ping_interval < 60 <= config.ws_ping_timeout
 
@@ -202,9 +203,9 @@ def test_a_start_that_fails_is_no_success(
     def lifespan(_: FastAPI) -> Any:
         raise ZeroDivisionError
 
-    app = FastAPI(lifespan=lifespan)
-    app.state.refused, app.state.arrivals = str, Arrivals()
-    app.state.lifecycle, app.state.front = Lifecycle(), app
+    app = dataclasses.replace(
+        create_app(Settings(policies=tiny_repository)), asgi=FastAPI(lifespan=lifespan)
+    )
     monkeypatch.setattr("slimq_service.server.serve.create_app", lambda _: app)
     with pytest.raises(SystemExit) as ended:
         serve(Settings(policies=tiny_repository, port=0), announce=lambda *_: None)

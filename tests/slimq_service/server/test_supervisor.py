@@ -23,6 +23,7 @@ from processes import has_ended
 from slimq.core.errors import InvalidInputError
 from slimq_service.server.sockets import bind
 from slimq_service.server.supervisor import LONGEST_PAUSE_SECONDS, Supervisor, _Slot, _Worker
+from slimq_service.server.worker_folder import WorkerFolder
 from slimq_service.settings import Settings
 from waiting import until
 
@@ -227,7 +228,7 @@ def test_a_worker_that_cannot_be_started_leaves_the_others_serving(
     with bind("127.0.0.1", 0) as bound:
         supervisor = Supervisor(Settings(policies=tmp_path, workers=2), [bound])
         slot = _Slot(0)
-        supervisor._start(slot, tmp_path)
+        supervisor._start(slot, WorkerFolder(tmp_path))
         assert slot.worker is None
         assert slot.next_start > time.monotonic() + 1
         with pytest.raises(SystemExit) as ended:  # but where there are no others, it ends

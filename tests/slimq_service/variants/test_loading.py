@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -11,24 +10,12 @@ from places import POLICIES
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
-from slimq_service.variants.loading import is_joinable, load, measure, trim_memory
-
-STAMP = (None, None)
-
-
-def test_cost_grows_with_the_batch_as_measured() -> None:
-    def q_function(observations: Any, /) -> Any:
-        time.sleep(0.002 + 0.001 * len(observations))
-        return np.zeros((len(observations), 2), np.float32)
-
-    cost = measure(q_function, ObservationSpec(dtype="float32", shape=(4,)))
-    assert 0.0005 < cost.per_observation < 0.003
-    assert cost.seconds(64) > 0.03
+from slimq_service.variants.loading import is_joinable, load, trim_memory
 
 
 def test_a_variant_is_loaded_with_its_policy(repositories: Any) -> None:
     repository = Repository(repositories.root)
-    loaded = load(repository, repository.policy("tiny"), "other", STAMP)
+    loaded = load(repository, repository.policy("tiny"), "other")
     assert loaded.sha256 == repository.variant("tiny", "other").model.sha256
     assert loaded.q_function(np.zeros((5, 4), np.float32)).shape == (5, 2)
 
@@ -37,7 +24,7 @@ def test_a_model_of_another_policy_is_refused_by_name(repositories: Any) -> None
     repositories.publish("tiny", "other", make_frames_model())
     repository = Repository(repositories.root)
     with pytest.raises(RepositoryError, match="other"):
-        load(repository, repository.policy("tiny"), "other", STAMP)
+        load(repository, repository.policy("tiny"), "other")
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
@@ -62,7 +49,7 @@ def test_what_quantizes_a_whole_batch_by_one_scale_is_not_joined(
     policy: str, variant: str, joinable: bool
 ) -> None:
     repository = Repository(POLICIES)
-    loaded = load(repository, repository.policy(policy), variant, STAMP)
+    loaded = load(repository, repository.policy(policy), variant)
     assert loaded.joinable is joinable
 
 

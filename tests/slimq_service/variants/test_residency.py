@@ -8,10 +8,12 @@ import pytest
 
 from builders import make_mlp
 from slimq.core.errors import RepositoryError
+from slimq.core.stamp import FileStamp
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import Leases
 from slimq_service.variants.residency import Residents
+from slimq_service.variants.snapshot import VariantStamp
 
 ZEROS = [[0, 0, 0, 0]]
 
@@ -52,21 +54,21 @@ def test_the_least_recently_used_goes_when_the_budget_is_exceeded(
 
 def test_use_and_not_age_decides_who_goes(start: Any, repositories: Any) -> None:
     service = start()
-    residents = service.app.state.catalogue.residents
+    residents = service.app.catalogue.residents
     for variant in ("fp32", "other", "fp32"):
         act(service, variant)
-    residents._budget = residents.states["tiny", "fp32"].loaded.memory_bytes
+    residents._budget = residents.state("tiny", "fp32").loaded.memory_bytes
     assert residents.evict() == 1
     assert loaded(service) == ["fp32"]
 
 
 def test_what_is_in_use_and_what_is_pinned_stays(start: Any) -> None:
     service = start(memory_budget_bytes=1, pinned=("tiny/fp32",))
-    residents: Residents = service.app.state.catalogue.residents
+    residents: Residents = service.app.catalogue.residents
     act(service, "other")
     assert loaded(service) == ["fp32", "other"]
-    state = residents.states["tiny", "other"]
-    residents.states["tiny", "fp32"].used = state.used + 1
+    state = residents.state("tiny", "other")
+    residents.use(("tiny", "fp32"))
     assert state.loaded is not None
     state.loaded.leases.count += 1
     assert residents.evict() == 0
@@ -80,7 +82,7 @@ def test_every_request_returns_its_lease(start: Any) -> None:
     leases: list[Leases] = []
     for body in (ZEROS, [[1e39, 0, 0, 0]], ZEROS * 3, "nothing"):
         service.act("tiny", body)
-        leases.append(service.app.state.catalogue.residents.state("tiny", "fp32").loaded.leases)
+        leases.append(service.app.catalogue.residents.state("tiny", "fp32").loaded.leases)
     assert [one.count for one in leases] == [0] * 4
 
 
@@ -89,7 +91,7 @@ def test_a_pinned_variant_is_loaded_at_the_start_and_readiness_waits_for_it(star
     assert loaded(service) == [] or loaded(service) == ["other"]
 
     async def wait() -> None:
-        while service.app.state.catalogue.residents.awaited():
+        while service.app.catalogue.residents.awaited():
             await asyncio.sleep(0.01)
 
     service.run(asyncio.wait_for(wait(), 5))
@@ -100,16 +102,16 @@ def test_a_pinned_variant_is_loaded_at_the_start_and_readiness_waits_for_it(star
 def test_a_pinned_variant_that_is_not_there_keeps_the_service_unready(start: Any) -> None:
     answer = start(pinned=("tiny/none",)).get("/readyz")
     assert answer.status_code == 503
-    assert answer.json()["problem"] == "pinned and not in memory yet: tiny/none"
+    assert answer.json()["problem"] == "pinned variants not in memory yet: tiny/none"
 
 
 def test_what_fails_is_broken_at_once_and_tried_again_later_or_once_it_changed() -> None:
     registry = Registry()
     residents = Residents(Metrics(registry), None, frozenset())
-    key, stamp = ("tiny", "fp32"), ((1, 1), (1, 1))
+    key, stamp = ("tiny", "fp32"), VariantStamp(None, FileStamp(1, 1, 1, 1, 1))
     error = RepositoryError("tiny/fp32", "broken")
     residents.fail(key, error, stamp, time.monotonic())  # it has gone meanwhile
-    state = residents.appear(key, ())
+    state = residents.add(key)
     assert state.may_retry(stamp, 60)
     assert residents.can_answer(*key)
     residents.fail(key, error, stamp, time.monotonic())
@@ -117,7 +119,7 @@ def test_what_fails_is_broken_at_once_and_tried_again_later_or_once_it_changed()
     assert not residents.can_answer(*key)
     assert not state.may_retry(stamp, 60)
     assert state.may_retry(stamp, 0)
-    assert state.may_retry(((1, 1), (2, 2)), 60)
+    assert state.may_retry(VariantStamp(None, FileStamp(1, 1, 1, 1, 2)), 60)
 
 
 def test_a_pinned_variant_cannot_be_unloaded(start: Any) -> None:

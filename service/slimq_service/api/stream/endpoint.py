@@ -12,11 +12,11 @@ from slimq.core.errors import SlimqError
 from slimq_service.api.stream.ending import RESTART
 from slimq_service.api.stream.refusal import Nowhere, ask_for_upgrade, refuse_stream
 from slimq_service.api.stream.session import Session
-from slimq_service.api.v1.act import choose, query_variant
 from slimq_service.errors import ClosingError, OverloadedError
 from slimq_service.http.problems import explain
-from slimq_service.requests.pipeline import Hot
+from slimq_service.requests.pipeline import Pipeline
 from slimq_service.requests.routing import with_key
+from slimq_service.requests.variant_choice import choose, query_variant
 
 POLICY_PATH = "/v1/policies/{policy}/stream"
 VARIANT_PATH = "/v1/policies/{policy}/variants/{variant}/stream"
@@ -27,8 +27,8 @@ RETRY_SECONDS = 5
 class StreamEndpoint:
     """Opens streams, knows which are open, and closes them when the service ends."""
 
-    def __init__(self, hot: Hot) -> None:
-        self._hot, self._metrics = hot, hot.metrics
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline, self._metrics = pipeline, pipeline.metrics
         self._places = 0
         self._sessions: set[Session] = set()
         self._none_open = asyncio.Event()
@@ -87,24 +87,24 @@ class StreamEndpoint:
             LimitError: the routing key is too long.
         """
         self._check_open()
-        if self._places >= self._hot.settings.streams:
-            raise OverloadedError(self._hot.settings.streams, RETRY_SECONDS, "streams")
+        if self._places >= self._pipeline.settings.streams:
+            raise OverloadedError(self._pipeline.settings.streams, RETRY_SECONDS, "streams")
         self._places += 1
         try:
-            names, catalogue = scope["path_params"], self._hot.catalogue
+            names, catalogue = scope["path_params"], self._pipeline.catalogue
             policy = await catalogue.known_policy(names["policy"])
-            asked = {"path": names.get("variant"), "query": query_variant(scope["query_string"])}
+            query = query_variant(scope["query_string"])
+            named = choose(path=names.get("variant"), query=query)
             headers = with_key(scope["headers"])
-            chosen = choose(asked, self._hot.default_variant(policy, headers))
+            default = self._pipeline.default_variant(policy, headers)
+            chosen = default if named is None else named
             variant = await catalogue.get(policy.name, chosen)
             self._check_open()
         except BaseException:
             self._places -= 1
             raise
-        free = all(name is None for name in asked.values())
         spec, path = variant.policy.observation, scope["path"]
-        first = None if free else chosen
-        session = Session(self._hot, policy.name, first, spec, headers, path)
+        session = Session(self._pipeline, policy.name, named, spec, headers, path)
         self._sessions.add(session)
         self._none_open.clear()
         return session

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from slimq_service.http.problems import Problem, no_such_path
-from slimq_service.http.responses import problem_answer, with_retry
+from slimq_service.http.responses import problem_response
 from slimq_service.http.websocket_denial import deny
 from slimq_service.metrics.service import Metrics
 
@@ -21,8 +21,7 @@ async def refuse_stream(scope: Scope, receive: Receive, send: Send, problem: Pro
         send: where the answer goes.
         problem: why.
     """
-    answer = with_retry(problem_answer(problem), problem)
-    await deny(scope, receive, send, answer, problem["code"])
+    await deny(scope, receive, send, problem_response(problem), problem["code"])
 
 
 class Nowhere:

@@ -22,7 +22,7 @@ PROBLEMS = {
     422: "The query has another parameter than `variant`.",
     426: "The request asks for no WebSocket.",
     500: "A mistake of the service.",
-    503: "All streams are in use or the service is shutting down, Retry-After says when to try again; "
+    503: "All streams are in use or the service is shutting down (Retry-After says when to retry); "
     "or the variant's files are broken, or the repository cannot be read.",
 }
 

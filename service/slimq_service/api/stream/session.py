@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from slimq_service.api.stream.messages import read_message, render_answer, rende
 from slimq_service.errors import LayoutChangedError
 from slimq_service.http.bodies import ClientGoneError, Headers
 from slimq_service.requests.call import Call
-from slimq_service.requests.pipeline import Hot
+from slimq_service.requests.pipeline import Pipeline
 
 CLOSE_SECONDS = 1.0
 """How long a closing waits for a client that does not read."""
@@ -32,7 +33,7 @@ class Session:
 
     def __init__(
         self,
-        hot: Hot,
+        pipeline: Pipeline,
         policy: str,
         variant: str | None,
         spec: ObservationSpec,
@@ -42,14 +43,14 @@ class Session:
         """Begins an episode.
 
         Args:
-            hot: answers its calls.
+            pipeline: answers its calls.
             policy: whose variants answer.
             variant: which one is to answer, None for the policy's default or one by its weights.
             spec: the policy's observations, which must stay like that.
             headers: with the routing key that keeps the stream with one variant by the weights.
             path: where the stream came in, for the log.
         """
-        self._hot, self._policy, self._variant = hot, policy, variant
+        self._pipeline, self._policy, self._variant = pipeline, policy, variant
         self._headers, self._path = headers, path
         self._spec, self._frame = spec, spec.frame
         self._observation = spec.padding()
@@ -106,7 +107,9 @@ class Session:
         The client has its time for both: one that sends but never reads is idle too.
         """
         try:
-            async with asyncio.timeout(self._hot.settings.stream_idle_seconds) as self._waiting:
+            async with asyncio.timeout(
+                self._pipeline.settings.stream_idle_seconds
+            ) as self._waiting:
                 if answer is not None:
                     await send({"type": "websocket.send", "text": answer})
                 if self._ending is not None:
@@ -123,7 +126,9 @@ class Session:
         """The answer to a message, None where the client has gone meanwhile."""
         call = Call(policy=self._policy, variant=self._variant)
         try:
-            result = await self._hot.settle(call, self._path, self._respond(call, message, inbox))
+            result = await self._pipeline.recorder.settle(
+                call, self._path, self._respond(call, message, inbox)
+            )
         except ClientGoneError:
             return None
         if isinstance(result, str):
@@ -133,21 +138,22 @@ class Session:
         return render_problem(result)
 
     async def _respond(self, call: Call, message: Mapping[str, Any], inbox: Inbox) -> str:
-        hot, q_values = self._hot, None
-        policy = hot.catalogue.policy(self._policy)
-        call.variant = self._variant or hot.default_variant(policy, self._headers)
-        with call.reading():
-            asked = read_message(message, self._frame)
-        variant = await hot.variant(call, self._policy, asked.variant or call.variant)
+        pipeline, stages, q_values = self._pipeline, call.stages, None
+        policy = pipeline.catalogue.policy(self._policy)
+        call.variant = self._variant or pipeline.default_variant(policy, self._headers)
+        before = time.perf_counter_ns()
+        asked = read_message(message, self._frame)
+        stages.compute_input += time.perf_counter_ns() - before
+        variant = await pipeline.variant(call, self._policy, asked.variant or call.variant)
         if variant.policy.observation != self._spec:
             problem = f"the observations of {self._policy!r} have changed; open a new stream"
             raise LayoutChangedError(problem)
         observation = self._spec.padding() if asked.reset else self._observation
         if asked.frame is not None:
             observation = self._spec.push(observation, asked.frame)
-            inference = await hot.infer(call, inbox.watch, variant, observation)
-            q_values = inference.q_values
-        with call.writing():
-            answer = render_answer(variant, q_values)
+            q_values, _ = await pipeline.infer(call, inbox.watch, variant, observation)
+        before = time.perf_counter_ns()
+        answer = render_answer(variant, q_values)
+        stages.compute_output += time.perf_counter_ns() - before
         self._observation, self._variant = observation, asked.variant or self._variant
         return answer

@@ -19,17 +19,16 @@ from slimq.core.differences import find_differences
 from slimq.core.errors import InvalidInputError, ObservationError, SlimqError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
-from slimq_service.decoding.observations import JSON
+from slimq_service.api.v1.codec import ActCodec
 from slimq_service.errors import ConflictError, LimitError
 from slimq_service.http.problems import Problem, problem_of
 from slimq_service.http.query import read_query
-from slimq_service.http.responses import Answer, problem_answer
-from slimq_service.requests.call import Call
-from slimq_service.requests.pipeline import Hot
-from slimq_service.requests.receive import receive_observations
+from slimq_service.http.responses import JSON, Response, problem_response
+from slimq_service.requests.call import CALL, Call
+from slimq_service.requests.pipeline import Pipeline
 
 PATH = "/v1/policies/{policy}/compare"
-MOST_VARIANTS = 64
+MAX_VARIANTS = 64
 """Variants in one comparison."""
 PARAMETERS = ("variants", "reference")
 
@@ -37,8 +36,9 @@ PARAMETERS = ("variants", "reference")
 class CompareEndpoint:
     """Answers requests for comparisons."""
 
-    def __init__(self, hot: Hot) -> None:
-        self._hot = hot
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._codec = ActCodec(pipeline.settings.max_batch, pipeline.settings.max_body_bytes)
 
     def routes(self) -> list[Route]:
         """The one route."""
@@ -48,52 +48,66 @@ class CompareEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; every error becomes a problem document."""
-        hot = self._hot
-        await hot.respond(scope, receive, send, self._answer, problem_answer, counted=False)
+        call = scope[CALL] = Call()
+        answer = self._answer(scope, receive, call)
+        await self._pipeline.respond(
+            call, scope, receive, send, answer, problem_response, counted=False
+        )
 
-    async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Answer:
-        hot = self._hot
-        policy = await hot.catalogue.known_policy(scope["path_params"]["policy"])
+    async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Response:
+        pipeline, headers = self._pipeline, scope["headers"]
+        catalogue = pipeline.catalogue
+        policy = await catalogue.known_policy(scope["path_params"]["policy"])
         call.policy = policy.name
         variants, reference = named_variants(scope["query_string"])
         reference = reference or policy.baseline_variant
-        names = variants or list(hot.catalogue.variants(policy.name))
+        names = variants or list(catalogue.variants(policy.name))
         names = list(dict.fromkeys([reference, *names]))
-        if len(names) > MOST_VARIANTS:
-            raise LimitError("variants", MOST_VARIANTS, str(len(names)), "variants")
+        if len(names) > MAX_VARIANTS:
+            raise LimitError("variants", MAX_VARIANTS, str(len(names)), "variants")
         for name in names:
-            hot.catalogue.check_known(policy.name, name)
-        received = await receive_observations(hot, scope, receive, call, policy)
-        if received.envelope.variant is not None:
+            catalogue.check_known(policy.name, name)
+        content = self._codec.read_headers(headers)
+        body = await pipeline.body(receive, headers, call)
+        decoded = await pipeline.decode(
+            self._codec, content, body, policy.observation, receive, call
+        )
+        if decoded.variant is not None:
             raise ConflictError("variant", "variants by query", "one by body")
-        observations = received.checked(policy.observation)
+        compared, failed = await self._compare(receive, call, names, decoded.observations())
+        return Response(200, JSON, render(policy.name, reference, compared, failed))
+
+    async def _compare(
+        self, receive: Receive, call: Call, names: list[str], observations: Observations
+    ) -> tuple[list[dict[str, Any]], dict[str, Problem]]:
+        """What each variant answers, the reference first, and which cannot."""
         compared, failed = [], {}
         expected: QValues | None = None
         for name in names:
             try:
                 row, q_values = await self._run(receive, call, name, observations)
             except SlimqError as error:
-                if name == reference:
+                if expected is None:
                     raise
                 failed[name] = problem_of(error)
                 continue
             expected = q_values if expected is None else expected
             compared.append(row | difference(expected, q_values))
-        return Answer(200, JSON.encode(), render(policy.name, reference, compared, failed))
+        return compared, failed
 
     async def _run(
         self, receive: Receive, call: Call, name: str, observations: Observations
     ) -> tuple[dict[str, Any], QValues]:
         """What one variant answers, and how long it took."""
-        hot, policy = self._hot, str(call.policy)
-        variant = await hot.variant(call, policy, name)
+        pipeline, policy = self._pipeline, str(call.policy)
+        variant = await pipeline.variant(call, policy, name)
         shape, spec = observations.shape[1:], variant.policy.observation
         if (shape, observations.dtype) != (spec.shape, spec.numpy_dtype):
             raise ObservationError(
                 "observations", "those of the policy", "those of its version before"
             )
         waited = call.stages.queue / 1e9
-        inference = await hot.compute(variant, observations, receive, waited, joined=False)
+        inference = await pipeline.compute(variant, observations, receive, waited, joined=False)
         q_values = np.ascontiguousarray(inference.q_values)
         row = {
             "variant": name,

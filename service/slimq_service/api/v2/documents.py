@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -166,13 +167,12 @@ def model_config(policy: PolicyManifest, max_batch: int) -> ModelConfig:
 
 def model_statistics(policy: str, variant: str, totals: VariantStatistics) -> ModelStatistics:
     """A variant's statistics."""
+    of_stages = {
+        stage: DurationStatistics(count=totals.success.count, ns=nanoseconds)
+        for stage, nanoseconds in asdict(totals.stages).items()
+    }
     stages = StageStatistics(
-        success=_duration(totals.success),
-        fail=_duration(totals.fail),
-        queue=_duration(totals.queue),
-        compute_input=_duration(totals.compute_input),
-        compute_infer=_duration(totals.compute_infer),
-        compute_output=_duration(totals.compute_output),
+        success=_duration(totals.success), fail=_duration(totals.fail), **of_stages
     )
     return ModelStatistics(
         name=policy,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
@@ -21,6 +21,7 @@ from slimq_service.decoding.nested_lists import (
     flatten,
     kind_of,
     load_json,
+    read_vectors,
     to_array,
 )
 from slimq_service.errors import ConflictError, MalformedError
@@ -33,16 +34,14 @@ LONGEST_ID = 256
 """Characters of a request's id, which the answer repeats."""
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """One output that is wanted, and whether as binary."""
 
     name: str
     binary: bool
 
 
-@dataclass(frozen=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A request that was read and checked."""
 
     id: str | None
@@ -207,6 +206,10 @@ def _read_data(
         flatten(data, (len(data),), field)  # raises where the elements are no numbers
         expected = f"a list of {count} numbers (shape {list(shape)})"
         raise ObservationError(field, expected, kind_of(data))
+    if not nested and spec.dtype == "float32":
+        numbers32 = read_vectors([data], count)
+        if numbers32 is not None:
+            return numbers32.reshape(shape)
     numbers = flatten(data, shape if nested else (count,), field)
     return spec.check(to_array(numbers, spec).reshape(shape), field)
 

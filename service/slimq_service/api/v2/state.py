@@ -37,6 +37,8 @@ def version_state(catalogue: Catalogue, policy: str, variant: str) -> VersionSta
         found = "UNAVAILABLE", str(error)
     elif of_policy.manifest is None:
         found = "UNAVAILABLE", str(of_policy.error)
+    elif catalogue.scan_error is not None:
+        found = "UNAVAILABLE", catalogue.scan_error
     elif state.task is not None:
         found = "LOADING", "being loaded"
     elif state.unloaded:

@@ -12,6 +12,7 @@ Q_VALUES = "q_values"
 ACTIONS = "actions"
 OUTPUTS = (Q_VALUES, ACTIONS)
 PLATFORM = "onnx_onnxv1"
+DATATYPES_OF_OUTPUTS = {Q_VALUES: "FP32", ACTIONS: "INT64"}
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 
@@ -32,4 +33,5 @@ def input_tensor(spec: ObservationSpec) -> Tensor:
 @cache
 def output_tensors(actions: int) -> tuple[Tensor, ...]:
     """The outputs of a policy with this many actions."""
-    return Tensor(Q_VALUES, "FP32", (actions,)), Tensor(ACTIONS, "INT64", ())
+    shapes: dict[str, tuple[int, ...]] = {Q_VALUES: (actions,), ACTIONS: ()}
+    return tuple(Tensor(n, DATATYPES_OF_OUTPUTS[n], shape) for n, shape in shapes.items())

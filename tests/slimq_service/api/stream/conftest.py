@@ -129,7 +129,7 @@ def open_wire() -> Callable[..., Any]:
     """`await open_wire(service, path, **options)`: an accepted stream."""
 
     async def begin(service: Any, path: str, **options: Any) -> Wire:
-        return await Wire(service.app, path, **options).accepted()
+        return await Wire(service.app.routes, path, **options).accepted()
 
     return begin
 

@@ -16,7 +16,7 @@ ZEROS = np.zeros(4, np.float32)
 
 def refused(service: Any, wire: Any, path: str, **options: Any) -> tuple[int, Any, Any]:
     async def ask() -> Any:
-        return await wire(service.app, path, **options).refused()
+        return await wire(service.app.routes, path, **options).refused()
 
     status, headers, problem = service.run(ask())
     assert headers["content-type"] == "application/problem+json"
@@ -86,7 +86,7 @@ def test_no_more_streams_are_opened_than_may_be(start: Any, wire: Any, open_wire
 
     async def play() -> Any:
         wires = [await open_wire(service, TINY) for _ in range(2)]
-        answer = await wire(service.app, TINY).refused()
+        answer = await wire(service.app.routes, TINY).refused()
         await wires.pop().gone()
         wires.append(await open_wire(service, TINY))
         assert "action" in await wires[-1].ask(ZEROS)
@@ -122,7 +122,7 @@ def test_those_that_are_refused_take_no_place(start: Any, wire: Any, open_wire: 
 def test_none_is_opened_once_the_service_ends(service: Any, wire: Any, open_wire: Any) -> None:
     async def play() -> None:
         one = await open_wire(service, TINY)
-        ending = asyncio.ensure_future(service.app.state.streams.end())
+        ending = asyncio.ensure_future(service.app.streams.end())
         assert (await one.closed())[0] == 1001
         await asyncio.wait_for(ending, 10)
 
@@ -130,21 +130,21 @@ def test_none_is_opened_once_the_service_ends(service: Any, wire: Any, open_wire
     status, headers, problem = refused(service, wire, TINY)
     assert (status, problem["code"]) == (503, "closing")
     assert headers["retry-after"] == "1"
-    service.run(asyncio.wait_for(service.app.state.streams.end(), 10))
+    service.run(asyncio.wait_for(service.app.streams.end(), 10))
 
 
 def test_one_whose_variant_is_loaded_when_the_service_ends_is_refused(
     service: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    streams = service.app.state.streams
-    get = streams._hot.catalogue.get
+    streams = service.app.streams
+    get = service.app.catalogue.get
 
     async def late(*names: str) -> Any:
         found = await get(*names)
         await streams.end()
         return found
 
-    monkeypatch.setattr(streams._hot.catalogue, "get", late)
+    monkeypatch.setattr(service.app.catalogue, "get", late)
     assert refused(service, wire, TINY)[2]["code"] == "closing"
 
 
@@ -168,7 +168,7 @@ def test_a_mistake_of_ours_is_a_problem_and_takes_no_place(
 
 def test_a_server_without_http_answers_closes(service: Any, wire: Any) -> None:
     async def play() -> Any:
-        return await wire(service.app, "/v1/policies/none/stream", extensions=()).closed()
+        return await wire(service.app.routes, "/v1/policies/none/stream", extensions=()).closed()
 
     assert service.run(play()) == (1008, "not-found")
 

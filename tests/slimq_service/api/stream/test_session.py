@@ -198,7 +198,7 @@ def test_a_new_version_answers_the_next_frame(
         deadline = asyncio.get_running_loop().time() + 10
         while (after := await wire.ask(np.zeros(4, np.float32)))["sha256"] == before["sha256"]:
             assert asyncio.get_running_loop().time() < deadline
-            await service.app.state.streams._hot.catalogue.refresh()
+            await service.app.pipeline.catalogue.refresh()
             await asyncio.sleep(0.01)
         await wire.gone()
         return [before, after, digest]
@@ -226,7 +226,7 @@ def test_without_a_choice_the_default_answers_whichever_it_is(
         zeros = np.zeros(4, np.float32)
         variants = [(await wire.ask(zeros))["variant"] for wire in (free, bound)]
         write_policy(tiny_repository, "tiny", default_variant="other")
-        await service.app.state.streams._hot.catalogue.refresh()
+        await service.app.pipeline.catalogue.refresh()
         variants += [(await wire.ask(zeros))["variant"] for wire in (free, bound)]
         await free.gone()
         await bound.gone()
@@ -267,7 +267,7 @@ def test_other_observations_end_the_stream_with_a_reason(
         await wire.ask(newest[0])
         observation = {"dtype": "uint8", "shape": (4, 84, 84), "stack": {"axis": 0, "count": 2}}
         write_policy(tiny_repository, "tiny_frames", observation=observation)
-        catalogue = service.app.state.streams._hot.catalogue
+        catalogue = service.app.pipeline.catalogue
         await catalogue.refresh()
         await catalogue.load("tiny_frames", "fp32")
         problem = await wire.ask(newest[1])
@@ -340,7 +340,7 @@ def test_the_end_of_the_service_closes_after_the_answer_under_way(
         busy, idle = [await open_wire(service, TINY) for _ in range(2)]
         busy.put(*[np.zeros(4, np.float32)] * 2)
         await gate.reached()
-        ending = asyncio.ensure_future(service.app.state.streams.end())
+        ending = asyncio.ensure_future(service.app.streams.end())
         closed = [await idle.closed()]
         assert not ending.done()
         gate.open.set()

@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 
 from places import POLICIES
-from slimq.core.errors import InvalidInputError
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
-from slimq_service.api.v1.act import choose, query_variant
-from slimq_service.errors import ConflictError
 
 RAW = {"content-type": "application/octet-stream"}
 NPY = {"content-type": "application/x-npy"}
@@ -92,18 +89,6 @@ def test_two_variants_in_one_request_are_a_conflict_that_names_both(service: Any
         assert answer.json()["code"] == "conflict"
         assert "'other'" in answer.json()["detail"]
         assert "'fp32'" in answer.json()["detail"]
-
-
-def test_queries_are_read_strictly() -> None:
-    assert query_variant(b"") is None
-    assert query_variant(b"variant=int8&variant=int8") == "int8"
-    with pytest.raises(ConflictError, match="'a' and 'b'"):
-        query_variant(b"variant=a&variant=b")
-    with pytest.raises(InvalidInputError, match="did you mean 'variant'") as caught:
-        query_variant(b"varaint=a")
-    assert caught.value.expected == "only the parameter variant", "the hint is no data"
-    assert query_variant(b"variant=%ff%00") is not None
-    assert choose({"path": None, "body": None}, "fp32") == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +186,7 @@ def test_a_mistake_of_ours_is_a_problem_and_counted(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("slimq_service.api.v1.act.render_answer", fail)
+    monkeypatch.setattr("slimq_service.api.v1.codec.render_answer", fail)
     answer = service.act("tiny", [[0, 0, 0, 0]])
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text

@@ -184,8 +184,22 @@ def test_a_mistake_of_ours_is_an_error_that_says_nothing_of_it(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("slimq_service.api.v2.infer.render", fail)
+    monkeypatch.setattr("slimq_service.api.v2.codec.InferCodec.encode", fail)
     answer = protocol.infer(service, "tiny", protocol.document(observations))
     assert answer.status_code == 500
     assert list(answer.json()) == ["error"]
     assert "secret" not in answer.text
+
+
+def test_broken_files_are_503(start: Any, protocol: Any, repositories: Any) -> None:
+    repositories.publish("tiny", "other", b"no model at all")
+    (repositories.root / "tiny_frames" / "policy.json").write_text("{")
+    service = start()
+    answers = [
+        protocol.infer(service, "tiny/other", b"{}"),
+        protocol.infer(service, "tiny_frames", b"{}"),
+        service.get("/v2/models/tiny_frames"),
+        service.get("/v2/models/tiny_frames/ready"),
+    ]
+    assert [answer.status_code for answer in answers] == [503] * 4
+    assert all(list(answer.json()) == ["error"] for answer in answers)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from builders import make_mlp
+from slimq.core.stamp import FileStamp
 
 
 def index(service: Any, **body: Any) -> dict[str, tuple[str, str]]:
@@ -103,6 +104,37 @@ def test_a_load_does_not_wait_out_the_time_after_a_failure(start: Any, repositor
     assert control(service, "load", "tiny", variants("other")).status_code == 503
     path.write_bytes(content)
     assert control(service, "load", "tiny", variants("other")).status_code == 200
+
+
+def test_a_load_sees_what_changed_in_place_though_no_stamp_did(
+    start: Any, repositories: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system whose metadata tell nothing; the watcher sees nothing there."""
+    constant = FileStamp(0, 0, 0, 0, 0)
+    monkeypatch.setattr(FileStamp, "of", classmethod(lambda cls, status: constant))
+    service = start(watch_seconds=3600.0)
+    ask = {"params": {"variant": "other"}}
+    before = service.act("tiny", [[1] * 4], **ask).json()
+    path = repositories.model("tiny", "other")
+    content = path.read_bytes()
+    repositories.corrupt("tiny", "other")
+    assert service.get("/readyz").json()["variants"][1]["state"] == "loaded"
+    answer = control(service, "load", "tiny", variants("other"))
+    assert answer.status_code == 503
+    assert f"{path.name}: has sha256" in answer.json()["error"]
+    assert service.get("/readyz").json()["variants"][1]["state"] == "stale"
+    assert service.act("tiny", [[1] * 4], **ask).json() == before, "memory serves on"
+    path.write_bytes(content)
+    assert control(service, "load", "tiny", variants("other")).status_code == 200
+    digest = repositories.publish("tiny", "other", make_mlp(9))
+    assert service.act("tiny", [[1] * 4], **ask).json() == before
+    assert control(service, "load", "tiny", variants("other")).status_code == 200
+    assert service.act("tiny", [[1] * 4], **ask).json()["sha256"] == digest
+    manifest = repositories.root / "tiny" / "policy.json"
+    manifest.write_text(manifest.read_text().replace('"left"', '"port"'))
+    assert control(service, "load", "tiny", variants("other")).status_code == 200
+    assert service.act("tiny", [[1] * 4], **ask).status_code == 200
+    assert "port" in service.get("/v1/policies/tiny").json()["actions"]
 
 
 def test_a_load_sees_what_was_just_published(service: Any, repositories: Any) -> None:

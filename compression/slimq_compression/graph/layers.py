@@ -1,0 +1,70 @@
+"""The layers of a graph that a pass may still encode, and how a recipe chooses among them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from slimq.core.errors import InvalidInputError
+from slimq_compression.graph.model import WEIGHTED, weighted_nodes
+
+DENSE = ("Gemm", "MatMul")
+
+
+def float_layers(
+    model: onnx.ModelProto, operators: Collection[str] = WEIGHTED
+) -> dict[str, onnx.NodeProto]:
+    """Layers whose weights are stored as floats, by name, in order of computation."""
+    floats = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    return {
+        node.name: node
+        for node in weighted_nodes(model)
+        if node.op_type in operators and node.input[1] in floats
+    }
+
+
+def choose_layers(
+    model: onnx.ModelProto,
+    wanted: Sequence[str] | None,
+    place: str,
+    operators: Collection[str] = WEIGHTED,
+) -> dict[str, onnx.NodeProto]:
+    """The layers that a recipe names, by default all that can be encoded.
+
+    Args:
+        model: the graph.
+        wanted: names of layers.
+        place: the parameter that names them, such as `quantize_int8.layers`.
+        operators: what the pass can encode.
+
+    Raises:
+        InvalidInputError: a name is of no such layer, or there is none at all.
+    """
+    there = float_layers(model, operators)
+    unknown = [name for name in wanted or () if name not in there]
+    if unknown:
+        listing = ", ".join(there) or "none"
+        raise InvalidInputError(place, f"layers with float weights ({listing})", repr(unknown[0]))
+    if not there:
+        expected = f"a graph with float weights in {' or '.join(operators)}"
+        raise InvalidInputError(place, expected, "one without")
+    return {name: node for name, node in there.items() if wanted is None or name in wanted}
+
+
+def output_axis(node: onnx.NodeProto) -> int:
+    """The axis of a layer's weight that counts its outputs."""
+    if node.op_type == "Conv":
+        return 0
+    transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
+    return 0 if transposed else 1
+
+
+def weight_rows(model: onnx.ModelProto, node: onnx.NodeProto) -> npt.NDArray[np.float32]:
+    """A layer's weights as `(outputs, weights of each)`."""
+    stored = next(t for t in model.graph.initializer if t.name == node.input[1])
+    weight = np.moveaxis(numpy_helper.to_array(stored), output_axis(node), 0)
+    return np.ascontiguousarray(weight.reshape(len(weight), -1))

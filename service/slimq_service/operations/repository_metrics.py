@@ -1,0 +1,173 @@
+"""Metrics taken from manifests and reports: the size of each variant, and its measured return.
+
+They are lines of the text of `/metrics` that come from the repository when it is scraped, not from
+series: every worker knows them, requests pay nothing for them, and a variant that was removed or
+never evaluated has none, where a series would have to be 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from slimq.core.errors import SlimqError
+from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.report import EvaluationReport
+from slimq.core.repository import Repository
+from slimq.core.stamp import FileStamp
+from slimq_service.metrics.text_format import escape
+from slimq_service.variants.catalogue import Catalogue
+from slimq_service.variants.snapshot import Key
+
+FAMILIES = {
+    "slimq_policy_random_return": "Mean return of random actions, the zero of return ratios",
+    "slimq_variant_info": "1, with a variant's precision and the sha256 of its stored model",
+    "slimq_variant_baseline": "1 for the baseline variant of its policy, else 0",
+    "slimq_variant_default": "1 for the variant that answers requests that name none, else 0",
+    "slimq_variant_bytes": "Size of the model on disk, everything included",
+    "slimq_variant_parameters": "Parameters of the model",
+    "slimq_variant_macs": "Multiply-accumulate operations for one observation",
+    "slimq_variant_return": "Mean return over held-out episodes, for evaluated variants",
+    "slimq_variant_return_low": "Lower end of the 95 % confidence interval of the mean return",
+    "slimq_variant_return_high": "Upper end of the same interval",
+    "slimq_variant_agreement_ratio": "Share of held-out states with the baseline's greedy action",
+}
+"""Names and help texts; all are gauges."""
+
+
+@dataclass(frozen=True)
+class _Results:
+    """The results in a report that are exposed."""
+
+    mean: float
+    low: float
+    high: float
+    agreement: float | None
+
+    @classmethod
+    def of(cls, report: EvaluationReport) -> _Results:
+        agreement = report.fidelity.agreement if report.fidelity is not None else None
+        return cls(report.mean, report.interval.low, report.interval.high, agreement)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The lines of one variant, and the manifests they were written from."""
+
+    policy: PolicyManifest
+    variant: VariantManifest
+    lines: list[tuple[str, str]]
+    has_results: bool
+
+    @property
+    def report(self) -> tuple[str, str] | None:
+        """The key of its results, None if it has no report."""
+        return _report_key(self.variant)
+
+    def are_current(self, policy: PolicyManifest, variant: VariantManifest) -> bool:
+        """Whether they are the lines of these manifests, with all there is to know."""
+        complete = self.has_results or variant.report is None
+        return complete and self.policy is policy and self.variant is variant
+
+
+class RepositoryMetrics:
+    """Writes the lines, and keeps them until a manifest changes."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        """Reads nothing yet.
+
+        Args:
+            catalogue: has the latest scan of the repository.
+        """
+        self._catalogue = catalogue
+        self._known: dict[Key, _Rows] = {}
+        self._results: dict[tuple[str, str], _Results] = {}
+        self._broken: dict[tuple[str, str], FileStamp | None] = {}
+
+    def render(self) -> str:
+        """The text, with a line break at its end; in any thread, one at a time."""
+        lines: dict[str, list[str]] = {name: [] for name in FAMILIES}
+        scan = self._catalogue.scan
+        for policy, scanned in scan.policies.items():
+            if scanned.manifest is not None:
+                value = scanned.manifest.random_policy.mean
+                line = f'slimq_policy_random_return{{policy="{policy}"}} {value!r}'
+                lines["slimq_policy_random_return"].append(line)
+        known, self._known = self._known, {}
+        for key, entry in scan.entries():
+            policy_manifest = scan.policies[key[0]].manifest
+            if policy_manifest is None or entry.manifest is None:
+                continue
+            rows = known.get(key)
+            if rows is None or not rows.are_current(policy_manifest, entry.manifest):
+                rows = self._write(key, policy_manifest, entry.manifest)
+            self._known[key] = rows
+            for name, line in rows.lines:
+                lines[name].append(line)
+        seen = {rows.report for rows in self._known.values()}
+        self._results = {key: found for key, found in self._results.items() if key in seen}
+        self._broken = {key: stamp for key, stamp in self._broken.items() if key in seen}
+        text = []
+        for name, rows_of_name in lines.items():
+            if rows_of_name:
+                text += [f"# HELP {name} {FAMILIES[name]}", f"# TYPE {name} gauge", *rows_of_name]
+        return "\n".join(text) + "\n" if text else ""
+
+    def _write(self, key: Key, policy: PolicyManifest, variant: VariantManifest) -> _Rows:
+        labels = f'policy="{key[0]}",variant="{key[1]}"'
+        results = self._read(self._catalogue.repository, variant)
+        lines = [
+            (name, f"{name}{{{labels}{more}}} {float(value)!r}")
+            for name, more, value in _values(policy, variant, results)
+        ]
+        return _Rows(policy, variant, lines, has_results=results is not None)
+
+    def _read(self, repository: Repository, variant: VariantManifest) -> _Results | None:
+        """The results measured of this very model, None if there are none or they cannot be read.
+
+        A broken report is not read and hashed again until its file changes.
+        """
+        key = _report_key(variant)
+        if variant.report is None or key is None:
+            return None
+        known = self._results.get(key)
+        if known is not None:
+            return known
+        stamp = repository.file_stamp(variant, variant.report)
+        if key in self._broken and self._broken[key] == stamp:
+            return None
+        try:
+            report = repository.report(variant.policy, variant.name)
+        except SlimqError:  # whoever asks for the report is told why
+            self._broken[key] = stamp
+            return None
+        if report is None or report.model_sha256 != variant.model.sha256:
+            return None  # published meanwhile: the next scan has it
+        results = self._results[key] = _Results.of(report)
+        return results
+
+
+def _report_key(variant: VariantManifest) -> tuple[str, str] | None:
+    """The sha256 of the model and of its report."""
+    report = variant.report
+    return None if report is None else (variant.model.sha256, report.sha256)
+
+
+def _values(
+    policy: PolicyManifest, variant: VariantManifest, results: _Results | None
+) -> Iterator[tuple[str, str, float]]:
+    """Name, further labels and value of every line of a variant."""
+    precision, sha256 = escape(variant.precision), variant.model.sha256[:12]
+    yield "slimq_variant_info", f',precision="{precision}",sha256="{sha256}"', 1
+    yield "slimq_variant_baseline", "", variant.name == policy.baseline_variant
+    yield "slimq_variant_default", "", variant.name == policy.default_variant
+    yield "slimq_variant_bytes", "", variant.model.bytes
+    yield "slimq_variant_parameters", "", variant.parameters
+    yield "slimq_variant_macs", "", variant.macs
+    if results is None:
+        return
+    yield "slimq_variant_return", "", results.mean
+    yield "slimq_variant_return_low", "", results.low
+    yield "slimq_variant_return_high", "", results.high
+    if results.agreement is not None:
+        yield "slimq_variant_agreement_ratio", "", results.agreement

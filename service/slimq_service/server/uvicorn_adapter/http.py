@@ -1,0 +1,190 @@
+"""uvicorn's HTTP/1.1 connection under names of our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from slimq.core.errors import SlimqError
+from slimq_service.errors import MalformedRequestError
+from slimq_service.inference.arrivals import App
+from slimq_service.server.websocket_handshake import asks_for_websocket, check_handshake
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class HttpConnection(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 connection, with upgrades as RFC 9110 (7.8) has them.
+
+    httptools ends a request at a head that asks for another protocol: it reads no body, and takes
+    what follows for the next request. Only a WebSocket is ever accepted here. Any other head is
+    read again without `Upgrade`, by a parser of its own, and the body and all that follows behind
+    it. So it costs nothing where nobody asks.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._answering: Any = None
+        """The cycle of the request that is being answered; uvicorn knows the newest alone."""
+
+    # Hooks, which do nothing here.
+
+    def answered_by(self, app: App) -> App:
+        """What answers a request that was read, given the application."""
+        return app
+
+    def head_ended(self) -> None:
+        """A head is whole, its request not yet begun; a `SlimqError` refuses it."""
+
+    def body_ended(self) -> None:
+        """A request is whole."""
+
+    def unreadable(self, error: SlimqError | None) -> None:
+        """What arrived is no request; `error` says why, as far as that is known."""
+
+    def refused_handshake(self, error: SlimqError) -> None:
+        """A request for a WebSocket is malformed."""
+
+    def handed_over(self) -> None:
+        """The connection is a WebSocket from now on."""
+
+    def idle_too_long(self) -> None:
+        """Nothing came for as long as an idle connection is kept."""
+        super().timeout_keep_alive_handler()
+
+    # The state.
+
+    def is_answering(self) -> bool:
+        """Whether an answer is being made."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def has_begun_answer(self) -> bool:
+        """Whether a part of it is sent."""
+        return self.is_answering() and self.cycle.response_started
+
+    def is_in_head(self) -> bool:
+        """Whether a head has begun that is not whole."""
+        return self.scope is not None and "method" not in self.scope
+
+    def head_size(self) -> int:
+        """Bytes of the head that was read so far, with what is between its parts."""
+        if not self.is_in_head():
+            return 0
+        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return len("GET  HTTP/1.1\r\n\r\n") + len(self.url) + lines
+
+    def unread_body(self) -> int:
+        """Bytes of the newest request's body that the application has not taken."""
+        return len(self.cycle.body)
+
+    def waiting_requests(self) -> int:
+        """Requests that were read and wait for the answers to those before them."""
+        return len(self.pipeline)
+
+    def connection_count(self) -> int:
+        """Connections of the whole server, this one and WebSockets among them."""
+        return len(self.connections)
+
+    def common_headers(self) -> Headers:
+        """Headers of every answer."""
+        return self.server_state.default_headers
+
+    # What can be done.
+
+    def close_after_answer(self) -> None:
+        """Closes behind the answer to the newest request."""
+        self.cycle.keep_alive = False
+
+    def give_up_body(self) -> None:
+        """Tells the application that the rest of the newest request's body never comes."""
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
+    def drop_trailers(self) -> None:
+        """Takes what comes next for trailers, which nobody reads, and not for headers."""
+        self.headers = []
+
+    # asyncio's and httptools' callbacks, and uvicorn's own methods.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the application, and leaves no timer behind."""
+        self._unset_keepalive_if_required()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Reads a piece, and again what is behind each head that asks for an upgrade in vain."""
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                raised = error.__context__
+                self.unreadable(raised if isinstance(raised, SlimqError) else None)
+                return
+            else:
+                return
+            if self._asks_for_websocket():
+                self._become_websocket(rest)
+                return
+            head = self._head_without_upgrade()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            data = head + rest
+
+    def on_headers_complete(self) -> None:
+        """Begins a request, unless it asks for an upgrade: `data_received` goes on with that."""
+        if not self.parser.should_upgrade():
+            self.head_ended()
+            super().on_headers_complete()
+        elif self.parser.get_method() == b"CONNECT":
+            raise MalformedRequestError("method", "any but CONNECT", "CONNECT")
+        elif self._asks_for_websocket():
+            self.head_ended()
+
+    def on_message_complete(self) -> None:
+        """Ends a request; one that asks for an upgrade has not begun."""
+        if not self.parser.should_upgrade():
+            self.body_ended()
+            super().on_message_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes an idle connection."""
+        self.idle_too_long()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, self.answered_by(app))
+
+    def _asks_for_websocket(self) -> bool:
+        """Whether the head is one for a WebSocket; behind an unanswered request none can begin."""
+        if self.is_answering() or self.ws_protocol_class is None:
+            return False
+        version = self.parser.get_http_version()
+        return asks_for_websocket(self.parser.get_method(), version, self.headers)
+
+    def _become_websocket(self, rest: bytes) -> None:
+        try:
+            check_handshake(self.url, self.headers)
+        except MalformedRequestError as error:
+            self.refused_handshake(error)
+            return
+        self.headers[:] = [(name, value) for name, value in self.headers if name != b"upgrade"]
+        self.headers.append((b"upgrade", b"websocket"))
+        self.scope["method"] = "GET"
+        self.handed_over()
+        self.handle_websocket_upgrade()
+        if rest:
+            self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
+
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])

@@ -1,0 +1,197 @@
+"""TOML files that people write: read and checked, with errors that name the place.
+
+A mistake is a `ConfigError` with the file, the key, its line and, where a key is misspelt, the
+nearest valid one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from slimq.core.errors import ConfigError, suggestion
+
+T = TypeVar("T", bound=BaseModel)
+Key = str | int
+"""A step on the way to a value: the name of a key, or the index of a table of an array."""
+
+
+@dataclass(frozen=True)
+class TomlDocument:
+    """The text of a file and what it holds.
+
+    Attributes:
+        source: its name in errors.
+        text: as it was read.
+        values: the tables in it.
+    """
+
+    source: str
+    text: str
+    values: dict[str, Any]
+
+    def error(self, place: str, problem: str, keys: Sequence[Key]) -> ConfigError:
+        """An error about a value.
+
+        Args:
+            place: the value's name in the message.
+            problem: what is wrong with it.
+            keys: the way to it; its line, or that of the table around it, ends the message.
+        """
+        line = self.line(keys)
+        where = "" if line is None else f" (at line {line})"
+        return ConfigError(self.source, place, f"{problem}{where}")
+
+    def validate(
+        self,
+        model: type[T],
+        values: Mapping[str, Any] | None = None,
+        keys: Sequence[Key] = (),
+        prefix: str = "",
+    ) -> T:
+        """A table as a model.
+
+        Args:
+            model: of the table.
+            values: the table's, by default those of the document.
+            keys: the way to the table.
+            prefix: the table's place in errors; empty for the document.
+
+        Raises:
+            ConfigError: an unknown key or an impossible value.
+        """
+        values = self.values if values is None else values
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            # A misspelt key is also a missing one; the misspelling is the better story.
+            first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+            location = first["loc"]
+            place = ".".join(map(str, [*([prefix] if prefix else []), *location])) or "file"
+            problem = _describe(model, first)
+            raise self.error(place, problem, [*keys, *_keys_of(values, location)]) from error
+
+    def line(self, keys: Sequence[Key]) -> int | None:
+        """The line on which a value begins, or else the table around it; None for the document.
+
+        A beginning of the file that is TOML by itself ends between two statements: the one that
+        brings the value begins after the last of these that does not hold it.
+        """
+        keys = keys[: _depth(self.values, keys)]
+        if not keys:
+            return None
+        begin = 0
+        for count, values in self._beginnings:
+            if _depth(values, keys) == len(keys):
+                break
+            begin = count
+        return begin + 1
+
+    @cached_property
+    def _beginnings(self) -> list[tuple[int, dict[str, Any]]]:
+        """The values of each number of first lines that are TOML by themselves."""
+        lines = self.text.split("\n")
+        found = []
+        for count in range(1, len(lines) + 1):
+            try:
+                found.append((count, tomllib.loads("\n".join(lines[:count]))))
+            except tomllib.TOMLDecodeError:
+                continue
+        return found
+
+
+def read_toml(path: Path) -> TomlDocument:
+    """Reads a file.
+
+    Raises:
+        ConfigError: it is missing, or is no TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), "file", error.strerror or "cannot be read") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), "syntax", str(error)) from error
+    return parse_toml(text, str(path))
+
+
+def parse_toml(text: str, source: str) -> TomlDocument:
+    """Parses text.
+
+    Args:
+        text: TOML.
+        source: its name in errors.
+
+    Raises:
+        ConfigError: it is no TOML.
+    """
+    try:
+        return TomlDocument(source, text, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, "syntax", str(error)) from error
+
+
+def _describe(model: type[BaseModel], found: ErrorDetails) -> str:
+    """One of pydantic's errors in a sentence, with what was received or the nearest key."""
+    location = found["loc"]
+    if found["type"] == "extra_forbidden":
+        name = str(location[-1])
+        return f"unknown key {name!r}{suggestion(name, _valid_keys(model, location[:-1]))}"
+    problem = found["msg"].removeprefix("Value error, ")
+    if found["type"] in ("missing", "value_error") or isinstance(found["input"], Mapping):
+        return problem
+    return f"{problem}, received {found['input']!r}"
+
+
+def _depth(values: Any, keys: Sequence[Key]) -> int:
+    """How many of the keys lead to something."""
+    for count, key in enumerate(keys):
+        try:
+            values = values[key]
+        except (KeyError, IndexError, TypeError):
+            return count
+    return len(keys)
+
+
+def _keys_of(values: Any, location: Iterable[Key]) -> list[Key]:
+    """The way to a value; in pydantic's location the tags of unions are steps as well."""
+    found: list[Key] = []
+    for step in location:
+        if _depth(values, [step]):
+            found.append(step)
+            values = values[step]
+    return found
+
+
+def _valid_keys(model: type[BaseModel], location: Iterable[Key]) -> list[str]:
+    """The keys of the table at a location of pydantic."""
+    models = [model]
+    for step in location:
+        if isinstance(step, int):
+            continue
+        inner = [
+            found
+            for model in models
+            if step in model.model_fields
+            for found in _models_in(model.model_fields[step].annotation)
+        ]
+        models = inner or [model for model in models if step in _tags(model)]
+    return list(dict.fromkeys(key for model in models for key in model.model_fields))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    """The literals that may tell a model from others in a union."""
+    return {tag for field in model.model_fields.values() for tag in get_args(field.annotation)}

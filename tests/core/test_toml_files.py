@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from slimq.core.errors import ConfigError
+from slimq.core.toml_files import parse_toml, read_toml
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Circle(Strict):
+    kind: Literal["circle"]
+    radius: float = 1.0
+
+
+class Square(Strict):
+    kind: Literal["square"]
+    sides: tuple[int, int] = (1, 1)
+
+
+class Drawing(Strict):
+    title: str
+    shapes: list[Annotated[Circle | Square, Field(discriminator="kind")]] = []
+    frame: Square | None = None
+
+
+TEXT = """# A drawing.
+title = "One"
+
+[[shapes]]  # the first
+kind = "circle"
+radius = 2.5
+
+[[shapes]]
+kind = "square"
+sides = [
+    1,
+    2,
+]
+
+[frame]
+kind = "square"
+"""
+
+
+def test_a_document_is_what_is_in_it() -> None:
+    drawing = parse_toml(TEXT, "a.toml").validate(Drawing)
+    assert [shape.kind for shape in drawing.shapes] == ["circle", "square"]
+    assert drawing.frame == Square(kind="square")
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (["title"], 2),
+        (["shapes"], 4),
+        (["shapes", 0, "radius"], 6),
+        (["shapes", 1], 8),
+        (["shapes", 1, "sides"], 10),
+        (["frame", "kind"], 16),
+        (["frame", "absent"], 15),
+        (["shapes", 5], 4),
+        (["absent"], None),
+        ([], None),
+    ],
+)
+def test_the_line_of_a_value_is_that_on_which_it_begins(keys: list[Any], line: int | None) -> None:
+    assert parse_toml(TEXT, "a.toml").line(keys) == line
+
+
+def test_lines_are_counted_through_strings_of_several_lines() -> None:
+    text = 'a = """\n\nb = 1\u2028\n"""\nb = 2\n'
+    document = parse_toml(text, "a.toml")
+    assert [document.line([key]) for key in "ab"] == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title", "titel", "titel: unknown key 'titel', did you mean 'title'? (at line 2)"),
+        ('title = "One"\n', "", "title: Field required"),
+        (
+            "radius = 2.5",
+            "radus = 2.5",
+            "shapes.0.circle.radus: unknown key 'radus', did you mean ",
+        ),
+        (
+            "radius = 2.5",
+            'radius = "wide"',
+            "shapes.0.circle.radius: Input should be a valid number, unable to parse string as a "
+            "number, received 'wide' (at line 6)",
+        ),
+        (
+            "    2,",
+            "    2.5,",
+            "shapes.1.square.sides.1: Input should be a valid integer, got a number with a "
+            "fractional part, received 2.5 (at line 10)",
+        ),
+        (
+            '[frame]\nkind = "square"',
+            '[frame]\nkind = "square"\nsidse = [1, 1]',
+            "frame.sidse: unknown key 'sidse', did you mean 'sides'? (at line 17)",
+        ),
+        ('[frame]\nkind = "square"', "[frame]", "frame.kind: Field required (at line 15)"),
+        ('"circle"', '"oval"', "shapes.0: Input tag 'oval' found using 'kind' does not match "),
+        ("sides = [", "sides = ", "syntax: "),
+    ],
+)
+def test_a_mistake_is_named_with_place_line_and_nearest_key(
+    old: str, new: str, message: str
+) -> None:
+    assert old in TEXT
+    with pytest.raises(ConfigError) as caught:
+        parse_toml(TEXT.replace(old, new, 1), "a.toml").validate(Drawing)
+    assert str(caught.value).startswith(f"a.toml: {message}")
+
+
+def test_a_table_without_some_of_its_keys_is_checked_in_its_place() -> None:
+    document = parse_toml(TEXT, "a.toml")
+    with pytest.raises(
+        ConfigError, match=r"^a\.toml: shape 2\.sides: Field required \(at line 8\)$"
+    ):
+        document.validate(Sides, {}, ["shapes", 1], "shape 2")
+
+
+class Sides(Strict):
+    sides: tuple[int, int]
+
+
+def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: file: No such file"):
+        read_toml(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"binary\.toml: syntax: "):
+        read_toml(tmp_path / "binary.toml")

@@ -1,0 +1,61 @@
+"""Recipes of shipped variants, with little training: the hash of the model and its nodes, as JSON.
+
+    python shortened.py POLICIES RECIPES [POLICY/VARIANT …]
+
+What a recipe does in hours it does here in seconds, with the shipped network and calibration set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from slimq.core.repository import Repository
+from slimq_compression.pipeline import load_source, run_recipe
+from slimq_compression.recipe import Recipe, Step, load_recipe
+
+SHORT = {"rounds": 1, "states": 64, "steps": 64, "updates": 2, "batch_size": 16, "keep_every": 1}
+"""Most of each that a training gets."""
+
+
+def shortened(step: Step) -> Step:
+    if not step.name.startswith("finetune"):
+        return step
+    values = step.params.model_dump()
+    fewer = {name: min(most, values[name]) for name, most in SHORT.items() if name in values}
+    return replace(step, params=step.params.model_copy(update=fewer))
+
+
+def shipped(repository: Repository, recipes: Path) -> Iterator[tuple[str, Recipe]]:
+    for policy in repository.policies():
+        for variant in repository.variants(policy):
+            own = recipes / policy / f"{variant}.toml"
+            yield policy, load_recipe(own if own.exists() else recipes / f"{variant}.toml")
+
+
+def main(policies: str, recipes: str, *names: str) -> None:
+    repository = Repository(Path(policies))
+    found: dict[str, Any] = {}
+    for policy, recipe in shipped(repository, Path(recipes)):
+        name = f"{policy}/{recipe.name}"
+        if names and name not in names:
+            continue
+        short = replace(recipe, network=tuple(shortened(step) for step in recipe.network))
+        staged = run_recipe(short, load_source(repository, policy))
+        nodes = onnx.load_model_from_string(staged.model).graph.node
+        found[name] = {
+            "sha256": hashlib.sha256(staged.stored).hexdigest(),
+            "nodes": [node.SerializeToString(deterministic=True).hex() for node in nodes],
+        }
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
