@@ -42,7 +42,8 @@ from slimq.networks.qnetwork import QNetwork, count_macs, count_parameters
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.collector import PolicyCollector
 from slimq_compression.context import PassContext, Progress, ignore, silent, step_seed
-from slimq_compression.graph import count_weights, describe_precision, opset_of, to_bytes
+from slimq_compression.graph.model import opset_of, to_bytes
+from slimq_compression.graph.weights import count_weights, describe_precision
 from slimq_compression.recipe import Recipe, Step
 from slimq_compression.resume import Finished, StepStore
 from slimq_compression.selection import open_candidate

@@ -45,9 +45,9 @@ from slimq_service.middleware.stack import (
     surround_routes,
     trace_provider,
 )
-from slimq_service.operations.evidence import Facts
 from slimq_service.operations.health import Lifecycle, make_health_router
 from slimq_service.operations.readiness import ReadyMetrics
+from slimq_service.operations.repository_metrics import RepositoryMetrics
 from slimq_service.operations.scrape import Exposition
 from slimq_service.requests.pipeline import Pipeline
 from slimq_service.settings import PROVIDERS_SETTING, Settings
@@ -59,6 +59,13 @@ The variant is chosen per request: by path, by the body's `variant`, by `?varian
 the policy's default. Every error is a problem document (RFC 9457) with a stable `code`.
 
 Under `/v2` is the Open Inference Protocol, where a policy is a model and a variant a version."""
+
+FASTAPI_OPTIONS: dict[str, Any] = {
+    "description": DESCRIPTION,
+    "redirect_slashes": False,
+    "openapi_url": None,
+}
+"""`/openapi.json` is a route of our own (`api/interface.py`)."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,7 @@ def create_app(
     """
     peers = peers or Peers()
     check_providers(settings.providers, *PROVIDERS_SETTING)
-    keys, make_id = read_keys(settings), id_maker()
-    provider = trace_provider(settings)
+    keys, make_id, provider = read_keys(settings), id_maker(), trace_provider(settings)
     metrics, arrivals, lifecycle = Metrics(registry or Registry()), Arrivals(), Lifecycle()
     catalogue = _make_catalogue(settings, metrics)
     engine = _make_engine(settings, arrivals, metrics)
@@ -125,41 +131,41 @@ def create_app(
     pipeline = Pipeline(settings, catalogue, engine, shadow, metrics)
     streams = StreamEndpoint(pipeline)
     ready = ReadyMetrics(catalogue, lifecycle, metrics)
-    exposition = Exposition(metrics.registry, Facts(catalogue), peers.folder, shadow.appear)
-    app = FastAPI(
-        title="slimq",
-        version=__version__,
-        description=DESCRIPTION,
-        lifespan=_make_lifespan(settings, catalogue, engine, shadow, ready, provider),
-        redirect_slashes=False,
-        openapi_url=None,
-        redoc_url=None,
+    exposition = Exposition(
+        metrics.registry, RepositoryMetrics(catalogue), peers.folder, shadow.add_series
     )
+    lifespan = _make_lifespan(settings, catalogue, engine, shadow, ready, provider)
+    app = FastAPI(title="slimq", version=__version__, lifespan=lifespan, **FASTAPI_OPTIONS)
     act_endpoint, infer_endpoint = act.make_endpoint(pipeline), infer.make_endpoint(pipeline)
-    app.router.routes.extend(act_endpoint.routes(act.PATHS, "act"))
-    app.router.routes.extend(CompareEndpoint(pipeline).routes())
-    app.router.routes.extend(infer_endpoint.routes(infer.PATHS, "infer"))
-    app.router.routes.extend(streams.routes())
+    app.router.routes += [
+        *act_endpoint.routes(act.PATHS, "act"),
+        *infer_endpoint.routes(infer.PATHS, "infer"),
+        *CompareEndpoint(pipeline).routes(),
+        *streams.routes(),
+    ]
     models = Models(catalogue, pipeline.recorder.statistics, settings.max_batch, peers)
-    app.include_router(make_protocol_router(catalogue, lifecycle, models))
-    app.include_router(make_control_router(catalogue, settings, peers))
-    app.include_router(make_page_router(catalogue, proxies))
-    app.include_router(make_interface_router(app, proxies))
-    app.include_router(make_resource_router(catalogue))
-    app.include_router(make_health_router(catalogue, lifecycle, exposition, ready.update))
+    for router in (
+        make_protocol_router(catalogue, lifecycle, models),
+        make_control_router(catalogue, settings, peers),
+        make_page_router(catalogue, proxies),
+        make_interface_router(app, proxies),
+        make_resource_router(catalogue),
+        make_health_router(catalogue, lifecycle, exposition, ready.update),
+    ):
+        app.include_router(router)
     add_error_handlers(app, metrics)
     add_openapi(app, partial(describe, keys=keys))
     dispatch = Dispatch(surround_routes(app, settings, metrics), act_endpoint, infer_endpoint)
     return Application(
-        asgi=surround(dispatch, settings, metrics, keys, make_id, provider),
-        routes=app,
-        settings=settings,
-        lifecycle=lifecycle,
-        arrivals=arrivals,
-        count_refused=partial(count_refused, metrics, make_id),
-        pipeline=pipeline,
-        streams=streams,
-        shadow=shadow,
+        surround(dispatch, settings, metrics, keys, make_id, provider),
+        app,
+        settings,
+        lifecycle,
+        arrivals,
+        partial(count_refused, metrics, make_id),
+        pipeline,
+        streams,
+        shadow,
     )
 
 

@@ -18,7 +18,7 @@ from slimq_service.metrics.service import Metrics
 
 def test_a_registry_that_forgets_has_every_series_and_no_count() -> None:
     metrics = Metrics(Forgetful())
-    metrics.appear("pong", "int8", ["noop"])
+    metrics.add("pong", "int8", ["noop"])
     measured = metrics.of("pong", "int8")
     measured.requests.inc()
     measured.loaded.set(1)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from builders import build_repository
+from reports import make_report
 from running import COMMAND, serve
 
 
@@ -59,16 +60,8 @@ def slimq() -> Any:
 @pytest.fixture
 def attach(tiny_repository: Path) -> Any:
     """`attach(variant, returns, p50=…)`: a report of the policy `tiny`, made by hand."""
-    from slimq.core.environment import EnvironmentSpec
     from slimq.core.manifest import RandomPolicyRecord
     from slimq.core.publish import Publisher
-    from slimq.core.report import (
-        EvaluationProtocol,
-        EvaluationReport,
-        Interval,
-        LatencyMeasurement,
-        LatencyReport,
-    )
     from slimq.core.repository import Repository
 
     repository = Repository(tiny_repository)
@@ -79,61 +72,13 @@ def attach(tiny_repository: Path) -> Any:
 
     def call(variant: str, returns: list[float], p50: float | None = None) -> None:
         manifest = repository.variant("tiny", variant)
-        mean, count = sum(returns) / len(returns), len(returns)
-        around = Interval(low=min(returns), high=max(returns))
-        measured = [
-            LatencyMeasurement(
-                mode=mode,
-                batch=1,
-                iterations=10,
-                p50_us=p50,
-                processes_p50_us=[p50],
-                p95_us=p50,
-                p99_us=p50,
-                processor_us=p50,
-            )
-            for mode in ("interleaved", "alone")
-            if p50 is not None
-        ]
-        latency = LatencyReport(
-            run_id="run",
-            processor="test",
-            threads=1,
-            processes=1,
-            onnxruntime="0",
-            variants=["fp32", "other"],
-            measurements=measured,
-        )
-        protocol = EvaluationProtocol(
-            environment=EnvironmentSpec(id="CartPole-v1", max_episode_steps=500),
-            epsilon=0.01,
-            episodes=count,
-            seed_range="held-out",
-            first_seed=3_000_000,
-            resamples=200,
-            fidelity_states=1,
-            fidelity_episodes=1,
-        )
-        report = EvaluationReport(
-            policy="tiny",
-            variant=variant,
+        report = make_report(
+            variant,
+            returns,
             model_sha256=manifest.model.sha256,
-            baseline_variant="fp32",
             baseline_sha256=repository.variant("tiny", "fp32").model.sha256,
-            protocol=protocol,
-            seeds=protocol.seeds,
-            returns=returns,
-            lengths=[1] * count,
-            trajectories=["0" * 64] * count,
-            distinct_trajectories=1,
-            mean=mean,
-            interval=around,
-            iqm=mean,
-            iqm_interval=around,
-            fidelity=None,
-            bytes=manifest.model.bytes,
-            latency=latency if measured else None,
-            versions={"slimq": "0"},
+            p50=p50,
+            size=manifest.model.bytes,
         )
         publisher.attach_report("tiny", variant, report)
 
@@ -141,19 +86,27 @@ def attach(tiny_repository: Path) -> Any:
 
 
 @pytest.fixture
-def run(
-    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Any:
-    """`run("promote", "tiny", …)` on the small repository: exit code, stdout, stderr."""
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`invoke("promote", "tiny", …)` in this process: exit code, stdout, stderr."""
     from slimq.cli.main import main
 
     def call(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        command = ["slimq", *arguments, "--policies", str(tiny_repository)]
-        monkeypatch.setattr(sys, "argv", command)
+        monkeypatch.setattr(sys, "argv", ["slimq", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
         captured = capsys.readouterr()
         return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def run(tiny_repository: Path, invoke: Any) -> Any:
+    """`run("promote", "tiny", …)` on the small repository: exit code, stdout, stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        found: tuple[int, str, str] = invoke(*arguments, "--policies", str(tiny_repository))
+        return found
 
     return call

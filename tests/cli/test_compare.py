@@ -8,24 +8,17 @@ from pathlib import Path
 import pytest
 
 from slimq.cli.compare import COLUMNS
-from slimq.cli.main import main
 from slimq.core.repository import Repository
 from slimq.evaluation.protocol import EvaluationSettings
 from slimq.evaluation.runner import evaluate_policy
 
 
 @pytest.fixture
-def run(tiny_repository, monkeypatch, capsys):
+def run(tiny_repository, invoke):
     """Runs the command on the policy `tiny`; gives exit code, stdout and stderr."""
 
     def run(*arguments):
-        command = ["slimq", "compare", "tiny", "--policies", str(tiny_repository), *arguments]
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
+        return invoke("compare", "tiny", "--policies", str(tiny_repository), *arguments)
 
     return run
 

@@ -7,24 +7,17 @@ import sys
 import pytest
 
 from slimq.cli.evaluate import ProgressBar
-from slimq.cli.main import main
 from slimq.core.repository import Repository
 from slimq.environments.rollout import Episode
 
 
 @pytest.fixture
-def run(tiny_repository, tmp_path, monkeypatch, capsys):
+def run(tiny_repository, tmp_path, invoke):
     """Runs the command on the policy `tiny`; gives exit code, stdout and stderr."""
 
     def run(*arguments, policy="tiny"):
-        command = ["slimq", "evaluate", policy, "--policies", str(tiny_repository)]
-        command += ["--work", str(tmp_path / "work"), "--episodes", "5", *arguments]
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
+        command = ["evaluate", policy, "--policies", str(tiny_repository)]
+        return invoke(*command, "--work", str(tmp_path / "work"), "--episodes", "5", *arguments)
 
     return run
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import fields, replace
@@ -24,20 +23,13 @@ SHORT = ("--rounds", "12", "--seconds", "0.05", "--connections", "2")
 
 
 @pytest.fixture
-def refused(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+def refused(tiny_repository: Path, invoke: Any) -> Any:
     """`refused(url, …)`: what `slimq loadtest` says; it must end with 2 and print nothing."""
-    from slimq.cli.main import main
 
     def call(url: str, *arguments: str, policies: Path = tiny_repository) -> str:
-        monkeypatch.setattr(
-            sys, "argv", ["slimq", "loadtest", url, "--policies", str(policies), *arguments]
-        )
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        assert ended.value.code == 2, captured.err
-        assert captured.out == ""
-        return str(captured.err)
+        code, out, err = invoke("loadtest", url, "--policies", str(policies), *arguments)
+        assert (code, out) == (2, ""), err
+        return str(err)
 
     return call
 

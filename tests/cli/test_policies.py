@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from reports import make_report_of
 from slimq.cli.policies import app
 from slimq.core.errors import CheckFailedError, NotFoundError, RepositoryError
 from slimq.core.repository import Repository
@@ -36,44 +37,11 @@ def evaluated(tiny_repository: Path, attach_report: Any) -> None:
 
 @pytest.fixture
 def attach_report() -> Any:
-    from slimq.core.environment import EnvironmentSpec
     from slimq.core.publish import Publisher
-    from slimq.core.report import EvaluationProtocol, EvaluationReport, Interval
 
     def attach(root: Path, policy: str, variant: str, mean: float) -> None:
         repository = Repository(root)
-        model = repository.variant(policy, variant).model
-        interval = Interval(low=mean, high=mean)
-        protocol = EvaluationProtocol(
-            environment=EnvironmentSpec(id="CartPole-v1"),
-            epsilon=0.01,
-            episodes=1,
-            seed_range="held-out",
-            first_seed=3_000_000,
-            resamples=10,
-            fidelity_states=1,
-            fidelity_episodes=1,
-        )
-        report = EvaluationReport(
-            policy=policy,
-            variant=variant,
-            model_sha256=model.sha256,
-            baseline_variant="fp32",
-            baseline_sha256=model.sha256,
-            protocol=protocol,
-            seeds=[3_000_000],
-            returns=[mean],
-            lengths=[9],
-            trajectories=["0" * 64],
-            distinct_trajectories=1,
-            mean=mean,
-            interval=interval,
-            iqm=mean,
-            iqm_interval=interval,
-            fidelity=None,
-            bytes=model.bytes,
-            versions={},
-        )
+        report = make_report_of(repository.variant(policy, variant), [mean])
         Publisher(repository).attach_report(policy, variant, report)
 
     return attach

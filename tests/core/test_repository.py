@@ -768,8 +768,8 @@ def test_a_model_that_is_larger_than_the_reader_wants_is_not_read(
     size = model_path.stat().st_size
     assert Repository(repository.root, size).read_model("tiny", "fp32")
     model_path.unlink()
-    with pytest.raises(RepositoryError, match=f"of {size} bytes .*expected at most {size - 1}"):
+    with pytest.raises(RepositoryError, match=f"has {size} bytes .*expected at most {size - 1}"):
         Repository(repository.root, size - 1).read_model("tiny", "fp32")
     change(VARIANT, model=lambda old: {**old, "path": "m.onnx.zst", "uncompressed_bytes": 2**31})
-    with pytest.raises(RepositoryError, match="of 2147483648 bytes"):
+    with pytest.raises(RepositoryError, match="has 2147483648 bytes"):
         repository.read_model("tiny", "fp32")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from slimq_service.metrics.service import ERROR_CODES, HTTP_BUCKETS, HTTP_ERROR_CODES
+from slimq_service.metrics.codes import ERROR_CODES, HTTP_ERROR_CODES
+from slimq_service.metrics.variant_metrics import HTTP_BUCKETS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "prometheus"

@@ -54,6 +54,12 @@ def test_every_module_of_the_tree_is_in_it(root: Path, names: list[str]) -> None
         assert modules <= set(names)
 
 
+def test_the_page_of_the_interface_is_in_it_with_its_licence(names: list[str]) -> None:
+    folder = "slimq_service/api/swagger_ui/"
+    files = {"swagger-ui-bundle.js.gz", "swagger-ui.css.gz", "start.js", "LICENSE", "NOTICE"}
+    assert {folder + name for name in files} <= set(names)
+
+
 def test_packages_are_marked_as_typed(names: list[str]) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
 

@@ -16,7 +16,7 @@ from slimq.core.manifest import PolicyManifest
 from slimq.core.repository import Repository
 from slimq.networks.qnetwork import QNetwork
 from slimq_compression.context import PassContext
-from slimq_compression.graph import to_bytes
+from slimq_compression.graph.model import to_bytes
 from small_networks import build_cartpole, build_context, build_network, build_policy, draw_states
 
 

@@ -15,7 +15,7 @@ from slimq.networks.checkpoint import save_network
 from slimq.networks.export import export_onnx
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.catalogue import CATALOGUE, names
-from slimq_compression.graph import to_bytes
+from slimq_compression.graph.model import to_bytes
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "student": {"hidden": [8]},

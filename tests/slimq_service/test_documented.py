@@ -10,7 +10,7 @@ import pytest
 
 from places import ROOT
 from slimq.core import errors
-from slimq_service.metrics.service import HTTP_ERROR_CODES
+from slimq_service.metrics.codes import HTTP_ERROR_CODES
 from slimq_service.settings import PREFIX, Settings
 
 DOCS = ROOT / "docs"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from slimq.networks.qnetwork import QNetwork
 from slimq_compression.context import PassContext
-from slimq_compression.distillation import DistillationParams, distil
+from slimq_compression.network.distillation import DistillationParams, distil
 
 
 class Params(DistillationParams):

@@ -36,8 +36,8 @@ from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
 from slimq.networks.targets import bootstrap_targets
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext, ProgressBar, TransitionBatch
-from slimq_compression.distillation import label
-from slimq_compression.straight_through import HeldNetwork
+from slimq_compression.network.distillation import label
+from slimq_compression.network.straight_through import HeldNetwork
 
 
 class Params(BaseModel):

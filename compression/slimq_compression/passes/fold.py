@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.errors import InvalidInputError
 from slimq_compression.context import PassContext
-from slimq_compression.graph import copy_model, producers, remove_unused
-from slimq_compression.layers import float_layers
+from slimq_compression.graph.layers import float_layers
+from slimq_compression.graph.model import copy_model, producers, remove_unused
 from slimq_compression.quantization.qdq import scaled_frames
 
 

@@ -2,7 +2,7 @@
 
 A dense layer is cut to rank r by its singular value decomposition (Denton et al. 2014, 1404.0736),
 a convolution by Tucker-2 along its channels (Kim et al. 2016, 1511.06530): 1×1 to r_in channels,
-k×k to r_out, 1×1 back; see `slimq_compression.factorization`.
+k×k to r_out, 1×1 back; see `slimq_compression.network.factorization`.
 
 Ranks are given, or they are the least that keep a share of the energy, the sum of squared singular
 values, in every layer; or that share is found by bisection, so that a budget of parameters holds.
@@ -25,8 +25,8 @@ from slimq.core.errors import InvalidInputError
 from slimq.networks.qnetwork import QNetwork, count_parameters
 from slimq.networks.specification import ConvLayer, ConvSpec, DenseLayer, QNetworkSpec
 from slimq_compression.context import PassContext
-from slimq_compression.factorization import Cut, cut_convolution, cut_dense, singular_values
-from slimq_compression.units import UnitLayer, unit_layers
+from slimq_compression.network.factorization import Cut, cut_convolution, cut_dense, singular_values
+from slimq_compression.network.units import UnitLayer, unit_layers
 
 BISECTIONS = 40
 

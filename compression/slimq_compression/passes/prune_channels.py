@@ -1,7 +1,7 @@
 """Structured pruning: whole channels and neurons are removed, not masked.
 
 The units of a convolution or hidden dense layer are ranked by an importance, as defined in
-`slimq_compression.importance`: the norm of their incoming weights (Li et al. 2017, "Pruning Filters
+`network.importance`: the norm of their incoming weights (Li et al. 2017, "Pruning Filters
 for Efficient ConvNets", 1608.08710; L2 after He et al. 2018, 1808.06866), their effect on the best
 action's value (`taylor`, Molchanov et al. 2017, 1611.06440), the curvature of the output (`obd`,
 LeCun et al. 1990), or the scale of their batch normalization (`bn-scale`, network slimming, Liu et
@@ -28,8 +28,8 @@ from slimq.core.errors import InvalidInputError
 from slimq.networks.qnetwork import QNetwork
 from slimq.networks.specification import ConvSpec, DenseLayer, MLPSpec, QNetworkSpec
 from slimq_compression.context import PassContext
-from slimq_compression.importance import Importance, unit_scores
-from slimq_compression.units import UnitLayer, unit_layers
+from slimq_compression.network.importance import Importance, unit_scores
+from slimq_compression.network.units import UnitLayer, unit_layers
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 

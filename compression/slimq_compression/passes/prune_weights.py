@@ -2,7 +2,7 @@
 
 Importance of a weight is its magnitude (Han et al. 2015, 1506.02626), its magnitude times the
 sensitivity of the output (first-order Taylor, Molchanov et al. 2017, 1611.06440), or the second
-order of Optimal Brain Damage (LeCun et al. 1990); see `slimq_compression.importance`. With
+order of Optimal Brain Damage (LeCun et al. 1990); see `slimq_compression.network.importance`. With
 `gradual` the mask follows the cubic schedule of Zhu & Gupta 2017 (1710.01878) over the fine-tuning
 that comes next, and weights that were pruned too early can come back.
 
@@ -23,8 +23,8 @@ from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import Mask
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
-from slimq_compression.importance import WeightImportance, weight_sensitivities
-from slimq_compression.straight_through import hold
+from slimq_compression.network.importance import WeightImportance, weight_sensitivities
+from slimq_compression.network.straight_through import hold
 
 
 class Scope(StrEnum):

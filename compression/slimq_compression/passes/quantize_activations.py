@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.errors import InvalidInputError
 from slimq_compression.context import PassContext
-from slimq_compression.graph import copy_model, raise_opset
+from slimq_compression.graph.model import copy_model, raise_opset
 from slimq_compression.quantization.qdq import activations_of
 from slimq_compression.quantization.ranges import (
     Calibration,

@@ -14,13 +14,12 @@ the head's rounding errors, which shift actions against each other: leave it out
 from __future__ import annotations
 
 import onnx
-from onnx import numpy_helper
 from pydantic import BaseModel, ConfigDict, Field
 
-from slimq_compression import integer_layers
 from slimq_compression.context import PassContext
-from slimq_compression.graph import copy_model, remove_unused
-from slimq_compression.layers import DENSE, choose_layers, weight_rows
+from slimq_compression.graph import integer_layers
+from slimq_compression.graph.layers import DENSE, choose_layers, weight_rows
+from slimq_compression.graph.model import copy_model, remove_unused
 from slimq_compression.quantization.levels import linear_codes, weight_scales
 
 
@@ -56,12 +55,6 @@ def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.
         rows = weight_rows(coded, node)
         scales = weight_scales(rows if params.per_channel else rows.reshape(1, -1), highest)
         codes = linear_codes(rows, scales, -highest, highest)
-        bias = node.input[2] if len(node.input) > 2 else ""
-        made, tensors = integer_layers.dynamic_layer(node, codes, scales, bias)
-        node.CopyFrom(made)
-        coded.graph.initializer.extend(
-            numpy_helper.from_array(values, name) for name, values in tensors.items()
-        )
-    integer_layers.use_domain(coded)
+        integer_layers.replace(coded, node, *integer_layers.dynamic_layer(node, codes, scales))
     remove_unused(coded)
     return coded

@@ -22,14 +22,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.errors import InvalidInputError
-from slimq_compression import integer_layers
 from slimq_compression.context import PassContext
-from slimq_compression.graph import copy_model, remove_unused
-from slimq_compression.layers import DENSE, float_layers, weight_rows
+from slimq_compression.graph import integer_layers
+from slimq_compression.graph.layers import DENSE, float_layers, weight_rows
+from slimq_compression.graph.model import copy_model, remove_unused
 from slimq_compression.quantization.bias_correction import correct_biases
 from slimq_compression.quantization.levels import exact_scales, fitted_scales, linear_codes
 
@@ -114,14 +113,8 @@ def _replace(model: onnx.ModelProto, coded: Coded) -> onnx.ModelProto:
     """A copy in which the layers compute with their codes."""
     changed = copy_model(model)
     for node in changed.graph.node:
-        if node.name not in coded:
-            continue
-        bias = node.input[2] if len(node.input) > 2 else ""
-        made, tensors = integer_layers.blocks_layer(node, *coded[node.name], bias)
-        node.CopyFrom(made)
-        changed.graph.initializer.extend(
-            numpy_helper.from_array(values, name) for name, values in tensors.items()
-        )
-    integer_layers.use_domain(changed)
+        if node.name in coded:
+            made, tensors = integer_layers.blocks_layer(node, *coded[node.name])
+            integer_layers.replace(changed, node, made, tensors)
     remove_unused(changed)
     return changed

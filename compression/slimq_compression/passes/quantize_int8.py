@@ -36,7 +36,7 @@ from slimq.core.errors import InvalidInputError
 from slimq.core.observation import Observations
 from slimq.networks.export import INPUT, OUTPUT
 from slimq_compression.context import PassContext
-from slimq_compression.layers import choose_layers
+from slimq_compression.graph.layers import choose_layers
 from slimq_compression.quantization.bias_correction import correct_biases
 from slimq_compression.quantization.qdq import (
     OPERATORS,

@@ -27,7 +27,7 @@ from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import Codebook, Grid, LinearLevels, Mask, PowerOfTwoLevels
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
-from slimq_compression.straight_through import hold
+from slimq_compression.network.straight_through import hold
 
 
 class Form(StrEnum):

@@ -31,14 +31,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.errors import InvalidInputError
 from slimq_compression.context import PassContext
-from slimq_compression.graph import (
-    copy_model,
-    decoded_weights,
-    producers,
-    raise_opset,
-    weighted_nodes,
-)
-from slimq_compression.layers import output_axis
+from slimq_compression.graph.layers import output_axis
+from slimq_compression.graph.model import copy_model, producers, raise_opset, weighted_nodes
+from slimq_compression.graph.weights import decoded_weights
 from slimq_compression.storage.decoders import LAYOUTS, Decoder, Known, Sparse, encode
 from slimq_compression.storage.weight_forms import Array, Form, Scaled, forms_of
 

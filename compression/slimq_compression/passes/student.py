@@ -28,7 +28,7 @@ from slimq.networks.architectures import ARCHITECTURES, Architecture
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq.networks.specification import ConvSpec, Hidden, Layer, MLPSpec, QNetworkSpec, Window
 from slimq_compression.context import PassContext, evenly
-from slimq_compression.gradients import recording
+from slimq_compression.network.gradients import recording
 
 STATES = 256
 """Calibration states that the first weights are fitted to."""

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from slimq.core.observation import Observations
 from slimq_compression.context import Progress
-from slimq_compression.graph import copy_model, run_tensors, weighted_nodes
+from slimq_compression.graph.model import copy_model, run_tensors, weighted_nodes
 
 
 def correct_biases(

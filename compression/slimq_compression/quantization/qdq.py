@@ -17,7 +17,8 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from slimq.networks.export import INPUT, OUTPUT
-from slimq_compression.graph import (
+from slimq_compression.graph.layers import output_axis, weight_rows
+from slimq_compression.graph.model import (
     WEIGHTED,
     coded_nodes,
     copy_model,
@@ -26,7 +27,6 @@ from slimq_compression.graph import (
     sort_nodes,
     weighted_nodes,
 )
-from slimq_compression.layers import output_axis, weight_rows
 from slimq_compression.quantization.levels import weight_scales
 
 OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Reshape", "Add", "Gather"]

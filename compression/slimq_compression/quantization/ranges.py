@@ -16,7 +16,7 @@ import onnx
 
 from slimq.core.observation import Observations
 from slimq.networks.export import RANGES
-from slimq_compression.graph import run_tensors
+from slimq_compression.graph.model import run_tensors
 from slimq_compression.quantization.histogram import Histogram
 
 

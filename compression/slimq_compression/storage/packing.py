@@ -18,7 +18,7 @@ import zstandard
 from onnx import TensorProto, numpy_helper
 
 from slimq.networks.export import INPUT, OUTPUT
-from slimq_compression.graph import copy_model, remove_unused
+from slimq_compression.graph.model import copy_model, remove_unused
 from slimq_compression.storage.decoders import content_of
 
 SHORTEST = string.ascii_letters

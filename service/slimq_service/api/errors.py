@@ -19,7 +19,8 @@ from slimq_service.http.problems import (
     no_such_path,
     problem_of,
 )
-from slimq_service.metrics.service import METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, Metrics
+from slimq_service.metrics.codes import METHOD_NOT_ALLOWED, UPGRADE_REQUIRED
+from slimq_service.metrics.service import Metrics
 
 CODES = {405: METHOD_NOT_ALLOWED, 426: UPGRADE_REQUIRED}
 

@@ -1,12 +1,40 @@
-"""The description of the interface, with the prefix that its paths have for clients."""
+"""The description of the interface: as OpenAPI, and as a page that needs nothing from elsewhere.
+
+The page is Swagger UI, whose files are in `swagger_ui` as npm's `swagger-ui-dist` has them,
+compressed. Its links are relative, so that it works behind any prefix.
+"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import JSONResponse, Response
+import asyncio
+import gzip
+from importlib import resources
+
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from slimq_service.http.forwarded import Proxies
+
+SWAGGER_UI_VERSION = "5.35.0"
+FILES = resources.files(__package__) / "swagger_ui"
+SCRIPT, STYLE, START = "swagger-ui-bundle.js", "swagger-ui.css", "start.js"
+MEDIA_TYPES = {SCRIPT: "text/javascript", STYLE: "text/css", START: "text/javascript"}
+COMPRESSED = (SCRIPT, STYLE)
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGE = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width,initial-scale=1"><title>slimq</title>'
+    '<link rel="icon" href="data:,">'
+    f'<link rel="stylesheet" href="docs/{STYLE}?{SWAGGER_UI_VERSION}">'
+    '</head><body><div id="swagger-ui"></div>'
+    f'<script src="docs/{SCRIPT}?{SWAGGER_UI_VERSION}"></script>'
+    f'<script src="docs/{START}"></script></body></html>'
+)
+KEPT = "public, max-age=31536000, immutable"
+"""For files whose URL has their version."""
 
 
 def make_interface_router(app: FastAPI, proxies: Proxies) -> APIRouter:
@@ -26,6 +54,31 @@ def make_interface_router(app: FastAPI, proxies: Proxies) -> APIRouter:
 
     @router.get("/docs")
     async def get_docs() -> Response:
-        return get_swagger_ui_html(openapi_url="openapi.json", title=app.title)
+        return HTMLResponse(PAGE, headers={"content-security-policy": POLICY})
+
+    @router.get("/docs/{name}")
+    async def get_file(request: Request, name: str) -> Response:
+        if name not in MEDIA_TYPES:
+            raise HTTPException(404)
+        headers = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
+        if name not in COMPRESSED:
+            content = await asyncio.to_thread((FILES / name).read_bytes)
+            return Response(content, headers=headers, media_type=MEDIA_TYPES[name])
+        headers |= {"cache-control": KEPT, "vary": "accept-encoding"}
+        content = await asyncio.to_thread((FILES / f"{name}.gz").read_bytes)
+        if accepts_gzip(request.headers.get("accept-encoding", "")):
+            headers["content-encoding"] = "gzip"
+        else:
+            content = await asyncio.to_thread(gzip.decompress, content)
+        return Response(content, headers=headers, media_type=MEDIA_TYPES[name])
 
     return router
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether an Accept-Encoding header lets a response be compressed with gzip."""
+    for part in accept_encoding.lower().split(","):
+        name, _, parameter = part.replace(" ", "").partition(";")
+        if name in ("gzip", "x-gzip", "*"):
+            return parameter.rstrip("0.") != "q="
+    return False

@@ -73,7 +73,7 @@ class ShadowMetrics:
             ("policy", "shadow", "reason"),
         )
 
-    def appear(self, policy: str, shadow: str, variants: Iterable[str]) -> None:
+    def add(self, policy: str, shadow: str, variants: Iterable[str]) -> None:
         """Initialises what is counted of a policy's shadow beside its other variants."""
         for reason in (BUSY, FULL, FAILED):
             self.dropped.labels(policy, shadow, reason)
@@ -142,11 +142,11 @@ class Shadow:
         self._bytes += observations.nbytes
         self._wake.set()
 
-    def appear(self) -> None:
+    def add_series(self) -> None:
         """Initialises the series of all that may be compared now; in any thread."""
         for name, policy in self._catalogue.scan.policies.items():
             if policy.manifest is not None and policy.manifest.shadow is not None:
-                self._metrics.appear(name, policy.manifest.shadow.variant, policy.variants)
+                self._metrics.add(name, policy.manifest.shadow.variant, policy.variants)
 
     async def run(self) -> None:
         """Works until cancelled."""

@@ -1,4 +1,4 @@
-"""The text of series, in Prometheus' exposition format 0.0.4; beginnings of its lines are kept."""
+"""The text of series in Prometheus' exposition format 0.0.4; constant parts of lines are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimq_service.metrics.instruments import Family, Histogram, Values
 
 
 class Plan:
-    """The lines of the text and where their values come from; most are as they were last time."""
+    """The lines of the text and the places of their values; only changed values are formatted."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Plan:
         self._values = np.full(len(self._starts), np.nan)
 
     def render(self, totals: Values, largest: Values) -> str:
-        """The text. Counts are added as whole numbers, apart from the sums of seconds."""
+        """The text. Counts are summed apart from seconds, so that they stay whole numbers."""
         running = np.concatenate([[0.0], np.cumsum(np.where(self._counted, totals, 0.0))])
         values = running[self._last] - running[self._first]
         values[self._single] = totals[self._first[self._single]]
@@ -78,7 +78,7 @@ def _head(family: Family[Any]) -> str:
 
 
 def _bucket_starts(family: Family[Any]) -> list[str]:
-    """Of a histogram's buckets, the lines up to the other labels."""
+    """The lines of a histogram's buckets up to the other labels."""
     bounds = [*map(repr, map(float, family.bounds)), "+Inf"]
     return [f'{family.name}_bucket{{le="{bound}"' for bound in bounds]
 
@@ -89,5 +89,5 @@ def _labels(names: Sequence[str], values: Sequence[str]) -> str:
 
 
 def escape(value: str) -> str:
-    """A label's value as it is written between quotes."""
+    """A label's value, escaped for quotes."""
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -1,4 +1,4 @@
-"""Whether the process lives, whether it can serve, and its metrics."""
+"""Liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slimq_service.variants.catalogue import Catalogue
 
 @dataclass
 class Lifecycle:
-    """Where the process is; it drains from the signal that ends it on."""
+    """The state of the process: draining from the signal that ends it on."""
 
     draining: bool = False
 
@@ -33,7 +33,7 @@ class Alive(BaseModel):
 
 
 class VariantHealth(BaseModel):
-    """One variant: can it answer, from memory or once it is loaded?"""
+    """One variant: whether it can answer, from memory or once it is loaded."""
 
     policy: str
     variant: str
@@ -47,7 +47,7 @@ class VariantHealth(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Ready once what is pinned was loaded, as long as one variant can answer; names the broken."""
+    """Ready when pinned variants have been loaded and at least one variant can answer."""
 
     ready: bool
     problem: str | None = Field(default=None, description="of the repository as a whole")
@@ -55,13 +55,13 @@ class Readiness(BaseModel):
 
 
 def is_ready(catalogue: Catalogue, lifecycle: Lifecycle) -> bool:
-    """As `readiness`, without the detail: it looks no further than at the first that can answer."""
+    """Whether the process is ready; `readiness` without the detail."""
     able = any(health.state != "broken" for health in _healths(catalogue))
     return able and not catalogue.residents.awaited() and not lifecycle.draining
 
 
 def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
-    """What the latest look at the repository and the loads so far say."""
+    """Readiness, from the latest scan of the repository and the loads so far."""
     found = list(_healths(catalogue))
     problem = catalogue.scan_error
     unreadable = [str(p.error) for p in catalogue.scan.policies.values() if p.error]
@@ -71,9 +71,9 @@ def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
     if lifecycle.draining:
         problem = "the service is shutting down"
     if problem is None and awaited:
-        problem = f"pinned and not in memory yet: {awaited}"
+        problem = f"pinned variants not in memory yet: {awaited}"
     if problem is None and not found:
-        problem = f"{catalogue.repository.root}: no variant is published there"
+        problem = f"{catalogue.repository.root}: holds no variants"
     return Readiness(ready=is_ready(catalogue, lifecycle), problem=problem, variants=found)
 
 
@@ -105,24 +105,24 @@ def make_health_router(
     exposition: Exposition,
     prepare: Callable[[], None],
 ) -> APIRouter:
-    """The routes for whoever watches the service.
+    """The routes for probes and for Prometheus.
 
     Args:
-        catalogue: the latest look at the repository.
+        catalogue: the variants.
         lifecycle: of the process.
-        exposition: the text of its metrics.
-        prepare: called in the event loop before each scrape.
+        exposition: encodes the metrics.
+        prepare: called on the event loop before each scrape.
     """
     router = APIRouter(tags=["health"])
 
-    @router.get("/healthz", summary="Is the process alive?")
+    @router.get("/healthz", summary="Liveness")
     async def get_healthz() -> Alive:
         return Alive()
 
     @router.get(
         "/readyz",
-        summary="Can it serve, and which variants not?",
-        responses={503: {"model": Readiness, "description": "no variant can answer"}},
+        summary="Readiness, with the state of every variant",
+        responses={503: {"model": Readiness, "description": "not ready; the body says why"}},
     )
     async def get_readyz(response: Response) -> Readiness:
         with contextlib.suppress(RepositoryError):  # is in the detail, as scan_error

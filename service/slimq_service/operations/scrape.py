@@ -1,8 +1,8 @@
-"""The text of `/metrics`: our series, facts about variants, and what is known of processes.
+"""The text of `/metrics`: series, metrics of the repository, and metrics of the processes.
 
-With several workers the series are their sums, see `series`; what is known of the processes is
-summed over those that live, and their processor time over those that have ended too, since a
-counter that falls looks like one that began anew.
+With several workers series are summed over them, see `registry`. Metrics of processes are summed
+over live workers, processor time over those that have ended too: a counter that falls would look
+like one that was reset.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.worker_files import ENDED_FILE, RESTARTS_FILE, live_workers
-from slimq_service.operations.evidence import Facts
+from slimq_service.operations.repository_metrics import RepositoryMetrics
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CPU_SECONDS = "process_cpu_seconds"
@@ -37,20 +37,20 @@ class Exposition:
     def __init__(
         self,
         registry: Registry,
-        facts: Facts,
+        repository: RepositoryMetrics,
         folder: Path | None,
         prepare: Callable[[], None] = lambda: None,
     ) -> None:
         """Reads nothing yet.
 
         Args:
-            registry: our series.
-            facts: about variants.
-            folder: of every worker's files, None where there is one process.
-            prepare: called before each scrape, so that series are there before they count.
+            registry: the series.
+            repository: the metrics of variants on disk.
+            folder: of every worker's files, None if there is none.
+            prepare: called before each scrape, to create series before they count.
         """
         self._prepare = prepare
-        self._registry, self._facts = registry, facts
+        self._registry, self._repository = registry, repository
         self._lock = threading.Lock()
         self._processes = CollectorRegistry()
         if folder is not None:
@@ -63,21 +63,21 @@ class Exposition:
         """The text; takes milliseconds, in any thread."""
         with self._lock:
             self._prepare()
-            text = self._registry.render() + self._facts.render()
+            text = self._registry.render() + self._repository.render()
         return text.encode() + generate_latest(self._processes)
 
 
 class _Processes(Collector):
-    """Sums of what is known of the processes that live, and how many were replaced."""
+    """Metrics of the live workers, summed, and the number of workers replaced."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
         alive = live_workers(self._folder)
-        restarts = CounterMetricFamily("slimq_worker_restarts", "Workers that were replaced")
+        restarts = CounterMetricFamily("slimq_worker_restarts", "Workers replaced")
         restarts.add_metric([], _number(self._folder / RESTARTS_FILE))
-        workers = GaugeMetricFamily("slimq_workers", "Processes that answer requests")
+        workers = GaugeMetricFamily("slimq_workers", "Live workers")
         workers.add_metric([], len(alive))
         yield from (restarts, workers)
         for metric in _sum(m for pid in alive.values() for m in _process_metrics(pid)):

@@ -11,7 +11,8 @@ import structlog
 from slimq.core.errors import SlimqError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.http.problems import Problem, explain
-from slimq_service.metrics.service import CLIENT_GONE, Metrics
+from slimq_service.metrics.codes import CLIENT_GONE
+from slimq_service.metrics.service import Metrics
 from slimq_service.metrics.statistics import Statistics
 from slimq_service.requests.call import Call
 from slimq_service.variants.catalogue import Catalogue

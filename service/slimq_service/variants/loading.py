@@ -1,4 +1,4 @@
-"""A variant in memory, and what its inference costs, measured when it is loaded."""
+"""Loading a variant: read, verify, build, warm up and measure it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from slimq.core.repository import Repository
 from slimq_service.variants.cost import Cost, measure
 
 EXTREME = 1e3
-"""A number that no float32 observation of an environment comes near."""
+"""Larger than any float32 observation of an environment."""
 JOINED_TOLERANCE = 1e-3
-"""Of the largest Q-value: how far one may move when it is computed beside others."""
+"""How far a Q-value may move when computed beside others, relative to the largest Q-value."""
 
 
 @dataclass
 class Leases:
-    """How many requests use a session now, whatever its manifest became meanwhile."""
+    """The number of requests using a session, counted across renewals of its manifest."""
 
     count: int = 0
 
@@ -39,10 +39,15 @@ class Leases:
 class LoadedVariant:
     """One version of a variant, ready to answer; never changed, only replaced.
 
-    The policy's manifest is the one that it was loaded under, so that observation layout and model
-    belong together while a new version is being published. `joinable` says whether observations of
-    several clients may be computed together, as `is_joinable` finds it. `memory_bytes` is what the
-    process grew by: weights as they are held, and the buffers of the largest batch.
+    Attributes:
+        policy: the manifest it was loaded with, so that observation layout and model fit each other
+            while a new version is being published.
+        manifest: its own.
+        q_function: its model.
+        cost: of a run, by batch size.
+        joinable: whether observations of several clients may share a batch, see `is_joinable`.
+        memory_bytes: growth of the process: weights, and the buffers of the largest batch.
+        leases: of the requests that use it.
     """
 
     policy: PolicyManifest
@@ -55,7 +60,7 @@ class LoadedVariant:
 
     @property
     def sha256(self) -> str:
-        """Of the stored model."""
+        """The sha256 of the stored model."""
         return self.manifest.model.sha256
 
 
@@ -66,20 +71,20 @@ def load(
     largest_batch: int = 8,
     providers: Sequence[str] = CPU,
 ) -> LoadedVariant:
-    """Reads, verifies, builds and warms a variant. Takes its time: not for the event loop.
+    """Reads, verifies, builds and warms up a variant; too slow for the event loop.
 
     Args:
-        repository: where it lies.
-        policy: the manifest that it is loaded under.
+        repository: where it is read.
+        policy: the manifest it is loaded with.
         variant: its name.
         largest_batch: up to which every power of two is run once: the first run of a batch size
             allocates, and no request is to wait for that.
-        providers: what is to run it, as `make_session` has them.
+        providers: execution providers, as for `make_session`.
 
     Raises:
-        RepositoryError: a file is missing, cut, tampered with, or is no model of this policy, or
-            one whose Q-values are not finite even for an observation of zeros.
-        NotFoundError: the variant has gone.
+        RepositoryError: a file is missing, truncated or tampered with, the model does not fit the
+            policy, or its Q-values are not finite for an all-zero observation.
+        NotFoundError: the variant was removed.
     """
     trim_memory()
     before = resident_bytes()
@@ -95,7 +100,7 @@ def load(
     zeros: Any = np.zeros((1, *policy.observation.shape), policy.observation.numpy_dtype)
     if not np.isfinite(q_function(zeros)).all():
         path = f"{policy.name}/{variant}/{manifest.model.path}"
-        raise RepositoryError(path, "answers Q-values that are not finite to zeros")
+        raise RepositoryError(path, "returns non-finite Q-values for an all-zero observation")
     least = len(content)
     del content
     trim_memory()
@@ -104,11 +109,11 @@ def load(
 
 
 def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
-    """Whether an observation's Q-values stay the same whatever is computed beside it.
+    """Whether an observation's Q-values are the same whatever else is in its batch.
 
-    They do not where a model chooses the scale of its activations anew for each batch
-    (DynamicQuantizeLinear): there, one client's observations would change another's answer. Beside
-    copies of itself and beside extreme ones the shapes are the same, so rounding is too.
+    They are not if the model scales its activations by batch (DynamicQuantizeLinear): one client's
+    observations would then change another's answer. An observation is computed beside copies of
+    itself and beside extreme ones; both batches have the same shape, and so the same rounding.
     """
     rows = _unlike_rows(spec)
     mixed = q_function(np.stack(rows))
@@ -122,7 +127,7 @@ def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
 
 
 def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
-    """Observations `(*shape)` that are as unlike as can be: nothing, noise, and both extremes."""
+    """Observations `(*shape)` as different as possible: noise, zeros, and both extremes."""
     generator = np.random.default_rng(0)
     if spec.dtype == "uint8":
         noise: Any = generator.integers(0, 256, spec.shape)
@@ -135,7 +140,7 @@ def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
 
 
 def trim_memory() -> None:
-    """Has the C library give back to the system what a dropped model leaves, where it can."""
+    """Returns memory that dropped models have freed to the system, where the C library can."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, not of musl
         if trim is not None:
@@ -143,7 +148,7 @@ def trim_memory() -> None:
 
 
 def resident_bytes() -> int:
-    """Memory that the process has now; 0 where the system does not tell."""
+    """Resident memory of the process; 0 where the system does not report it."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     except OSError:

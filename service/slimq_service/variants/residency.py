@@ -149,7 +149,7 @@ class Residents:
             key: its names.
             actions: of its policy, as far as they are known.
         """
-        self._metrics.appear(*key, actions)
+        self._metrics.add(*key, actions)
         state = self._states[key] = VariantState()
         return state
 
@@ -183,7 +183,7 @@ class Residents:
         if state is None:  # it was removed from the repository while it was loaded
             return
         state.loaded, state.error, state.used = loaded, None, time.monotonic()
-        self._metrics.appear(*key, loaded.policy.actions)
+        self._metrics.add(*key, loaded.policy.actions)
         measured = self._metrics.of(*key)
         measured.broken.set(0)
         measured.loaded.set(1)

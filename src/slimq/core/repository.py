@@ -8,7 +8,7 @@
     policies/pong/variants/int8/report-<sha12>.json
 
 Reading takes no lock. Files are named by content and manifests are replaced whole, so a reader sees
-a variant as it was or as it is; when a file has gone between the two, the manifest is read again.
+a variant before or after a publication; if a file is missing, its manifest is read once more.
 Symbolic links are followed as long as they stay below the root. Names that begin with a dot, such
 as the `..data` of a Kubernetes volume, are neither policies nor variants.
 """
@@ -50,22 +50,22 @@ T = TypeVar("T")
 class Repository:
     """A folder of policies and their variants, read only.
 
-    Every method checks names against the slug rule before they touch the disk, and raises
-    `RepositoryError` with the file's place in the repository when the disk breaks the contract.
+    Every method checks names against the slug rule before it accesses the disk, and raises
+    `RepositoryError` with the file's path in the repository if the disk breaks the contract.
 
     Attributes:
         root: the folder.
-        largest_model: bytes that a model may have, uncompressed; a larger one is not read.
+        max_model_bytes: of an uncompressed model; a larger one is not read.
     """
 
-    def __init__(self, root: Path, largest_model: int = MAX_FILE_BYTES) -> None:
-        self.root, self.largest_model = root, largest_model
+    def __init__(self, root: Path, max_model_bytes: int = MAX_FILE_BYTES) -> None:
+        self.root, self.max_model_bytes = root, max_model_bytes
 
     def policies(self) -> list[str]:
         """The names of all policies, sorted.
 
         Raises:
-            RepositoryError: the root is no readable folder.
+            RepositoryError: the root cannot be listed.
         """
         return self._names((), POLICY_FILE)
 
@@ -73,7 +73,8 @@ class Repository:
         """The manifest of a policy.
 
         Raises:
-            NotFoundError: there is no such policy; lists those that are there.
+            NotFoundError: there is no such policy; lists those there are.
+            RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._policy_folder(name), POLICY_FILE)
         try:
@@ -90,6 +91,7 @@ class Repository:
 
         Raises:
             NotFoundError: there is no such policy.
+            RepositoryError: they cannot be listed.
         """
         if not self.has_policy(policy):
             raise NotFoundError("policy", policy, self.policies())
@@ -99,12 +101,12 @@ class Repository:
             return []
 
     def incomplete(self, policy: str | None = None) -> list[str]:
-        """Names of folders with files but without a manifest: a policy's variants, or policies.
+        """Names of folders that hold files but no manifest: of a policy's variants, or of policies.
 
-        A first publishing that was interrupted leaves such a folder; readers pass it over.
+        A first publication that was interrupted leaves such a folder; readers ignore it.
 
         Raises:
-            RepositoryError: the folder that holds them cannot be listed.
+            RepositoryError: the folder above them cannot be listed.
         """
         folder, marker = ((), POLICY_FILE) if policy is None else ((policy, VARIANTS), VARIANT_FILE)
         try:
@@ -121,7 +123,8 @@ class Repository:
         """The manifest of a variant.
 
         Raises:
-            NotFoundError: there is no such policy or variant; lists those that are there.
+            NotFoundError: there is no such policy or variant; lists those there are.
+            RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._variant_folder(policy, variant), VARIANT_FILE)
         try:
@@ -139,7 +142,7 @@ class Repository:
 
         Raises:
             NotFoundError: there is no such policy or variant.
-            RepositoryError: the model is missing, truncated, tampered with, or a link.
+            RepositoryError: the model is missing, too large, truncated or tampered with.
         """
         folder = self._variant_folder(policy, variant)
 
@@ -147,8 +150,8 @@ class Repository:
             manifest = self.variant(policy, variant)
             place = display((*folder, manifest.model.path))
             size = manifest.model.uncompressed_bytes or manifest.model.bytes
-            if size > self.largest_model:
-                problem = f"is of {size} bytes uncompressed, expected at most {self.largest_model}"
+            if size > self.max_model_bytes:
+                problem = f"has {size} bytes uncompressed, expected at most {self.max_model_bytes}"
                 raise RepositoryError(place, problem)
             stored = read_entry(self.root, folder, manifest.model)
             return manifest, decode(stored, manifest.model, place)
@@ -156,7 +159,7 @@ class Repository:
         return _retry_if_gone(read)
 
     def report(self, policy: str, variant: str) -> EvaluationReport | None:
-        """What was measured of a variant, None where it is not evaluated yet.
+        """A variant's evaluation report, None before it is evaluated.
 
         Raises:
             NotFoundError: there is no such policy or variant.
@@ -181,7 +184,7 @@ class Repository:
         """The verified stored bytes of a file beside `policy.json`.
 
         Raises:
-            RepositoryError: it is missing, truncated, tampered with, or a link.
+            RepositoryError: it is missing, truncated or tampered with.
         """
         folder = self._policy_folder(policy)
         try:
@@ -190,10 +193,10 @@ class Repository:
             raise RepositoryError(display((*folder, entry.path)), "is missing") from None
 
     def calibration(self, manifest: PolicyManifest) -> CalibrationSet | None:
-        """A policy's calibration set, which fits it; None where the manifest names none.
+        """A policy's calibration set, None if the manifest names none.
 
         Raises:
-            RepositoryError: it is missing, truncated, tampered with, a link, or does not fit.
+            RepositoryError: it is missing, truncated, tampered with, or does not fit the policy.
         """
         entry = manifest.calibration
         if entry is None:
@@ -202,7 +205,7 @@ class Repository:
         return parse_calibration(content, manifest, display((manifest.name, entry.path)))
 
     def has_policy(self, name: str) -> bool:
-        """Whether a policy has this name already, readable or not.
+        """Whether there is a policy of this name, readable or not.
 
         Raises:
             RepositoryError: a link to it leaves the repository, or it cannot be read.
@@ -213,27 +216,27 @@ class Repository:
         return status is not None and stat.S_ISREG(status.st_mode)
 
     def variant_folder(self, policy: str, variant: str) -> Path:
-        """Where a variant's files are, whether it is there or not.
+        """The path of a variant's folder, whether or not it exists.
 
         Raises:
-            NotFoundError: a name is none.
+            NotFoundError: a name is not valid.
         """
         return self.root.joinpath(*self._variant_folder(policy, variant))
 
     def stamp(self, policy: str, variant: str) -> FileStamp | None:
-        """The stamp of `variant.json`, for watchers; None where there is none that can be read."""
+        """The stamp of `variant.json`, for watchers; None if it is missing or unreadable."""
         if not (re.fullmatch(SLUG, policy) and re.fullmatch(SLUG, variant)):
             return None
         return stamp_of(self.root, (policy, VARIANTS, variant, VARIANT_FILE))
 
     def policy_stamp(self, policy: str) -> FileStamp | None:
-        """The stamp of `policy.json`, for watchers; None where there is none that can be read."""
+        """The stamp of `policy.json`, for watchers; None if it is missing or unreadable."""
         if not re.fullmatch(SLUG, policy):
             return None
         return stamp_of(self.root, (policy, POLICY_FILE))
 
     def file_stamp(self, variant: VariantManifest, entry: FileEntry) -> FileStamp | None:
-        """The stamp of a variant's model or report, None where there is none that can be read."""
+        """The stamp of a variant's model or report; None if it is missing or unreadable."""
         return stamp_of(self.root, (variant.policy, VARIANTS, variant.name, entry.path))
 
     def _policy_folder(self, policy: str) -> tuple[str, ...]:
@@ -270,7 +273,7 @@ class Repository:
         return sorted(name for name in names if re.fullmatch(SLUG, name))
 
     def _may_be_file(self, parts: tuple[str, ...]) -> bool:
-        """Whether it is a file; also True where that is unknown, so that reading it says why."""
+        """Whether it is a file; also True if that is unknown, so that reading it says why."""
         try:
             status = status_of(self.root, parts)
         except RepositoryError:
@@ -278,7 +281,7 @@ class Repository:
         return status is not None and stat.S_ISREG(status.st_mode)
 
     def _holds_files(self, folder: tuple[str, ...]) -> bool:
-        """Whether it is a folder with more in it than locks and unfinished files."""
+        """Whether it is a folder that holds more than locks and unfinished files."""
         try:
             names = list_folder(self.root, folder)
         except (FileNotFoundError, RepositoryError):

@@ -9,7 +9,7 @@ import torch
 
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import SilentBar
-from slimq_compression.distillation import (
+from slimq_compression.network.distillation import (
     Loss,
     Replay,
     distillation_loss,

@@ -17,10 +17,10 @@ from slimq.networks.grids import LinearLevels, Mask
 from slimq.networks.qnetwork import named_layers
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.collector import PolicyCollector
+from slimq_compression.network.straight_through import hold
 from slimq_compression.passes import student
 from slimq_compression.passes.finetune_td import Params, _Replay, apply
 from slimq_compression.pipeline import load_source
-from slimq_compression.straight_through import hold
 
 CARTPOLE = EnvironmentSpec(id="CartPole-v1", max_episode_steps=100)
 SHORT = Params(rounds=2, steps=64, updates=20, batch_size=16, learning_rate=1e-3)

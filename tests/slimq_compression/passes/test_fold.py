@@ -13,7 +13,8 @@ from slimq.core.errors import InvalidInputError
 from slimq.networks.export import RANGES, export_onnx
 from slimq.networks.qnetwork import QNetwork
 from slimq.networks.specification import QNetworkSpec
-from slimq_compression.graph import count_weights, run_tensors, to_bytes
+from slimq_compression.graph.model import run_tensors, to_bytes
+from slimq_compression.graph.weights import count_weights
 from slimq_compression.passes.fold import Params, apply
 
 NORMALIZED = QNetworkSpec.model_validate(

@@ -19,7 +19,7 @@ from slimq.networks.specification import (
     ResidualLayer,
 )
 from slimq.networks.torch_policy import TorchPolicy
-from slimq_compression.graph import to_bytes
+from slimq_compression.graph.model import to_bytes
 from slimq_compression.passes import quantize_int8
 from slimq_compression.passes.low_rank import Params, apply
 

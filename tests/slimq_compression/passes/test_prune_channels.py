@@ -16,7 +16,7 @@ from slimq.networks.specification import (
     ShuffleLayer,
 )
 from slimq.networks.torch_policy import TorchPolicy
-from slimq_compression.importance import Importance, unit_scores
+from slimq_compression.network.importance import Importance, unit_scores
 from slimq_compression.passes.prune_channels import Params, apply, keep_units
 from small_networks import SPECS
 

@@ -5,8 +5,8 @@ import torch
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.qnetwork import QNetwork, named_layers
-from slimq_compression.distillation import DistillationParams, distil
-from slimq_compression.importance import WeightImportance
+from slimq_compression.network.distillation import DistillationParams, distil
+from slimq_compression.network.importance import WeightImportance
 from slimq_compression.passes.prune_weights import Params, Scope, apply
 
 

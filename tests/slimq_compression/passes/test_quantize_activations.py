@@ -11,10 +11,10 @@ from slimq.core.errors import InvalidInputError
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.networks.export import export_onnx
 from slimq.networks.torch_policy import TorchPolicy
-from slimq_compression.graph import run_tensors, to_bytes
+from slimq_compression.graph.model import run_tensors, to_bytes
+from slimq_compression.network.straight_through import HeldNetwork
 from slimq_compression.passes import finetune, store_weights
 from slimq_compression.passes.quantize_activations import Params, apply
-from slimq_compression.straight_through import HeldNetwork
 
 
 def quantize(network: Any, context: Any, **values: Any) -> onnx.ModelProto:

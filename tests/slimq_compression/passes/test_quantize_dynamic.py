@@ -13,12 +13,8 @@ from slimq.networks.export import export_onnx
 from slimq.networks.grids import LinearLevels
 from slimq.networks.qnetwork import count_parameters
 from slimq.networks.torch_policy import TorchPolicy
-from slimq_compression.graph import (
-    count_weights,
-    decoded_weights,
-    describe_precision,
-    to_bytes,
-)
+from slimq_compression.graph.model import to_bytes
+from slimq_compression.graph.weights import count_weights, decoded_weights, describe_precision
 from slimq_compression.passes.quantize_dynamic import Params, apply
 
 

@@ -15,7 +15,8 @@ from slimq.networks.grids import LinearLevels
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq.networks.specification import QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
-from slimq_compression.graph import decoded_weights, describe_precision, run_tensors, to_bytes
+from slimq_compression.graph.model import run_tensors, to_bytes
+from slimq_compression.graph.weights import decoded_weights, describe_precision
 from slimq_compression.passes import fold
 from slimq_compression.passes.quantize_int8 import Activations, Params, apply
 

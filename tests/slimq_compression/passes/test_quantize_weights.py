@@ -6,8 +6,8 @@ import torch
 from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import Mask
 from slimq.networks.qnetwork import named_layers
+from slimq_compression.network.straight_through import hold
 from slimq_compression.passes.quantize_weights import Form, Params, apply
-from slimq_compression.straight_through import hold
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,8 @@ from slimq.core.onnx_policy import make_session
 from slimq.networks.export import export_onnx
 from slimq.networks.grids import Codebook, LinearLevels, Mask, PowerOfTwoLevels, project
 from slimq.networks.qnetwork import named_layers
-from slimq_compression.graph import (
-    count_weights,
-    decoded_weights,
-    describe_precision,
-    opset_of,
-    to_bytes,
-)
+from slimq_compression.graph.model import opset_of, to_bytes
+from slimq_compression.graph.weights import count_weights, decoded_weights, describe_precision
 from slimq_compression.passes import quantize_int8
 from slimq_compression.passes.store_weights import Params, apply, require_same
 from slimq_compression.storage.decoders import Sparse

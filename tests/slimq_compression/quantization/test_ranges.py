@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from slimq.networks.export import export_onnx
-from slimq_compression.graph import run_tensors
+from slimq_compression.graph.model import run_tensors
 from slimq_compression.quantization.ranges import (
     Calibration,
     MinMax,

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.networks.export import export_onnx
-from slimq_compression.graph import count_weights, describe_precision, to_bytes
+from slimq_compression.graph.model import to_bytes
+from slimq_compression.graph.weights import count_weights, describe_precision
 from slimq_compression.passes import quantize_int8
 from slimq_compression.storage.packing import compact, compress_file
 

@@ -64,7 +64,7 @@ class Bench:
 
     def variant(self, name: str, *, joinable: bool = True) -> tuple[LoadedVariant, Gate]:
         gate = Gate()
-        self.metrics.appear("policy", name)
+        self.metrics.add("policy", name)
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
         return LoadedVariant(policy, manifest, gate, COST, joinable), gate

@@ -35,7 +35,7 @@ class Bench:
                 raise FloatingPointError("not finite")
             return observations * 2.0
 
-        self.metrics.appear("policy", name)
+        self.metrics.add("policy", name)
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
         cost = make_cost(1e-6, 1e-6)

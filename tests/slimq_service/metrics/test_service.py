@@ -4,20 +4,15 @@ from functools import partial
 from itertools import pairwise
 
 from samples import sample_value
+from slimq_service.metrics.codes import ERROR_CODES, HTTP_ERROR_CODES, STREAM_ENDS
 from slimq_service.metrics.registry import Registry
-from slimq_service.metrics.service import (
-    ERROR_CODES,
-    HTTP_BUCKETS,
-    HTTP_ERROR_CODES,
-    INFERENCE_BUCKETS,
-    STREAM_ENDS,
-    Metrics,
-)
+from slimq_service.metrics.service import Metrics
+from slimq_service.metrics.variant_metrics import HTTP_BUCKETS, INFERENCE_BUCKETS
 
 
 def test_every_series_of_a_variant_is_there_as_soon_as_it_appears() -> None:
     metrics = Metrics(Registry())
-    metrics.appear("pong", "int8")
+    metrics.add("pong", "int8")
     text = metrics.registry.render()
     labels = 'policy="pong",variant="int8"'
     for series in (
@@ -88,7 +83,7 @@ def test_streams_have_their_series_from_the_start() -> None:
 
 def test_actions_count_by_the_names_of_the_policy() -> None:
     metrics = Metrics(Registry())
-    metrics.appear("pong", "int8", ["noop", "up"])
+    metrics.add("pong", "int8", ["noop", "up"])
     value = partial(sample_value, metrics.registry)
     labels = {"policy": "pong", "variant": "int8"}
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 0
@@ -96,7 +91,7 @@ def test_actions_count_by_the_names_of_the_policy() -> None:
     measured.count_actions([1, 0, 1, 1])
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 3
     assert value("slimq_actions_total", {**labels, "action": "noop"}) == 1
-    metrics.appear("pong", "int8", ["stay"])
+    metrics.add("pong", "int8", ["stay"])
     measured.count_actions([0, 1])
     assert value("slimq_actions_total", {**labels, "action": "stay"}) == 1
     assert value("slimq_actions_total", {**labels, "action": "up"}) == 3

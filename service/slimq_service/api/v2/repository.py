@@ -25,7 +25,7 @@ from slimq_service.http.peers import PeerAnswer, Peers
 from slimq_service.settings import Settings
 from slimq_service.variants.catalogue import Catalogue
 
-LONGEST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 """Bytes of a body here, which can only name variants."""
 VARIANTS = "parameters.variants"
 REPLACING = re.compile(r"config|file:.*", re.DOTALL)
@@ -49,23 +49,11 @@ def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) 
     """The routes; bodies may be empty, and have any Content-Type or none."""
     router = APIRouter(prefix=f"{V2_PREFIX}/repository", tags=[TAG])
 
-    async def read(request: Request) -> tuple[bytes, dict[str, Any]]:
-        limit = min(LONGEST_BODY, settings.max_body_bytes)
-        headers, seconds = request.scope["headers"], settings.body_seconds
-        try:
-            body = await read_body(request.receive, headers, limit, seconds)
-        except ClientGoneError:
-            raise MalformedError("body", "a whole body", "one that is cut off") from None
-        encoding = encoding_of(headers)
-        if encoding is not None:
-            body = decompress(body, encoding, limit)
-        return body, parse(body)
-
     @router.post(
         "/index", summary="Every version and whether it can answer", openapi_extra=_body(INDEX)
     )
     async def post_index(request: Request) -> list[IndexEntry]:
-        _, document = await read(request)
+        _, document = await _read(request, settings)
         ready = document.get("ready", False)
         if not isinstance(ready, bool):
             raise InvalidInputError("ready", "true or false", kind_of(ready))
@@ -80,7 +68,7 @@ def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) 
         "/models/{model}/load", summary="Load a model's versions", openapi_extra=_body(NAMED)
     )
     async def post_load(request: Request, model: str) -> Loaded:
-        body, document = await read(request)
+        body, document = await _read(request, settings)
         await catalogue.refresh()
         versions = chosen_variants(document, catalogue, model)
         try:
@@ -96,7 +84,7 @@ def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) 
         openapi_extra=_body(NAMED),
     )
     async def post_unload(request: Request, model: str) -> Loaded:
-        body, document = await read(request)
+        body, document = await _read(request, settings)
         await catalogue.refresh()
         versions = chosen_variants(document, catalogue, model)
         for version in versions:
@@ -110,6 +98,20 @@ def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) 
         return Loaded(name=model, load=False, versions=versions)
 
     return router
+
+
+async def _read(request: Request, settings: Settings) -> tuple[bytes, dict[str, Any]]:
+    """A request's body, decompressed, and the document in it."""
+    limit = min(MAX_BODY_BYTES, settings.max_body_bytes)
+    headers, seconds = request.scope["headers"], settings.body_seconds
+    try:
+        body = await read_body(request.receive, headers, limit, seconds)
+    except ClientGoneError:
+        raise MalformedError("body", "a whole body", "a truncated one") from None
+    encoding = encoding_of(headers)
+    if encoding is not None:
+        body = decompress(body, encoding, limit)
+    return body, parse(body)
 
 
 def parse(body: bytes) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from slimq_service.api.stream.ending import ENDINGS, ending_of
-from slimq_service.metrics.service import STREAM_ENDS
+from slimq_service.metrics.codes import STREAM_ENDS
 
 
 def test_the_metrics_know_every_ending() -> None:

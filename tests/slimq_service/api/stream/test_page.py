@@ -15,7 +15,7 @@ from places import ROOT
 from slimq_service.api.stream.ending import ENDINGS
 from slimq_service.api.stream.endpoint import POLICY_PATH, VARIANT_PATH
 from slimq_service.api.stream.messages import KEYS, MAX_TEXT_BYTES
-from slimq_service.metrics.service import STREAM_ENDS
+from slimq_service.metrics.codes import STREAM_ENDS
 from slimq_service.settings import Settings
 
 PAGE = (ROOT / "docs" / "stream.md").read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ def test_without_a_variant_the_service_lives_but_is_not_ready(
     answer = service.get("/v2/health/ready")
     assert answer.status_code == 503
     assert answer.json()["ready"] is False
-    assert "no variant is published there" in answer.json()["error"]
+    assert "holds no variants" in answer.json()["error"]
     assert service.get("/v2/models/stats").json() == {"model_stats": []}
 
 

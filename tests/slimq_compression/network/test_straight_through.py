@@ -10,8 +10,8 @@ import torch
 from slimq.networks.grids import LinearLevels, Mask
 from slimq.networks.qnetwork import activation_names, named_layers
 from slimq.networks.torch_policy import TorchPolicy
-from slimq_compression.distillation import DistillationParams, distil
-from slimq_compression.straight_through import HeldNetwork, hold
+from slimq_compression.network.distillation import DistillationParams, distil
+from slimq_compression.network.straight_through import HeldNetwork, hold
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from slimq.core.errors import InvalidInputError
-from slimq_compression.graph import WEIGHTED, weighted_nodes
+from slimq_compression.graph.model import WEIGHTED, weighted_nodes
 
 DENSE = ("Gemm", "MatMul")
 

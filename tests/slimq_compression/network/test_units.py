@@ -14,7 +14,7 @@ from slimq.networks.specification import (
     ResidualLayer,
     ShuffleLayer,
 )
-from slimq_compression.units import unit_layers
+from slimq_compression.network.units import unit_layers
 
 
 def build(convolutions: tuple[Layer, ...], hidden: tuple[int | DenseLayer, ...] = (5,)) -> QNetwork:

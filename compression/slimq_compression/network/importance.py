@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from slimq.core.errors import InvalidInputError
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
-from slimq_compression.gradients import greedy_value, unit_effects, weight_moments
-from slimq_compression.units import UnitLayer, unit_layers
+from slimq_compression.network.gradients import greedy_value, unit_effects, weight_moments
+from slimq_compression.network.units import UnitLayer, unit_layers
 
 TINY = 1e-12
 

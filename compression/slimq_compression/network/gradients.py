@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from slimq.core.observation import Observations
 from slimq.networks.qnetwork import QNetwork, WeightedLayer, named_layers
-from slimq_compression.units import unit_layers
+from slimq_compression.network.units import unit_layers
 
 BATCH = 32
 """States at a time; a convolution's patches take up to 0.4 MB a state in the Nature network."""

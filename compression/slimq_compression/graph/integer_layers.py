@@ -32,22 +32,21 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 
 def blocks_layer(
-    node: onnx.NodeProto, codes: Codes, scales: Floats, width: int, bias: str
+    node: onnx.NodeProto, codes: Codes, scales: Floats, width: int
 ) -> tuple[onnx.NodeProto, Tensors]:
     """A dense layer with 4-bit weights.
 
     Args:
-        node: the layer that it replaces; name, input and output are taken over.
+        node: the layer that it replaces; name, input, bias and output are taken over.
         codes: `(outputs, blocks, block size)`, from -8 to 7, 0 where the last block is filled up.
         scales: `(outputs, blocks)`.
         width: inputs, without what the last block is filled up with.
-        bias: name of its bias, or "".
 
     Returns:
         The node and its new initializers by name.
     """
     unsigned = (codes.astype(np.int16) + ZERO_CODE).astype(np.uint8)
-    names = [f"{node.name}.codes", f"{node.name}.scales"]
+    names, bias = [f"{node.name}.codes", f"{node.name}.scales"], _bias(node)
     made = helper.make_node(
         BLOCKS,
         [node.input[0], *names, *(["", "", bias] if bias else [])],
@@ -65,20 +64,19 @@ def blocks_layer(
 
 
 def dynamic_layer(
-    node: onnx.NodeProto, codes: Codes, scales: Floats, bias: str
+    node: onnx.NodeProto, codes: Codes, scales: Floats
 ) -> tuple[onnx.NodeProto, Tensors]:
     """A dense layer with 8-bit weights and activations quantized on the fly.
 
     Args:
-        node: the layer that it replaces; name, input and output are taken over.
+        node: the layer that it replaces; name, input, bias and output are taken over.
         codes: `(outputs, inputs)`.
         scales: `(outputs,)`, or `(1,)` for all of them.
-        bias: name of its bias, or "".
 
     Returns:
         The node and its new initializers by name.
     """
-    names = [f"{node.name}.codes", f"{node.name}.scales"]
+    names, bias = [f"{node.name}.codes", f"{node.name}.scales"], _bias(node)
     made = helper.make_node(
         DYNAMIC,
         [node.input[0], *names, *(["", bias] if bias else [])],
@@ -89,8 +87,14 @@ def dynamic_layer(
     return made, dict(zip(names, (np.ascontiguousarray(codes.T), scales), strict=True))
 
 
-def use_domain(model: onnx.ModelProto) -> None:
-    """Declares the operators' domain; changes `model`."""
+def replace(
+    model: onnx.ModelProto, node: onnx.NodeProto, made: onnx.NodeProto, tensors: Tensors
+) -> None:
+    """Puts a coded layer and its initializers in place of `node`, of `model`; changes both."""
+    node.CopyFrom(made)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(values, name) for name, values in tensors.items()
+    )
     if DOMAIN not in {entry.domain for entry in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
@@ -120,6 +124,11 @@ def decode(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> dict[st
 def precision(node: onnx.NodeProto) -> str:
     """In what a coded layer's weights are stored, such as `int4`."""
     return f"int{_attribute(node, 'bits') if node.op_type == BLOCKS else 8}"
+
+
+def _bias(node: onnx.NodeProto) -> str:
+    """The name of a dense layer's bias, "" where it has none."""
+    return node.input[2] if len(node.input) > 2 else ""
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:

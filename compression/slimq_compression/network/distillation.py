@@ -25,7 +25,7 @@ from slimq.networks.hardware import flushed_denormals, resolve_precision
 from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext, ProgressBar
-from slimq_compression.straight_through import HeldNetwork
+from slimq_compression.network.straight_through import HeldNetwork
 
 LABEL_BATCH = 256
 

@@ -17,7 +17,7 @@ from slimq.networks.specification import (
     ResidualLayer,
     ShuffleLayer,
 )
-from slimq_compression.importance import (
+from slimq_compression.network.importance import (
     Importance,
     WeightImportance,
     unit_scores,

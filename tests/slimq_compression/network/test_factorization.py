@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimq_compression.factorization import Cut, cut_convolution, cut_dense, singular_values
+from slimq_compression.network.factorization import Cut, cut_convolution, cut_dense, singular_values
 
 
 def random_tensor(*shape: int) -> Tensor:

@@ -3,56 +3,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from slimq.networks.export import export_onnx
-from slimq.networks.qnetwork import count_parameters
-from slimq_compression.graph import (
-    count_weights,
-    decoded_weights,
-    describe_precision,
-    remove_unused,
-    run_tensors,
-    sort_nodes,
-    to_bytes,
-)
-
-
-@pytest.fixture
-def coded_model() -> onnx.ModelProto:
-    """`q_values = observation @ (table[codes] * scale)`, of codes 2, 0, 1, 2."""
-    nodes = [
-        helper.make_node("Gather", ["table", "codes"], ["flat"]),
-        helper.make_node("Mul", ["flat", "scale"], ["weight"]),
-        helper.make_node("MatMul", ["observation", "weight"], ["q_values"]),
-    ]
-    constants = {
-        "table": np.array([0.0, 1.0, -1.0], np.float32),
-        "codes": np.array([[2, 0], [1, 2]], np.int64),
-        "scale": np.array(0.5, np.float32),
-        "left_over": np.zeros(3, np.float32),
-    }
-    graph = helper.make_graph(
-        nodes,
-        "coded",
-        [helper.make_tensor_value_info("observation", TensorProto.FLOAT, ["batch", 2])],
-        [helper.make_tensor_value_info("q_values", TensorProto.FLOAT, ["batch", 2])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-
-
-def test_weights_are_counted_as_the_layers_see_them_not_as_they_are_stored(coded_model) -> None:
-    (weight,) = decoded_weights(coded_model).values()
-    np.testing.assert_array_equal(weight, [[-0.5, 0.0], [0.5, -0.5]])
-    assert count_weights(coded_model) == (4, 3)
-
-
-def test_the_count_of_an_exported_network_is_that_of_the_network(make_network) -> None:
-    network = make_network("conv")
-    model = onnx.load_model_from_string(export_onnx(network))
-    assert count_weights(model)[0] == count_parameters(network)
-    assert describe_precision(model) == "fp32"
+from slimq_compression.graph.model import remove_unused, run_tensors, sort_nodes, to_bytes
 
 
 def test_inner_tensors_are_computed_batch_by_batch(make_network, make_states) -> None:

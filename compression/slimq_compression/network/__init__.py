@@ -1,0 +1,1 @@
+"""The torch side: what network passes have in common."""

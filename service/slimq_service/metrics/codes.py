@@ -1,0 +1,66 @@
+"""Label values that are known beforehand: error codes, and why streams end."""
+
+from __future__ import annotations
+
+from slimq.core import errors
+from slimq_service.errors import (
+    BodyTimeoutError,
+    ClosingError,
+    ConflictError,
+    ConnectionsError,
+    CrossSiteError,
+    DeadlineError,
+    ForbiddenError,
+    HeadLimitError,
+    HeadTimeoutError,
+    LayoutChangedError,
+    LimitError,
+    MalformedError,
+    MalformedRequestError,
+    MediaTypeError,
+    NonFiniteError,
+    OverloadedError,
+    UnauthorizedError,
+)
+from slimq_service.http.problems import INTERNAL, NO_SUCH_PATH
+
+CLIENT_GONE = "client-gone"
+ERROR_CODES = (
+    errors.InvalidInputError.code,
+    errors.ObservationError.code,
+    LimitError.code,
+    MalformedError.code,
+    MediaTypeError.code,
+    ConflictError.code,
+    NonFiniteError.code,
+    BodyTimeoutError.code,
+    OverloadedError.code,
+    DeadlineError.code,
+    ClosingError.code,
+    errors.NotFoundError.code,
+    errors.RepositoryError.code,
+    LayoutChangedError.code,
+    CLIENT_GONE,
+    INTERNAL,
+)
+"""What can go wrong with a request for actions, by act, by the protocol or in a stream."""
+METHOD_NOT_ALLOWED = "method-not-allowed"
+WIRE_CODES = (
+    HeadLimitError.code,
+    HeadTimeoutError.code,
+    MalformedRequestError.code,
+    ConnectionsError.code,
+)
+"""What a connection is closed for before there is a request."""
+ACCESS_CODES = (UnauthorizedError.code, ForbiddenError.code, CrossSiteError.code)
+UPGRADE_REQUIRED = "upgrade-required"
+HTTP_ERROR_CODES = (
+    *(NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED),
+    *WIRE_CODES,
+    *ACCESS_CODES,
+    errors.ServiceError.code,
+    *ERROR_CODES,
+)
+"""What can go wrong with any other request, that for a stream among them."""
+STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "restart", "internal")
+"""Why streams end."""
