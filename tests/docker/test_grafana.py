@@ -133,7 +133,7 @@ def test_whose_an_error_is_agrees_with_the_rule(committed: dict[str, Any]) -> No
     told = [panel["description"] for panel in panels if panel["title"] == "Errors per second"]
     assert len(told) == len(committed)
     for description in told:
-        (codes,) = re.findall(r"The service's own: (.*?)\.", description)
+        (codes,) = re.findall(r"Server-side: (.*?)\.", description)
         assert set(codes.split(", ")) == set(failures.split("|"))
 
 
