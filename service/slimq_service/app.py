@@ -75,24 +75,25 @@ class Application:
     Attributes:
         asgi: what a server runs: everything with its layers around it.
         routes: the FastAPI application inside; its lifespan starts and ends the background work.
-        settings: what it was made with.
         lifecycle: draining or not.
         arrivals: requests that have been read and not yet begun.
         count_refused: counts an error that is answered before there is a request; returns its id.
         pipeline: answers requests for actions.
         streams: the open streams.
-        shadow: compares a second variant.
     """
 
     asgi: ASGIApp
     routes: FastAPI
-    settings: Settings
     lifecycle: Lifecycle
     arrivals: Arrivals
     count_refused: Callable[[str], str]
     pipeline: Pipeline
     streams: StreamEndpoint
-    shadow: Shadow
+
+    @property
+    def settings(self) -> Settings:
+        """What it was made with."""
+        return self.pipeline.settings
 
     @property
     def catalogue(self) -> Catalogue:
@@ -159,13 +160,11 @@ def create_app(
     return Application(
         surround(dispatch, settings, metrics, keys, make_id, provider),
         app,
-        settings,
         lifecycle,
         arrivals,
         partial(count_refused, metrics, make_id),
         pipeline,
         streams,
-        shadow,
     )
 
 
