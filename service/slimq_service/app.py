@@ -130,11 +130,9 @@ def create_app(
     proxies = Proxies(settings.forwarded_allow_ips, settings.root_path)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
     pipeline = Pipeline(settings, catalogue, engine, shadow, metrics)
-    streams = StreamEndpoint(pipeline)
-    ready = ReadyMetrics(catalogue, lifecycle, metrics)
-    exposition = Exposition(
-        metrics.registry, RepositoryMetrics(catalogue), peers.folder, shadow.add_series
-    )
+    streams, ready = StreamEndpoint(pipeline), ReadyMetrics(catalogue, lifecycle, metrics)
+    repository = RepositoryMetrics(catalogue)
+    exposition = Exposition(metrics.registry, repository, peers.folder, shadow.add_series)
     lifespan = _make_lifespan(settings, catalogue, engine, shadow, ready, provider)
     app = FastAPI(title="slimq", version=__version__, lifespan=lifespan, **FASTAPI_OPTIONS)
     act_endpoint, infer_endpoint = act.make_endpoint(pipeline), infer.make_endpoint(pipeline)
