@@ -90,8 +90,8 @@ def stamps_in(
 def list_folder(root: Path, parts: tuple[str, ...]) -> list[str]:
     """The names in a folder.
 
-    A folder that was replaced while it was listed, by a link that was switched, is listed anew:
-    the old one may have been emptied meanwhile.
+    If the folder was replaced while it was listed, by a switched link, it is listed again: the old
+    folder may have been emptied meanwhile.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -134,11 +134,11 @@ def read_regular(root: Path, parts: tuple[str, ...], limit: int) -> bytes:
 
 
 def read_entry(root: Path, folder: tuple[str, ...], entry: FileEntry) -> bytes:
-    """The stored bytes of a file that a manifest names, checked against the entry.
+    """Reads the stored bytes of a file named by a manifest, and checks them against the entry.
 
     Raises:
-        FileNotFoundError: the file has gone.
-        RepositoryError: its size or its sha256 differ, or it cannot be read.
+        FileNotFoundError: the file no longer exists.
+        RepositoryError: its size or sha256 differs, or it cannot be read.
     """
     parts = (*folder, entry.path)
     content = read_regular(root, parts, min(entry.bytes, MAX_FILE_BYTES))
@@ -160,13 +160,14 @@ def check_entry(content: bytes, entry: FileEntry, place: str) -> None:
 
 
 def decode(content: bytes, entry: FileEntry, place: str) -> bytes:
-    """What the stored bytes hold: themselves, or a zstd frame's content for a `.zst` file.
+    """Returns the stored bytes, decompressed for a `.zst` file.
 
-    The size that the manifest states is enforced while streaming, so that a small file cannot
-    fill the memory: python-zstandard's own `max_output_size` binds only frames without a size.
+    The size stated in the manifest is enforced while streaming, so that a small file cannot fill
+    the memory: python-zstandard's own `max_output_size` only applies to frames without a size.
 
     Raises:
-        RepositoryError: not valid zstd, another size than stated, or a size missing or superfluous.
+        RepositoryError: the zstd data is invalid, its size differs from the stated one, or the
+            stated size is missing or superfluous.
         MissingExtraError: zstandard is not installed.
     """
     if not entry.path.endswith(".zst"):

@@ -1,4 +1,4 @@
-"""The repository on disk: the only thing that training and compression hand to the service.
+"""The repository on disk, the only interface between training, compression and the service.
 
     policies/pong/policy.json                        PolicyManifest
     policies/pong/checkpoint-<sha12>.safetensors
@@ -75,7 +75,7 @@ class Repository:
         """The manifest of a policy.
 
         Raises:
-            NotFoundError: there is no such policy; lists those there are.
+            NotFoundError: there is no such policy; lists the available ones.
             RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._policy_folder(name), POLICY_FILE)
@@ -103,7 +103,7 @@ class Repository:
             return []
 
     def incomplete(self, policy: str | None = None) -> list[str]:
-        """Names of folders that hold files but no manifest: of a policy's variants, or of policies.
+        """Names of folders with files but no manifest: of a policy's variants, or of policies.
 
         A first publication that was interrupted leaves such a folder; readers ignore it.
 
@@ -124,7 +124,7 @@ class Repository:
         """The manifest of a variant.
 
         Raises:
-            NotFoundError: there is no such policy or variant; lists those there are.
+            NotFoundError: there is no such policy or variant; lists the available ones.
             RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._variant_folder(policy, variant), VARIANT_FILE)
@@ -160,11 +160,11 @@ class Repository:
         return _retry_if_gone(read)
 
     def report(self, policy: str, variant: str) -> EvaluationReport | None:
-        """A variant's evaluation report, None before it is evaluated.
+        """A variant's evaluation report; None if it has not been evaluated.
 
         Raises:
             NotFoundError: there is no such policy or variant.
-            RepositoryError: the report is missing, broken, or about another model.
+            RepositoryError: the report is missing, invalid, or for another model.
         """
         folder = self._variant_folder(policy, variant)
 
@@ -182,7 +182,7 @@ class Repository:
         return _retry_if_gone(read)
 
     def read_file(self, policy: str, entry: FileEntry) -> bytes:
-        """The verified stored bytes of a file beside `policy.json`.
+        """The verified stored bytes of a file next to `policy.json`.
 
         Raises:
             RepositoryError: it is missing, truncated or tampered with.
@@ -292,7 +292,7 @@ class Repository:
 
 
 def parse(content: bytes, kind: type[M], place: str) -> M:
-    """A manifest or report from its JSON.
+    """Parses a manifest or report from JSON.
 
     Raises:
         RepositoryError: names the file, the key and the nearest valid key.
