@@ -437,7 +437,8 @@ def test_where_folders_cannot_be_opened_links_are_refused(
 
 def test_the_root_itself_may_be_a_link(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "mount").symlink_to(repository.root)
-    Repository(tmp_path / "mount").read_model("tiny", "fp32")
+    mounted = Repository(tmp_path / "mount")
+    assert mounted.read_model("tiny", "fp32") == repository.read_model("tiny", "fp32")
 
 
 @pytest.mark.parametrize("switched", ["root", "folder"])

@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(
 
         def poison(learner: Learner) -> None:
             if learner.step == 600:
-                run._save(learner)
+                run.save(learner)
             if learner.step > 700:
                 with torch.no_grad():
                     learner.online.head.weight[0, 0] = float("nan")

@@ -149,14 +149,27 @@ class Run:
         if _crossed(learner, settings.evaluate_every):
             self._select(learner)
         if time.monotonic() - self._checkpointed > 60 * settings.checkpoint_minutes:
-            self._save(learner)
+            self.save(learner)
+
+    def save(self, learner: Learner) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            TrainingError: the loss or a weight is not finite; the last checkpoint stays.
+        """
+        learner.check_finite()
+        self.seconds, self._resumed = self._elapsed(), time.monotonic()
+        progress = {"seconds": self.seconds, "curve": self.curve, "best": self.best}
+        save_checkpoint(self.folder, learner, progress)
+        self._remove_networks(keep=self.best_network)
+        self._checkpointed = time.monotonic()
 
     def finish(self, learner: Learner) -> None:
         """Saves a final checkpoint; a complete training is evaluated first if still due."""
         last_evaluated = self.curve[-1][0] if self.curve else -1
         if self.complete(learner) and last_evaluated != learner.step:
             self._select(learner)
-        self._save(learner)
+        self.save(learner)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.stopping = True
@@ -192,14 +205,6 @@ class Run:
         if self.best is None or mean >= self.best[1]:
             self.best = (learner.step, mean)
             write_atomically(self.best_network, save_network(learner.policy))
-
-    def _save(self, learner: Learner) -> None:
-        learner.check_finite()
-        self.seconds, self._resumed = self._elapsed(), time.monotonic()
-        progress = {"seconds": self.seconds, "curve": self.curve, "best": self.best}
-        save_checkpoint(self.folder, learner, progress)
-        self._remove_networks(keep=self.best_network)
-        self._checkpointed = time.monotonic()
 
     def _remove_networks(self, keep: Path | None = None) -> None:
         """Removes best networks except `keep`, and temporary files of a killed process."""

@@ -143,7 +143,7 @@ def loadtest(
         plan = Plan(
             subjects=subjects,
             baseline=choose_baseline(subjects, baseline, manifest.baseline_variant),
-            modes=_read_modes(modes),
+            modes=read_modes(modes),
             order=cast("Order", _one_of("--order", order, ("interleaved", "alone"))),
             connections=connections,
             max_connections=max_connections,
@@ -160,7 +160,7 @@ def loadtest(
             seed=secrets.randbelow(2**32) if seed is None else seed,
         )
         plan.check()
-        _warn_of_time(plan)
+        warn_of_time(plan)
         observations, origin = _read_observations(source, policies, policy, manifest.observation)
         models = loaded_models(client, policy, plan, observations)
         folder = _make_folder(output, policy)
@@ -195,7 +195,8 @@ def loadtest(
         raise problem
 
 
-def _warn_of_time(plan: Plan) -> None:
+def warn_of_time(plan: Plan) -> None:
+    """Warns on stderr if a plan takes longer than allowed."""
     from slimq.loadtest.session import estimate_seconds
 
     needed = estimate_seconds(plan) / 60
@@ -207,7 +208,12 @@ def _warn_of_time(plan: Plan) -> None:
         )
 
 
-def _read_modes(text: str) -> tuple[Mode, ...]:
+def read_modes(text: str) -> tuple[Mode, ...]:
+    """The modes that an option names, in the order in which they run.
+
+    Raises:
+        InvalidInputError: one is unknown, or there is none.
+    """
     from slimq.core.errors import InvalidInputError
     from slimq.loadtest.plan import MODES
 
