@@ -632,11 +632,13 @@ def test_models_and_reports_have_stamps(
     manifest = publisher.attach_report("tiny", "fp32", report_of(variant))
     assert manifest.report is not None
     for entry in (manifest.model, manifest.report):
-        stamp = repository.file_stamp(manifest, entry)
+        (stamp,) = repository.stamps("tiny", [("fp32", entry.path)])
         assert stamp is not None
         assert stamp.size == entry.bytes
     (repository.root / "tiny/variants/fp32" / manifest.report.path).unlink()
-    assert repository.file_stamp(manifest, manifest.report) is None
+    names = [manifest.model.path, manifest.report.path, "../fp32/variant.json", "none"]
+    stamps = repository.stamps("tiny", [("fp32", name) for name in names])
+    assert [stamp is not None for stamp in stamps] == [True, False, False, False]
 
 
 def test_a_stamp_changes_when_a_variant_is_published_again(

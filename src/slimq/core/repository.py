@@ -15,9 +15,10 @@ as the `..data` of a Kubernetes volume, are neither policies nor variants.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +30,9 @@ from slimq.core._files import (
     list_folder,
     read_entry,
     read_regular,
-    stamp_of,
+    stamps_in,
     status_of,
+    statuses_in,
 )
 from slimq.core._walk import display
 from slimq.core.calibration import CalibrationSet, parse_calibration
@@ -113,10 +115,9 @@ class Repository:
             names = self._slugs(folder)
         except FileNotFoundError:
             return []
+        complete = self._names(folder, marker)
         return [
-            name
-            for name in names
-            if not self._may_be_file((*folder, name, marker)) and self._holds_files((*folder, name))
+            name for name in names if name not in complete and self._holds_files((*folder, name))
         ]
 
     def variant(self, policy: str, variant: str) -> VariantManifest:
@@ -225,19 +226,27 @@ class Repository:
 
     def stamp(self, policy: str, variant: str) -> FileStamp | None:
         """The stamp of `variant.json`, for watchers; None if it is missing or unreadable."""
-        if not (re.fullmatch(SLUG, policy) and re.fullmatch(SLUG, variant)):
-            return None
-        return stamp_of(self.root, (policy, VARIANTS, variant, VARIANT_FILE))
+        return self.stamps(policy, [(variant, VARIANT_FILE)])[0]
 
     def policy_stamp(self, policy: str) -> FileStamp | None:
         """The stamp of `policy.json`, for watchers; None if it is missing or unreadable."""
         if not re.fullmatch(SLUG, policy):
             return None
-        return stamp_of(self.root, (policy, POLICY_FILE))
+        return stamps_in(self.root, (policy,), [(POLICY_FILE,)])[0]
 
-    def file_stamp(self, variant: VariantManifest, entry: FileEntry) -> FileStamp | None:
-        """The stamp of a variant's model or report; None if it is missing or unreadable."""
-        return stamp_of(self.root, (variant.policy, VARIANTS, variant.name, entry.path))
+    def stamps(self, policy: str, files: Sequence[tuple[str, str]]) -> list[FileStamp | None]:
+        """The stamps of files of a policy's variants, in one pass.
+
+        Args:
+            policy: its name.
+            files: the names of a variant and of a file of it.
+
+        Returns:
+            A stamp for each, None if it is missing or unreadable.
+        """
+        if not re.fullmatch(SLUG, policy):
+            return [None] * len(files)
+        return stamps_in(self.root, (policy, VARIANTS), files)
 
     def _policy_folder(self, policy: str) -> tuple[str, ...]:
         if not re.fullmatch(SLUG, policy):
@@ -255,7 +264,8 @@ class Repository:
 
     def _names(self, folder: tuple[str, ...], marker: str) -> list[str]:
         names = self._slugs(folder)
-        return [name for name in names if self._may_be_file((*folder, name, marker))]
+        found = statuses_in(self.root, folder, [(name, marker) for name in names])
+        return [name for name, status in zip(names, found, strict=True) if _may_be_file(status)]
 
     def _slugs(self, folder: tuple[str, ...]) -> list[str]:
         """The names in a folder that may be policies or variants.
@@ -271,14 +281,6 @@ class Repository:
             problem = f"cannot be listed: {error.strerror}"
             raise RepositoryError(str(self.root), problem) from None
         return sorted(name for name in names if re.fullmatch(SLUG, name))
-
-    def _may_be_file(self, parts: tuple[str, ...]) -> bool:
-        """Whether it is a file; also True if that is unknown, so that reading it says why."""
-        try:
-            status = status_of(self.root, parts)
-        except RepositoryError:
-            return True
-        return status is not None and stat.S_ISREG(status.st_mode)
 
     def _holds_files(self, folder: tuple[str, ...]) -> bool:
         """Whether it is a folder that holds more than locks and unfinished files."""
@@ -299,6 +301,13 @@ def parse(content: bytes, kind: type[M], place: str) -> M:
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise RepositoryError(place, _explain(error, kind)) from error
+
+
+def _may_be_file(status: os.stat_result | RepositoryError | None) -> bool:
+    """Whether it is a file; also True if that is unknown, so that reading it says why."""
+    if isinstance(status, os.stat_result):
+        return stat.S_ISREG(status.st_mode)
+    return status is not None
 
 
 def _explain(error: ValidationError, kind: type[BaseModel]) -> str:

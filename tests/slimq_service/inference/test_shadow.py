@@ -71,7 +71,7 @@ def test_a_share_is_a_share(start: Any, tiny_repository: Path) -> None:
     Publisher(Repository(tiny_repository)).shadow("tiny", shadowing)
     service = start()
     taken = []
-    offered = service.app.shadow
+    offered = service.app.pipeline.shadow
     offered._wake = asyncio.Event()  # nobody works: what is taken stays
     loaded = service.run(service.app.catalogue.get("tiny", "fp32"))
     zeros = np.zeros((1, 4), np.float32), np.zeros((1, 2), np.float32)
@@ -84,7 +84,7 @@ def test_a_share_is_a_share(start: Any, tiny_repository: Path) -> None:
 
 
 def test_under_load_the_shadow_goes_first(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    shadow = watched.app.shadow
+    shadow = watched.app.pipeline.shadow
     monkeypatch.setattr(shadow, "_busy", lambda: True)
     act(watched)
     dropped = 'slimq_shadow_dropped_total{policy="tiny",reason="%s",shadow="other"}'
@@ -107,7 +107,7 @@ def test_a_shadow_that_cannot_be_loaded_harms_nobody(watched: Any, repositories:
 
 
 def test_waiting_observations_are_computed_together_up_to_a_limit(watched: Any) -> None:
-    shadow = watched.app.shadow
+    shadow = watched.app.pipeline.shadow
     loaded = watched.run(watched.app.catalogue.get("tiny", "fp32"))
     q_values = np.zeros((20, 2), np.float32)
     for _ in range(3):
@@ -120,7 +120,7 @@ def test_waiting_observations_are_computed_together_up_to_a_limit(watched: Any) 
 
 def test_what_was_compared_before_one_fails_is_not_dropped_too(watched: Any) -> None:
     """Where each is computed by itself, as activations are quantized over a batch."""
-    shadow = watched.app.shadow
+    shadow = watched.app.pipeline.shadow
     loaded = watched.run(watched.app.catalogue.get("tiny", "fp32"))
     state = watched.app.catalogue.residents.state("tiny", "other")
     watched.run(watched.app.catalogue.get("tiny", "other"))
@@ -143,7 +143,7 @@ def test_what_was_compared_before_one_fails_is_not_dropped_too(watched: Any) -> 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_q_values_that_are_not_finite_spoil_no_sum(watched: Any, value: float) -> None:
-    shadow = watched.app.shadow
+    shadow = watched.app.pipeline.shadow
     loaded = watched.run(watched.app.catalogue.get("tiny", "fp32"))
     shadow.offer(loaded, OBSERVATIONS[:2], np.zeros((2, 2), np.float32))
     (item,) = shadow._take()

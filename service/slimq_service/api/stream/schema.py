@@ -16,6 +16,7 @@ has `policy`, `variant`, `sha256` and, where there was a frame, `action` and `q_
 problem document, and the message has changed nothing."""
 PROBLEMS = {
     400: "Path and query name different variants.",
+    403: "A browser asks for it from a page of another site.",
     404: "Unknown policy or variant; `available` lists what there is.",
     413: "The routing key is too long.",
     422: "The query has another parameter than `variant`.",
