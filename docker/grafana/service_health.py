@@ -119,7 +119,7 @@ def traffic() -> list[Panel]:
 
 
 def saturation() -> list[Panel]:
-    """How close the service is to its limits."""
+    """Saturation: how close the service is to its limits."""
     lag = f"histogram_quantile(0.99, {rate('slimq_event_loop_lag_seconds_bucket', 'instance, le')})"
     wait = f"histogram_quantile(0.99, {rate('slimq_queue_seconds_bucket', 'policy, le')})"
     filled = f"slimq_queue_depth{{{HERE}}} / slimq_queue_limit{{{HERE}}}"
