@@ -23,15 +23,21 @@ import numpy as np
 
 import dashboard_queries as queries
 from dashboard_queries import Asked, Series
-from dashboard_trial import ROOT, TrialError, build_repository, prometheus, send, serving
+from dashboard_trial import (
+    ROOT,
+    TrialError,
+    build_repository,
+    prometheus,
+    send,
+    serving,
+    wait_until_settled,
+)
 from serving_processes import ServerError
 from slimq.core.errors import SlimqError
 from slimq.core.repository import Repository
 
 NAME = "variants-compared.json"
 PICTURE = ROOT / "docs" / "images" / "variants-compared.png"
-SETTLE_SECONDS = 8.0
-"""After the load, until everything is scraped and every rule evaluated."""
 STEP_SECONDS = 5.0
 COLUMNS = 3
 UNITS = {"s": "s", "bytes": "B"}
@@ -67,7 +73,7 @@ def main() -> None:
             with serving(repository, folder) as url, prometheus(url, folder) as source:
                 began = time.time()
                 sent = send(url, repository, options.policy, options.variants, options.seconds)
-                time.sleep(SETTLE_SECONDS)
+                wait_until_settled(source)
                 draw(source, chosen, began, time.time(), options.picture)
     except (TrialError, ServerError, SlimqError) as error:
         sys.exit(str(error))

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -215,6 +216,22 @@ def ask_now(url: str, expression: str, at: float | None = None) -> list[Series]:
     if found["resultType"] == "scalar":
         return [_series({}, [found["result"]])]
     return [_series(row["metric"], [row["value"]]) for row in found["result"]]
+
+
+def first_scrape(url: str) -> float:
+    """When the target that was scraped longest ago was, in seconds since the epoch."""
+    targets = _get(f"{url}/api/v1/targets?state=active")["activeTargets"]
+    return min(_seconds(target["lastScrape"]) for target in targets)
+
+
+def first_evaluation(url: str) -> float:
+    """When the group of rules that was evaluated longest ago was."""
+    groups = _get(f"{url}/api/v1/rules")["groups"]
+    return min(_seconds(group["lastEvaluation"]) for group in groups)
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
 
 
 def _get(address: str) -> Any:

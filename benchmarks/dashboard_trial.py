@@ -24,6 +24,7 @@ from urllib.request import urlopen
 
 import yaml  # type: ignore[import-untyped]
 
+import dashboard_queries as queries
 from serving_processes import Server
 from slimq.core.manifest import Shadow
 from slimq.core.publish import Publisher
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docker" / "prometheus"
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
+SETTLE_SECONDS = 60.0
 WRONG_EVERY = 50
 """One in so many requests is wrong, so that there are errors to see."""
 LARGEST = 8
@@ -131,6 +133,20 @@ def prometheus(target: str, folder: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def wait_until_settled(source: str) -> None:
+    """Until a Prometheus has scraped everything anew, and then evaluated every rule.
+
+    Raises:
+        TrialError: it takes too long.
+    """
+    for latest in (queries.first_scrape, queries.first_evaluation):
+        now = time.time()
+        while latest(source) < now:
+            if time.time() > now + SETTLE_SECONDS:
+                raise TrialError(f"Prometheus has done nothing for {SETTLE_SECONDS:g} s")
+            time.sleep(0.1)
 
 
 def configuration_for(target: str) -> str:

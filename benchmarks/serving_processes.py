@@ -59,6 +59,11 @@ class Server:
             self.stop()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        return self._process.pid
+
     def check(self) -> None:
         """Holds it to being alive.
 

@@ -10,11 +10,18 @@ from slimq.core.qfunction import QFunction
 from slimq.core.seeds import COLLECTION
 from slimq.environments.collection import Transitions, collect_states, collect_transitions
 
+OFFSET, STRIDE, SPAN = 100_000, 2_000, 800_000
+"""Where in the range of collection seeds a collector begins, moves on, and begins anew."""
+
+
+def seeds_of_call(number: int) -> Sequence[int]:
+    """The seeds of a collector's play, by how often it was asked before."""
+    offset = OFFSET + number * STRIDE % SPAN
+    return range(COLLECTION.start + offset, COLLECTION.start + COLLECTION.size)
+
 
 class PolicyCollector:
     """Plays a policy's environment on collection seeds, beyond those of the calibration set."""
-
-    OFFSET, STRIDE, SPAN = 100_000, 2_000, 800_000
 
     def __init__(self, environment: EnvironmentSpec) -> None:
         self.environment = environment
@@ -40,6 +47,5 @@ class PolicyCollector:
         )
 
     def _seeds(self) -> Sequence[int]:
-        offset = self.OFFSET + self.calls * self.STRIDE % self.SPAN
         self.calls += 1
-        return range(COLLECTION.start + offset, COLLECTION.start + COLLECTION.size)
+        return seeds_of_call(self.calls - 1)

@@ -75,24 +75,25 @@ class Application:
     Attributes:
         asgi: what a server runs: everything with its layers around it.
         routes: the FastAPI application inside; its lifespan starts and ends the background work.
-        settings: what it was made with.
         lifecycle: draining or not.
         arrivals: requests that have been read and not yet begun.
         count_refused: counts an error that is answered before there is a request; returns its id.
         pipeline: answers requests for actions.
         streams: the open streams.
-        shadow: compares a second variant.
     """
 
     asgi: ASGIApp
     routes: FastAPI
-    settings: Settings
     lifecycle: Lifecycle
     arrivals: Arrivals
     count_refused: Callable[[str], str]
     pipeline: Pipeline
     streams: StreamEndpoint
-    shadow: Shadow
+
+    @property
+    def settings(self) -> Settings:
+        """What it was made with."""
+        return self.pipeline.settings
 
     @property
     def catalogue(self) -> Catalogue:
@@ -129,11 +130,9 @@ def create_app(
     proxies = Proxies(settings.forwarded_allow_ips, settings.root_path)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
     pipeline = Pipeline(settings, catalogue, engine, shadow, metrics)
-    streams = StreamEndpoint(pipeline)
-    ready = ReadyMetrics(catalogue, lifecycle, metrics)
-    exposition = Exposition(
-        metrics.registry, RepositoryMetrics(catalogue), peers.folder, shadow.add_series
-    )
+    streams, ready = StreamEndpoint(pipeline), ReadyMetrics(catalogue, lifecycle, metrics)
+    repository = RepositoryMetrics(catalogue)
+    exposition = Exposition(metrics.registry, repository, peers.folder, shadow.add_series)
     lifespan = _make_lifespan(settings, catalogue, engine, shadow, ready, provider)
     app = FastAPI(title="slimq", version=__version__, lifespan=lifespan, **FASTAPI_OPTIONS)
     act_endpoint, infer_endpoint = act.make_endpoint(pipeline), infer.make_endpoint(pipeline)
@@ -159,13 +158,11 @@ def create_app(
     return Application(
         surround(dispatch, settings, metrics, keys, make_id, provider),
         app,
-        settings,
         lifecycle,
         arrivals,
         partial(count_refused, metrics, make_id),
         pipeline,
         streams,
-        shadow,
     )
 
 

@@ -29,8 +29,10 @@ from dashboard_trial import (
     prometheus,
     send,
     serving,
+    wait_until_settled,
 )
 from slimq.core.repository import Repository
+from waiting import until
 
 POLICY, SHADOW = "pong", "int8"
 DOTTED = "tiny.2"
@@ -75,7 +77,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
         wait_for_scrapes(source)
         began = time.time()
         sent = send(url, repository, POLICY, VARIANTS, LOAD_SECONDS)
-        time.sleep(dashboard.SETTLE_SECONDS)
+        wait_until_settled(source)
         with urlopen(url + "/metrics", timeout=30) as answer:
             text = answer.read().decode()
         yield Trial(source, url.removeprefix("http://"), text, sent, began, time.time())
@@ -91,10 +93,8 @@ def copy_as(name: str, variant: Path, repository: Repository) -> None:
 
 def wait_for_scrapes(source: str) -> None:
     """Until the service was scraped twice, so that its counters are known to rest."""
-    deadline = time.monotonic() + 60
-    while not queries.ask_now(source, "count_over_time(slimq_queue_depth[5m]) > 1"):
-        assert time.monotonic() < deadline, "it is not scraped"
-        time.sleep(0.5)
+    scraped = "count_over_time(slimq_queue_depth[5m]) > 1"
+    until(lambda: queries.ask_now(source, scraped), 60, "a second scrape", every=0.5)
 
 
 def answers(trial: Trial, asked: queries.Asked) -> list[queries.Series]:

@@ -34,7 +34,7 @@ def test_children_in_sessions_of_their_own_are_timed_paused_and_ended_too(tmp_pa
         "test", [sys.executable, "-c", FAMILY], os.sched_getaffinity(0), tmp_path / "log"
     )
     try:
-        (child,) = children_of(server._process.pid)
+        (child,) = children_of(server.pid)
         assert 0.28 <= server.processor_seconds() < 5
         server.pause()
         until(lambda: state_of(child) == "T", 10, every=0.01)
@@ -46,7 +46,7 @@ def test_children_in_sessions_of_their_own_are_timed_paused_and_ended_too(tmp_pa
 def test_a_server_is_started_on_its_cores_paused_and_ended(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
     server = Server("test", [sys.executable, "-c", SERVER], {core}, tmp_path / "log")
-    pid = server._process.pid
+    pid = server.pid
     try:
         assert server.url == "http://127.0.0.1:1"
         assert os.sched_getaffinity(pid) == {core}

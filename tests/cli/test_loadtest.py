@@ -96,18 +96,18 @@ def test_models_changed_or_removed_during_the_test_are_noted(
         same = client.variant("tiny", "fp32").model.sha256
         models = {"fp32": same, "other": "0" * 64, "gone": same}
         changed, gone = find_republished(client, "tiny", models)
-    assert changed == "other was republished during the test: its figures are mixed"
-    assert gone.startswith("whether gone is still the same model is not known: ")
+    assert changed == "other was republished during the test: its figures mix both models"
+    assert gone.startswith("could not check whether gone was republished: ")
     assert "gone" in gone.removeprefix("whether gone")
 
 
 def test_the_defaults_of_the_command_are_those_of_the_plan() -> None:
-    from slimq.cli.loadtest import _read_modes, loadtest
+    from slimq.cli.loadtest import loadtest, read_modes
     from slimq.cli.units import parse_duration
     from slimq.loadtest.plan import Plan
 
     options = {name: p.default for name, p in inspect.signature(loadtest).parameters.items()}
-    options["modes"] = _read_modes(options["modes"])
+    options["modes"] = read_modes(options["modes"])
     options["p99_us"] = parse_duration(options["p99"], "--p99")
     apart = {"subjects", "baseline", "warm_seconds", "seed"}
     for field in fields(Plan):
@@ -143,17 +143,17 @@ def test_the_key_is_sent_only_to_the_services_own_metrics() -> None:
 
 
 def test_a_plan_longer_than_the_time_limit_is_announced(capsys: Any) -> None:
-    from slimq.cli.loadtest import _warn_of_time
+    from slimq.cli.loadtest import warn_of_time
     from slimq.loadtest.plan import Plan, Subject
 
     one = (Subject("fp32", "fp32"),)
     plan = Plan(subjects=one, baseline="fp32", modes=("closed",), rounds=100, seconds=3.0)
-    _warn_of_time(plan)
+    warn_of_time(plan)
     assert capsys.readouterr().err == ""
-    _warn_of_time(replace(plan, minutes=4.0))
+    warn_of_time(replace(plan, minutes=4.0))
     assert "this takes about 5.02 minutes, but --minutes allows 4: it" in capsys.readouterr().err
     slow = replace(plan, modes=("open",), rate=1.0, seconds=0.5)  # blocks of eleven seconds
-    _warn_of_time(slow)
+    warn_of_time(slow)
     assert "this takes about 18.5 minutes" in capsys.readouterr().err
 
 
@@ -182,7 +182,7 @@ def test_a_guarded_service_is_tested_with_its_key_and_states_from_a_file(
         (("--policy", "pong", "--variants", "fp32"), "available: tiny, tiny_frames"),
         (("--policy", "tiny", "--variants", "int8"), "unknown variant 'int8'; available: fp32"),
         (("--policy", "tiny", "--variants", "otter"), "did you mean 'other'?"),
-        (("--policy", "tiny", "--variants", ","), "--variants: expected names with commas"),
+        (("--policy", "tiny", "--variants", ","), "--variants: expected comma-separated names"),
         (
             ("--policy", "tiny", "--variants", "fp32", "--baseline", "other"),
             "unknown baseline 'other'; available: fp32",
@@ -316,7 +316,7 @@ def test_if_the_service_goes_away_the_measurements_are_kept(
     assert process.returncode == 2
     last = error.splitlines()[-1]
     assert last.startswith("slimq: 127.0.0.1:")
-    assert "nothing was answered" in last or "cannot be reached" in last
+    assert "no request was answered" in last or "cannot be reached" in last
     assert "ended by an error" in out
     assert json.loads((tmp_path / "loadtest.json").read_text())["samples"]
 

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from slimq.core.calibration import CalibrationSet
 from slimq.core.repository import Repository
 from slimq.networks.checkpoint import load_network
+from waiting import until
 
 CONFIG = """
 policy = "short"
@@ -139,10 +139,7 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_same_command_resumes(
     with subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:
-        for _ in range(600):
-            if list(tmp_path.glob("runs/short/best-*.safetensors")):
-                break
-            time.sleep(0.05)
+        until(lambda: list(tmp_path.glob("runs/short/best-*.safetensors")), 60, "a best network")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -203,8 +203,8 @@ def test_a_broken_variant_can_be_replaced(
     publish: Any, repository: Repository, tiny_repository: Path
 ) -> None:
     (tiny_repository / "tiny/variants/fp32/variant.json").write_text("{", encoding="utf-8")
-    publish("fp32", 5)
-    repository.read_model("tiny", "fp32")
+    manifest = publish("fp32", 5)
+    assert repository.read_model("tiny", "fp32")[0].model == manifest.model
 
 
 def test_garbage_is_collected_after_its_grace_period_only(

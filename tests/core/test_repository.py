@@ -437,7 +437,8 @@ def test_where_folders_cannot_be_opened_links_are_refused(
 
 def test_the_root_itself_may_be_a_link(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "mount").symlink_to(repository.root)
-    Repository(tmp_path / "mount").read_model("tiny", "fp32")
+    mounted = Repository(tmp_path / "mount")
+    assert mounted.read_model("tiny", "fp32") == repository.read_model("tiny", "fp32")
 
 
 @pytest.mark.parametrize("switched", ["root", "folder"])
@@ -632,11 +633,13 @@ def test_models_and_reports_have_stamps(
     manifest = publisher.attach_report("tiny", "fp32", report_of(variant))
     assert manifest.report is not None
     for entry in (manifest.model, manifest.report):
-        stamp = repository.file_stamp(manifest, entry)
+        (stamp,) = repository.stamps("tiny", [("fp32", entry.path)])
         assert stamp is not None
         assert stamp.size == entry.bytes
     (repository.root / "tiny/variants/fp32" / manifest.report.path).unlink()
-    assert repository.file_stamp(manifest, manifest.report) is None
+    names = [manifest.model.path, manifest.report.path, "../fp32/variant.json", "none"]
+    stamps = repository.stamps("tiny", [("fp32", name) for name in names])
+    assert [stamp is not None for stamp in stamps] == [True, False, False, False]
 
 
 def test_a_stamp_changes_when_a_variant_is_published_again(

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -51,6 +51,16 @@ def value(stack: Stack, query: str, moment: float | None = None) -> float:
 
 def wait_for(what: str, holds: Callable[[], object], seconds: float = 60.0) -> None:
     until(holds, seconds, what, every=0.5)
+
+
+def wait_for_answers(clients: Sequence[Client], more: int) -> None:
+    """Until each client has seen so many more answers."""
+    wanted = [len(client.seen.rows) + more for client in clients]
+
+    def seen() -> bool:
+        return all(len(c.seen.rows) >= count for c, count in zip(clients, wanted, strict=True))
+
+    wait_for("traffic", seen)
 
 
 def is_ready(stack: Stack) -> bool:
@@ -269,14 +279,14 @@ def test_an_upgrade_under_load_loses_no_request(
     for client in clients:
         client.start()
     try:
-        time.sleep(1)
+        wait_for_answers(clients, 20)
         done = replicated.call(
             [str(ROOT / "docker" / "roll")],
             300,
             COMPOSE=" ".join(replicated.command),
             DOCKER=" ".join(engine.command),
         )
-        time.sleep(2)
+        wait_for_answers(clients, 40)
     finally:
         for client in clients:
             client.stop.set()
@@ -308,7 +318,7 @@ def test_what_does_not_become_ready_leaves_the_old_replicas(
         ROLL_SECONDS="10",
     )
     assert done.returncode == 1
-    assert "the old ones go on" in done.stderr
+    assert "the old ones continue" in done.stderr
     assert "SLIMQ_WORKERS" in done.stderr  # what the new ones said
     assert set(replicated("ps", "--all", "--quiet", "service").split()) == old
     assert is_ready(replicated)

@@ -107,7 +107,9 @@ def test_a_value_that_is_not_a_number_never_holds() -> None:
 
 
 def test_an_empty_verdict_accepts() -> None:
-    Verdict(()).require("anything")
+    verdict = Verdict(())
+    assert verdict.holds
+    verdict.require("anything")
 
 
 @pytest.mark.parametrize("accept", [{}, {"max_bytes": 1_000_000}])

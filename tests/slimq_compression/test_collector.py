@@ -4,15 +4,14 @@ import numpy as np
 
 from players import balance
 from slimq.core.seeds import COLLECTION
-from slimq_compression.collector import PolicyCollector
+from slimq_compression.collector import STRIDE, PolicyCollector, seeds_of_call
 
 
-def test_collection_goes_on_with_other_seeds_of_its_range(cartpole_repository) -> None:
-    collector = PolicyCollector(cartpole_repository.policy("cartpole").environment)
-    ranges = [collector._seeds() for _ in range(500)]
+def test_collection_goes_on_with_other_seeds_of_its_range() -> None:
+    ranges = [seeds_of_call(number) for number in range(500)]
     assert len({seeds[0] for seeds in ranges[:400]}) == 400
     assert all(seeds[0] in COLLECTION and seeds[-1] in COLLECTION for seeds in ranges)
-    assert min(len(seeds) for seeds in ranges) >= collector.STRIDE
+    assert min(len(seeds) for seeds in ranges) >= STRIDE
 
 
 def test_two_calls_play_different_episodes_and_two_collectors_the_same(

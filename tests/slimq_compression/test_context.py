@@ -28,7 +28,8 @@ def test_a_context_cannot_be_changed(make_network, make_context) -> None:
         make_context("mlp", make_network("mlp")).seed = 5
 
 
-def test_the_silent_bar_takes_all_calls() -> None:
+def test_the_silent_bar_takes_all_calls_and_prints_nothing(capfd) -> None:
     with silent("work", 3, "step") as bar:
         bar.update(2)
         bar.set_postfix_str("note", refresh=False)
+    assert capfd.readouterr() == ("", "")

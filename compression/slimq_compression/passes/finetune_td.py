@@ -97,7 +97,7 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
         teacher = TorchPolicy(copy.deepcopy(context.teacher).to(context.device), context.device)
     player = TorchPolicy(online, context.device)
     learner = _Learner(held, params, context)
-    replay = _Replay(params.replay_rounds, context.generator)
+    replay = Replay(params.replay_rounds, context.generator)
     with context.progress("finetune_td", params.rounds * params.updates, "update") as bar:
         for index in range(params.rounds):
             with held.projected():
@@ -110,7 +110,7 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     return trained
 
 
-class _Replay:
+class Replay:
     """The transitions of the newest rounds, all of the same length."""
 
     def __init__(self, rounds: int, generator: np.random.Generator) -> None:
@@ -118,6 +118,7 @@ class _Replay:
         self.generator = generator
 
     def add(self, played: TransitionBatch, labels: QValues) -> None:
+        """Takes a round, and drops the oldest where there are too many."""
         self.rounds.append((played, labels))
 
     def sample(self, size: int) -> Minibatch:
@@ -150,7 +151,7 @@ class _Learner:
         self.optimizer = torch.optim.Adam(online.parameters(), lr=params.learning_rate, fused=True)
         self.total, self.done = params.rounds * params.updates, 0
 
-    def learn(self, replay: _Replay, bar: ProgressBar, note: str) -> None:
+    def learn(self, replay: Replay, bar: ProgressBar, note: str) -> None:
         params = self.params
         for _ in range(params.updates):
             self.held.advance(self.done / self.total)

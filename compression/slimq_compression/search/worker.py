@@ -117,7 +117,7 @@ class Worker:
         size = staged.manifest.model.bytes
         self._check_bytes(trial, size)
         policy = self.stages.load(staged.model, "candidate")
-        self._check_fidelity(trial, self.stages.fidelity(policy), size)
+        self.check_fidelity(trial, self.stages.fidelity(policy), size)
 
         score = self.stages.score(policy, self.reference.screening, SCREENING_OFFSET)
         trial.set_user_attr("score", score.mean)
@@ -147,7 +147,12 @@ class Worker:
         limit = self.settings.max_bytes
         self._require(trial, "bytes", size, None if limit is None else limit * slack)
 
-    def _check_fidelity(self, trial: optuna.Trial, fidelity: Fidelity, size: int) -> None:
+    def check_fidelity(self, trial: optuna.Trial, fidelity: Fidelity, size: int) -> None:
+        """Drops a trial that plays at random, or worse than half of those of no more bytes.
+
+        Raises:
+            TrialPruned: as it says.
+        """
         trial.set_user_attr("agreement", fidelity.agreement)
         trial.set_user_attr("regret", fidelity.regret)
         chance = 1 / len(self.source.manifest.actions)

@@ -133,7 +133,7 @@ class RepositoryMetrics:
         known = self._results.get(key)
         if known is not None:
             return known
-        stamp = repository.file_stamp(variant, variant.report)
+        stamp = repository.stamps(variant.policy, [(variant.name, variant.report.path)])[0]
         if key in self._broken and self._broken[key] == stamp:
             return None
         try:

@@ -44,6 +44,7 @@ class Pipeline:
         catalogue: the variants.
         metrics: the service's metrics.
         recorder: counts calls.
+        shadow: compares a second variant.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Pipeline:
         self.catalogue = catalogue
         self.metrics = metrics
         self.recorder = Recorder(catalogue, metrics)
-        self._engine, self._shadow = engine, shadow
+        self.shadow, self._engine = shadow, engine
 
     def act(self, codec: Codec, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handles a request for actions, once awaited.
@@ -193,7 +194,7 @@ class Pipeline:
         q_values = inference.q_values
         actions = greedy_actions(q_values)
         if variant.policy.shadow is not None:
-            self._shadow.offer(variant, observations, q_values)
+            self.shadow.offer(variant, observations, q_values)
         call.observations, call.executions = len(actions), inference.executions
         stages.compute_infer = int(inference.seconds * 1e9)
         stages.queue += int(inference.queue_seconds * 1e9)

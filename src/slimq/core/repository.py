@@ -1,4 +1,4 @@
-"""The repository on disk: the only thing that training and compression hand to the service.
+"""The repository on disk, the only interface between training, compression and the service.
 
     policies/pong/policy.json                        PolicyManifest
     policies/pong/checkpoint-<sha12>.safetensors
@@ -15,9 +15,10 @@ as the `..data` of a Kubernetes volume, are neither policies nor variants.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +30,9 @@ from slimq.core._files import (
     list_folder,
     read_entry,
     read_regular,
-    stamp_of,
+    stamps_in,
     status_of,
+    statuses_in,
 )
 from slimq.core._walk import display
 from slimq.core.calibration import CalibrationSet, parse_calibration
@@ -73,7 +75,7 @@ class Repository:
         """The manifest of a policy.
 
         Raises:
-            NotFoundError: there is no such policy; lists those there are.
+            NotFoundError: there is no such policy; lists the available ones.
             RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._policy_folder(name), POLICY_FILE)
@@ -101,7 +103,7 @@ class Repository:
             return []
 
     def incomplete(self, policy: str | None = None) -> list[str]:
-        """Names of folders that hold files but no manifest: of a policy's variants, or of policies.
+        """Names of folders with files but no manifest: of a policy's variants, or of policies.
 
         A first publication that was interrupted leaves such a folder; readers ignore it.
 
@@ -113,17 +115,16 @@ class Repository:
             names = self._slugs(folder)
         except FileNotFoundError:
             return []
+        complete = self._names(folder, marker)
         return [
-            name
-            for name in names
-            if not self._may_be_file((*folder, name, marker)) and self._holds_files((*folder, name))
+            name for name in names if name not in complete and self._holds_files((*folder, name))
         ]
 
     def variant(self, policy: str, variant: str) -> VariantManifest:
         """The manifest of a variant.
 
         Raises:
-            NotFoundError: there is no such policy or variant; lists those there are.
+            NotFoundError: there is no such policy or variant; lists the available ones.
             RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._variant_folder(policy, variant), VARIANT_FILE)
@@ -159,11 +160,11 @@ class Repository:
         return _retry_if_gone(read)
 
     def report(self, policy: str, variant: str) -> EvaluationReport | None:
-        """A variant's evaluation report, None before it is evaluated.
+        """A variant's evaluation report; None if it has not been evaluated.
 
         Raises:
             NotFoundError: there is no such policy or variant.
-            RepositoryError: the report is missing, broken, or about another model.
+            RepositoryError: the report is missing, invalid, or for another model.
         """
         folder = self._variant_folder(policy, variant)
 
@@ -181,7 +182,7 @@ class Repository:
         return _retry_if_gone(read)
 
     def read_file(self, policy: str, entry: FileEntry) -> bytes:
-        """The verified stored bytes of a file beside `policy.json`.
+        """The verified stored bytes of a file next to `policy.json`.
 
         Raises:
             RepositoryError: it is missing, truncated or tampered with.
@@ -225,19 +226,27 @@ class Repository:
 
     def stamp(self, policy: str, variant: str) -> FileStamp | None:
         """The stamp of `variant.json`, for watchers; None if it is missing or unreadable."""
-        if not (re.fullmatch(SLUG, policy) and re.fullmatch(SLUG, variant)):
-            return None
-        return stamp_of(self.root, (policy, VARIANTS, variant, VARIANT_FILE))
+        return self.stamps(policy, [(variant, VARIANT_FILE)])[0]
 
     def policy_stamp(self, policy: str) -> FileStamp | None:
         """The stamp of `policy.json`, for watchers; None if it is missing or unreadable."""
         if not re.fullmatch(SLUG, policy):
             return None
-        return stamp_of(self.root, (policy, POLICY_FILE))
+        return stamps_in(self.root, (policy,), [(POLICY_FILE,)])[0]
 
-    def file_stamp(self, variant: VariantManifest, entry: FileEntry) -> FileStamp | None:
-        """The stamp of a variant's model or report; None if it is missing or unreadable."""
-        return stamp_of(self.root, (variant.policy, VARIANTS, variant.name, entry.path))
+    def stamps(self, policy: str, files: Sequence[tuple[str, str]]) -> list[FileStamp | None]:
+        """The stamps of files of a policy's variants, in one pass.
+
+        Args:
+            policy: its name.
+            files: the names of a variant and of a file of it.
+
+        Returns:
+            A stamp for each, None if it is missing or unreadable.
+        """
+        if not re.fullmatch(SLUG, policy):
+            return [None] * len(files)
+        return stamps_in(self.root, (policy, VARIANTS), files)
 
     def _policy_folder(self, policy: str) -> tuple[str, ...]:
         if not re.fullmatch(SLUG, policy):
@@ -255,7 +264,8 @@ class Repository:
 
     def _names(self, folder: tuple[str, ...], marker: str) -> list[str]:
         names = self._slugs(folder)
-        return [name for name in names if self._may_be_file((*folder, name, marker))]
+        found = statuses_in(self.root, folder, [(name, marker) for name in names])
+        return [name for name, status in zip(names, found, strict=True) if _may_be_file(status)]
 
     def _slugs(self, folder: tuple[str, ...]) -> list[str]:
         """The names in a folder that may be policies or variants.
@@ -272,14 +282,6 @@ class Repository:
             raise RepositoryError(str(self.root), problem) from None
         return sorted(name for name in names if re.fullmatch(SLUG, name))
 
-    def _may_be_file(self, parts: tuple[str, ...]) -> bool:
-        """Whether it is a file; also True if that is unknown, so that reading it says why."""
-        try:
-            status = status_of(self.root, parts)
-        except RepositoryError:
-            return True
-        return status is not None and stat.S_ISREG(status.st_mode)
-
     def _holds_files(self, folder: tuple[str, ...]) -> bool:
         """Whether it is a folder that holds more than locks and unfinished files."""
         try:
@@ -290,7 +292,7 @@ class Repository:
 
 
 def parse(content: bytes, kind: type[M], place: str) -> M:
-    """A manifest or report from its JSON.
+    """Parses a manifest or report from JSON.
 
     Raises:
         RepositoryError: names the file, the key and the nearest valid key.
@@ -299,6 +301,13 @@ def parse(content: bytes, kind: type[M], place: str) -> M:
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise RepositoryError(place, _explain(error, kind)) from error
+
+
+def _may_be_file(status: os.stat_result | RepositoryError | None) -> bool:
+    """Whether it is a file; also True if that is unknown, so that reading it says why."""
+    if isinstance(status, os.stat_result):
+        return stat.S_ISREG(status.st_mode)
+    return status is not None
 
 
 def _explain(error: ValidationError, kind: type[BaseModel]) -> str:

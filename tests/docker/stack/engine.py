@@ -13,13 +13,14 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from waiting import until
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[2]
@@ -154,10 +155,7 @@ def watched(engine: Engine) -> Iterator[str]:
     nurse = threading.Thread(target=_check_health, args=(engine, ended))
     nurse.start()
     try:
-        deadline = time.monotonic() + 30
-        while not (engine.run / "podman.sock").exists():
-            assert time.monotonic() < deadline, "podman's service did not start"
-            time.sleep(0.1)
+        until((engine.run / "podman.sock").exists, 30, "podman's service")
         yield socket
     finally:
         ended.set()

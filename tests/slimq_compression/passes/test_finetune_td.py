@@ -19,7 +19,7 @@ from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.collector import PolicyCollector
 from slimq_compression.network.straight_through import hold
 from slimq_compression.passes import student
-from slimq_compression.passes.finetune_td import Params, _Replay, apply
+from slimq_compression.passes.finetune_td import Params, Replay, apply
 from slimq_compression.pipeline import load_source
 
 CARTPOLE = EnvironmentSpec(id="CartPole-v1", max_episode_steps=100)
@@ -181,7 +181,7 @@ def test_bf16_updates_train_as_well(make_network, make_context) -> None:
 
 
 def test_replay_draws_from_the_newest_rounds_alone() -> None:
-    replay = _Replay(2, np.random.default_rng(0))
+    replay = Replay(2, np.random.default_rng(0))
     for value in range(3):
         states = np.full((6, 1), value, np.float32)
         played = Transitions(

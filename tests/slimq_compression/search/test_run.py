@@ -238,14 +238,14 @@ def test_a_trial_is_judged_by_the_median_of_those_that_are_no_larger(settings: M
     )
     for index in range(PEERS):
         add(worker.study, [1_000 + index, 10, 0], regret=0.1)
-    worker._check_fidelity(worker.study.ask(), fidelity, 1_000)
+    worker.check_fidelity(worker.study.ask(), fidelity, 1_000)
     trial = worker.study.ask()
     with pytest.raises(optuna.TrialPruned, match=f"the median of {PEERS} trials of no more bytes"):
-        worker._check_fidelity(trial, fidelity, 2_000)
+        worker.check_fidelity(trial, fidelity, 2_000)
     poor = fidelity.model_copy(update={"agreement": 0.5})
     trial = worker.study.ask()
     with pytest.raises(optuna.TrialPruned, match=r"agreement 0\.500 below"):
-        worker._check_fidelity(trial, poor, 1_000)
+        worker.check_fidelity(trial, poor, 1_000)
     assert trial.constraints["agreement"] > 0
 
 

@@ -24,7 +24,7 @@ def test_streams_are_documented_with_their_refusals(service: Any) -> None:
     for path in ("/v1/policies/{policy}/stream", "/v1/policies/{policy}/variants/{variant}/stream"):
         operation = document["paths"][path]["get"]
         assert set(operation["responses"]) == {
-            *("101", "400", "404", "413", "422", "426", "500", "503")
+            *("101", "400", "403", "404", "413", "422", "426", "500", "503")
         }
         names = [parameter["name"] for parameter in operation["parameters"]]
         assert names[path.count("{") :] == ["variant", "Routing-Key"]

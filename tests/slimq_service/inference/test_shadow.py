@@ -71,7 +71,7 @@ def test_the_share_of_requests_is_sampled(start: Any, tiny_repository: Path) -> 
     Publisher(Repository(tiny_repository)).shadow("tiny", shadowing)
     service = start()
     taken = []
-    offered = service.app.shadow
+    offered = service.app.pipeline.shadow
     offered._wake = asyncio.Event()  # nobody works: what is taken stays
     loaded = service.run(service.app.catalogue.get("tiny", "fp32"))
     zeros = np.zeros((1, 4), np.float32), np.zeros((1, 2), np.float32)
@@ -84,7 +84,7 @@ def test_the_share_of_requests_is_sampled(start: Any, tiny_repository: Path) -> 
 
 
 def test_the_shadow_yields_first_under_load(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    shadow = watched.app.shadow
+    shadow = watched.app.pipeline.shadow
     monkeypatch.setattr(shadow, "_busy", lambda: True)
     act(watched)
     dropped = 'slimq_shadow_dropped_total{policy="tiny",reason="%s",shadow="other"}'
@@ -107,7 +107,7 @@ def test_a_shadow_that_cannot_be_loaded_affects_no_request(watched: Any, reposit
 
 
 def test_queued_observations_are_batched_up_to_the_limit(watched: Any) -> None:
-    shadow = watched.app.shadow
+    shadow = watched.app.pipeline.shadow
     loaded = watched.run(watched.app.catalogue.get("tiny", "fp32"))
     q_values = np.zeros((20, 2), np.float32)
     for _ in range(3):
@@ -120,7 +120,7 @@ def test_queued_observations_are_batched_up_to_the_limit(watched: Any) -> None:
 
 def test_a_failure_drops_only_what_was_not_compared_yet(watched: Any) -> None:
     """Where each is computed by itself, as activations are quantized over a batch."""
-    shadow = watched.app.shadow
+    shadow = watched.app.pipeline.shadow
     loaded = watched.run(watched.app.catalogue.get("tiny", "fp32"))
     state = watched.app.catalogue.residents.state("tiny", "other")
     watched.run(watched.app.catalogue.get("tiny", "other"))
@@ -143,7 +143,7 @@ def test_a_failure_drops_only_what_was_not_compared_yet(watched: Any) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_non_finite_q_values_do_not_spoil_sums(watched: Any, value: float) -> None:
-    shadow = watched.app.shadow
+    shadow = watched.app.pipeline.shadow
     loaded = watched.run(watched.app.catalogue.get("tiny", "fp32"))
     shadow.offer(loaded, OBSERVATIONS[:2], np.zeros((2, 2), np.float32))
     (item,) = shadow._take()

@@ -16,6 +16,7 @@ from now on). The response has `policy`, `variant`, `sha256` and, if the message
 `action` and `q_values`. Otherwise it is a problem document, and the message had no effect."""
 PROBLEMS = {
     400: "Path and query name different variants.",
+    403: "A page of another site opened the stream.",
     404: "Unknown policy or variant; `available` lists the known ones.",
     413: "The routing key is too long.",
     422: "The query has an unknown parameter.",
