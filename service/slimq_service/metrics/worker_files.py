@@ -92,7 +92,7 @@ class OwnFiles:
         """Adds a series; returns its first slot.
 
         Raises:
-            OSError: there is no space for it; the files are as before.
+            OSError: no space left; the files are unchanged.
         """
         slot, end = self.used, self.used + width
         self._allocate(end * SLOT_BYTES)

@@ -115,7 +115,7 @@ class Pipeline:
         """A policy's manifest, after a new scan of the repository if the policy is unknown.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
             RepositoryError: its manifest cannot be read.
         """
         found = self.catalogue.scan.policies.get(name)
@@ -127,7 +127,7 @@ class Pipeline:
         """The variant to run, loaded if necessary and kept in memory until the call ends.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: it cannot be loaded.
         """
         call.variant = variant

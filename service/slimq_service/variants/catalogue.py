@@ -115,7 +115,7 @@ class Catalogue:
         """Refuses names that the repository does not have.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
         """
         self.scan.variant(policy, variant)
 
@@ -127,7 +127,7 @@ class Catalogue:
         """A policy's manifest.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
             RepositoryError: its manifest cannot be read.
         """
         return self.scan.policy_manifest(name)
@@ -136,7 +136,7 @@ class Catalogue:
         """A policy's variants on disk, by name.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
         """
         return dict(self.scan.policy(policy).variants)
 
@@ -144,7 +144,7 @@ class Catalogue:
         """A variant's manifest.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: its manifest cannot be read.
         """
         return self.scan.variant_manifest(policy, variant)
@@ -153,7 +153,7 @@ class Catalogue:
         """A variant's report, None before it is evaluated; read once for each version.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: it cannot be read.
         """
         return await self._reports.read(self.variant(policy, variant))
@@ -173,7 +173,7 @@ class Catalogue:
         """The variant, loaded now if it is not in memory; concurrent callers share one load.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: it cannot be loaded.
         """
         key = policy, variant
@@ -202,7 +202,7 @@ class Catalogue:
         A version that failed is tried at once. One that is in memory already stays there.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: it cannot be loaded; a version that is in memory goes on serving.
         """
         key = policy, variant
@@ -223,7 +223,7 @@ class Catalogue:
         Requests under way keep what they have; a later one loads the variant again.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             ConflictError: it is pinned.
         """
         self.check_known(policy, variant)

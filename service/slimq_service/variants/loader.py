@@ -37,8 +37,8 @@ class Loader:
 
         Args:
             repository: where models are read.
-            thread: where they are read and built.
-            residents: where they are put.
+            thread: reads and builds them.
+            residents: receives the loaded variants.
             metrics: of the service.
             max_batch: largest batch size to warm up.
             providers: what runs the models, as for `make_session`.

@@ -68,7 +68,7 @@ class Scan:
         """A policy.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
         """
         if name not in self.policies:
             raise NotFoundError("policy", name, self.policies)
@@ -78,7 +78,7 @@ class Scan:
         """A variant.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
         """
         variants = self.policy(policy).variants
         if variant not in variants:
@@ -89,7 +89,7 @@ class Scan:
         """A policy's manifest.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
             RepositoryError: its manifest cannot be read.
         """
         found = self.policy(name)
@@ -101,7 +101,7 @@ class Scan:
         """A variant's manifest.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: its manifest cannot be read.
         """
         found = self.variant(policy, variant)

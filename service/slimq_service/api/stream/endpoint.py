@@ -80,7 +80,7 @@ class StreamEndpoint:
         Raises:
             ClosingError: the service is shutting down.
             OverloadedError: too many streams are open.
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: the variant cannot be loaded.
             InvalidInputError: the query has an unknown parameter.
             ConflictError: path and query name different variants.

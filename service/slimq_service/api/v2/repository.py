@@ -134,7 +134,7 @@ def chosen_variants(document: dict[str, Any], catalogue: Catalogue, policy: str)
     """The variants in `parameters.variants`, or all of the policy's.
 
     Raises:
-        NotFoundError: there is no such policy or variant.
+        NotFoundError: unknown policy or variant.
         InvalidInputError: the parameters are invalid, or would override the repository.
     """
     known = list(catalogue.variants(policy))

@@ -25,7 +25,7 @@ def version_state(catalogue: Catalogue, policy: str, variant: str) -> VersionSta
     """The state of a variant; READY includes those that the first request will load.
 
     Raises:
-        NotFoundError: there is no such policy or variant.
+        NotFoundError: unknown policy or variant.
     """
     catalogue.check_known(policy, variant)
     of_policy = catalogue.scan.policies[policy]
