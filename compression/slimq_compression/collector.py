@@ -1,4 +1,4 @@
-"""Play for passes: the collector that the pipeline hands them."""
+"""Collects states and transitions for passes by playing the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slimq.environments.collection import Transitions, collect_states, collect_t
 
 
 class PolicyCollector:
-    """Plays a policy's environment on collection seeds, beyond those of the calibration set."""
+    """Plays a policy's environment on collection seeds not used by the calibration set."""
 
     OFFSET, STRIDE, SPAN = 100_000, 2_000, 800_000
 

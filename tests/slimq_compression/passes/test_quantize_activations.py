@@ -12,7 +12,7 @@ from slimq.core.onnx_policy import OnnxPolicy
 from slimq.networks.export import export_onnx
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.graph.model import run_tensors, to_bytes
-from slimq_compression.network.straight_through import HeldNetwork
+from slimq_compression.network.straight_through import LatentNetwork
 from slimq_compression.passes import finetune, store_weights
 from slimq_compression.passes.quantize_activations import Params, apply
 
@@ -60,10 +60,10 @@ def test_with_learned_ranges_the_graph_computes_what_was_trained(
     teacher = make_network("conv")
     context = make_context("conv", teacher)
     network = trained(teacher, context, bits)
-    held = HeldNetwork(network.eval(), bits, torch.device("cpu"))
-    for name, levels in held._levels.items():
+    latent = LatentNetwork(network.eval(), bits, torch.device("cpu"))
+    for name, levels in latent._levels.items():
         levels.high = network.ranges[name][1]
-    with held.projected():
+    with latent.projected():
         wanted = TorchPolicy(network)(context.states)
     found = answers(quantize(network, context, bits=bits), context, 3)
     # A value in the middle of two levels may fall to either side; it then moves Q-values a little.
