@@ -92,7 +92,7 @@ class Process:
         assert " at http://" in line, log.read_text()
         self.url = line.split(" at ")[1].strip()
         self.port = int(self.url.rpartition(":")[2])
-        assert httpx.get(self.url + "/healthz").status_code == 200
+        assert httpx.get(self.url + "/healthz", timeout=60).status_code == 200
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)

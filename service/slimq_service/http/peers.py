@@ -14,8 +14,14 @@ import httpx
 from fastapi import Request
 from starlette.types import Scope
 
+from slimq_service.http.worker_table import State, Worker, read_workers
+
 SECONDS = 120.0
 """How long another worker may take; loading many variants takes its time."""
+FOLDER_PREFIX = "slimq-"
+"""Of the name of the workers' folder."""
+LOOK_SECONDS = 0.25
+"""Between two looks at whether those that are waited for still go on."""
 PATTERN = "worker-*.sock"
 
 
@@ -43,21 +49,45 @@ class Peers:
             own: the name of this worker's socket.
         """
         self._folder, self._own = folder, own
+        self._left: set[asyncio.Future[PeerAnswer | None]] = set()
+        """Requests that nobody waits for any more."""
 
     @property
     def folder(self) -> Path | None:
-        """Of the workers' sockets and metrics."""
+        """Of the workers' sockets, metrics and states."""
         return self._folder
 
+    def workers(self) -> list[Worker]:
+        """Every worker that lives, this one too; none where there is one process."""
+        return [] if self._folder is None else read_workers(self._folder)
+
     async def ask(self, request: Request, body: bytes) -> list[PeerAnswer]:
-        """The same request to every other worker; a dead one is left out, as it knows nothing."""
+        """The same request to every other worker.
+
+        A dead one is left out, as it knows nothing. One that has stalled is told, for it may go on,
+        and not waited for.
+        """
         if self._folder is None or from_peer(request.scope):
             return []
         paths = sorted(path for path in self._folder.glob(PATTERN) if path.name != self._own)
-        target = request.scope["path"]
-        answers = await asyncio.gather(
-            *(_ask(path, request.method, target, body) for path in paths)
-        )
+        asking = {
+            path.name: asyncio.ensure_future(
+                _ask(path, request.method, request.scope["path"], body)
+            )
+            for path in paths
+        }
+        waiting = set(asking.values())
+        while waiting:
+            stalled = {socket_name(w.index) for w in self.workers() if w.state is State.STALLED}
+            waiting = {one for name, one in asking.items() if name not in stalled}
+            waiting = {one for one in waiting if not one.done()}
+            if waiting:
+                await asyncio.wait(waiting, timeout=LOOK_SECONDS)
+        for one in asking.values():
+            if not one.done():
+                self._left.add(one)
+                one.add_done_callback(self._left.discard)
+        answers = [one.result() for one in asking.values() if one.done()]
         return [answer for answer in answers if answer is not None]
 
 

@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from slimq_service.http.worker_table import read_workers
 from slimq_service.metrics.instruments import Counter, Family, Gauge, Histogram, S, Values
 from slimq_service.metrics.text_format import Plan
-from slimq_service.metrics.worker_files import OtherWorker, live_workers, read_layout
+from slimq_service.metrics.worker_files import OtherWorker, read_layout
 
 FILE_BYTES = 2**24
 """Of a worker's slots; what is not used takes no room on disk or in memory."""
@@ -158,7 +159,7 @@ class Registry:
         if self._folder is None:
             own = np.frombuffer(self._memory, np.float64, self._used).copy()
             return own, own
-        live = live_workers(self._folder)
+        live = {worker.index for worker in read_workers(self._folder)}
         for path in self._folder.glob("worker-*.layout"):
             index = int(path.stem.partition("-")[2])
             if index != self._index:

@@ -1,4 +1,4 @@
-"""The files by which workers know of each other's series, and of each other."""
+"""The files by which workers know of each other's series."""
 
 from __future__ import annotations
 
@@ -12,25 +12,8 @@ import numpy.typing as npt
 
 from slimq_service.metrics.instruments import Family, Gauge, Values
 
-LIVE_FILE = "workers"
-"""In the folder: index and process id of every worker that lives, as `0:4711 1:4712`."""
-RESTARTS_FILE = "restarts"
-"""In the same folder: how many the supervisor has replaced."""
-ENDED_FILE = "ended"
-"""In the same folder: seconds of processor time of the workers that have ended."""
-
 Entry = tuple[str, tuple[str, ...], int, int]
 """A series in a layout: name, label values, first slot and number of slots."""
-
-
-def live_workers(folder: Path) -> dict[int, str]:
-    """Process ids of the workers that live, by index."""
-    try:
-        text = (folder / LIVE_FILE).read_text(encoding="ascii")
-    except OSError:
-        return {}
-    pairs = (word.split(":") for word in text.split())
-    return {int(index): pid for index, pid in pairs}
 
 
 def read_layout(path: Path, offset: int) -> tuple[list[Entry], int]:

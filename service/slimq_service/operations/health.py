@@ -12,14 +12,21 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from slimq.core.errors import RepositoryError
+from slimq_service.http.worker_table import State, Worker
 from slimq_service.operations.scrape import MEDIA_TYPE, Exposition
 from slimq_service.variants.catalogue import Catalogue
 
 
 @dataclass
 class Lifecycle:
-    """Where the process is; it drains from the signal that ends it on."""
+    """Where the process is, and the service's other processes.
 
+    Attributes:
+        workers: every process of a service that has several.
+        draining: from the signal that ends it on.
+    """
+
+    workers: Callable[[], list[Worker]] = list
     draining: bool = False
 
 
@@ -44,12 +51,23 @@ class VariantHealth(BaseModel):
     problem: str | None = None
 
 
+class WorkerHealth(BaseModel):
+    """One of several processes."""
+
+    index: int
+    pid: int
+    state: Literal["starting", "answering", "stalled"] = Field(
+        description="stalled: it does not answer, gets no new connections, and is replaced soon"
+    )
+
+
 class Readiness(BaseModel):
     """Ready once what is pinned was loaded, as long as one variant can answer; names the broken."""
 
     ready: bool
     problem: str | None = Field(default=None, description="of the repository as a whole")
     variants: list[VariantHealth]
+    workers: list[WorkerHealth] = Field(default=[], description="where there are several")
 
 
 def is_ready(catalogue: Catalogue, lifecycle: Lifecycle) -> bool:
@@ -72,7 +90,21 @@ def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
         problem = f"pinned and not in memory yet: {awaited}"
     if problem is None and not found:
         problem = f"{catalogue.repository.root}: no variant is published there"
-    return Readiness(ready=is_ready(catalogue, lifecycle), problem=problem, variants=found)
+    workers = [_worker_health(worker) for worker in lifecycle.workers()]
+    stalled = [f"{one.index} (process {one.pid})" for one in workers if one.state == "stalled"]
+    if problem is None and stalled:
+        problem = f"workers that do not answer: {', '.join(stalled)}"
+    ready = is_ready(catalogue, lifecycle)
+    return Readiness(ready=ready, problem=problem, variants=found, workers=workers)
+
+
+def _worker_health(worker: Worker) -> WorkerHealth:
+    states: dict[State, Literal["starting", "answering", "stalled"]] = {
+        State.STARTING: "starting",
+        State.ANSWERING: "answering",
+        State.STALLED: "stalled",
+    }
+    return WorkerHealth(index=worker.index, pid=worker.pid, state=states[worker.state])
 
 
 def _healths(catalogue: Catalogue) -> Iterator[VariantHealth]:

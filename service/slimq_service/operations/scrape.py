@@ -22,8 +22,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from slimq_service.http.worker_table import State, WorkerTable
 from slimq_service.metrics.registry import Registry
-from slimq_service.metrics.worker_files import ENDED_FILE, RESTARTS_FILE, live_workers
 from slimq_service.operations.evidence import Facts
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -74,15 +74,27 @@ class _Processes(Collector):
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
-        alive = live_workers(self._folder)
-        restarts = CounterMetricFamily("slimq_worker_restarts", "Workers that were replaced")
-        restarts.add_metric([], _number(self._folder / RESTARTS_FILE))
-        workers = GaugeMetricFamily("slimq_workers", "Processes that answer requests")
-        workers.add_metric([], len(alive))
-        yield from (restarts, workers)
-        for metric in _sum(m for pid in alive.values() for m in _process_metrics(pid)):
+        table = WorkerTable(self._folder)
+        alive = list(table.alive())
+        counters = {
+            "slimq_worker_restarts": ("Workers that were replaced", table.restarts),
+            "slimq_worker_stalls": ("Workers ended as they no longer answered", table.stalls),
+        }
+        for name, (description, value) in counters.items():
+            counter = CounterMetricFamily(name, description)
+            counter.add_metric([], value)
+            yield counter
+        gauges = {
+            "slimq_workers": ("Processes that answer requests", State.ANSWERING),
+            "slimq_workers_stalled": ("Processes that do not answer at present", State.STALLED),
+        }
+        for name, (description, state) in gauges.items():
+            gauge = GaugeMetricFamily(name, description)
+            gauge.add_metric([], sum(worker.state is state for worker in alive))
+            yield gauge
+        for metric in _sum(m for worker in alive for m in _process_metrics(str(worker.pid))):
             if metric.name == CPU_SECONDS:
-                ended = _number(self._folder / ENDED_FILE)
+                ended = table.ended_seconds
                 metric.samples = [s._replace(value=s.value + ended) for s in metric.samples]
             yield metric
 
@@ -103,10 +115,3 @@ def _sum(metrics: Iterable[Metric]) -> Iterable[Metric]:
         values = {sample.name: sample.value for sample in metric.samples}
         sums[metric.name].samples = [s._replace(value=s.value + values[s.name]) for s in old]
     return sums.values()
-
-
-def _number(path: Path) -> float:
-    try:
-        return float(path.read_text(encoding="ascii"))
-    except OSError:
-        return 0.0

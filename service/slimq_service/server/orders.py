@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 
 START_FAILED = 3
 """The exit status of a start that failed, as uvicorn's own command has it."""
-UP = b"up\n"
+UP = b"u"
+"""What a worker sends once it answers."""
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,14 @@ class Orders:
 
     Attributes:
         settings: as JSON, with what is secret.
-        sockets: descriptors of the sockets that all workers share.
-        folder: of the workers' own sockets and metrics.
+        channel: descriptor of the socket that connections come by; where it ends, no more come.
+        folder: of the workers' own sockets, metrics and states.
         index: which worker it is.
         level: from which records are logged.
     """
 
     settings: str
-    sockets: list[int]
+    channel: int
     folder: str
     index: int
     level: int

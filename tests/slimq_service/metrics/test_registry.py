@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.parser import text_string_to_metric_families
 
 from samples import sample_value
+from slimq_service.http.worker_table import State, WorkerTable
 from slimq_service.metrics.registry import Registry
-from slimq_service.metrics.worker_files import LIVE_FILE
 
 NAMES = ("policy", "variant")
 KEY = ("pong", "int8")
@@ -36,7 +36,9 @@ def fill(registry: Registry, times: int = 1) -> dict[str, Any]:
 
 
 def live(folder: Path, *indexes: int) -> None:
-    (folder / LIVE_FILE).write_text(" ".join(f"{index}:{index + 100}" for index in indexes))
+    table = WorkerTable(folder, 2)
+    for index in indexes:
+        table.set_state(index, State.ANSWERING, index + 100)
 
 
 def test_the_text_is_what_prometheus_client_writes() -> None:
