@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 
 START_FAILED = 3
 """The exit status of a start that failed, as uvicorn's own command has it."""
-UP = b"up\n"
+UP = b"u"
+"""What a worker sends once it answers."""
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,16 @@ class Orders:
 
     Attributes:
         settings: as JSON, with what is secret.
-        sockets: descriptors of the sockets that all workers share.
+        channel: descriptor of the socket that connections come by; where it ends, no more come.
+        table: descriptor of the table of the workers' states.
         folder: of the workers' own sockets and metrics, None where there is none.
         index: which worker it is.
         level: from which records are logged.
     """
 
     settings: str
-    sockets: list[int]
+    channel: int
+    table: int
     folder: str | None
     index: int
     level: int

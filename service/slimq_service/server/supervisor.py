@@ -1,9 +1,8 @@
-"""Several workers that share the listening sockets: started, watched, replaced, ended together.
+"""Several workers: started, given connections, watched, replaced, ended together.
 
-A worker that dies loses the requests that it was answering; connections that wait in the sockets'
-queues go to the others. It is replaced at once, and later and later where it dies young again. One
-that has never answered, before any other has, ends the service: what is wrong with it is wrong with
-all.
+A worker that dies loses the requests that it was answering. It is replaced at once, and later and
+later where it dies young again. One that has never answered, before any other has, ends the
+service: what is wrong with it is wrong with all.
 
 The folder for the workers' metrics and for their own sockets is made before they begin, and is
 removed with them.
@@ -11,55 +10,47 @@ removed with them.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import resource
-import select
 import signal
 import socket
-import subprocess
-import sys
 import time
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, cast
+from pathlib import Path
 
 import structlog
 
-from slimq_service.metrics.worker_files import ENDED_FILE, LIVE_FILE, RESTARTS_FILE
-from slimq_service.server.logs import current_level
-from slimq_service.server.orders import START_FAILED, UP, Orders
+from slimq_service.http.worker_table import State, WorkerTable
+from slimq_service.server.balancer import Balancer
+from slimq_service.server.orders import START_FAILED
 from slimq_service.server.worker_folder import WorkerFolder
+from slimq_service.server.worker_process import WorkerProcess
 from slimq_service.settings import Settings
 
 TICK_SECONDS = 0.1
 YOUNG_SECONDS = 10.0
 """A worker that dies within this time of its start is started again after a pause."""
-LONGEST_PAUSE_SECONDS = 10.0
+MAX_PAUSE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """Beyond what a worker may take to end, after which it is killed."""
 
 
 @dataclass
-class _Worker:
-    """A process; `orders` stays open as long as the supervisor lives."""
-
-    process: subprocess.Popen[bytes]
-    orders: IO[bytes]
-    answers: IO[bytes]
-    started: float
-    up: bool = False
-
-
-@dataclass
-class _Slot:
+class Slot:
     """A worker's place, whoever has it now."""
 
     index: int
-    worker: _Worker | None = None
+    worker: WorkerProcess | None = None
     early_deaths: int = 0
     next_start: float = 0.0
+
+    def vacate(self, age: float) -> None:
+        """Decides when the next worker takes the place of one that died, `age` seconds old."""
+        self.worker = None
+        self.early_deaths = self.early_deaths + 1 if age < YOUNG_SECONDS else 0
+        pause = 0.25 * 2**self.early_deaths if self.early_deaths > 1 else 0.0
+        self.next_start = time.monotonic() + min(pause, MAX_PAUSE_SECONDS)
 
 
 class Supervisor:
@@ -70,13 +61,12 @@ class Supervisor:
 
         Args:
             settings: for every worker.
-            sockets: that they share, listening.
+            sockets: that are listened on.
         """
         self._settings, self._sockets = settings, sockets
-        self._slots = [_Slot(index) for index in range(settings.workers)]
-        self._restarts = 0
+        self._slots = [Slot(index) for index in range(settings.workers)]
         self._ever_up = False
-        self._ending = 0
+        self._signals = self._passed_on = 0
         self._signal = signal.SIGTERM
         self._log = structlog.get_logger(component="supervisor")
 
@@ -88,141 +78,118 @@ class Supervisor:
             SystemExit: the first worker's status, where none could start.
         """
         folder = WorkerFolder.create()
-        old = {s: signal.signal(s, self._end) for s in (signal.SIGTERM, signal.SIGINT)}
+        table = WorkerTable.create(self._settings.workers)
+        old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        balancer = Balancer(self._sockets)
         try:
-            status = self._supervise(folder)
+            status = self._supervise(folder.path, table, balancer)
         finally:
+            balancer.close()
             self._kill()
             folder.remove()
+            table.close()
             for number, handler in old.items():
                 signal.signal(number, handler)
         if status:
             raise SystemExit(status)
 
-    def _supervise(self, folder: WorkerFolder) -> int:
-        deadline: float | None = None
-        told = 0
+    def _supervise(self, folder: Path | None, table: WorkerTable, balancer: Balancer) -> int:
+        looked = 0.0
+        stop_at = deadline = float("inf")
         while True:
             now = time.monotonic()
-            for slot in self._slots:
-                status = self._look(slot, folder)
-                if status is not None and not self._ever_up and not self._ending:
-                    return status or 1
-                if slot.worker is None and not self._ending and now >= slot.next_start:
-                    self._start(slot, folder)
-                    if slot.worker is None and not self._ever_up:
-                        return START_FAILED
-            alive = [slot.worker for slot in self._slots if slot.worker is not None]
-            if self._ending > told:
-                told = self._ending
+            if now - looked >= TICK_SECONDS:
+                looked = now
+                status = self._look_at_all(folder, table)
+                if status is not None:
+                    return status
+            alive = self._alive()
+            if self._signals > self._passed_on:
+                if not self._passed_on:
+                    stop_at = now + self._settings.drain_seconds
+                    deadline = stop_at + self._settings.shutdown_seconds + GRACE_SECONDS
+                else:
+                    stop_at = min(stop_at, now)
+                self._pass_on(alive)
+            if now >= stop_at:
+                stop_at = float("inf")
+                balancer.stop(alive)
                 for worker in alive:
-                    worker.process.send_signal(self._signal)
-                settings = self._settings
-                longest = settings.drain_seconds + settings.shutdown_seconds + GRACE_SECONDS
-                deadline = deadline or now + longest
-            if self._ending and not alive:
+                    worker.finish()
+            if self._signals and not alive:
                 return 0
-            if deadline is not None and now >= deadline:
+            if now >= deadline:
                 pids = [worker.process.pid for worker in alive]
                 self._log.error("workers did not end in time", pids=pids)
                 return 0
-            folder.retry()
-            _wait(alive)
+            balancer.wait(alive, TICK_SECONDS)
 
-    def _start(self, slot: _Slot, folder: WorkerFolder) -> None:
-        settings = self._settings.reveal()
-        descriptors = [one.fileno() for one in self._sockets]
-        path = None if folder.path is None else str(folder.path)
-        orders = Orders(settings, descriptors, path, slot.index, current_level())
+    def _alive(self) -> list[WorkerProcess]:
+        return [slot.worker for slot in self._slots if slot.worker is not None]
+
+    def _look_at_all(self, folder: Path | None, table: WorkerTable) -> int | None:
+        """Replaces who has died; the status to end with where none has ever answered."""
+        for slot in self._slots:
+            status = self._look(slot, table)
+            if status is not None and not self._ever_up and not self._signals:
+                return status or 1
+            if slot.worker is None and not self._signals and time.monotonic() >= slot.next_start:
+                self._start(slot, folder, table)
+                if slot.worker is None and not self._ever_up:
+                    return START_FAILED
+        return None
+
+    def _start(self, slot: Slot, folder: Path | None, table: WorkerTable) -> None:
+        table.set_state(slot.index, State.STARTING, 0)
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "slimq_service.server.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=descriptors,
-                start_new_session=True,
-            )
+            worker = WorkerProcess(slot.index, self._settings, folder, table)
         except OSError as error:  # no process, descriptor or memory left: the others go on
             self._log.error("worker not started", worker=slot.index, problem=str(error))
-            slot.next_start = time.monotonic() + LONGEST_PAUSE_SECONDS
+            slot.next_start = time.monotonic() + MAX_PAUSE_SECONDS
+            table.set_state(slot.index, State.ABSENT, 0)
             return
-        pipes = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-        slot.worker = _Worker(process, *pipes, time.monotonic())
-        with contextlib.suppress(BrokenPipeError):  # it died; that is seen in a moment
-            slot.worker.orders.write(orders.encode())
-            slot.worker.orders.flush()
-        self._log.info("worker started", worker=slot.index, pid=process.pid)
-        self._write(folder)
+        slot.worker = worker
+        table.set_state(slot.index, State.STARTING, worker.process.pid)
+        self._log.info("worker started", worker=slot.index, pid=worker.process.pid)
 
-    def _look(self, slot: _Slot, folder: WorkerFolder) -> int | None:
+    def _look(self, slot: Slot, table: WorkerTable) -> int | None:
         """The status of a worker that has died, None of one that lives or is not started."""
         worker = slot.worker
         if worker is None:
             return None
-        if not worker.up and _has_answered(worker):
-            worker.up = self._ever_up = True
-            self._log.info("worker answers", worker=slot.index, pid=worker.process.pid)
         status = worker.process.poll()
-        if status is not None:
-            _close(worker)
-            slot.worker = None
-            if not self._ending:
-                self._mourn(slot, worker, status)
-                self._write(folder)
+        if status is None:
+            if worker.is_up and table.state(slot.index) is State.STARTING:
+                self._ever_up = True
+                table.set_state(slot.index, State.ANSWERING, worker.process.pid)
+                self._log.info("worker answers", worker=slot.index, pid=worker.process.pid)
+            if worker.is_leaving() and not self._signals:
+                worker.finish()
+            return None
+        worker.close()
+        table.set_state(slot.index, State.ABSENT, 0)
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        table.set_ended_seconds(spent.ru_utime + spent.ru_stime)
+        slot.vacate(time.monotonic() - worker.started)
+        if not self._signals:
+            pid = worker.process.pid
+            self._log.error("worker died", worker=slot.index, pid=pid, status=status)
+            table.count_restart(stalled=worker.was_ended)
         return status
 
-    def _mourn(self, slot: _Slot, worker: _Worker, status: int) -> None:
-        """Says that a worker died, and decides when the next one takes its place."""
-        self._log.error("worker died", worker=slot.index, pid=worker.process.pid, status=status)
-        now = time.monotonic()
-        young = now - worker.started < YOUNG_SECONDS
-        slot.early_deaths = slot.early_deaths + 1 if young else 0
-        pause = 0.25 * 2**slot.early_deaths if slot.early_deaths > 1 else 0.0
-        slot.next_start = now + min(pause, LONGEST_PAUSE_SECONDS)
-        self._restarts += 1
-
-    def _write(self, folder: WorkerFolder) -> None:
-        """Tells the workers what they cannot know of each other, for their metrics."""
-        alive = [(s.index, s.worker.process.pid) for s in self._slots if s.worker is not None]
-        live = " ".join(f"{index}:{pid}" for index, pid in alive)
-        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-        folder.tell(
-            {
-                ENDED_FILE: repr(spent.ru_utime + spent.ru_stime),
-                LIVE_FILE: live,
-                RESTARTS_FILE: str(self._restarts),
-            }
-        )
+    def _pass_on(self, alive: Sequence[WorkerProcess]) -> None:
+        """Gives the workers the latest signal: who interrupts again does not want to wait."""
+        self._passed_on = self._signals
+        for worker in alive:
+            worker.process.send_signal(self._signal)
 
     def _kill(self) -> None:
         """Ends whoever is left."""
-        for slot in self._slots:
-            if slot.worker is not None:
-                slot.worker.process.kill()
-                slot.worker.process.wait()
-                _close(slot.worker)
+        for worker in self._alive():
+            worker.process.kill()
+            worker.process.wait()
+            worker.close()
 
-    def _end(self, number: int, frame: types.FrameType | None) -> None:  # noqa: ARG002
-        """Each signal is passed on: who interrupts again does not want to wait."""
+    def _note(self, number: int, frame: types.FrameType | None) -> None:  # noqa: ARG002
         self._signal = signal.Signals(number)
-        self._ending += 1
-
-
-def _close(worker: _Worker) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        worker.orders.close()
-    worker.answers.close()
-
-
-def _has_answered(worker: _Worker) -> bool:
-    ready = select.select([worker.answers], [], [], 0)[0]
-    return bool(ready) and os.read(worker.answers.fileno(), len(UP)) == UP
-
-
-def _wait(alive: Sequence[_Worker]) -> None:
-    """Until a worker says that it answers, or a moment has passed."""
-    starting = [w.answers for w in alive if not w.up and w.process.poll() is None]
-    if starting:
-        select.select(starting, [], [], TICK_SECONDS)
-    else:
-        time.sleep(TICK_SECONDS)
+        self._signals += 1
