@@ -6,7 +6,8 @@ in memory that only the event loop writes, and the beginnings of the text's line
 
 With several workers each one's slots are a file in a folder that all of them read, with a second
 file that says what is in which slot. A worker that takes the place of a dead one goes on with its
-files, so that counters survive; gauges begin anew, and those of the dead count for nothing.
+files, so that counters survive; gauges begin anew, and those of the dead and the stalled count for
+nothing.
 
 The text is Prometheus' exposition format 0.0.4.
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from slimq_service.http.worker_table import read_workers
+from slimq_service.http.worker_table import State, read_workers
 from slimq_service.metrics.instruments import Counter, Family, Gauge, Histogram, S, Values
 from slimq_service.metrics.text_format import Plan
 from slimq_service.metrics.worker_files import OtherWorker, read_layout
@@ -159,7 +160,8 @@ class Registry:
         if self._folder is None:
             own = np.frombuffer(self._memory, np.float64, self._used).copy()
             return own, own
-        live = {worker.index for worker in read_workers(self._folder)}
+        workers = read_workers(self._folder)
+        live = {worker.index for worker in workers if worker.state is not State.STALLED}
         for path in self._folder.glob("worker-*.layout"):
             index = int(path.stem.partition("-")[2])
             if index != self._index:

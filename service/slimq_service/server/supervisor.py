@@ -1,8 +1,4 @@
-"""Several workers: started, given connections, watched, replaced, ended together.
-
-A worker that dies loses the requests that it was answering. It is replaced at once, and later and
-later where it dies young again. One that has never answered, before any other has, ends the
-service: what is wrong with it is wrong with all.
+"""Runs several workers: accepts connections for them, looks after them, ends them together.
 
 The folder for the workers' metrics and for their own sockets is made before they begin, and is
 removed with them.
@@ -10,8 +6,8 @@ removed with them.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -19,45 +15,22 @@ import tempfile
 import time
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from slimq.core.errors import InvalidInputError
 from slimq_service.http.peers import FOLDER_PREFIX, socket_name
-from slimq_service.http.worker_table import State, WorkerTable
 from slimq_service.server.balancer import Balancer
-from slimq_service.server.orders import START_FAILED
-from slimq_service.server.worker_process import WorkerProcess
+from slimq_service.server.worker_pool import WorkerPool
 from slimq_service.settings import Settings
 
 TICK_SECONDS = 0.1
-YOUNG_SECONDS = 10.0
-"""A worker that dies within this time of its start is started again after a pause."""
-MAX_PAUSE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """Beyond what a worker may take to end, after which it is killed."""
 
 MAX_FOLDER_BYTES = 107 - len("/" + socket_name(1023))
 """Bytes of the folder's path: a socket's is at most 107, as the kernel keeps it."""
-
-
-@dataclass
-class Slot:
-    """A worker's place, whoever has it now."""
-
-    index: int
-    worker: WorkerProcess | None = None
-    early_deaths: int = 0
-    next_start: float = 0.0
-
-    def vacate(self, age: float) -> None:
-        """Decides when the next worker takes the place of one that died, `age` seconds old."""
-        self.worker = None
-        self.early_deaths = self.early_deaths + 1 if age < YOUNG_SECONDS else 0
-        pause = 0.25 * 2**self.early_deaths if self.early_deaths > 1 else 0.0
-        self.next_start = time.monotonic() + min(pause, MAX_PAUSE_SECONDS)
 
 
 class Supervisor:
@@ -71,11 +44,8 @@ class Supervisor:
             sockets: that are listened on.
         """
         self._settings, self._sockets = settings, sockets
-        self._slots = [Slot(index) for index in range(settings.workers)]
-        self._ever_up = False
         self._signals = self._passed_on = 0
         self._signal = signal.SIGTERM
-        self._log = structlog.get_logger(component="supervisor")
 
     def run(self) -> None:
         """Runs until a signal; then every worker ends as a single process does.
@@ -84,122 +54,54 @@ class Supervisor:
             InvalidInputError: the temporary folder's path is too long for a socket's.
             SystemExit: the first worker's status, where none could start.
         """
-        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-        excess = len(os.fsencode(folder)) - MAX_FOLDER_BYTES
-        if excess > 0:
-            folder.rmdir()
-            expected = f"a path that is {excess} bytes shorter, for the workers' sockets"
-            raise InvalidInputError("TMPDIR", expected, str(folder.parent))
-        old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
-        balancer = Balancer(self._sockets)
-        try:
-            table = WorkerTable(folder, self._settings.workers)
-            status = self._supervise(folder, table, balancer)
-        finally:
-            balancer.close()
-            self._kill()
-            shutil.rmtree(folder, ignore_errors=True)
-            for number, handler in old.items():
-                signal.signal(number, handler)
+        with contextlib.ExitStack() as stack:
+            folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            excess = len(os.fsencode(folder)) - MAX_FOLDER_BYTES
+            if excess > 0:
+                expected = f"a path that is {excess} bytes shorter, for the workers' sockets"
+                raise InvalidInputError("TMPDIR", expected, str(folder.parent))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                stack.callback(signal.signal, number, signal.signal(number, self._note))
+            balancer = Balancer(self._sockets)
+            stack.callback(balancer.close)
+            pool = WorkerPool(self._settings, folder, balancer)
+            stack.callback(pool.kill)
+            status = self._supervise(pool, balancer)
         if status:
             raise SystemExit(status)
 
-    def _supervise(self, folder: Path, table: WorkerTable, balancer: Balancer) -> int:
-        looked = 0.0
-        stop_at = deadline = float("inf")
+    def _supervise(self, pool: WorkerPool, balancer: Balancer) -> int:
+        """Works until all workers have ended, or until they had time enough; the exit status."""
+        next_look, stop_at, deadline = 0.0, float("inf"), float("inf")
         while True:
             now = time.monotonic()
-            if now - looked >= TICK_SECONDS:
-                looked = now
-                status = self._look_at_all(folder, table)
+            if now >= next_look:
+                next_look = now + TICK_SECONDS
+                status = pool.look()
                 if status is not None:
                     return status
-            alive = self._alive()
-            if self._signals > self._passed_on:
+            if self._signals > self._passed_on:  # who interrupts again does not want to wait
                 if not self._passed_on:
                     stop_at = now + self._settings.drain_seconds
                     deadline = stop_at + self._settings.shutdown_seconds + GRACE_SECONDS
                 else:
                     stop_at = min(stop_at, now)
-                self._pass_on(alive)
+                self._passed_on = self._signals
+                pool.signal(self._signal)
             if now >= stop_at:
                 stop_at = float("inf")
-                balancer.stop(alive)
-                for worker in alive:
-                    worker.finish()
+                balancer.stop(pool.alive())
+                pool.finish()
+            alive = pool.alive()
             if self._signals and not alive:
                 return 0
             if now >= deadline:
                 pids = [worker.process.pid for worker in alive]
-                self._log.error("workers did not end in time", pids=pids)
+                log = structlog.get_logger(component="supervisor")
+                log.error("workers did not end in time", pids=pids)
                 return 0
             balancer.wait(alive, TICK_SECONDS)
-
-    def _alive(self) -> list[WorkerProcess]:
-        return [slot.worker for slot in self._slots if slot.worker is not None]
-
-    def _look_at_all(self, folder: Path, table: WorkerTable) -> int | None:
-        """Replaces who has died; the status to end with where none has ever answered."""
-        for slot in self._slots:
-            status = self._look(slot, table)
-            if status is not None and not self._ever_up and not self._signals:
-                return status or 1
-            if slot.worker is None and not self._signals and time.monotonic() >= slot.next_start:
-                self._start(slot, folder, table)
-                if slot.worker is None and not self._ever_up:
-                    return START_FAILED
-        return None
-
-    def _start(self, slot: Slot, folder: Path, table: WorkerTable) -> None:
-        table.set_state(slot.index, State.STARTING, 0)
-        try:
-            worker = WorkerProcess(slot.index, self._settings, folder, table)
-        except OSError as error:  # no process, descriptor or memory left: the others go on
-            self._log.error("worker not started", worker=slot.index, problem=str(error))
-            slot.next_start = time.monotonic() + MAX_PAUSE_SECONDS
-            table.set_state(slot.index, State.ABSENT, 0)
-            return
-        slot.worker = worker
-        table.set_state(slot.index, State.STARTING, worker.process.pid)
-        self._log.info("worker started", worker=slot.index, pid=worker.process.pid)
-
-    def _look(self, slot: Slot, table: WorkerTable) -> int | None:
-        """The status of a worker that has died, None of one that lives or is not started."""
-        worker = slot.worker
-        if worker is None:
-            return None
-        status = worker.process.poll()
-        if status is None:
-            if worker.is_up and table.state(slot.index) is State.STARTING:
-                self._ever_up = True
-                table.set_state(slot.index, State.ANSWERING, worker.process.pid)
-                self._log.info("worker answers", worker=slot.index, pid=worker.process.pid)
-            if worker.is_leaving() and not self._signals:
-                worker.finish()
-            return None
-        worker.close()
-        table.set_state(slot.index, State.ABSENT, 0)
-        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-        table.set_ended_seconds(spent.ru_utime + spent.ru_stime)
-        slot.vacate(time.monotonic() - worker.started)
-        if not self._signals:
-            pid = worker.process.pid
-            self._log.error("worker died", worker=slot.index, pid=pid, status=status)
-            table.count_restart(stalled=worker.was_ended)
-        return status
-
-    def _pass_on(self, alive: Sequence[WorkerProcess]) -> None:
-        """Gives the workers the latest signal: who interrupts again does not want to wait."""
-        self._passed_on = self._signals
-        for worker in alive:
-            worker.process.send_signal(self._signal)
-
-    def _kill(self) -> None:
-        """Ends whoever is left."""
-        for worker in self._alive():
-            worker.process.kill()
-            worker.process.wait()
-            worker.close()
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:  # noqa: ARG002
         self._signal = signal.Signals(number)
