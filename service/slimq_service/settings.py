@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     workers: int = Field(
         default=1, ge=1, le=256, description="processes that answer; each has every variant"
     )
+    worker_stall_seconds: float = Field(
+        default=10.0,
+        ge=1,
+        le=3600,
+        description="time after which one of several workers is replaced if it does not answer",
+    )
     admin_port: int | None = Field(
         default=None,
         ge=0,

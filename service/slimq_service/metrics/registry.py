@@ -6,8 +6,8 @@ memory that only the event loop writes, and the constant parts of the text's lin
 
 With several workers each one's slots are a file in a folder that all of them read. A worker that
 replaces a dead one goes on with its files, so that counters survive; gauges start at 0, and those
-of dead workers are not counted. Series that the folder has no space for, or all of them where it
-cannot be written, stay in memory: only the worker that has them exposes them.
+of dead and stalled workers are not counted. Series that the folder has no space for, or all of them
+where it cannot be written, stay in memory: only the worker that has them exposes them.
 
 The text is Prometheus' exposition format 0.0.4.
 """
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import structlog
 
-from slimq_service.http.worker_table import WorkerTable
+from slimq_service.http.worker_table import State, WorkerTable
 from slimq_service.metrics.instruments import Counter, Family, Gauge, Histogram, S, Values
 from slimq_service.metrics.text_format import Plan
 from slimq_service.metrics.worker_files import (
@@ -177,7 +177,8 @@ class Registry:
         if self._folder is None:
             return totals, totals
         largest = totals.copy()
-        live = set() if self._table is None else {one.index for one in self._table.alive()}
+        alive = [] if self._table is None else self._table.alive()
+        live = {worker.index for worker in alive if worker.state is not State.STALLED}
         for index, other in self._others.items():
             values, places = other.read(self._families, self._places, live=index in live)
             np.add.at(totals, places, values)

@@ -96,7 +96,7 @@ def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
     workers = [_worker_health(worker) for worker in lifecycle.workers()]
     stalled = [f"{one.index} (process {one.pid})" for one in workers if one.state == "stalled"]
     if problem is None and stalled:
-        problem = f"workers that do not respond: {', '.join(stalled)}"
+        problem = f"workers that do not answer: {', '.join(stalled)}"
     ready = is_ready(catalogue, lifecycle)
     return Readiness(ready=ready, problem=problem, variants=found, workers=workers)
 

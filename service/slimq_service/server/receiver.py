@@ -10,13 +10,14 @@ import asyncio
 import socket
 from collections.abc import Callable
 
+import structlog
+
 from slimq_service.http.worker_table import WorkerTable
-from slimq_service.server.orders import UP
+from slimq_service.server.orders import UP, receive_connection
 
 BEAT_SECONDS = 0.25
 MAX_AT_ONCE = 64
 """Connections that are taken in one turn of the event loop."""
-FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class ConnectionReceiver:
@@ -69,16 +70,21 @@ class ConnectionReceiver:
     def _receive(self) -> None:
         for _ in range(MAX_AT_ONCE):
             try:
-                message, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1, FLAGS)
+                connection = receive_connection(self._channel)
             except BlockingIOError:
                 break
-            except OSError:  # the supervisor has died
-                message, descriptors = b"", []
-            if not message:
+            except ConnectionError:  # the supervisor has died
+                connection = None
+            except OSError as error:
+                self._taken += 1
+                structlog.get_logger(component="worker").error(
+                    "connection lost", problem=str(error)
+                )
+                continue
+            if connection is None:
                 self.ended = True
                 asyncio.get_running_loop().remove_reader(self._channel.fileno())
                 break
             self._taken += 1
-            for descriptor in descriptors:  # none where the process may open no more files
-                self._give(socket.socket(message[0], socket.SOCK_STREAM, 0, descriptor))
+            self._give(connection)
         self.count()

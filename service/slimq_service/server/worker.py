@@ -25,7 +25,7 @@ from slimq_service.server.logs import configure_logs
 from slimq_service.server.orders import START_FAILED, Orders
 from slimq_service.server.receiver import ConnectionReceiver
 from slimq_service.server.run import end_cleanly, run
-from slimq_service.server.worker_folder import listen_to_peers
+from slimq_service.server.supervision.worker_folder import listen_to_peers
 from slimq_service.settings import Settings
 
 

@@ -18,7 +18,7 @@ import pytest
 from builders import build_repository
 from mounts import mounted
 from slimq.core.errors import InvalidInputError
-from slimq_service.server.worker_folder import MAX_PATH_BYTES, WorkerFolder
+from slimq_service.server.supervision.worker_folder import MAX_PATH_BYTES, WorkerFolder
 from waiting import until
 
 ZEROS = {"observations": [[0, 0, 0, 0]]}

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 import structlog
 
 from slimq_service.server.closing_listeners import accept_waiting, refuse_new
-from slimq_service.server.worker_process import WorkerProcess
+from slimq_service.server.supervision.worker_process import WorkerProcess
 
 MAX_AT_ONCE = 64
 """Connections that are accepted before anything else is looked at."""
@@ -51,7 +51,7 @@ class Balancer:
         """Assigns what comes and hears what workers say, once something comes or time is up."""
         ready = self._poll(workers, seconds)
         for worker in workers:
-            if worker.channel is not None and worker.channel.fileno() in ready:
+            if worker.channel.fileno() in ready:
                 worker.hear()
         for listener in self._listeners:
             if listener.fileno() in ready:
@@ -63,6 +63,10 @@ class Balancer:
                 if not count:
                     time.sleep(NO_FILE_SECONDS)
         self._assign(workers)
+
+    def take_back(self, worker: WorkerProcess) -> None:
+        """Has others answer what a worker was sent and has not taken over."""
+        self._held.extend(worker.take_back())
 
     def stop(self, workers: Sequence[WorkerProcess]) -> None:
         """Accepts what waits, and closes the listening sockets."""
@@ -94,8 +98,7 @@ class Balancer:
             for listener in self._listeners:
                 poll.register(listener, select.POLLIN)
         for worker in workers:
-            if worker.channel is not None:
-                poll.register(worker.channel, select.POLLIN)
+            poll.register(worker.channel, select.POLLIN)
         pause = RETRY_SECONDS if self._held else seconds
         return {descriptor for descriptor, _ in poll.poll(pause * 1000)}
 

@@ -23,7 +23,7 @@ from builders import build_repository
 from processes import has_ended
 from slimq.core.errors import InvalidInputError
 from slimq_service.server.sockets import bind
-from slimq_service.server.supervisor import MAX_PAUSE_SECONDS, Slot, Supervisor
+from slimq_service.server.supervision.supervisor import Supervisor
 from slimq_service.settings import Settings
 from waiting import until
 
@@ -251,15 +251,3 @@ def test_a_temporary_folder_whose_path_is_too_long_is_named(
     with socket.socket() as unused, pytest.raises(InvalidInputError, match=r"TMPDIR.*shorter"):
         Supervisor(Settings(policies=tmp_path, workers=2), [unused]).run()
     assert not list(long.iterdir())
-
-
-def test_who_dies_young_again_and_again_is_replaced_later_and_later() -> None:
-    slot, pauses = Slot(0), []
-    for _ in range(9):
-        now = time.monotonic()
-        slot.vacate(age=1)
-        pauses.append(round(slot.next_start - now, 1))
-    assert pauses[:4] == [0.0, 1.0, 2.0, 4.0]
-    assert pauses[-1] == MAX_PAUSE_SECONDS
-    slot.vacate(age=60)
-    assert slot.next_start <= time.monotonic()

@@ -12,7 +12,7 @@ from typing import IO, cast
 
 from slimq_service.http.worker_table import WorkerTable
 from slimq_service.server.logs import current_level
-from slimq_service.server.orders import UP, Orders
+from slimq_service.server.orders import UP, Orders, receive_connection, send_connection
 from slimq_service.settings import Settings
 
 STDERR = 2
@@ -42,38 +42,39 @@ class WorkerProcess:
             OSError: no process, descriptor or memory is left.
         """
         self.index, self._table = index, table
-        self._channel, theirs = socket.socketpair()
+        self._channel, self._theirs = socket.socketpair()
+        descriptor = self._theirs.fileno()
         try:
-            with theirs:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "slimq_service.server.worker"],
-                    stdin=subprocess.PIPE,
-                    stdout=STDERR,  # what libraries print is no result of the command
-                    pass_fds=[theirs.fileno(), table.descriptor],
-                    start_new_session=True,
-                )
-                channel = theirs.fileno()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "slimq_service.server.worker"],
+                stdin=subprocess.PIPE,
+                stdout=STDERR,  # what libraries print is no result of the command
+                pass_fds=[descriptor, table.descriptor],
+                start_new_session=True,
+            )
         except OSError:
             self._channel.close()
+            self._theirs.close()
             raise
-        self._channel.settimeout(0)
+        for end in (self._channel, self._theirs):
+            end.settimeout(0)
         self._orders = cast("IO[bytes]", self.process.stdin)
         path = None if folder is None else str(folder)
         level = current_level()
-        orders = Orders(settings.reveal(), channel, table.descriptor, path, index, level)
+        orders = Orders(settings.reveal(), descriptor, table.descriptor, path, index, level)
         with contextlib.suppress(BrokenPipeError):  # it died; that is seen in a moment
             self._orders.write(orders.encode())
             self._orders.flush()
         self.started = time.monotonic()
         self.is_up = self.is_stalled = self.was_ended = False
-        self.silent_seconds = 0.0
+        self.silent_seconds = self._beats = 0.0
         self._sent = 0
-        self._is_heard = self._gets_more = True
+        self._gets_more = True
 
     @property
-    def channel(self) -> socket.socket | None:
-        """What is worth waiting for: it says that it answers, or that it has died."""
-        return self._channel if self._is_heard else None
+    def channel(self) -> socket.socket:
+        """What says that it answers."""
+        return self._channel
 
     @property
     def load(self) -> int:
@@ -86,27 +87,44 @@ class WorkerProcess:
             return False
         return self._sent - self._table.taken(self.index) < MAX_UNTAKEN
 
-    def hear(self) -> bool:
-        """Reads what it says; whether that is that it answers."""
-        try:
-            said = self._channel.recv(len(UP))
-        except BlockingIOError:
-            return False
-        except OSError:
-            said = b""
-        self._is_heard = bool(said)
-        self.is_up = self.is_up or said == UP
-        return said == UP
+    def watch(self, seconds: float) -> None:
+        """Looks whether its event loop has gone round in the seconds since the last look."""
+        before, self._beats = self._beats, self._table.beats(self.index)
+        self.silent_seconds = self.silent_seconds + seconds if self._beats == before else 0.0
+
+    def end(self) -> None:
+        """Kills a process that does not answer."""
+        self.was_ended = True
+        self.process.kill()
+
+    def hear(self) -> None:
+        """Reads whether it answers."""
+        with contextlib.suppress(BlockingIOError):
+            self.is_up = self._channel.recv(len(UP)) == UP
 
     def send(self, connection: socket.socket) -> bool:
         """Sends it a connection; whether it could be."""
         try:
-            family = bytes((connection.family,))  # which spares the worker to ask for it
-            socket.send_fds(self._channel, [family], [connection.fileno()])
-        except OSError:  # it takes none now, or has died
+            send_connection(self._channel, connection)
+        except OSError:  # there is no room for it
             return False
         self._sent += 1
         return True
+
+    def take_back(self) -> list[socket.socket]:
+        """The connections that it was sent and has not taken over; each is its or ours, never both.
+
+        They wait in the socket that it reads from, which is still open here.
+        """
+        found = []
+        with contextlib.suppress(OSError):  # there are no more
+            while True:
+                connection = receive_connection(self._theirs)
+                if connection is None:
+                    break
+                found.append(connection)
+        self._sent -= len(found)
+        return found
 
     def finish(self) -> None:
         """Tells it that no more connections come."""
@@ -124,4 +142,5 @@ class WorkerProcess:
         with contextlib.suppress(BrokenPipeError):
             self._orders.close()
         self._channel.close()
-        self._is_heard = self._gets_more = False
+        self._theirs.close()
+        self._gets_more = False
