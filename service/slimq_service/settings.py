@@ -44,6 +44,12 @@ class Settings(BaseSettings):
         le=256,
         description="worker processes; each loads its own copy of the variants",
     )
+    worker_stall_seconds: float = Field(
+        default=10.0,
+        ge=1,
+        le=3600,
+        description="time after which one of several workers is replaced if it does not answer",
+    )
     admin_port: int | None = Field(
         default=None,
         ge=0,

@@ -6,8 +6,8 @@ memory that only the event loop writes, and the constant parts of the text's lin
 
 With several workers each one's slots are a file in a folder that all of them read. A worker that
 replaces a dead one continues with its files, so that counters survive; gauges start at 0, and those
-of dead workers are not counted. Series that the folder has no space for, or all of them where it
-cannot be written, stay in memory: only the worker that has them exposes them.
+of dead and stalled workers are not counted. Series that the folder has no space for, or all of them
+where it cannot be written, stay in memory: only the worker that has them exposes them.
 
 The text is Prometheus' exposition format 0.0.4.
 """
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from slimq_service.http.worker_table import State, WorkerTable
 from slimq_service.metrics.instruments import Counter, Family, Gauge, Histogram, S, Values
 from slimq_service.metrics.text_format import Plan
 from slimq_service.metrics.worker_files import (
@@ -31,7 +32,6 @@ from slimq_service.metrics.worker_files import (
     MAX_VALUES_BYTES,
     OtherWorker,
     OwnFiles,
-    live_workers,
 )
 
 SeriesKey = tuple[str, tuple[str, ...]]
@@ -41,16 +41,17 @@ SeriesKey = tuple[str, tuple[str, ...]]
 class Registry:
     """Every series of a process, and the exposition of their totals over all workers."""
 
-    def __init__(self, folder: Path | None = None, index: int = 0, *, alone: bool = True) -> None:
+    def __init__(
+        self, folder: Path | None = None, index: int = 0, table: WorkerTable | None = None
+    ) -> None:
         """Takes over the series left by an earlier worker of this index.
 
         Args:
             folder: of all workers' files, None where there is one process or no such folder.
             index: which worker this is.
-            alone: whether this is the only process; if not, series without a file are reported.
+            table: the states of all workers, None for a single process.
         """
-        self._folder, self._index = folder, index
-        self._alone = alone and folder is None
+        self._folder, self._index, self._table = folder, index, table
         self._families: dict[str, Family[Any]] = {}
         self._shared: dict[SeriesKey, int] = {}
         self._private: dict[SeriesKey, int] = {}
@@ -71,7 +72,7 @@ class Registry:
     @property
     def unshared(self) -> int:
         """How many series the other workers do not see."""
-        return 0 if self._alone else len(self._private)
+        return 0 if self._table is None else len(self._private)
 
     def counter(self, name: str, description: str, names: tuple[str, ...] = ()) -> Family[Counter]:
         """A family of counters; `_total` is appended to its name."""
@@ -176,7 +177,8 @@ class Registry:
         if self._folder is None:
             return totals, totals
         largest = totals.copy()
-        live = live_workers(self._folder)
+        alive = [] if self._table is None else self._table.alive()
+        live = {worker.index for worker in alive if worker.state is not State.STALLED}
         for index, other in self._others.items():
             values, places = other.read(self._families, self._places, live=index in live)
             np.add.at(totals, places, values)

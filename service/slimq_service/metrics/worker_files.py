@@ -1,4 +1,4 @@
-"""The files through which workers share their series and know of each other.
+"""The files through which workers share their series.
 
 Each worker has two files: `worker-N.values`, the slots of its series, mapped into its memory, and
 `worker-N.layout`, one line of JSON for each series that says which slots it has.
@@ -20,12 +20,6 @@ import numpy.typing as npt
 
 from slimq_service.metrics.instruments import Family, Gauge, Values
 
-LIVE_FILE = "workers"
-"""Index and process id of every live worker, as `0:4711 1:4712`."""
-RESTARTS_FILE = "restarts"
-"""How many workers the supervisor has replaced."""
-ENDED_FILE = "ended"
-"""Seconds of processor time of the workers that have ended."""
 LAYOUTS = "worker-*.layout"
 MAX_VALUES_BYTES = 2**24
 """Size of a worker's slots; unused ones take no space on disk or in memory."""
@@ -37,16 +31,6 @@ CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 Entry = tuple[str, tuple[str, ...], int, int]
 """A series in a layout: name, label values, first slot and number of slots."""
-
-
-def live_workers(folder: Path) -> dict[int, str]:
-    """Process ids of the live workers, by index; empty where they cannot be read."""
-    try:
-        text = (folder / LIVE_FILE).read_text(encoding="ascii")
-    except OSError:
-        return {}
-    pairs = (pair.split(":") for pair in text.split())
-    return {int(index): pid for index, pid in pairs}
 
 
 def read_layout(path: Path, offset: int) -> tuple[list[Entry], int]:

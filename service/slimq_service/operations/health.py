@@ -12,14 +12,22 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from slimq.core.errors import RepositoryError
+from slimq_service.http.worker_table import State as WorkerState
+from slimq_service.http.worker_table import Worker
 from slimq_service.operations.scrape import MEDIA_TYPE, Exposition
 from slimq_service.variants.catalogue import Catalogue
 
 
 @dataclass
 class Lifecycle:
-    """The state of the process: draining from the signal that ends it on."""
+    """The state of the process, and of the service's other processes.
 
+    Attributes:
+        workers: lists every process of a service that has several.
+        draining: true from the signal that ends the process on.
+    """
+
+    workers: Callable[[], list[Worker]] = list
     draining: bool = False
 
 
@@ -46,6 +54,16 @@ class VariantHealth(BaseModel):
     problem: str | None = None
 
 
+class WorkerHealth(BaseModel):
+    """One of several worker processes."""
+
+    index: int
+    pid: int
+    state: Literal["starting", "answering", "stalled"] = Field(
+        description="stalled: does not respond, gets no new connections, will soon be replaced"
+    )
+
+
 class Readiness(BaseModel):
     """Ready once pinned variants are loaded and at least one variant can serve requests."""
 
@@ -54,6 +72,7 @@ class Readiness(BaseModel):
         default=None, description="why it is not ready, or what is wrong with the repository"
     )
     variants: list[VariantHealth]
+    workers: list[WorkerHealth] = Field(default=[], description="only with several workers")
 
 
 def is_ready(catalogue: Catalogue, lifecycle: Lifecycle) -> bool:
@@ -76,7 +95,21 @@ def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
         problem = f"pinned variants not in memory yet: {awaited}"
     if problem is None and not found:
         problem = f"{catalogue.repository.root}: holds no variants"
-    return Readiness(ready=is_ready(catalogue, lifecycle), problem=problem, variants=found)
+    workers = [_worker_health(worker) for worker in lifecycle.workers()]
+    stalled = [f"{one.index} (process {one.pid})" for one in workers if one.state == "stalled"]
+    if problem is None and stalled:
+        problem = f"workers that do not answer: {', '.join(stalled)}"
+    ready = is_ready(catalogue, lifecycle)
+    return Readiness(ready=ready, problem=problem, variants=found, workers=workers)
+
+
+def _worker_health(worker: Worker) -> WorkerHealth:
+    states: dict[WorkerState, Literal["starting", "answering", "stalled"]] = {
+        WorkerState.STARTING: "starting",
+        WorkerState.ANSWERING: "answering",
+        WorkerState.STALLED: "stalled",
+    }
+    return WorkerHealth(index=worker.index, pid=worker.pid, state=states[worker.state])
 
 
 def _healths(catalogue: Catalogue) -> Iterator[VariantHealth]:
