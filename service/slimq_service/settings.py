@@ -269,8 +269,8 @@ def read_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        problem = first["msg"]
-        if first["loc"] and name not in SECRETS:
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["loc"] and name not in SECRETS and ", received " not in problem:
             problem += f", received {first.get('input')!r}"
         raise ConfigError("settings", PREFIX + name.upper(), problem) from error
 

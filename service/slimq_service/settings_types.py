@@ -65,7 +65,7 @@ def _check_root_path(value: str) -> str:
     if path and not re.fullmatch(ROOT_PATH, path):
         raise ValueError(f"expected a path such as /slimq, received {value!r}")
     if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
-        raise ValueError(f"must not be one of the service's own paths, received {value!r}")
+        raise ValueError(f"expected a path other than the service's own, received {value!r}")
     return path
 
 

@@ -130,7 +130,7 @@ def test_a_process_listens_at_both_ports_and_says_where(launch_once: Any) -> Non
 
 
 def test_both_ports_the_same_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"SLIMQ_ADMIN_PORT: .*another than SLIMQ_PORT"):
+    with pytest.raises(ConfigError, match=r"SLIMQ_ADMIN_PORT: .*must differ from SLIMQ_PORT"):
         read_settings(port=9000, admin_port=9000)
     assert read_settings(port=0, admin_port=0).admin_port == 0
     bind, bound = sockets.bind, []
