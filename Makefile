@@ -1,5 +1,5 @@
-# `make help` lists the targets. Set-up happens when a target needs it: a stamp in each environment is
-# older than pyproject.toml when it must be brought up to date, and an interrupted set-up starts anew.
+# `make help` lists the targets. Set-up runs when a target needs it: if the stamp in an environment is older
+# than pyproject.toml, the environment is updated; an interrupted set-up starts over.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -50,20 +50,20 @@ check: .venv/.stamp ## Lint, formatting, types and layers
 	MYPYPATH=docker/grafana .venv/bin/mypy docker/grafana/*.py
 	.venv/bin/lint-imports
 
-format: .venv/.stamp ## Format the code and mend what ruff can
+format: .venv/.stamp ## Format the code and fix what ruff can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-lock: .venv/.stamp ## Pin anew what the images install; UPGRADE=1 takes the newest versions
+lock: .venv/.stamp ## Update the pins of the images; UPGRADE=1 takes the newest versions
 	.venv/bin/python $(INSTALL) --group deploy
 	.venv/bin/python docker/lock.py $(if $(UPGRADE),--upgrade)
 
-clean: ## Remove environments, caches and builds; runs/ and policies/ stay
+clean: ## Remove environments, caches and builds; keep runs/ and policies/
 	rm -rf .venv .venv-serve .venv-clients dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch comes first, by itself: a build for the CPU that pip was told of is taken before the other
-# packages are resolved, and what they ask of torch is met by it.
+# torch is installed first, by itself, so that a CPU build from an extra index is chosen before the other
+# packages are resolved, and satisfies their requirements.
 .venv/.stamp: pyproject.toml
 	$(call begin,.venv)
 	.venv/bin/python $(INSTALL) 'pip>=25.1'
@@ -76,8 +76,8 @@ clean: ## Remove environments, caches and builds; runs/ and policies/ stay
 	.venv-serve/bin/python $(INSTALL) --editable '.[serve]'
 	$(call finish,.venv-serve)
 
-# Clients of the Open Inference Protocol and load generators that the service is tested with. They ask
-# for older versions of packages that slimq uses, so they live by themselves.
+# Clients of the Open Inference Protocol and load generators for the tests of the service. They require older
+# versions of packages that slimq uses, so they have their own environment.
 .venv-clients/.stamp: pyproject.toml
 	$(call begin,.venv-clients)
 	.venv-clients/bin/python $(INSTALL) 'pip>=25.1'

@@ -1,6 +1,6 @@
-"""Exit code 1 where something that only training needs is installed, or comes with the service.
+"""Exits with 1 if something that only training needs is installed, or imported by the service.
 
-The build of the service's image runs it. A finished image is asked by
+The build of the service's image runs it. To check a finished image, run
 `docker run --rm -i slimq-service python - < docker/absent.py`.
 """
 
@@ -15,7 +15,7 @@ OF_CUDA = ("nvidia", "cuda", "triton")
 
 
 def main() -> None:
-    """Looks for modules and for distributions."""
+    """Checks modules and distributions."""
     found = [name for name in ABSENT if importlib.util.find_spec(name)]
     names = [str(one.metadata["Name"]).lower() for one in importlib.metadata.distributions()]
     found += [name for name in names if name.startswith(OF_CUDA)]
@@ -25,7 +25,7 @@ def main() -> None:
 
     loaded = sorted(set(ABSENT) & set(sys.modules))
     if loaded:
-        sys.exit(f"importing the service brings {', '.join(loaded)}")
+        sys.exit(f"importing the service also imports {', '.join(loaded)}")
 
 
 if __name__ == "__main__":

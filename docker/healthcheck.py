@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Exit code 0 when the service in this container answers /healthz, 1 otherwise.
+"""Exits with 0 if the service in this container answers /healthz, otherwise with 1.
 
-`slimq-healthcheck /readyz` asks another path.
+`slimq-healthcheck /readyz` checks another path.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SECONDS = 2.0
 
 
 def is_well(port: str, path: str) -> bool:
-    """Whether the service on this port of this machine answers 200 in time."""
+    """Whether the service on this local port answers 200 in time."""
     url = f"http://127.0.0.1:{port}{path}"
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -1,9 +1,9 @@
-# The load test: slimq[load], without torch or a runtime for models.
+# The load test: slimq[load], without torch or ONNX Runtime.
 #   docker build -f docker/loadtest.Dockerfile -t slimq-loadtest .
 #   mkdir -p runs
 #   docker run --rm --init --user "$(id -u):$(id -g)" -v ./policies:/work/policies:ro -v ./runs:/work/runs \
 #       slimq-loadtest http://ADDRESS:8000 --policy pong --variants fp32,int8
-# What is installed is pinned with hashes in docker/requirements (make lock).
+# Packages are pinned with hashes in docker/requirements (make lock).
 ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${PYTHON_IMAGE} AS build

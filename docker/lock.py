@@ -1,9 +1,8 @@
 """Pins what the images install, with hashes: `make lock`.
 
-`build.txt` is what makes the wheel, `serve.txt` the service, `load.txt` the load test, and
-`train.txt` all of slimq for the trainer. torch is in none of them: its builds for the processor and
-for CUDA come from places of their own, and the trainer's Dockerfile takes the version that
-pyproject.toml names.
+`build.txt` is for building the wheel, `serve.txt` for the service, `load.txt` for the load test,
+and `train.txt` for the trainer, with all of slimq. None of them includes torch: its CPU and CUDA
+builds come from separate indexes, and the trainer's Dockerfile uses the version in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ COMMON = (
     *("--only-binary", ":all:"),
 )
 BROUGHT_BY_TORCH = re.compile(r"^(torch|triton|cuda-[a-z0-9-]+|nvidia-[a-z0-9-]+)==", re.MULTILINE)
-"""torch itself, and what only a build of it for CUDA asks for."""
+"""torch itself, and the dependencies of its CUDA build."""
 
 
 def resolve(source: str, *options: str) -> str:
-    """What uv makes of a file of requirements, as text.
+    """Resolves a requirements file with uv, and returns the pins as text.
 
     Raises:
-        SystemExit: uv refuses; with what it says.
+        SystemExit: uv failed; the message has its output.
     """
     uv = Path(sys.executable).with_name("uv")
     command = [str(uv), "pip", "compile", source, *COMMON, *options]
@@ -40,7 +39,7 @@ def resolve(source: str, *options: str) -> str:
 
 
 def lock(name: str, source: str, *options: str) -> None:
-    """Writes one file; pins that are there already stay, as far as they still fit."""
+    """Writes one file; existing pins are kept if they still fit."""
     path = FOLDER / name
     absent = BROUGHT_BY_TORCH.findall(resolve(source, *options))
     left_out = [word for package in absent for word in ("--no-emit-package", package)]
@@ -49,7 +48,7 @@ def lock(name: str, source: str, *options: str) -> None:
 
 
 def main() -> None:
-    """All four; with `--upgrade` the newest versions."""
+    """Writes all four files; with `--upgrade`, with the newest versions."""
     FOLDER.mkdir(exist_ok=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     upgrade = sys.argv[1:]

@@ -1,8 +1,8 @@
-# The service: slimq[serve] and nothing that trains. Policies are mounted at /policies, read-only.
+# The service: slimq[serve] without anything for training. Policies are mounted at /policies, read-only.
 #   docker build -f docker/service.Dockerfile -t slimq-service .
 #   docker run --rm --init --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -v ./policies:/policies:ro slimq-service
-# What is installed is pinned with hashes in docker/requirements (make lock), the base by its digest, which
-# is that of an index with amd64 and arm64.
+# Packages are pinned with hashes in docker/requirements (make lock), the base image by the digest of its
+# multi-platform index (amd64 and arm64).
 ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${PYTHON_IMAGE} AS build

@@ -1,7 +1,7 @@
 # Offline work: all of slimq, to train, compress, search and evaluate.
 #   docker build -f docker/trainer.Dockerfile -t slimq-trainer .
 #   docker run --rm -it --user "$(id -u):$(id -g)" -v ./policies:/work/policies slimq-trainer compress pong int8
-# torch is the build for the processor; with CUDA, to be run with --gpus all:
+# torch is the CPU build; for CUDA (run it with --gpus all), build with
 #   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130
 # Everything else is pinned with hashes in docker/requirements (make lock).
 ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d

@@ -1,9 +1,9 @@
-"""The accept gate: a staged variant is published only if it still does what its recipe promises.
+"""Accept gate: a staged variant is published only if it meets its recipe's criteria.
 
-It is played on selection seeds, never on held-out ones, paired with the baseline variant: the same
-episode seeds and the same exploration. The baseline itself is compared with the torch network that
-it was made from. Whatever a recipe asks for, the model answers all calibration states once, so that
-none is published whose Q-values are not finite.
+Episodes are played on selection seeds, never on held-out ones, paired with the baseline variant:
+same episode seeds, same exploration. The baseline itself is compared with the torch network that it
+was exported from. Whatever the criteria, the model is run once on all calibration states, so that
+no model with non-finite Q-values is published.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from slimq_compression.selection import load_candidate, play_returns, score_retu
 
 AT_LEAST, AT_MOST = "at least", "at most"
 SEED_OFFSET = 100_000
-"""Selection seeds before it choose the best network of a training; the gate sees others."""
+"""First selection seed of the gate; lower ones select the best network during training."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One thing that was measured, and what is needed.
+    """A measured value and its limit.
 
     Attributes:
         name: a key of `[accept]`.
-        value: measured.
+        value: the measured value.
         relation: `at least` or `at most`.
-        limit: needed.
+        limit: the required limit.
     """
 
     name: str
@@ -45,18 +45,18 @@ class Criterion:
 
     @property
     def holds(self) -> bool:
-        """False as well where the value is not a number."""
+        """Whether the value meets the limit; False if it is NaN."""
         return self.value >= self.limit if self.relation == AT_LEAST else self.value <= self.limit
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found.
+    """Result of the gate.
 
     Attributes:
-        criteria: those that the recipe asks for.
-        returns: of the variant, by selection seed in order; empty where nothing was played.
-        reference_returns: of the baseline on the same seeds.
+        criteria: the recipe's criteria.
+        returns: the variant's returns, ordered by seed; empty if no episodes were played.
+        reference_returns: the baseline's returns on the same seeds.
     """
 
     criteria: tuple[Criterion, ...]
@@ -65,7 +65,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether all criteria do."""
+        """Whether all criteria hold."""
         return all(criterion.holds for criterion in self.criteria)
 
     def require(self, variant: str) -> None:
@@ -76,7 +76,7 @@ class Verdict:
 
 
 class AcceptGate:
-    """Judges staged variants of one policy; the baseline is played once for all of them."""
+    """Judges staged variants of one policy; the baseline's episodes are played only once."""
 
     def __init__(self, source: Source, repository: Repository, progress: Progress = silent) -> None:
         self.source, self.repository, self.progress = source, repository, progress
@@ -85,39 +85,39 @@ class AcceptGate:
         self._reference_returns: dict[int, list[float]] = {}
 
     def require_baseline(self, recipe: Recipe) -> None:
-        """Checks, before any work is done, that what the gate compares with is there.
+        """Checks, before any work is done, that the baseline variant is available if needed.
 
         Raises:
-            ConfigError: the recipe's gate plays against the baseline variant, which is not made, or
+            ConfigError: the recipe's gate needs the baseline variant, which is not published, or
                 was made from another checkpoint.
         """
         if not recipe.accept.plays or recipe.name == self.baseline or self._staged is not None:
             return
         policy = self.source.manifest.name
-        against = f"plays against the variant {self.baseline!r}, which"
+        against = f"the gate compares with the variant {self.baseline!r}, which"
         try:
             made = self.repository.variant(policy, self.baseline)
         except NotFoundError as error:
-            problem = f"{against} is not published; make it first: "
+            problem = f"{against} is not published; first run "
             problem += f"slimq compress {policy} {self.baseline}"
             raise ConfigError(recipe.source, "accept", problem) from error
         if made.parent != self.source.checkpoint_sha256:
-            problem = f"{against} was made from another checkpoint; make it again: "
+            problem = f"{against} was made from another checkpoint; first run "
             problem += f"slimq compress {policy} {self.baseline}"
             raise ConfigError(recipe.source, "accept", problem)
 
     def stage_baseline(self, model: bytes) -> None:
-        """Compares with this model from now on: the baseline was just made."""
+        """Sets a newly made baseline model to compare with."""
         self._staged = model
         self._reference_returns.clear()
 
     def judge(self, staged: Staged, accept: Accept) -> Verdict:
-        """Measures what the recipe asks for, cheapest first; play only if the rest holds.
+        """Evaluates the criteria, cheapest first; plays episodes only if the others hold.
 
         Raises:
-            RepositoryError: the staged model does not load, has another signature, or gives
-                Q-values that are not finite.
-            CheckFailedError: the baseline is no better than random, so there is no scale.
+            RepositoryError: the staged model does not load, has the wrong signature, or returns
+                non-finite Q-values.
+            CheckFailedError: the baseline is no better than random play, so there is no scale.
         """
         name = staged.manifest.name
         policy = self._policy(staged.model, name)

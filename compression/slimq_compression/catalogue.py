@@ -1,10 +1,10 @@
-"""Every pass, in one literal table.
+"""Table of all passes.
 
-Adding a technique is one file under `passes/`, one row here and one line of docs/method.md. A
-parametrised test holds every row to the same laws: the input is not changed, the same seed gives
-the same result, input and output keep their names, Q-values are finite, and parameters out of
-range are refused by name. Hand-over: a network pass leaves weights exactly on their grid (masks,
-codebooks, levels, scales), so that a graph pass only encodes them, without loss.
+Adding a technique takes one file under `passes/`, one row here and one line in docs/method.md. A
+parametrized test checks the same invariants for every row: the input is not modified, equal seeds
+give equal results, input and output keep their names, Q-values are finite, and errors name
+parameters that are out of range. Network passes leave weights exactly on their grid (masks,
+codebooks, levels, scales), so that graph passes can encode them without loss.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Pass:
     """One technique.
 
     Attributes:
-        phase: `network` passes map a QNetwork to another, `graph` passes an ONNX model.
-        params: its parameters, each with a bound and a description.
+        phase: `network` passes transform a QNetwork, `graph` passes an ONNX model.
+        params: its parameters, each with bounds and a description.
         apply: `apply(network_or_model, params, context)`; returns a new one.
     """
 
@@ -67,5 +67,5 @@ CATALOGUE: dict[str, Pass] = {
 
 
 def names(phase: Phase | None = None) -> list[str]:
-    """The passes of a phase, or all, in the order of the table."""
+    """Names of the passes of one phase, or of all, in table order."""
     return [name for name, row in CATALOGUE.items() if phase in (None, row.phase)]

@@ -1,4 +1,4 @@
-"""Play for passes: the collector that the pipeline hands them."""
+"""Collects states and transitions for passes by playing the environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def seeds_of_call(number: int) -> Sequence[int]:
 
 
 class PolicyCollector:
-    """Plays a policy's environment on collection seeds, beyond those of the calibration set."""
+    """Plays a policy's environment on collection seeds not used by the calibration set."""
 
     def __init__(self, environment: EnvironmentSpec) -> None:
         self.environment = environment

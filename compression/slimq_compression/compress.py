@@ -1,4 +1,4 @@
-"""From recipe to published variant: run, judge, publish."""
+"""Makes variants from recipes: runs, judges and publishes them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Status = Literal["published", "unchanged", "staged", "refused", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recipe.
+    """Outcome of one recipe.
 
     Attributes:
-        variant: its name.
-        status: `unchanged` where the variant was there already, `staged` in a dry run, `refused`
-            where it falls short of its gate, `failed` where it cannot be made or judged: then what
-            was published before stays.
-        manifest: of the variant; None where it failed.
-        verdict: of the gate; None where there was nothing to judge.
-        error: why it failed.
+        variant: the variant's name.
+        status: `unchanged` if the variant was up to date, `staged` in a dry run, `refused` if it
+            did not pass its gate, `failed` if it could not be made or judged. After the last two, a
+            variant published earlier stays.
+        manifest: the variant's manifest; None if it failed.
+        verdict: the gate's verdict; None if the gate was not run.
+        error: the reason why it failed.
     """
 
     variant: str
@@ -46,7 +46,7 @@ class Outcome:
     error: SlimqError | None = None
 
     def require_accepted(self) -> None:
-        """Raises AcceptGateError if the gate refused it, or why it failed."""
+        """Raises AcceptGateError if the gate refused the variant, or the error if it failed."""
         if self.error is not None:
             raise self.error
         if self.status == "refused" and self.verdict:
@@ -71,26 +71,26 @@ def compress(
 ) -> list[Outcome]:
     """Makes the variants in order; each is published as soon as it is accepted.
 
-    One that fails, or that its gate refuses, leaves the others to go on: a queue of them runs
-    unattended. Only without a baseline nothing goes on.
+    If one fails or is refused, the others still run, so that a queue can run unattended. Only a
+    failing baseline stops the queue.
 
     Args:
-        repository: where the policy lies.
-        policy: its name.
-        recipes: what to make; the baseline's first where it is not there yet.
-        force: make again what is there already.
-        dry_run: make and judge, publish nothing.
-        device: where network passes train, by default the CPU.
+        repository: the policy's repository.
+        policy: the policy's name.
+        recipes: the recipes to run, the baseline's first if it is not published yet.
+        force: remake variants that are up to date.
+        dry_run: make and judge, but do not publish.
+        device: device for network passes that train, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step.
         on_outcome: called after each recipe.
-        store: where finished network steps are kept; with `force` none is taken from there.
+        store: store of finished network steps; with `force` it is not read.
 
     Raises:
-        NotFoundError: there is no such policy.
-        RepositoryError: its checkpoint or calibration set is missing or broken.
-        AcceptGateError: the baseline is refused, with which the others would be compared.
-        SlimqError: the baseline cannot be made.
+        NotFoundError: the policy does not exist.
+        RepositoryError: its checkpoint or calibration set is missing or invalid.
+        AcceptGateError: the baseline was refused, so the others have no reference.
+        SlimqError: the baseline could not be made.
     """
     source = load_source(repository, policy)
     queue = _Queue(source, repository, force, dry_run, device, progress, on_step, store)
@@ -110,7 +110,7 @@ def compress(
 
 @dataclass(frozen=True)
 class _Queue:
-    """What recipes of one call have in common."""
+    """State shared by the recipes of one call."""
 
     source: Source
     repository: Repository

@@ -1,8 +1,8 @@
-"""What a pass may use besides its input and its parameters.
+"""Context of a pass: everything it may use besides its input and its parameters.
 
-Passes play nothing themselves: the pipeline gives them `collect`, which plays on collection seeds.
-Every step gets fresh generators from the recipe's seed, so that a step's result depends on the
-recipe alone and not on how much randomness earlier steps used.
+Passes do not run environments themselves: the pipeline gives them `collect`, which plays on
+collection seeds. Every step gets new generators derived from the recipe's seed, so that its result
+does not depend on how much randomness earlier steps used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slimq.networks.qnetwork import QNetwork
 
 
 class ProgressBar(Protocol):
-    """What tqdm's bars can do, as far as passes use it."""
+    """The part of tqdm's interface that passes use."""
 
     def __enter__(self) -> Self: ...
 
@@ -34,11 +34,11 @@ class ProgressBar(Protocol):
     ) -> None: ...
 
     def update(self, n: float = 1, /) -> Any:
-        """So many units are done."""
+        """Advances the bar by `n` units."""
         ...
 
     def set_postfix_str(self, s: str = "", /, refresh: bool = True) -> None:
-        """Shows a few words beside the bar; without `refresh`, when it is next drawn."""
+        """Sets the text beside the bar; without `refresh`, it appears at the next redraw."""
         ...
 
 
@@ -46,12 +46,12 @@ class Progress(Protocol):
     """Opens a progress bar."""
 
     def __call__(self, description: str, total: int, unit: str, /) -> ProgressBar:
-        """A bar of `total` units."""
+        """Opens a bar of `total` units."""
         ...
 
 
 class TransitionBatch(Protocol):
-    """Transitions of play; `slimq.environments.collection.Transitions` is one."""
+    """Recorded transitions, such as `slimq.environments.collection.Transitions`."""
 
     @property
     def observations(self) -> Observations:
@@ -80,21 +80,21 @@ class TransitionBatch(Protocol):
 
 
 class Collector(Protocol):
-    """Plays on collection seeds; each call goes on with seeds that no call has used before."""
+    """Plays on collection seeds; each call uses new seeds."""
 
     def states(
         self, q_function: QFunction, steps: int, *, epsilon: float, keep_every: int = 1
     ) -> Observations:
-        """`steps` states that `q_function` visits, one of every `keep_every` played."""
+        """Collects `steps` states that `q_function` visits, one of every `keep_every` played."""
         ...
 
     def transitions(self, q_function: QFunction, steps: int, *, epsilon: float) -> TransitionBatch:
-        """`steps` transitions of `q_function`'s play."""
+        """Collects `steps` transitions of `q_function`'s play."""
         ...
 
 
 class SilentBar:
-    """Shows nothing."""
+    """Progress bar that shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -115,28 +115,28 @@ class SilentBar:
 
 
 def silent(description: str, total: int, unit: str, /) -> ProgressBar:  # noqa: ARG001
-    """A bar that shows nothing."""
+    """Opens a bar that shows nothing."""
     return SilentBar()
 
 
-def ignore(told: object, /) -> None:
-    """Lets pass by what a callback is told."""
+def ignore(value: object, /) -> None:
+    """Callback that ignores its argument."""
 
 
 @dataclass(frozen=True)
 class PassContext:
-    """What a pass may use.
+    """Everything a pass may use besides its input and its parameters.
 
     Attributes:
-        teacher: the full policy's network; must not be changed.
+        teacher: the full policy's network; must not be modified.
         observation: the layout of its observations.
         calibration: states of its play with its Q-values.
         collect: plays on collection seeds.
-        seed: of this step, derived from the recipe's.
-        device: where to train.
+        seed: seed of this step, derived from the recipe's.
+        device: device to train on.
         progress: opens a progress bar.
-        generator: numpy's, seeded with `seed`.
-        torch_generator: torch's on the CPU, seeded with `seed`.
+        generator: numpy generator, seeded with `seed`.
+        torch_generator: torch generator on the CPU, seeded with `seed`.
     """
 
     teacher: QNetwork
@@ -158,14 +158,14 @@ class PassContext:
         """The calibration states `(states, *shape)`."""
         return self.calibration.observations(self.observation)
 
-    def spread(self, most: int) -> Observations:
-        """At most so many of the calibration states, evenly over the set."""
+    def spread(self, count: int) -> Observations:
+        """At most `count` calibration states, evenly spaced over the set."""
         states = self.states
-        return states if len(states) <= most else states[evenly(len(states), most)]
+        return states if len(states) <= count else states[evenly(len(states), count)]
 
 
 def evenly(length: int, count: int) -> npt.NDArray[np.int64]:
-    """`count` indices evenly over `length`, the first and the last among them."""
+    """`count` evenly spaced indices below `length`, including the first and the last."""
     return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 

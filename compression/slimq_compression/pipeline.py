@@ -1,8 +1,8 @@
-"""Runs a recipe: network steps, the export, graph steps, each recorded; the result is staged.
+"""Runs a recipe: network steps, export, graph steps, each recorded; the result is staged.
 
-Nothing here writes to the repository: what comes out is a manifest and the model's bytes, which
-the accept gate then judges. The same recipe, checkpoint, machine, versions and thread count give
-the same bytes.
+Nothing here writes to the repository: the result is a manifest and the model's bytes, which the
+accept gate then judges. Equal recipe, checkpoint, machine, versions and thread count give equal
+bytes.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ _log = structlog.get_logger(__name__)
 OnStep = Callable[[StepRecord], None]
 T = TypeVar("T", QNetwork, onnx.ModelProto)
 Counts = tuple[int, int, int]
-"""Weights, those that are not zero, and multiply-accumulates."""
+"""Parameters, nonzero parameters, and multiply-accumulates."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What compression starts from: a policy with its checkpoint and its calibration set."""
+    """Input of compression: a policy with its checkpoint and calibration set."""
 
     manifest: PolicyManifest
     checkpoint_sha256: str
@@ -70,14 +70,14 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """Of all that a recipe starts from."""
+        """Digest of checkpoint, calibration set and environment."""
         environment = self.manifest.environment.model_dump_json()
         terms = f"{self.checkpoint_sha256} {self.calibration_sha256} {environment}"
         return hashlib.sha256(terms.encode()).hexdigest()
 
     @property
     def calibration_sha256(self) -> str | None:
-        """Of the stored calibration set, None where the manifest names none."""
+        """SHA-256 of the stored calibration set; None if there is none."""
         entry = self.manifest.calibration
         return None if entry is None else entry.sha256
 
@@ -87,9 +87,9 @@ class Staged:
     """A variant that is made but not published.
 
     Attributes:
-        manifest: of the variant.
-        model: the ONNX model, what a session loads.
-        stored: the bytes of its file, other than the model where the recipe compresses it.
+        manifest: the variant's manifest.
+        model: the ONNX model as a session loads it.
+        stored: the bytes of its file; these differ from `model` if the recipe compresses it.
     """
 
     manifest: VariantManifest
@@ -101,8 +101,8 @@ def load_source(repository: Repository, policy: str) -> Source:
     """Reads a policy's checkpoint and calibration set.
 
     Raises:
-        NotFoundError: there is no such policy.
-        RepositoryError: it has no checkpoint or calibration set, or they are broken.
+        NotFoundError: the policy does not exist.
+        RepositoryError: its checkpoint or calibration set is missing or invalid.
     """
     manifest = repository.policy(policy)
     calibration = repository.calibration(manifest)
@@ -128,13 +128,13 @@ def run_recipe(
     """Makes a variant in memory.
 
     Args:
-        recipe: what to do.
-        source: what to start from; it is not changed.
-        device: where network passes train, by default the CPU.
+        recipe: the recipe.
+        source: the policy to compress; not modified.
+        device: device for network passes that train, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step.
-        store: where finished network steps are kept.
-        resume: whether to go on after those that are there already.
+        store: store of finished network steps.
+        resume: whether to resume after steps found in the store.
 
     Raises:
         ConfigError: a step's parameters do not fit this network.
@@ -177,17 +177,17 @@ def run_recipe(
 
 
 def is_current(recipe: Recipe, source: Source, repository: Repository) -> bool:
-    """Whether the repository has this variant whole, made and judged as it would be now.
+    """Whether the published variant is what the recipe would make now, and readable.
 
-    That is: by these steps and this seed, from this checkpoint, with this calibration set and this
-    gate; and its model can be read.
+    That is: made by the same steps and seed from the same checkpoint and calibration set, and
+    accepted by the same gate.
     """
     try:
         made, _ = repository.read_model(source.manifest.name, recipe.name)
     except NotFoundError:
         return False
     except RepositoryError as error:
-        _log.warning("a broken variant is made again", variant=recipe.name, error=str(error))
+        _log.warning("remaking an invalid variant", variant=recipe.name, error=str(error))
         return False
     steps = [(step.name, step.parameters) for step in made.recipe.steps]
     return (
@@ -216,11 +216,11 @@ class _Run:
 
     @cached_property
     def states(self) -> Observations:
-        """The calibration set's, on which every step is measured."""
+        """The calibration states, on which every step is measured."""
         return self.source.calibration.observations(self.source.manifest.observation)
 
     def resume(self, store: StepStore) -> QNetwork:
-        """The network after the steps that were finished before, whose records are taken over."""
+        """Restores the network and the records of steps that were finished before."""
         found = store.find(self.source.digest, self.recipe, self.device)
         if found is None:
             return self.source.teacher
@@ -232,7 +232,7 @@ class _Run:
         return found.network
 
     def keep(self, store: StepStore, network: QNetwork) -> None:
-        """Remembers the network after the steps so far."""
+        """Stores the network after the steps so far."""
         done = Finished(network, self.records, self.collector.calls)
         store.keep(self.source.digest, self.recipe, done, self.device)
 
@@ -268,7 +268,7 @@ class _Run:
         return changed
 
     def store(self, content: bytes) -> tuple[bytes, FileEntry]:
-        """The bytes on disk and their entry; a step only where they are others than the model's."""
+        """Encodes the model file; recorded as a step only if the recipe changes the file."""
         started = time.monotonic()
         store = self.recipe.store
         stored, entry = content, content_entry("model", ".onnx", content)
@@ -316,7 +316,7 @@ class _Run:
         return StepFidelity(agreement=fidelity.agreement, regret=fidelity.regret)
 
     def _hardware(self, step: Step) -> str | None:
-        """What a step trained on: only passes that train have a precision."""
+        """The hardware a step trained on; None for passes that do not train."""
         precision = getattr(step.params, "precision", None)
         if precision is None:
             return None

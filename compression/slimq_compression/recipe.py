@@ -1,4 +1,4 @@
-"""Recipes: TOML files that say how a variant is made, step by step, and what it must still do.
+"""Recipes: TOML files with the steps that make a variant and the criteria it must meet.
 
     name = "pruned-int8"
     seed = 0
@@ -13,14 +13,14 @@
     [[graph]]                # ONNX, in order
     pass = "quantize_int8"
 
-    [store]                  # how the file lies on disk
+    [store]                  # how the file is stored
     compression = "zstd"
 
     [accept]                 # on selection seeds, before anything is published
     episodes = 10
     margin = 0.02
 
-Every mistake is a ConfigError that names the file, the step, the line and the nearest valid name.
+Every mistake is a ConfigError that names the file, the step, the line and the closest valid name.
 """
 
 from __future__ import annotations
@@ -39,69 +39,69 @@ from slimq_compression.catalogue import CATALOGUE, Pass, Phase, names
 
 
 class ExportParams(BaseModel):
-    """The step between network passes and graph passes."""
+    """Export to ONNX, between network passes and graph passes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    opset: int = Field(default=OPSET, ge=17, le=25, description="of the ONNX default domain")
+    opset: int = Field(default=OPSET, ge=17, le=25, description="opset of the ONNX default domain")
 
 
 class Store(BaseModel):
-    """The step between graph passes and the file."""
+    """Storage of the file, after the graph passes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     compression: Literal["none", "zstd"] = Field(
-        default="none", description="of the whole file; readers expand it when they load it"
+        default="none", description="compression of the file; readers expand it on loading"
     )
-    level: int = Field(default=19, ge=1, le=22, description="of zstd")
+    level: int = Field(default=19, ge=1, le=22, description="zstd level")
     compact: bool = Field(
-        default=False, description="give tensors short names and nodes none, for small files"
+        default=False, description="shorten tensor names and drop node names, for smaller files"
     )
 
     @property
     def changes(self) -> bool:
-        """Whether the file is any other than what the last pass gives."""
+        """Whether the file differs from the last pass's output."""
         return self.compact or self.compression != "none"
 
 
 class Accept(BaseModel):
-    """What a variant must keep to be published; criteria that are null are not checked."""
+    """Criteria for publishing a variant; those that are null are not checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     episodes: int = Field(
-        default=10, ge=1, le=1_000, description="selection episodes, paired with the baseline"
+        default=10, ge=1, le=1_000, description="selection episodes, paired with the baseline's"
     )
     margin: float | None = Field(
         default=None,
         ge=0.0,
         le=1.0,
-        description="largest loss that counts as none: the lower 95 % bound of "
-        "(variant − full) / (full − random) is at least minus this",
+        description="non-inferiority margin: the lower 95 % bound of "
+        "(variant − full) / (full − random) must be at least -margin",
     )
     return_ratio: float | None = Field(
         default=None,
         ge=0.0,
         le=2.0,
-        description="smallest (variant − random) / (full − random), by the means",
+        description="minimum (variant − random) / (full − random), from mean returns",
     )
     agreement: float | None = Field(
         default=None,
         ge=0.0,
         le=1.0,
-        description="smallest share of calibration states with the full policy's greedy action",
+        description="minimum share of calibration states with the full policy's greedy action",
     )
-    max_bytes: int | None = Field(default=None, ge=1, description="of the model on disk")
+    max_bytes: int | None = Field(default=None, ge=1, description="maximum size of the model file")
 
     @property
     def plays(self) -> bool:
-        """Whether a criterion needs the returns of played episodes."""
+        """Whether a criterion needs played episodes."""
         return self.margin is not None or self.return_ratio is not None
 
     @property
-    def asks_for_play_or_agreement(self) -> bool:
-        """Whether any criterion is about what the variant does, not about its size alone."""
+    def checks_behaviour(self) -> bool:
+        """Whether a criterion concerns the variant's behaviour, not only its size."""
         return self.plays or self.agreement is not None
 
 
@@ -110,7 +110,7 @@ class _Frame(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Slug = Field(description="name of the variant that the recipe makes")
+    name: Slug = Field(description="name of the variant to make")
     description: str = Field(default="", max_length=500)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     network: list[dict[str, Any]] = Field(default_factory=list)
@@ -125,9 +125,9 @@ class Step:
     """One pass with its parameters.
 
     Attributes:
-        place: where it stands in the file, such as `network[1].prune_channels`.
-        name: of the pass.
-        params: checked.
+        place: its place in the file, such as `network[1].prune_channels`.
+        name: the name of the pass.
+        params: its validated parameters.
     """
 
     place: str
@@ -136,13 +136,13 @@ class Step:
 
     @property
     def row(self) -> Pass:
-        """Its row of the catalogue."""
+        """The pass's row in the catalogue."""
         return CATALOGUE[self.name]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe, checked."""
+    """A validated recipe."""
 
     source: str
     name: str
@@ -156,7 +156,7 @@ class Recipe:
 
     @property
     def fingerprint(self) -> list[tuple[str, dict[str, Any]]]:
-        """What decides the result besides the checkpoint and the seed: steps with parameters."""
+        """Steps with parameters: with checkpoint and seed, these determine the result."""
         export = ("export", self.export.model_dump(mode="json"))
         before, after = (
             [(step.name, step.params.model_dump(mode="json")) for step in steps]
@@ -170,15 +170,15 @@ def load_recipe(path: Path) -> Recipe:
     """Reads a recipe file.
 
     Raises:
-        ConfigError: the file is missing, is no TOML, or holds an unknown key, an impossible value,
-            an unknown pass, a pass in the wrong phase, or passes without a gate that looks at what
-            the variant does.
+        ConfigError: the file is missing or not valid TOML, or has an unknown key, an invalid value,
+            an unknown pass, a pass in the wrong phase, or passes without a gate on the variant's
+            behaviour.
     """
     return _make_recipe(read_toml(path))
 
 
 def parse_recipe(content: str, source: str) -> Recipe:
-    """A recipe from TOML text; `source` is how errors name it. Raises as `load_recipe`."""
+    """Parses a recipe from TOML text; errors name `source`. Raises as `load_recipe`."""
     return _make_recipe(parse_toml(content, source))
 
 
@@ -195,14 +195,14 @@ def _make_recipe(document: TomlDocument) -> Recipe:
         accept=frame.accept,
         store=frame.store,
     )
-    if (recipe.network or recipe.graph) and not frame.accept.asks_for_play_or_agreement:
-        problem = "a recipe with passes needs one of margin, return_ratio and agreement"
+    if (recipe.network or recipe.graph) and not frame.accept.checks_behaviour:
+        problem = "a recipe with passes needs at least one of margin, return_ratio and agreement"
         raise document.error("accept", problem, ["accept"])
     return recipe
 
 
 def _steps(phase: Phase, tables: list[dict[str, Any]], document: TomlDocument) -> tuple[Step, ...]:
-    """Steps are counted from 1, as one counts them in the file."""
+    """Validates the steps of a phase, which errors count from 1."""
     steps = []
     for index, table in enumerate(tables):
         place, keys = f"{phase}[{index + 1}]", (phase, index)
@@ -213,7 +213,7 @@ def _steps(phase: Phase, tables: list[dict[str, Any]], document: TomlDocument) -
             if name is None and near is not None:
                 problem = f"unknown key {near!r}{suggestion(near, ['pass'])}"
                 raise document.error(f"{place}.{near}", problem, [*keys, near])
-            problem = f"name one of {', '.join(names(phase))}"
+            problem = f"expected one of {', '.join(names(phase))}"
             raise document.error(f"{place}.pass", problem, [*keys, "pass"])
         row = CATALOGUE.get(name)
         if row is None:

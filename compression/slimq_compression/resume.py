@@ -1,11 +1,10 @@
-"""Finished network steps on disk, so that an interrupted recipe goes on after the last of them.
+"""Stores finished network steps on disk, so that an interrupted recipe can resume after them.
 
-A prefix of a recipe's steps decides its network together with what it starts from, the seed, our
-own sources, the versions and the processor: that is the key, and recipes that begin alike share
-what they begin with. A file whose key is never asked for again stays until somebody removes it.
-Only steps that took long are kept, and no network whose weights are on grids or whose ranges
-were learned: those are not in a checkpoint. What is found makes the same variant as a run without
-interruption, to the byte.
+The key consists of everything that determines the network: the prefix of steps, the input, the
+seed, slimq's sources, library versions and the processor. Recipes with a common prefix share its
+steps. Files that are no longer needed stay until somebody removes them. Only steps that took long
+are stored, and no network with grids or learned ranges, which checkpoints do not contain. A resumed
+run makes the same variant as an uninterrupted one, to the byte.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from slimq.networks.qnetwork import QNetwork
 from slimq_compression.recipe import Recipe
 
 LONG_SECONDS = 5.0
-"""Steps before it are done again sooner than their result is managed."""
+"""Shorter steps are repeated rather than stored."""
 LIBRARIES = ("numpy", "gymnasium", "ale-py", "onnx", "onnxruntime", "torch")
 
 _log = structlog.get_logger(__name__)
@@ -42,7 +41,7 @@ _RECORDS = TypeAdapter(list[StepRecord])
 
 @cache
 def sources_digest() -> str:
-    """Of every module of the packages that a step's result may depend on."""
+    """Digest of all modules that may affect a step's result."""
     digest = hashlib.sha256()
     for package in (slimq, slimq_compression):
         for folder in sorted(package.__path__):
@@ -53,12 +52,12 @@ def sources_digest() -> str:
 
 @dataclass(frozen=True)
 class Finished:
-    """How far a recipe has come.
+    """State after the finished steps of a recipe.
 
     Attributes:
-        network: after the last step.
-        records: of the steps so far.
-        plays: how many times the collector has been asked to play.
+        network: network after the last step.
+        records: records of the steps so far.
+        plays: number of calls to the collector.
     """
 
     network: QNetwork
@@ -67,18 +66,18 @@ class Finished:
 
 
 class StepStore:
-    """A folder of networks after finished steps."""
+    """A folder with the networks of finished steps."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def find(self, start: str, recipe: Recipe, device: torch.device) -> Finished | None:
-        """The longest prefix of the recipe's network steps that is there, None without any.
+        """Loads the longest stored prefix of the recipe's network steps; None if there is none.
 
         Args:
-            start: what the recipe starts from, such as digests of checkpoint and calibration set.
-            recipe: whose steps.
-            device: where they train.
+            start: digest of the recipe's input.
+            recipe: the recipe.
+            device: device that the steps train on.
         """
         for count in range(len(recipe.network), 0, -1):
             path = self._path(start, recipe, count, device)
@@ -86,19 +85,19 @@ class StepStore:
                 noted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
                 content = path.read_bytes()
                 if hashlib.sha256(content).hexdigest() != noted["sha256"]:
-                    raise ValueError("cut or changed")
+                    raise ValueError("truncated or modified")
                 records = _RECORDS.validate_python(noted["records"])
                 found = Finished(load_network(content, str(path)), records, int(noted["plays"]))
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, KeyError, TypeError, RepositoryError) as error:
-                _log.warning("a finished step cannot be read", path=str(path), error=str(error))
+                _log.warning("stored step cannot be read", path=str(path), error=str(error))
                 continue
             return found
         return None
 
     def keep(self, start: str, recipe: Recipe, progress: Finished, device: torch.device) -> None:
-        """Remembers a prefix, if its last step took long; failing to is no error."""
+        """Stores a prefix if its last step took long; failure to write is only logged."""
         network = progress.network
         if progress.records[-1].seconds < LONG_SECONDS or network.grids or network.ranges:
             return
@@ -114,7 +113,7 @@ class StepStore:
             write_atomically(path, content)
             write_atomically(path.with_suffix(".json"), json.dumps(noted).encode())
         except OSError as error:
-            _log.warning("a finished step is not kept", path=str(path), error=str(error))
+            _log.warning("finished step cannot be stored", path=str(path), error=str(error))
 
     def _path(self, start: str, recipe: Recipe, count: int, device: torch.device) -> Path:
         steps: Sequence[object] = recipe.fingerprint[:count]

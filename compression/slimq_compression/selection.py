@@ -1,4 +1,4 @@
-"""Candidates played and scored: what the accept gate and the search have in common."""
+"""Plays and scores candidates, for the accept gate and the search."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from slimq_compression.context import Progress
 
 @dataclass(frozen=True)
 class Score:
-    """Returns on the scale where 0 is random play and 1 is the baseline.
+    """Score on a scale where 0 is random play and 1 is the baseline.
 
     Attributes:
-        mean: of the candidate.
-        low: lower 95 % bound of the paired difference to the baseline.
+        mean: the candidate's mean score.
+        low: lower 95 % bound of the paired difference from the baseline.
     """
 
     mean: float
@@ -32,24 +32,24 @@ class Score:
 
     @property
     def loss(self) -> float:
-        """What is lost; 0 where the candidate happens to be better."""
+        """Loss against the baseline; 0 if the candidate is better."""
         return max(0.0, 1.0 - self.mean)
 
 
 def load_candidate(manifest: PolicyManifest, model: bytes, name: str) -> QFunction:
-    """A model as a Q-function that refuses Q-values that are not finite.
+    """Loads a model as a Q-function that raises an error on non-finite Q-values.
 
     Raises:
-        RepositoryError: it does not load, or has another signature.
+        RepositoryError: the model does not load, or has the wrong signature.
     """
     return require_finite(open_candidate(manifest, model, name), f"{manifest.name}/{name}")
 
 
 def open_candidate(manifest: PolicyManifest, model: bytes, name: str) -> OnnxPolicy:
-    """A model as it is, whatever Q-values it gives.
+    """Loads a model without checking its Q-values.
 
     Raises:
-        RepositoryError: it does not load, or has another signature.
+        RepositoryError: the model does not load, or has the wrong signature.
     """
     label = f"{manifest.name}/{name}"
     return OnnxPolicy(model, manifest.observation, len(manifest.actions), label)
@@ -62,7 +62,7 @@ def play_returns(
     label: str,
     progress: Progress,
 ) -> list[float]:
-    """The return of one episode for each seed, in the order of the seeds."""
+    """Plays one episode per seed; returns are in the order of the seeds."""
     returns: dict[int, float] = {}
     with progress(label, len(seeds), "episode") as bar:
         for episode in play_episodes(environment, policy, seeds):
@@ -74,15 +74,15 @@ def play_returns(
 
 
 def scale_over_random(reference: Sequence[float], random: float, place: str) -> float:
-    """How much better the full policy's mean return is than random play's.
+    """Difference between the full policy's mean return and random play's.
 
     Raises:
-        CheckFailedError: it is no better, so there is no scale; `place` is who asks.
+        CheckFailedError: the full policy is no better, so there is no scale; names `place`.
     """
     scale = float(np.mean(reference)) - random
     if scale <= 0:
         problem = f"the full policy returns {np.mean(reference):g}, random play {random:g}"
-        raise CheckFailedError(f"{place}: {problem}; there is nothing to keep")
+        raise CheckFailedError(f"{place}: {problem}; returns cannot be scaled")
     return scale
 
 
@@ -92,13 +92,13 @@ def score_returns(
     """Compares a candidate's returns with the baseline's on the same seeds.
 
     Args:
-        returns: of the candidate, by seed in order.
-        reference: of the baseline on the same seeds.
+        returns: the candidate's returns, ordered by seed.
+        reference: the baseline's returns on the same seeds.
         random: mean return of random play.
-        place: who asks.
+        place: the caller, for errors.
 
     Raises:
-        CheckFailedError: the baseline is no better than random, so there is no scale.
+        CheckFailedError: the baseline is no better than random play, so there is no scale.
     """
     scale = scale_over_random(reference, random, place)
     differences = (np.asarray(returns) - np.asarray(reference)) / scale

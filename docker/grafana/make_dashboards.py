@@ -1,4 +1,4 @@
-"""Writes the dashboards' JSON, which is provisioned, from the code beside this file.
+"""Generates the provisioned dashboards' JSON from the code in this folder.
 
 Run it after a change: `python docker/grafana/make_dashboards.py`.
 """
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "dashboards"
 
 
 def dashboards() -> dict[str, str]:
-    """The content of every file by its name."""
+    """The content of every file, by file name."""
     encoder = JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False)
     builders = {
         "variants-compared.json": variants_compared.build,
@@ -32,7 +32,7 @@ def dashboards() -> dict[str, str]:
 
 
 def main() -> None:
-    """Writes them."""
+    """Writes the files."""
     FOLDER.mkdir(exist_ok=True)
     for name, content in dashboards().items():
         (FOLDER / name).write_text(content, encoding="utf-8")

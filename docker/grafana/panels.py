@@ -1,4 +1,4 @@
-"""Panels of the kinds that the dashboards have, with the settings that all of a kind share.
+"""Builders for the kinds of panels in the dashboards, with the settings shared by each kind.
 
 A panel is 8 rows high; a dashboard is 24 columns wide.
 """
@@ -30,17 +30,17 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="slimq-prometheus")
-"""The data source, as provisioning/datasources/prometheus.yml has it."""
+"""The data source in provisioning/datasources/prometheus.yml."""
 HEIGHT = 8
 SECONDS, BYTES, SHARE, NUMBER = "s", "bytes", "percentunit", "short"
 RATE, RATIO = "ops", "none"
-FROM_BUCKETS = "Estimated within a bucket: off by up to a factor of 2."
-"""What every quantile is to be read with."""
+FROM_BUCKETS = "Estimated from histogram buckets: may be off by up to a factor of 2."
+"""Caveat of every quantile."""
 WHOSE = (
-    "The service's own: overloaded, deadline, closing, repository, non-finite-q-values, internal."
-    " All other codes are about what a client sent, or that it has gone."
+    "Server-side: overloaded, deadline, closing, repository, non-finite-q-values, internal. All"
+    " other codes mean an invalid request, or a client that has disconnected."
 )
-"""Whose fault the error of a request for actions is, as variant:slimq_failures:ratio5m has it."""
+"""Server-side and client errors of act requests, as in variant:slimq_failures:ratio5m."""
 _REFS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Panel = Builder[models.Panel]
@@ -48,7 +48,7 @@ Panel = Builder[models.Panel]
 
 @dataclass(frozen=True)
 class Query:
-    """A query in PromQL and what names its series, as Grafana's `{{label}}`."""
+    """A PromQL query and the legend of its series, with Grafana's `{{label}}` placeholders."""
 
     expression: str
     legend: str
@@ -56,7 +56,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a query that has one value for each variant."""
+    """A column of a table: a query with one value per variant."""
 
     title: str
     unit: str
@@ -74,7 +74,7 @@ def lines(
     logarithmic: bool = False,
     repeat: str | None = None,
 ) -> Panel:
-    """Lines over time; with `repeat` once for each value of a variable."""
+    """A time series panel; with `repeat`, one for each value of a variable."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -108,7 +108,7 @@ def lines(
 
 
 def heat(title: str, unit: str, expression: str, *, repeat: str, description: str = "") -> Panel:
-    """How many fell into each bucket of a histogram, once for each value of a variable."""
+    """A heat map of a histogram, one for each value of a variable."""
     query = Query(expression, "{{le}}")
     return (
         heatmap.Panel()
@@ -129,7 +129,7 @@ def heat(title: str, unit: str, expression: str, *, repeat: str, description: st
 
 
 def by_variant(title: str, columns: Sequence[Column], description: str = "") -> Panel:
-    """A table with a row for each variant."""
+    """A table with one row per variant."""
     panel = (
         table.Panel()
         .title(title)
@@ -158,7 +158,7 @@ def by_variant(title: str, columns: Sequence[Column], description: str = "") -> 
 
 
 def figure(title: str, unit: str, expression: str, *, description: str = "") -> Panel:
-    """One number, the latest."""
+    """A single number, the latest value."""
     return (
         stat.Panel()
         .title(title)
@@ -175,15 +175,15 @@ def figure(title: str, unit: str, expression: str, *, description: str = "") -> 
 def chosen(
     name: str, label: str, values: str, *, several: bool = False, first: str = "", regex: str = ""
 ) -> Builder[models.VariableModel]:
-    """A variable whose values Prometheus has.
+    """A variable whose values come from Prometheus.
 
     Args:
-        name: its own.
-        label: what stands before it.
+        name: name of the variable.
+        label: label shown in front of it.
         values: `label_values(…)`, or `query_result(…)` with a regex.
-        several: whether several can be chosen; at first all are.
-        first: what is chosen at first, where it is there.
-        regex: finds the value in a series that `query_result` has written out.
+        several: allow several values; initially all are selected.
+        first: value that is initially selected, if it exists.
+        regex: extracts the value from a series printed by `query_result`.
     """
     variable = (
         dashboard.QueryVariable(name)
@@ -204,7 +204,7 @@ def chosen(
 
 
 def one_of(name: str, label: str, values: Mapping[str, str]) -> Builder[models.VariableModel]:
-    """A variable with these values by what they are called, the first of them at first."""
+    """A variable with fixed values by display name; the first one is initially selected."""
     text, value = next(iter(values.items()))
     return (
         dashboard.CustomVariable(name)

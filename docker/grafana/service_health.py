@@ -1,4 +1,4 @@
-"""The dashboard *Service health*: whether the service answers, how busy it is, what it refuses."""
+"""The dashboard *Service health*: availability, load and rejected requests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from panels import (
 
 UID = "slimq-health"
 HERE = 'instance=~"$instance"'
-"""The matcher of the chosen replicas."""
+"""Matcher of the selected replicas."""
 REJECTED = "overloaded|deadline|closing"
-"""Codes of requests that the service refuses to protect itself."""
+"""Codes of requests that the service rejects to protect itself."""
 
 
 def build() -> dashboard.Dashboard:
-    """The dashboard."""
+    """Builds the dashboard."""
     made = (
         dashboard.Dashboard("slimq / Service health")
         .uid(UID)
@@ -45,12 +45,12 @@ def build() -> dashboard.Dashboard:
 
 
 def rate(name: str, by: str, more: str = "") -> str:
-    """Per second, over the chosen replicas."""
+    """A rate per second over the selected replicas."""
     return f"sum by ({by}) (rate({name}{{{HERE}{more}}}[$__rate_interval]))"
 
 
 def variants_with(name: str) -> str:
-    """How many variants have this in some process, each counted once."""
+    """Number of variants for which a gauge is set in some process, each counted once."""
     return f"count(max by (policy, variant) ({name}{{{HERE}}}) > 0) or vector(0)"
 
 
@@ -62,27 +62,27 @@ def figures() -> list[Panel]:
             (
                 "Replicas up",
                 f'sum(up{{job="slimq",{HERE}}})',
-                "Instances that answered the last scrape, ready for requests or not.",
+                "Instances that answered the last scrape, whether ready for requests or not.",
             ),
             (
                 "Processes ready",
                 f"sum(slimq_ready{{{HERE}}})",
-                "Those that a balancer would send requests to: /readyz says 200.",
+                "Processes that receive requests from a load balancer: /readyz is 200.",
             ),
             (
                 "Requests waiting",
                 f"sum(slimq_queue_depth{{{HERE}}})",
-                "For a thread to compute them.",
+                "Requests waiting for an inference thread.",
             ),
             (
                 "Variants in memory",
                 variants_with("slimq_variant_loaded"),
-                "Of all policies, each counted once however many processes have it.",
+                "Over all policies; each counted once, even if several processes have loaded it.",
             ),
             (
                 "Variants broken",
                 variants_with("slimq_variant_broken"),
-                "What is on disk cannot be served; the version before it may still answer.",
+                "The published version cannot be served; the previous one may still answer.",
             ),
             ("Streams open", f"sum(slimq_streams_open{{{HERE}}})", "Control loops over WebSocket."),
         )
@@ -90,7 +90,7 @@ def figures() -> list[Panel]:
 
 
 def traffic() -> list[Panel]:
-    """Rate and errors."""
+    """Request rate and errors."""
     rejected = rate("slimq_errors_total", "code", f',code=~"{REJECTED}"')
     others = rate("slimq_http_errors_total", "code", f',code=~"{REJECTED}|too-many-connections"')
     return [
@@ -99,37 +99,37 @@ def traffic() -> list[Panel]:
             RATE,
             Query(rate("slimq_requests_total", "policy"), "{{policy}}"),
             stacked=True,
-            description="For actions, and messages of streams, whatever their answer.",
+            description="Act requests and messages of streams, successful or not.",
         ),
         lines(
             "Errors per second",
             RATE,
             Query(rate("slimq_errors_total", "code"), "{{code}}"),
             Query(rate("slimq_http_errors_total", "code"), "{{code}}, other requests"),
-            description=f"{WHOSE} Other requests are those that were none for actions, or not yet.",
+            description=f"{WHOSE} Other requests: all that were not, or not yet, act requests.",
         ),
         lines(
             "Rejected per second",
             RATE,
             Query(rejected, "{{code}}"),
             Query(others, "{{code}}, other requests"),
-            description="What the service refuses to protect itself; part of the errors beside it.",
+            description="Requests rejected to protect the service; also counted as errors.",
         ),
     ]
 
 
 def saturation() -> list[Panel]:
-    """How near the service is to its limits."""
+    """Saturation: how close the service is to its limits."""
     lag = f"histogram_quantile(0.99, {rate('slimq_event_loop_lag_seconds_bucket', 'instance, le')})"
     wait = f"histogram_quantile(0.99, {rate('slimq_queue_seconds_bucket', 'policy, le')})"
     filled = f"slimq_queue_depth{{{HERE}}} / slimq_queue_limit{{{HERE}}}"
     bytes_filled = f"slimq_queue_bytes{{{HERE}}} / slimq_queue_bytes_limit{{{HERE}}}"
     full = (
-        "Requests that wait for a thread, of those that may, and their bytes, of those that may; "
-        "at 100 % of either the next one is refused."
+        "Requests waiting for a thread, and their bytes, as a share of their limits; at 100 % of "
+        "either, the next request is rejected."
     )
-    waited = f"For threads, or for others that a request is computed with. {FROM_BUCKETS}"
-    late = f"What every request of an instance waits for; up to 1 ms is rounding. {FROM_BUCKETS}"
+    waited = f"Waiting for a thread, or for the rest of a batch. {FROM_BUCKETS}"
+    late = f"Delays every request of an instance; up to 1 ms is rounding. {FROM_BUCKETS}"
     return [
         lines(
             "Queue filled",
@@ -149,32 +149,32 @@ def saturation() -> list[Panel]:
             "Requests in flight",
             NUMBER,
             Query(f"slimq_requests_in_flight{{{HERE}}}", "{{instance}}"),
-            description="Being answered now, those that wait included.",
+            description="Requests in progress, including those that wait.",
         ),
     ]
 
 
 def variants() -> list[Panel]:
-    """What is in memory, and what happens to it."""
+    """Variants in memory, their loads and evictions."""
     loads = f"sum by (outcome) (increase(slimq_variant_loads_total{{{HERE}}}[5m]))"
     evictions = f"sum(increase(slimq_variant_evictions_total{{{HERE}}}[5m]))"
     taken = f"sum by (instance) (slimq_variant_memory_bytes{{{HERE}}})"
-    grown = "What processes grew by when they loaded variants, the sum over an instance's workers."
+    grown = "Growth of the processes when they loaded variants, summed over an instance's workers."
     return [
         lines(
             "Loads and evictions in five minutes",
             NUMBER,
             Query(loads, "{{outcome}}"),
             Query(evictions, "evictions"),
-            description="Many evictions: the memory budget is too small for what is asked for.",
+            description="Many evictions mean that the memory budget is too small for the traffic.",
         ),
         lines("Memory of variants", BYTES, Query(taken, "{{instance}}"), description=grown),
     ]
 
 
 def processes() -> list[Panel]:
-    """Processor, memory, descriptors."""
-    workers = "The sum over an instance's workers."
+    """Processor time, memory, file descriptors."""
+    workers = "Summed over an instance's workers."
     return [
         lines(
             "Resident memory",
@@ -186,18 +186,18 @@ def processes() -> list[Panel]:
             "Processors busy",
             NUMBER,
             Query(f"rate(process_cpu_seconds_total{{{HERE}}}[$__rate_interval])", "{{instance}}"),
-            description=f"1 is one processor all the time. {workers}",
+            description=f"1 is one fully busy processor. {workers}",
         ),
         lines(
             "Open files",
             NUMBER,
             Query(f"process_open_fds{{{HERE}}}", "{{instance}}"),
-            description=f"Connections among them. {workers}",
+            description=f"Including connections. {workers}",
         ),
         lines(
             "Time of a scrape",
             SECONDS,
             Query(f'scrape_duration_seconds{{job="slimq",{HERE}}}', "{{instance}}"),
-            description="How long the instance takes to answer Prometheus.",
+            description="Time that the instance takes to answer Prometheus.",
         ),
     ]

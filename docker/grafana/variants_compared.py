@@ -1,4 +1,4 @@
-"""The dashboard *Variants compared*: what chosen variants of a policy keep, weigh and take."""
+"""The dashboard *Variants compared*: return, size and latency of selected variants of a policy."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from panels import (
 
 UID = "slimq-variants"
 CHOSEN = 'policy="$policy",variant=~"$variant"'
-"""The matchers of the chosen variants, and of one of them in a panel that is repeated for each:
-there too, Grafana inserts a regular expression, with the dot of a name escaped."""
+"""Matchers of the selected variants; in a panel repeated per variant, of that one only: there,
+too, Grafana inserts a regular expression, with the dots of a name escaped."""
 BASELINE = 'max by (policy, variant) (slimq_variant_baseline{policy="$policy"}) == 1'
 STAGES = ("parse", "queue", "inference", "response")
 
 
 def build() -> dashboard.Dashboard:
-    """The dashboard."""
+    """Builds the dashboard."""
     made = (
         dashboard.Dashboard("slimq / Variants compared")
         .uid(UID)
@@ -67,9 +67,9 @@ def build() -> dashboard.Dashboard:
 
 
 def offered() -> str:
-    """The variants that got more requests than `$above` in the time that is shown.
+    """Variants with more than `$above` requests in the time range.
 
-    Where none did, or nothing has been scraped twice yet, all that the repository has.
+    If there are none, or nothing has been scraped twice yet, all variants in the repository.
     """
     of = 'policy="$policy"'
     busy = f"sum by (variant) (increase(slimq_requests_total{{{of}}}[$__range])) > $above"
@@ -78,33 +78,33 @@ def offered() -> str:
 
 
 def fact(name: str) -> str:
-    """What the repository says of each chosen variant, the same in every replica."""
+    """A fact from the repository for each selected variant, the same in every replica."""
     return f"max by (variant) ({name}{{{CHOSEN}}})"
 
 
 def recorded(rule: str) -> str:
-    """A recording rule's value for each chosen variant."""
+    """A recording rule's value for each selected variant."""
     return f"sum by (variant) ({rule}{{{CHOSEN}}})"
 
 
 def per(numerator: str, denominator: str) -> str:
-    """The rate of one counter over that of another, for each chosen variant."""
+    """The ratio of two counters' rates for each selected variant."""
     return " / ".join(rate(name, "variant") for name in (numerator, denominator))
 
 
 def rate(name: str, by: str) -> str:
-    """What a counter of the chosen variants grows by per second."""
+    """A counter's rate per second over the selected variants."""
     return f"sum by ({by}) (rate({name}{{{CHOSEN}}}[$__rate_interval]))"
 
 
 def to_baseline(rule: str) -> str:
-    """A recording rule's value for each chosen variant over that of the policy's full variant."""
+    """The ratio of a recording rule's value to that of the policy's full variant."""
     full = f'({rule}{{policy="$policy"}} and on (policy, variant) {BASELINE})'
     return f"sum by (variant) ({rule}{{{CHOSEN}}} / on (policy) group_left () {full})"
 
 
 def keeps() -> Panel:
-    """Return, bytes and p99 side by side."""
+    """Return, size and latency in one table."""
     full = f'slimq_variant_bytes{{policy="$policy"}} and on (policy, variant) {BASELINE}'
     columns = [
         Column("return", NUMBER, fact("slimq_variant_return"), 2),
@@ -119,30 +119,34 @@ def keeps() -> Panel:
         Column("requests/s", RATE, recorded("variant:slimq_requests:rate1m")),
         Column("errors", SHARE, recorded("variant:slimq_errors:ratio1m")),
     ]
-    text = "Return and agreement are those of the variant's report, over held-out episodes; times, "
-    text += f"requests and errors those of the last minute. p50 and p99: {FROM_BUCKETS.lower()}"
+    text = (
+        "Return and agreement are from the variant's report on held-out episodes; times, requests "
+    )
+    text += f"and errors are from the last minute. p50 and p99: {FROM_BUCKETS.lower()}"
     return by_variant("Return, bytes and latency", columns, text)
 
 
 def quantile(number: int) -> Panel:
-    """A quantile of the time of requests."""
+    """A quantile of the request time."""
     query = Query(recorded(f"variant:slimq_http_request_seconds:p{number}_1m"), "{{variant}}")
-    text = f"Of the last minute's requests. {FROM_BUCKETS}"
+    text = f"Over the requests of the last minute. {FROM_BUCKETS}"
     return lines(f"p{number}", SECONDS, query, width=8, logarithmic=True, description=text)
 
 
 def mean_time() -> Panel:
-    """The mean, which no bucket blurs."""
+    """The mean request time, which does not depend on buckets."""
     query = Query(recorded("variant:slimq_http_request_seconds:mean1m"), "{{variant}}")
-    text = "Of the last minute's requests, errors included, from the headers to the answer."
+    text = "Over the requests of the last minute, including errors, from headers to response."
     return lines("Mean time", SECONDS, query, width=8, description=text)
 
 
 def ratios() -> list[Panel]:
-    """Mean and p99 over those of the full variant."""
-    text = "To the policy's full variant, which must get requests too."
-    blurred = f"{text} Each quantile is estimated within a bucket, and off by up to a factor of 2: "
-    blurred += "this says little, where the ratio of means is exact."
+    """Mean and p99 relative to the full variant."""
+    text = "Relative to the policy's full variant, which must receive requests too."
+    blurred = (
+        f"{text} Each quantile is estimated from buckets and may be off by up to a factor of 2, "
+    )
+    blurred += "so this is a rough figure; the ratio of means is exact."
     return [
         lines(
             title,
@@ -159,15 +163,15 @@ def ratios() -> list[Panel]:
 
 
 def latencies() -> Panel:
-    """A heat map for each variant."""
+    """A heat map per variant."""
     name = f"slimq_http_request_seconds_bucket{{{CHOSEN}}}"
     expression = f"sum by (le) (increase({name}[$__rate_interval]))"
-    title, text = "Time of requests, $variant", "How many requests fell into each bucket of time."
+    title, text = "Time of requests, $variant", "Number of requests in each time bucket."
     return heat(title, SECONDS, expression, repeat="variant", description=text)
 
 
 def throughput() -> list[Panel]:
-    """Requests and observations."""
+    """Requests and observations per second."""
     return [
         lines(
             title,
@@ -176,28 +180,32 @@ def throughput() -> list[Panel]:
             description=text,
         )
         for title, name, text in (
-            ("Requests per second", "slimq_requests", "Whatever their answer."),
-            ("Observations per second", "slimq_observations", "Answered; a request may have many."),
+            ("Requests per second", "slimq_requests", "Successful or not."),
+            (
+                "Observations per second",
+                "slimq_observations",
+                "Answered observations; a request may have many.",
+            ),
         )
     ]
 
 
 def errors() -> list[Panel]:
-    """The share of requests that ended in an error, and what they were."""
+    """The share of requests that ended in an error, and the codes."""
     codes = f"{rate('slimq_errors_total', 'variant, code')} > 0"
     return [
         lines(
             "Errors, share of requests",
             SHARE,
             Query(recorded("variant:slimq_errors:ratio1m"), "{{variant}}"),
-            description="Whoever's: wrong requests count too. The codes beside it say whose.",
+            description="Server-side and client errors; see the codes in Errors per second.",
         ),
         lines("Errors per second", RATE, Query(codes, "{{variant}} {{code}}"), description=WHOSE),
     ]
 
 
 def stages() -> Panel:
-    """Where the time of a request goes, on average."""
+    """The mean time of a request by stage."""
     queries = []
     for stage in STAGES:
         totals = (
@@ -206,21 +214,20 @@ def stages() -> Panel:
         )
         queries.append(Query(" / ".join(totals), stage))
     title = "Mean time by stage, $variant"
-    text = (
-        "Of requests that were answered; the whole has the body's arrival and turns of the event "
-    )
-    text += "loop besides."
+    text = "Over successful requests. The total also includes the arrival of the body and turns of "
+    text += "the event loop."
     return lines(
         title, SECONDS, *queries, width=24, stacked=True, repeat="variant", description=text
     )
 
 
 def batches() -> list[Panel]:
-    """How large batches are, and why they are dispatched."""
+    """Batch sizes, and the reasons for dispatching batches."""
     size = per("slimq_batch_observations_sum", "slimq_batch_observations_count")
     reasons = rate("slimq_batches_total", "variant, reason")
-    grown = "Batches grow with a variant's traffic, and the time in its model with them."
-    why = "Dispatched inline in the event loop, to an idle or a just freed thread, or as full."
+    grown = "Batches grow with a variant's traffic, and so does the time in its model."
+    why = "inline: in the event loop; idle: to an idle thread; freed: to a thread that just became "
+    why += "free; full: the maximum batch size was reached."
     return [
         lines("Observations per batch", NUMBER, Query(size, "{{variant}}"), description=grown),
         lines(
@@ -233,16 +240,16 @@ def batches() -> list[Panel]:
 
 
 def behaviour() -> list[Panel]:
-    """Whether variants act alike: live agreement with the shadow, and shares of actions."""
+    """Whether variants act alike: live agreement with the shadow, and action shares."""
     rule = "variant:slimq_shadow_agreement:ratio10m"
     agreement = f'{rule}{{{CHOSEN}}} or {rule}{{policy="$policy",shadow=~"$variant"}}'
     actions = (
         f"{rate('slimq_actions_total', 'variant, action')} / on (variant) group_left () "
         f"{rate('slimq_actions_total', 'variant')}"
     )
-    shadow = "How often the policy's shadow chose the action that was answered, in ten minutes. "
-    shadow += "Empty without a shadow: `slimq policies route POLICY --shadow VARIANT` sets one."
-    acts = "Shares of the greedy actions. Compare variants only where they see the same play."
+    shadow = "Share of observations for which the policy's shadow chose the same action, over ten "
+    shadow += "minutes. Set a shadow with `slimq policies route POLICY --shadow VARIANT`."
+    acts = "Shares of the greedy actions. Compare variants only if they see the same play."
     return [
         lines(
             "Agreement on live traffic",
@@ -255,11 +262,9 @@ def behaviour() -> list[Panel]:
 
 
 def memory() -> Panel:
-    """What variants take in memory, on average over the processes that have them there."""
+    """Memory of each variant, averaged over the processes that have loaded it."""
     taken = f"sum by (variant) (slimq_variant_memory_bytes{{{CHOSEN}}})"
     processes = f"clamp_min(sum by (variant) (slimq_variant_loaded{{{CHOSEN}}}), 1)"
-    text = (
-        "What a process grew by when it loaded the variant, on average; 0 where none has it loaded."
-    )
+    text = "Mean growth of a process when it loaded the variant; 0 if no process has it loaded."
     query = Query(f"{taken} / {processes}", "{{variant}}")
     return lines("Memory per process", BYTES, query, description=text)

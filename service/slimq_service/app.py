@@ -45,9 +45,9 @@ from slimq_service.middleware.stack import (
     surround_routes,
     trace_provider,
 )
-from slimq_service.operations.evidence import Facts
 from slimq_service.operations.health import Lifecycle, make_health_router
 from slimq_service.operations.readiness import ReadyMetrics
+from slimq_service.operations.repository_metrics import RepositoryMetrics
 from slimq_service.operations.scrape import Exposition
 from slimq_service.requests.pipeline import Pipeline
 from slimq_service.settings import PROVIDERS_SETTING, Settings
@@ -55,10 +55,10 @@ from slimq_service.variants.catalogue import Catalogue
 
 DESCRIPTION = """Observations in, actions and Q-values out, from any variant of a policy.
 
-The variant is chosen per request: by path, by the body's `variant`, by `?variant=`, or else it is
-the policy's default. Every error is a problem document (RFC 9457) with a stable `code`.
+A request selects the variant in its path, as `variant` in its body, or as `?variant=`; otherwise
+the policy's default serves it. Every error is a problem document (RFC 9457) with a stable `code`.
 
-Under `/v2` is the Open Inference Protocol, where a policy is a model and a variant a version."""
+`/v2` is the Open Inference Protocol, with a policy as a model and a variant as a version."""
 
 FASTAPI_OPTIONS: dict[str, Any] = {
     "description": DESCRIPTION,
@@ -75,24 +75,25 @@ class Application:
     Attributes:
         asgi: what a server runs: everything with its layers around it.
         routes: the FastAPI application inside; its lifespan starts and ends the background work.
-        settings: what it was made with.
         lifecycle: draining or not.
         arrivals: requests that have been read and not yet begun.
         count_refused: counts an error that is answered before there is a request; returns its id.
         pipeline: answers requests for actions.
         streams: the open streams.
-        shadow: compares a second variant.
     """
 
     asgi: ASGIApp
     routes: FastAPI
-    settings: Settings
     lifecycle: Lifecycle
     arrivals: Arrivals
     count_refused: Callable[[str], str]
     pipeline: Pipeline
     streams: StreamEndpoint
-    shadow: Shadow
+
+    @property
+    def settings(self) -> Settings:
+        """What it was made with."""
+        return self.pipeline.settings
 
     @property
     def catalogue(self) -> Catalogue:
@@ -123,15 +124,16 @@ def create_app(
     peers = peers or Peers()
     check_providers(settings.providers, *PROVIDERS_SETTING)
     keys, make_id, provider = read_keys(settings), id_maker(), trace_provider(settings)
-    metrics, arrivals, lifecycle = Metrics(registry or Registry()), Arrivals(), Lifecycle()
+    metrics, arrivals = Metrics(registry or Registry()), Arrivals()
+    lifecycle = Lifecycle(peers.workers)
     catalogue = _make_catalogue(settings, metrics)
     engine = _make_engine(settings, arrivals, metrics)
     proxies = Proxies(settings.forwarded_allow_ips, settings.root_path)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
     pipeline = Pipeline(settings, catalogue, engine, shadow, metrics)
-    streams = StreamEndpoint(pipeline)
-    ready = ReadyMetrics(catalogue, lifecycle, metrics)
-    exposition = Exposition(metrics.registry, Facts(catalogue), peers.folder, shadow.appear)
+    streams, ready = StreamEndpoint(pipeline), ReadyMetrics(catalogue, lifecycle, metrics)
+    repository = RepositoryMetrics(catalogue)
+    exposition = Exposition(metrics.registry, repository, peers.table, shadow.add_series)
     lifespan = _make_lifespan(settings, catalogue, engine, shadow, ready, provider)
     app = FastAPI(title="slimq", version=__version__, lifespan=lifespan, **FASTAPI_OPTIONS)
     act_endpoint, infer_endpoint = act.make_endpoint(pipeline), infer.make_endpoint(pipeline)
@@ -157,13 +159,11 @@ def create_app(
     return Application(
         surround(dispatch, settings, metrics, keys, make_id, provider),
         app,
-        settings,
         lifecycle,
         arrivals,
         partial(count_refused, metrics, make_id),
         pipeline,
         streams,
-        shadow,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the service can be told, from `SLIMQ_*` variables and flags, read once."""
+"""Settings of the service, read once from `SLIMQ_*` variables and flags."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from slimq.core.providers import CPU, PROVIDERS
 from slimq_service.settings_types import Hosts, Key, Origins, Peers, Pinned, Providers, RootPath
 
 PREFIX = "SLIMQ_"
-OF_OTHER_COMMANDS = frozenset(("URL",))
+OTHER_VARIABLES = frozenset(("URL",))
+"""Variables of other commands, without the prefix."""
 PROVIDERS_SETTING = "settings", f"{PREFIX}PROVIDERS"
-"""How errors name where execution providers are asked for."""
+"""The place that errors about execution providers name."""
 SECRETS = frozenset(("api_key", "admin_key"))
-"""Settings whose values no message repeats."""
+"""Settings whose values never appear in messages."""
 
 
 def _processors() -> int:
@@ -28,164 +29,181 @@ def _processors() -> int:
 
 
 class Settings(BaseSettings):
-    """Settings of one service process. Each can be given as `SLIMQ_<NAME>`."""
+    """Settings of a service process; each can be set by `SLIMQ_<NAME>`."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    policies: Path = Field(default=Path("policies"), description="the repository of policies")
+    policies: Path = Field(default=Path("policies"), description="repository of policies")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(default=8000, ge=0, le=65_535, description="port, 0 for any free one")
+    port: int = Field(default=8000, ge=0, le=65_535, description="port; 0 for any free one")
     workers: int = Field(
-        default=1, ge=1, le=256, description="processes that answer; each has every variant"
+        default=1,
+        ge=1,
+        le=256,
+        description="worker processes; each loads its own copy of the variants",
+    )
+    worker_stall_seconds: float = Field(
+        default=10.0,
+        ge=1,
+        le=3600,
+        description="time after which one of several workers is replaced if it does not answer",
     )
     admin_port: int | None = Field(
         default=None,
         ge=0,
         le=65_535,
-        description="port that alone answers metrics, loads and unloads, 0 for any free one; null: "
-        "all is at one port",
+        description="separate port for metrics, loads and unloads; 0 for any free one; null: "
+        "one port for everything",
     )
     admin_host: str = Field(
-        default="127.0.0.1", min_length=1, description="address to listen on for that port"
+        default="127.0.0.1", min_length=1, description="address of the admin port"
     )
     root_path: RootPath = Field(
         default="",
-        description="prefix of every path behind a proxy, such as /slimq, whether the proxy strips "
-        "it or not",
+        description="path prefix behind a proxy, such as /slimq, whether or not the proxy "
+        "strips it",
     )
     forwarded_allow_ips: Peers = Field(
         default=("127.0.0.1", "::1", "unix"),
-        description="addresses and networks of proxies whose X-Forwarded-* and Forwarded headers "
-        "count; unix for a socket in the file system, * for all",
+        description="addresses and networks of proxies whose X-Forwarded-* and Forwarded "
+        "headers are trusted; unix for a Unix socket, * for all",
     )
-    access_log: bool = Field(default=False, description="whether every request is logged")
+    access_log: bool = Field(default=False, description="log every request")
     traces: bool = Field(
         default=False,
-        description="whether spans are sent, as OTEL_* variables say; needs slimq[otel]",
+        description="export spans, as configured by OTEL_* variables; needs slimq[otel]",
     )
     api_key: Key | None = Field(
-        default=None, description="key that every request must bring, except those for health"
+        default=None, description="key required by every request except health checks"
     )
-    api_key_file: Path | None = Field(default=None, description="file with that key")
+    api_key_file: Path | None = Field(default=None, description="file that holds that key")
     admin_key: Key | None = Field(
-        default=None, description="key that loading and unloading needs, and that is good for all"
+        default=None,
+        description="key required for loading and unloading; also accepted for everything else",
     )
-    admin_key_file: Path | None = Field(default=None, description="file with that key")
+    admin_key_file: Path | None = Field(default=None, description="file that holds that key")
     allowed_hosts: Hosts = Field(
         default=(),
-        description="names, *.name for those below one, or * for any, under which a browser may "
-        "load, unload and open streams, beside addresses and localhost; any where it is empty and "
-        "SLIMQ_HOST is no loopback address",
+        description="host names under which browsers may load, unload and open streams, besides "
+        "IP addresses and localhost: a name, *.name for its subdomains, or * for "
+        "any; if empty, any unless SLIMQ_HOST is a loopback address",
     )
     cors_origins: Origins = Field(
         default=(),
-        description="origins, such as https://slimq.example, whose web pages may use the service, "
-        "or * for any",
+        description="origins whose web pages may use the service, such as "
+        "https://slimq.example, or * for any",
     )
-    max_batch: int = Field(default=256, ge=1, le=65_536, description="observations in one request")
+    max_batch: int = Field(
+        default=256, ge=1, le=65_536, description="maximum number of observations in a request"
+    )
     max_body_bytes: int = Field(
-        default=8 * 2**20, ge=1, le=2**31, description="bytes of one request's body"
+        default=8 * 2**20, ge=1, le=2**31, description="maximum size of a request body"
     )
     max_header_bytes: int = Field(
-        default=32 * 2**10, ge=512, le=2**20, description="bytes of a request's line and headers"
+        default=32 * 2**10,
+        ge=512,
+        le=2**20,
+        description="maximum size of the request line and headers",
     )
     header_seconds: float = Field(
         default=10.0,
         gt=0,
         le=3600,
-        description="time in which a request's line and headers must arrive, for the first of a "
-        "connection from its start on",
+        description="timeout for the request line and headers; for the first request, from the "
+        "start of the connection",
     )
     send_seconds: float = Field(
         default=30.0,
         gt=0,
         le=3600,
-        description="time in which a client must take more of its answer before it is cut off",
+        description="timeout for a client to read more of its response before it is disconnected",
     )
     max_connections: int = Field(
-        default=10_000, ge=1, le=10**6, description="connections that may be open in one process"
+        default=10_000, ge=1, le=10**6, description="maximum number of open connections per process"
     )
     body_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="time in which a request's body must arrive"
+        default=30.0, gt=0, le=3600, description="timeout for a request body to arrive"
     )
     watch_seconds: float = Field(
-        default=0.5, gt=0, le=3600, description="time between two looks at the repository"
+        default=0.5, gt=0, le=3600, description="interval between scans of the repository"
     )
     retry_seconds: float = Field(
-        default=5.0, ge=0, le=3600, description="time after which a broken variant is tried again"
+        default=5.0, ge=0, le=3600, description="delay before a broken variant is retried"
     )
     memory_budget_bytes: int | None = Field(
         default=None,
         ge=1,
         le=2**50,
-        description="memory that variants may take before the least recently used go; null: no "
-        "limit",
+        description="memory for variants, beyond which the least recently used are evicted; "
+        "null: no limit",
     )
     providers: Providers = Field(
         default=CPU,
-        description="what runs the models, the preferred one first: "
-        f"{', '.join(PROVIDERS)}; with commas between them",
+        description="execution providers in order of preference, comma-separated, out of "
+        f"{', '.join(PROVIDERS)}",
     )
     max_model_bytes: int = Field(
         default=512 * 2**20,
         ge=1,
         le=2**31 - 1,
-        description="bytes of a model, uncompressed; a larger one is refused",
+        description="maximum size of a model, uncompressed",
     )
     memory_limit_bytes: int | None = Field(
         default=None,
         ge=2**27,
         le=2**50,
-        description="memory beyond which the process is refused more, on Linux; null: what it has "
-        "at its start and all that the machine or the container has",
+        description="memory limit of the process, on Linux; null: its size at startup plus all "
+        "memory of the machine or container",
     )
     pinned: Pinned = Field(
         default=(),
-        description="variants that are loaded at the start and never evicted, as "
-        "policy/variant,policy/variant",
+        description="variants to load at startup and never evict, as policy/variant,policy/variant",
     )
     inline_seconds: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="a run expected to take longer is handed to a thread; null: what handing it "
-        "over costs, measured at the start",
+        description="longest expected run in the event loop; longer ones are handed to a thread; "
+        "null: the cost of a handoff, measured at startup",
     )
     alone_seconds: float = Field(
         default=2e-3,
         ge=0,
         le=1,
-        description="one expected to take up to this is not, while nothing else is to be done",
+        description="longest expected run in the event loop when no other request is pending",
     )
     inference_threads: int = Field(
-        default_factory=_processors, ge=1, le=1024, description="threads for the larger batches"
+        default_factory=_processors,
+        ge=1,
+        le=1024,
+        description="threads for runs outside the event loop",
     )
     batch_observations: int = Field(
         default=32,
         ge=1,
         le=1024,
-        description="observations of waiting requests that are computed together; a variant is run "
-        "with every power of two up to it when it is loaded",
+        description="maximum number of observations in a batch of several requests; a variant "
+        "is run with every power of two up to it when it is loaded",
     )
     queue_requests: int = Field(
-        default=1024, ge=1, le=10**6, description="requests that may wait for a thread"
+        default=1024, ge=1, le=10**6, description="maximum number of queued requests"
     )
     queue_bytes: int = Field(
         default=256 * 2**20,
         ge=1,
         le=2**40,
-        description="bytes of bodies and observations that may wait for a thread",
+        description="maximum size of all queued bodies and observations",
     )
     queue_seconds: float = Field(
-        default=5.0, gt=0, le=3600, description="longest time that a request waits for a thread"
+        default=5.0, gt=0, le=3600, description="longest time that a request is queued"
     )
     streams: int = Field(
         default=256,
         ge=0,
         le=10**6,
-        description="streams that are open at a time in each worker; 0 for none",
+        description="maximum number of open streams per worker; 0 for none",
     )
     stream_idle_seconds: float = Field(
         default=300.0,
@@ -194,7 +212,7 @@ class Settings(BaseSettings):
         description="time without a message after which a stream is closed",
     )
     stream_message_bytes: int = Field(
-        default=2**20, ge=1, le=2**31, description="bytes of one message of a stream"
+        default=2**20, ge=1, le=2**31, description="maximum size of a stream message"
     )
     keep_alive_seconds: int = Field(
         default=75, ge=1, le=3600, description="idle time after which a connection is closed"
@@ -203,10 +221,11 @@ class Settings(BaseSettings):
         default=0.0,
         ge=0,
         le=3600,
-        description="time after SIGTERM in which requests are still taken, while /readyz says no",
+        description="time after SIGTERM during which requests are still accepted while /readyz "
+        "reports not ready",
     )
     shutdown_seconds: int = Field(
-        default=30, ge=1, le=3600, description="time that requests have to finish after SIGTERM"
+        default=30, ge=1, le=3600, description="time for requests to finish after SIGTERM"
     )
 
     @field_validator("api_key_file", "admin_key_file")
@@ -214,18 +233,18 @@ class Settings(BaseSettings):
     def _check_key_file(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         key = str(info.field_name).removesuffix("_file")
         if value is not None and info.data.get(key) is not None:
-            raise ValueError(f"expected this or {PREFIX}{key.upper()}, received both")
+            raise ValueError(f"expected either this or {PREFIX}{key.upper()}, received both")
         return value
 
     @field_validator("admin_port")
     @classmethod
     def _check_port(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value and value == info.data.get("port"):
-            raise ValueError(f"expected another than {PREFIX}PORT")
+            raise ValueError(f"must differ from {PREFIX}PORT")
         return value
 
     def reveal(self) -> str:
-        """All of them as JSON, what is secret too: for workers, by a pipe, and for nobody else."""
+        """Serializes the settings with their secrets, to be piped to workers and nowhere else."""
         document = self.model_dump(mode="json")
         for name in SECRETS:
             secret: SecretStr | None = getattr(self, name)
@@ -240,10 +259,10 @@ class Settings(BaseSettings):
 
 
 def read_settings(**flags: Any) -> Settings:
-    """The settings, where a flag that is not None takes precedence over its variable.
+    """Reads the settings; a flag that is not None takes precedence over its variable.
 
     Raises:
-        ConfigError: a value is out of its bounds, naming the variable.
+        ConfigError: a value is invalid; names the variable.
     """
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
@@ -257,15 +276,15 @@ def read_settings(**flags: Any) -> Settings:
 
 
 def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
-    """`SLIMQ_*` variables that nothing reads, each with the nearest that is read, if any is near.
+    """Unknown `SLIMQ_*` variables, each with the most similar known one, if any.
 
-    They are no error: Kubernetes, for one, gives every container variables named after services.
+    They are not errors: Kubernetes, for one, sets variables named after services in all containers.
     """
     known = [name.upper() for name in Settings.model_fields]
     unknown: dict[str, str | None] = {}
     for name in sorted(names):
         ours, key = name.upper().startswith(PREFIX), name.upper().removeprefix(PREFIX)
-        if ours and key not in known and key not in OF_OTHER_COMMANDS:
+        if ours and key not in known and key not in OTHER_VARIABLES:
             near = nearest(key, known)
             unknown[name] = None if near is None else PREFIX + near
     return unknown

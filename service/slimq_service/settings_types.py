@@ -1,6 +1,6 @@
-"""Types of settings beyond Python's own: how their text is read, and what it may be.
+"""Types of settings, with their parsing and validation.
 
-Lists are written with commas between their items.
+Lists are comma-separated.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ KEY_RULE = "1 to 1024 visible ASCII characters"
 ANY = "*"
 """Allows every host, origin or peer."""
 UNIX = "unix"
-"""Whoever connects by a socket in the file system."""
+"""Stands for all clients of a Unix socket."""
 ROOT_PATH = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&+=:@-]+)+"
 OWN_PATHS = ("v1", "v2", "docs", "openapi.json", "healthz", "readyz", "metrics")
-"""How the service's own paths begin."""
+"""First segments of the service's own paths."""
 
 _SLUG = SLUG.strip("^$")
 _NAME = r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?"
@@ -65,7 +65,7 @@ def _check_root_path(value: str) -> str:
     if path and not re.fullmatch(ROOT_PATH, path):
         raise ValueError(f"expected a path such as /slimq, received {value!r}")
     if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
-        raise ValueError(f"expected none of the service's own paths, received {value!r}")
+        raise ValueError(f"must not be one of the service's own paths, received {value!r}")
     return path
 
 
@@ -81,9 +81,9 @@ def _check_peers(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Key = Annotated[SecretStr, AfterValidator(_check_key)]
-"""A key that a request brings."""
+"""A key for requests."""
 Providers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_providers)]
-"""Execution providers, the preferred one first."""
+"""Execution providers in order of preference."""
 Pinned = Annotated[
     tuple[str, ...],
     NoDecode,
@@ -92,7 +92,7 @@ Pinned = Annotated[
 ]
 """Variants, as policy/variant."""
 RootPath = Annotated[str, AfterValidator(_check_root_path)]
-"""A prefix of paths: empty, or with a slash before it and none behind."""
+"""A path prefix: empty, or with a leading and no trailing slash."""
 Peers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_peers)]
 """Addresses and networks of peers, `UNIX` or `ANY`."""
 Hosts = Annotated[
@@ -102,7 +102,7 @@ Hosts = Annotated[
     AfterValidator(_lower),
     AfterValidator(_each(_HOST, "names such as slimq.example or *.example, without a port")),
 ]
-"""Names of hosts, `*.` before one for every name below it, or `ANY`."""
+"""Host names, `*.name` for subdomains, or `ANY`."""
 Origins = Annotated[
     tuple[str, ...],
     NoDecode,

@@ -96,8 +96,8 @@ def test_models_changed_or_removed_during_the_test_are_noted(
         same = client.variant("tiny", "fp32").model.sha256
         models = {"fp32": same, "other": "0" * 64, "gone": same}
         changed, gone = find_republished(client, "tiny", models)
-    assert changed == "other was republished during the test: its figures are mixed"
-    assert gone.startswith("whether gone is still the same model is not known: ")
+    assert changed == "other was republished during the test: its figures mix both models"
+    assert gone.startswith("could not check whether gone was republished: ")
     assert "gone" in gone.removeprefix("whether gone")
 
 
@@ -182,7 +182,7 @@ def test_a_guarded_service_is_tested_with_its_key_and_states_from_a_file(
         (("--policy", "pong", "--variants", "fp32"), "available: tiny, tiny_frames"),
         (("--policy", "tiny", "--variants", "int8"), "unknown variant 'int8'; available: fp32"),
         (("--policy", "tiny", "--variants", "otter"), "did you mean 'other'?"),
-        (("--policy", "tiny", "--variants", ","), "--variants: expected names with commas"),
+        (("--policy", "tiny", "--variants", ","), "--variants: expected comma-separated names"),
         (
             ("--policy", "tiny", "--variants", "fp32", "--baseline", "other"),
             "unknown baseline 'other'; available: fp32",
@@ -316,7 +316,7 @@ def test_if_the_service_goes_away_the_measurements_are_kept(
     assert process.returncode == 2
     last = error.splitlines()[-1]
     assert last.startswith("slimq: 127.0.0.1:")
-    assert "nothing was answered" in last or "cannot be reached" in last
+    assert "no request was answered" in last or "cannot be reached" in last
     assert "ended by an error" in out
     assert json.loads((tmp_path / "loadtest.json").read_text())["samples"]
 

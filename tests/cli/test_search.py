@@ -131,10 +131,10 @@ def wait_for(journal: Path, words: str, seconds: float = 90) -> None:
 
 
 def count(study: Path) -> list[str]:
-    from slimq_compression.search.study import SearchSettings, ended, open_study
+    from slimq_compression.search.study import SearchSettings, finished_trials, open_study
 
     settings = SearchSettings(Path("policies"), "cartpole", study=study.name)
-    return [trial.state.name for trial in ended(open_study(settings))]
+    return [trial.state.name for trial in finished_trials(open_study(settings))]
 
 
 @pytest.mark.slow

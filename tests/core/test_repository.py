@@ -633,11 +633,13 @@ def test_models_and_reports_have_stamps(
     manifest = publisher.attach_report("tiny", "fp32", report_of(variant))
     assert manifest.report is not None
     for entry in (manifest.model, manifest.report):
-        stamp = repository.file_stamp(manifest, entry)
+        (stamp,) = repository.stamps("tiny", [("fp32", entry.path)])
         assert stamp is not None
         assert stamp.size == entry.bytes
     (repository.root / "tiny/variants/fp32" / manifest.report.path).unlink()
-    assert repository.file_stamp(manifest, manifest.report) is None
+    names = [manifest.model.path, manifest.report.path, "../fp32/variant.json", "none"]
+    stamps = repository.stamps("tiny", [("fp32", name) for name in names])
+    assert [stamp is not None for stamp in stamps] == [True, False, False, False]
 
 
 def test_a_stamp_changes_when_a_variant_is_published_again(
@@ -769,8 +771,8 @@ def test_a_model_that_is_larger_than_the_reader_wants_is_not_read(
     size = model_path.stat().st_size
     assert Repository(repository.root, size).read_model("tiny", "fp32")
     model_path.unlink()
-    with pytest.raises(RepositoryError, match=f"of {size} bytes .*expected at most {size - 1}"):
+    with pytest.raises(RepositoryError, match=f"has {size} bytes .*expected at most {size - 1}"):
         Repository(repository.root, size - 1).read_model("tiny", "fp32")
     change(VARIANT, model=lambda old: {**old, "path": "m.onnx.zst", "uncompressed_bytes": 2**31})
-    with pytest.raises(RepositoryError, match="of 2147483648 bytes"):
+    with pytest.raises(RepositoryError, match="has 2147483648 bytes"):
         repository.read_model("tiny", "fp32")

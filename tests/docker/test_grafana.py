@@ -70,7 +70,7 @@ def test_panels_have_numbers_of_their_own_and_lie_side_by_side(committed: dict[s
             taken |= cells
 
 
-def test_every_metric_that_is_asked_for_is_documented(committed: dict[str, Any]) -> None:
+def test_every_metric_that_is_queried_is_documented(committed: dict[str, Any]) -> None:
     metrics = set(
         re.findall(r"^\| `([a-z_]+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
     )
@@ -89,7 +89,7 @@ def test_every_metric_that_is_asked_for_is_documented(committed: dict[str, Any])
     assert {name for name in asked if ":" in name} <= records
 
 
-def test_the_rejected_are_those_of_both_counters(committed: dict[str, Any]) -> None:
+def test_rejected_requests_come_from_both_counters(committed: dict[str, Any]) -> None:
     text = (ROOT / "docs" / "metrics.md").read_text()
     (section,) = re.findall(r"^## Rejected$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     codes = set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
@@ -108,7 +108,7 @@ def test_the_rejected_are_those_of_both_counters(committed: dict[str, Any]) -> N
     assert shown["slimq_errors_total"] == codes - {"too-many-connections"}
 
 
-def test_what_is_made_of_quantiles_says_how_well_they_are_known(committed: dict[str, Any]) -> None:
+def test_panels_of_quantiles_state_their_accuracy(committed: dict[str, Any]) -> None:
     quantiles = [
         panel
         for board in committed.values()
@@ -120,20 +120,20 @@ def test_what_is_made_of_quantiles_says_how_well_they_are_known(committed: dict[
         assert "a factor of 2" in panel["description"], panel["title"]
 
 
-def test_every_panel_says_how_it_is_to_be_read(committed: dict[str, Any]) -> None:
+def test_every_panel_has_a_description(committed: dict[str, Any]) -> None:
     for board in committed.values():
         for panel in board["panels"]:
             assert panel["description"].endswith("."), panel["title"]
 
 
-def test_whose_an_error_is_agrees_with_the_rule(committed: dict[str, Any]) -> None:
+def test_server_side_error_codes_agree_with_the_rule(committed: dict[str, Any]) -> None:
     text = (ROOT / "docker/prometheus/rules/recording.yml").read_text()
     (failures,) = re.findall(r"variant:slimq_failures:ratio5m\n.*?code=~\"(.*?)\"", text, re.DOTALL)
     panels = [panel for board in committed.values() for panel in board["panels"]]
     told = [panel["description"] for panel in panels if panel["title"] == "Errors per second"]
     assert len(told) == len(committed)
     for description in told:
-        (codes,) = re.findall(r"The service's own: (.*?)\.", description)
+        (codes,) = re.findall(r"Server-side: (.*?)\.", description)
         assert set(codes.split(", ")) == set(failures.split("|"))
 
 

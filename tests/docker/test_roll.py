@@ -127,7 +127,7 @@ def test_a_new_replica_that_hangs_is_removed_with_what_it_said(tmp_path: Path) -
     replicas = Replicas(tmp_path, {"a": "ready", "b": "hangs"}, new="hangs")
     code, errors = replicas.roll()
     assert code == 1
-    assert "a new replica did not become ready; the old ones go on" in errors
+    assert "a new replica did not become ready; the old ones continue" in errors
     assert "what new-2 said" in errors
     assert replicas.names == {"a", "b"}
     assert "stop" not in replicas.calls
@@ -137,7 +137,7 @@ def test_where_no_new_replica_starts_no_old_one_is_ended(tmp_path: Path) -> None
     replicas = Replicas(tmp_path, {"a": "ready", "b": "ready"}, new="")
     code, errors = replicas.roll()
     assert code == 1
-    assert "0 of 2 new replicas have started; the old ones go on" in errors
+    assert "0 of 2 new replicas have started; the old ones continue" in errors
     assert replicas.names == {"a", "b"}
 
 
@@ -151,7 +151,7 @@ def test_an_interrupted_roll_removes_the_new_replicas(
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "interrupted; the old ones go on" in errors
+    assert "interrupted; the old ones continue" in errors
     assert replicas.names == {"a"}
 
 
@@ -166,7 +166,7 @@ def test_without_a_replica_nothing_is_rolled(tmp_path: Path) -> None:
     replicas = Replicas(tmp_path, {}, new="ready")
     code, errors = replicas.roll()
     assert code == 1
-    assert "there is no replica: start them with up" in errors
+    assert "there are no replicas: start them with up" in errors
     assert "up" not in replicas.calls
 
 
@@ -185,7 +185,7 @@ def test_an_old_replica_that_cannot_be_ended_is_named_and_the_others_are_replace
     replicas = Replicas(tmp_path, {"a": "stuck", "b": "ready"}, new="ready")
     code, errors = replicas.roll()
     assert code == 1
-    assert "the new replicas are in use, and of the old ones these could not be ended: a" in errors
+    assert "the new replicas are in use, but these old ones could not be stopped: a" in errors
     assert replicas.names == {"a", "new-2", "new-3"}
 
 
@@ -194,7 +194,7 @@ def test_a_second_roll_is_refused_while_one_is_under_way(tmp_path: Path) -> None
     process = replicas.start(seconds=60)
     until(lambda: "exec new-1" in replicas.calls, 30, "the new replica")
     code, errors = replicas.roll()
-    assert (code, errors) == (1, "another roll is under way\n")
+    assert (code, errors) == (1, "another roll is in progress\n")
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert replicas.names == {"a"}

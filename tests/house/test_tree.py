@@ -13,7 +13,7 @@ SHELVES = ("src", "service", "trainer", "compression")
 MAX_LINES, MAX_SERVICE_LINES, MAX_FUNCTION_LINES = 400, 300, 60
 MAX_MODULES = 15
 """In a package of the service."""
-STILL_TOO_LONG = {"service/slimq_service/inference/batching.py": 301}
+STILL_TOO_LONG: dict[str, int] = {}
 """What is over a limit of the service, with its lines; nothing is to be added."""
 
 OF_FILES = ("docker", "house", "shipped")
@@ -29,6 +29,8 @@ CROSS_CUTTING = {
     "slimq_service/api/v2/test_clients.py",
     "slimq_service/api/v2/test_page.py",
     "slimq_service/api/v2/test_wire.py",
+    "slimq_service/server/test_shutdown.py",
+    "slimq_service/server/test_stalls.py",
     "slimq_service/server/test_upgrades.py",
     "slimq_service/test_documented.py",
     "slimq_service/test_documented_metrics.py",
@@ -88,8 +90,7 @@ def mirrors(path: Path, root: Path) -> bool:
 
 def test_no_module_and_no_function_of_the_service_is_too_long(root: Path) -> None:
     too_long = dict(over_the_limits(root))
-    assert too_long.keys() == STILL_TOO_LONG.keys()
-    assert all(too_long[place] <= lines for place, lines in STILL_TOO_LONG.items())
+    assert too_long == {}
 
 
 def over_the_limits(root: Path) -> Iterator[tuple[str, int]]:

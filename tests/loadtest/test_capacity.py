@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from load_samples import make_plan, make_sample
-from slimq.loadtest.capacity import find_capacities, why_not_held
+from slimq.loadtest.capacity import find_capacities, find_shortfall
 from slimq.loadtest.recording import Recording, Sample
 
 
@@ -117,4 +117,4 @@ def test_a_rate_past_which_nothing_was_tried_is_a_bound(
 def test_a_rate_is_not_held_with_lost_requests_a_late_p99_or_a_queue_that_grows(
     values: dict[str, Any], reason: str | None
 ) -> None:
-    assert why_not_held(step("fp32", 0, 100.0, **{"p99_us": 5000.0, **values}), 5000.0) == reason
+    assert find_shortfall(step("fp32", 0, 100.0, **{"p99_us": 5000.0, **values}), 5000.0) == reason

@@ -201,6 +201,6 @@ def test_a_service_that_ends_every_connection_is_said_so(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.3)
     monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", ended)
-    with pytest.raises(ServiceError, match="ends connections as soon as they are open"):
+    with pytest.raises(ServiceError, match="closes connections as soon as they are open"):
         for _ in range(TRIES):
             drive(well, connections=4)

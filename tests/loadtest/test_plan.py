@@ -35,7 +35,7 @@ def test_an_unknown_variant_is_refused_with_the_near_one() -> None:
 
 
 def test_no_variant_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="--variants: expected names with commas"):
+    with pytest.raises(InvalidInputError, match="--variants: expected comma-separated names"):
         name_subjects([], KNOWN)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slimq.loadtest.processor_time import PRACTICE, ProcessorMeter
+from slimq.loadtest.processor_time import COST_SCRAPES, ProcessorMeter
 
 TEXT = "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total {}\n"
 
@@ -47,7 +47,7 @@ def test_what_a_reading_costs_is_taken_off(metrics: Any) -> None:
     meter = ProcessorMeter(metrics(lambda count: (200, TEXT.format(5 + 0.01 * count))), None, 5)
     assert meter.problem is None
     first, second = meter.read(), meter.read()
-    assert first == pytest.approx(5 + 0.01 * (PRACTICE + 1))
+    assert first == pytest.approx(5 + 0.01 * (COST_SCRAPES + 1))
     assert meter.between(first, second) == pytest.approx(0.0, abs=1e-9)
     assert meter.between(first, first + 1) == pytest.approx(0.99)
     meter.close()
@@ -65,9 +65,9 @@ def test_a_counter_that_fell_is_no_time(metrics: Any) -> None:
 @pytest.mark.parametrize(
     ("status", "text", "problem"),
     [
-        (401, "", "401 no metrics for this client"),
-        (200, "process_start_time_seconds 1\n", "has no process_cpu_seconds_total"),
-        (200, "process_cpu_seconds_total much\n", "has process_cpu_seconds_total much"),
+        (401, "", "401 refuses metrics to this client"),
+        (200, "process_start_time_seconds 1\n", "does not report process_cpu_seconds_total"),
+        (200, "process_cpu_seconds_total much\n", "reports process_cpu_seconds_total as much"),
     ],
 )
 def test_without_the_metric_it_says_why(metrics: Any, status: int, text: str, problem: str) -> None:

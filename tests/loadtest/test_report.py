@@ -20,7 +20,7 @@ from slimq.loadtest.html_page import render_page
 from slimq.loadtest.plan import Plan, name_subjects
 from slimq.loadtest.plots import draw_plots
 from slimq.loadtest.recording import Recording
-from slimq.loadtest.report import Circumstances, Report, make_report
+from slimq.loadtest.report import Report, RunInfo, make_report
 from slimq.loadtest.tables import judge, render, sections, verdicts
 
 FACTORS = {"fp32": 1.0, "int8": 0.5, "tiny": 1.0}
@@ -36,7 +36,7 @@ def answer(milliseconds: float, **values: Any) -> BlockResult:
 def make(recording: Recording, ended: str = "complete", **options: Any) -> Report:
     subjects = name_subjects(list(FACTORS), list(FACTORS))
     plan = Plan(subjects=subjects, baseline="fp32", rounds=14, **options)
-    circumstances = Circumstances(
+    info = RunInfo(
         url="http://host:8000",
         policy="pong",
         models=dict.fromkeys(FACTORS, "0" * 64),
@@ -45,7 +45,7 @@ def make(recording: Recording, ended: str = "complete", **options: Any) -> Repor
         seconds=61.4,
         ended=ended,
     )
-    return make_report(recording, plan, circumstances)
+    return make_report(recording, plan, info)
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,10 @@ def test_the_text_says_what_is_real_and_what_is_not(report: Report) -> None:
     assert "with a p99 of at most 10 ms, 2 sweeps" not in text
     lines = text.splitlines()
     (int8,) = [line for line in lines if line.startswith("- int8 against fp32")]
-    assert "requests/s 100.0% more in the closed loop (better)" in int8
-    assert "p99 50.0% less in the open loop (better)" in int8
-    assert "processor time 50.0% less in the closed loop (better)" in int8
-    assert "- tiny against fp32: no difference that is larger than the noise" in lines
+    assert "requests/s 100.0% higher in the closed loop (better)" in int8
+    assert "p99 50.0% lower in the open loop (better)" in int8
+    assert "processor time 50.0% lower in the closed loop (better)" in int8
+    assert "- tiny against fp32: no difference exceeds the noise" in lines
     (held,) = [line for line in lines if line.startswith("fp32") and "200, 200" in line]
     assert held.endswith("the p99 was above the target")
 
@@ -117,7 +117,7 @@ def test_less_is_better_but_for_throughput(report: Report) -> None:
     found = {(d.mode, d.statistic, d.label): d for d in report.differences}
     assert judge(found["closed", "throughput", "int8"]) == "better"
     assert judge(found["closed", "p99", "int8"]) == "better"
-    assert judge(found["closed", "p99", "tiny"]) == "in the noise"
+    assert judge(found["closed", "p99", "tiny"]) == "within the noise"
 
 
 class Checker(HTMLParser):
@@ -192,12 +192,12 @@ def test_an_open_loop_that_was_cut_short_leaves_the_verdicts_of_the_closed_one()
             if number < 3:
                 recording.add("open", number, label, 50.0, answer(2 * factor), None)
     (int8, tiny) = verdicts(make(recording))
-    assert "p50 50.0% less in the closed loop (better)" in int8
+    assert "p50 50.0% lower in the closed loop (better)" in int8
     assert int8.endswith(
         "; processor time not compared in the closed loop: 2 rounds; "
         "not compared in the open loop: 3 rounds"
     )
-    assert "no difference that is larger than the noise; processor time not" in tiny
+    assert "no difference exceeds the noise; processor time not" in tiny
 
 
 def test_a_variant_that_lost_requests_is_named_with_the_reason_and_not_called_better() -> None:
@@ -210,10 +210,10 @@ def test_a_variant_that_lost_requests_is_named_with_the_reason_and_not_called_be
     report = make(recording)
     found = {(d.statistic, d.label): judge(d) for d in report.differences}
     assert found["p50", "int8"] == found["p99", "int8"] == "not judged: 5 % lost"
-    assert found["p50", "tiny"] == "in the noise"
+    assert found["p50", "tiny"] == "within the noise"
     assert (
         "closed: int8 lost 5 % of its requests (56 × timeout, 14 × 503); "
-        "latencies are of the others" in report.notes
+        "latencies cover only the others" in report.notes
     )
     assert "p10, p50, p99 not judged in the closed loop: 5 % lost" in verdicts(report)[0]
 
@@ -226,7 +226,7 @@ def test_a_rate_past_which_nothing_was_tried_is_shown_as_a_bound() -> None:
     (line,) = [s for s in render(make(recording), markdown=True).splitlines() if "| int8" in s]
     cells = line.strip("| ").split(" | ")
     assert cells[:4] == ["int8", "≥ 267", "267", "≥ 1.00 (1.00 to 1.00)"]
-    assert cells[4] == "still held, not tried further"
+    assert cells[4] == "the maximum rate was sustained"
 
 
 def test_what_a_reader_must_know_is_noted() -> None:
@@ -243,7 +243,7 @@ def test_what_a_reader_must_know_is_noted() -> None:
     assert "open: in 42 of 42 blocks the load generator itself was late by more than 10%" in notes
     assert "steps: in 42 of 42 blocks the load generator itself was late by more" in notes
     assert "steps: tiny lost" not in notes
-    assert "open: tiny lost 4.85 % of its requests (42 × due and never sent, 28 × 503)" in notes
+    assert "open: tiny lost 4.85 % of its requests (42 × dropped, 28 × 503)" in notes
 
 
 def test_one_block_in_which_the_generator_was_late_is_noted() -> None:

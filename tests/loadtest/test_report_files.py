@@ -117,6 +117,6 @@ def test_a_signal_while_figures_are_written_is_not_heard(
     monkeypatch.setattr(report_files, "write_atomically", impatient)
     with stopping_on_signals() as stop:
         assert save_figures(report, tmp_path) is None
-    assert stop.asked
+    assert stop.requested
     assert {f"{STEM}.json", f"{STEM}.md"} <= set(names(tmp_path))
     assert signal.getsignal(number) is before

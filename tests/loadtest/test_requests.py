@@ -116,7 +116,7 @@ def test_without_observations_it_says_where_to_give_them(
     expected = "--policies: expected a repository with real observations of {}, or --input FILE"
     with pytest.raises(InvalidInputError, match=expected.format("tiny")) as missing:
         read_calibration(Repository(tmp_path / "none"), "tiny", spec)
-    assert str(missing.value).endswith("none, which is no folder")
+    assert str(missing.value).endswith("none, which is not a folder")
     with pytest.raises(InvalidInputError, match=expected.format("pong")) as unknown:
         read_calibration(repository, "pong", spec)
     assert "available: tiny, tiny_frames" in str(unknown.value)

@@ -238,12 +238,12 @@ def test_a_variant_that_fails_is_left_out_while_two_others_remain(sleeper: Any) 
     options: dict[str, Any] = {"modes": ("closed", "open"), "rate": 100.0, "seconds": 0.15}
     _, recording = run(server, **options)
     (note,) = recording.notes
-    assert note.startswith("left out from then on, c: nothing was answered (")
+    assert note.startswith("dropped from the test, c: no request was answered (")
     assert note.endswith(" × 503)")
     assert [sample.label for sample in recording.samples] == ["a", "a", "b", "b"] * 2
-    with pytest.raises(ServiceError, match="c: nothing was answered"):
+    with pytest.raises(ServiceError, match="c: no request was answered"):
         run(sleeper(a=0.001, c=None), **options)
-    with pytest.raises(ServiceError, match="c: nothing was answered"):
+    with pytest.raises(ServiceError, match="c: no request was answered"):
         run(sleeper(c=None, a=0.001, b=0.001), **options)
 
 
@@ -291,8 +291,8 @@ def test_who_asks_for_the_end_gets_it_with_what_was_measured(sleeper: Any) -> No
     def ask(progress: Progress) -> None:
         seen.append(progress)
         if len(seen) == 4:
-            stop.ask()
-            stop.ask()
+            stop.request()
+            stop.request()
 
     recording = Recording()
     with pytest.raises(StoppedError):
@@ -304,7 +304,7 @@ def test_who_asks_for_the_end_gets_it_with_what_was_measured(sleeper: Any) -> No
 
 def test_a_stop_from_another_thread_ends_a_block_in_its_midst(sleeper: Any) -> None:
     stop = Stop()
-    timer = threading.Timer(0.6, stop.ask)
+    timer = threading.Timer(0.6, stop.request)
     timer.start()
     begin = time.monotonic()
     with pytest.raises(StoppedError):

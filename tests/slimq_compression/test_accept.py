@@ -81,7 +81,7 @@ def test_play_is_spared_where_bytes_already_fail(published) -> None:
 
 
 def test_a_missing_baseline_is_reported_before_any_work(cartpole_repository) -> None:
-    message = "int8.toml: accept: plays against the variant 'fp32', which is not published; "
+    message = "int8.toml: accept: the gate compares with the variant 'fp32', which is not "
     (failed,) = compress(cartpole_repository, "cartpole", [parse_recipe(INT8, "int8.toml")])
     with pytest.raises(ConfigError, match=message + ".*slimq compress cartpole fp32"):
         failed.require_accepted()
@@ -97,7 +97,7 @@ def test_a_baseline_no_better_than_random_gives_no_scale(published) -> None:
         source.calibration,
     )
     staged = run_recipe(parse_recipe(INT8, "int8.toml"), source)
-    with pytest.raises(CheckFailedError, match="there is nothing to keep"):
+    with pytest.raises(CheckFailedError, match="returns cannot be scaled"):
         AcceptGate(source, published).judge(staged, Accept(episodes=2, margin=0.1))
 
 
@@ -120,14 +120,14 @@ def test_a_gate_that_asks_for_nothing_or_for_bytes_still_runs_the_model(
     with torch.no_grad():
         source.teacher.head.bias.fill_(float("nan"))
     staged = run_recipe(parse_recipe(FP32, "fp32.toml"), source)
-    with pytest.raises(RepositoryError, match="not finite"):
+    with pytest.raises(RepositoryError, match="non-finite Q-values"):
         AcceptGate(source, cartpole_repository).judge(staged, Accept(**accept))
 
 
 def test_a_baseline_of_another_checkpoint_is_no_baseline(published) -> None:
     made, model = published.read_model("cartpole", "fp32")
     Publisher(published).publish_variant(made.model_copy(update={"parent": "0" * 64}), model)
-    message = "int8.toml: accept: plays against the variant 'fp32', which was made from another "
+    message = "int8.toml: accept: the gate compares with the variant 'fp32', which was made from "
     (failed,) = compress(published, "cartpole", [parse_recipe(INT8, "int8.toml")])
     with pytest.raises(ConfigError, match=message + ".*slimq compress cartpole fp32"):
         failed.require_accepted()
@@ -166,5 +166,5 @@ def test_q_values_that_are_not_finite_are_refused(cartpole_repository) -> None:
     with torch.no_grad():
         source.teacher.head.bias.fill_(float("nan"))
     staged = run_recipe(parse_recipe(FP32, "fp32.toml"), source)
-    with pytest.raises(RepositoryError, match="not finite"):
+    with pytest.raises(RepositoryError, match="non-finite Q-values"):
         AcceptGate(source, cartpole_repository).judge(staged, Accept(agreement=0.0))

@@ -119,8 +119,8 @@ def test_every_shipped_recipe_is_valid_and_named_like_its_file(path: Path) -> No
             'pass = "fintune"',
             "network[2]: unknown pass 'fintune', did you mean 'finetune'?; available: ",
         ),
-        ('pass = "finetune"', "", "network[2].pass: name one of "),
-        ('pass = "finetune"', "pass = 3", "network[2].pass: name one of "),
+        ('pass = "finetune"', "", "network[2].pass: expected one of "),
+        ('pass = "finetune"', "pass = 3", "network[2].pass: expected one of "),
         (
             'pass = "finetune"',
             'pas = "finetune"',
@@ -159,7 +159,9 @@ def test_a_mistake_is_named_with_file_step_and_nearest_name(
 @pytest.mark.parametrize("gate", ["", "[accept]\nmax_bytes = 1000"])
 def test_passes_without_a_gate_that_looks_at_what_the_variant_does_are_refused(gate: str) -> None:
     before, _, _ = VALID.partition("[accept]")
-    with pytest.raises(ConfigError, match=r"^small\.toml: accept: a recipe with passes needs one"):
+    with pytest.raises(
+        ConfigError, match=r"^small\.toml: accept: a recipe with passes needs at least one"
+    ):
         parse_recipe(before + gate, "small.toml")
 
 

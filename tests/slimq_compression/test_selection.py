@@ -30,6 +30,6 @@ def test_the_baseline_scores_one_and_loses_nothing() -> None:
 
 
 def test_whoever_asks_is_told_that_the_baseline_is_no_better_than_random() -> None:
-    message = "search: the full policy returns 4, random play 4; there is nothing to keep"
+    message = "search: the full policy returns 4, random play 4; returns cannot be scaled"
     with pytest.raises(CheckFailedError, match=message):
         score_returns([3.0, 5.0], [3.0, 5.0], 4.0, "search")

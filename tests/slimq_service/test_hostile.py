@@ -326,7 +326,7 @@ def test_a_model_that_never_answers_finite_q_values_is_not_loaded(
     answer = service.act("tiny", FINE, params={"variant": "other"})
     assert (answer.status_code, answer.json()["code"]) == (503, "repository")
     assert "tiny/other" in answer.json()["detail"]
-    assert "not finite" in answer.json()["detail"]
+    assert "non-finite" in answer.json()["detail"]
     assert service.act("tiny", FINE).status_code == 200
 
 

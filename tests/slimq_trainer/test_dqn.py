@@ -234,13 +234,13 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     train_in(tmp_path, small_config)
     algorithm = small_config.algorithm.model_copy(update={"gamma": 0.5})
     other = small_config.model_copy(update={"algorithm": algorithm, "seed": 8})
-    with pytest.raises(TrainingError, match=r"made with another algorithm\.gamma, seed; use"):
+    with pytest.raises(TrainingError, match=r"other values of algorithm\.gamma, seed; restore"):
         train_in(tmp_path, other)
 
 
 def test_two_trainings_never_share_a_folder(tmp_path: Path, small_config: TrainConfig) -> None:
     with Run(tmp_path, small_config, progress=False):
-        with pytest.raises(TrainingError, match=r"another training is using it; give .* --run"):
+        with pytest.raises(TrainingError, match=r"in use by another training; .* --run"):
             train_in(tmp_path, small_config)
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
     with Run(tmp_path, small_config, progress=False):

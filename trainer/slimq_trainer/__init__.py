@@ -1,1 +1,1 @@
-"""The trainer: DQN as published, with its options, its replay buffer and its checkpoints."""
+"""Trainer: DQN as published, plus options, replay buffer and checkpoints."""

@@ -1,9 +1,9 @@
 """Checkpoints that resume exactly: weights, optimizer, replay, generators and environments.
 
-A simulator is not saved but brought back: each environment is restarted from its episode's seed
-and takes the episode's actions again, which gives the same state in CartPole and, without sticky
-actions, in the Atari games. A checkpoint is a folder that appears under its name only when it is
-complete, so that a process killed at any moment leaves the one before.
+Simulators are not saved but restored: each environment is restarted from its episode's seed and
+replays the episode's actions, which leads to the same state in CartPole and, without sticky
+actions, in the Atari games. A checkpoint is a folder that is renamed into place only once complete,
+so a process killed at any moment leaves the previous checkpoint intact.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _BLOCK_ROWS = 4096
 
 
 def save_checkpoint(folder: Path, learner: Learner, progress: dict[str, Any]) -> Path:
-    """Writes a checkpoint, then removes the ones before it.
+    """Writes a checkpoint, then removes the previous ones.
 
     Args:
-        folder: where checkpoints lie.
-        learner: what to save.
-        progress: plain values that the caller wants back.
+        folder: the folder of checkpoints.
+        learner: the state to save.
+        progress: the caller's own values, returned by `load_checkpoint`.
     """
-    # The name is new even at a step that is saved already: nothing is ever replaced in place.
+    # The name is unique even if this step was saved before: nothing is replaced in place.
     path = folder / f"{_PREFIX}{learner.step:012d}-{time.time_ns()}"
     unfinished = folder / f"{path.name}{_UNFINISHED}"
     unfinished.mkdir(parents=True)
@@ -66,14 +66,14 @@ def save_checkpoint(folder: Path, learner: Learner, progress: dict[str, Any]) ->
 
 
 def remove_checkpoints(folder: Path, keep: Path | None = None) -> None:
-    """Removes all checkpoints of a folder but one, and what is left of unfinished ones."""
+    """Removes all checkpoints except `keep`, including unfinished ones."""
     for path in folder.glob(f"{_PREFIX}*"):
         if path != keep:
             remove_checkpoint(path)
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Takes the name away first, so that half a checkpoint is never taken for one."""
+    """Renames the checkpoint before deleting it, so that a partial one is never loaded."""
     if path.suffix != _UNFINISHED:
         path = path.rename(path.with_name(path.name + _UNFINISHED))
     shutil.rmtree(path)
@@ -86,10 +86,10 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
-    """Puts a fresh learner of the same configuration into the saved state; gives the progress.
+    """Restores a new learner of the same configuration; returns the saved progress.
 
     Raises:
-        TrainingError: the checkpoint was made with another configuration, or cannot be read.
+        TrainingError: the checkpoint has a different configuration, or cannot be read.
     """
     try:
         state = torch.load(path / "state.pt", map_location=learner.device, weights_only=True)
@@ -98,7 +98,7 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
         _read_replay(path / "replay.zst", learner.replay)
     except _UNREADABLE as error:
         raise TrainingError(
-            f"{path}: cannot be read ({first_line(error)}); --fresh starts the training anew"
+            f"{path}: cannot be read ({first_line(error)}); use --fresh to start over"
         ) from error
     learner.observations = replay_episodes(
         learner.environment, learner.episode_seeds, learner.episode_actions
@@ -111,8 +111,8 @@ def _check_config(path: Path, learner: Learner, saved: dict[str, Any]) -> None:
     wanted = _comparable(learner)
     if saved != wanted:
         raise TrainingError(
-            f"{path}: was made with another {', '.join(_changes(saved, wanted))}; "
-            "use --fresh to start anew or restore the configuration"
+            f"{path}: was made with other values of {', '.join(_changes(saved, wanted))}; "
+            "restore the configuration, or use --fresh to start over"
         )
 
 
@@ -151,7 +151,7 @@ def _restore(learner: Learner, state: dict[str, Any]) -> None:
 def replay_episodes(
     environment: VectorEnvironment, seeds: list[int], actions: list[list[int]]
 ) -> Observations:
-    """Brings every environment to where its seed and the actions so far lead."""
+    """Restores every environment by replaying its actions from its seed."""
     observations = environment.start(seeds)
     longest = max(len(taken) for taken in actions)
     delay = [longest - len(taken) for taken in actions]
@@ -199,7 +199,7 @@ def _state(learner: Learner) -> dict[str, Any]:
 
 
 def _comparable(learner: Learner) -> dict[str, Any]:
-    """What must be the same for a checkpoint to fit; how the run is carried out may change."""
+    """The part of the configuration that must match the checkpoint; run settings may change."""
     config = learner.config.model_dump(mode="json", exclude={"run", "calibration_states"})
     return config | {"precision": learner.precision}
 
@@ -222,13 +222,13 @@ def _read_replay(path: Path, replay: ReplayBuffer) -> None:
             array = np.empty(tuple(block.shape), dtype=block.cpu().numpy().dtype)
             content = stream.read(array.nbytes)
             if len(content) != array.nbytes:
-                raise EOFError(f"{path.name} ends too early")
+                raise EOFError(f"{path.name} is truncated")
             array = np.frombuffer(content, dtype=array.dtype).reshape(array.shape)
             block.copy_(torch.from_numpy(array.copy()))
 
 
 def _blocks(replay: ReplayBuffer) -> Iterator[Tensor]:
-    """Views of the rows in use, in a fixed order."""
+    """Yields views of the rows in use, in a fixed order."""
     used = _used(replay)
     tensors: list[Tensor] = [getattr(replay, name) for name in _REPLAY_FIELDS]
     if replay.priorities:

@@ -1,18 +1,17 @@
 """Deep Q-learning with experience replay (Mnih et al. 2015, Algorithm 1).
 
-    1. the online network Q(·; θ) and the target network Q(·; θ⁻) start alike
+    1. the online network Q(·; θ) and the target network Q(·; θ⁻) start with equal weights
     2. the replay buffer starts empty
-    3. each step acts ε-greedily,
-    4. steps the environment
-    5. and stores the transition;
-    6. a uniform minibatch gives targets y = r + γ·max Q(s'; θ⁻), or y = r where s' is terminal,
-    7. and a gradient step on (y − Q(s, a; θ))²;
-    8. every C updates θ⁻ ← θ.
+    3. each step: act ε-greedily,
+    4. step the environment,
+    5. store the transition;
+    6. sample a minibatch, with targets y = r + γ·max Q(s'; θ⁻), or y = r if s' is terminal,
+    7. take a gradient step on (y − Q(s, a; θ))²;
+    8. every C updates: θ⁻ ← θ.
 
 With the options of `AlgorithmConfig` the same loop is Double DQN (van Hasselt et al. 2016), with
 n-step returns (Sutton 1988), Huber loss, gradient clipping, an annealed learning rate and averaged
-weights.
-`docs/method.md` has the mathematics.
+weights. The mathematics is in `docs/method.md`.
 """
 
 from __future__ import annotations
@@ -44,18 +43,18 @@ SEEDS_PER_TRAINING = 1_000_000
 
 
 def train(config: TrainConfig, run: Run) -> Learner:
-    """Trains, or goes on where the run's last checkpoint stands, until the last step.
+    """Trains to the last step, resuming from the run's last checkpoint if there is one.
 
     Args:
-        config: what to train.
-        run: the folder, the logs and the checkpoints; it also says when to stop early.
+        config: the training configuration.
+        run: the folder, logs and checkpoints; also decides when to stop early.
 
     Returns:
-        The learner after its last step; `run.complete(learner)` is false where the run was asked
-        to stop.
+        The learner after its last step; `run.complete(learner)` is false if the run was asked to
+        stop.
 
     Raises:
-        TrainingError: the loss is no longer finite; the last checkpoint is left as it is.
+        TrainingError: the loss is no longer finite; the last checkpoint is kept.
         InvalidInputError: the replay buffer does not fit in memory.
     """
     algorithm = config.algorithm
@@ -80,7 +79,7 @@ def train(config: TrainConfig, run: Run) -> Learner:
 
 
 def make_learner(config: TrainConfig) -> Learner:
-    """Steps 1 and 2: two networks alike, an empty replay buffer, the first observations."""
+    """Steps 1 and 2: two equal networks, an empty replay buffer, the first observations."""
     algorithm = config.algorithm
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -120,7 +119,7 @@ def make_learner(config: TrainConfig) -> Learner:
 def make_replay(
     algorithm: AlgorithmConfig, observation: ObservationSpec, device: torch.device
 ) -> ReplayBuffer:
-    """The empty replay buffer.
+    """Allocates the empty replay buffer.
 
     Raises:
         InvalidInputError: it does not fit in memory.
@@ -135,17 +134,17 @@ def make_replay(
             device,
             algorithm.priority_exponent,
         )
-    except RuntimeError as error:  # torch has no other error for it on the CPU
+    except RuntimeError as error:  # raised by torch if memory runs out on the CPU
         received = f"{algorithm.replay_size}: {first_line(error)}"
-        fitting = "transitions that fit in memory"
+        fitting = "a capacity that fits in memory"
         raise InvalidInputError("algorithm.replay_size", fitting, received) from error
 
 
 def network_spec(config: TrainConfig) -> QNetworkSpec:
-    """The network of a configuration, with the input and output of its environment.
+    """The network specification, with inputs and outputs from the environment.
 
     Raises:
-        InvalidInputError: the environment is not known, or the network does not fit it.
+        InvalidInputError: the environment is unknown, or the network does not fit it.
     """
     observation, actions = describe(config.environment)
     try:
@@ -162,7 +161,7 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
 
 
 def act(learner: Learner, online: nn.Module) -> npt.NDArray[np.int64]:
-    """Step 3: in each environment the greedy action, or with probability ε a uniform one."""
+    """Step 3: for each environment the greedy action, or with probability ε a random one."""
     epsilon = exploration_rate(learner.config.algorithm, learner.step)
     count = learner.environment.count
     explore = learner.exploration.random(count) < epsilon
@@ -176,7 +175,7 @@ def act(learner: Learner, online: nn.Module) -> npt.NDArray[np.int64]:
 
 
 def play(learner: Learner, actions: npt.NDArray[np.int64]) -> None:
-    """Steps 4 and 5: one step in every environment, stored; ended episodes start anew."""
+    """Steps 4 and 5: steps and stores every environment; restarts those whose episode ended."""
     result = learner.environment.step(actions)
     rewards = result.rewards
     learner.episode_returns += rewards
@@ -208,7 +207,7 @@ def play(learner: Learner, actions: npt.NDArray[np.int64]) -> None:
 
 
 def updates_due(learner: Learner) -> int:
-    """Gradient steps to take now, so that there is one for every `update_every` agent steps."""
+    """Number of updates due now, one per `update_every` agent steps."""
     algorithm = learner.config.algorithm
     if learner.step <= algorithm.learning_starts or not learner.replay.ready:
         return 0
@@ -219,13 +218,13 @@ def updates_due(learner: Learner) -> int:
 def temporal_difference_errors(
     online: nn.Module, target: nn.Module, batch: Batch, algorithm: AlgorithmConfig
 ) -> Tensor:
-    """Step 6: δ = y − Q(s, a; θ) of each transition of the minibatch.
+    """Step 6: δ = y − Q(s, a; θ) for each transition of the minibatch.
 
     y = R + γ^m·Q(s', a*; θ⁻), where R sums m discounted rewards and the bootstrap term is 0 at a
     terminal state; a* maximises Q(s', ·; θ⁻), or with Double DQN Q(s', ·; θ).
 
-    Batch normalization takes the minibatch's statistics where Q(s, a; θ) is differentiated, and its
-    running ones everywhere else: one row of play or of targets does not depend on its neighbours.
+    Batch normalization uses minibatch statistics only for the Q(s, a; θ) that is differentiated.
+    Acting and targets use its running statistics, so that rows do not depend on each other.
     """
     with torch.no_grad():
         next_values = target(batch.next_observations)
@@ -239,13 +238,13 @@ def temporal_difference_errors(
 
 
 def loss_of(errors: Tensor, weights: Tensor, algorithm: AlgorithmConfig) -> Tensor:
-    """The loss of step 7: the weighted mean of δ², or of Huber's function of δ."""
+    """Step 7: the weighted mean of δ², or of the Huber loss of δ."""
     kind = nn.functional.smooth_l1_loss if algorithm.loss == "huber" else nn.functional.mse_loss
     return (weights * kind(errors, torch.zeros_like(errors), reduction="none")).mean()
 
 
 def importance(learner: Learner, batch: Batch) -> Tensor:
-    """(min P / P(i))^β: what prioritized sampling needs to stay unbiased (Schaul et al. 2016)."""
+    """(min P / P(i))^β: importance weights against sampling bias (Schaul et al. 2016)."""
     algorithm = learner.config.algorithm
     done = min(1.0, learner.step / algorithm.steps)
     exponent = algorithm.importance_exponent + done * (1.0 - algorithm.importance_exponent)
@@ -254,7 +253,7 @@ def importance(learner: Learner, batch: Batch) -> Tensor:
 
 
 def descend(learner: Learner, loss: Tensor) -> None:
-    """Step 7: one gradient step at the learning rate of this agent step; then the average."""
+    """Step 7: one gradient step at the current learning rate, then the weight average."""
     algorithm = learner.config.algorithm
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate(algorithm, learner.step)
@@ -264,7 +263,7 @@ def descend(learner: Learner, loss: Tensor) -> None:
         nn.utils.clip_grad_norm_(learner.online.parameters(), algorithm.gradient_clip)
     learner.optimizer.step()
     if learner.average is not None and algorithm.average_decay is not None:
-        # A short memory at first, or the random weights of the start would linger.
+        # The decay starts low, so that the random initial weights fade quickly.
         decay = min(algorithm.average_decay, (1 + learner.updates) / (10 + learner.updates))
         averages, weights = _state(learner.average), _state(learner.online)
         for average, weight in zip(averages, weights, strict=True):
@@ -274,13 +273,13 @@ def descend(learner: Learner, loss: Tensor) -> None:
 
 
 def _state(network: nn.Module) -> Iterator[Tensor]:
-    """The weights, and batch normalization's running statistics, but not its count of batches."""
+    """Weights and batch normalization's running statistics, without its batch counter."""
     buffers = (buffer for buffer in network.buffers() if buffer.is_floating_point())
     return itertools.chain(network.parameters(), buffers)
 
 
 def exploration_rate(algorithm: AlgorithmConfig, step: int) -> float:
-    """ε at an agent step: linear from its start to its end, then constant."""
+    """ε at an agent step: annealed linearly, then constant."""
     fraction = min(1.0, step / algorithm.epsilon_steps)
     return algorithm.epsilon_start + fraction * (algorithm.epsilon_end - algorithm.epsilon_start)
 
@@ -300,8 +299,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Centred RMSProp with the constants of Mnih et al. 2015, Extended Data Table 1, or Adam.
 
-    Torch adds ε outside the root: g / (√(E[g²] − E[g]²) + ε), the published form inside it. The
-    default of 0.1 is the published denominator's least value, √0.01.
+    Torch adds ε outside the root, g / (√(E[g²] − E[g]²) + ε); the publication adds it inside. The
+    default of 0.1 is the smallest denominator of the published form, √0.01.
     """
     rate, epsilon = algorithm.learning_rate, algorithm.optimizer_epsilon
     if algorithm.optimizer == "adam":

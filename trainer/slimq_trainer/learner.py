@@ -1,4 +1,4 @@
-"""What changes while a policy is trained."""
+"""Mutable state of a training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from slimq_trainer.replay import ReplayBuffer
 
 @dataclass
 class Learner:
-    """Everything that changes while training, and that a checkpoint holds."""
+    """The state that changes during training and goes into a checkpoint."""
 
     config: TrainConfig
     device: torch.device
@@ -46,24 +46,24 @@ class Learner:
 
     @property
     def q_online(self) -> nn.Module:
-        """The online network in the precision of this run."""
+        """The online network, in the run's precision."""
         return MixedPrecision(self.online) if self.precision == "bf16" else self.online
 
     @property
     def q_target(self) -> nn.Module:
-        """The target network in the precision of this run."""
+        """The target network, in the run's precision."""
         return MixedPrecision(self.target) if self.precision == "bf16" else self.target
 
     @property
     def policy(self) -> QNetwork:
-        """The network that is evaluated and published: the average where one is kept."""
+        """The network to evaluate and publish: the average if one is kept."""
         return self.average if self.average is not None else self.online
 
     def check_finite(self) -> None:
-        """Checks the losses since the last check, and the weights.
+        """Checks the loss since the last report, and the weights.
 
         Raises:
-            TrainingError: one is not finite.
+            TrainingError: a value is not finite.
         """
         finite = bool(torch.isfinite(self.losses)) and all(
             bool(torch.isfinite(weight).all()) for weight in self.online.parameters()

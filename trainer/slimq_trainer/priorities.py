@@ -1,8 +1,8 @@
 """Prioritized experience replay, proportional variant (Schaul et al. 2016, section 3.3).
 
-A transition is drawn with probability P(i) = p_i^α / Σ p_k^α, where p_i = |δ_i| + ε is its last
-temporal-difference error; one that was never drawn has the largest priority so far. The sum tree
-of the paper is a cumulative sum here: over 300,000 transitions it takes 2 % of an update's time.
+A transition is drawn with probability P(i) = p_i^α / Σ p_k^α, where p_i = |δ_i| + ε from its last
+temporal-difference error; one that was never drawn has the largest priority so far. A cumulative
+sum replaces the paper's sum tree: over 300,000 transitions it takes 2 % of an update's time.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LEAST_ERROR = 1e-6
+_MIN_PRIORITY = 1e-6
 
 
 class Priorities:
-    """p^α of every row of a replay buffer's rings, 0 where a row cannot be drawn."""
+    """p^α of every row of a replay buffer; 0 for rows that cannot be drawn."""
 
     def __init__(self, environments: int, rows: int, exponent: float, device: torch.device) -> None:
         self.exponent = exponent
@@ -26,21 +26,21 @@ class Priorities:
         self.powers[environments, rows] = self.largest
 
     def exclude(self, environments: Tensor, rows: Tensor) -> None:
-        """Makes rows impossible to draw."""
+        """Makes rows undrawable."""
         self.powers[environments, rows] = 0.0
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Rings, rows and relative probabilities of `count` draws, with replacement."""
+        """Environments, rows and relative probabilities of `count` draws with replacement."""
         edges = self.powers.view(-1).cumsum(0, dtype=torch.float64)
         points = torch.rand(count, dtype=torch.float64, generator=generator, device=edges.device)
-        # Less than the last edge even after rounding, so that only drawable rows are found.
+        # Stay below the last edge even after rounding, so that only drawable rows are found.
         points = (points * edges[-1]).clamp(max=torch.nextafter(edges[-1], edges[-1] - 1))
         cells = torch.searchsorted(edges, points, right=True)
         size = self.powers.shape[1]
         return cells // size, cells % size, self.powers.view(-1)[cells]
 
     def update(self, environments: Tensor, rows: Tensor, errors: Tensor) -> None:
-        """Takes in the temporal-difference errors that the drawn rows were found to have."""
-        powers = (errors.abs() + _LEAST_ERROR) ** self.exponent
+        """Updates the drawn rows' priorities from their temporal-difference errors."""
+        powers = (errors.abs() + _MIN_PRIORITY) ** self.exponent
         self.powers[environments, rows] = powers
         self.largest = torch.maximum(self.largest, powers.max())

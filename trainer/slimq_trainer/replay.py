@@ -1,10 +1,10 @@
-"""The replay buffer: each frame once, n-step returns made when sampling.
+"""Replay buffer that stores each frame once and computes n-step returns when sampling.
 
-Every environment has a ring of rows. A row holds the newest frame of an observation and what was
-done there; an ended episode adds one row with its last observation and no action, so that a
-truncated episode can still bootstrap from it. Stacks are put together when sampled, with zeros
-before an episode's first frame as the environment pads them. That is 7 kB a step where stacks
-would take 56. Everything lies on one device, and sampling is a handful of gathers there.
+Each environment has a ring buffer of rows. A row holds the newest frame of an observation, the
+action and its outcome; an ended episode adds one row with its last observation and no action, so
+that a truncated episode can still bootstrap from it. Frame stacks are assembled when sampled, with
+zeros before an episode's first frame, as the environment pads them. That takes 7 kB per step
+instead of 56 kB. All tensors are on one device, and sampling is a handful of gathers there.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Batch:
     Attributes:
         observations: s_t.
         actions: a_t, int64.
-        returns: sum of the discounted rewards up to the bootstrap state.
-        next_observations: the bootstrap state, n steps on or where the episode ended.
-        discounts: γ^m of the bootstrap state, 0 where the episode terminated.
-        probabilities: of having drawn each, up to a common factor.
-        environments: the ring that each comes from, int64.
-        rows: its row there, int64.
+        returns: sum of discounted rewards up to the bootstrap state.
+        next_observations: the bootstrap state, n steps later or where the episode ended.
+        discounts: γ^m for the bootstrap state; 0 if the episode terminated.
+        probabilities: sampling probabilities, up to a common factor.
+        environments: the environment of each transition, int64.
+        rows: its row in that environment's ring, int64.
     """
 
     observations: Tensor
@@ -49,7 +49,7 @@ class Batch:
 
 
 class ReplayBuffer:
-    """A ring of transitions for each environment."""
+    """Ring buffers of transitions, one per environment."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class ReplayBuffer:
 
     @property
     def ready(self) -> bool:
-        """Whether every environment holds enough to sample from."""
+        """Whether every environment has enough transitions to sample from."""
         return bool((self.written > 2 * (self.n_step + self.stack)).all())
 
     def add(
@@ -98,15 +98,15 @@ class ReplayBuffer:
         truncated: npt.NDArray[np.bool_],
         last_observations: Observations,
     ) -> None:
-        """Stores one transition of every environment.
+        """Stores one transition per environment.
 
         Args:
-            observations: `(environments, *shape)`, where the actions were taken.
+            observations: `(environments, *shape)`, in which the actions were taken.
             actions: `(environments,)`.
             rewards: `(environments,)`.
-            terminated: the episode is over and worth nothing more.
-            truncated: the episode was cut off and would have gone on.
-            last_observations: `(environments, *shape)`, what the actions led to.
+            terminated: `(environments,)`; the episode reached a terminal state.
+            truncated: `(environments,)`; the episode was cut off before one.
+            last_observations: `(environments, *shape)`, after the actions.
         """
         ended = terminated | truncated
         everyone = np.arange(self.environments)
@@ -121,7 +121,7 @@ class ReplayBuffer:
             self.episode_steps[over] = 0
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """A minibatch, uniform or by priority."""
+        """Samples a minibatch, uniformly or by priority."""
         if self.priorities:
             environments, rows, odds = self.priorities.draw(batch_size, generator)
         else:
@@ -149,7 +149,7 @@ class ReplayBuffer:
         )
 
     def reprioritize(self, batch: Batch, errors: Tensor) -> None:
-        """Takes in the temporal-difference errors `(batch,)` of a minibatch just drawn."""
+        """Updates priorities from the temporal-difference errors `(batch,)` of a minibatch."""
         if self.priorities:
             self.priorities.update(batch.environments, batch.rows, errors)
 
@@ -180,7 +180,7 @@ class ReplayBuffer:
             self._shift_window(self.priorities, *at)
 
     def _shift_window(self, priorities: Priorities, environments: Tensor, newest: Tensor) -> None:
-        """A new row completes the window n steps before it and breaks the oldest stacks."""
+        """Admits the row n steps back, now complete, and excludes stacks that were overwritten."""
         for ahead in range(self.stack):
             priorities.exclude(environments, (newest + ahead) % self.rows)
         complete = (newest - self.n_step) % self.rows
@@ -188,7 +188,7 @@ class ReplayBuffer:
         priorities.admit(environments[usable], complete[usable])
 
     def _draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows whose stack and n-step window are complete, uniformly, by rejection."""
+        """Draws rows with a complete stack and n-step window, uniformly, by rejection sampling."""
         written = torch.from_numpy(self.written).to(self.device)
         held = written.clamp(max=self.rows)
         usable = (held - self.n_step - (self.stack - 1)).clamp(min=0)

@@ -1,4 +1,4 @@
-"""One training run on disk: logs, checkpoints, the best network so far, and when to stop."""
+"""A training run on disk: logs, checkpoints, the best network so far, and early stopping."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ _log = structlog.get_logger()
 
 
 class Run:
-    """A context in which SIGINT and SIGTERM ask for a checkpoint and an end, at the next step.
+    """Context of a run: on SIGINT or SIGTERM, training stops at the next step with a checkpoint.
 
-    It holds the folder for itself; the system lets go of it when the process dies.
+    Holds an exclusive lock on the folder, which the system releases when the process dies.
     """
 
     def __init__(self, folder: Path, config: TrainConfig, *, progress: bool = True) -> None:
@@ -72,7 +72,7 @@ class Run:
         except TimeoutError:
             self._bar.close()
             raise TrainingError(
-                f"{self.folder}: another training is using it; give this one a folder with --run"
+                f"{self.folder}: in use by another training; choose another folder with --run"
             ) from None
         self._exit.enter_context(flushed_denormals())
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -94,25 +94,25 @@ class Run:
     def best_network(self) -> Path:
         """The network with the highest return on selection seeds so far.
 
-        Its name has the agent step, so that a checkpoint always finds the one that it knows of.
+        Its name contains the agent step, so that a checkpoint always finds its own best network.
         """
         step = self.best[0] if self.best else 0
         return self.folder / f"{_BEST}{step:012d}.safetensors"
 
     @property
     def target_reached(self) -> bool:
-        """Whether the best network plays well enough to end the training early."""
+        """Whether the best network is good enough to stop the training early."""
         target = self.config.run.target_return
         return target is not None and self.best is not None and self.best[1] >= target
 
     def complete(self, learner: Learner) -> bool:
-        """Whether nothing is left to train."""
+        """Whether training is complete."""
         return learner.step >= self.config.algorithm.steps or self.target_reached
 
     def clear(self) -> None:
         """Removes what earlier trainings left in the folder.
 
-        Checkpoints go first: as long as one is there, so is the best network that it knows of.
+        Checkpoints go first: as long as one exists, so must the best network that it refers to.
         """
         remove_checkpoints(self.folder)
         self._remove_networks()
@@ -121,7 +121,7 @@ class Run:
         (self.folder / METRICS).unlink(missing_ok=True)
 
     def restore(self, learner: Learner) -> None:
-        """Brings the learner to the last checkpoint, where there is one."""
+        """Restores the learner from the last checkpoint, if there is one."""
         path = latest_checkpoint(self.folder)
         if path is not None:
             progress = load_checkpoint(path, learner)
@@ -130,8 +130,8 @@ class Run:
             self.best = progress["best"]
             self._updates_logged = learner.updates
             if self.best is not None and not self.best_network.exists():
-                raise TrainingError(f"{self.best_network}: is missing; use --fresh to start anew")
-            self._forget_records_after(learner.step)
+                raise TrainingError(f"{self.best_network}: is missing; use --fresh to start over")
+            self._drop_records_after(learner.step)
             _log.info("resumed", checkpoint=str(path), step=learner.step)
         self._writer = self._exit.enter_context(
             SummaryWriter(str(self.folder / TENSORBOARD), purge_step=learner.step)
@@ -141,7 +141,7 @@ class Run:
         self._resumed = self._checkpointed = self._logged = time.monotonic()
 
     def after_step(self, learner: Learner) -> None:
-        """Logs, evaluates and saves whatever is due at this agent step."""
+        """Logs, evaluates and checkpoints as due at this agent step."""
         settings = self.config.run
         self._bar.update(learner.environment.count)
         if _crossed(learner, settings.log_every):
@@ -165,7 +165,7 @@ class Run:
         self._checkpointed = time.monotonic()
 
     def finish(self, learner: Learner) -> None:
-        """Saves the last state; a finished training is also compared with the best network."""
+        """Saves a final checkpoint; a complete training is evaluated first if still due."""
         last_evaluated = self.curve[-1][0] if self.curve else -1
         if self.complete(learner) and last_evaluated != learner.step:
             self._select(learner)
@@ -207,14 +207,14 @@ class Run:
             write_atomically(self.best_network, save_network(learner.policy))
 
     def _remove_networks(self, keep: Path | None = None) -> None:
-        """All but one of the best ones, and what a killed process had not finished writing."""
+        """Removes best networks except `keep`, and temporary files of a killed process."""
         for pattern in (f"{_BEST}*", f"{TEMPORARY}*"):
             for path in self.folder.glob(pattern):
                 if path != keep:
                     path.unlink()
 
-    def _forget_records_after(self, step: int) -> None:
-        """What a killed process logged beyond its last checkpoint will be logged again."""
+    def _drop_records_after(self, step: int) -> None:
+        """Drops records beyond the last checkpoint: those steps will be logged again."""
         path = self.folder / METRICS
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -226,7 +226,7 @@ class Run:
 
 
 def _crossed(learner: Learner, every: int) -> bool:
-    """Whether the last step of all environments reached a multiple of `every`."""
+    """Whether the last agent steps crossed a multiple of `every`."""
     before = learner.step - learner.environment.count
     return learner.step // every > before // every
 
@@ -239,6 +239,6 @@ def _logged_step(line: str) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that decide what a training gives."""
+    """Versions of the libraries that affect a training's result."""
     names = ("torch", "gymnasium", "ale-py", "numpy")
     return {name: importlib.metadata.version(name) for name in names}

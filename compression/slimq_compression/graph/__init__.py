@@ -1,1 +1,1 @@
-"""The ONNX side: what graph passes, storage and the accounting have in common."""
+"""ONNX helpers for graph passes, storage and the counts of weights."""

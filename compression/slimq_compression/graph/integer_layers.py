@@ -1,12 +1,13 @@
-"""Dense layers as single operators of ONNX Runtime that multiply integer codes.
+"""Dense layers as single ONNX Runtime operators on integer weights.
 
-Their builders and their decoders stand side by side, so that each format is known in one place:
+Builders and decoders are side by side, so that each format is known in one place only:
 
-- `MatMulNBits` computes with 4-bit weights in blocks, each with a scale of its own; activations
-  become 8-bit codes on the fly, block by block (accuracy level 4).
-- `DynamicQuantizeMatMul` computes with 8-bit weights; each call finds the range of its activations.
+- `MatMulNBits` computes with 4-bit weights in blocks, each with its own scale; activations are
+  quantized to 8 bits on the fly, block by block (accuracy level 4).
+- `DynamicQuantizeMatMul` computes with 8-bit weights; each call determines the range of its
+  activations.
 
-Both are in the domain `com.microsoft`, which every build of ONNX Runtime for CPUs has.
+Both are in the domain `com.microsoft`, which every CPU build of ONNX Runtime has.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from onnx import helper, numpy_helper
 DOMAIN = "com.microsoft"
 BLOCKS, DYNAMIC = "MatMulNBits", "DynamicQuantizeMatMul"
 CODED = (BLOCKS, DYNAMIC)
-"""Operators whose second input holds codes."""
+"""Operators whose second input is integer codes."""
 
 ZERO_CODE = 8
-"""The unsigned 4-bit code that stands for 0 where no zero points are given."""
+"""The unsigned 4-bit code of 0 if there are no zero points."""
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
@@ -34,13 +35,13 @@ Tensors = dict[str, npt.NDArray[Any]]
 def blocks_layer(
     node: onnx.NodeProto, codes: Codes, scales: Floats, width: int
 ) -> tuple[onnx.NodeProto, Tensors]:
-    """A dense layer with 4-bit weights.
+    """Makes a dense layer with 4-bit weights.
 
     Args:
-        node: the layer that it replaces; name, input, bias and output are taken over.
-        codes: `(outputs, blocks, block size)`, from -8 to 7, 0 where the last block is filled up.
+        node: the layer to replace; its name, input, bias and output are kept.
+        codes: `(outputs, blocks, block size)`, from -8 to 7, the last block padded with 0.
         scales: `(outputs, blocks)`.
-        width: inputs, without what the last block is filled up with.
+        width: number of inputs, without padding.
 
     Returns:
         The node and its new initializers by name.
@@ -66,12 +67,12 @@ def blocks_layer(
 def dynamic_layer(
     node: onnx.NodeProto, codes: Codes, scales: Floats
 ) -> tuple[onnx.NodeProto, Tensors]:
-    """A dense layer with 8-bit weights and activations quantized on the fly.
+    """Makes a dense layer with 8-bit weights and activations quantized on the fly.
 
     Args:
-        node: the layer that it replaces; name, input, bias and output are taken over.
+        node: the layer to replace; its name, input, bias and output are kept.
         codes: `(outputs, inputs)`.
-        scales: `(outputs,)`, or `(1,)` for all of them.
+        scales: `(outputs,)`, or `(1,)` for a common scale.
 
     Returns:
         The node and its new initializers by name.
@@ -90,7 +91,7 @@ def dynamic_layer(
 def replace(
     model: onnx.ModelProto, node: onnx.NodeProto, made: onnx.NodeProto, tensors: Tensors
 ) -> None:
-    """Puts a coded layer and its initializers in place of `node`, of `model`; changes both."""
+    """Replaces `node` of `model` by a coded layer with its initializers; modifies both."""
     node.CopyFrom(made)
     model.graph.initializer.extend(
         numpy_helper.from_array(values, name) for name, values in tensors.items()
@@ -100,7 +101,7 @@ def replace(
 
 
 def decode(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> dict[str, Floats]:
-    """Weight `(outputs, inputs)` and bias that a coded layer computes with, by tensor name.
+    """Decodes weight `(outputs, inputs)` and bias of a coded layer, by tensor name.
 
     Args:
         node: one of `CODED`.
@@ -122,12 +123,12 @@ def decode(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> dict[st
 
 
 def precision(node: onnx.NodeProto) -> str:
-    """In what a coded layer's weights are stored, such as `int4`."""
+    """Precision of a coded layer's weights, such as `int4`."""
     return f"int{_attribute(node, 'bits') if node.op_type == BLOCKS else 8}"
 
 
 def _bias(node: onnx.NodeProto) -> str:
-    """The name of a dense layer's bias, "" where it has none."""
+    """Name of a dense layer's bias; "" if it has none."""
     return node.input[2] if len(node.input) > 2 else ""
 
 

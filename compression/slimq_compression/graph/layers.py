@@ -1,4 +1,4 @@
-"""The layers of a graph that a pass may still encode, and how a recipe chooses among them."""
+"""Layers of a graph that are still to be encoded, and their choice in recipes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DENSE = ("Gemm", "MatMul")
 def float_layers(
     model: onnx.ModelProto, operators: Collection[str] = WEIGHTED
 ) -> dict[str, onnx.NodeProto]:
-    """Layers whose weights are stored as floats, by name, in order of computation."""
+    """Layers with float weights by name, in order of computation."""
     floats = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     return {
         node.name: node
@@ -37,26 +37,26 @@ def choose_layers(
 
     Args:
         model: the graph.
-        wanted: names of layers.
+        wanted: names of layers; None for all.
         place: the parameter that names them, such as `quantize_int8.layers`.
-        operators: what the pass can encode.
+        operators: operators that the pass can encode.
 
     Raises:
-        InvalidInputError: a name is of no such layer, or there is none at all.
+        InvalidInputError: a named layer cannot be encoded, or no layer can.
     """
-    there = float_layers(model, operators)
-    unknown = [name for name in wanted or () if name not in there]
+    available = float_layers(model, operators)
+    unknown = [name for name in wanted or () if name not in available]
     if unknown:
-        listing = ", ".join(there) or "none"
+        listing = ", ".join(available) or "none"
         raise InvalidInputError(place, f"layers with float weights ({listing})", repr(unknown[0]))
-    if not there:
+    if not available:
         expected = f"a graph with float weights in {' or '.join(operators)}"
         raise InvalidInputError(place, expected, "one without")
-    return {name: node for name, node in there.items() if wanted is None or name in wanted}
+    return {name: node for name, node in available.items() if wanted is None or name in wanted}
 
 
 def output_axis(node: onnx.NodeProto) -> int:
-    """The axis of a layer's weight that counts its outputs."""
+    """The output axis of a layer's weight."""
     if node.op_type == "Conv":
         return 0
     transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
@@ -64,7 +64,7 @@ def output_axis(node: onnx.NodeProto) -> int:
 
 
 def weight_rows(model: onnx.ModelProto, node: onnx.NodeProto) -> npt.NDArray[np.float32]:
-    """A layer's weights as `(outputs, weights of each)`."""
+    """A layer's weights as `(outputs, weights per output)`."""
     stored = next(t for t in model.graph.initializer if t.name == node.input[1])
     weight = np.moveaxis(numpy_helper.to_array(stored), output_axis(node), 0)
     return np.ascontiguousarray(weight.reshape(len(weight), -1))

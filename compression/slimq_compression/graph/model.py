@@ -1,4 +1,4 @@
-"""What graph passes and the accounting need to know about an ONNX graph."""
+"""Queries and edits of ONNX graphs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from slimq.networks.export import INPUT, PRODUCER
 from slimq_compression.graph import integer_layers
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-"""Operators whose second input (and third, the bias) are weights."""
+"""Operators whose second input is a weight, and whose third, if any, is a bias."""
 
 RUN_BATCH = 64
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
-    """The model as a file: without doc strings, by this producer, the same bytes every time."""
+    """Serialises a model deterministically, without doc strings and metadata."""
     own = onnx.ModelProto()
     own.CopyFrom(model)
     own.producer_name = PRODUCER
@@ -38,40 +38,40 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """The version of the default domain."""
+    """Opset version of the default domain."""
     return next(int(opset.version) for opset in model.opset_import if opset.domain == "")
 
 
-def raise_opset(model: onnx.ModelProto, least: int) -> None:
-    """Sees that the default domain has at least this version; changes `model`."""
+def raise_opset(model: onnx.ModelProto, minimum: int) -> None:
+    """Raises the default domain's opset to at least `minimum`; modifies `model`."""
     for domain in model.opset_import:
-        if domain.domain == "" and domain.version < least:
-            domain.version = least
+        if domain.domain == "" and domain.version < minimum:
+            domain.version = minimum
             needed = helper.find_min_ir_version_for([domain])
             model.ir_version = max(model.ir_version, needed)
 
 
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model of its own."""
+    """A deep copy of the model."""
     own = onnx.ModelProto()
     own.CopyFrom(model)
     return own
 
 
 def weighted_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The layers in order of computation."""
+    """Layers with weights, in order of computation."""
     return [node for node in model.graph.node if node.op_type in WEIGHTED]
 
 
 def coded_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The layers that are one operator on integer codes, in order of computation."""
+    """Layers that are one operator on integer codes, in order of computation."""
     return [node for node in model.graph.node if node.op_type in integer_layers.CODED]
 
 
 def run_tensors(
     model: onnx.ModelProto, tensors: Sequence[str], states: Observations
 ) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
-    """Values of inner float tensors, for one batch of `states` after another."""
+    """Yields the values of inner float tensors, batch by batch of `states`."""
     exposed = copy_model(model)
     present = {value.name for value in exposed.graph.output}
     exposed.graph.output.extend(
@@ -86,19 +86,19 @@ def run_tensors(
 
 
 def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The node that computes each tensor."""
+    """Nodes by the name of each output."""
     return {output: node for node in model.graph.node for output in node.output}
 
 
 def remove_unused(model: onnx.ModelProto) -> None:
-    """Drops nodes that nothing needs, and initializers that no node reads; changes `model`."""
+    """Removes unused nodes and initializers; modifies `model`."""
     _transform(model, common_passes.RemoveUnusedNodesPass())
 
 
 def sort_nodes(model: onnx.ModelProto) -> None:
-    """Puts nodes in order of computation, otherwise as they were; changes `model`.
+    """Sorts nodes topologically, otherwise keeping their order; modifies `model`.
 
-    What depends on constants alone comes first, as the decoders of stored weights do.
+    Nodes that depend only on constants come first, such as decoders of stored weights.
 
     Raises:
         ValueError: the graph has a cycle.
@@ -114,12 +114,12 @@ def sort_nodes(model: onnx.ModelProto) -> None:
 
 
 def _transform(model: onnx.ModelProto, change: passes.PassBase) -> None:
-    """Runs a pass of onnx_ir, which keeps names, tensors and order as they are."""
+    """Runs an onnx_ir pass, which keeps names, tensors and order; modifies `model`."""
     model.CopyFrom(onnx_ir.to_proto(change(onnx_ir.from_proto(model)).model))
 
 
 def sources_of(name: str, made_by: dict[str, onnx.NodeProto]) -> set[str]:
-    """The initializers and graph inputs that a tensor is computed from."""
+    """Names of the initializers and graph inputs that a tensor is computed from."""
     found, waiting, seen = set(), [name], {name}
     while waiting:
         current = waiting.pop()

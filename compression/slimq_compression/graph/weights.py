@@ -1,4 +1,4 @@
-"""The weights that a graph computes with, in whatever form it stores them."""
+"""Decodes, counts and describes a graph's weights, however they are stored."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _PRECISIONS = {
     TensorProto.UINT2: "int2",
 }
 _PLACES = ("BitwiseAnd", "CumSum")
-"""Operators of decoders that lead to where weights are, not to what they are."""
+"""Operators of decoders that compute the positions of weights, not their values."""
 
 
 def decoded_weights(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
-    """The weights and biases that the layers compute with, whatever form they are stored in.
+    """Decodes the weights and biases that the layers compute with.
 
-    Whatever leads to them (dequantization, codebooks, masks) depends on constants only, so that
-    part of the graph is computed here. Operators that multiply codes are decoded.
+    Their computation (dequantization, codebooks, masks) depends only on constants, so that part of
+    the graph is run here. Weights of integer operators are decoded directly.
 
     Returns:
-        By tensor name, each weight and bias as the layer sees it.
+        Weights and biases by tensor name, as the layers see them.
     """
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     made_by = producers(model)
@@ -73,20 +73,20 @@ def decoded_weights(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
 
 
 def count_weights(model: onnx.ModelProto) -> tuple[int, int]:
-    """Weights and biases of the layers, and how many of them are not zero."""
+    """Counts weights and biases, and the nonzero ones."""
     weights = decoded_weights(model).values()
     return sum(w.size for w in weights), sum(int(np.count_nonzero(w)) for w in weights)
 
 
 def describe_precision(model: onnx.ModelProto) -> str:
-    """In what the weights are stored, such as `int8`, or `fp32+int8` where layers differ."""
+    """Precision of the stored weights, such as `int8`, or `fp32+int8` if layers differ."""
     stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     made_by = {k: node for k, node in producers(model).items() if node.op_type not in _PLACES}
     found = set()
     for node in weighted_nodes(model):
         sources = sources_of(node.input[1], made_by)
         types = [stored[name] for name in sources if name in stored]
-        # Scales are floats beside codes: the smallest type is the weights' own.
+        # Scales are floats next to codes: the narrowest type is the weights' own.
         narrow = [_PRECISIONS[t] for t in types if t in _PRECISIONS]
         found.add(min(narrow, key=lambda name: int(name.strip("fpbint"))) if narrow else "other")
     found |= {integer_layers.precision(node) for node in coded_nodes(model)}

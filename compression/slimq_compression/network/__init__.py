@@ -1,1 +1,1 @@
-"""The torch side: what network passes have in common."""
+"""Torch helpers for network passes."""

@@ -1,9 +1,10 @@
-"""Layers as products of thinner ones: singular values for matrices, Tucker-2 for convolutions.
+"""Low-rank factorization of layers: SVD for dense layers, Tucker-2 for convolutions.
 
-The singular value decomposition gives the nearest matrix of a rank (Eckart & Young 1936). Tucker-2
-leaves the kernel's own axes whole and cuts the two channel modes (Kim et al. 2016, 1511.06530). Its
-factors start from the singular vectors of the unfoldings (HOSVD) and are refined in turn (HOOI, De
-Lathauwer et al. 2000), which lowers the error in each step. Computed in float64.
+The singular value decomposition gives the best approximation of a given rank (Eckart & Young 1936).
+Tucker-2 reduces the rank of the two channel modes and leaves the spatial axes alone (Kim et al.
+2016, 1511.06530). Its factors start from the singular vectors of the unfoldings (HOSVD) and are
+refined alternately (HOOI, De Lathauwer et al. 2000), which reduces the error in each step. Computed
+in float64.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from torch import Tensor
 HOOI_STEPS = 10
 
 Cut = list[tuple[Tensor, Tensor]]
-"""Weight and bias of each layer that one layer is cut into; all but the last bias are zero."""
+"""Weights and biases of the layers that replace one layer; all but the last bias are zero."""
 
 
 def singular_values(weight: Tensor) -> list[Tensor]:
-    """Of a matrix; or of the unfoldings of a kernel along its input and its output channels."""
+    """Singular values of a matrix, or of a kernel's unfoldings along input and output channels."""
     values = weight.detach().double()
     modes = [values] if values.dim() == 2 else [values.transpose(0, 1), values]
     return [torch.linalg.svdvals(mode.flatten(1)) for mode in modes]
 
 
 def cut_dense(weight: Tensor, bias: Tensor, rank: int) -> Cut:
-    """Two dense layers for one `(outputs, inputs)`; both factors are of the same scale."""
+    """Factors a dense layer `(outputs, inputs)` into two, with equal scale."""
     left, values, right = torch.linalg.svd(weight.double(), full_matrices=False)
     root = values[:rank].sqrt()
     first, second = root[:, None] * right[:rank], left[:, :rank] * root
@@ -33,13 +34,13 @@ def cut_dense(weight: Tensor, bias: Tensor, rank: int) -> Cut:
 
 
 def cut_convolution(weight: Tensor, bias: Tensor, into: int, out: int) -> Cut:
-    """1×1, k×k and 1×1 for one kernel `(outputs, inputs, k, k)`.
+    """Factors a kernel `(outputs, inputs, k, k)` into 1×1, k×k and 1×1 convolutions.
 
-    A mode of full rank is not cut and gets no 1×1 layer.
+    A mode of full rank gets no 1×1 layer.
 
     Args:
         weight: the kernel.
-        bias: goes to the last of the layers.
+        bias: the bias, which goes to the last layer.
         into: rank of the input channels, at most k² · out.
         out: rank of the output channels, at most k² · into.
     """

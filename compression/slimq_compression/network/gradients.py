@@ -1,8 +1,8 @@
-"""Gradients of a network's outputs for single states, in its weights and in its units' values.
+"""Per-state gradients of a network's outputs with respect to weights and units.
 
-One backward pass over a batch gives the gradients of all its states, since states do not meet in a
-network whose normalization is fixed; what is kept for a weight is put together from its layer's
-inputs and the gradients of its outputs, without storing a network's worth of gradients per state.
+One backward pass over a batch gives the gradients of all its states, since states do not interact
+in a network with fixed normalization. Gradients of weights are computed from a layer's inputs and
+the gradients of its outputs, without storing a full set of gradients per state.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from slimq.networks.qnetwork import QNetwork, WeightedLayer, named_layers
 from slimq_compression.network.units import unit_layers
 
 BATCH = 32
-"""States at a time; a convolution's patches take up to 0.4 MB a state in the Nature network."""
+"""States per batch; a convolution's patches take up to 0.4 MB per state in the Nature network."""
 
 Recorded = dict[nn.Module, tuple[Tensor, Tensor]]
 Objective = Callable[[Tensor], Tensor]
-"""The sum over a batch of what is differentiated, from Q-values `(batch, actions)`."""
+"""The function to differentiate, summed over a batch of Q-values `(batch, actions)`."""
 
 
 def greedy_value(q_values: Tensor) -> Tensor:
@@ -36,12 +36,12 @@ def unit_effects(network: QNetwork, states: Observations, owner: str) -> list[Te
     """E_s |Σ z · ∂V/∂z| of every unit with values z, where V is the best action's value.
 
     Args:
-        network: a plain one (`unit_layers`); it is not changed.
+        network: a plain network (see `unit_layers`); not modified.
         states: `(states, *shape)`.
-        owner: the pass, as errors name it.
+        owner: name of the pass, for errors.
 
     Returns:
-        For each layer in front of the head, `(units,)`, float64.
+        For each layer before the head, `(units,)`, float64.
     """
     own = _own(network)
     units = unit_layers(own, owner)
@@ -60,16 +60,16 @@ def unit_effects(network: QNetwork, states: Observations, owner: str) -> list[Te
 def weight_moments(
     network: QNetwork, states: Observations, objective: Objective, power: int
 ) -> dict[str, Tensor]:
-    """E_s |∂f(s)/∂w|^power of every weight, where `objective` of a batch is the sum of f over it.
+    """E_s |∂f(s)/∂w|^power of every weight, where `objective` is the sum of f over a batch.
 
     Args:
-        network: of any kind; it is not changed.
+        network: any network; not modified.
         states: `(states, *shape)`.
-        objective: what is differentiated.
+        objective: the function to differentiate.
         power: 1 or 2.
 
     Returns:
-        By layer name, the head among them, a tensor of the shape of the layer's weight.
+        By layer name, including the head, a tensor of the shape of the layer's weight.
     """
     own = _own(network)
     layers = named_layers(own)
@@ -88,8 +88,8 @@ def weight_moments(
 def _power_sum(layer: WeightedLayer, given: Tensor, gradient: Tensor, power: int) -> Tensor:
     """Σ_s |∂f(s)/∂w|^power from the layer's inputs and the gradients of its outputs.
 
-    A dense layer's gradient for one state is an outer product, so its powers are as well, and the
-    sum is one product of matrices. A convolution adds up over positions first.
+    A dense layer's gradient for one state is an outer product, and so are its powers, so the sum is
+    one matrix product. For a convolution, gradients are first summed over positions.
     """
     if isinstance(layer, nn.Linear):
         return gradient.abs().pow(power).T @ given.abs().pow(power)
@@ -102,7 +102,7 @@ def _power_sum(layer: WeightedLayer, given: Tensor, gradient: Tensor, power: int
 
 
 def _own(network: QNetwork) -> QNetwork:
-    """A copy to take gradients of: on the CPU, with fixed normalization."""
+    """A copy to differentiate, on the CPU and with fixed normalization."""
     return copy.deepcopy(network).cpu().eval().requires_grad_()
 
 
@@ -113,7 +113,7 @@ def _batches(states: Observations) -> Iterator[Tensor]:
 
 @contextmanager
 def recording(modules: Iterable[nn.Module]) -> Iterator[Recorded]:
-    """Keeps what each module was last given and what it gave."""
+    """Records the last input and output of each module."""
     recorded: Recorded = {}
 
     def note(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,26 +1,26 @@
-"""How much a network's output depends on a weight or a unit: what pruning ranks by.
+"""Importance of weights and units, by which pruning ranks them.
 
-Both gradient criteria look at the trained network's outputs, not at a training loss, whose gradient
-is zero where training has ended.
+Both gradient criteria use the trained network's outputs rather than a training loss, whose gradient
+vanishes at the end of training.
 
-`taylor` is first order, of the value that the policy acts on, V(s) = max_a Q(s, a). A unit with
-values z scores E_s |Σ z · ∂V/∂z|, a sum over its positions with signs (Molchanov et al. 2017,
-1611.06440, §2.2, without the 1/M that is the same for a whole layer; with a ReLU and without
+`taylor` is a first-order criterion on the value that the policy acts on, V(s) = max_a Q(s, a). A
+unit with values z scores E_s |Σ z · ∂V/∂z|, a signed sum over its positions (Molchanov et al. 2017,
+1611.06440, §2.2, without the factor 1/M, which is constant within a layer; with a ReLU and without
 normalization it equals |Σ w · ∂V/∂w| over weights and bias, Molchanov et al. 2019, 1906.10771).
-Effects that cancel within a unit count as none. A single weight scores |w| · E_s |∂V/∂w|.
+Effects within a unit may cancel. A single weight scores |w| · E_s |∂V/∂w|.
 
-`obd` is second order, of all Q-values (LeCun et al. 1990, "Optimal Brain Damage"). The
+`obd` is a second-order criterion on all Q-values (LeCun et al. 1990, "Optimal Brain Damage"). The
 Hessian of half the squared output error, taken at the network itself, is exactly the Gauss-Newton
-matrix; with its diagonal H = E_s Σ_a (∂Q_a/∂w)² a weight scores ½ H w², and a unit the sum over its
-incoming weights, where nothing cancels. The sum over actions is estimated, without bias, from one
-projection onto random signs for each state (Hutchinson 1990).
+matrix; with its diagonal H = E_s Σ_a (∂Q_a/∂w)², a weight scores ½ H w², and a unit the sum over
+its incoming weights, without cancellation. The sum over actions has an unbiased estimate from one
+projection onto random signs per state (Hutchinson 1990).
 
 `l1`, `l2` and `magnitude` need no states (Li et al. 2017, 1608.08710). `bn-scale` is |γ| of the
 batch normalization (Liu et al. 2017, 1708.06519). `random` is the control.
 
-Costs a forward and a backward pass over the states: one or two seconds for the Nature network and
-256 states on one core. Gradient criteria fail where the states miss situations that matter, and
-`obd` where weights that go together depend on each other.
+Cost: a forward and a backward pass over the states, one or two seconds for the Nature network and
+256 states on one core. Gradient criteria fail if the states miss situations that matter, and `obd`
+if weights that are pruned together depend on each other.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TINY = 1e-12
 
 
 class Importance(StrEnum):
-    """By what units are ranked."""
+    """Criterion by which units are ranked."""
 
     L1 = "l1"
     L2 = "l2"
@@ -51,7 +51,7 @@ class Importance(StrEnum):
 
 
 class WeightImportance(StrEnum):
-    """By what single weights are ranked."""
+    """Criterion by which single weights are ranked."""
 
     MAGNITUDE = "magnitude"
     TAYLOR = "taylor"
@@ -62,19 +62,19 @@ class WeightImportance(StrEnum):
 def weight_sensitivities(
     network: QNetwork, importance: WeightImportance, states: int, context: PassContext
 ) -> dict[str, Tensor]:
-    """What a weight's magnitude is to be multiplied with for its saliency.
+    """Sensitivities: a weight's saliency is its magnitude times its sensitivity.
 
-    Saliencies of different layers can be compared. With `obd` the product is √H · |w|, which ranks
-    weights as ½ H w² does.
+    Saliencies are comparable across layers. With `obd` the product is √H · |w|, which ranks weights
+    like ½ H w².
 
     Args:
-        network: of any kind; it is not changed.
+        network: any network; not modified.
         importance: the criterion.
-        states: how many of the calibration states to use at most, evenly over the set.
-        context: brings the states and the generator.
+        states: maximum calibration states to use, evenly spaced over the set.
+        context: provides the states and the generator.
 
     Returns:
-        By layer name, the head among them, a tensor of the shape of the layer's weight.
+        By layer name, including the head, a tensor of the shape of the layer's weight.
     """
     weights = {name: layer.weight.detach() for name, layer in named_layers(network).items()}
     match importance:
@@ -100,22 +100,22 @@ def unit_scores(
     context: PassContext,
     owner: str = "prune_channels",
 ) -> list[Tensor]:
-    """The importance of every unit.
+    """Importance of every unit.
 
     Args:
-        network: a plain one (`unit_layers`); it is not changed.
-        importance: the criterion; with `bn-scale` dense layers, which have no normalization, are
+        network: a plain network (see `unit_layers`); not modified.
+        importance: the criterion; with `bn-scale`, dense layers have no normalization and are
             scored by their L1 norm.
-        states: how many of the calibration states to use at most, evenly over the set.
-        context: brings the states and the generator; untouched by l1, l2 and bn-scale.
-        owner: the pass, as errors name it.
+        states: maximum calibration states to use, evenly spaced over the set.
+        context: provides the states and the generator; not used by l1, l2 and bn-scale.
+        owner: name of the pass, for errors.
 
     Returns:
         For each convolution and hidden dense layer in order, scores `(units,)`, float64.
 
     Raises:
-        InvalidInputError: the network is not plain, or `bn-scale` finds a convolution without batch
-            normalization, or no convolution.
+        InvalidInputError: the network is not plain; or with `bn-scale`, a convolution has no batch
+            normalization or there is no convolution.
     """
     units = unit_layers(network, owner)
     match importance:
@@ -151,7 +151,7 @@ def _scales(units: list[UnitLayer], owner: str) -> list[Tensor]:
     convolutions = [unit for unit in units if isinstance(unit.layer, nn.Conv2d)]
     bare = [unit.name for unit in convolutions if unit.norm is None]
     if bare or not convolutions:
-        expected = "one that the network has: bn-scale needs batch normalization in convolutions"
+        expected = "another criterion, since bn-scale needs convolutions with batch normalization"
         received = f"{bare[0]} without it" if bare else "a network without convolutions"
         raise InvalidInputError(f"{owner}.importance", expected, received)
     return [
@@ -161,7 +161,7 @@ def _scales(units: list[UnitLayer], owner: str) -> list[Tensor]:
 
 
 def _curvature(network: QNetwork, states: int, context: PassContext) -> dict[str, Tensor]:
-    """By layer name, the estimated diagonal of the Gauss-Newton matrix of all Q-values."""
+    """Estimates the diagonal of the Gauss-Newton matrix of all Q-values, by layer name."""
 
     def projection(q_values: Tensor) -> Tensor:
         signs = torch.randint(0, 2, q_values.shape, generator=context.torch_generator) * 2 - 1

@@ -1,12 +1,12 @@
-"""Training a network as it will be deployed: weights on their grids, activations on their levels.
+"""Trains a network as it will be deployed: weights on grids, activations on levels.
 
-The forward pass computes with projected weights and quantized activations, the backward pass takes
-their gradients for those of the latent values (straight-through estimator, Bengio et al. 2013,
-1308.3432; for quantization-aware training Jacob et al. 2018, 1712.05877, §3). Weights are swapped
-in and out, so that any optimizer and any wrapper around the network work unchanged.
+The forward pass uses projected weights and quantized activations; the backward pass applies their
+gradients to the latent values (straight-through estimator, Bengio et al. 2013, 1308.3432; for
+quantization-aware training Jacob et al. 2018, 1712.05877, §3). Weights are swapped in and out, so
+that any optimizer and any wrapper around the network work unchanged.
 
-Costs one projection for each update. It fails where levels are so few that the latent weights
-oscillate between two of them: that is why grids and ranges stop moving before the end.
+Cost: one projection per update. With very few levels, latent weights may oscillate between two of
+them; for that reason grids and ranges are frozen before the end.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from slimq.networks.grids import SETTLED, Grid, project
 from slimq.networks.qnetwork import QNetwork, activation_names, named_layers
 
 MOMENTUM = 0.95
-"""Of the running mean of the batches' largest activations."""
+"""Momentum of the running mean of the batches' largest activations."""
 
 
-class HeldNetwork:
-    """A network whose weights are latent, and its form on the grids.
+class LatentNetwork:
+    """A network with latent weights, and their projection onto grids.
 
     Attributes:
-        network: the latent one, which an optimizer changes.
-        grids: of its own, by layer name.
+        network: the network with latent weights, for the optimizer to update.
+        grids: its grids, by layer name.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class HeldNetwork:
         self.advance(0.0)
 
     def advance(self, progress: float) -> None:
-        """Grids follow the latent weights at a progress from 0 to 1."""
+        """Updates the grids from the latent weights; `progress` is from 0 to 1."""
         with torch.no_grad():
             for name, grids in self.grids.items():
                 _advance(self._weights[name].data, grids, progress)
@@ -58,7 +58,7 @@ class HeldNetwork:
 
     @contextmanager
     def projected(self) -> Iterator[QNetwork]:
-        """The network with its weights on the grids, for as long as the context lasts."""
+        """Context in which the network's weights are projected onto the grids."""
         latent = {name: weight.data for name, weight in self._weights.items()}
         try:
             for name, weight in self._weights.items():
@@ -69,7 +69,7 @@ class HeldNetwork:
                 weight.data = latent[name]
 
     def write_to(self, network: QNetwork) -> None:
-        """Gives another network of the same specification the projected weights and all grids."""
+        """Writes projected weights, grids and ranges to a network of the same specification."""
         with self.projected():
             network.load_state_dict(self.network.state_dict())
         cpu = torch.device("cpu")
@@ -80,8 +80,8 @@ class HeldNetwork:
             network.ranges = {name: (0.0, float(x.high)) for name, x in self._levels.items()}
 
 
-def hold(network: QNetwork, name: str, grids: tuple[Grid, ...]) -> None:
-    """Puts one layer of a network on grids, which it keeps; changes `network`."""
+def attach_grids(network: QNetwork, name: str, grids: tuple[Grid, ...]) -> None:
+    """Projects one layer onto grids, which the network keeps; modifies `network`."""
     weight = named_layers(network)[name].weight
     with torch.no_grad():
         _advance(weight.data, grids, 0.0)
@@ -90,14 +90,14 @@ def hold(network: QNetwork, name: str, grids: tuple[Grid, ...]) -> None:
 
 
 def _advance(weight: Tensor, grids: tuple[Grid, ...], progress: float) -> None:
-    """Each grid sees what the grids before it leave of the latent weight."""
+    """Updates the grids; each one sees the weight as projected by those before it."""
     for grid in grids:
         grid.advance(weight, progress)
         weight = grid.project(weight)
 
 
 class _ActivationLevels:
-    """A forward hook that puts activations on evenly spaced levels from 0 to the range learned."""
+    """Forward hook that rounds activations to evenly spaced levels within the learned range."""
 
     def __init__(self, bits: int) -> None:
         self.levels = 2**bits - 1

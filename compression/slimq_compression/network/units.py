@@ -1,7 +1,7 @@
-"""The units of a network: what structured passes count, rank, remove and factor.
+"""Units of a network, which structured passes rank, remove and factor.
 
-A unit is an output channel of a convolution or a neuron of a hidden dense layer. Its value is what
-the next layer reads: the output of the layer, of its batch normalization, or of its activation,
+A unit is an output channel of a convolution or a neuron of a hidden dense layer. Its value is the
+input of the next layer: the output of the layer, of its batch normalization or of its activation,
 whichever comes last.
 """
 
@@ -18,13 +18,13 @@ from slimq.networks.specification import ConvLayer, ConvSpec, ResidualLayer
 
 @dataclass(frozen=True)
 class UnitLayer:
-    """One layer in front of the head, with what belongs to it.
+    """One layer before the head, with its normalization and activation.
 
     Attributes:
-        name: as in the exported graph, such as `conv1`.
+        name: the name in the exported graph, such as `conv1`.
         layer: a plain convolution or a dense layer.
-        norm: the batch normalization behind it, if there is one.
-        last: the module whose output the next layer reads.
+        norm: the batch normalization after it, if any.
+        last: the module whose output is the next layer's input.
     """
 
     name: str
@@ -34,7 +34,7 @@ class UnitLayer:
 
     @property
     def width(self) -> int:
-        """How many units it has."""
+        """Number of units."""
         return len(self.layer.weight)
 
 
@@ -43,11 +43,11 @@ def unit_layers(network: QNetwork, owner: str) -> list[UnitLayer]:
 
     Args:
         network: convolutions with or without batch normalization, then dense layers.
-        owner: the pass, as errors name it.
+        owner: name of the pass, for errors.
 
     Raises:
-        InvalidInputError: a convolution has groups, or there are shuffles or residual blocks, which
-            tie the units of several layers together.
+        InvalidInputError: there are grouped convolutions, shuffles or residual blocks, which couple
+            the units of several layers.
     """
     _check_plain(network, owner)
     names = {id(layer): name for name, layer in named_layers(network).items()}
@@ -68,8 +68,8 @@ def _check_plain(network: QNetwork, owner: str) -> None:
         if isinstance(layer, ConvLayer) and layer.groups == 1:
             continue
         if isinstance(layer, ConvLayer):
-            what = f"a convolution with {layer.groups} groups"
+            found = f"a convolution with {layer.groups} groups"
         else:
-            what = "a residual block" if isinstance(layer, ResidualLayer) else "a channel shuffle"
+            found = "a residual block" if isinstance(layer, ResidualLayer) else "a channel shuffle"
         expected = "a network of plain convolutions and dense layers"
-        raise InvalidInputError(f"{owner}.network", expected, f"convolutions[{index}]: {what}")
+        raise InvalidInputError(f"{owner}.network", expected, f"convolutions[{index}]: {found}")

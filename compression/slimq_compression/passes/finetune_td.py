@@ -1,21 +1,21 @@
 """Fine-tuning by temporal differences, on transitions that the network itself plays.
 
-Double DQN (van Hasselt et al. 2016, 1509.06461) from where the network stands: the target of
-Q(s, a) is y = r + γ·Q(s', argmax Q(s', ·; θ); θ⁻), or y = r where the episode terminated, under
-Huber's loss, with a target network θ⁻ that follows now and then. Where distillation is bounded by
-the teacher, this goes after the return itself. An anchor may keep the network near the teacher: the
-Huber loss to the teacher's Q-values on the same states, as in Kickstarting (Schmitt et al. 2018,
-1803.03835) but of values, not of policies.
+Double DQN (van Hasselt et al. 2016, 1509.06461), starting from the given network: the target of
+Q(s, a) is y = r + γ·Q(s', argmax Q(s', ·; θ); θ⁻), or y = r where the episode terminated, with
+the Huber loss and a periodically updated target network θ⁻. Distillation is bounded by the teacher;
+this optimises the return itself. An anchor can keep the network close to the teacher: a Huber loss
+to the teacher's Q-values on the same states, as in Kickstarting (Schmitt et al. 2018, 1803.03835),
+but on values rather than policies.
 
-Weights on grids stay on them: the updates are straight-through, and play, targets and result are
-the projections. Batch normalization computes with its running statistics, which stay as they are,
-so that a network is the same function in updates and in play. So do learned activation ranges.
+Weights on grids stay on them: updates are straight-through, and play, targets and result use the
+projected weights. Batch normalization uses its running statistics, which do not change, so that a
+network is the same function in updates and in play. Learned activation ranges do not change either.
 
-Costs the play (`rounds × steps`), `rounds × updates` of three forward passes and one backward, and
-the memory of `replay_rounds × steps` transitions, 56 kB each for four frames and the next four. It
-fails where there is too little play: a policy near its best sees few mistakes, and the noise of
-bootstrapping then does more harm than the rewards do good; a low learning rate, an anchor and the
-accept gate limit it.
+Cost: play (`rounds × steps`), `rounds × updates` of three forward passes and one backward pass, and
+memory for `replay_rounds × steps` transitions, 56 kB each for four frames and the next four. It
+fails with too little play: a policy near its optimum makes few mistakes, and bootstrapping noise
+then does more harm than the rewards do good. A low learning rate, an anchor and the accept gate
+limit the damage.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from slimq.networks.targets import bootstrap_targets
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext, ProgressBar, TransitionBatch
 from slimq_compression.network.distillation import label
-from slimq_compression.network.straight_through import HeldNetwork
+from slimq_compression.network.straight_through import LatentNetwork
 
 
 class Params(BaseModel):
-    """The bounds are wide; the recipes say what works."""
+    """Parameters of the fine-tuning. Bounds are wide; see the recipes for values that work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gamma: float = Field(default=0.99, ge=0.0, lt=1.0, description="discount of each agent step")
+    gamma: float = Field(default=0.99, ge=0.0, lt=1.0, description="discount factor per agent step")
     clip_rewards: bool = Field(
         default=True, description="learn from rewards clipped to [-1, 1], as the teacher did"
     )
@@ -55,30 +55,29 @@ class Params(BaseModel):
         le=1_000.0,
         description="weight of the Huber loss to the teacher's Q-values; 0: no anchor",
     )
-    rounds: int = Field(default=4, ge=1, le=10_000, description="of play, then updates")
-    steps: int = Field(default=4_000, ge=1, le=1_000_000, description="played in each round")
+    rounds: int = Field(default=4, ge=1, le=10_000, description="rounds of play and updates")
+    steps: int = Field(default=4_000, ge=1, le=1_000_000, description="steps played per round")
     replay_rounds: int = Field(
-        default=4, ge=1, le=1_000, description="newest rounds that are learned from"
+        default=4, ge=1, le=1_000, description="number of newest rounds in the replay"
     )
-    updates: int = Field(default=1_000, ge=1, le=10_000_000, description="in each round")
+    updates: int = Field(default=1_000, ge=1, le=10_000_000, description="updates per round")
     target_update_every: int = Field(
-        default=500, ge=1, description="updates after which the target network is replaced"
+        default=500, ge=1, description="updates between target network updates"
     )
-    batch_size: int = Field(default=64, ge=1, le=65_536, description="transitions in an update")
-    learning_rate: float = Field(default=5e-5, gt=0.0, le=1.0, description="of Adam")
-    gradient_clip: float = Field(
-        default=10.0, gt=0.0, le=1e6, description="largest norm of a gradient"
-    )
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="transitions per update")
+    learning_rate: float = Field(default=5e-5, gt=0.0, le=1.0, description="learning rate of Adam")
+    gradient_clip: float = Field(default=10.0, gt=0.0, le=1e6, description="maximum gradient norm")
     epsilon: float = Field(
         default=0.05, ge=0.0, le=1.0, description="probability of a random action in play"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="fp32", description="of the updates; auto: bf16 where the hardware computes in it"
+        default="fp32",
+        description="precision of the updates; auto: bf16 if the hardware supports it",
     )
 
 
 class Minibatch(NamedTuple):
-    """Transitions, and the teacher's Q-values of `observations` (zeros without an anchor)."""
+    """Transitions, with the teacher's Q-values for `observations` (zeros without an anchor)."""
 
     observations: Tensor
     actions: Tensor
@@ -89,29 +88,29 @@ class Minibatch(NamedTuple):
 
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
-    """The network, trained and on its grids; the given one stays as it is."""
+    """Trains a copy of the network; it stays on its grids."""
     online = arrange(copy.deepcopy(network)).to(context.device).eval()
-    held = HeldNetwork(online, None, context.device)
+    latent = LatentNetwork(online, None, context.device)
     teacher = None
     if params.teacher_weight:
         teacher = TorchPolicy(copy.deepcopy(context.teacher).to(context.device), context.device)
     player = TorchPolicy(online, context.device)
-    learner = _Learner(held, params, context)
+    learner = _Learner(latent, params, context)
     replay = Replay(params.replay_rounds, context.generator)
     with context.progress("finetune_td", params.rounds * params.updates, "update") as bar:
         for index in range(params.rounds):
-            with held.projected():
+            with latent.projected():
                 played = context.collect.transitions(player, params.steps, epsilon=params.epsilon)
             replay.add(played, _label(teacher, played, network.spec.actions))
             with flushed_denormals():
                 learner.learn(replay, bar, f"round {index + 1}/{params.rounds}")
     trained = copy.deepcopy(network)
-    held.write_to(trained)
+    latent.write_to(trained)
     return trained
 
 
 class Replay:
-    """The transitions of the newest rounds, all of the same length."""
+    """Transitions of the newest rounds, which all have the same length."""
 
     def __init__(self, rounds: int, generator: np.random.Generator) -> None:
         self.rounds: deque[tuple[TransitionBatch, QValues]] = deque(maxlen=rounds)
@@ -122,7 +121,7 @@ class Replay:
         self.rounds.append((played, labels))
 
     def sample(self, size: int) -> Minibatch:
-        """A uniform minibatch, with replacement."""
+        """Samples a minibatch uniformly, with replacement."""
         steps = len(self.rounds[0][1])
         drawn = self.generator.integers(len(self.rounds) * steps, size=size)
         rows = [(*self.rounds[index // steps], index % steps) for index in drawn.tolist()]
@@ -137,12 +136,12 @@ class Replay:
 
 
 class _Learner:
-    """Adam on the latent weights, and the target network."""
+    """Adam on the latent weights, with a target network."""
 
-    def __init__(self, held: HeldNetwork, params: Params, context: PassContext) -> None:
-        self.held, self.params, self.device = held, params, context.device
+    def __init__(self, latent: LatentNetwork, params: Params, context: PassContext) -> None:
+        self.latent, self.params, self.device = latent, params, context.device
         precision = resolve_precision(params.precision, context.device)
-        online = held.network
+        online = latent.network
         self.target = copy.deepcopy(online).requires_grad_(requires_grad=False)
         self.q_online: nn.Module = MixedPrecision(online) if precision == "bf16" else online
         self.q_target: nn.Module = (
@@ -154,15 +153,15 @@ class _Learner:
     def learn(self, replay: Replay, bar: ProgressBar, note: str) -> None:
         params = self.params
         for _ in range(params.updates):
-            self.held.advance(self.done / self.total)
+            self.latent.advance(self.done / self.total)
             batch = Minibatch(*(t.to(self.device) for t in replay.sample(params.batch_size)))
             self.optimizer.zero_grad(set_to_none=True)
-            with self.held.projected():
+            with self.latent.projected():
                 if self.done % params.target_update_every == 0:
-                    self.target.load_state_dict(self.held.network.state_dict())
+                    self.target.load_state_dict(self.latent.network.state_dict())
                 loss = self.loss(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.held.network.parameters(), params.gradient_clip)
+            nn.utils.clip_grad_norm_(self.latent.network.parameters(), params.gradient_clip)
             self.optimizer.step()
             self.done += 1
             if self.done % 50 == 0:
@@ -179,11 +178,11 @@ class _Learner:
                 selecting=self.q_online(batch.next_observations),
                 evaluating=self.q_target(batch.next_observations),
             )
-        answers: Tensor = self.q_online(batch.observations)
-        values = answers.gather(1, batch.actions[:, None]).squeeze(1)
+        q_values: Tensor = self.q_online(batch.observations)
+        values = q_values.gather(1, batch.actions[:, None]).squeeze(1)
         loss = F.smooth_l1_loss(values, targets)
         if params.teacher_weight:
-            loss = loss + params.teacher_weight * F.smooth_l1_loss(answers, batch.labels)
+            loss = loss + params.teacher_weight * F.smooth_l1_loss(q_values, batch.labels)
         return loss
 
 

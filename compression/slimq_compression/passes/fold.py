@@ -1,15 +1,16 @@
-"""Folds what is constant into the weights: batch normalization, and the scale of the frames.
+"""Folds constants into weights: batch normalization and the input scale.
 
-- **Batch normalization** (Ioffe & Szegedy 2015, arXiv:1502.03167) in use is affine in each channel,
-  γ·(Wx + b − μ)/σ + β: the convolution in front of it takes it in (Jacob et al. 2018, 1712.05877,
-  §3.2). Quantization has to come after this, for it is the folded weights that are multiplied.
-- **The input's 1/255** goes into the weights of the layers that read the frames, which then take
-  whole numbers from 0 to 255.
-- **Constant nodes**, which imported models have, become initializers.
+- **Batch normalization** (Ioffe & Szegedy 2015, arXiv:1502.03167) is affine per channel at
+  inference, γ·(Wx + b − μ)/σ + β, and is folded into the preceding convolution (Jacob et al. 2018,
+  1712.05877, §3.2). Quantize after this pass, since the folded weights are the ones multiplied.
+- **The input scale 1/255** is folded into the weights of the layers that read the frames, which
+  then take integers from 0 to 255.
+- **Constant nodes** of imported models become initializers.
 
-Costs nothing; Q-values change by float rounding alone, and a tiny network saves a few microseconds.
-It fails where the weights are on levels: 1/255 and γ/σ take them off, so fold first or leave the
-scale of a quantized network alone (`input_scale = false`); int8 takes frames as codes anyway.
+It costs nothing; Q-values change only by float rounding, and a tiny network saves a few
+microseconds. It does not suit weights on levels, which 1/255 and γ/σ take off their levels: fold
+first, or leave the scale of a quantized network alone (`input_scale = false`); int8 takes frames as
+codes anyway.
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ from slimq_compression.quantization.qdq import scaled_frames
 
 
 class Params(BaseModel):
-    """What is folded."""
+    """Constants to fold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_norm: bool = Field(
-        default=True, description="into the convolution in front of each batch normalization"
+        default=True, description="fold batch normalization into the preceding convolution"
     )
     input_scale: bool = Field(
-        default=True, description="the scale of integer frames, into the layers that read them"
+        default=True, description="fold the scale of integer frames into the layers that read them"
     )
 
 
 def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:  # noqa: ARG001
-    """The same function in fewer nodes.
+    """Makes an equivalent model with fewer nodes.
 
     Raises:
-        InvalidInputError: a batch normalization stands behind no convolution of its own, or
-            something other than a layer with float weights reads the scaled frames.
+        InvalidInputError: a batch normalization does not follow a convolution that it can be folded
+            into, or a node other than a layer with float weights reads the scaled frames.
     """
     folded = copy_model(model)
     _store_constants(folded)
@@ -59,7 +60,7 @@ def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.
 
 
 def _store_constants(model: onnx.ModelProto) -> None:
-    """Makes initializers of Constant nodes; changes `model`."""
+    """Converts Constant nodes to initializers; modifies `model`."""
     for node in [n for n in model.graph.node if n.op_type == "Constant"]:
         value = next((entry.t for entry in node.attribute if entry.name == "value"), None)
         if value is None:
@@ -71,12 +72,12 @@ def _store_constants(model: onnx.ModelProto) -> None:
 
 
 def _fold_normalization(model: onnx.ModelProto, norm: onnx.NodeProto) -> None:
-    """Into the convolution, whose output takes the name of what the normalization gave."""
+    """Folds a normalization into its convolution, which takes its output's name."""
     made_by = producers(model)
     layer = made_by.get(norm.input[0])
     readers = [node for node in model.graph.node if norm.input[0] in node.input]
     if layer is None or layer.name not in float_layers(model, ("Conv",)) or len(readers) > 1:
-        expected = "batch normalization right behind a convolution with float weights"
+        expected = "batch normalization directly after a convolution with float weights"
         raise InvalidInputError("fold.batch_norm", expected, f"the node {norm.name!r}")
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     gamma, beta, mean, variance = (_exactly(stored[name]) for name in norm.input[1:5])
@@ -98,7 +99,7 @@ def _fold_normalization(model: onnx.ModelProto, norm: onnx.NodeProto) -> None:
 
 
 def _fold_input_scale(model: onnx.ModelProto) -> None:
-    """Into the layers that read the scaled frames; changes `model`."""
+    """Folds the scale into the layers that read the scaled frames; modifies `model`."""
     frames = scaled_frames(model)
     if frames is None or frames.scale == 1.0:
         return
@@ -117,7 +118,7 @@ def _fold_input_scale(model: onnx.ModelProto) -> None:
 
 
 def _exactly(tensor: onnx.TensorProto) -> npt.NDArray[np.float64]:
-    """In float64, so that a product is rounded once."""
+    """Reads a tensor as float64, so that products are rounded only once."""
     return numpy_helper.to_array(tensor).astype(np.float64)
 
 

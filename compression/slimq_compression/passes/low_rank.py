@@ -1,16 +1,16 @@
-"""Low rank: a layer becomes two or three thinner ones in a row, without activations in between.
+"""Low-rank factorization: replaces a layer by two or three thinner ones, without activations.
 
-A dense layer is cut to rank r by its singular value decomposition (Denton et al. 2014, 1404.0736),
-a convolution by Tucker-2 along its channels (Kim et al. 2016, 1511.06530): 1×1 to r_in channels,
-k×k to r_out, 1×1 back; see `slimq_compression.network.factorization`.
+A dense layer is reduced to rank r by its singular value decomposition (Denton et al. 2014,
+1404.0736), a convolution by Tucker-2 along its channels (Kim et al. 2016, 1511.06530): 1×1 to r_in
+channels, k×k to r_out, 1×1 back; see `slimq_compression.network.factorization`.
 
-Ranks are given, or they are the least that keep a share of the energy, the sum of squared singular
-values, in every layer; or that share is found by bisection, so that a budget of parameters holds.
-By energy a layer is cut only where that makes it smaller.
+Ranks are given, or they are the smallest that keep a share of the energy, the sum of squared
+singular values, in every layer; or that share is found by bisection to meet a parameter budget. By
+energy, a layer is factored only if that makes it smaller.
 
-Costs seconds. The dense layer, where the weights are, gains bytes and time; the Nature network's
-convolutions gain little, since each becomes three layers to run. It fails where the spectrum is
-flat, and energy does not say what the policy needs: fine-tune afterwards.
+It takes seconds. The dense layer, which has most of the weights, saves bytes and time; the Nature
+network's convolutions gain little, since each becomes three layers to run. It fails if the spectrum
+is flat, and energy does not measure what matters to the policy: fine-tune afterwards.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     energy: float | None = Field(
-        default=None, gt=0.0, le=1.0, description="share of squared singular values that is kept"
+        default=None, gt=0.0, le=1.0, description="share of squared singular values to keep"
     )
     ranks: dict[str, Rank | tuple[Rank, Rank]] | None = Field(
         default=None,
         min_length=1,
         description="by layer name: the rank of a dense layer, [input, output] of a convolution; "
-        "other layers stay whole",
+        "other layers are not factored",
     )
     parameters: int | None = Field(
-        default=None, ge=1, description="most weights and biases that the network may have"
+        default=None, ge=1, description="maximum weights and biases of the network"
     )
     convolutions: bool = Field(
-        default=True, description="cut convolutions too, where ranks are not given"
+        default=True, description="also factor convolutions, if ranks are not given"
     )
 
     @model_validator(mode="after")
@@ -63,12 +63,12 @@ class Params(BaseModel):
 
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:  # noqa: ARG001
-    """The network with layers cut; at full rank it computes the same.
+    """Makes a network with factored layers; at full rank it computes the same function.
 
     Raises:
-        InvalidInputError: the network has groups, shuffles or residual blocks, or would get more
-            layers than a network may have; a rank's layer is unknown or has no such rank; or the
-            budget cannot be met.
+        InvalidInputError: the network has groups, shuffles or residual blocks, or would have too
+            many layers; `ranks` names an unknown layer or an impossible rank; or the budget cannot
+            be met.
     """
     layers = unit_layers(network, "low_rank")
     if params.ranks is not None:
@@ -94,8 +94,8 @@ def _given_ranks(layers: list[UnitLayer], given: dict[str, int | tuple[int, int]
         rank = (value,) if isinstance(value, int) else value
         highest = _highest(unit)
         if len(rank) != len(highest):
-            form = "one rank" if len(highest) == 1 else "two ranks, [input, output]"
-            raise InvalidInputError(field, form, str(value))
+            expected = "one rank" if len(highest) == 1 else "two ranks, [input, output]"
+            raise InvalidInputError(field, expected, str(value))
         if rank != _possible(unit, rank):
             listing = " and ".join(str(limit) for limit in highest)
             if len(highest) == 2:
@@ -106,7 +106,7 @@ def _given_ranks(layers: list[UnitLayer], given: dict[str, int | tuple[int, int]
 
 
 def _energy_ranks(layers: list[UnitLayer], spectra: dict[str, list[Tensor]], share: float) -> Ranks:
-    """The least ranks that keep the share, of layers that become smaller by them."""
+    """The smallest ranks that keep the share, for layers that become smaller."""
     ranks: Ranks = {}
     for unit in layers:
         rank = _possible(unit, [_enough(spectrum, share) for spectrum in spectra[unit.name]])
@@ -117,7 +117,7 @@ def _energy_ranks(layers: list[UnitLayer], spectra: dict[str, list[Tensor]], sha
 
 def _enough(spectrum: Tensor, share: float) -> int:
     energy = spectrum.square().cumsum(dim=0)
-    # What is lost is compared, not what is kept: near 1 it has more digits.
+    # Comparing the lost share rather than the kept one is more precise near 1.
     lost = (energy[-1] - energy) / energy[-1].clamp_min(1e-300)
     return min(len(spectrum), 1 + int((lost > 1.0 - share).sum()))
 
@@ -125,7 +125,7 @@ def _enough(spectrum: Tensor, share: float) -> int:
 def _affordable(
     network: QNetwork, layers: list[UnitLayer], spectra: dict[str, list[Tensor]], budget: int
 ) -> float:
-    """The largest share of the energy, the same in every layer, that fits into the budget."""
+    """The largest share of the energy, equal in all layers, that meets the budget."""
     everything = count_parameters(network)
 
     def parameters(share: float) -> int:
@@ -133,10 +133,10 @@ def _affordable(
         cut = [unit for unit in layers if unit.name in ranks]
         return everything - sum(_whole(unit) - _size(unit, ranks[unit.name]) for unit in cut)
 
-    least = parameters(0.0)
-    if least > budget:
+    minimum = parameters(0.0)
+    if minimum > budget:
         raise InvalidInputError(
-            "low_rank.parameters", f"at least {least}, all ranks 1", str(budget)
+            "low_rank.parameters", f"at least {minimum} (all ranks 1)", str(budget)
         )
     low, high = 0.0, 1.0
     if parameters(high) <= budget:
@@ -157,7 +157,7 @@ def _area(unit: UnitLayer) -> int:
 
 
 def _possible(unit: UnitLayer, rank: Sequence[int]) -> tuple[int, ...]:
-    """The ranks, lowered to what a tensor can have: none exceeds the product of the others."""
+    """Limits ranks to possible ones: none exceeds the product of the others."""
     rank = [min(r, limit) for r, limit in zip(rank, _highest(unit), strict=True)]
     if len(rank) == 2:
         rank[1] = min(rank[1], rank[0] * _area(unit))
@@ -170,7 +170,7 @@ def _whole(unit: UnitLayer) -> int:
 
 
 def _size(unit: UnitLayer, rank: tuple[int, ...]) -> int:
-    """Weights and biases of the layers that a layer is cut into."""
+    """Number of weights and biases of the layers that replace a layer."""
     outputs, inputs = unit.layer.weight.shape[:2]
     if len(rank) == 1:
         return rank[0] * (inputs + outputs) + rank[0] + outputs
@@ -222,7 +222,7 @@ def _cut_spec(spec: QNetworkSpec, ranks: Ranks) -> QNetworkSpec:
     try:
         return QNetworkSpec(**{**dict(spec), "body": type(body).model_validate(values)})
     except ValidationError as error:
-        expected = "a network that has room for the layers that others are cut into"
+        expected = "a network that may have this many layers after factorization"
         raise InvalidInputError("low_rank.network", expected, error.errors()[0]["msg"]) from error
 
 

@@ -5,13 +5,13 @@ The units of a convolution or hidden dense layer are ranked by an importance, as
 for Efficient ConvNets", 1608.08710; L2 after He et al. 2018, 1808.06866), their effect on the best
 action's value (`taylor`, Molchanov et al. 2017, 1611.06440), the curvature of the output (`obd`,
 LeCun et al. 1990), or the scale of their batch normalization (`bn-scale`, network slimming, Liu et
-al. 2017, 1708.06519). A removed unit takes its bias and its normalization with it, and its slice of
-the next layer's input; through the flatten, a channel is a block of height × width inputs of the
-first dense layer. What is kept is bit for bit the parent's, without its grids and ranges.
+al. 2017, 1708.06519). With a unit, its bias, its normalization and its slice of the next layer's
+input are removed; across the flatten, a channel is a block of height × width inputs of the first
+dense layer. Remaining weights are bit for bit the parent's, without its grids and ranges.
 
-Bytes and time fall at once, without special kernels. Norms cost nothing, gradients seconds. It
-fails where the importance says little about use: the network does not play until it is fine-tuned.
-Groups, shuffles and residual blocks tie the units of several layers together and are refused.
+It saves bytes and time without special kernels. Norms cost nothing, gradients take seconds. It
+fails if the importance says little about a unit's use: the network does not play well until it is
+fine-tuned. Groups, shuffles and residual blocks couple units of several layers and are refused.
 """
 
 from __future__ import annotations
@@ -41,28 +41,31 @@ class Params(BaseModel):
 
     importance: Importance = Field(
         default=Importance.L1,
-        description="l1, l2: norm of a unit's incoming weights; taylor, obd: by gradients on "
-        "calibration states; bn-scale: of batch normalization; random: the control",
+        description="l1, l2: norm of a unit's incoming weights; taylor, obd: from gradients on "
+        "calibration states; bn-scale: scale of batch normalization; random: control",
     )
     keep: tuple[Share, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=32,
-        description="share of units kept, for each convolution and hidden dense layer in order",
+        description="share of units to keep, for each convolution and hidden dense layer in order",
     )
     ratio: float | None = Field(
         default=None,
         gt=0.0,
         le=1.0,
-        description="share of all units kept, ranked over all layers by importance relative to "
-        "their layer's mean, or for taylor and obd to its L2 norm",
+        description="share of all units to keep, ranked over all layers by importance relative to "
+        "their layer's mean, or to its L2 norm for taylor and obd",
     )
     multiple_of: int = Field(
-        default=1, ge=1, le=64, description="round widths up to a multiple, for the kernels' blocks"
+        default=1,
+        ge=1,
+        le=64,
+        description="round widths up to a multiple, to fill kernel blocks",
     )
 
     states: int = Field(
-        default=256, ge=1, le=100_000, description="most calibration states that gradients are of"
+        default=256, ge=1, le=100_000, description="maximum calibration states for gradients"
     )
 
     @model_validator(mode="after")
@@ -73,15 +76,15 @@ class Params(BaseModel):
 
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
-    """A smaller network whose weights are slices of the given one's.
+    """Makes a smaller network whose weights are slices of the given one's.
 
     Raises:
         InvalidInputError: the network has groups, shuffles or residual blocks, `keep` does not have
-            one share for each prunable layer, or `bn-scale` misses a batch normalization.
+            one share per prunable layer, or `bn-scale` is used without batch normalization.
     """
     layers = unit_layers(network, "prune_channels")
     if params.keep is not None and len(params.keep) != len(layers):
-        expected = f"{len(layers)} shares, one for each convolution and hidden dense layer"
+        expected = f"{len(layers)} shares, one per convolution and hidden dense layer"
         raise InvalidInputError("prune_channels.keep", expected, str(len(params.keep)))
     scores = unit_scores(network, params.importance, params.states, context)
     if params.keep is not None:
@@ -96,10 +99,10 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
 
 
 def keep_units(network: QNetwork, kept: list[Tensor]) -> QNetwork:
-    """The network with only these units, without grids or ranges.
+    """Makes a network with only these units, without grids or ranges.
 
     Args:
-        network: left as it is.
+        network: the network; not modified.
         kept: for each convolution and hidden dense layer in order, the indices of the units to
             keep, ascending.
 
@@ -135,20 +138,20 @@ def _copy_slice(old: nn.Module, new: nn.Module, outputs: Tensor, inputs: Tensor 
 
 
 def _copy_normalization(old: nn.BatchNorm2d, new: nn.BatchNorm2d, kept: Tensor) -> None:
-    """Scales, shifts and running statistics; the count of batches is one number."""
+    """Copies scales, shifts and running statistics; the batch counter is a scalar."""
     new.load_state_dict(
         {name: value[kept] if value.dim() else value for name, value in old.state_dict().items()}
     )
 
 
 def _widths(layers: list[UnitLayer], scores: list[Tensor], params: Params) -> list[float]:
-    """How many units of each layer are among the best of the network."""
+    """Number of units per layer among the best of the network."""
     ratio = params.ratio or 1.0
     if params.importance is not Importance.BN_SCALE:
         by_gradients = params.importance in (Importance.TAYLOR, Importance.OBD)
         return _global_widths([_relative(score, l2=by_gradients) for score in scores], ratio)
-    # Batch normalization puts all channels on one scale: they are ranked as they are (Liu et al.
-    # 2017). Dense layers have nothing to compare with them, so each keeps its share.
+    # Batch normalization puts all channels on one scale, so they are ranked without rescaling (Liu
+    # et al. 2017). Dense layers are not comparable with them, so each keeps its share.
     channels = [
         score for layer, score in zip(layers, scores, strict=True) if layer.norm is not None
     ]
@@ -160,7 +163,7 @@ def _widths(layers: list[UnitLayer], scores: list[Tensor], params: Params) -> li
 
 
 def _relative(score: Tensor, *, l2: bool) -> Tensor:
-    """Scores that can be compared between layers (l2: Molchanov et al. 2017, §2.2)."""
+    """Scales scores to be comparable across layers (l2: Molchanov et al. 2017, §2.2)."""
     size = torch.linalg.vector_norm(score) if l2 else score.mean()
     return score / size.clamp_min(1e-12)
 
@@ -172,20 +175,20 @@ def _global_widths(scores: list[Tensor], ratio: float) -> list[float]:
     return [float((score >= threshold).sum()) for score in scores]
 
 
-def _rounded(width: float, multiple: int, most: int) -> int:
+def _rounded(width: float, multiple: int, maximum: int) -> int:
     # Half a unit of tolerance: 0.7 of 10 units is 7, whatever the floating-point product says.
     units = max(1, math.floor(width + 0.5))
-    return min(most, math.ceil(units / multiple) * multiple)
+    return min(maximum, math.ceil(units / multiple) * multiple)
 
 
 def _best(score: Tensor, count: int) -> Tensor:
-    """The indices of the highest scores, ascending; of equal scores the first units stay."""
+    """Indices of the highest scores, ascending; among equal scores the first units are kept."""
     order = torch.sort(score, descending=True, stable=True).indices
     return torch.sort(order[:count]).values
 
 
 def _spread(kept: Tensor, before: nn.Module | None, layer: nn.Module) -> Tensor:
-    """The inputs of `layer` that the kept units of the layer before it feed."""
+    """Inputs of `layer` that come from the kept units of the previous layer."""
     if not (isinstance(before, nn.Conv2d) and isinstance(layer, nn.Linear)):
         return kept
     area = layer.in_features // before.out_channels

@@ -1,13 +1,14 @@
-"""Unstructured pruning: single weights become zero and stay so through later fine-tuning.
+"""Unstructured pruning: single weights become zero and stay zero through later fine-tuning.
 
-Importance of a weight is its magnitude (Han et al. 2015, 1506.02626), its magnitude times the
-sensitivity of the output (first-order Taylor, Molchanov et al. 2017, 1611.06440), or the second
-order of Optimal Brain Damage (LeCun et al. 1990); see `slimq_compression.network.importance`. With
-`gradual` the mask follows the cubic schedule of Zhu & Gupta 2017 (1710.01878) over the fine-tuning
-that comes next, and weights that were pruned too early can come back.
+The importance of a weight is its magnitude (Han et al. 2015, 1506.02626), its magnitude times the
+sensitivity of the output (first-order Taylor, Molchanov et al. 2017, 1611.06440), or the
+second-order criterion of Optimal Brain Damage (LeCun et al. 1990); see
+`slimq_compression.network.importance`. With `gradual` the mask follows the cubic schedule of Zhu &
+Gupta 2017 (1710.01878) during the following fine-tuning, and weights that were pruned too early can
+recover.
 
-It saves bytes once the zeros are stored sparsely (`store_weights`); there are no sparse kernels, so
-it saves no time. One-shot pruning beyond some 70 % collapses without fine-tuning.
+It saves bytes if zeros are stored sparsely (`store_weights`), but no time, since there are no
+sparse kernels. After one-shot pruning beyond some 70 %, the policy collapses without fine-tuning.
 """
 
 from __future__ import annotations
@@ -24,48 +25,48 @@ from slimq.networks.grids import Mask
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
 from slimq_compression.network.importance import WeightImportance, weight_sensitivities
-from slimq_compression.network.straight_through import hold
+from slimq_compression.network.straight_through import attach_grids
 
 
 class Scope(StrEnum):
-    """What is ranked together."""
+    """Scope of the ranking."""
 
     GLOBAL = "global"
     LAYER = "layer"
 
 
 class Params(BaseModel):
-    """How much, by what, and when."""
+    """Sparsity, criterion and schedule."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sparsity: float = Field(
-        default=0.9, gt=0.0, lt=1.0, description="share of zeros in the pruned layers together"
+        default=0.9, gt=0.0, lt=1.0, description="share of zeros over all pruned layers"
     )
     importance: WeightImportance = Field(
-        default=WeightImportance.MAGNITUDE, description="by what weights are ranked"
+        default=WeightImportance.MAGNITUDE, description="criterion by which weights are ranked"
     )
     scope: Scope = Field(
         default=Scope.GLOBAL,
-        description="global: all layers ranked together; layer: the same share in each",
+        description="global: one ranking over all layers; layer: equal sparsity in each",
     )
     gradual: bool = Field(
-        default=False, description="reach the sparsity over the fine-tuning that comes next"
+        default=False, description="reach the sparsity during the following fine-tuning"
     )
     exclude: tuple[str, ...] = Field(default=(), description="layers left dense, such as head")
     states: int = Field(
-        default=256, ge=1, le=10_000, description="calibration states that sensitivities come from"
+        default=256, ge=1, le=10_000, description="maximum calibration states for sensitivities"
     )
 
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
-    """The same network with masks on its weights; biases stay.
+    """Copies the network with masks on its weights; biases are not pruned.
 
-    With `gradual` the masks are still open: the fine-tuning that comes next closes them.
+    With `gradual` the masks start open, and the following fine-tuning closes them.
 
     Raises:
-        InvalidInputError: `exclude` names a layer that is not there, or none is left, or a layer is
-            pruned or quantized already.
+        InvalidInputError: `exclude` names an unknown layer or all layers, or a layer is already
+            pruned or quantized.
     """
     pruned = copy.deepcopy(network)
     layers = _chosen(pruned, params)
@@ -77,12 +78,12 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     magnitude = params.importance is WeightImportance.MAGNITUDE
     for name, sparsity in _sparsities(saliencies, params).items():
         sensitivity = None if magnitude else sensitivities[name]
-        hold(pruned, name, (Mask(sparsity, sensitivity, params.gradual),))
+        attach_grids(pruned, name, (Mask(sparsity, sensitivity, params.gradual),))
     return pruned
 
 
 def _sparsities(saliencies: dict[str, Tensor], params: Params) -> dict[str, float]:
-    """The share of each layer's weights that goes; at least one weight of each stays."""
+    """Sparsity of each layer; at least one weight per layer is kept."""
     if params.scope is Scope.LAYER:
         return dict.fromkeys(saliencies, params.sparsity)
     everything = torch.cat([saliency.flatten() for saliency in saliencies.values()])
@@ -99,11 +100,12 @@ def _chosen(network: QNetwork, params: Params) -> list[str]:
     unknown = [name for name in params.exclude if name not in layers]
     left = [name for name in layers if name not in params.exclude]
     if unknown or not left:
-        expected = f"layers of {', '.join(layers)}, and not all of them"
-        received = unknown[0] if unknown else "all of them"
+        expected = f"some of {', '.join(layers)}, but not all"
+        received = unknown[0] if unknown else "all"
         raise InvalidInputError("prune_weights.exclude", expected, received)
-    held = [name for name in left if name in network.grids]
-    if held:
-        expected = "layers that are neither pruned nor quantized before; name the others here"
-        raise InvalidInputError("prune_weights.exclude", expected, held[0])
+    on_grids = [name for name in left if name in network.grids]
+    if on_grids:
+        expected = f"every layer already pruned or quantized ({', '.join(on_grids)})"
+        received = ", ".join(params.exclude) or "none"
+        raise InvalidInputError("prune_weights.exclude", expected, received)
     return left

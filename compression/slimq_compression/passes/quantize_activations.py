@@ -1,17 +1,17 @@
-"""Activations below 8 bits: hidden layers answer with 4-bit or 2-bit codes.
+"""Activations below 8 bits: hidden layers output 4-bit or 2-bit codes.
 
-Behind every ReLU stands QuantizeLinear to an unsigned type of so many bits (ONNX from opset 21 for
-4 bits, from 25 for 2), and what makes floats of the codes: levels from 0 to the top of the range,
-as `finetune` trains them with `activation_bits` (Choi et al. 2018, "PACT", 1805.06085; here the
-range is a running mean of the batches' largest values). With ranges that were learned the graph
-computes what was trained.
+Every ReLU is followed by QuantizeLinear to an unsigned 4-bit or 2-bit type (ONNX opset 21 or 25)
+and by a conversion of the codes to floats: levels from 0 to the upper end of the range, as trained
+by `finetune` with `activation_bits` (Choi et al. 2018, "PACT", 1805.06085; here the range is a
+running mean of the batches' largest values). With learned ranges, the graph computes the trained
+function.
 
-The codes become floats by Cast and Mul, not by DequantizeLinear: in front of that, ONNX Runtime
-1.32 makes 8-bit codes of the next layer's weights and, of 2-bit activations, a graph that it then
-refuses. It has no kernel that multiplies such narrow codes, so this costs some microseconds for
-each layer and saves neither time nor bytes on a general processor. What it shows is what hardware
-with narrow activations would keep of the play. With 8 bits there are kernels: that is
-`quantize_int8`. It fails without training, and where the top of a range is an outlier's.
+Codes are converted by Cast and Mul rather than DequantizeLinear: with that node, ONNX Runtime 1.32
+quantizes the next layer's weights to 8 bits and, with 2-bit activations, builds a graph that it
+rejects. It has no kernels for such narrow codes, so this pass costs some microseconds per layer and
+saves neither time nor bytes on a general-purpose processor. It shows how well a policy would play
+on hardware with narrow activations. For 8 bits there are kernels: see `quantize_int8`. The policy
+fails without training, and if outliers determine the range.
 """
 
 from __future__ import annotations
@@ -32,38 +32,39 @@ from slimq_compression.quantization.ranges import (
     learned_ranges,
 )
 
-SMALLEST = 1e-30
-"""Top of the range of a layer that is always zero, whose scale must not be."""
+MIN_HIGH = 1e-30
+"""Upper end of the range of a layer that is always zero, since a scale must not be zero."""
 TYPES = {2: (TensorProto.UINT2, 25), 4: (TensorProto.UINT4, 21)}
-"""By bits of a code: the type, and the first opset whose QuantizeLinear has it."""
+"""Type, and first opset whose QuantizeLinear supports it, by bits per code."""
 
 
 class Params(BaseModel):
-    """Codes are always unsigned, from 0 on: they follow ReLUs."""
+    """Parameters. Codes are always unsigned, since they follow ReLUs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bits: Literal[2, 4] = Field(default=4, description="of a code")
+    bits: Literal[2, 4] = Field(default=4, description="bits per code")
     calibration: Calibration = Field(
-        default=Calibration.LEARNED, description="how the top of each range is chosen"
+        default=Calibration.LEARNED,
+        description="calibration method for the range's upper end",
     )
     percentile: float = Field(
         default=99.99,
         gt=50.0,
         le=100.0,
-        description="calibration = percentile: of the magnitudes, what is not clipped, in per cent",
+        description="for calibration = percentile: percentage of values not clipped",
     )
     states: int = Field(
-        default=1_024, ge=1, le=100_000, description="most calibration states to use"
+        default=1_024, ge=1, le=100_000, description="maximum calibration states to use"
     )
 
 
 def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:
-    """The model with codes behind its ReLUs.
+    """Quantizes the outputs of all ReLUs.
 
     Raises:
-        InvalidInputError: there is no ReLU in floats, or `calibration` asks for learned ranges that
-            some ReLU has not.
+        InvalidInputError: there is no ReLU, or `calibration` is `learned` and a ReLU has no learned
+            range.
     """
     names = [node.output[0] for node in activations_of(model) if node.op_type == "Relu"]
     if not names:
@@ -80,7 +81,7 @@ def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.
             continue
         made = changed.graph.node[-1]
         made.output[0] = f"{name}_float"
-        scale = max(highs[name], SMALLEST) / (2**params.bits - 1)
+        scale = max(highs[name], MIN_HIGH) / (2**params.bits - 1)
         grid = [f"{name}_scale", f"{name}_zero"]
         changed.graph.initializer.append(
             helper.make_tensor(grid[0], TensorProto.FLOAT, [], [scale])
@@ -99,12 +100,12 @@ def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.
 def _highs(
     model: onnx.ModelProto, names: list[str], params: Params, context: PassContext
 ) -> dict[str, float]:
-    """The top of each range."""
+    """The upper end of each range."""
     if params.calibration is Calibration.LEARNED:
         learned = learned_ranges(model)
         without = [name for name in names if name not in learned]
         if without:
-            expected = "a network that was trained with activation_bits, for learned ranges"
+            expected = "a network trained with activation_bits, for learned ranges"
             received = f"{without[0]!r} without a range"
             raise InvalidInputError("quantize_activations.calibration", expected, received)
         return {name: learned[name][1] for name in names}

@@ -1,14 +1,14 @@
-"""Dynamic int8: dense layers with 8-bit weights whose activations are quantized call by call.
+"""Dynamic int8: dense layers with 8-bit weights, and activations quantized on each call.
 
-No calibration set is needed, and nothing saturates: each call finds the range of its own batch
-(ONNX Runtime's `DynamicQuantizeMatMul`). So the Q-values of a state depend, within rounding, on
-what else is in its batch. Convolutions stay as they are: a dynamic convolution (ConvInteger) takes
-1.85 times the time of a float one.
+No calibration is needed, and nothing saturates: each call determines the range of its own batch
+(ONNX Runtime's `DynamicQuantizeMatMul`). A state's Q-values therefore depend slightly, by rounding,
+on the rest of its batch. Convolutions stay in floats: a dynamic convolution (ConvInteger) takes
+1.85 times as long as a float one.
 
-Weights are symmetric and, with `portable`, within ±64, as in `quantize_int8`. The dense layers fall
-to a quarter of their bytes; at batch 1, where they wait for memory, they take a third of the time.
-It gains nothing where the layers are small: finding the range costs microseconds. Nothing corrects
-the head's rounding errors, which shift actions against each other: leave it out of `layers`.
+Weights are symmetric and, with `portable`, within ±64, as in `quantize_int8`. Dense layers take a
+quarter of the bytes and, at batch 1, where they are memory-bound, a third of the time. Small layers
+gain nothing, since determining the range takes microseconds. The head's rounding errors are not
+corrected and shift actions relative to each other: leave the head out of `layers`.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from slimq_compression.quantization.levels import linear_codes, weight_scales
 
 
 class Params(BaseModel):
-    """Weights are always symmetric int8, activations always uint8."""
+    """Parameters. Weights are always symmetric int8, activations always uint8."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     per_channel: bool = Field(
-        default=True, description="one weight scale for each output, not for each layer"
+        default=True, description="one weight scale per output rather than per layer"
     )
     portable: bool = Field(
         default=True,
-        description="weight codes within ±64 instead of ±127, whose sums saturate on x86 "
+        description="weight codes within ±64; with ±127, sums saturate on x86 "
         "processors without VNNI",
     )
     layers: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="dense layers by name; null: all"
+        default=None, min_length=1, description="names of dense layers; null: all"
     )
 
 
 def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:  # noqa: ARG001
-    """The model with integer dense layers.
+    """Replaces dense layers by integer ones.
 
     Raises:
-        InvalidInputError: `layers` names one that is no dense layer with float weights, or there is
-            none at all.
+        InvalidInputError: `layers` names a layer that is not dense with float weights, or there is
+            no such layer.
     """
     highest = 64 if params.portable else 127
     coded = copy_model(model)

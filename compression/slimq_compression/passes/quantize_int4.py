@@ -1,18 +1,18 @@
-"""int4 in blocks: dense layers with 4-bit weights that are multiplied as they are (MatMulNBits).
+"""Blockwise int4: dense layers that compute with 4-bit weights (MatMulNBits).
 
-A block of neighbouring inputs shares one scale (Dettmers & Zettlemoyer 2023, arXiv:2212.09720, on
-why small blocks are what makes 4 bits work). Activations become 8-bit codes on the fly. Codes lie
-between −8 and 7 around a zero point in the middle, so no sums saturate on any processor.
+A block of neighbouring inputs shares one scale (Dettmers & Zettlemoyer 2023, arXiv:2212.09720,
+explain why 4 bits need small blocks). Activations are quantized to 8 bits on the fly. Codes are
+from −8 to 7 with a zero point in the middle, so sums do not saturate on any processor.
 
-- **Weights on levels keep them**: what was trained on `LinearLevels` of at most ±7 is encoded bit
-  for bit, with its own blocks or smaller ones; larger ones are refused.
-- **Other weights** get the scale of least squared error in each block, clipping tried.
+- **Weights on levels keep them**: weights trained on `LinearLevels` of at most ±7 are encoded bit
+  for bit, with their own block size or a smaller one; a larger one is refused.
+- **Other weights** get the scale of least squared error in each block, with clipping.
 - **Biases are corrected** for the mean error of the rounded weights (`bias_correction`).
 
-Takes (4 + 32/block size) bits for a weight, and at batch 1, where a dense layer waits for memory,
-less than half of its time; at batch 32 the gain is small. Convolutions stay as they are: combine
-with `quantize_int8` and its `layers`. Fails on small layers, whose error outweighs their bytes:
-`smallest` leaves the head in floats.
+It takes (4 + 32/block size) bits per weight and, at batch 1, where a dense layer is memory-bound,
+less than half the time; at batch 32 the gain is small. Convolutions are not changed: combine with
+`quantize_int8` and its `layers`. It does not suit small layers, whose error outweighs the bytes
+saved: `smallest` leaves the head in floats.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ Coded = dict[str, tuple[npt.NDArray[np.int8], Floats, int]]
 
 
 class Params(BaseModel):
-    """Weights are always symmetric int4."""
+    """Parameters. Weights are always symmetric int4."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     block_size: Literal[16, 32, 64, 128, 256] = Field(
-        default=32, description="inputs that share a scale of 4 bytes"
+        default=32, description="inputs that share one scale (4 bytes)"
     )
     smallest: int = Field(
-        default=32, ge=1, le=65_536, description="outputs from which a dense layer is quantized"
+        default=32, ge=1, le=65_536, description="minimum outputs of a dense layer to be quantized"
     )
     states: int = Field(
-        default=1_024, ge=1, le=100_000, description="most calibration states to use"
+        default=1_024, ge=1, le=100_000, description="maximum calibration states to use"
     )
     bias_correction: bool = Field(
-        default=True, description="take back the mean error of each output in its bias"
+        default=True, description="correct the mean error of each output in its bias"
     )
 
 
 def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:
-    """The model with 4-bit dense layers.
+    """Replaces dense layers by 4-bit ones.
 
     Raises:
-        InvalidInputError: no dense layer with float weights has so many outputs as `smallest`, or
-            its weights are on the levels of smaller blocks.
+        InvalidInputError: no dense layer with float weights has `smallest` outputs or more, or
+            weights are on levels of smaller blocks.
     """
     rows = {name: weight_rows(model, node) for name, node in float_layers(model, DENSE).items()}
     wide = {name: weights for name, weights in rows.items() if len(weights) >= params.smallest}
@@ -84,7 +84,7 @@ def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.
 def _encode(
     name: str, weights: Floats, block_size: int
 ) -> tuple[npt.NDArray[np.int8], Floats, int]:
-    """Codes `(outputs, blocks, block size)`, scales `(outputs, blocks)` and the inputs."""
+    """Codes `(outputs, blocks, block size)`, scales `(outputs, blocks)` and number of inputs."""
     outputs, width = weights.shape
     blocks = _blocks(weights, block_size)
     scales = exact_scales(blocks, LEVELS)
@@ -93,10 +93,10 @@ def _encode(
         for smaller in (size for size in reversed(BLOCK_SIZES) if size < block_size):
             if not np.isnan(exact_scales(_blocks(weights, smaller), LEVELS)).any():
                 expected = (
-                    f"at most {smaller}, for the weights of {name} are on levels of such blocks"
+                    f"at most {smaller}, since the weights of {name} are on levels of such blocks"
                 )
                 raise InvalidInputError("quantize_int4.block_size", expected, str(block_size))
-        # A weight that is off its levels somewhere was not trained on any: exact blocks are chance.
+        # If any block is off its levels, the layer was not trained on levels: matches are chance.
         scales = fitted_scales(blocks, LOWEST, HIGHEST)
     scales = np.where(scales > 0, scales, np.float32(1.0)).astype(np.float32)
     codes = linear_codes(blocks, scales, LOWEST, HIGHEST)
@@ -104,13 +104,13 @@ def _encode(
 
 
 def _blocks(weights: Floats, size: int) -> Floats:
-    """`(outputs · blocks, size)`; a last block that is not full is filled with zeros."""
+    """Splits rows into blocks `(outputs · blocks, size)`, padding the last one with zeros."""
     padding = -weights.shape[1] % size
     return np.pad(weights, ((0, 0), (0, padding))).reshape(-1, size)
 
 
 def _replace(model: onnx.ModelProto, coded: Coded) -> onnx.ModelProto:
-    """A copy in which the layers compute with their codes."""
+    """Copies the model with coded layers."""
     changed = copy_model(model)
     for node in changed.graph.node:
         if node.name in coded:

@@ -1,28 +1,28 @@
-"""Static int8: per-channel weights, 8-bit activations, in QDQ form, calibrated on real play.
+"""Static int8: per-channel weights, 8-bit activations, QDQ format, calibrated on real play.
 
-ONNX Runtime's quantizer places the QuantizeLinear and DequantizeLinear nodes; its optimiser then
-fuses them into QLinearConv, QGemm and QLinearAdd. Six things are done here beyond it:
+ONNX Runtime's quantizer inserts QuantizeLinear and DequantizeLinear nodes; its optimiser fuses them
+into QLinearConv, QGemm and QLinearAdd. This pass adds six things:
 
 - **Weights are portable**: codes within ±64. Without VNNI, x86 processors multiply unsigned by
   signed bytes with vpmaddubsw, which adds two products in 16 bits: 2·255·127 saturates, 2·255·64
   does not. The shipped Pong policy's mean Q error on such a processor is 0.017 with codes within
-  ±64 and 0.028 with ±127; with VNNI, or on ARM, ±127 is the more exact.
-- **Weights that are on levels keep them**: a scale that a training chose is found again.
-- **Frames go in as they are.** A uint8 frame is already a code with scale 1/255 and zero point 0:
-  `DequantizeLinear(observation)` takes the place of Cast, Mul and QuantizeLinear, which loses
-  nothing and saves 25 µs.
-- **Float observations stay floats** in front of the first layer, whose weights are 8 bits in the
-  file all the same: a position and an angle do not fit one scale of 256 levels.
-- **Q-values come out unrounded.** Neighbouring actions differ by less than a 255th of the range of
-  all Q-values; the head keeps its float output.
+  ±64 and 0.028 with ±127; with VNNI, or on ARM, ±127 is more accurate.
+- **Weights on levels keep them**: the scales used in training are recovered.
+- **Frames are used directly.** A uint8 frame is already a code with scale 1/255 and zero point 0:
+  `DequantizeLinear(observation)` replaces Cast, Mul and QuantizeLinear, which is lossless
+  and saves 25 µs.
+- **Float observations stay floats** before the first layer, whose weights are still stored in 8
+  bits: a position and an angle do not fit one scale of 256 levels.
+- **Q-values are not rounded.** Actions may differ by less than 1/255 of the range of all Q-values;
+  the head keeps its float output.
 - **Biases are corrected** for the mean error of the rounded weights (`bias_correction`).
 
-Bytes fall to a quarter and time to 0.4 on a processor with VNNI. It fails where the calibration set
-misses states with larger activations: they saturate.
+It reduces bytes to a quarter and, on a processor with VNNI, time to 0.4. If the calibration set
+misses states with larger activations, these saturate.
 
-`layers` leaves the others in floats. A head in floats costs the Pong policy 9 kB and raises its
-agreement from 0.74 to 0.89, for the head's rounding errors shift actions against each other. A
-float layer between two quantized ones saves nothing: ONNX Runtime makes codes of it when it loads.
+Layers not in `layers` stay in floats. A float head costs the Pong policy 9 kB and raises its
+agreement from 0.74 to 0.89, since the head's rounding errors shift actions relative to each other.
+A float layer between two quantized ones has no effect: ONNX Runtime quantizes it on loading.
 """
 
 from __future__ import annotations
@@ -62,57 +62,57 @@ class Activations(StrEnum):
 
 
 class Params(BaseModel):
-    """Weights are always symmetric int8."""
+    """Parameters. Weights are always symmetric int8."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     activations: Activations = Field(
-        default=Activations.UINT8, description="type of activations; uint8 takes frames as they are"
+        default=Activations.UINT8, description="type of activations; uint8 uses frames as they are"
     )
     portable: bool = Field(
         default=True,
-        description="weight codes within ±64 instead of ±127, whose sums saturate on x86 "
+        description="weight codes within ±64; with ±127, sums saturate on x86 "
         "processors without VNNI",
     )
     per_channel: bool = Field(
-        default=True, description="one weight scale for each output channel, not for each layer"
+        default=True, description="one weight scale per output channel rather than per layer"
     )
     layers: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="by name; null: all that have float weights. The others stay in floats",
+        description="names of layers to quantize; null: all with float weights",
     )
     calibration: Calibration = Field(
-        default=Calibration.MIN_MAX, description="how activation ranges are chosen"
+        default=Calibration.MIN_MAX, description="calibration method for activation ranges"
     )
     percentile: float = Field(
         default=99.99,
         gt=50.0,
         le=100.0,
-        description="calibration = percentile: of the magnitudes, what is not clipped, in per cent",
+        description="for calibration = percentile: percentage of values not clipped",
     )
     quantize_input: bool = Field(
         default=False,
-        description="quantize float observations too, whose components then share one scale",
+        description="also quantize float observations, whose components then share one scale",
     )
     states: int = Field(
-        default=1_024, ge=1, le=100_000, description="most calibration states to use"
+        default=1_024, ge=1, le=100_000, description="maximum calibration states to use"
     )
     bias_correction: bool = Field(
-        default=True, description="take back the mean error of each channel in its bias"
+        default=True, description="correct the mean error of each channel in its bias"
     )
 
 
 def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:
-    """The model in QDQ form.
+    """Quantizes the model, in QDQ format.
 
     Raises:
-        InvalidInputError: `layers` names one that is not there, `calibration` asks for learned
-            ranges that there are none of, or batch normalization is not folded.
+        InvalidInputError: `layers` names an unknown layer, `calibration` is `learned` and there are
+            no learned ranges, or batch normalization is not folded.
     """
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
-            expected = "batch normalization within the convolutions: put the pass fold before this"
+            expected = "folded batch normalization: put the pass fold before this one"
             raise InvalidInputError("quantize_int8.graph", expected, f"the node {node.name!r}")
     layers = choose_layers(model, params.layers, "quantize_int8.layers")
     states = context.spread(params.states)
@@ -133,10 +133,10 @@ def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.
 
 
 def _ranges(model: onnx.ModelProto, states: Observations, params: Params) -> Ranges:
-    """Of every activation; frames have the whole range of their codes."""
+    """The range of every activation; frames have the full range of their codes."""
     learned = learned_ranges(model) if params.calibration is Calibration.LEARNED else {}
     if params.calibration is Calibration.LEARNED and not learned:
-        expected = "a network that was trained with quantized activations, for learned ranges"
+        expected = "a network trained with quantized activations, for learned ranges"
         raise InvalidInputError("quantize_int8.calibration", expected, "one without ranges")
     frames = scaled_frames(model)
     ranges: Ranges = {}
@@ -152,5 +152,5 @@ def _ranges(model: onnx.ModelProto, states: Observations, params: Params) -> Ran
         if node.op_type in OPERATORS and node.output[0] not in (*ranges, *learned, OUTPUT)
     ]
     ranges |= activation_ranges(model, names, states, params.calibration, params.percentile)
-    # The quantizer wants a range for every activation; the head's own output is not quantized.
+    # The quantizer needs a range for every activation, although the Q-values are not quantized.
     return ranges | learned | {OUTPUT: (-1.0, 1.0)}

@@ -1,18 +1,17 @@
-"""Weights on few levels: linear, powers of two, or a codebook, kept through later fine-tuning.
+"""Weight quantization to linear, power-of-two or codebook levels, kept through fine-tuning.
 
-- **linear**: s·q with integers q (Jacob et al. 2018, 1712.05877), one scale for each output
-  channel, or for each block of inputs of a dense layer, of least squared error or of the largest
-  weight.
+- **linear**: s·q with integers q (Jacob et al. 2018, 1712.05877), one scale per output channel, or
+  per block of inputs of a dense layer, from the least squared error or the largest weight.
 - **power-of-two**: 0 and ±2^(e−k) (Miyashita et al. 2016, 1603.01025): fine near zero, coarse
-  above.
-- **codebook**: the centres of a k-means clustering (Han et al. 2016, 1510.00149), for each layer.
+  elsewhere.
+- **codebook**: centres of a k-means clustering (Han et al. 2016, 1510.00149), per layer.
 
-The weights are rounded here and then trained on their levels by `finetune`: quantization-aware
-training. `store_weights`, `quantize_int8` and `quantize_int4` encode them without loss. A layer
-that `prune_weights` has pruned keeps its zeros.
+Weights are rounded here and then trained on their levels by `finetune` (quantization-aware
+training). `store_weights`, `quantize_int8` and `quantize_int4` encode them without loss. A layer
+pruned by `prune_weights` keeps its zeros.
 
-Rounding alone costs a moment. At 4 bits and below the policy collapses until it is fine-tuned, and
-at 2 bits it takes a codebook.
+Rounding takes a moment. At 4 bits and below, the policy collapses until it is fine-tuned; 2 bits
+need a codebook.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import Codebook, Grid, LinearLevels, Mask, PowerOfTwoLevels
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
-from slimq_compression.network.straight_through import hold
+from slimq_compression.network.straight_through import attach_grids
 
 
 class Form(StrEnum):
-    """Where the levels lie."""
+    """Kind of levels."""
 
     LINEAR = "linear"
     POWER_OF_TWO = "power-of-two"
@@ -39,56 +38,58 @@ class Form(StrEnum):
 
 
 class Params(BaseModel):
-    """Levels, and which layers are put on them."""
+    """Levels, and the layers to quantize."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    form: Form = Field(default=Form.LINEAR, description="where the levels lie")
-    bits: int = Field(default=4, ge=2, le=8, description="of a code")
+    form: Form = Field(default=Form.LINEAR, description="kind of levels")
+    bits: int = Field(default=4, ge=2, le=8, description="bits per code")
     highest: int | None = Field(
         default=None,
         ge=1,
         le=127,
-        description="linear: largest code, where not all of the bits are used: 64 for the portable "
-        "int8 that quantize_int8 writes; null: 2^(bits − 1) − 1",
+        description="linear: largest code, such as 64 for the portable codes of quantize_int8; "
+        "null: 2^(bits − 1) − 1",
     )
     per_channel: bool = Field(
-        default=True, description="linear: one scale for each output channel, not for each layer"
+        default=True, description="linear: one scale per output channel rather than per layer"
     )
     block: int | None = Field(
         default=None,
         ge=16,
         le=256,
-        description="linear: one scale for so many inputs of a dense layer, for quantize_int4",
+        description="linear: inputs of a dense layer that share one scale, for quantize_int4",
     )
     fit: bool = Field(
         default=True,
-        description="linear: scales of least squared error; otherwise of the largest weight, as "
-        "quantize_int8 has them",
+        description="linear: scales of least squared error; otherwise from the largest weight, "
+        "as in quantize_int8",
     )
     layers: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="by name; null: all that have no levels yet"
+        default=None,
+        min_length=1,
+        description="names of layers; null: all not quantized yet",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Params:
         if self.form is not Form.LINEAR and (self.highest is not None or self.block is not None):
-            raise ValueError("highest and block go with form = linear alone")
+            raise ValueError("highest and block require form = linear")
         return self
 
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:  # noqa: ARG001
-    """The same network with weights on levels.
+    """Copies the network with weights rounded to levels.
 
     Raises:
-        InvalidInputError: `layers` names one that is not there or that has levels already, or
-            `block` is asked for and a layer is no dense one.
+        InvalidInputError: `layers` names a layer that is unknown or already quantized, or `block`
+            is given and a layer is not dense.
     """
     quantized = copy.deepcopy(network)
     for name in _chosen(quantized, params):
         kept = quantized.grids.get(name, ())
         sparse = any(isinstance(grid, Mask) for grid in kept)
-        hold(quantized, name, (*kept, _levels(params, sparse=sparse)))
+        attach_grids(quantized, name, (*kept, _levels(params, sparse=sparse)))
     return quantized
 
 
@@ -117,10 +118,10 @@ def _chosen(network: QNetwork, params: Params) -> list[str]:
         wrong = [name for name in chosen if name not in layers or name in quantized]
         if wrong:
             free = ", ".join(name for name in layers if name not in quantized)
-            raise InvalidInputError("quantize_weights.layers", f"layers of {free}", wrong[0])
+            raise InvalidInputError("quantize_weights.layers", f"some of {free}", wrong[0])
     if params.block is not None:
         for name in chosen:
             if not isinstance(layers[name], nn.Linear):
-                expected = "dense layers alone in layers"
+                expected = "only dense layers in layers"
                 raise InvalidInputError("quantize_weights.block", expected, name)
     return chosen

@@ -1,20 +1,20 @@
-"""Weight storage: layers' weights in the smallest form that loses nothing, expanded at load.
+"""Weight storage: encodes weights in the smallest lossless way, decoded on loading.
 
 Weights that a network pass has left on a grid (integers times a scale, powers of two, a codebook)
-need only the codes of their levels, of 2, 4 or 8 bits; weights with many zeros need only the rest
-and where it lies: one bit a weight (bitmask), or the distance from one to the next (delta), with
-fillers where a distance is too large for its bits. Together these are the storage of Deep
-Compression (Han et al. 2016, arXiv:1510.00149, §2 and §3), in standard ONNX operators, which ONNX
-Runtime computes while it loads the model. `auto` tries all and measures bytes.
+need only codes of 2, 4 or 8 bits; weights with many zeros need only the nonzero ones and their
+positions: one bit per weight (bitmask), or the distance from one to the next (delta), with fillers
+if a distance needs too many bits. This is the storage of Deep Compression (Han et al. 2016,
+arXiv:1510.00149, §2 and §3), in standard ONNX operators, which ONNX Runtime evaluates when it loads
+the model. `auto` tries all combinations and measures bytes.
 
-The weights that the layers compute with are the same, which is checked by running the decoder, and
-so are Q-values and speed; loading takes some milliseconds longer, and memory is that of the
-expanded weights. int8 weights behind DequantizeLinear are still multiplied as int8: they are only
-stored as codes or sparsely where that is smaller. Biases stay as they are.
+The layers' weights are unchanged, which is checked by running the decoder, and so are Q-values and
+speed; loading takes some milliseconds longer, and memory is that of the decoded weights. int8
+weights before DequantizeLinear are still multiplied as int8, and stored as codes or sparsely only
+if that is smaller. Biases are not encoded.
 
-It fails where weights are on no grid, as after quantize_int8 with scales of its own or after
-further training: `auto` then leaves them dense. Goes last: other passes want plain initializers.
-Needs ONNX Runtime 1.23 for codes of 4 bits and opset 25 for codes of 2.
+It does not help if weights are not on a grid, as after quantize_int8 with its own scales or after
+further training: `auto` then leaves them dense. Use it last: other passes need plain initializers.
+It requires ONNX Runtime 1.23 for 4-bit codes and opset 25 for 2-bit codes.
 """
 
 from __future__ import annotations
@@ -35,42 +35,43 @@ from slimq_compression.graph.layers import output_axis
 from slimq_compression.graph.model import copy_model, producers, raise_opset, weighted_nodes
 from slimq_compression.graph.weights import decoded_weights
 from slimq_compression.storage.decoders import LAYOUTS, Decoder, Known, Sparse, encode
-from slimq_compression.storage.weight_forms import Array, Form, Scaled, forms_of
+from slimq_compression.storage.encodings import Array, Encoding, Scaled, find_encodings
 
 ZSTD_LEVEL = 19
-MOST_OVER_LEAST = 8
-"""What is so many times larger than the smallest will not be smaller behind zstd, and is slow."""
+MAX_SIZE_RATIO = 8
+"""Candidates larger than this multiple of the smallest are not tried with zstd, which is slow: they
+would not become smaller."""
 
 
 class Params(BaseModel):
-    """What to store how; by default whatever is smallest."""
+    """Parameters; by default the smallest encoding is used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    form: Form = Field(
-        default=Form.AUTO,
-        description="linear, power-of-two or codebook: refuse weights that are not; dense: floats",
+    form: Encoding = Field(
+        default=Encoding.AUTO,
+        description="linear, power-of-two, codebook: refuse other weights; dense: floats",
     )
     sparse: Sparse = Field(
-        default=Sparse.AUTO, description="how the places of weights that are not zero are stored"
+        default=Sparse.AUTO, description="how the positions of nonzero weights are stored"
     )
     bits: Literal[2, 4, 8] | None = Field(
-        default=None, description="of a code; as few as hold the levels unless given"
+        default=None, description="bits per code; null: as few as possible"
     )
     layers: tuple[str, ...] | None = Field(
-        default=None, description="names of layers, such as conv1 or head; all unless given"
+        default=None, description="names of layers, such as conv1 or head; null: all"
     )
     smallest: int = Field(
-        default=64, ge=1, le=2**31 - 1, description="tensors of fewer weights stay as they are"
+        default=64, ge=1, le=2**31 - 1, description="minimum weights of a tensor to be encoded"
     )
     zstd_aware: bool = Field(
-        default=False, description="measure bytes behind zstd, for a recipe that stores with it"
+        default=False, description="minimize bytes after zstd, for recipes that compress the file"
     )
 
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight tensor as stored, with the layer that it belongs to."""
+    """A weight tensor as stored, with its layer."""
 
     layer: str
     tensor: onnx.TensorProto
@@ -79,13 +80,13 @@ class _Weight:
 
     @property
     def on_grids(self) -> bool:
-        """Whether it is of floats; int8 weights have been encoded by another pass."""
+        """Whether weights are floats; int8 weights were encoded by another pass."""
         return self.values.dtype == np.float32
 
 
 @dataclass
 class _Meter:
-    """Bytes of a part of the file; behind zstd beside the nodes of the rest, which look alike."""
+    """Measures a part of the file; with zstd, next to the other nodes, which are similar."""
 
     zstd: bool
     beside: bytes
@@ -98,18 +99,17 @@ class _Meter:
 
 
 def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:
-    """The model with decoders in front of its layers.
+    """Replaces weights by decoders.
 
     Raises:
-        InvalidInputError: a layer is unknown, or its weights are not of the form or the bits that
-            were asked for.
+        InvalidInputError: a layer is unknown, or its weights do not fit the requested form or bits.
     """
     weights = list(_weights(model, params))
     meter = _Meter(params.zstd_aware, _nodes(model.graph.node))
     known: Known = {}
     decoders: dict[str, Decoder] = {}
     with context.progress("store weights", len(weights), "layer") as bar:
-        # What the largest has brought, the small ones can share.
+        # Small tensors can share constants of the largest.
         for weight in sorted(weights, key=lambda weight: -weight.values.size):
             decoder = _smallest(weight, params, known, meter)
             if decoder is not None:
@@ -123,20 +123,20 @@ def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.
 
 
 def require_same(before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
-    """Checks that layers compute with the same weights; zeros may have another sign.
+    """Checks that the layers' weights are unchanged, except for the sign of zeros.
 
     Raises:
-        InvalidInputError: names the first tensor that differs.
+        InvalidInputError: a tensor differs; names the first one.
     """
     for name, weight in before.items():
         if not np.array_equal(weight, after[name], equal_nan=True):
             wrong = int((weight != after[name]).sum())
-            received = f"{wrong:,} of {weight.size:,} that differ in {name}"
-            raise InvalidInputError("store_weights.form", "the same weights as before", received)
+            received = f"{wrong:,} of {weight.size:,} changed in {name}"
+            raise InvalidInputError("store_weights.form", "unchanged weights", received)
 
 
 def _weights(model: onnx.ModelProto, params: Params) -> Iterator[_Weight]:
-    """The weight tensors that are to be stored anew, each once."""
+    """Yields the weight tensors to encode, each once."""
     nodes = weighted_nodes(model)
     names = [node.name for node in nodes]
     for name in params.layers or ():
@@ -160,7 +160,7 @@ def _weights(model: onnx.ModelProto, params: Params) -> Iterator[_Weight]:
 
 
 def _smallest(weight: _Weight, params: Params, known: Known, meter: _Meter) -> Decoder | None:
-    """The smallest of the decoders that were asked for; None leaves the tensor as it is."""
+    """The smallest requested decoder; None if the tensor itself is smaller."""
     found: list[tuple[Decoder | None, bytes]] = [
         (decoder, decoder.serialised()) for decoder in _candidates(weight, params, known)
     ]
@@ -168,48 +168,48 @@ def _smallest(weight: _Weight, params: Params, known: Known, meter: _Meter) -> D
         plain = onnx.GraphProto(initializer=[weight.tensor])
         found.append((None, bytes(plain.SerializeToString(deterministic=True))))
     least = min(len(content) for _, content in found)
-    worthy = [(d, content) for d, content in found if len(content) <= MOST_OVER_LEAST * least]
+    worthy = [(d, content) for d, content in found if len(content) <= MAX_SIZE_RATIO * least]
     return min(worthy, key=lambda pair: meter.size(pair[1]))[0]
 
 
 def _is_forced(weight: _Weight, params: Params) -> bool:
-    """Whether it must not stay as it is, even if that were smaller."""
+    """Whether the weight must be encoded even if that is larger."""
     if params.sparse not in (Sparse.AUTO, Sparse.NONE):
         return True
-    return weight.on_grids and params.form not in (Form.AUTO, Form.DENSE)
+    return weight.on_grids and params.form not in (Encoding.AUTO, Encoding.DENSE)
 
 
 def _candidates(weight: _Weight, params: Params, known: Known) -> list[Decoder]:
     name = weight.tensor.name
     found = [
         decoder
-        for form in _asked_forms(weight, params)
+        for scaled in _requested_encodings(weight, params)
         for layout in LAYOUTS
         if params.sparse in (Sparse.AUTO, layout.sparse)
-        for bits in _asked_bits(params)
-        if (decoder := encode(name, form, layout, bits, known)) is not None
+        for bits in _requested_bits(params)
+        if (decoder := encode(name, scaled, layout, bits, known)) is not None
     ]
     if not found and _is_forced(weight, params):
-        form = forms_of(weight.values, weight.axis)[params.form]
-        expected = f"at least {form.bits(form.plain)} for {weight.layer}"
+        scaled = find_encodings(weight.values, weight.axis)[params.form]
+        expected = f"at least {scaled.bits(scaled.plain)} for {weight.layer}"
         raise InvalidInputError("store_weights.bits", expected, str(params.bits))
     return found
 
 
-def _asked_forms(weight: _Weight, params: Params) -> list[Scaled]:
-    forms = forms_of(weight.values, weight.axis)
-    if params.form is Form.AUTO or not weight.on_grids:
-        return list(forms.values())
-    if params.form not in forms:
+def _requested_encodings(weight: _Weight, params: Params) -> list[Scaled]:
+    available = find_encodings(weight.values, weight.axis)
+    if params.form is Encoding.AUTO or not weight.on_grids:
+        return list(available.values())
+    if params.form not in available:
         distinct = len(np.unique(weight.values))
-        received = f"{distinct:,} different values in {weight.layer}"
+        received = f"{distinct:,} distinct values in {weight.layer}"
         expected = f"weights on a {params.form} grid of at most 8 bits"
         raise InvalidInputError("store_weights.form", expected, received)
-    return [forms[params.form]]
+    return [available[params.form]]
 
 
-def _asked_bits(params: Params) -> list[int | None]:
-    """Whole bytes can be smaller behind zstd, which finds symbols at the edges of bytes."""
+def _requested_bits(params: Params) -> list[int | None]:
+    """Widths to try; whole bytes can be smaller after zstd, which works on bytes."""
     if params.bits is not None:
         return [params.bits]
     return [None, 8] if params.zstd_aware else [None]
@@ -220,7 +220,7 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> bytes:
 
 
 def _with_decoders(model: onnx.ModelProto, decoders: Mapping[str, Decoder]) -> onnx.ModelProto:
-    """A new model; decoders come first."""
+    """Copies the model with decoders, which come first."""
     changed = copy_model(model)
     nodes = list(changed.graph.node)
     kept = [tensor for tensor in changed.graph.initializer if tensor.name not in decoders]

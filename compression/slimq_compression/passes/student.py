@@ -1,19 +1,19 @@
-"""Replaces the network by a fresh one of another architecture, which later steps teach.
+"""Replaces the network by a new one of another architecture, to be trained by later steps.
 
-A small network that learns from a large one plays better than one of its size that is trained
-alone (Rusu et al. 2015, "Policy Distillation", 1511.06295, students of 25, 7 and 4 % of the
-parameters). The student takes the same observations and gives Q-values of the same actions; its
-weights are drawn from the step's seed, and nothing of the given network stays.
+A small network distilled from a large one plays better than one of its size trained from scratch
+(Rusu et al. 2015, "Policy Distillation", 1511.06295, students of 25, 7 and 4 % of the parameters).
+The student takes the same observations and returns Q-values of the same actions; its weights are
+drawn from the step's seed, and nothing of the given network is kept.
 
-Games are mostly background: drawn as for a training from nothing, a first layer's outputs are large
-constants with small changes on them, and the first thousands of updates go into taking those away.
-`initial = "data"` does it at once (Salimans & Kingma 2016, 1602.07868, §3; Mishkin & Matas 2016,
+Frames are mostly background: with standard initialization, a first layer's outputs are large
+constants with small variations, and the first thousands of updates only remove the constants.
+`initial = "data"` does so at once (Salimans & Kingma 2016, 1602.07868, §3; Mishkin & Matas 2016,
 1511.06422): layer by layer, every unit's pre-activation gets mean 0 and variance 1 over the
-calibration set, and the Q-values the teacher's mean.
+calibration set, and the Q-values get the teacher's mean.
 
-Costs nothing by itself. The student does not play until it is taught: `finetune` comes next, with
-more rounds than after pruning, since there are no weights to start from. It fails where the student
-is too small for the teacher's function, and no amount of teaching helps then.
+It costs nothing by itself. The student does not play well until it is trained by a following
+`finetune`, with more rounds than after pruning, since no trained weights are kept. If the student
+is too small for the teacher's function, no amount of training helps.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from slimq_compression.context import PassContext, evenly
 from slimq_compression.network.gradients import recording
 
 STATES = 256
-"""Calibration states that the first weights are fitted to."""
-LEAST_DEVIATION = 1e-3
-"""Below it a unit hardly reacts to anything, and is not made to."""
+"""Calibration states used for initialization."""
+MIN_DEVIATION = 1e-3
+"""Minimum divisor, so that a nearly constant unit is not amplified."""
 
 
 class Initial(StrEnum):
-    """The weights that a student starts with."""
+    """Initialization of the student's weights."""
 
     DATA = "data"
     RANDOM = "random"
 
 
 class Params(BaseModel):
-    """What is not named stays as it is in the given network's architecture."""
+    """Architecture of the student; unset fields are taken from the given network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Architecture | None = Field(
-        default=None, description="a body by name, for frames; null: as the layers say"
+        default=None, description="named architecture, for frames; null: defined by the layers"
     )
     width: float = Field(
         default=1.0, gt=0.0, le=8.0, description="multiplier of the named architecture's widths"
@@ -58,10 +58,10 @@ class Params(BaseModel):
         default=None,
         min_length=1,
         max_length=32,
-        description="layers in front of the dense ones: convolutions, shuffles, residual blocks",
+        description="layers before the dense ones: convolutions, shuffles, residual blocks",
     )
     window: Window | None = Field(
-        default=None, description="part of the frames that the student looks at; null: all"
+        default=None, description="part of the frames that the student sees; null: all"
     )
     background: int = Field(
         default=0, ge=0, le=255, description="pixel value that counts as zero, for convolutions"
@@ -70,27 +70,28 @@ class Params(BaseModel):
 
     initial: Initial = Field(
         default=Initial.DATA,
-        description="data: units of mean 0 and variance 1 on the calibration set; random: as drawn",
+        description="data: mean 0 and variance 1 per unit on the calibration set; random: as drawn",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Params:
         if self.architecture is None and self.convolutions is None and self.hidden is None:
-            raise ValueError("give architecture, convolutions or hidden")
+            raise ValueError("give at least one of architecture, convolutions and hidden")
         if self.architecture is not None and self.convolutions is not None:
             raise ValueError("give architecture or convolutions, not both")
         if (self.window is not None or self.background) and self.convolutions is None:
-            raise ValueError("window and background go with convolutions")
+            raise ValueError("window and background require convolutions")
         if self.architecture is None and self.width != 1.0:
-            raise ValueError("width scales a named architecture: give architecture too")
+            raise ValueError("width requires architecture")
         return self
 
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
-    """An untrained network in evaluation mode, for the given one's observations and actions.
+    """Makes an untrained network, in evaluation mode, for the same observations and actions.
 
     Raises:
-        InvalidInputError: convolutions for vectors, or layers that do not fit the observations.
+        InvalidInputError: convolutions are given for vectors, or layers do not fit the
+            observations.
     """
     spec = student_spec(network.spec, params)
     with torch.random.fork_rng(devices=[]):
@@ -102,7 +103,7 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
 
 
 def _fit_to_data(student: QNetwork, context: PassContext) -> None:
-    """Gives every unit mean 0 and variance 1 on the calibration set; changes `student`."""
+    """Normalizes every unit to mean 0 and variance 1 on calibration states; modifies `student`."""
     chosen = evenly(len(context.calibration), STATES)
     states = torch.from_numpy(context.states[chosen])
     wanted = torch.from_numpy(context.calibration.q_values[chosen]).mean(dim=0)
@@ -111,7 +112,7 @@ def _fit_to_data(student: QNetwork, context: PassContext) -> None:
             with recording([layer]) as recorded:
                 student(states)
             outputs = recorded[layer][1].transpose(0, 1).flatten(1)
-            mean, deviation = outputs.mean(dim=1), outputs.std(dim=1).clamp_min(LEAST_DEVIATION)
+            mean, deviation = outputs.mean(dim=1), outputs.std(dim=1).clamp_min(MIN_DEVIATION)
             bias = layer.bias if layer.bias is not None else torch.zeros_like(mean)
             if layer is student.head:
                 bias += wanted - mean

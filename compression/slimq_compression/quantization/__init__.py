@@ -1,1 +1,1 @@
-"""What the passes that quantize graphs share: ranges, levels, and the nodes of ONNX Runtime."""
+"""Helpers for quantizing graphs: ranges, levels, and QDQ nodes."""

@@ -1,9 +1,9 @@
-"""Bias correction: what rounding does to the mean of a layer's output, its bias takes back.
+"""Bias correction: compensates the mean output error of rounded weights in a layer's bias.
 
 Finkelstein et al. 2019 (arXiv:1906.03193) and Nagel et al. 2019 (arXiv:1906.04721, §4.2): rounding
-weights by ΔW shifts the mean of an output by ΔW·E[x], most of all in a first convolution, whose
-inputs are not centred. Here E is the mean over the calibration set, and layers are corrected one
-after another, each with all earlier ones corrected.
+weights by ΔW shifts the mean of an output by ΔW·E[x], most of all in the first convolution, whose
+inputs are not centred. Here E is the mean over the calibration set. Layers are corrected in order,
+each after all earlier ones.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def correct_biases(
     states: Observations,
     progress: Progress,
 ) -> onnx.ModelProto:
-    """A copy of `reference` with the biases with which `quantize` keeps the mean of every channel.
+    """A copy of `reference` whose biases preserve every channel's mean under `quantize`.
 
-    Only layers with a bias that is stored as it is can be corrected.
+    Only layers whose bias is an initializer can be corrected.
 
     Args:
-        reference: what the means are taken from.
-        quantize: leaves nodes their names, and its argument as it was.
-        states: `(states, *shape)`, of real play.
+        reference: the model with the correct means.
+        quantize: keeps node names and does not modify its argument.
+        states: `(states, *shape)`, from real play.
         progress: opens a progress bar.
     """
     model = copy_model(reference)
@@ -44,8 +44,8 @@ def correct_biases(
     with progress("correct biases", len(layers), "layer") as bar:
         for node in layers:
             quantized = quantize(model)
-            # A ReLU between a layer and its Q is left out, for codes have no negative values: the
-            # tensor may have another name, but it is the pre-activation still.
+            # The quantizer drops a ReLU before Q, since codes are not negative: the tensor may have
+            # another name, but is still the pre-activation.
             (output,) = (n.output[0] for n in quantized.graph.node if n.name == node.name)
             found = channel_means(quantized, [output], states)[output]
             bias = biases[node.input[2]]

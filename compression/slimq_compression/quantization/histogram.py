@@ -1,8 +1,8 @@
-"""A histogram of magnitudes that widens as batches come, and thresholds found in it.
+"""Histogram of magnitudes that widens as needed, and clipping thresholds from it.
 
-Clipping the rare large activations leaves finer levels for all the others. Both thresholds here
-say where to clip: at a quantile, or where the quantized distribution tells least apart from the
-real one (Migacz 2017, "8-bit inference with TensorRT", slides 29–38).
+Clipping the rare large activations leaves finer levels for all others. There are two thresholds: a
+quantile, and the one that minimizes the divergence of the quantized distribution from the real one
+(Migacz 2017, "8-bit inference with TensorRT", slides 29–38).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Counts = npt.NDArray[np.int64]
 
 
 class Histogram:
-    """Of |x|, in `BINS` equal bins from 0 on; 16 kB whatever it has seen.
+    """Histogram of |x| in `BINS` equal bins from 0; always 16 kB.
 
-    The first batch sets the width of the bins. A larger value doubles it as often as it takes, and
-    neighbours are merged, so that every count stays exact.
+    The first batch sets the bin width. For larger values it is doubled as often as necessary by
+    merging neighbouring bins, so that counts stay exact.
 
     Attributes:
         counts: `(BINS,)`.
-        width: of a bin; 0 as long as every value was 0.
+        width: bin width; 0 as long as all values are 0.
         low: smallest value.
-        high: largest value; both are NaN once a value was.
+        high: largest value; both are NaN once a value is.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Histogram:
         self.low, self.high = np.inf, -np.inf
 
     def add(self, values: npt.NDArray[Any], /) -> None:
-        """Counts a batch of values, of any shape but none empty."""
+        """Counts a non-empty batch of values, of any shape."""
         self.low = float(np.minimum(self.low, values.min()))
         self.high = float(np.maximum(self.high, values.max()))
         magnitudes = np.abs(values, dtype=np.float64).ravel()
@@ -56,42 +56,42 @@ class Histogram:
         self.counts += np.bincount(bins, minlength=BINS)
 
     def range(self, threshold: float) -> tuple[float, float]:
-        """What is left of the range of all values within ±`threshold`."""
+        """The range of all values, clipped to ±`threshold`."""
         if not np.isfinite([self.low, self.high]).all():
             return self.low, self.high
         return max(self.low, -threshold), min(self.high, threshold)
 
     def quantile(self, share: float) -> float:
-        """The magnitude that at least `share` of all values do not exceed, to a bin."""
+        """The magnitude that at least `share` of all values do not exceed, to bin resolution."""
         wanted = round(share * float(self.counts.sum()), 3)  # 0.999 · 50,000 is 49,950
         reached = np.cumsum(self.counts) >= wanted
         return float(np.argmax(reached) + 1) * self.width
 
     def least_divergence(self) -> float:
-        """The threshold with the least divergence of the clipped and quantized distribution.
+        """The threshold that minimizes the divergence of the clipped and quantized distribution.
 
-        Magnitudes have 255 levels where no value is negative, as after a ReLU, otherwise 128.
+        Magnitudes have 255 levels if no value is negative, as after a ReLU, otherwise 128.
         """
         used = int(np.flatnonzero(self.counts)[-1]) + 1 if self.counts.any() else 0
         counts = self.counts[:used].astype(np.float64)
         levels = 255 if self.low >= 0.0 else 128
         if used <= levels:
             return used * self.width
-        # Zero is a level of its own under every threshold: what a ReLU piles up there would drown
-        # the rest (so do NVIDIA's own implementations).
+        # Zero is its own level under every threshold, and a ReLU's zeros would dominate the rest;
+        # NVIDIA's implementations replace the count too.
         counts[0] = counts[1]
         candidates = range(levels, used + 1)
         divergences = [_divergence(counts, cut, levels) for cut in candidates]
-        # Of equal ones the largest, which clips least.
+        # Among equals choose the largest, which clips least.
         best = len(divergences) - 1 - int(np.argmin(divergences[::-1]))
         return candidates[best] * self.width
 
 
 def _divergence(counts: npt.NDArray[np.float64], cut: int, levels: int) -> float:
-    """KL(P‖Q) of the clipped distribution P and its quantized form Q.
+    """KL(P‖Q) of the clipped distribution P and the quantized distribution Q.
 
-    P counts what lies beyond the cut to its last bin. Q spreads what falls to a level evenly over
-    those bins of the level that are not empty; empty ones stay so.
+    P adds the counts beyond the cut to its last bin. Q spreads the counts of a level evenly over
+    its non-empty bins; empty ones stay empty.
     """
     inside = counts[:cut]
     clipped = inside.copy()

@@ -1,8 +1,8 @@
-"""Scales of linear codes w = s·q: found again where a training chose them, fitted elsewhere.
+"""Scales of linear codes w = s·q: recovered if weights are on levels, fitted otherwise.
 
-A network that was trained on `LinearLevels` has weights that are exactly a bfloat16 scale times an
-integer, but its scales are lost at the export. They are found here from the weights themselves and
-verified bit for bit, so that an encoder loses nothing.
+Weights trained on `LinearLevels` are exactly a bfloat16 scale times an integer, but the scales are
+lost in the export. They are recovered here from the weights and verified bit for bit, so that
+encoding is lossless.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ import numpy as np
 import numpy.typing as npt
 
 PROBE = 16
-"""Weights of a row that a scale must explain before the whole row is tried."""
+"""Weights of a row on which a scale is tested before the whole row."""
 CLIPS = np.linspace(0.5, 1.0, 21)
-"""Shares of the largest weight that are tried as the largest level."""
+"""Shares of the largest weight to try as the largest level."""
 
 Floats = npt.NDArray[np.float32]
 
 
 def exact_scales(rows: Floats, highest: int) -> Floats:
-    """The scale on whose levels each row is.
+    """Recovers the exact scale of each row.
 
-    The largest weight of a row is a scale times an integer from 1 to `highest`: these are all the
-    scales that there can be.
+    A row's largest weight is the scale times an integer from 1 to `highest`, so there are no other
+    candidates.
 
     Args:
         rows: `(rows, weights)`.
         highest: largest |q|.
 
     Returns:
-        `(rows,)`: s with q·s equal to every weight in float32; 0 for a row of zeros, NaN for a row
-        that is on no levels.
+        `(rows,)`: s such that q·s equals every weight in float32; 0 for a row of zeros, NaN for a
+        row that is not on levels.
     """
     largest = np.abs(rows).max(axis=1)
     scales = np.where(largest > 0, np.float32(np.nan), np.float32(0.0)).astype(np.float32)
@@ -38,7 +38,7 @@ def exact_scales(rows: Floats, highest: int) -> Floats:
         (waiting,) = np.nonzero(np.isnan(scales))
         if not len(waiting):
             break
-        tried = _short(largest[waiting] / np.float32(code))
+        tried = _round_to_bfloat16(largest[waiting] / np.float32(code))
         likely = _are_levels(rows[waiting, :PROBE], tried, highest)
         waiting, tried = waiting[likely], tried[likely]
         found = _are_levels(rows[waiting], tried, highest)
@@ -47,10 +47,10 @@ def exact_scales(rows: Floats, highest: int) -> Floats:
 
 
 def weight_scales(rows: Floats, highest: int) -> Floats:
-    """Of each row, its exact scale, or the one that makes its largest weight the largest code.
+    """The exact scale of each row, or the one that maps its largest weight to the largest code.
 
-    A row of zeros gets the smallest of the other scales: any would do for the weights, but the bias
-    is rounded to a multiple of it.
+    A row of zeros gets the smallest of the other scales: any scale fits its weights, but its bias
+    is rounded to a multiple of the scale.
 
     Args:
         rows: `(rows, weights)`.
@@ -68,10 +68,9 @@ def weight_scales(rows: Floats, highest: int) -> Floats:
 
 
 def fitted_scales(rows: Floats, lowest: int, highest: int) -> Floats:
-    """Of each row, the scale of least squared error among clipped ones, refined once.
+    """The scale of least squared error for each row, searched over clipping and refined once.
 
-    For given codes q the best scale is w·q / q·q; the codes that it leads to are taken if they are
-    better still.
+    For given codes q the optimal scale is w·q / q·q; it is used if its own codes reduce the error.
 
     Args:
         rows: `(rows, weights)`.
@@ -95,7 +94,7 @@ def fitted_scales(rows: Floats, lowest: int, highest: int) -> Floats:
 
 
 def linear_codes(rows: Floats, scales: Floats, lowest: int, highest: int) -> npt.NDArray[np.int8]:
-    """The nearest code of every weight, `(rows, weights)`."""
+    """The nearest code for every weight, `(rows, weights)`."""
     codes: npt.NDArray[np.int8] = (
         np.rint(rows / scales[:, None]).clip(lowest, highest).astype(np.int8)
     )
@@ -117,15 +116,15 @@ def _squared_error(rows: Floats, scales: Floats, lowest: int, highest: int) -> F
 
 
 def _are_levels(rows: Floats, scales: Floats, highest: int) -> npt.NDArray[np.bool_]:
-    """Which rows are their scale times integers, bit for bit."""
+    """Whether each row equals its scale times integers, bit for bit."""
     codes = np.rint(rows / scales[:, None])
     same = (codes * scales[:, None] == rows) & (np.abs(codes) <= highest)
-    answer: npt.NDArray[np.bool_] = same.all(axis=1)
-    return answer
+    exact: npt.NDArray[np.bool_] = same.all(axis=1)
+    return exact
 
 
-def _short(values: Floats) -> Floats:
-    """Rounded to bfloat16, ties to even."""
+def _round_to_bfloat16(values: Floats) -> Floats:
+    """Rounds to bfloat16, ties to even."""
     bits = values.astype(np.float32).view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (rounded & np.uint32(0xFFFF0000)).view(np.float32)

@@ -1,7 +1,7 @@
-"""Places QuantizeLinear and DequantizeLinear in a graph, by ONNX Runtime's quantizer.
+"""Inserts QuantizeLinear and DequantizeLinear nodes, with ONNX Runtime's quantizer.
 
-It is handed what it would otherwise choose itself: the range of every activation, the
-scale of every weight, and which nodes stay in floats.
+The quantizer is given what it would otherwise choose itself: the range of every activation, the
+scale of every weight, and the nodes that stay in floats.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Ranges = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Frames:
-    """uint8 frames as floats.
+    """uint8 frames converted to floats.
 
     Attributes:
-        codes: the uint8 tensor that they come from: the observation, or the window's part of it.
-        tensor: that holds them as floats.
-        scale: what a step of 1 is there: 1/255, or 1 where a layer's weights take the 1/255 in.
+        codes: the uint8 tensor: the observation, or the window's part of it.
+        tensor: the float tensor.
+        scale: float value of a code of 1: 1/255, or 1 if 1/255 is folded into the weights.
     """
 
     codes: str
@@ -51,15 +51,15 @@ class Frames:
 
 @dataclass(frozen=True)
 class Placement:
-    """What is quantized, and how.
+    """Settings of the quantizer.
 
     Attributes:
-        layers: names of the layers whose weights become codes.
-        ranges: of every activation.
+        layers: names of the layers to quantize.
+        ranges: range of every activation.
         highest: largest weight code.
-        per_channel: whether each output channel has a weight scale.
-        signed: whether activations are int8, not uint8.
-        quantize_input: whether float observations are quantized.
+        per_channel: whether each output channel has its own weight scale.
+        signed: whether activations are int8 rather than uint8.
+        quantize_input: whether to quantize float observations.
     """
 
     layers: frozenset[str]
@@ -71,7 +71,7 @@ class Placement:
 
 
 def activations_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The nodes that compute from the observation, in order: all but the decoders of weights."""
+    """The nodes that depend on the observation, in order: all but the decoders of weights."""
     reached, found = {INPUT}, []
     for node in model.graph.node:
         if not reached.isdisjoint(node.input):
@@ -81,7 +81,7 @@ def activations_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def scaled_frames(model: onnx.ModelProto) -> Frames | None:
-    """Where uint8 frames are floats, None where there are no frames."""
+    """Finds the conversion of uint8 frames to floats; None if observations are not frames."""
     codes = INPUT
     cast = next((node for node in model.graph.node if codes in node.input), None)
     if cast is not None and cast.op_type == "Slice":
@@ -99,14 +99,14 @@ def scaled_frames(model: onnx.ModelProto) -> Frames | None:
 
 
 def insert_qdq(model: onnx.ModelProto, placement: Placement) -> onnx.ModelProto:
-    """A copy of the model in QDQ form."""
+    """Quantizes a copy of the model, in QDQ format."""
     bounds = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in placement.ranges.items()
     }
     chosen = [node for node in weighted_nodes(model) if node.name in placement.layers]
     typed = copy_model(model)
-    # Type inference knows the standard operators alone.
+    # Type inference knows only standard operators.
     typed.graph.value_info.extend(
         helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
         for node in coded_nodes(model)
@@ -114,7 +114,7 @@ def insert_qdq(model: onnx.ModelProto, placement: Placement) -> onnx.ModelProto:
     quantizer = QDQQuantizer(
         typed,
         per_channel=placement.per_channel,
-        reduce_range=False,  # the scales below decide
+        reduce_range=False,  # overridden by the scales below
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8 if placement.signed else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
@@ -123,7 +123,7 @@ def insert_qdq(model: onnx.ModelProto, placement: Placement) -> onnx.ModelProto:
         op_types_to_quantize=OPERATORS,
         extra_options={
             "TensorQuantOverrides": {
-                node.input[1]: _weight_form(model, node, placement) for node in chosen
+                node.input[1]: _weight_overrides(model, node, placement) for node in chosen
             }
         },
     )
@@ -135,7 +135,7 @@ def insert_qdq(model: onnx.ModelProto, placement: Placement) -> onnx.ModelProto:
 
 
 def _quantized_nodes(model: onnx.ModelProto, placement: Placement) -> list[str]:
-    """The chosen layers, and what computes from their codes alone."""
+    """The chosen layers, and nodes whose operands are all quantized."""
     coded: set[str] = set()
     names = []
     for node in activations_of(model):
@@ -151,26 +151,26 @@ def _quantized_nodes(model: onnx.ModelProto, placement: Placement) -> list[str]:
     return names
 
 
-def _weight_form(
+def _weight_overrides(
     model: onnx.ModelProto, node: onnx.NodeProto, placement: Placement
 ) -> list[dict[str, Any]]:
-    """The scale of each channel, or the one of the layer, as ONNX Runtime takes it."""
+    """Scales per channel or per layer, in ONNX Runtime's format."""
     rows = weight_rows(model, node)
     if not placement.per_channel:
         rows = rows.reshape(1, -1)
     zero = np.array(0, np.int8)
-    forms: list[dict[str, Any]] = [
+    overrides: list[dict[str, Any]] = [
         {"quant_type": QuantType.QInt8, "scale": np.array(scale), "zero_point": zero}
         for scale in weight_scales(rows, placement.highest)
     ]
     if placement.per_channel:
-        for form in forms:
-            form["axis"] = output_axis(node)
-    return forms
+        for override in overrides:
+            override["axis"] = output_axis(node)
+    return overrides
 
 
 def _free_output(model: onnx.ModelProto) -> None:
-    """Takes Q and DQ off the Q-values, so that the head gives floats; changes `model`."""
+    """Removes Q and DQ from the Q-values, so that the head returns floats; modifies `model`."""
     made_by = producers(model)
     last = made_by[OUTPUT]
     if last.op_type != "DequantizeLinear":
@@ -184,7 +184,7 @@ def _free_output(model: onnx.ModelProto) -> None:
 
 
 def _feed_input(model: onnx.ModelProto, placement: Placement) -> None:
-    """Frames go into the first layer as codes, float observations as floats; changes `model`."""
+    """Feeds frames to the first layer as codes, observations as floats; modifies `model`."""
     frames = scaled_frames(model)
     source = INPUT if frames is None else frames.tensor
     quantize = next(

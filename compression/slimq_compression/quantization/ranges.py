@@ -1,7 +1,7 @@
-"""From the values of an activation on the calibration set to the range that its codes cover.
+"""Chooses activation ranges from values on the calibration set.
 
-A calibrator sees the values of one tensor batch by batch and answers `(low, high)`; it keeps what
-it needs and no more. Adding one is a class and a case of `make_calibrator`.
+A calibrator receives the values of one tensor batch by batch and returns `(low, high)`; it keeps
+only what it needs. Adding one takes a class and a case in `make_calibrator`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class Calibrator(Protocol):
     """Chooses the range of one tensor."""
 
     def add(self, values: npt.NDArray[Any], /) -> None:
-        """Takes note of a batch of values, of any shape but none empty."""
+        """Adds a non-empty batch of values, of any shape."""
         ...
 
     def range(self) -> tuple[float, float]:
-        """`(low, high)` for all values so far."""
+        """`(low, high)`, from all values so far."""
         ...
 
 
 class Calibration(StrEnum):
-    """How a range is chosen."""
+    """Calibration method."""
 
     MIN_MAX = "min-max"
     PERCENTILE = "percentile"
@@ -42,13 +42,13 @@ class Calibration(StrEnum):
 
 
 class MinMax:
-    """The whole range: nothing is clipped, rounding is coarsest."""
+    """Full range: no clipping, coarsest rounding."""
 
     def __init__(self) -> None:
         self._low, self._high = np.inf, -np.inf
 
     def add(self, values: npt.NDArray[Any], /) -> None:
-        """Widens the range; a value that is not a number spoils it."""
+        """Widens the range; a NaN makes it NaN."""
         self._low = np.minimum(self._low, values.min())
         self._high = np.maximum(self._high, values.max())
 
@@ -58,10 +58,10 @@ class MinMax:
 
 
 class Percentile:
-    """Clips the largest magnitudes: all but `percentile` per cent of the values.
+    """Clips the largest magnitudes, beyond `percentile` per cent of the values.
 
-    The quantile is that of all values, the zeros behind a ReLU among them, to a 2048th to 1024th of
-    the range.
+    The percentile is over all values, including the zeros of a ReLU, with a resolution of 1/2048 to
+    1/1024 of the range.
     """
 
     def __init__(self, percentile: float) -> None:
@@ -73,12 +73,12 @@ class Percentile:
         self._seen.add(values)
 
     def range(self) -> tuple[float, float]:
-        """The range of all values, within the quantile of the magnitudes."""
+        """The range of all values, clipped at the percentile of the magnitudes."""
         return self._seen.range(self._seen.quantile(self._share))
 
 
 class Divergence:
-    """Clips where the quantized distribution diverges least from the real one (Migacz 2017)."""
+    """Clips at the threshold of least KL divergence from the real distribution (Migacz 2017)."""
 
     def __init__(self) -> None:
         self._seen = Histogram()
@@ -88,14 +88,14 @@ class Divergence:
         self._seen.add(values)
 
     def range(self) -> tuple[float, float]:
-        """The range of all values, within the threshold of least divergence."""
+        """The range of all values, clipped at the threshold of least divergence."""
         return self._seen.range(self._seen.least_divergence())
 
 
 def make_calibrator(calibration: Calibration, percentile: float) -> Calibrator:
-    """A calibrator for one tensor; `percentile` matters to the one of that name alone.
+    """Makes a calibrator for one tensor; `percentile` is used only by that method.
 
-    Where ranges are learned, this is for the tensors that have none.
+    With learned ranges, it is used for tensors without one.
     """
     match calibration:
         case Calibration.PERCENTILE:
@@ -116,11 +116,11 @@ def activation_ranges(
     """The range of each tensor over `states`.
 
     Args:
-        model: in fp32.
+        model: the fp32 model.
         tensors: float tensors of the graph.
-        states: `(states, *shape)`, of real play: uniform noise gives ranges that saturate.
-        calibration: how to choose.
-        percentile: of the magnitudes, in per cent.
+        states: `(states, *shape)`, from real play; ranges from random noise would saturate.
+        calibration: calibration method.
+        percentile: percentile of the magnitudes.
     """
     calibrators = {name: make_calibrator(calibration, percentile) for name in tensors}
     for values in run_tensors(model, tensors, states):
@@ -130,7 +130,7 @@ def activation_ranges(
 
 
 def learned_ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
-    """The ranges that the network learned while it was trained, by tensor; empty without any."""
+    """The ranges learned in training, by tensor; empty if there are none."""
     noted = {entry.key: entry.value for entry in model.metadata_props}
     ranges: dict[str, list[float]] = json.loads(noted.get(RANGES, "{}"))
     return {name: (low, high) for name, (low, high) in ranges.items()}

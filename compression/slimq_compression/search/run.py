@@ -1,9 +1,8 @@
-"""Searches recipes on the front of bytes, latency and return, in one process or several.
+"""Searches recipes on the Pareto front of bytes, latency and return, with one worker or more.
 
-The study on disk is the only thing that workers share: an interrupted search goes on, when it is
-run again, from its last ended trial. With one worker, the same seed over the
-same published variants draws the same trials for as long as they are random (the first `STARTUP`);
-later ones follow measured latencies, which vary.
+Workers share only the study on disk, so an interrupted search resumes after its last finished trial
+when run again. With one worker, equal seeds and equal published variants give equal trials as long
+as these are random (the first `STARTUP`); later ones depend on measured latencies, which vary.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from slimq_compression.search.stages import Stages
 from slimq_compression.search.start import enqueue_published
 from slimq_compression.search.study import (
     SearchSettings,
-    coarse,
-    complete,
-    ended,
-    give_back,
-    hold_to,
-    on_front,
-    only_search,
+    complete_trials,
+    finished_trials,
+    is_nondominated,
+    lock_study,
     open_study,
+    record_terms,
+    requeue_trials,
+    round_objectives,
 )
 from slimq_compression.search.worker import Worker
 
@@ -49,19 +48,19 @@ POLL_SECONDS, STOP_SECONDS = 0.5, 10.0
 
 @dataclass(frozen=True)
 class Found:
-    """A trial that was measured to the end.
+    """A complete trial.
 
     Attributes:
-        number: of the trial.
-        candidate: in words.
-        bytes: on disk.
-        latency_us: of one call, see `stages`.
-        latency_ratio: to the baseline.
-        agreement: on the calibration set.
-        score: return, 0 random play and 1 the baseline, after the short training of a trial.
-        low: lower 95 % bound of the paired difference; None where the gate was not played.
+        number: number of the trial.
+        candidate: description of the candidate.
+        bytes: size on disk.
+        latency_us: latency of one call, see `stages`.
+        latency_ratio: latency relative to the baseline's.
+        agreement: agreement on the calibration set.
+        score: mean score after the trial's short training; 0 is random play, 1 the baseline.
+        low: lower 95 % bound of the paired difference; None if the gate's episodes were not played.
         loss: 1 − score, at least 0.
-        params: by which Optuna knows it.
+        params: Optuna's parameters.
     """
 
     number: int
@@ -76,18 +75,18 @@ class Found:
     params: dict[str, Any]
 
     def passed(self, margin: float) -> bool:
-        """Whether it held the gate in the search."""
+        """Whether it passed the gate's episodes in the search."""
         return self.low is not None and self.low >= -margin
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far a search is.
+    """Progress of a search.
 
     Attributes:
-        ended: trials that count.
-        complete: those that were measured to the end.
-        best: see `ranking`; None before any is complete.
+        ended: number of finished trials.
+        complete: number of complete trials.
+        best: the first of `ranking`; None if no trial is complete.
     """
 
     ended: int
@@ -101,28 +100,28 @@ OnTrial = Callable[[Snapshot], None]
 def search(
     settings: SearchSettings, *, on_trial: OnTrial = ignore, progress: Progress = silent
 ) -> optuna.Study:
-    """Runs trials until there are as many as asked for, or time is up.
+    """Runs trials until the requested number or the time limit is reached.
 
     Args:
-        settings: what to look for; an existing study of the same name goes on.
-        on_trial: called at the start and whenever trials have ended.
-        progress: opens progress bars, for the play of the baseline.
+        settings: settings of the search; an existing study of the same name is resumed.
+        on_trial: called at the start and whenever trials have finished.
+        progress: opens progress bars, for the baseline's episodes.
 
     Raises:
-        NotFoundError: there is no such policy.
-        ConfigError: another search holds the study, or the baseline variant is missing.
-        InvalidInputError: the study was made on other terms.
-        CheckFailedError: the baseline is no better than random, or a worker died.
-        KeyboardInterrupt: the study is left so that it can go on.
+        NotFoundError: the policy does not exist.
+        ConfigError: another search is using the study, or the baseline variant is missing.
+        InvalidInputError: the study was made with other settings.
+        CheckFailedError: the baseline is no better than random play, or a worker died.
+        KeyboardInterrupt: interrupted; the study can be resumed.
     """
     repository = Repository(settings.policies)
     source = load_source(repository, settings.policy)
-    with only_search(settings.folder):
+    with lock_study(settings.folder):
         study = open_study(settings)
-        give_back(study, settings.folder)
+        requeue_trials(study, settings.folder)
         _prepare(settings, study, source, repository, progress)
         on_trial(snapshot(study, settings))
-        missing = settings.trials - len(ended(study))
+        missing = settings.trials - len(finished_trials(study))
         if missing > 0:
             background, network = background_of(source.calibration), source.teacher.spec
             offer, policy = Offer.current(), settings.policy
@@ -133,35 +132,35 @@ def search(
             elif missing > 0:
                 _work_in_processes(settings, study, missing, on_trial)
         finally:
-            give_back(study, settings.folder)
+            requeue_trials(study, settings.folder)
     return study
 
 
 def snapshot(study: optuna.Study, settings: SearchSettings) -> Snapshot:
-    """How far a study is."""
+    """Progress of a study."""
     ranked = ranking(study, settings.margin)
     best = ranked[0] if ranked else None
-    return Snapshot(len(ended(study)), len(complete(study)), best)
+    return Snapshot(len(finished_trials(study)), len(complete_trials(study)), best)
 
 
-def front(study: optuna.Study) -> list[Found]:
-    """The trials that no other dominates, by bytes; of equal ones the first."""
-    done = complete(study)
+def pareto_front(study: optuna.Study) -> list[Found]:
+    """The non-dominated trials, ordered by bytes; among equals, only the first."""
+    done = complete_trials(study)
     kept: dict[tuple[float, ...], FrozenTrial] = {}
     for trial in done:
-        if on_front(trial.values, (other.values for other in done)):
-            kept.setdefault(coarse(trial.values), trial)
+        if is_nondominated(trial.values, (other.values for other in done)):
+            kept.setdefault(round_objectives(trial.values), trial)
     return sorted((_found(trial) for trial in kept.values()), key=lambda f: (f.bytes, f.loss))
 
 
 def ranking(study: optuna.Study, margin: float) -> list[Found]:
-    """The front, best first: what held the gate by bytes, then the rest by loss."""
+    """The Pareto front, best first: trials that passed the gate by bytes, then others by loss."""
 
     def key(found: Found) -> tuple[bool, float, int, float]:
         passed = found.passed(margin)
         return not passed, 0.0 if passed else found.loss, found.bytes, found.latency_us
 
-    return sorted(front(study), key=key)
+    return sorted(pareto_front(study), key=key)
 
 
 def _found(trial: FrozenTrial) -> Found:
@@ -187,7 +186,7 @@ def _prepare(
     repository: Repository,
     progress: Progress,
 ) -> None:
-    """Fixes the study's terms, and measures the baseline where that is not done."""
+    """Records or checks the study's settings, and measures the baseline if necessary."""
     gate = AcceptGate(source, repository)
     probe = f'name = "found"\n[accept]\nmargin = {settings.margin}\n'
     gate.require_baseline(parse_recipe(probe, "search"))
@@ -199,7 +198,7 @@ def _prepare(
     offer = Offer.current()
     terms |= {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(offer).items()}
     terms["space"] = digest_of_space(offer)
-    hold_to(study, terms)
+    record_terms(study, terms)
     if "reference" not in study.user_attrs:
         reference = Stages(source, model).reference(
             variant.model.bytes, settings.screening_episodes, settings.gate_episodes, progress
@@ -220,21 +219,21 @@ def _work_here(
 def _work_in_processes(
     settings: SearchSettings, study: optuna.Study, missing: int, on_trial: OnTrial
 ) -> None:
-    """Workers take a ticket for each trial, so that there are exactly as many as asked for."""
+    """Workers take a ticket per trial, so that exactly the requested number is run."""
     spawn = multiprocessing.get_context("spawn")
     tickets = spawn.Semaphore(missing)
     workers = [
         spawn.Process(target=_work, args=(settings, tickets), name=f"search-{index}")
         for index in range(1, min(settings.workers, missing) + 1)
     ]
-    seen = len(ended(study))
+    seen = len(finished_trials(study))
     try:
         with _interrupts_ignored():
             for worker in workers:
                 worker.start()
         while any(worker.is_alive() for worker in workers):
             time.sleep(POLL_SECONDS)
-            if (now := len(ended(study))) != seen:
+            if (now := len(finished_trials(study))) != seen:
                 seen = now
                 on_trial(snapshot(study, settings))
     finally:
@@ -242,18 +241,18 @@ def _work_in_processes(
     on_trial(snapshot(study, settings))
     died = [f"{w.name} (exit code {w.exitcode})" for w in workers if w.exitcode]
     if died:
-        problem = f"{', '.join(died)} died, perhaps for lack of memory"
-        raise CheckFailedError(f"search: {problem}; run the same command again to go on")
+        problem = f"{', '.join(died)} died, perhaps out of memory"
+        raise CheckFailedError(f"search: {problem}; rerun the command to resume")
 
 
 def _work(settings: SearchSettings, tickets: Any) -> None:
-    """What a process runs."""
+    """Entry point of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     Worker(settings).run(lambda: tickets.acquire(block=False), lambda: None)
 
 
 def _end_with_parent() -> None:
-    """Nobody is left who counts trials, nor who keeps another search out of the folder."""
+    """Ends this process with its parent, which counts trials and holds the folder's lock."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -262,7 +261,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """What is started within ignores Ctrl-C: the supervisor ends it and gives its trial back."""
+    """Processes started in this context ignore Ctrl-C; the parent stops them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -274,7 +273,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _stop(workers: list[SpawnProcess]) -> None:
-    """Ends what still runs; nothing of a trial in progress is worth waiting for."""
+    """Stops running workers without waiting for their trials."""
     running = [worker for worker in workers if worker.is_alive()]
     for worker in running:
         worker.terminate()

@@ -1,11 +1,11 @@
-"""The recipes that a search looks through: what a trial may choose, and the recipe that it makes.
+"""Search space: the choices of a trial, and the recipe that they make.
 
-A candidate is a structure (the policy's own network pruned, or a fresh student that learns from it)
-and a form of its weights (fp32, static int8, or few levels that are stored as codes). What the
-catalogue does not hold is not offered. First convolutions have kernel 8 and stride 4 to 8, since in
-networks this small the first one takes nearly all the time. Students of frames may look at the
-newest ones alone, without rows at the top and at the bottom, and count the colour of the background
-as zero: without that the first thousands of updates only take a constant away.
+A candidate has a structure (the policy's own network pruned, or a new student distilled from it)
+and a weight format (fp32, static int8, or few levels stored as codes). Passes missing from the
+catalogue are not offered. First convolutions have kernel 8 and stride 4 to 8, since in networks
+this small the first one takes nearly all the time. Students of frames may see only the newest
+frames, without rows at the top and the bottom, and treat the background colour as zero: otherwise
+the first thousands of updates would only remove a constant.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from slimq_compression.recipe import Recipe, parse_recipe
 Kind = Literal["conv", "mlp"]
 
 CHANNELS = (4, 32, 4)
-"""Lowest, highest and step of a convolution's channels: blocks of 4 fill the kernels' registers."""
+"""Minimum, maximum and step of a convolution's channels: blocks of 4 fill kernels' registers."""
 FIRST_KERNEL, FIRST_STRIDES = 8, (4, 8)
 CONVOLUTIONS = (1, 3)
-OLDEST = 2
-"""Fewest frames that a student looks at: with one there is no velocity."""
+MIN_FRAMES = 2
+"""Minimum frames that a student sees: one frame has no velocity."""
 TOP, BOTTOM = (0, 0.2), (0, 0.1)
-"""Least and largest share of the rows left out, in steps of `ROWS`."""
+"""Minimum and maximum share of rows to crop, in steps of `ROWS`."""
 ROWS = 2
 DENSE: Mapping[Kind, tuple[int, int]] = {"conv": (8, 128), "mlp": (4, 128)}
-"""Fewest and most neurons of a hidden layer."""
+"""Minimum and maximum neurons of a hidden layer."""
 MLP_LAYERS = (1, 2)
 KEEP = (0.03, 1.0)
-"""Least and largest share of units that pruning keeps."""
+"""Minimum and maximum share of units that pruning keeps."""
 BITS: Mapping[str, tuple[int, int]] = {
     "linear": (3, 8),
     "power-of-two": (3, 5),
     "codebook": (2, 6),
 }
-"""Of the codes of each form of `quantize_weights`."""
+"""Minimum and maximum bits per code, by form of `quantize_weights`."""
 
 
 REPLAY_ROUNDS = 6
-"""Of states that are learned from: those of early, bad play make room for later ones."""
+"""Rounds of states in the replay: those from early, poor play are replaced by later ones."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """The parameters of `finetune` that say how much and how."""
+    """Training parameters of `finetune`."""
 
     rounds: int
     states: int
@@ -68,7 +68,7 @@ class Training:
     precision: str = "fp32"
 
     def scaled(self, effort: float) -> Training:
-        """With `effort` times the updates and steps of play, in fewer and shorter rounds."""
+        """Scales updates and steps of play by `effort`, with fewer and shorter rounds."""
         rounds = max(2, round(self.rounds * math.sqrt(effort)))
         share = effort * self.rounds / rounds
         return replace(
@@ -90,28 +90,28 @@ FULL: Mapping[tuple[Kind, str], Training] = {
     ("mlp", "student"): Training(8, 4_000, 1, 1_200, 0.05, 1.0, 1e-3, 0.1),
     ("mlp", "pruned"): Training(8, 4_000, 1, 1_200, 0.05, 1.0, 1e-3, 0.1),
 }
-"""What a published winner is trained with. A small student of frames has no weights to spend on the
-level of the Q-values: its decisions weigh more."""
-SECOND = 0.5
-"""Share of the training that follows once weights are on their levels."""
-FINE = ("linear", "codebook")
-"""Forms whose levels lie close wherever weights do; powers of two are far apart at the top."""
+"""Training of published winners. Small students of frames lack the capacity to fit the level of the
+Q-values, so their loss puts more weight on decisions."""
+SECOND_EFFORT = 0.5
+"""Effort of the second training, with weights on their levels, relative to the first."""
+FINE_FORMS = ("linear", "codebook")
+"""Forms with levels close to all weights; large powers of two are far apart."""
 ENOUGH_BITS = 4
-"""From here on fine levels stay as rounding made them: more training of small students of frames
-has only done harm (docs/results.md)."""
+"""Minimum bits of fine levels that need no second training: for small students of frames it has
+only done harm (docs/results.md)."""
 HEAD_BITS, CONVOLUTION_BITS = 8, 6
-"""Where networks of frames have few weights and each one matters: the head's, and the least of a
-student's convolutions on fine levels."""
+"""For networks of frames: bits of the head, and minimum bits of a student's convolutions on fine
+levels, since these layers have few weights and each one matters."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What the catalogue holds of what a search could use.
+    """Techniques available to the search.
 
     Attributes:
-        structures: of `pruned` and `student`.
-        weights: of `fp32`, `int8` and the forms of `quantize_weights`.
-        zstd: whether recipes can store a model compressed.
+        structures: some of `pruned` and `student`.
+        weights: some of `fp32`, `int8` and the forms of `quantize_weights`.
+        zstd: whether recipes can compress the file.
     """
 
     structures: tuple[str, ...]
@@ -120,7 +120,7 @@ class Offer:
 
     @staticmethod
     def current() -> Offer:
-        """What there is now."""
+        """The techniques in the current catalogue."""
         levels = tuple(BITS) if {"quantize_weights", "store_weights"} <= CATALOGUE.keys() else ()
         eight = ("int8",) if "quantize_int8" in CATALOGUE else ()
         student = ("student",) if "student" in CATALOGUE else ()
@@ -133,15 +133,15 @@ class Candidate:
     """One point of the space.
 
     Attributes:
-        kind: of the policy's network.
+        kind: kind of the policy's network.
         structure: `pruned` or `student`.
-        keep: share of units of each prunable layer, where pruned.
+        keep: share of units to keep per prunable layer, if pruned.
         convolutions: tables of the student's convolutions.
-        hidden: the student's dense layers.
-        weights: the form of the weights.
-        bits: of their codes, where they have few levels.
-        window: spans of the frames that a student looks at.
-        background: the pixel value that counts as zero for it.
+        hidden: widths of the student's dense layers.
+        weights: weight format.
+        bits: bits per code, if weights have few levels.
+        window: spans of the frames that a student sees.
+        background: the pixel value that a student treats as zero.
     """
 
     kind: Kind
@@ -155,7 +155,7 @@ class Candidate:
     background: int = 0
 
     def describe(self) -> str:
-        """In a few words, such as `student 16k8s6 16k4s2, 32; int8`."""
+        """Short description, such as `student 16k8s6 16k4s2, 32; int8`."""
         if self.structure == "pruned":
             body = f"keep {' '.join(f'{share:g}' for share in self.keep)}"
         else:
@@ -168,16 +168,16 @@ class Candidate:
 
 
 def digest_of_space(offer: Offer) -> str:
-    """Changes with what a trial may choose and with how candidates are trained."""
+    """Digest of the choices of a trial and of the training of candidates."""
     ranges = CHANNELS, FIRST_KERNEL, FIRST_STRIDES, CONVOLUTIONS, DENSE, MLP_LAYERS, KEEP, BITS
-    window = OLDEST, TOP, BOTTOM, ROWS
-    levels = SECOND, ENOUGH_BITS, HEAD_BITS, CONVOLUTION_BITS
+    window = MIN_FRAMES, TOP, BOTTOM, ROWS
+    levels = SECOND_EFFORT, ENOUGH_BITS, HEAD_BITS, CONVOLUTION_BITS
     terms = repr((offer, ranges, window, FULL, levels, REPLAY_ROUNDS))
     return hashlib.sha256(terms.encode()).hexdigest()[:16]
 
 
 def background_of(calibration: CalibrationSet) -> int:
-    """The most frequent pixel value of frames; 0 where observations are vectors."""
+    """The most frequent pixel value of frames; 0 if observations are vectors."""
     if calibration.frames.dtype != np.uint8:
         return 0
     return int(np.bincount(calibration.frames.reshape(-1), minlength=256).argmax())
@@ -186,7 +186,7 @@ def background_of(calibration: CalibrationSet) -> int:
 def suggest(
     trial: BaseTrial, network: QNetworkSpec, offer: Offer, background: int = 0
 ) -> Candidate:
-    """What a trial chooses; each name always has the same range, whatever was chosen before."""
+    """Chooses a candidate; each parameter has a fixed range, whatever was chosen before."""
     kind: Kind = network.body.kind
     structure = trial.suggest_categorical("structure", offer.structures)
     keep: tuple[float, ...] = ()
@@ -211,8 +211,8 @@ def suggest(
         )
     weights = trial.suggest_categorical("weights", offer.weights)
     bits = trial.suggest_int(f"bits.{weights}", *BITS[weights]) if weights in BITS else None
-    seen = background if convolutions else 0
-    return Candidate(kind, structure, keep, convolutions, hidden, weights, bits, window, seen)
+    zero = background if convolutions else 0
+    return Candidate(kind, structure, keep, convolutions, hidden, weights, bits, window, zero)
 
 
 def make_recipe(
@@ -224,18 +224,18 @@ def make_recipe(
     effort: float,
     accept: Mapping[str, Any],
 ) -> tuple[Recipe, str]:
-    """The recipe of a candidate, and its TOML text.
+    """Makes the recipe of a candidate, and its TOML text.
 
     Args:
-        candidate: what to make.
-        offer: what the catalogue holds.
-        name: of the variant.
-        seed: of the recipe.
-        effort: share of the full training, 0 for none at all.
-        accept: the keys of its gate.
+        candidate: the candidate.
+        offer: the available techniques.
+        name: name of the variant.
+        seed: seed of the recipe.
+        effort: share of the full training; 0 for none.
+        accept: keys of the accept gate.
 
     Raises:
-        ConfigError: a pass of the catalogue refuses these parameters.
+        ConfigError: a pass refuses these parameters.
     """
     network: list[Mapping[str, Any]] = [_structure(candidate)]
     graph: list[Mapping[str, Any]] = []
@@ -246,8 +246,8 @@ def make_recipe(
         graph.append({"pass": "quantize_int8"})
     elif candidate.bits is not None:
         network += _levels(candidate, candidate.bits)
-        if effort > 0 and _trains_again(candidate):
-            network.append(training.scaled(SECOND * effort).steps())
+        if effort > 0 and _needs_second_training(candidate):
+            network.append(training.scaled(SECOND_EFFORT * effort).steps())
         graph.append({"pass": "store_weights", **({"zstd_aware": True} if offer.zstd else {})})
     head = {"name": name, "description": f"Found: {candidate.describe()}.", "seed": seed}
     store = {"compression": "zstd", "compact": True} if offer.zstd else {}
@@ -257,23 +257,23 @@ def make_recipe(
 
 
 def _levels(candidate: Candidate, bits: int) -> list[Mapping[str, Any]]:
-    """The steps that put weights on levels, what is named before the rest."""
+    """The steps that round weights to levels: named layers first, then the rest."""
     step = {"pass": "quantize_weights"}
     steps: list[Mapping[str, Any]] = []
     if candidate.kind == "conv":
         steps.append({**step, "form": "linear", "bits": HEAD_BITS, "layers": ["head"]})
         convolutions = [f"conv{index + 1}" for index in range(len(candidate.convolutions))]
-        if convolutions and candidate.weights in FINE and bits < CONVOLUTION_BITS:
+        if convolutions and candidate.weights in FINE_FORMS and bits < CONVOLUTION_BITS:
             form = {"form": candidate.weights, "bits": CONVOLUTION_BITS}
             steps.append({**step, **form, "layers": convolutions})
     return [*steps, {**step, "form": candidate.weights, "bits": bits}]
 
 
-def _trains_again(candidate: Candidate) -> bool:
-    """Whether a training follows once weights are on their levels."""
+def _needs_second_training(candidate: Candidate) -> bool:
+    """Whether to train again with weights on their levels."""
     if candidate.kind != "conv" or candidate.structure != "student":
         return True
-    return candidate.weights not in FINE or (candidate.bits or 0) < ENOUGH_BITS
+    return candidate.weights not in FINE_FORMS or (candidate.bits or 0) < ENOUGH_BITS
 
 
 def _structure(candidate: Candidate) -> Mapping[str, Any]:
@@ -297,9 +297,9 @@ def _prunable(network: QNetworkSpec) -> int:
 
 
 def _window(trial: BaseTrial, network: QNetworkSpec) -> dict[str, tuple[int, int]]:
-    """The newest frames of a stack and the rows in the middle; what is whole is not named."""
+    """Chooses the newest frames of a stack and the middle rows; full spans are omitted."""
     frames, rows = network.observation_shape[0], network.observation_shape[1]
-    newest = trial.suggest_int("window.frames", min(OLDEST, frames), frames)
+    newest = trial.suggest_int("window.frames", min(MIN_FRAMES, frames), frames)
     top, bottom = (
         trial.suggest_int(
             f"window.{name}", int(rows * low), int(rows * high) // ROWS * ROWS, step=ROWS
@@ -312,14 +312,14 @@ def _window(trial: BaseTrial, network: QNetworkSpec) -> dict[str, tuple[int, int
 
 
 def _size(network: QNetworkSpec, window: Mapping[str, tuple[int, int]]) -> int:
-    """The smaller side of what reaches the first convolution."""
+    """The smaller side of the first convolution's input."""
     _, rows, columns = network.observation_shape
     start, stop = window.get("rows", (0, rows))
     return min(stop - start, columns)
 
 
 def _convolutions(trial: BaseTrial, count: int, size: int) -> tuple[dict[str, int], ...]:
-    """Tables of convolutions, whose kernels are no larger than what reaches them."""
+    """Chooses convolutions; kernels are no larger than their input."""
     found = []
     for index in range(1, count + 1):
         low, high, step = CHANNELS

@@ -1,9 +1,9 @@
-"""What a search measures of a candidate, cheapest first, each time against the baseline variant.
+"""Measurements of a candidate, relative to the baseline variant.
 
-Returns come from selection seeds that neither the trainer nor the accept gate has seen, so the gate
-that a winner passes at the end is fresh evidence and not the luck for which it was chosen. Latency
-is timed in turn with the baseline and scaled to the baseline's own time on the machine at rest:
-whatever else runs slows both alike.
+Returns come from selection seeds that neither the trainer nor the accept gate uses, so that the
+winner's gate is independent of the luck by which it was selected. Latency is measured interleaved
+with the baseline's and scaled to the baseline's latency at the start of the study: other load on
+the machine slows both alike.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from slimq_compression.selection import (
 )
 
 SCREENING_OFFSET, GATE_OFFSET = 200_000, 300_000
-"""Of selection seeds; the trainer's start at 0, the accept gate's at `accept.SEED_OFFSET`."""
+"""Offsets into selection seeds; the trainer uses 0, the accept gate `accept.SEED_OFFSET`."""
 CALLS = 300
 
 
 class Reference(BaseModel):
-    """What the baseline variant does, measured once for a study.
+    """Figures of the baseline variant, measured once per study.
 
     Attributes:
-        bytes: on disk.
-        latency_us: median of a call with one observation.
-        screening: returns of the screening episodes, by seed in order.
-        gate: returns of the gate's episodes, by seed in order.
+        bytes: size on disk.
+        latency_us: median latency of a call with one observation.
+        screening: returns of the screening episodes, ordered by seed.
+        gate: returns of the gate's episodes, ordered by seed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +55,7 @@ class Stages:
     """Measures models of one policy against its baseline."""
 
     def __init__(self, source: Source, baseline: bytes) -> None:
-        """`baseline` is its uncompressed model, which is loaded each time that it is timed."""
+        """Takes the baseline's uncompressed model, which is loaded anew for each timing."""
         self.source, self.baseline = source, baseline
         self.states: Observations = source.calibration.observations(source.manifest.observation)
 
@@ -65,7 +65,7 @@ class Stages:
         """Plays and times the baseline, of `size` bytes on disk.
 
         Raises:
-            CheckFailedError: it is no better than random play, so there is no scale.
+            CheckFailedError: the baseline is no better than random play, so there is no scale.
         """
         policy = self.load(self.baseline, self.source.manifest.baseline_variant)
         timed = measure_latency(
@@ -84,15 +84,15 @@ class Stages:
         return reference
 
     def load(self, model: bytes, name: str) -> QFunction:
-        """A model as a Q-function that refuses Q-values that are not finite.
+        """Loads a model as a Q-function that raises an error on non-finite Q-values.
 
         Raises:
-            RepositoryError: it does not load, or has another signature.
+            RepositoryError: the model does not load, or has the wrong signature.
         """
         return load_candidate(self.source.manifest, model, name)
 
     def latency_ratio(self, policy: QFunction) -> float:
-        """Median time of one call over the baseline's, in turn, one observation, one thread."""
+        """Median latency relative to the baseline's, interleaved, one observation, one thread."""
         full = self.load(self.baseline, self.source.manifest.baseline_variant)
         timed = measure_latency(
             {"full": lambda: full, "candidate": lambda: policy},
@@ -104,11 +104,11 @@ class Stages:
         return medians["candidate"] / medians["full"]
 
     def fidelity(self, policy: QFunction) -> Fidelity:
-        """On the calibration states, against the Q-values of the full policy."""
+        """Fidelity to the full policy's Q-values on the calibration states."""
         return measure_fidelity(q_values_of(policy, self.states), self.source.calibration.q_values)
 
     def score(self, policy: QFunction, reference: Sequence[float], offset: int) -> Score:
-        """Plays the same seeds as the baseline did, whose returns are `reference`."""
+        """Plays the baseline's seeds and compares with its returns `reference`."""
         returns = self.play(policy, len(reference), offset, "search: candidate")
         return score_returns(returns, reference, self.source.manifest.random_policy.mean, "search")
 
@@ -120,7 +120,7 @@ class Stages:
         label: str,
         progress: Progress = silent,
     ) -> list[float]:
-        """Returns of so many selection episodes, by seed in order."""
+        """Plays selection episodes; returns are ordered by seed."""
         seeds = SELECTION.seeds(episodes, offset=offset)
         environment = self.source.manifest.environment
         return play_returns(environment, policy, seeds, label, progress)

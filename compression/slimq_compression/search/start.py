@@ -1,7 +1,7 @@
-"""Where a search starts: at the students that the policy's published variants are.
+"""Starting points of a search: the policy's published students.
 
-What has held a gate is the best guess at what will, and the sampler looks near what was good; the
-random trials that come after it keep the search from staying there.
+Variants that have passed a gate are the best guesses, and the sampler explores around good trials;
+the random trials that follow keep the search from staying there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from slimq_compression.search.space import Offer, suggest
 _log = structlog.get_logger(__name__)
 
 PLAIN = {"kind": "conv", "activation": True, "batch_norm": False, "groups": 1, "padding": 0}
-"""What every convolution of the space has; their tables say the rest."""
+"""Properties common to all convolutions of the space."""
 
 
 def enqueue_published(
@@ -34,17 +34,16 @@ def enqueue_published(
     offer: Offer,
     background: int,
 ) -> list[str]:
-    """Puts the published students that the space holds first in the queue; returns their names.
+    """Enqueues published students that are in the space as first trials; returns their names.
 
-    What a study has tried or will try is not enqueued again, and a variant that cannot be read is
-    left out.
+    Trials that the study already has are not enqueued, and unreadable variants are skipped.
     """
     names = []
     for name in repository.variants(policy):
         try:
             recipe = repository.variant(policy, name).recipe
         except SlimqError as error:
-            _log.warning("not a start", variant=name, error=str(error))
+            _log.warning("skipping an unreadable variant", variant=name, error=str(error))
             continue
         chosen = None if recipe is None else _choices(recipe.steps, network)
         if chosen is not None and _is_offered(chosen, recipe.steps, network, offer, background):
@@ -54,7 +53,7 @@ def enqueue_published(
 
 
 def _choices(steps: Sequence[StepRecord], network: QNetworkSpec) -> dict[str, Any] | None:
-    """What a trial would choose to make a recipe's student; None where it makes none like it."""
+    """The choices that make a recipe's student; None if it is not in the space."""
     if not steps or steps[0].name != "student":
         return None
     made = steps[0].parameters
@@ -78,11 +77,11 @@ def _is_offered(
     offer: Offer,
     background: int,
 ) -> bool:
-    """Whether the space holds these choices, and they make the student of these steps."""
+    """Whether these choices are in the space and make the student of these steps."""
     trial = FixedTrial(dict(chosen))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values out of range, which are refused below
+            warnings.simplefilter("ignore")  # about values out of range, which are refused below
             candidate = suggest(trial, network, offer, background)
         create_trial(
             state=TrialState.WAITING, params=trial.params, distributions=trial.distributions
@@ -94,7 +93,7 @@ def _is_offered(
 
 
 def _weights(steps: Sequence[StepRecord]) -> dict[str, Any]:
-    """The form that a recipe gives to most weights: levels for all layers, int8, or none."""
+    """The choice of weight format: levels if for all layers, else int8 or fp32."""
     for step in steps:
         if step.name == "quantize_weights" and step.parameters.get("layers") is None:
             form = step.parameters["form"]
@@ -108,7 +107,7 @@ def _convolutions(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for index, table in enumerate(tables, start=1):
         chosen |= {f"conv{index}.{name}": table[name] for name in ("channels", "stride")}
     if len(tables) > 1:
-        chosen["conv2.kernel"] = tables[1]["kernel"]  # the others follow from the sizes
+        chosen["conv2.kernel"] = tables[1]["kernel"]  # the others are determined by the sizes
     return chosen
 
 

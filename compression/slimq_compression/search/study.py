@@ -1,7 +1,7 @@
-"""A search on disk: settings, trials and their figures, in a journal that a kill does not harm.
+"""A search on disk: settings, trials and their figures, in a journal that survives a kill.
 
-`runs/search/<policy>/<study>/journal.jsonl` is Optuna's. One search at a time holds the folder;
-what it finds in there as running was left by one that died, and is tried again.
+`runs/search/<policy>/<study>/journal.jsonl` is Optuna's. A search locks its folder; trials that it
+finds in state running were left by one that died, and are requeued.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from slimq_compression.context import step_seed
 JOURNAL, LOCK = "journal.jsonl", "search.lock"
 OBJECTIVES = ("bytes", "latency_us", "loss")
 STARTUP = 16
-"""Random trials before the sampler models what was good."""
-ATTEMPTS = 3
-"""How often a trial is begun that does not end: it may be what brings its worker down."""
+"""Random trials before the sampler builds a model."""
+MAX_ATTEMPTS = 3
+"""Maximum attempts at a trial that does not finish, since it may be what kills its worker."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What to look for, and how long.
+    """Settings of a search.
 
     Attributes:
         policies: the repository's folder.
-        policy: its name.
-        max_bytes: limit of the model on disk.
-        max_latency_us: limit of a call with one observation, on this machine.
-        margin: largest loss that counts as none, as in a recipe's gate.
-        trials: of the study, those of earlier runs included.
-        minutes: of this run; a trial that has begun is finished.
-        workers: processes, of one thread each.
-        seed: of the sampler and of the recipes.
-        effort: share of the full training that a trial gets.
-        screening_episodes: that every trial plays which is not dropped before.
-        gate_episodes: that those on the front play.
-        work: where studies lie.
-        study: its name; by default made of the limits, the margin and the seed.
+        policy: the policy's name.
+        max_bytes: maximum size of the model on disk.
+        max_latency_us: maximum latency of a call with one observation, on this machine.
+        margin: non-inferiority margin, as in a recipe's gate.
+        trials: total trials of the study, including those of earlier runs.
+        minutes: time limit of this run; a trial that has started is finished.
+        workers: number of processes, with one thread each.
+        seed: seed of the sampler and of the recipes.
+        effort: share of the full training for each trial.
+        screening_episodes: episodes for every trial that is not pruned before.
+        gate_episodes: episodes for trials on the Pareto front.
+        work: folder of studies.
+        study: name of the study; by default made of the limits, the margin and the seed.
     """
 
     policies: Path
@@ -82,7 +82,7 @@ class SearchSettings:
                 raise InvalidInputError(name, f"{low} to {high}", str(getattr(self, name)))
         for name, high in (("minutes", 1e6), ("effort", 1.0)):
             if not 0 < getattr(self, name) <= high:
-                expected = f"above 0, at most {high:g}"
+                expected = f"more than 0, at most {high:g}"
                 raise InvalidInputError(name, expected, str(getattr(self, name)))
         if not 0 <= self.margin <= 1:
             raise InvalidInputError("margin", "0 to 1", str(self.margin))
@@ -91,7 +91,7 @@ class SearchSettings:
 
     @property
     def name(self) -> str:
-        """Of the study."""
+        """Name of the study."""
         if self.study is not None:
             return self.study
         parts = [] if self.max_bytes is None else [f"bytes-{self.max_bytes}"]
@@ -100,12 +100,12 @@ class SearchSettings:
 
     @property
     def folder(self) -> Path:
-        """Of the study."""
+        """Folder of the study."""
         return self.work / self.policy / self.name
 
 
 class _JournalLock(JournalFileOpenLock):
-    """A lock that a process that is killed cannot leave behind, unlike Optuna's own."""
+    """A lock that is released when its process is killed, unlike Optuna's own."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -120,25 +120,25 @@ class _JournalLock(JournalFileOpenLock):
 
 
 @contextlib.contextmanager
-def only_search(folder: Path) -> Iterator[None]:
-    """Holds a study's folder.
+def lock_study(folder: Path) -> Iterator[None]:
+    """Locks a study's folder.
 
     Raises:
-        ConfigError: another search holds it.
+        ConfigError: another search is using it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         try:
-            held.enter_context(hold_lock(folder / LOCK))
+            locks.enter_context(hold_lock(folder / LOCK))
         except TimeoutError as error:
-            problem = "another search is at work in it; wait, or give --study another name"
+            problem = "in use by another search; wait, or choose another name with --study"
             raise ConfigError(str(folder), "study", problem) from error
-        _mend(folder)
+        _truncate_partial_line(folder)
         yield
 
 
-def _mend(folder: Path) -> None:
-    """Cuts off a line that a kill left unfinished, lest the next one is joined to it."""
+def _truncate_partial_line(folder: Path) -> None:
+    """Truncates a partial last line left by a kill, so that the next line starts anew."""
     journal = folder / JOURNAL
     if journal.exists():
         content = journal.read_bytes()
@@ -148,7 +148,7 @@ def _mend(folder: Path) -> None:
 
 
 def open_study(settings: SearchSettings) -> optuna.Study:
-    """The study, created where it is not there; several processes may open it."""
+    """Opens the study, or creates it; several processes may do so."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = settings.folder / JOURNAL
     lock = _JournalLock(journal)
@@ -162,15 +162,15 @@ def open_study(settings: SearchSettings) -> optuna.Study:
 
 
 def make_sampler(seed: int, number: int) -> TPESampler:
-    """The sampler of one trial: a resumed search draws as one that was never interrupted."""
+    """Makes the sampler of one trial, so that a resumed search draws like an uninterrupted one."""
     return TPESampler(seed=step_seed(seed, number), n_startup_trials=STARTUP)
 
 
-def hold_to(study: optuna.Study, terms: Mapping[str, Any]) -> None:
-    """Writes down what trials of a study have in common, or checks that it is still the same.
+def record_terms(study: optuna.Study, terms: Mapping[str, Any]) -> None:
+    """Records the settings that a study's trials share, or checks that they are unchanged.
 
     Raises:
-        InvalidInputError: the study was made on other terms.
+        InvalidInputError: the study was made with other settings.
     """
     known = study.user_attrs.get("terms")
     if known is None:
@@ -182,23 +182,23 @@ def hold_to(study: optuna.Study, terms: Mapping[str, Any]) -> None:
             raise InvalidInputError("--study", expected, f"{name} {value}")
 
 
-def give_back(study: optuna.Study, folder: Path) -> int:
-    """Ends the trials that no process works on any more, and puts them first in the queue.
+def requeue_trials(study: optuna.Study, folder: Path) -> int:
+    """Requeues trials left running by processes that died; returns how many there were.
 
-    Only whoever holds the study's folder may call this. Returns how many there were.
+    The caller must hold the lock on the study's folder.
     """
-    _mend(folder)
+    _truncate_partial_line(folder)
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in left:
         study.tell(trial.number, state=TrialState.FAIL)
         attempt = int(trial.user_attrs.get("attempt", 1))
-        if trial.params and "reason" not in trial.user_attrs and attempt < ATTEMPTS:
+        if trial.params and "reason" not in trial.user_attrs and attempt < MAX_ATTEMPTS:
             study.enqueue_trial(trial.params, user_attrs={"attempt": attempt + 1})
     return len(left)
 
 
-def ended(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count: complete, pruned, or failed for a reason that is written down."""
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Finished trials: complete, pruned, or failed with a recorded reason."""
     return [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -207,23 +207,23 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
     ]
 
 
-def coarse(values: Sequence[float]) -> tuple[float, ...]:
-    """Objectives to the digits that mean something: of a latency the third is noise."""
+def round_objectives(values: Sequence[float]) -> tuple[float, ...]:
+    """Rounds objectives to their significant digits: a latency's third digit is noise."""
     size, latency, loss = values
     return size, float(f"{latency:.2g}"), round(loss, 3)
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether `one` is nowhere worse and somewhere better, all being minimised."""
-    pairs = list(zip(coarse(one), coarse(other), strict=True))
+    """Whether `one` is no worse in any objective and better in one; all are minimised."""
+    pairs = list(zip(round_objectives(one), round_objectives(other), strict=True))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
-def on_front(values: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
-    """Whether none of the others dominates `values`."""
+def is_nondominated(values: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
+    """Whether no other values dominate these."""
     return not any(dominates(other, values) for other in others)
 
 
-def complete(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that have all objectives."""
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials, which have all objectives."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -1,8 +1,7 @@
-"""From a search's best trials to published variants: trained in full, judged by the accept gate.
+"""Publishes a search's best trials, trained in full and judged by the accept gate.
 
-A trial was trained a little; its recipe is made again with the full training, must pass the accept
-gate on seeds that the search has not seen, and is kept as a file, so that `slimq compress` makes
-the same variant again.
+Trials get only a short training. A winner is trained in full, must pass the accept gate on seeds
+that the search has not used, and its recipe is saved, so that `slimq compress` can reproduce it.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ from slimq_compression.search.run import Found, ranking
 from slimq_compression.search.space import Offer, background_of, make_recipe, suggest
 from slimq_compression.search.study import SearchSettings
 
-ATTEMPTS = 3
-"""Trainings in full for each variant that is wanted."""
-NEAR = 0.1
-"""Loss beyond the least, up to which a trial gets other seeds before those behind get one."""
+MAX_ATTEMPTS = 3
+"""Maximum full trainings per requested variant."""
+NEAR_BEST = 0.1
+"""Trials within this loss of the best are retried with other seeds before worse ones are tried."""
 
 
 @dataclass(frozen=True)
 class Winner:
-    """A trial that was made in full.
+    """A trial that was trained in full.
 
     Attributes:
         found: the trial.
-        seed: of its recipe.
-        recipe: its file; None where the gate refused it.
-        outcome: of compressing; None where the gate refused it.
-        refused: what the gate said, empty where it passed.
+        seed: seed of its recipe.
+        recipe: recipe file; None if refused.
+        outcome: outcome of compressing; None if refused.
+        refused: the reason if it was refused; empty if accepted.
     """
 
     found: Found
@@ -64,26 +63,26 @@ def publish_winners(
     progress: Progress = silent,
     on_step: OnStep = ignore,
 ) -> Iterator[Winner]:
-    """Makes the best trials in full until `count` are published; yields each as it is decided.
+    """Trains the best trials in full until `count` are published; yields each with its result.
 
     Args:
-        settings: of the search.
-        study: what it found.
-        count: how many variants to publish.
-        recipes: the folder of recipes; files go to `<recipes>/<policy>/`.
+        settings: settings of the search.
+        study: the study.
+        count: number of variants to publish.
+        recipes: folder of recipes; files go to `<recipes>/<policy>/`.
         effort: share of the full training.
-        device: where networks train, by default the CPU.
+        device: device to train on, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step of a recipe.
 
     Raises:
-        ConfigError: a recipe of this name is there already and holds something else.
+        ConfigError: a different recipe with this name exists.
     """
     repository = Repository(settings.policies)
     source = load_source(repository, settings.policy)
     ranked = ranking(study, settings.margin)
     published: set[int] = set()
-    for found, seed in attempts(ranked, settings.margin, settings.seed, ATTEMPTS * count):
+    for found, seed in attempts(ranked, settings.margin, settings.seed, MAX_ATTEMPTS * count):
         if len(published) >= count:
             return
         if found.number in published:
@@ -91,7 +90,7 @@ def publish_winners(
         recipe, text = winning_recipe(settings, source, found, effort, seed)
         path = recipes / settings.policy / f"{recipe.name}.toml"
         if path.exists() and read_toml(path).values != parse_toml(text, path.name).values:
-            problem = "is there already and holds something else; move it away"
+            problem = "exists with different content; move it away"
             raise ConfigError(str(path), "file", problem)
         (outcome,) = compress(
             repository,
@@ -114,30 +113,30 @@ def publish_winners(
 
 
 def attempts(
-    ranked: Sequence[Found], margin: float, seed: int, most: int
+    ranked: Sequence[Found], margin: float, seed: int, count: int
 ) -> list[tuple[Found, int]]:
-    """Trials and the seeds to train them with, in the order in which to try them.
+    """Trials and the seeds to train them with, in the order to try them.
 
-    Networks of one shape differ as much in play as shapes do, so the best are trained with other
-    seeds before a far worse one is trained at all.
+    Returns vary as much between seeds as between shapes, so the best trials are retried with other
+    seeds before much worse ones are tried.
 
     Args:
-        ranked: from `ranking`.
-        margin: loss that counts as none; what held it in the search is among the best.
-        seed: the first.
-        most: how many to answer.
+        ranked: trials from `ranking`.
+        margin: non-inferiority margin; trials that met it in the search are among the best.
+        seed: the first seed.
+        count: maximum number of attempts.
     """
-    least = min((found.loss for found in ranked), default=0.0)
-    near = [found for found in ranked if found.passed(margin) or found.loss <= least + NEAR]
-    behind = [found for found in ranked if found not in near]
-    chosen = [(found, seed + restart) for restart in range(ATTEMPTS) for found in near]
-    return [*chosen, *((found, seed) for found in behind)][:most]
+    best = min((found.loss for found in ranked), default=0.0)
+    near = [found for found in ranked if found.passed(margin) or found.loss <= best + NEAR_BEST]
+    others = [found for found in ranked if found not in near]
+    chosen = [(found, seed + restart) for restart in range(MAX_ATTEMPTS) for found in near]
+    return [*chosen, *((found, seed) for found in others)][:count]
 
 
 def winning_recipe(
     settings: SearchSettings, source: Source, found: Found, effort: float, seed: int
 ) -> tuple[Recipe, str]:
-    """The recipe that makes a trial's variant with the training of `effort`, and its text."""
+    """Makes a trial's recipe with a training of `effort`, and its TOML text."""
     offer, background = Offer.current(), background_of(source.calibration)
     candidate = suggest(FixedTrial(found.params), source.teacher.spec, offer, background)
     accept: dict[str, float | int] = {

@@ -1,9 +1,9 @@
-"""One worker of a search: takes a trial, makes its recipe, and drops it as soon as it falls behind.
+"""Worker of a search: runs trials and prunes them as soon as they fall behind.
 
-Each stage costs more than the one before: the untrained model shows bytes and latency; a short
-training shows how near the Q-values are on the calibration set; ten episodes show the return; and
-those on the front so far play the whole gate. The sampler is a tree-structured Parzen estimator for
-several objectives (Ozaki et al. 2020), which takes limits as constraints.
+Each stage costs more than the previous one: the untrained model gives bytes and latency; a short
+training gives the fidelity on the calibration set; ten episodes give the return; and candidates on
+the Pareto front so far play all of the gate's episodes. The sampler is a multi-objective
+tree-structured Parzen estimator (Ozaki et al. 2020), which takes limits as constraints.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from slimq_compression.search.space import Candidate, Offer, background_of, make
 from slimq_compression.search.stages import GATE_OFFSET, SCREENING_OFFSET, Reference, Stages
 from slimq_compression.search.study import (
     SearchSettings,
-    complete,
-    ended,
+    complete_trials,
+    finished_trials,
+    is_nondominated,
     make_sampler,
-    on_front,
     open_study,
 )
 
 _log = structlog.get_logger(__name__)
 
-SLACK = 1.05
-"""Of the limit of bytes for untrained models, since trained weights may compress better."""
+BYTES_SLACK = 1.05
+"""Factor on the limit of bytes for untrained models, since trained weights may compress better."""
 ABOVE_CHANCE = 0.1
-"""Least agreement, where 0 is a random action and 1 the full policy's."""
-PEERS = 5
-"""Trials of no more bytes, from which on their median regret is one that others must reach."""
-WORTH_A_GATE = 0.1
-"""Loss beyond the margin at the screening, from which on the gate is not worth its play."""
+"""Minimum agreement, on a scale where 0 is a random action and 1 the full policy's."""
+MIN_PEERS = 5
+"""Minimum trials of no more bytes for their median regret to be a limit."""
+MAX_EXCESS_LOSS = 0.1
+"""Maximum loss beyond the margin in screening for the gate's episodes to be worth playing."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a trial came to: the objectives."""
+    """The objectives of a trial."""
 
     bytes: int
     latency_us: float
@@ -57,7 +57,7 @@ class Figures:
 
     @property
     def values(self) -> tuple[float, float, float]:
-        """In the order of `OBJECTIVES`."""
+        """Values in the order of `OBJECTIVES`."""
         return float(self.bytes), self.latency_us, self.loss
 
 
@@ -77,23 +77,23 @@ class Worker:
         self.reference = Reference.model_validate(self.study.user_attrs["reference"])
 
     def run(self, more: Callable[[], bool], after: Callable[[], None]) -> None:
-        """Trials for as long as there are `more` and there is time; `after` each."""
+        """Runs trials while `more()` and within the time limit; calls `after()` after each."""
         deadline = time.monotonic() + 60 * self.settings.minutes
         while time.monotonic() < deadline and more():
-            self.one()
+            self.run_trial()
             after()
 
-    def one(self) -> None:
-        """One trial, which ends complete, pruned, or failed with a reason."""
+    def run_trial(self) -> None:
+        """Runs one trial, which ends complete, pruned, or failed with a reason."""
         trial = self.study.ask()
         self.study.sampler = make_sampler(self.settings.seed, trial.number)
         try:
             figures = self._objective(trial)
-        except optuna.TrialPruned as dropped:
-            trial.set_user_attr("reason", str(dropped))
+        except optuna.TrialPruned as pruned:
+            trial.set_user_attr("reason", str(pruned))
             self.study.tell(trial, state=TrialState.PRUNED)
         except SlimqError as error:
-            _log.warning("a trial failed", trial=trial.number, error=str(error))
+            _log.warning("trial failed", trial=trial.number, error=str(error))
             trial.set_user_attr("reason", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
         else:
@@ -102,10 +102,10 @@ class Worker:
     def _objective(self, trial: optuna.Trial) -> Figures:
         candidate = suggest(trial, self.source.teacher.spec, self.offer, self.background)
         trial.set_user_attr("candidate", candidate.describe())
-        if (twin := self._twin(trial)) is not None:
-            return _repeat(trial, twin)
+        if (duplicate := self._find_duplicate(trial)) is not None:
+            return _copy_result(trial, duplicate)
         draft = self._make(candidate, 0.0)
-        self._check_bytes(trial, draft.manifest.model.bytes, SLACK)
+        self._check_bytes(trial, draft.manifest.model.bytes, BYTES_SLACK)
         policy = self.stages.load(draft.model, "untrained")
         ratio = self.stages.latency_ratio(policy)
         latency = ratio * self.reference.latency_us
@@ -122,9 +122,9 @@ class Worker:
         score = self.stages.score(policy, self.reference.screening, SCREENING_OFFSET)
         trial.set_user_attr("score", score.mean)
         figures = Figures(size, latency, score.loss)
-        others = [other.values for other in complete(self.study)]
-        promising = score.loss <= self.settings.margin + WORTH_A_GATE
-        if promising and on_front(figures.values, others):
+        others = [other.values for other in complete_trials(self.study)]
+        promising = score.loss <= self.settings.margin + MAX_EXCESS_LOSS
+        if promising and is_nondominated(figures.values, others):
             score = self.stages.score(policy, self.reference.gate, GATE_OFFSET)
             trial.set_user_attr("score", score.mean)
             trial.set_user_attr("low", score.low)
@@ -160,37 +160,39 @@ class Worker:
         if fidelity.agreement < floor:
             trial.set_constraint("agreement", floor - fidelity.agreement)
             raise optuna.TrialPruned(f"agreement {fidelity.agreement:.3f} below {floor:.3f}")
-        # Among those of no more bytes: against all, every small network would fall behind.
+        # Only against trials of no more bytes; otherwise every small network would be pruned.
         peers = [
             float(other.user_attrs["regret"])
-            for other in ended(self.study)
+            for other in finished_trials(self.study)
             if "regret" in other.user_attrs and other.user_attrs["bytes"] <= size
         ]
-        if len(peers) >= PEERS and fidelity.regret > float(np.median(peers)):
+        if len(peers) >= MIN_PEERS and fidelity.regret > float(np.median(peers)):
             median = float(np.median(peers))
             problem = f"regret {fidelity.regret:.2e} above {median:.2e}, the median of"
             raise optuna.TrialPruned(f"{problem} {len(peers)} trials of no more bytes")
 
     @staticmethod
     def _require(trial: optuna.Trial, name: str, value: float, limit: float | None) -> None:
-        """Ends a trial over a limit, and tells the sampler by how much, as a logarithm."""
+        """Prunes a trial over a limit, and tells the sampler the logarithm of the excess."""
         if limit is not None and value > limit:
             trial.set_constraint(name, math.log(value / limit))
             raise optuna.TrialPruned(f"{name} {value:,.6g} over {limit:,.6g}")
 
-    def _twin(self, trial: optuna.Trial) -> FrozenTrial | None:
-        """An ended trial of the same parameters."""
-        return next((other for other in ended(self.study) if other.params == trial.params), None)
+    def _find_duplicate(self, trial: optuna.Trial) -> FrozenTrial | None:
+        """A finished trial with the same parameters."""
+        return next(
+            (other for other in finished_trials(self.study) if other.params == trial.params), None
+        )
 
 
-def _repeat(trial: optuna.Trial, twin: FrozenTrial) -> Figures:
-    """What an earlier trial of the same parameters came to; nothing is made again."""
-    kept: dict[str, Any] = {k: v for k, v in twin.user_attrs.items() if k != "attempt"}
-    for name, value in (kept | {"same_as": twin.number}).items():
+def _copy_result(trial: optuna.Trial, duplicate: FrozenTrial) -> Figures:
+    """Copies the result of an earlier trial with the same parameters."""
+    kept: dict[str, Any] = {k: v for k, v in duplicate.user_attrs.items() if k != "attempt"}
+    for name, value in (kept | {"same_as": duplicate.number}).items():
         if name != "reason":
             trial.set_user_attr(name, value)
-    for name, value in twin.constraints.items():
+    for name, value in duplicate.constraints.items():
         trial.set_constraint(name, value)
-    if twin.state is TrialState.COMPLETE:
-        return Figures(int(twin.values[0]), twin.values[1], twin.values[2])
-    raise optuna.TrialPruned(str(twin.user_attrs.get("reason", "")))
+    if duplicate.state is TrialState.COMPLETE:
+        return Figures(int(duplicate.values[0]), duplicate.values[1], duplicate.values[2])
+    raise optuna.TrialPruned(str(duplicate.user_attrs.get("reason", "")))

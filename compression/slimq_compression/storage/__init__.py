@@ -1,1 +1,1 @@
-"""What the file holds: forms of weights, the nodes that decode them, the compressed file."""
+"""Model storage: encodings of weights, the nodes that decode them, the compressed file."""

@@ -1,12 +1,11 @@
-"""Small stored forms of a weight tensor, and the ONNX nodes that expand them when a model loads.
+"""Encodes weight tensors compactly, with ONNX nodes that decode them when a model loads.
 
-All inputs are constants and all shapes are known beforehand, so ONNX Runtime computes the nodes
-once, while it optimises the graph; nothing of them remains at run time. Where the shape of a result
-depends on values (NonZero, Compress), ONNX Runtime does not: the positions of a mask are therefore
-counted with CumSum.
+All inputs are constants and all shapes are static, so ONNX Runtime folds the nodes once, when it
+optimises the graph; none of them remains at run time. Operators whose output shape depends on
+values (NonZero, Compress) are not folded: positions in a mask are therefore counted with CumSum.
 
-A decoder has up to three parts, in order: codes become values (a cast, or a table), stored values
-go to their places among the zeros, and channels are multiplied by their scales.
+A decoder has up to three parts, in order: codes become values (by a cast or a table), the values
+are scattered to their positions among the zeros, and channels are multiplied by their scales.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from slimq_compression.storage.weight_forms import Array, Form, Scaled
+from slimq_compression.storage.encodings import Array, Encoding, Scaled
 
 SIGNED = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8}
 UNSIGNED = {2: TensorProto.UINT2, 4: TensorProto.UINT4, 8: TensorProto.UINT8}
 OPSETS = {2: 25, 4: 21, 8: 17}
-"""By bits of a code: the first opset with the type, of those that are exported."""
+"""First exported opset that has the type, by bits per code."""
 BITWISE_OPSET = 18
 POWERS = np.array([128, 64, 32, 16, 8, 4, 2, 1], np.uint8)
 """The bits of a byte, in the order of `numpy.packbits`."""
-SHORT_SCALES = 24
-"""Channels from which on two bytes less for each scale outweigh the node that widens them."""
+MIN_BFLOAT16_SCALES = 24
+"""Minimum channels for which bfloat16 scales save more bytes than their Cast node takes."""
 
 
 class Sparse(StrEnum):
-    """How the places of weights that are not zero are stored."""
+    """How the positions of nonzero weights are stored."""
 
     AUTO = "auto"
     BITMASK = "bitmask"
@@ -43,11 +42,11 @@ class Sparse(StrEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which weights are stored, and how their places are.
+    """Which weights are stored, and how their positions are.
 
     Attributes:
-        sparse: all weights (`none`), or only those that are not zero.
-        gap_bits: of a distance, where `sparse` is `delta`.
+        sparse: all weights (`none`), or only nonzero ones with their positions.
+        gap_bits: bits per distance, if `sparse` is `delta`.
     """
 
     sparse: Sparse
@@ -62,20 +61,20 @@ LAYOUTS = (
 )
 
 Known = dict[bytes, str]
-"""Names of constants that are in the graph already, by content."""
+"""Names of constants already in the graph, by content."""
 
 
 @dataclass
 class Decoder:
-    """What takes the place of an initializer; the last node's output has its name.
+    """Nodes and constants that replace an initializer; the last node's output has its name.
 
     Attributes:
-        name: of the weight tensor.
-        known: constants that decoders of other weights brought; left as it is.
-        nodes: in order of computation.
-        tensors: constants that are not known yet.
-        own: their names by content, for the decoders after it.
-        opset: that the nodes need at least.
+        name: name of the weight tensor.
+        known: constants of other decoders; not modified.
+        nodes: nodes in order of computation.
+        tensors: constants added by this decoder.
+        own: names of these by content, for later decoders.
+        opset: minimum opset of the nodes.
     """
 
     name: str
@@ -86,15 +85,15 @@ class Decoder:
     opset: int = 17
 
     def serialised(self) -> bytes:
-        """Its part of the file."""
+        """The decoder's part of the file."""
         graph = onnx.GraphProto(node=self.nodes, initializer=self.tensors)
         return bytes(graph.SerializeToString(deterministic=True))
 
     def constant(self, kind: str, element: int, values: Array, bits: int = 8) -> str:
-        """Adds a constant, or finds one of the same content; answers its name."""
+        """Adds a constant, or finds one of equal content; returns its name."""
         tensor = TensorProto(data_type=element, dims=values.shape)
         if element == TensorProto.INT64:
-            # Small numbers take one byte as varints and eight as raw data.
+            # Small integers take one byte as varints, but eight as raw data.
             tensor.int64_data.extend(values.tolist())
         else:
             tensor.raw_data = _pack(values, bits)
@@ -108,14 +107,14 @@ class Decoder:
         return self.own[content]
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Adds a node; answers the name of its output."""
+        """Adds a node; returns the name of its output."""
         output = f"{self.name}.{len(self.nodes) + 1}"
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 
 
 def content_of(tensor: onnx.TensorProto) -> bytes:
-    """All of a constant but its name."""
+    """Serialises a constant without its name."""
     unnamed = TensorProto()
     unnamed.CopyFrom(tensor)
     unnamed.ClearField("name")
@@ -125,19 +124,19 @@ def content_of(tensor: onnx.TensorProto) -> bytes:
 def encode(
     name: str, weight: Scaled, layout: Layout, bits: int | None, known: Known
 ) -> Decoder | None:
-    """A weight tensor in a stored form; None where its codes do not fit.
+    """Encodes a weight tensor; None if its codes do not fit, or nothing is to be decoded.
 
     Args:
-        name: of the tensor.
-        weight: in a form that holds it exactly, float32 or int8.
-        layout: which of the values to store, and how to store their places.
-        bits: of a code, None for as few as hold the values.
-        known: constants that are in the graph already.
+        name: name of the tensor.
+        weight: the exact values and scale, float32 or int8.
+        layout: which values to store, and how to store their positions.
+        bits: bits per code; None for as few as possible.
+        known: constants already in the graph.
     """
     decoder = Decoder(name, known)
     flat = weight.plain.reshape(-1)
     kept = flat != 0
-    kept[0] |= not kept.any()  # a decoder without any value would have empty tensors
+    kept[0] |= not kept.any()  # avoids empty tensors
     if layout.sparse is Sparse.NONE:
         stored = weight.plain
     elif layout.sparse is Sparse.BITMASK:
@@ -146,9 +145,9 @@ def encode(
         gaps = _gaps(np.flatnonzero(kept), 2**layout.gap_bits - 1)
         stored = flat[np.cumsum(gaps)]
     fewest = weight.bits(stored)
-    if weight.form is not Form.DENSE and (fewest is None or (bits or fewest) < fewest):
+    if weight.encoding is not Encoding.DENSE and (fewest is None or (bits or fewest) < fewest):
         return None
-    values = _values(decoder, weight.form, stored, bits or fewest or 8)
+    values = _values(decoder, weight.encoding, stored, bits or fewest or 8)
     if layout.sparse is Sparse.BITMASK:
         values = _place_by_mask(decoder, values, kept, weight.plain)
     elif layout.sparse is Sparse.DELTA:
@@ -161,11 +160,11 @@ def encode(
     return decoder
 
 
-def _values(decoder: Decoder, form: Form, stored: Array, bits: int) -> str:
-    """The stored values, from codes of so many bits."""
-    if form is Form.DENSE:
+def _values(decoder: Decoder, encoding: Encoding, stored: Array, bits: int) -> str:
+    """Decodes the stored values from codes of `bits` bits."""
+    if encoding is Encoding.DENSE:
         return decoder.constant("values", _element(stored), stored)
-    if form is Form.LINEAR:
+    if encoding is Encoding.LINEAR:
         codes = decoder.constant("codes", SIGNED[bits], stored.astype(np.int8), bits)
         return decoder.node("Cast", codes, to=TensorProto.FLOAT)
     values, indices = np.unique(stored, return_inverse=True)
@@ -176,7 +175,7 @@ def _values(decoder: Decoder, form: Form, stored: Array, bits: int) -> str:
 
 
 def _place_by_mask(decoder: Decoder, values: str, kept: Array, like: Array) -> str:
-    """Values to the places whose bit is set: the i-th set bit takes the i-th value."""
+    """Scatters values to the positions of set bits: the i-th set bit takes the i-th value."""
     mask = decoder.constant("mask", TensorProto.UINT8, np.packbits(kept)[:, None])
     powers = decoder.constant("powers", TensorProto.UINT8, POWERS)
     spread = decoder.node("BitwiseAnd", mask, powers)
@@ -192,14 +191,14 @@ def _place_by_mask(decoder: Decoder, values: str, kept: Array, like: Array) -> s
     ones = decoder.node("Cast", bits, to=TensorProto.INT32)
     axis = decoder.constant("axis", TensorProto.INT32, np.array(0, np.int32))
     before = decoder.node("CumSum", ones, axis, exclusive=1)
-    # Behind the last set bit the count is one too large for an index: unset bits take the first.
+    # After the last set bit the count is one too large for an index: unset bits take the first.
     picked = decoder.node("Gather", values, decoder.node("Mul", before, ones))
     zero = decoder.constant("zero", _element(like), np.zeros((), like.dtype))
     return _shaped(decoder, decoder.node("Where", bits, picked, zero), like)
 
 
 def _place_by_gaps(decoder: Decoder, values: str, gaps: Array, bits: int, like: Array) -> str:
-    """Values to the places that their distances lead to (Han et al. 2016, §2)."""
+    """Scatters values to positions given by their distances (Han et al. 2016, §2)."""
     stored = decoder.constant("gaps", UNSIGNED[bits], gaps, bits)
     distances = decoder.node("Cast", stored, to=TensorProto.INT32)
     axis = decoder.constant("axis", TensorProto.INT32, np.array(0, np.int32))
@@ -212,9 +211,9 @@ def _place_by_gaps(decoder: Decoder, values: str, gaps: Array, bits: int, like: 
 
 
 def _gaps(places: Array, largest: int) -> Array:
-    """Distances from one place to the next, the first from 0.
+    """Distances between consecutive positions, the first from 0.
 
-    A distance that is larger than `largest` goes by way of fillers, places with weight zero.
+    A distance larger than `largest` is split by fillers, positions with weight zero.
     """
     distances = np.diff(places, prepend=0)
     fillers = np.maximum(distances - 1, 0) // largest
@@ -224,10 +223,10 @@ def _gaps(places: Array, largest: int) -> Array:
 
 
 def _scales(decoder: Decoder, scale: Array) -> str:
-    """Scales as bfloat16 where that holds them and there are many."""
-    words = scale.view(np.uint32)
-    if len(scale) >= SHORT_SCALES and not (words & 0xFFFF).any():
-        short = (words >> 16).astype(np.uint16)
+    """Adds scales, as bfloat16 if that is exact and smaller."""
+    raw = scale.view(np.uint32)
+    if len(scale) >= MIN_BFLOAT16_SCALES and not (raw & 0xFFFF).any():
+        short = (raw >> 16).astype(np.uint16)
         name = decoder.constant("scale", TensorProto.BFLOAT16, short)
         return decoder.node("Cast", name, to=TensorProto.FLOAT)
     return decoder.constant("scale", TensorProto.FLOAT, scale)
@@ -243,7 +242,7 @@ def _element(values: Array) -> int:
 
 
 def _pack(values: Array, bits: int) -> bytes:
-    """Little-endian; codes of less than 8 bits several to a byte, the first in the lowest bits."""
+    """Packs values, little-endian; codes below 8 bits from the lowest bits of each byte up."""
     if bits == 8:
         return values.astype(values.dtype.newbyteorder("<")).tobytes()
     each = 8 // bits

@@ -1,9 +1,9 @@
-"""From the last graph to the file: short names, and zstd around it.
+"""Packs the final graph into a file: short names and zstd compression.
 
-In a model of a few kilobytes the names of tensors and nodes are a good part of the file, and
-nothing reads them but passes. zstd (RFC 8878) codes what entropy is left in weights that are stored
-as codes: a zero that half of all weights share takes less than the bits of its code. Readers expand
-the file when they load it, so a variant's memory and speed stay as they are.
+In a model of a few kilobytes, names of tensors and nodes are a good part of the file, and only
+passes read them. zstd (RFC 8878) removes the redundancy left in codes: a zero that half of all
+weights share takes fewer bits than its code. Readers expand the file on loading, so a variant's
+memory and speed do not change.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from slimq.networks.export import INPUT, OUTPUT
 from slimq_compression.graph.model import copy_model, remove_unused
 from slimq_compression.storage.decoders import content_of
 
-SHORTEST = string.ascii_letters
+NAME_LETTERS = string.ascii_letters
 
 
 def compact(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model in less: it computes the same numbers with the same kernels.
+    """Makes a model smaller; it computes the same numbers with the same kernels.
 
-    Inner tensors are called `a`, `b`, … in order of appearance, and nodes nothing; `observation`
-    and `q_values` keep their names. Equal constants become one, shapes become varints, and what an
-    operator assumes anyway is left out.
+    Inner tensors are renamed `a`, `b`, … in order of appearance, and nodes get no names;
+    `observation` and `q_values` keep theirs. Equal constants are merged, shapes become varints, and
+    default attributes are dropped.
 
     Args:
-        model: without subgraphs, as this project makes them.
+        model: a model without subgraphs.
     """
     own = copy_model(model)
     own.graph.name = "q"
@@ -58,23 +58,23 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def compress_file(content: bytes, level: int) -> bytes:
-    """A zstd frame that states the size of its content, the same bytes every time.
+    """Compresses deterministically to a zstd frame that states the size of its content.
 
     Args:
-        content: of the file.
-        level: from 1 to 22; above 19 it takes much memory and gains little here.
+        content: content of the file.
+        level: from 1 to 22; levels above 19 take much memory and gain little here.
     """
     return zstandard.ZstdCompressor(level=level).compress(content)
 
 
 def _ids() -> Iterator[str]:
     for length in itertools.count(1):
-        for letters in itertools.product(SHORTEST, repeat=length):
+        for letters in itertools.product(NAME_LETTERS, repeat=length):
             yield "".join(letters)
 
 
 def _drop_domains(model: onnx.ModelProto) -> None:
-    """Operator sets that no node is of."""
+    """Drops operator sets that no node uses."""
     domains = {node.domain for node in model.graph.node}
     kept = [opset for opset in model.opset_import if opset.domain in domains]
     del model.opset_import[:]
@@ -82,7 +82,7 @@ def _drop_domains(model: onnx.ModelProto) -> None:
 
 
 def _drop_bias_zero_points(model: onnx.ModelProto) -> None:
-    """Zero points of 32-bit codes can only be 0; those of weights are needed by the fusion."""
+    """Drops zero points of 32-bit codes, which are always 0; fusion needs those of weights."""
     codes = {t.name for t in model.graph.initializer if t.data_type == TensorProto.INT32}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in codes:
@@ -100,7 +100,7 @@ def _share_constants(model: onnx.ModelProto) -> None:
 
 
 def _drop_defaults(node: onnx.NodeProto) -> None:
-    """Attributes of a convolution that say what is assumed: a kernel's shape is its weight's."""
+    """Drops default attributes of a convolution, and the kernel shape, which its weight has."""
     kept = [
         attribute
         for attribute in node.attribute
@@ -114,7 +114,7 @@ def _drop_defaults(node: onnx.NodeProto) -> None:
 
 
 def _shorten_integers(tensor: onnx.TensorProto) -> None:
-    """Eight bytes for each number become one or two, where that is shorter."""
+    """Stores integers as varints if that is shorter."""
     if tensor.data_type != TensorProto.INT64 or not tensor.HasField("raw_data"):
         return
     values: np.ndarray[tuple[int, ...], np.dtype[np.int64]] = numpy_helper.to_array(tensor)

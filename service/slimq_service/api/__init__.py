@@ -1,1 +1,1 @@
-"""Paths of the service: dispatch, errors and the OpenAPI document."""
+"""The service's APIs, with their dispatch, errors and OpenAPI document."""

@@ -1,7 +1,6 @@
-"""The application that every request meets first.
+"""Routing in front of FastAPI, whose router costs more than inference with a small network.
 
-Routing through FastAPI costs more than the inference of a small network, so the paths of the
-endpoints that answer with actions are split here; everything else is the application's.
+Only the paths of act and infer are matched here; FastAPI routes all others.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 @dataclass(frozen=True, slots=True)
 class ActionRoute:
-    """An endpoint at `/<version>/<policies>/NAME[/<variants>/NAME]/<verb>`, by its parameters.
+    """An endpoint at `/<version>/<policies>/NAME[/<variants>/NAME]/<verb>`.
 
     Attributes:
-        endpoint: answers.
-        policy: path parameter of the policy's name.
+        endpoint: handles the requests.
+        policy: name of the path parameter that holds the policy.
         variants: path segment before the variant's name.
-        variant: path parameter of that.
+        variant: name of the path parameter that holds the variant.
     """
 
     endpoint: ASGIApp
@@ -29,15 +28,15 @@ class ActionRoute:
 
 
 class Dispatch:
-    """Routes the paths that answer with actions, and hands on everything else."""
+    """Routes act and infer requests to their endpoints, and all others to the application."""
 
     def __init__(self, app: ASGIApp, act: ASGIApp, infer: ASGIApp) -> None:
         """Wraps an application.
 
         Args:
-            app: answers what is not routed here.
-            act: answers the native API's requests for actions.
-            infer: answers the protocol's.
+            app: handles all other requests.
+            act: the endpoint of the native API.
+            infer: the endpoint of the Open Inference Protocol.
         """
         self._app = app
         self._routes = {
@@ -46,7 +45,7 @@ class Dispatch:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Handles one request."""
         app = self._app
         if scope["type"] == "http" and scope["method"] == "POST":
             found = self._find(scope["path"])
@@ -55,7 +54,7 @@ class Dispatch:
         await app(scope, receive, send)
 
     def _find(self, path: str) -> tuple[ASGIApp, dict[str, str]] | None:
-        """The endpoint of a path and its path parameters, the policy's first."""
+        """The endpoint of a path, and the path parameters with the policy first."""
         parts = path.split("/")
         count = len(parts)
         if count not in (5, 7) or parts[0]:

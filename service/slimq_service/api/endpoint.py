@@ -1,4 +1,4 @@
-"""An endpoint that answers with actions, as a bare ASGI application.
+"""The act and infer endpoints as bare ASGI applications.
 
 A FastAPI handler costs 1.5 to 7 times as much processor time (docs/decisions.md).
 """
@@ -15,18 +15,18 @@ from slimq_service.requests.pipeline import Pipeline
 
 
 class Endpoint:
-    """Answers POST requests with a codec of its own."""
+    """Handles POST requests with its own codec."""
 
     def __init__(self, pipeline: Pipeline, codec: Codec) -> None:
         self._pipeline, self._codec = pipeline, codec
 
     def routes(self, paths: Sequence[str], name: str) -> list[Route]:
-        """Routes of the FastAPI application, described in `openapi.py`."""
+        """Routes for the FastAPI application; `openapi.py` documents them."""
         return [
             Route(path, endpoint=self, methods=["POST"], include_in_schema=False, name=name)
             for path in paths
         ]
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answers one request; the path parameters are in its scope."""
+        """Handles one request; its scope holds the path parameters."""
         return self._pipeline.act(self._codec, scope, receive, send)

@@ -1,4 +1,4 @@
-"""Turns every error outside the hot endpoints into a problem document, or what `/v2` has for it."""
+"""Error handlers of the FastAPI routes: problem documents, or the error format of `/v2`."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ CODES = {405: METHOD_NOT_ALLOWED, 426: UPGRADE_REQUIRED}
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Registers the handlers of errors of the tree, of the framework, and of our own mistakes."""
+    """Registers handlers for slimq's errors, the framework's, and unexpected exceptions."""
     log = structlog.get_logger(component="http")
 
-    def answer(
+    def respond(
         request: Request, problem: Problem, headers: dict[str, str] | None = None
     ) -> Response:
         metrics.http_error(problem["code"])
-        refused = error_response(request.scope["path"], problem)
-        found = {name.decode(): value.decode() for name, value in refused.headers}
-        media_type = refused.media_type.decode()
-        return Response(refused.body, refused.status, {**found, **(headers or {})}, media_type)
+        encoded = error_response(request.scope["path"], problem)
+        found = {name.decode(): value.decode() for name, value in encoded.headers}
+        media_type = encoded.media_type.decode()
+        return Response(encoded.body, encoded.status, {**found, **(headers or {})}, media_type)
 
     async def on_slimq(request: Request, error: Exception) -> Response:
-        return answer(request, explain(error))
+        return respond(request, explain(error))
 
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -47,8 +47,8 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         if "Allow" in headers:
             headers["Allow"] = allowed_methods(headers["Allow"])
         if status == 404:
-            detail = f"there is nothing at {path!r}; /docs lists what there is"
-            return answer(request, no_such_path(path, detail), headers)
+            detail = f"no such path: {path!r}; see /docs"
+            return respond(request, no_such_path(path, detail), headers)
         problem = make_problem(
             status,
             CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "-")),
@@ -57,27 +57,27 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             limit=headers.get("Allow") or headers.get("Upgrade") or "the paths in /docs",
             received=request.method if status == 405 else path,
         )
-        return answer(request, problem, headers)
+        return respond(request, problem, headers)
 
     async def on_validation(request: Request, error: Exception) -> Response:
         found = error.errors()[0] if isinstance(error, RequestValidationError) else {}
         field = ".".join(str(part) for part in found.get("loc", ("request",)))
         received = repr(found.get("input"))
         problem = problem_of(InvalidInputError(field, str(found.get("msg")), received))
-        return answer(request, problem)
+        return respond(request, problem)
 
-    async def on_mistake(request: Request, error: Exception) -> Response:
+    async def on_unexpected(request: Request, error: Exception) -> Response:
         log.error("request failed", path=request.scope["path"], exc_info=error)
-        return answer(request, internal_problem())
+        return respond(request, internal_problem())
 
     app.add_exception_handler(SlimqError, on_slimq)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(Exception, on_mistake)
+    app.add_exception_handler(Exception, on_unexpected)
 
 
 def allowed_methods(allow: str) -> str:
-    """The value of an Allow header, with HEAD wherever there is GET."""
+    """The value of an Allow header, with HEAD added to GET."""
     methods = set(allow.replace(" ", "").split(","))
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
@@ -86,5 +86,5 @@ def _describe(status: int, method: str, path: str, headers: dict[str, str]) -> s
     if status == 405:
         return f"{method} is not allowed at {path!r}; allowed: {headers.get('Allow', 'see /docs')}"
     if status == 426:
-        return f"{path!r} is a WebSocket; open it as one, with ws:// or wss://"
+        return f"{path!r} is a WebSocket endpoint; connect with ws:// or wss://"
     return f"{method} {path!r}: {HTTPStatus(status).phrase}"

@@ -1,7 +1,7 @@
-"""The description of the interface: as OpenAPI, and as a page that needs nothing from elsewhere.
+"""The OpenAPI document, and a documentation page that loads nothing from other sites.
 
-The page is Swagger UI, whose files are in `swagger_ui` as npm's `swagger-ui-dist` has them,
-compressed. Its links are relative, so that it works behind any prefix.
+The page is Swagger UI. Its files are those of npm's `swagger-ui-dist`, compressed, in `swagger_ui`;
+its links are relative, so that it works behind any prefix.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FILES = resources.files(__package__) / "swagger_ui"
 SCRIPT, STYLE, START = "swagger-ui-bundle.js", "swagger-ui.css", "start.js"
 MEDIA_TYPES = {SCRIPT: "text/javascript", STYLE: "text/css", START: "text/javascript"}
 COMPRESSED = (SCRIPT, STYLE)
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -33,16 +33,16 @@ PAGE = (
     f'<script src="docs/{SCRIPT}?{SWAGGER_UI_VERSION}"></script>'
     f'<script src="docs/{START}"></script></body></html>'
 )
-KEPT = "public, max-age=31536000, immutable"
-"""For files whose URL has their version."""
+IMMUTABLE = "public, max-age=31536000, immutable"
+"""Cache-Control of files with their version in the URL."""
 
 
 def make_interface_router(app: FastAPI, proxies: Proxies) -> APIRouter:
-    """The routes.
+    """The routes of the document and the page.
 
     Args:
-        app: whose document it is.
-        proxies: say where clients find the service.
+        app: the application to document.
+        proxies: gives the URL that clients use.
     """
     router = APIRouter(include_in_schema=False)
 
@@ -54,7 +54,7 @@ def make_interface_router(app: FastAPI, proxies: Proxies) -> APIRouter:
 
     @router.get("/docs")
     async def get_docs() -> Response:
-        return HTMLResponse(PAGE, headers={"content-security-policy": POLICY})
+        return HTMLResponse(PAGE, headers={"content-security-policy": CONTENT_SECURITY_POLICY})
 
     @router.get("/docs/{name}")
     async def get_file(request: Request, name: str) -> Response:
@@ -64,7 +64,7 @@ def make_interface_router(app: FastAPI, proxies: Proxies) -> APIRouter:
         if name not in COMPRESSED:
             content = await asyncio.to_thread((FILES / name).read_bytes)
             return Response(content, headers=headers, media_type=MEDIA_TYPES[name])
-        headers |= {"cache-control": KEPT, "vary": "accept-encoding"}
+        headers |= {"cache-control": IMMUTABLE, "vary": "accept-encoding"}
         content = await asyncio.to_thread((FILES / f"{name}.gz").read_bytes)
         if accepts_gzip(request.headers.get("accept-encoding", "")):
             headers["content-encoding"] = "gzip"
@@ -76,7 +76,7 @@ def make_interface_router(app: FastAPI, proxies: Proxies) -> APIRouter:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether an Accept-Encoding header lets a response be compressed with gzip."""
+    """Whether an Accept-Encoding header allows gzip."""
     for part in accept_encoding.lower().split(","):
         name, _, parameter = part.replace(" ", "").partition(";")
         if name in ("gzip", "x-gzip", "*"):

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's own, with the hot endpoints and the problem schema added."""
+"""The OpenAPI document: FastAPI's own, plus the endpoints that FastAPI does not see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slimq_service.api.v2.infer import VERSION_PATH as MODEL_VERSION_PATH
 from slimq_service.decoding.observations import JSON, NPY, RAW
 from slimq_service.http.error_responses import is_v2
 from slimq_service.http.problems import MEDIA_TYPE, TYPE_PREFIX
-from slimq_service.requests.routing import KEY_HEADER, LONGEST_KEY
+from slimq_service.requests.routing import KEY_HEADER, MAX_KEY_BYTES
 
 PROBLEM: dict[str, Any] = {
     "type": "object",
@@ -29,38 +29,41 @@ PROBLEM: dict[str, Any] = {
         "type": {"type": "string", "examples": [f"{TYPE_PREFIX}invalid-observation"]},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "what is wrong, and what would be right"},
-        "code": {"type": "string", "description": "stable, the same as on the command line"},
-        "field": {"type": "string", "description": "what is wrong"},
-        "limit": {"description": "what is allowed there"},
+        "detail": {"type": "string", "description": "what is wrong and how to fix it"},
+        "code": {
+            "type": "string",
+            "description": "stable error code, shared with the command line",
+        },
+        "field": {"type": "string", "description": "the part of the request in error"},
+        "limit": {"description": "what is allowed for that field"},
         "received": {"type": "string"},
         "available": {"type": "array", "items": {"type": "string"}},
-        "request_id": {"type": "string", "description": "that of the X-Request-Id header"},
+        "request_id": {"type": "string", "description": "as in the X-Request-Id header"},
     },
 }
 REQUEST: dict[str, Any] = {
     "type": "object",
-    "description": "Of a key that is given twice, the last counts.",
+    "description": "If a key is repeated, its last value counts.",
     "additionalProperties": False,
     "required": ["observations"],
     "properties": {
         "observations": {
             "type": "array",
-            "description": "nested lists (batch, *shape), or one observation without the batch; "
-            "the policy's manifest has shape and dtype",
+            "description": "nested lists (batch, *shape), or one observation without the batch "
+            "dimension; the policy's manifest has shape and dtype",
             "minItems": 1,
             "items": {},
         },
-        "variant": {"type": ["string", "null"], "description": "which variant is to answer"},
+        "variant": {"type": ["string", "null"], "description": "the variant to run"},
     },
 }
-ANSWER: dict[str, Any] = {
+RESPONSE: dict[str, Any] = {
     "type": "object",
     "required": ["policy", "variant", "sha256", "actions", "q_values"],
     "properties": {
         "policy": {"type": "string"},
-        "variant": {"type": "string", "description": "which variant answered"},
-        "sha256": {"type": "string", "description": "of its stored model"},
+        "variant": {"type": "string", "description": "the variant that was run"},
+        "sha256": {"type": "string", "description": "SHA-256 of the stored model"},
         "actions": {"type": "array", "items": {"type": "integer"}},
         "q_values": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
     },
@@ -71,11 +74,11 @@ REQUEST_EXAMPLES = {
         "value": {"observations": [[0.01, -0.02, 0.03, 0.04]]},
     },
     "variant": {
-        "summary": "two observations, answered by a variant of choice",
+        "summary": "two observations for a given variant",
         "value": {"observations": [[0, 0, 0, 0], [0.1, 0, -0.1, 0]], "variant": "int8"},
     },
 }
-ANSWER_EXAMPLE = {
+RESPONSE_EXAMPLE = {
     "policy": "cartpole",
     "variant": "int8",
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -83,26 +86,29 @@ ANSWER_EXAMPLE = {
     "q_values": [[98.25, 99.5]],
 }
 _NUMBER = {"type": "number"}
-COMPARE_ANSWER: dict[str, Any] = {
+COMPARE_RESPONSE: dict[str, Any] = {
     "type": "object",
     "required": ["policy", "reference", "variants", "failed"],
     "properties": {
         "policy": {"type": "string"},
-        "reference": {"type": "string", "description": "the variant that the others are held to"},
+        "reference": {"type": "string", "description": "the variant the others are compared with"},
         "variants": {
             "type": "array",
             "description": "the reference first",
             "items": {
                 "type": "object",
                 "properties": {
-                    **{key: ANSWER["properties"][key] for key in ANSWER["required"][1:]},
-                    "agreement": {**_NUMBER, "description": "share of the same action"},
+                    **{key: RESPONSE["properties"][key] for key in RESPONSE["required"][1:]},
+                    "agreement": {
+                        **_NUMBER,
+                        "description": "share of observations with the same greedy action",
+                    },
                     "regret": {
                         **_NUMBER,
-                        "description": "mean of what its actions lose by the reference's Q-values",
+                        "description": "mean loss of its actions by the reference's Q-values",
                     },
-                    "mean_q_difference": {**_NUMBER, "description": "absolute"},
-                    "max_q_difference": {**_NUMBER, "description": "absolute"},
+                    "mean_q_difference": {**_NUMBER, "description": "mean absolute difference"},
+                    "max_q_difference": {**_NUMBER, "description": "maximum absolute difference"},
                     "seconds": {
                         "type": "object",
                         "properties": {"queue": _NUMBER, "inference": _NUMBER},
@@ -112,125 +118,124 @@ COMPARE_ANSWER: dict[str, Any] = {
         },
         "failed": {
             "type": "object",
-            "description": "variants that could not answer, each with its problem document",
+            "description": "variants that failed, each with its problem document",
             "additionalProperties": {"$ref": "#/components/schemas/Problem"},
         },
     },
 }
 PROBLEMS = {
-    400: "The body is not what its content type says, or two variants were named.",
-    404: "Unknown policy or variant; `available` lists what there is.",
+    400: "The body does not match its content type, or the request names two variants.",
+    404: "Unknown policy or variant; `available` lists the known ones.",
     408: "The body did not arrive in time.",
-    413: "The body, as sent or decompressed, or the batch is over the limit.",
-    415: "The content type is none of the three, or the content encoding is not supported.",
-    422: "The observations do not fit the policy, or give Q-values that are not finite.",
-    500: "A mistake of the service.",
-    503: "The variant's files are broken, the repository cannot be read, too much waits already, "
-    "or the request's turn did not come in time: Retry-After says when to come again after the "
-    "last two.",
+    413: "The body, compressed or decompressed, or the batch exceeds a limit.",
+    415: "The content type or content encoding is not supported.",
+    422: "The observations do not fit the policy, or their Q-values are not finite.",
+    500: "Internal error.",
+    503: "The variant's files are broken, or the repository cannot be read; or the queue is full, "
+    "or the request was queued for too long: Retry-After then says when to retry.",
 }
 
 
 def add_openapi(app: FastAPI, *amend: Callable[[dict[str, Any]], None]) -> None:
-    """Makes the application's document include the hot endpoints, and what others have to say."""
+    """Extends the application's document by the endpoints FastAPI does not see, then amends it."""
 
-    def document() -> dict[str, Any]:
+    def build() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _make(app)
             for change in amend:
                 change(app.openapi_schema)
         return app.openapi_schema
 
-    app.openapi = document  # type: ignore[method-assign]
+    app.openapi = build  # type: ignore[method-assign]
 
 
 def _make(app: FastAPI) -> dict[str, Any]:
-    made = get_openapi(
+    document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    schemas = made.setdefault("components", {}).setdefault("schemas", {})
-    schemas |= {"Problem": PROBLEM, "ActRequest": REQUEST, "ActAnswer": ANSWER}
-    schemas["CompareAnswer"] = COMPARE_ANSWER
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= {"Problem": PROBLEM, "ActRequest": REQUEST, "ActAnswer": RESPONSE}
+    schemas["CompareAnswer"] = COMPARE_RESPONSE
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     schemas["Failure"] = Failure.model_json_schema()
-    schemas |= {"InferRequest": schema.REQUEST, "InferAnswer": schema.ANSWER}
-    for path, operations in made["paths"].items():
-        other = {"description": "A problem document", "content": problem}
+    schemas |= {"InferRequest": schema.REQUEST, "InferAnswer": schema.RESPONSE}
+    for path, operations in document["paths"].items():
+        other = {"description": "Problem document", "content": problem}
         if is_v2(path):
-            other = {"description": "An error", "content": {JSON: schema.FAILURE}}
+            other = {"description": "Error", "content": {JSON: schema.FAILURE}}
         for operation in operations.values():
             operation["responses"].pop("422", None)
             operation["responses"].setdefault("default", other)
-    made["paths"][POLICY_PATH] = {"post": _act(["policy"], problem)}
-    made["paths"][VARIANT_PATH] = {"post": _act(["policy", "variant"], problem)}
-    made["paths"][COMPARE_PATH] = {"post": _compare(problem)}
-    made["paths"][stream.POLICY_PATH] = {"get": stream_operation(["policy"])}
-    made["paths"][stream.VARIANT_PATH] = {"get": stream_operation(["policy", "variant"])}
-    made["paths"][MODEL_PATH] = {"post": schema.infer_operation(["model"])}
-    made["paths"][MODEL_VERSION_PATH] = {"post": schema.infer_operation(["model", "version"])}
-    return made
+    document["paths"][POLICY_PATH] = {"post": _act(["policy"], problem)}
+    document["paths"][VARIANT_PATH] = {"post": _act(["policy", "variant"], problem)}
+    document["paths"][COMPARE_PATH] = {"post": _compare(problem)}
+    document["paths"][stream.POLICY_PATH] = {"get": stream_operation(["policy"])}
+    document["paths"][stream.VARIANT_PATH] = {"get": stream_operation(["policy", "variant"])}
+    document["paths"][MODEL_PATH] = {"post": schema.infer_operation(["model"])}
+    document["paths"][MODEL_VERSION_PATH] = {"post": schema.infer_operation(["model", "version"])}
+    return document
 
 
 def _act(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
-    described = "which variant is to answer; it may also be named by path or in the body"
+    described = "the variant to run; may also be given in the path or the body"
     key = {
         "name": KEY_HEADER,
         "in": "header",
         "required": False,
-        "schema": {"type": "string", "maxLength": LONGEST_KEY},
-        "description": "requests of one key go to one variant, where none is named and the policy "
-        "has weights",
+        "schema": {"type": "string", "maxLength": MAX_KEY_BYTES},
+        "description": "requests with the same key go to the same variant, if they name none and "
+        "the policy has weights",
     }
-    answer = {"schema": {"$ref": "#/components/schemas/ActAnswer"}, "example": ANSWER_EXAMPLE}
+    response = {"schema": {"$ref": "#/components/schemas/ActAnswer"}, "example": RESPONSE_EXAMPLE}
     return {
         "tags": ["act"],
-        "summary": "Actions and Q-values of observations",
+        "summary": "Actions and Q-values for observations",
         "operationId": "act_" + "_".join(names),
         "parameters": [
             *map(_in_path, names),
-            _by_query("variant", described),
+            _in_query("variant", described),
             key,
             schema.CONTENT_ENCODING,
         ],
-        **_body_and_answers(REQUEST_EXAMPLES, answer, problem),
+        **_body_and_responses(REQUEST_EXAMPLES, response, problem),
     }
 
 
 def _compare(problem: dict[str, Any]) -> dict[str, Any]:
     examples = {"one": REQUEST_EXAMPLES["one"]}
-    answer = {"schema": {"$ref": "#/components/schemas/CompareAnswer"}}
-    described = "names with commas between them; all of the policy's where there is none"
-    reference = "which variant the others are held to; the policy's baseline where there is none"
+    response = {"schema": {"$ref": "#/components/schemas/CompareAnswer"}}
+    described = "comma-separated names; by default all variants of the policy"
+    reference = "the variant to compare with; by default the policy's baseline"
     return {
         "tags": ["act"],
-        "summary": "The same observations through several variants",
+        "summary": "Run the same observations through several variants",
         "operationId": "compare",
         "parameters": [
             _in_path("policy"),
-            _by_query("variants", described),
-            _by_query("reference", reference),
+            _in_query("variants", described),
+            _in_query("reference", reference),
             schema.CONTENT_ENCODING,
         ],
-        **_body_and_answers(examples, answer, problem),
+        **_body_and_responses(examples, response, problem),
     }
 
 
-def _body_and_answers(
-    examples: dict[str, Any], answer: dict[str, Any], problem: dict[str, Any]
+def _body_and_responses(
+    examples: dict[str, Any], response: dict[str, Any], problem: dict[str, Any]
 ) -> dict[str, Any]:
     request = {"schema": {"$ref": "#/components/schemas/ActRequest"}, "examples": examples}
     binary = {"type": "string", "format": "binary"}
-    raw = {**binary, "description": "little-endian numbers of the policy's dtype, C order"}
-    npy = {**binary, "description": "numpy.save of an array (batch, *shape)"}
+    raw = {**binary, "description": "little-endian numbers of the policy's dtype in C order"}
+    npy = {**binary, "description": "an array (batch, *shape) in NumPy's npy format"}
     return {
         "requestBody": {
             "required": True,
             "content": {JSON: request, RAW: {"schema": raw}, NPY: {"schema": npy}},
         },
         "responses": {
-            "200": {"description": "The answer", "content": {JSON: answer}},
+            "200": {"description": "Success", "content": {JSON: response}},
             **{str(s): {"description": d, "content": problem} for s, d in PROBLEMS.items()},
         },
     }
@@ -240,7 +245,7 @@ def _in_path(name: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def _by_query(name: str, description: str) -> dict[str, Any]:
+def _in_query(name: str, description: str) -> dict[str, Any]:
     schema = {"type": "string"}
     return {
         "name": name,

@@ -1,9 +1,9 @@
-"""Nested JSON lists of bytes, read without an object for each number.
+"""A vectorized parser for nested JSON lists of bytes.
 
-JSON libraries make a list of every row and look at every number by itself. Here all digits of a
-body are worked on at once, as arrays, for the layout that nearly all clients write: integers with a
-comma and at most a blank between them. Whether a body is of that layout is seen by writing what was
-read as JSON again, which must give the same bytes: so nothing has to be checked before.
+JSON libraries create a list for every row and an object for every number. Here all digits of a body
+are processed at once, as arrays, for the layout that nearly all clients send: integers separated by
+a comma and at most one space. There is no validation up front: a result is valid if serializing it
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ import orjson
 
 from slimq.core.observation import ObservationSpec
 
-PLACE = 271_828_182_845_904_523
-"""Stands where the array was; a document that has this number already is left to others."""
-PIECE_BYTES = 2**20
-"""Of a longer text, so much at a time: the arrays in between take ten times as much."""
+PLACEHOLDER = 271_828_182_845_904_523
+"""Replaces the array; a document that already holds this number is left to the JSON parser."""
+CHUNK_BYTES = 2**20
+"""Size of the chunks of a long text: the intermediate arrays take ten times as much."""
 
-_COMMA, _BLANK, _ZERO = ord(","), ord(" "), ord("0")
-_SPACE = b" \t\r\n"
-_PLACE = b"%d" % PLACE
+_COMMA, _SPACE, _ZERO = ord(","), ord(" "), ord("0")
+_WHITESPACE = b" \t\r\n"
+_PLACEHOLDER = b"%d" % PLACEHOLDER
 
 
 def read_frames(body: bytes, spec: ObservationSpec) -> tuple[Any, bytes] | None:
-    """The array `(batch, *shape)` of uint8 in a JSON object, and the object without it.
-
-    None where no value is such an array, it is not of that layout, or there are other lists.
+    """Extracts the uint8 array `(batch, *shape)` from a JSON object.
 
     Args:
-        body: an object.
-        spec: the layout of an observation.
+        body: a JSON object.
+        spec: the layout of one observation.
+
+    Returns:
+        The array, and the object with `PLACEHOLDER` in its place. None if no value is such an
+        array, the layout is another one, or there are other lists.
     """
     start, stop = body.find(b"["), body.rfind(b"]") + 1
     if spec.dtype != "uint8" or not 0 <= start < stop:
@@ -40,9 +42,9 @@ def read_frames(body: bytes, spec: ObservationSpec) -> tuple[Any, bytes] | None:
     before, text, after = body[:start], body[start:stop], body[stop:]
     if not text.startswith(b"[" * (len(spec.shape) + 1)):
         return None
-    if before.rstrip(_SPACE)[-1:] != b":" or after.lstrip(_SPACE)[:1] not in (b",", b"}"):
-        return None  # the array is no whole value
-    if _PLACE in before or _PLACE in after:
+    if before.rstrip(_WHITESPACE)[-1:] != b":" or after.lstrip(_WHITESPACE)[:1] not in (b",", b"}"):
+        return None  # the array is only part of a value
+    if _PLACEHOLDER in before or _PLACEHOLDER in after:
         return None
     if b" " in text:
         if not _only_after_commas(text):
@@ -55,28 +57,28 @@ def read_frames(body: bytes, spec: ObservationSpec) -> tuple[Any, bytes] | None:
     frames = numbers.reshape(count, *spec.shape)
     if orjson.dumps(frames, option=orjson.OPT_SERIALIZE_NUMPY) != text:
         return None
-    return frames, before + _PLACE + after
+    return frames, before + _PLACEHOLDER + after
 
 
 def _only_after_commas(text: bytes) -> bool:
-    """Whether each blank follows a comma; between digits one would be lost unseen."""
+    """Whether every space follows a comma: removing one between digits would join two numbers."""
     characters = np.frombuffer(text, np.uint8)
-    after = characters[1:] == _BLANK
+    after = characters[1:] == _SPACE
     return not (after & (characters[:-1] != _COMMA)).any()
 
 
 def _numbers(text: bytes) -> Any:
-    """The value of each run of digits, modulo 256; of longer ones the last three digits'."""
+    """The value of the last three digits of each run of digits, modulo 256."""
     found, start = [], 0
     while start < len(text):
-        stop = text.find(b"]", start + PIECE_BYTES) + 1 or len(text)
+        stop = text.find(b"]", start + CHUNK_BYTES) + 1 or len(text)
         found.append(_numbers_of(text[start:stop]))
         start = stop
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def _numbers_of(text: bytes) -> Any:
-    """Those of a text that ends with no digit."""
+    """As `_numbers`, for a text that does not end with a digit."""
     digits = np.frombuffer(text, np.uint8) - np.uint8(_ZERO)  # others are 10 or more
     is_digit = digits < 10
     ends = np.flatnonzero(is_digit[:-1] > is_digit[1:])

@@ -1,8 +1,8 @@
 """Numbers from the nested lists of a JSON body.
 
-orjson holds the interpreter's lock while it reads, about 0.4 µs for each list and 0.05 µs for each
-number, so that 8 MiB of empty lists would keep every other request waiting for a second: what a
-body is made of is counted before.
+orjson holds the GIL while it parses, about 0.4 µs per list and 0.05 µs per number, so 8 MiB of
+empty lists would stall every other request for a second. That is why lists and values are counted
+before a body is parsed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from slimq.core.observation import ObservationSpec
 from slimq_service.errors import LimitError, MalformedError
 
 SPARE_LISTS = 4096
-"""Lists in a JSON body beyond those that a full batch needs, and numbers likewise; what is wrong
-with so few is said."""
+"""Lists, and numbers, tolerated beyond those of a full batch: the error in such a body is found by
+parsing it, and more precise."""
 SEARCHED_BYTES = 64 * 1024
-"""At each end of what comes before an error in JSON: in these, the key to name it by is sought."""
+"""Bytes searched for the key that an error belongs to: before the error, and from the start."""
 
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 TYPED_ARRAY = "a JavaScript typed array? send Array.from(array)"
 BUFFER = "a Node.js Buffer? send Array.from(buffer)"
 MAX_SHOWN = 40
-"""Characters of a string or a key that an error repeats."""
+"""Characters of a string or key quoted in an error."""
 MAX_KEYS = 2
-"""Keys of an object that an error names."""
+"""Keys of an object quoted in an error."""
 
 _CONTAINERS = b"[{:"
 _SEPARATORS = b',"'
@@ -44,42 +44,42 @@ _NUMBERS = frozenset((int, float))
 
 
 def check_lists(body: bytes, spec: ObservationSpec, max_batch: int, field: str) -> None:
-    """Counts what a JSON body could be made of: lists, keys, numbers and strings, by their signs.
+    """Counts the brackets, colons, commas and quotes of a JSON body.
 
     Raises:
-        LimitError: they are far more than `max_batch` observations are made of.
+        LimitError: there are far more than in `max_batch` observations.
     """
     if len(body) <= SPARE_LISTS:
         return
-    each = sum(itertools.accumulate(spec.shape[:-1], operator.mul, initial=1))
-    most = max_batch * each + SPARE_LISTS
-    if len(body) > most and (count := _count(body, _CONTAINERS)) > most:
+    lists_each = sum(itertools.accumulate(spec.shape[:-1], operator.mul, initial=1))
+    limit = max_batch * lists_each + SPARE_LISTS
+    if len(body) > limit and (count := _count(body, _CONTAINERS)) > limit:
         received = f"a body of {count} lists, objects and keys"
         if 2 * _count(body, b":") > count:
             received += f" ({TYPED_ARRAY})"
         raise LimitError(field, max_batch, received, "observations")
-    most = max_batch * math.prod(spec.shape) + SPARE_LISTS
-    if len(body) > most and (count := _count(body, _SEPARATORS)) > most:
+    limit = max_batch * math.prod(spec.shape) + SPARE_LISTS
+    if len(body) > limit and (count := _count(body, _SEPARATORS)) > limit:
         raise LimitError(field, max_batch, f"a body of {count} commas and quotes", "observations")
 
 
 def _count(body: bytes, characters: bytes) -> int:
-    """How many of these there are; without the interpreter's lock, which `bytes.count` holds."""
+    """Counts characters without holding the GIL, as `bytes.count` would."""
     content = np.frombuffer(body, np.uint8)
     return sum(int(np.count_nonzero(content == character)) for character in characters)
 
 
 def load_json(body: bytes, keys: Sequence[str], whole: str = "body") -> Any:
-    """The document of a body.
+    """Parses a JSON body.
 
     Args:
         body: UTF-8.
-        keys: those after which an error names its place.
-        whole: the place that an error names before any of them.
+        keys: the keys that an error may name as its field.
+        whole: the field of an error before any of those keys.
 
     Raises:
-        MalformedError: it is not JSON.
-        ObservationError: it has NaN or an infinity where a number should be.
+        MalformedError: the body is not JSON.
+        ObservationError: the body contains NaN or an infinity.
     """
     try:
         return orjson.loads(body)
@@ -95,15 +95,15 @@ def load_json(body: bytes, keys: Sequence[str], whole: str = "body") -> Any:
 
 
 def _byte_of(body: bytes, position: int) -> int:
-    """Where a character of UTF-8 begins; where the body is none, positions are 0."""
+    """The byte offset of a character; orjson reports position 0 if the body is not UTF-8."""
     if body.isascii():
         return position
-    begins = np.flatnonzero((np.frombuffer(body, np.uint8) & 0xC0) != 0x80)
-    return int(begins[position]) if position < len(begins) else len(body)
+    starts = np.flatnonzero((np.frombuffer(body, np.uint8) & 0xC0) != 0x80)
+    return int(starts[position]) if position < len(starts) else len(body)
 
 
 def _last_key(body: bytes, stop: int, keys: Sequence[str]) -> str | None:
-    """The last of the keys before a place, as far as it is near or at the start of the body."""
+    """The last of these keys before an offset, near it or near the start of the body."""
     pattern = re.compile(rf'"({"|".join(keys)})"\s*:'.encode())
     for part in (body[max(0, stop - SEARCHED_BYTES) : stop], body[: min(stop, SEARCHED_BYTES)]):
         if passed := pattern.findall(part):
@@ -112,14 +112,15 @@ def _last_key(body: bytes, stop: int, keys: Sequence[str]) -> str | None:
 
 
 def read_vectors(value: Any, length: int) -> npt.NDArray[np.float32] | None:
-    """Lists of numbers as an array `(batch, length)`, without the checks that place an error.
+    """Converts lists of numbers to an array `(batch, length)`, without locating errors.
 
     Args:
-        value: from JSON, so that no number is NaN.
-        length: of each list.
+        value: from JSON, so no number is NaN.
+        length: length of each list.
 
     Returns:
-        None unless all of it are numbers that float32 holds, in lists of this length.
+        The array, or None unless the value consists of lists of this length, of numbers within the
+        range of float32.
     """
     if type(value) is not list or not value:
         return None
@@ -132,11 +133,11 @@ def read_vectors(value: Any, length: int) -> npt.NDArray[np.float32] | None:
 
 
 def flatten(value: Any, dims: tuple[int, ...], field: str) -> list[Any]:
-    """The numbers of nested lists of these dimensions, row by row.
+    """Flattens nested lists of these dimensions, row by row.
 
     Raises:
-        ObservationError: a list has another length, or something is neither a list nor a number
-            where one should be; with its place.
+        ObservationError: a list has the wrong length, or an element is not a list or number; names
+            the element.
     """
     rows: list[Any] = [value]
     for axis, dim in enumerate(dims):
@@ -146,36 +147,36 @@ def flatten(value: Any, dims: tuple[int, ...], field: str) -> list[Any]:
             )
             elements = "numbers" if axis == len(dims) - 1 else "lists"
             expected, received = f"a list of {dim} {elements}", kind_of(rows[index])
-            raise ObservationError(_place(field, index, dims[:axis]), expected, received)
+            raise ObservationError(_element(field, index, dims[:axis]), expected, received)
         rows = list(itertools.chain.from_iterable(rows))
     if not _NUMBERS.issuperset(map(type, rows)):
         index = next(i for i, number in enumerate(rows) if type(number) not in _NUMBERS)
-        raise ObservationError(_place(field, index, dims), "a number", kind_of(rows[index]))
+        raise ObservationError(_element(field, index, dims), "a number", kind_of(rows[index]))
     return rows
 
 
 def to_array(numbers: list[Any], spec: ObservationSpec) -> npt.NDArray[Any]:
-    """The numbers as an array that the spec can check."""
+    """Converts the numbers to an array for `ObservationSpec.check`."""
     if spec.dtype == "uint8":
         try:
             return np.frombuffer(bytes(numbers), dtype=np.uint8)
-        except (TypeError, ValueError):  # fractions, or out of range: check() names the value
+        except (TypeError, ValueError):  # fractions or out of range; check() names the value
             pass
     return np.array(numbers, dtype=np.float64)
 
 
 def check_count(count: int, max_batch: int, field: str) -> None:
-    """Holds a batch to its limit.
+    """Checks a batch against its limit.
 
     Raises:
-        LimitError: it is over it.
+        LimitError: the batch exceeds it.
     """
     if count > max_batch:
         raise LimitError(field, max_batch, f"{count} observations", "observations")
 
 
 def kind_of(value: Any) -> str:
-    """A JSON value in a few words, for an error to say what was received."""
+    """Describes a JSON value in a few words, for errors."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -189,7 +190,7 @@ def kind_of(value: Any) -> str:
 
 
 def is_typed_array(value: dict[str, Any]) -> bool:
-    """Whether an object is what JavaScript's `JSON.stringify` makes of a typed array."""
+    """Whether an object looks like a typed array serialized by JavaScript's `JSON.stringify`."""
     return bool(value) and all(key == str(i) for i, key in enumerate(value))
 
 
@@ -206,5 +207,5 @@ def _kind_of_object(value: dict[str, Any]) -> str:
     return f"{described} ({BUFFER})" if value.get("type") == "Buffer" else described
 
 
-def _place(field: str, index: int, dims: tuple[int, ...]) -> str:
+def _element(field: str, index: int, dims: tuple[int, ...]) -> str:
     return field + "".join(f"[{i}]" for i in (np.unravel_index(index, dims) if dims else ()))

@@ -1,7 +1,7 @@
-"""What a request's body says: observations as JSON, raw bytes or npy, checked before they are used.
+"""Parsing and validation of request bodies: observations as JSON, raw bytes or npy.
 
-A body is read in two steps, because JSON may name the variant, and only the variant's policy says
-what an observation looks like: `parse` reads the envelope, `Envelope.observations` the numbers.
+A body is decoded in two steps, because JSON may name the variant, and the layout of an observation
+comes from that variant's policy: `parse` reads the envelope, `Envelope.observations` the numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from slimq.core.errors import (
     suggestion,
 )
 from slimq.core.observation import Observations, ObservationSpec
-from slimq_service.decoding.frames_in_json import PLACE, read_frames
+from slimq_service.decoding.frames_in_json import PLACEHOLDER, read_frames
 from slimq_service.decoding.nested_lists import (
     check_count,
     check_lists,
@@ -43,17 +43,17 @@ NPY = "application/x-npy"
 MEDIA_TYPES = (JSON, RAW, NPY)
 FIELD = "observations"
 KEYS = (FIELD, "variant")
-LONGEST_NAME = 64
-"""Characters of a variant's name, as the repository's rule for names has it."""
+MAX_NAME_LENGTH = 64
+"""Characters of a variant's name, as in the repository."""
 
 
 @dataclass(slots=True)
 class Envelope:
-    """A body that was read but not yet checked against a policy.
+    """A parsed body, not yet checked against a policy.
 
     Attributes:
         media_type: one of `MEDIA_TYPES`.
-        content: raw bytes, an array, or nested lists where JSON was not read as an array.
+        content: raw bytes, an array, or nested lists from JSON that was not read as an array.
         variant: the variant that the body names.
     """
 
@@ -65,8 +65,8 @@ class Envelope:
         """The observations `(batch, *shape)`.
 
         Raises:
-            ObservationError: they do not fit the spec.
-            LimitError: there are more than `max_batch`.
+            ObservationError: the body does not match the spec.
+            LimitError: there are more than `max_batch` observations.
         """
         if self.media_type == RAW:
             count = len(self.content) // spec.item_bytes
@@ -81,17 +81,17 @@ class Envelope:
 
 
 def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -> Envelope:
-    """Reads the envelope of a body of one of `MEDIA_TYPES`.
+    """Reads the envelope of a body.
 
     Args:
-        media_type: what the body is.
-        body: all of it.
-        spec: the policy's observations, which bound the lists of a JSON body.
-        max_batch: most observations.
+        media_type: one of `MEDIA_TYPES`.
+        body: the complete body.
+        spec: the layout of one observation, which bounds the number of lists in JSON.
+        max_batch: maximum number of observations.
 
     Raises:
-        MalformedError: it is not what its media type says.
-        LimitError: JSON with far more lists than `max_batch` observations are made of.
+        MalformedError: the body does not match its media type.
+        LimitError: the JSON has far more lists than `max_batch` observations.
         InvalidInputError: a JSON key is missing, unknown or of the wrong type.
     """
     if media_type == RAW:
@@ -101,41 +101,41 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
     check_lists(body, spec, max_batch, FIELD)
     document = _read_document(body, spec)
     if FIELD not in document:
-        raise InvalidInputError(FIELD, "a list of observations", "no such key")
+        raise InvalidInputError(FIELD, "a list of observations", "nothing")
     variant = read_variant(document) if len(document) > 1 else None
     return Envelope(media_type, document[FIELD], variant)
 
 
 def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
-    """The object of a body, frames in it as an array where they can be read as one.
+    """Parses a JSON body; frames become an array if `read_frames` can parse them.
 
     Raises:
-        MalformedError: it is not JSON.
-        ObservationError: it has NaN or an infinity where a number should be.
-        InvalidInputError: it is no object, or has an unknown key.
+        MalformedError: the body is not JSON.
+        ObservationError: the body contains NaN or an infinity.
+        InvalidInputError: the body is not an object, or has an unknown key.
     """
     frames = read_frames(body, spec) if spec.dtype == "uint8" else None
     if frames is not None:
-        with contextlib.suppress(SlimqError):  # which the whole body is to say of itself
+        with contextlib.suppress(SlimqError):  # the full parse below reports the error
             document = read_object(frames[1], KEYS, "body")
             content = document.get(FIELD)
-            if type(content) is int and content == PLACE:
+            if type(content) is int and content == PLACEHOLDER:
                 return {**document, FIELD: frames[0]}
     return read_object(body, KEYS, "body")
 
 
 def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
-    """A JSON object that has no other keys than these.
+    """Parses a JSON object and rejects unknown keys.
 
     Args:
         body: UTF-8.
-        keys: those that it may have, the most important first.
-        field: how an error names the whole.
+        keys: the known keys, the most important first.
+        field: the name of the object in errors.
 
     Raises:
-        MalformedError: it is not JSON.
-        ObservationError: it has NaN or an infinity where a number should be.
-        InvalidInputError: it is no object, or has an unknown key.
+        MalformedError: the body is not JSON.
+        ObservationError: the body contains NaN or an infinity.
+        InvalidInputError: the body is not an object, or has an unknown key.
     """
     document = load_json(body, keys, field)
     if not isinstance(document, dict):
@@ -144,35 +144,35 @@ def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
         if key not in keys:
             if is_typed_array(document):
                 raise InvalidInputError(field, f"an object with {keys[0]}", kind_of(document))
-            expected = f"the keys {', '.join(keys[:-1])} and {keys[-1]}"
+            expected = f"only the keys {', '.join(keys[:-1])} and {keys[-1]}"
             raise InvalidInputError(field, expected, repr(key), suggestion(key, keys))
     return document
 
 
 def read_variant(document: dict[str, Any]) -> str | None:
-    """The variant that an object names, None where it names none.
+    """The variant that an object names, None if it names none.
 
     Raises:
-        InvalidInputError: it is no name, or too long for one.
+        InvalidInputError: the name is not a string, or too long.
     """
     variant = document.get("variant")
     if variant is None:
         return None
     if not isinstance(variant, str):
         raise InvalidInputError("variant", "the name of a variant", kind_of(variant))
-    if len(variant) > LONGEST_NAME:
-        expected = f"a name of at most {LONGEST_NAME} characters"
+    if len(variant) > MAX_NAME_LENGTH:
+        expected = f"a name of at most {MAX_NAME_LENGTH} characters"
         raise InvalidInputError("variant", expected, f"{len(variant)} characters")
     return variant
 
 
 def read_npy(body: bytes) -> npt.NDArray[Any]:
-    """The array of an npy file (format 1.0 or 2.0), without a copy; never unpickles.
+    """Reads an npy file (format 1.0 or 2.0) without a copy and without unpickling.
 
-    The header is checked against the bytes that are there before anything is allocated.
+    The header is checked against the length of the body before anything is allocated.
 
     Raises:
-        MalformedError: it is not npy, holds no numbers, or its length is not what its header says.
+        MalformedError: the body is not npy, holds no numbers, or does not match its header.
     """
     stream = io.BytesIO(body)
     try:
@@ -182,13 +182,13 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         shape, fortran, dtype = readers[version](stream, max_header_size=4096)
-    except Exception as error:  # the header is Python source: its reader raises all sorts
+    except Exception as error:  # the header is a Python literal; parsing it can raise anything
         expected = "an npy file (format 1.0 or 2.0)"
         raise MalformedError("body", expected, first_line(error)) from None
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise MalformedError("body", "an npy file of numbers", f"dtype {dtype}")
     if len(shape) > 16 or not all(type(n) is int and 0 <= n <= len(body) for n in shape):
-        expected = f"an npy file of up to 16 dimensions, each from 0 to {len(body)} long"
+        expected = f"an npy file with at most 16 dimensions, each at most {len(body)}"
         raise MalformedError("body", expected, f"shape ({', '.join(map(_length, shape))})")
     needed, present = math.prod(shape) * dtype.itemsize, len(body) - stream.tell()
     if needed != present:
@@ -198,7 +198,7 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
         flat = np.frombuffer(body, dtype=dtype, offset=stream.tell())
         native = flat.astype(dtype.newbyteorder("="), copy=False)
         return native.reshape(shape, order="F" if fortran else "C")
-    except (ValueError, TypeError) as error:  # an empty array may have any number of other sides
+    except (ValueError, TypeError) as error:  # an empty array may have arbitrary other dimensions
         raise MalformedError("body", "an npy file with a valid shape", str(error)) from None
 
 
@@ -209,7 +209,7 @@ def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observatio
         if vectors is not None:
             check_count(len(vectors), max_batch, FIELD)
             return vectors
-    lengths, first = _outline(value, rank + 2)
+    lengths, first = _infer_shape(value, rank + 2)
     depth = len(lengths)
     expected = f"a list of shape (batch, {', '.join(map(str, spec.shape))})"
     if depth == 0:
@@ -232,10 +232,10 @@ def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observatio
     return spec.check(to_array(numbers, spec).reshape(count, *spec.shape), FIELD)
 
 
-def _outline(value: Any, deepest: int) -> tuple[tuple[int, ...], Any]:
-    """The lengths of nested lists, by the first of each, and the first thing in the innermost."""
+def _infer_shape(value: Any, max_depth: int) -> tuple[tuple[int, ...], Any]:
+    """The lengths of nested lists along their first elements, and the innermost first element."""
     lengths: list[int] = []
-    while isinstance(value, list) and len(lengths) < deepest:
+    while isinstance(value, list) and len(lengths) < max_depth:
         lengths.append(len(value))
         if not value:
             break

@@ -14,8 +14,12 @@ import httpx
 from fastapi import Request
 from starlette.types import Scope
 
+from slimq_service.http.worker_table import State, Worker, WorkerTable
+
 SECONDS = 120.0
 """How long another worker may take; loading many variants takes its time."""
+LOOK_SECONDS = 0.25
+"""Between two checks whether workers whose answers are awaited have stalled."""
 PATTERN = "worker-*.sock"
 
 
@@ -35,29 +39,57 @@ class PeerAnswer:
 class Peers:
     """The other workers, found anew for each request: one may have been restarted."""
 
-    def __init__(self, folder: Path | None = None, own: str = "") -> None:
+    def __init__(
+        self, folder: Path | None = None, own: str = "", table: WorkerTable | None = None
+    ) -> None:
         """Looks at nothing yet.
 
         Args:
-            folder: where the workers' sockets are; None where there is one process.
+            folder: where the workers' sockets are; None with a single process, or where there is
+                no such folder.
             own: the name of this worker's socket.
+            table: the states of all workers, None for a single process.
         """
-        self._folder, self._own = folder, own
+        self._folder, self._own, self._table = folder, own, table
+        self._abandoned: set[asyncio.Future[PeerAnswer | None]] = set()
+        """Requests whose answers are no longer awaited."""
 
     @property
-    def folder(self) -> Path | None:
-        """Of the workers' sockets and metrics."""
-        return self._folder
+    def table(self) -> WorkerTable | None:
+        """The states of all workers, None for a single process."""
+        return self._table
+
+    def workers(self) -> list[Worker]:
+        """Every live worker, this one included; none for a single process."""
+        return [] if self._table is None else list(self._table.alive())
 
     async def ask(self, request: Request, body: bytes) -> list[PeerAnswer]:
-        """The same request to every other worker; a dead one is left out, as it knows nothing."""
+        """Sends the same request to every other worker.
+
+        A dead one is left out, as it holds nothing. A stalled one is sent the request, since it may
+        recover, but its answer is not awaited.
+        """
         if self._folder is None or from_peer(request.scope):
             return []
         paths = sorted(path for path in self._folder.glob(PATTERN) if path.name != self._own)
-        target = request.scope["path"]
-        answers = await asyncio.gather(
-            *(_ask(path, request.method, target, body) for path in paths)
-        )
+        asking = {
+            path.name: asyncio.ensure_future(
+                _ask(path, request.method, request.scope["path"], body)
+            )
+            for path in paths
+        }
+        waiting = set(asking.values())
+        while waiting:
+            stalled = {socket_name(w.index) for w in self.workers() if w.state is State.STALLED}
+            waiting = {one for name, one in asking.items() if name not in stalled}
+            waiting = {one for one in waiting if not one.done()}
+            if waiting:
+                await asyncio.wait(waiting, timeout=LOOK_SECONDS)
+        for one in asking.values():
+            if not one.done():
+                self._abandoned.add(one)
+                one.add_done_callback(self._abandoned.discard)
+        answers = [one.result() for one in asking.values() if one.done()]
         return [answer for answer in answers if answer is not None]
 
 

@@ -1,1 +1,1 @@
-"""Where and when models run: inline, batched, in threads, in the shadow."""
+"""Running models: inline, batched, in threads, in the shadow."""

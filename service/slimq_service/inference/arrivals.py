@@ -1,7 +1,7 @@
-"""Whether others are about to come, which says how a request is best computed.
+"""Requests that were read but not started, which decide how the current one is best computed.
 
-A server reads everything that has arrived in one turn of the event loop, and begins to answer in
-the next. So the first of them can be told that there are more.
+The server reads all requests that have arrived in one turn of the event loop and starts them in the
+next, so the first of them can know how many follow.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Arrivals:
-    """Counts the requests that were read and have not yet begun to be answered.
+    """Counts requests that were read but not started.
 
     Attributes:
-        coming: how many there are.
-        counted: whether anybody counts at all; h11 does not, nor do streams.
+        pending: the number of those requests.
+        tracked: whether any request has been counted; h11 and streams do not count theirs.
     """
 
-    __slots__ = ("coming", "counted")
+    __slots__ = ("pending", "tracked")
 
     def __init__(self) -> None:
-        self.coming = 0
-        self.counted = False
+        self.pending = 0
+        self.tracked = False
 
     def note(self, app: App) -> App:
-        """Counts one that was read.
+        """Counts a request that was read.
 
         Args:
-            app: what is going to answer it.
+            app: the application that will handle it.
 
         Returns:
-            The same, which has it come no longer once it is called.
+            The application, wrapped so that calling it ends the count.
         """
-        self.coming += 1
-        self.counted = True
+        self.pending += 1
+        self.tracked = True
 
         def begin(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-            self.coming -= 1
+            self.pending -= 1
             return app(scope, receive, send)
 
         return begin

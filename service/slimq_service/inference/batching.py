@@ -1,15 +1,14 @@
-"""Batches formed from whatever waits while others run, without an artificial delay.
+"""Batches of whatever is queued while other batches run, without an artificial delay.
 
-A thread that is free takes everything that waits for one variant, up to a limit: the variant whose
-oldest request came first. What has arrived in the same turn of the event loop waits already, and is
-shared out where several threads are free. So batches grow with the load, and nobody waits for a
-batch to fill (Triton's dynamic batcher with a delay of 0; Crankshaw et al. 2017, "Clipper", NSDI).
-A request that is the only one is computed in the event loop, unless that takes long: handing it to
-a thread and back takes as long as some models do.
+A free thread takes everything queued for one variant, up to a limit, starting with the variant
+whose oldest request arrived first. Requests that arrive in the same turn of the event loop are
+queued first, and split between the threads if several are free. So batches grow with the load, and
+no request waits for a batch to fill (Triton's dynamic batcher with a delay of 0; Crankshaw et al.
+2017, "Clipper", NSDI). A lone request runs in the event loop unless it is slow: the handoff to a
+thread and back takes as long as some models do.
 
-Requests of a variant whose Q-values depend on what is computed beside them are never joined. All
-state belongs to the event loop. Waiting is bounded in number, in bytes and in time, and ends where
-the client goes away.
+Requests for variants that are not batch-invariant are never batched together. The queue is bounded
+in requests, bytes and time, and belongs to the event loop; a client that disconnects leaves it.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ from slimq_service.inference.threads import Threads
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
 
-PATIENCE_SECONDS = 0.02
-"""How long a request waits before it is worth looking whether its client is still there."""
+WATCH_AFTER_SECONDS = 0.02
+"""Time in the queue after which a request's client is watched for disconnection."""
 
 
 class Reason(StrEnum):
@@ -54,14 +53,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What a batcher may do.
+    """Limits of batches and of the queue.
 
     Attributes:
-        observations: most of a batch that is formed; a request with more is a batch of its own.
-        waiting: most requests that wait, of all variants.
-        seconds: longest time that a request waits for its turn.
-        size: most bytes that wait, of all variants.
-        alone_seconds: up to which a batch is computed in the event loop where it is the only one.
+        observations: maximum number in a formed batch; a larger request is a batch of its own.
+        waiting: maximum number of queued requests, over all variants.
+        seconds: longest time in the queue.
+        size: maximum number of queued bytes, over all variants.
+        alone_seconds: longest run in the event loop for a request that is alone.
     """
 
     observations: int
@@ -76,16 +75,16 @@ class _Job(Job):
     receive: Receive
     waited: float
     timer: asyncio.TimerHandle | None = None
-    watching: asyncio.Future[None] | None = None
+    watcher: asyncio.Future[None] | None = None
 
 
 _Queue = OrderedDict[_Job, None]
 
 
 class Batcher:
-    """Computes what is too large for the event loop beside other requests.
+    """Runs requests that are too slow for the event loop, in batches.
 
-    Where there is no room to wait but a thread is free, a request goes before those that wait.
+    If the queue is full but a thread is free, a request runs at once, ahead of those queued.
     """
 
     def __init__(
@@ -102,13 +101,13 @@ class Batcher:
         self._running = 0
 
     @property
-    def is_behind(self) -> bool:
-        """Whether requests wait for a thread, and have not only just arrived."""
+    def has_backlog(self) -> bool:
+        """Whether requests are queued because every thread is busy."""
         return self._running >= self._slots and bool(self._queues)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits, and no thread computes."""
+        """Whether nothing is queued or running."""
         return not self._running and not self._queues
 
     async def run(
@@ -118,50 +117,50 @@ class Batcher:
         receive: Receive,
         waited: float = 0.0,
     ) -> Inference:
-        """The Q-values of a checked batch, when its turn has come.
+        """Queues a checked batch and computes its Q-values.
 
         Args:
-            variant: what computes them.
+            variant: the variant to run.
             observations: `(batch, *shape)`.
-            receive: the request's ASGI channel, once its body is whole.
-            waited: seconds that the request has waited before.
+            receive: the request's ASGI channel, once its body is complete.
+            waited: seconds the request has already been queued.
 
         Raises:
-            OverloadedError: too much waits already.
-            DeadlineError: its turn did not come in time.
-            ClientGoneError: the client closed the connection while it waited.
-            ClosingError: the service ended while it waited.
+            OverloadedError: the queue is full.
+            DeadlineError: the request was queued for too long.
+            ClientGoneError: the client closed the connection while the request was queued.
+            ClosingError: the service shut down while the request was queued.
         """
         future = asyncio.get_running_loop().create_future()
         job = _Job(variant, observations, future, time.perf_counter(), receive, waited)
         if self._running < self._slots and not self._budget.fits(observations.nbytes):
             self._start([job], Reason.IDLE)
             return await job.future
-        self._enter(job)
+        self._enqueue(job)
         try:
             if self._running < self._slots:
-                await asyncio.sleep(0)  # one turn reads more requests,
-                await asyncio.sleep(0)  # and one brings them here
+                await asyncio.sleep(0)  # one turn to read more requests,
+                await asyncio.sleep(0)  # and one for them to get here
                 if self._is_alone(job):
-                    self._leave(job)
+                    self._dequeue(job)
                     batch = [observations]
                     q_values, started, seconds = compute_inline(variant, batch, self._metrics)
                     return Inference(q_values, seconds, started - job.arrived)
                 self._dispatch(Reason.IDLE)
-            self._bound(job)
+            self._start_deadline(job)
             return await job.future
         finally:
-            self._leave(job)
+            self._dequeue(job)
             job.future.cancel()
-            if job.watching is not None:
-                job.watching.cancel()
-            del job, future  # what is raised knows this frame, and the future what is raised
+            if job.watcher is not None:
+                job.watcher.cancel()
+            del job, future  # breaks the cycle of traceback, frame, future and exception
 
     def offload(self, jobs: Sequence[Job]) -> bool:
-        """Has free threads compute jobs of one variant now, each its share; False if none is free.
+        """Splits jobs of one variant between the free threads; returns False if none is free.
 
         Args:
-            jobs: that have arrived together.
+            jobs: jobs that arrived in the same turn.
         """
         free = self._slots - self._running
         if free <= 0 or self._queues:
@@ -172,30 +171,30 @@ class Batcher:
         return True
 
     def close(self) -> None:
-        """Refuses what still waits."""
+        """Fails every queued request."""
         for job in [job for queue in self._queues.values() for job in queue]:
-            self._leave(job)
+            self._dequeue(job)
             if not job.future.done():
                 job.future.set_exception(ClosingError())
 
-    def _enter(self, job: _Job) -> None:
-        """Lets a job wait. Raises OverloadedError where there is no room for it."""
+    def _enqueue(self, job: _Job) -> None:
+        """Queues a job. Raises OverloadedError if the queue is full."""
         self._budget.reserve(job.observations.nbytes, self._seconds_until_free)
         self._queues.setdefault(id(job.variant.q_function), OrderedDict())[job] = None
 
-    def _bound(self, job: _Job) -> None:
-        """Sees to it that a job does not wait for ever, if it still does."""
+    def _start_deadline(self, job: _Job) -> None:
+        """Starts the deadline of a job that is still queued."""
         if job not in self._queues.get(id(job.variant.q_function), ()):
             return
         left = self._limits.seconds - job.waited
         loop = job.future.get_loop()
-        if left <= PATIENCE_SECONDS:
+        if left <= WATCH_AFTER_SECONDS:
             job.timer = loop.call_later(left, self._expire, job)
         else:
-            job.timer = loop.call_later(PATIENCE_SECONDS, self._watch, job, left)
+            job.timer = loop.call_later(WATCH_AFTER_SECONDS, self._watch, job, left)
 
     def _is_alone(self, job: _Job) -> bool:
-        """Whether nobody would wait for a job that is computed in the event loop."""
+        """Whether a job may run in the event loop without delaying another request."""
         if self._running or len(self._queues) != 1:
             return False
         (queue,) = self._queues.values()
@@ -203,30 +202,30 @@ class Batcher:
         return len(queue) == 1 and job in queue and expected <= self._limits.alone_seconds
 
     def _dispatch(self, reason: Reason) -> None:
-        """Gives every free thread a batch of what waits."""
+        """Gives every free thread a batch from the queues."""
         while self._running < self._slots and self._queues:
             queue = min(self._queues.values(), key=lambda queue: next(iter(queue)).arrived)
             others = len(self._queues) - 1
             share = math.ceil(len(queue) / max(1, self._slots - self._running - others))
-            jobs, full = self._take(queue, share)
+            jobs, full = self._take_batch(queue, share)
             if jobs:
                 self._start(jobs, Reason.FULL if full else reason)
 
-    def _take(self, queue: _Queue, most: int) -> tuple[list[_Job], bool]:
-        """The oldest jobs that fit in a batch, and whether others were too many for it."""
+    def _take_batch(self, queue: _Queue, max_jobs: int) -> tuple[list[_Job], bool]:
+        """Takes the oldest jobs that fit in a batch; also returns whether it is full."""
         taken: list[_Job] = []
         size = 0
         limit = min(self._limits.observations, next(iter(queue)).variant.cost.best_batch)
-        while queue and len(taken) < most:
+        while queue and len(taken) < max_jobs:
             job = next(iter(queue))
             if not job.future.done():
-                if taken and not job.variant.joinable:
+                if taken and not job.variant.batch_invariant:
                     return taken, False
                 if taken and size + len(job.observations) > limit:
                     return taken, True
                 taken.append(job)
                 size += len(job.observations)
-            self._leave(job)
+            self._dequeue(job)
         return taken, False
 
     def _start(self, jobs: Sequence[Job], reason: Reason) -> None:
@@ -236,7 +235,7 @@ class Batcher:
             self._threads.start(
                 partial(compute, variant.q_function, batch), partial(self._finish, jobs)
             )
-        except RuntimeError as error:  # the threads have ended, or there can be no more of them
+        except RuntimeError as error:  # the pool is closed, or the system is out of threads
             self._running -= 1
             fail(jobs, error)
             return
@@ -253,33 +252,33 @@ class Batcher:
         self._dispatch(Reason.FREED)
 
     def _watch(self, job: _Job, seconds: float) -> None:
-        """It waits for a while already: from now on its client's going is noticed.
+        """Starts to watch the client of a job that has been queued for a while.
 
-        The server never cancels an application whose client has gone: one has to look.
+        Servers do not cancel an application when its client disconnects.
         """
         loop = job.future.get_loop()
-        job.timer = loop.call_later(seconds - PATIENCE_SECONDS, self._expire, job)
-        job.watching = asyncio.ensure_future(self._look_out(job))
+        job.timer = loop.call_later(seconds - WATCH_AFTER_SECONDS, self._expire, job)
+        job.watcher = asyncio.ensure_future(self._await_disconnect(job))
 
-    async def _look_out(self, job: _Job) -> None:
+    async def _await_disconnect(self, job: _Job) -> None:
         try:
             await disconnected(job.receive)
         except Exception as error:
             outcome: Exception = error
         else:
             outcome = ClientGoneError()
-        self._leave(job)
+        self._dequeue(job)
         if not job.future.done():
             job.future.set_exception(outcome)
 
     def _expire(self, job: _Job) -> None:
-        """Its turn did not come."""
-        self._leave(job)
+        """Fails a job whose deadline has passed."""
+        self._dequeue(job)
         if not job.future.done():
             job.future.set_exception(DeadlineError(self._limits.seconds))
 
-    def _leave(self, job: _Job) -> None:
-        """A job waits no longer, if it still did."""
+    def _dequeue(self, job: _Job) -> None:
+        """Removes a job from its queue, if it is still there."""
         key = id(job.variant.q_function)
         queue = self._queues.get(key)
         if queue is None or job not in queue:
@@ -292,7 +291,7 @@ class Batcher:
             job.timer.cancel()
 
     def _seconds_until_free(self) -> int:
-        """How long what waits will take, whole seconds, at least 1."""
+        """Estimated seconds to clear the queue, rounded up."""
         cost = sum(
             job.variant.cost.per_observation * len(job.observations)
             for queue in self._queues.values()

@@ -1,7 +1,7 @@
-"""Reads large bodies in threads of their own, so that neither the event loop nor inference waits.
+"""Decodes large bodies in separate threads, so that neither the event loop nor inference waits.
 
-What finds no free thread waits like everything else: within the room that there is, in order, up to
-the same deadline, and only while its client is there.
+Bodies that find no free thread are queued like other work: within the same budget, in order, until
+the same deadline, and only while their client is connected.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from slimq_service.http.bodies import Receive, unless_gone
 from slimq_service.inference.queue_budget import QueueBudget
 
 READING_THREADS = 2
-"""Threads; most of the work holds the interpreter's lock, so that more would gain little."""
+"""Most of the work holds the GIL, so more threads would gain little."""
 RETRY_SECONDS = 1
-"""When to come again where there is no budget: bodies take milliseconds."""
+"""Suggested to clients when the queue is full: a body takes milliseconds."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read, and the seconds that it waited for a thread and that it took."""
+    """A decoded body, with the seconds it was queued for a thread and the seconds decoding took."""
 
     content: Any
     queue_seconds: float
@@ -33,19 +33,19 @@ class Reading:
 
 
 class Reader:
-    """Runs functions that read bodies.
+    """A thread pool that decodes bodies.
 
     Attributes:
-        waiting: how many bodies wait for a thread.
+        waiting: the number of bodies queued for a thread.
     """
 
     def __init__(self, seconds: float, budget: QueueBudget, threads: int = READING_THREADS) -> None:
-        """Makes the threads.
+        """Creates the pool.
 
         Args:
-            seconds: longest time that a request waits in all.
-            budget: what may wait.
-            threads: how many there are.
+            seconds: longest time that a request is queued in all.
+            budget: the budget that queued bodies take from.
+            threads: the number of threads.
         """
         self._threads = ThreadPoolExecutor(threads, "slimq-reading")
         self._free = asyncio.Semaphore(threads)
@@ -55,18 +55,18 @@ class Reader:
     async def run(
         self, function: Callable[[], Any], size: int, receive: Receive, waited: float = 0.0
     ) -> Reading:
-        """What a function returns that reads a body.
+        """Runs a function that decodes a body.
 
         Args:
-            function: what is to be done.
+            function: decodes the body.
             size: bytes of the body.
-            receive: the request's ASGI channel, once its body is whole.
-            waited: seconds that the request has waited before.
+            receive: the request's ASGI channel, once its body is complete.
+            waited: seconds the request has already been queued.
 
         Raises:
-            OverloadedError: too much waits already.
-            DeadlineError: its turn did not come in time.
-            ClientGoneError: the client closed the connection while it waited.
+            OverloadedError: the queue is full.
+            DeadlineError: the request was queued for too long.
+            ClientGoneError: the client closed the connection while the request was queued.
         """
         arrived = time.perf_counter()
         if self._free.locked():
@@ -95,7 +95,7 @@ class Reader:
             async with asyncio.timeout(seconds):
                 await unless_gone(receive, turn)
         except BaseException as error:
-            if turn.done() and not turn.cancelled():  # its turn came in the same moment
+            if turn.done() and not turn.cancelled():  # acquired at the same moment
                 self._free.release()
             if isinstance(error, TimeoutError):
                 raise DeadlineError(self._seconds) from None

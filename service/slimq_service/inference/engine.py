@@ -1,9 +1,9 @@
-"""Where inference runs: small work on the event loop, larger work in batches in threads.
+"""Decides where inference runs: short runs in the event loop, longer ones batched in threads.
 
-What is expected to take less than a limit runs inline, since handing it to a thread would cost
-more, and together with what else the event loop has just read (`together.py`); the expectation
-comes from the measurement at load. ONNX Runtime releases the GIL and its `run` is thread-safe, so
-the threads share one session.
+A run expected to take less than a limit is inline, since handing it to a thread would cost more,
+and is batched with requests read in the same turn of the event loop (`same_turn.py`). Expected
+times were measured when the variant was loaded. ONNX Runtime releases the GIL and its `run` is
+thread-safe, so the threads share one session.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from slimq_service.inference.threads import Threads
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
 
-DEFAULT_SHORT_SECONDS = 200e-6
-MIN_SHORT_SECONDS = 50e-6
-"""Between these a run counts as short that takes no longer than handing it to a thread."""
+MAX_INLINE_SECONDS = 200e-6
+MIN_INLINE_SECONDS = 50e-6
+"""Bounds of the measured limit for inline runs; the upper one applies until it is measured."""
 
 
 class Engine:
@@ -41,14 +41,14 @@ class Engine:
         """Starts nothing yet.
 
         Args:
-            inline_seconds: up to which a run counts as short; None until `calibrate` measures it.
-            threads: for those that take longer.
-            limits: of batches and of what waits.
-            arrivals: whether others are about to come.
-            metrics: where both are counted.
+            inline_seconds: longest inline run; None to have `calibrate` measure it.
+            threads: the number of threads for longer runs.
+            limits: limits of batches and of the queue.
+            arrivals: requests that were read but not started.
+            metrics: where batches and the queue are counted.
         """
         self._threads = Threads(threads, "slimq-inference")
-        self._inline_seconds = DEFAULT_SHORT_SECONDS if inline_seconds is None else inline_seconds
+        self._inline_seconds = MAX_INLINE_SECONDS if inline_seconds is None else inline_seconds
         self._calibrated, self._metrics = inline_seconds is not None, metrics
         gauges = metrics.queue_depth, metrics.queue_bytes
         self._budget = budget = QueueBudget(limits.waiting, limits.size, *gauges)
@@ -58,15 +58,15 @@ class Engine:
         self._same_turn = SameTurn(limits.observations, metrics, self._offload)
 
     async def calibrate(self) -> None:
-        """Measures what handing work to a thread costs here: a run up to that is short."""
+        """Sets the limit for inline runs to the measured cost of a handoff to a thread."""
         if not self._calibrated:
             self._calibrated = True
             measured = await self._threads.handoff_seconds()
-            self._inline_seconds = min(max(measured, MIN_SHORT_SECONDS), DEFAULT_SHORT_SECONDS)
+            self._inline_seconds = min(max(measured, MIN_INLINE_SECONDS), MAX_INLINE_SECONDS)
 
     def busy(self) -> bool:
-        """Whether requests wait for a thread."""
-        return self._batcher.is_behind or self.reader.waiting > 0
+        """Whether requests are queued for a thread."""
+        return self._batcher.has_backlog or self.reader.waiting > 0
 
     async def run(
         self,
@@ -75,51 +75,51 @@ class Engine:
         receive: Receive,
         waited: float = 0.0,
         *,
-        joined: bool = True,
+        batched: bool = True,
     ) -> Inference:
-        """The Q-values of a checked batch.
+        """Computes the Q-values of a checked batch.
 
         Args:
-            variant: what computes them.
+            variant: the variant to run.
             observations: `(batch, *shape)`.
-            receive: the request's ASGI channel, once its body is whole.
-            waited: seconds that the request has waited before.
-            joined: whether what takes short may be computed with others, in their time.
+            receive: the request's ASGI channel, once its body is complete.
+            waited: seconds the request has already been queued.
+            batched: whether a short run may be batched with other requests.
 
         Raises:
-            OverloadedError: too much waits already.
-            DeadlineError: its turn did not come in time.
-            ClientGoneError: the client closed the connection while it waited.
-            ClosingError: the service ended while it waited.
+            OverloadedError: the queue is full.
+            DeadlineError: the request was queued for too long.
+            ClientGoneError: the client closed the connection while the request was queued.
+            ClosingError: the service shut down while the request was queued.
         """
         batch = len(observations)
         seconds = variant.cost.seconds(batch)
         short = seconds <= self._inline_seconds
-        if self._runs_now(variant, batch, seconds) or (short and not joined):
+        if self._runs_inline(variant, batch, seconds) or (short and not batched):
             return run_inline(variant, observations, self._metrics)
         if short:
             return await self._same_turn.run(variant, observations)
         return await self._batcher.run(variant, observations, receive, waited)
 
     def close(self) -> None:
-        """Refuses what still waits, and ends the threads once their work is done."""
+        """Fails queued requests, and ends the threads once their work is done."""
         self._batcher.close()
         self.reader.close()
         self._threads.close()
 
     def _offload(self, jobs: Sequence[Job]) -> bool:
-        """Has threads compute what short runs add up to, where that is worth handing over."""
+        """Hands short runs to threads if their total time is worth a handoff."""
         seconds = jobs[0].variant.cost.seconds(sum(len(job.observations) for job in jobs))
         return seconds > self._inline_seconds and self._batcher.offload(jobs)
 
-    def _runs_now(self, variant: LoadedVariant, batch: int, seconds: float) -> bool:
-        """Whether a batch is computed at once, in the event loop.
+    def _runs_inline(self, variant: LoadedVariant, batch: int, seconds: float) -> bool:
+        """Whether a batch runs now, in the event loop.
 
         Short runs execute at once unless they can be batched with requests that have just arrived;
         a longer one only when nothing else is pending and no thread is busy.
         """
-        alone = not self._arrivals.coming and not self._same_turn.gathers
+        alone = not self._arrivals.pending and not self._same_turn.pending
         if seconds <= self._inline_seconds:
-            return alone or not variant.joinable or batch >= self._limits.observations
-        idle = self._arrivals.counted and self._batcher.idle
+            return alone or not variant.batch_invariant or batch >= self._limits.observations
+        idle = self._arrivals.tracked and self._batcher.idle
         return alone and idle and seconds <= self._limits.alone_seconds

@@ -1,7 +1,7 @@
-"""What may wait in this process: so many requests, and so many bytes of theirs, wherever they wait.
+"""The limits on queued requests and their bytes in this process, whichever queue they are in.
 
-Bodies that wait to be read and observations that wait for the model share one limit, since they
-share one memory. All of it belongs to the event loop.
+Bodies queued for decoding and observations queued for a model share one budget, since they share
+the same memory. All state belongs to the event loop.
 """
 
 from __future__ import annotations
@@ -13,48 +13,48 @@ from slimq_service.metrics.instruments import Gauge
 
 
 class QueueBudget:
-    """Counts what waits, and refuses what there is no room for."""
+    """Counts queued requests and bytes, and refuses those over the limits."""
 
-    def __init__(self, requests: int, size: int, depth: Gauge, filled: Gauge) -> None:
+    def __init__(self, requests: int, size: int, depth_gauge: Gauge, size_gauge: Gauge) -> None:
         """Makes an empty budget.
 
         Args:
-            requests: most that may wait.
-            size: most bytes of theirs.
-            depth: is kept at how many wait.
-            filled: is kept at their bytes.
+            requests: maximum number of queued requests.
+            size: maximum number of queued bytes.
+            depth_gauge: gauge of queued requests.
+            size_gauge: gauge of queued bytes.
         """
-        self._most_requests, self._most_bytes = requests, size
-        self._depth, self._filled = depth, filled
+        self._max_requests, self._max_bytes = requests, size
+        self._depth_gauge, self._size_gauge = depth_gauge, size_gauge
         self.requests = 0
         self.bytes = 0
 
     def fits(self, size: int) -> bool:
-        """Whether there is room for one more, of so many bytes."""
-        return self.requests < self._most_requests and self.bytes + size <= self._most_bytes
+        """Whether one more request of this size fits in the budget."""
+        return self.requests < self._max_requests and self.bytes + size <= self._max_bytes
 
     def reserve(self, size: int, retry_after: Callable[[], int]) -> None:
-        """Lets a request wait.
+        """Takes a request into the budget.
 
         Args:
             size: its bytes.
-            retry_after: in how many seconds there may be budget, for the error.
+            retry_after: seconds until a retry may succeed, for the error.
 
         Raises:
-            OverloadedError: there is no room for it.
+            OverloadedError: the request exceeds the budget.
         """
-        if self.requests >= self._most_requests:
-            raise OverloadedError(self._most_requests, retry_after())
-        if self.bytes + size > self._most_bytes:
-            raise OverloadedError(self._most_bytes, retry_after(), "bytes")
+        if self.requests >= self._max_requests:
+            raise OverloadedError(self._max_requests, retry_after())
+        if self.bytes + size > self._max_bytes:
+            raise OverloadedError(self._max_bytes, retry_after(), "bytes")
         self._change(1, size)
 
     def release(self, size: int) -> None:
-        """One that had entered waits no longer."""
+        """Returns a request's share to the budget."""
         self._change(-1, -size)
 
     def _change(self, requests: int, size: int) -> None:
         self.requests += requests
         self.bytes += size
-        self._depth.set(self.requests)
-        self._filled.set(self.bytes)
+        self._depth_gauge.set(self.requests)
+        self._size_gauge.set(self.bytes)

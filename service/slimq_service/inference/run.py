@@ -18,17 +18,17 @@ from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
 
 Computed = tuple[QValues, float, float]
-"""What a run has given, when it began, and how many seconds it took."""
+"""The Q-values of a run, its start by `time.perf_counter`, and the seconds it took."""
 
 
 class Inference(NamedTuple):
-    """An answer.
+    """The result of a request's inference.
 
     Attributes:
         q_values: `(batch, actions)`.
-        seconds: what the model took, for the whole batch.
-        queue_seconds: from the request's arrival until the model began.
-        executions: runs of the model to count for it: those who share one count it once.
+        seconds: model execution time, for the whole batch.
+        queue_seconds: from the request's arrival to the start of the model.
+        executions: model runs to count for this request; requests that share a run count it once.
     """
 
     q_values: QValues
@@ -39,7 +39,7 @@ class Inference(NamedTuple):
 
 @dataclass(eq=False)
 class Job:
-    """A request that waits to be computed, since `arrived` of `time.perf_counter`."""
+    """A queued request; `arrived` is by `time.perf_counter`."""
 
     variant: LoadedVariant
     observations: Observations
@@ -51,19 +51,19 @@ def greedy_actions(q_values: QValues) -> list[int]:
     """The greedy action of each row of Q-values `(batch, actions)`.
 
     Raises:
-        NonFiniteError: naming the first observation whose Q-values are not all finite.
+        NonFiniteError: some are not finite; names the first such observation.
     """
     rows: list[list[float]] = q_values.tolist()
-    if not math.isfinite(sum(map(sum, rows))):  # or finite ones whose sum is not
+    if not math.isfinite(sum(map(sum, rows))):  # a sum of finite values can overflow, too
         check_finite(q_values)
     return [row.index(max(row)) for row in rows]
 
 
 def check_finite(q_values: QValues) -> None:
-    """Refuses Q-values that JSON cannot express.
+    """Refuses Q-values that JSON cannot represent.
 
     Raises:
-        NonFiniteError: naming the first observation whose Q-values are not all finite.
+        NonFiniteError: some are not finite; names the first such observation.
     """
     finite = np.isfinite(q_values)
     if finite.all():
@@ -73,8 +73,8 @@ def check_finite(q_values: QValues) -> None:
     raise NonFiniteError(f"observations[{row}]", "observations with finite Q-values", received)
 
 
-def join(batch: Sequence[Observations]) -> Observations:
-    """Observations of several requests as one batch; those of a single one without a copy."""
+def concatenate(batch: Sequence[Observations]) -> Observations:
+    """Concatenates the observations of several requests; a single request's are not copied."""
     if len(batch) == 1:
         return batch[0]
     joined: Any = np.concatenate(batch)
@@ -83,14 +83,14 @@ def join(batch: Sequence[Observations]) -> Observations:
 
 
 def compute(q_function: QFunction, batch: Sequence[Observations]) -> Computed:
-    """Runs a model on the observations of several requests at once."""
+    """Runs a model once on the observations of several requests."""
     started = time.perf_counter()
-    q_values = q_function(join(batch))
+    q_values = q_function(concatenate(batch))
     return q_values, started, time.perf_counter() - started
 
 
 def run_inline(variant: LoadedVariant, observations: Observations, metrics: Metrics) -> Inference:
-    """Runs a variant in the event loop for one request, and counts the batch."""
+    """Runs a variant in the event loop for a single request, and counts the batch."""
     started = time.perf_counter()
     q_values = variant.q_function(observations)
     seconds = time.perf_counter() - started
@@ -102,7 +102,7 @@ def run_inline(variant: LoadedVariant, observations: Observations, metrics: Metr
 def compute_inline(
     variant: LoadedVariant, batch: Sequence[Observations], metrics: Metrics
 ) -> Computed:
-    """Runs a variant in the event loop, and counts the batch as one that was computed there."""
+    """Runs a variant in the event loop for several requests, and counts the batch as inline."""
     computed = compute(variant.q_function, batch)
     measured = metrics.of(variant.policy.name, variant.manifest.name)
     measured.count_inline(len(computed[0]))
@@ -110,7 +110,7 @@ def compute_inline(
 
 
 def distribute(jobs: Iterable[Job], computed: Computed) -> None:
-    """Gives each its own rows of a run; the first that still waits counts it."""
+    """Gives each job its rows of a run; the first one not cancelled counts the run."""
     q_values, started, seconds = computed
     start, executions = 0, 1
     for job in jobs:
@@ -123,14 +123,14 @@ def distribute(jobs: Iterable[Job], computed: Computed) -> None:
 
 
 def fail(jobs: Iterable[Job], error: BaseException) -> None:
-    """Gives each its own copy: an exception gathers the traceback of everybody who raises it."""
+    """Fails each job with its own copy: raising one exception repeatedly piles up tracebacks."""
     for job in jobs:
         if not job.future.done():
             job.future.set_exception(_copy(error))
 
 
 def _copy(error: BaseException) -> BaseException:
-    """One of the same type where that can be made, and be an exception of a future."""
+    """A copy of the same type, or a RuntimeError if that cannot be made or set on a future."""
     try:
         own = type(error).__new__(type(error), *error.args)
         own.__dict__.update(error.__dict__)

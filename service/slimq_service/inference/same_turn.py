@@ -1,13 +1,12 @@
-"""Requests for short models that one turn of the event loop has read, computed in one run.
+"""Batches of short requests that were read in the same turn of the event loop.
 
-A run of a small network costs more by being started than by its arithmetic, and what it needs of
-the processor's caches is gone each time that a request was read and answered in between. So where
-one turn has read several requests, those for the same variant wait until all of them are here; that
-is no artificial delay, since they would wait for each other anyway. One that comes alone is
-computed at once.
+For a small network, the overhead of a run exceeds its arithmetic, and handling a request between
+two runs evicts the model from the processor's caches. So when one turn has read several requests
+for a variant, they are collected and run as one batch. That is not an artificial delay: they would
+wait for each other anyway. A lone request runs at once.
 
-Requests of a variant whose Q-values depend on what is computed beside them are never joined. All
-state belongs to the event loop.
+Requests for variants that are not batch-invariant are never batched together. All state belongs to
+the event loop.
 """
 
 from __future__ import annotations
@@ -24,59 +23,59 @@ from slimq_service.variants.loading import LoadedVariant
 
 
 class SameTurn:
-    """Gathers requests over a turn of the event loop, and computes them in it."""
+    """Collects requests over a turn of the event loop, and runs them in batches."""
 
     def __init__(
         self,
-        most: int,
+        max_batch: int,
         metrics: Metrics,
         offload: Callable[[Sequence[Job]], bool] = lambda jobs: False,  # noqa: ARG005
     ) -> None:
-        """Waits for nothing yet.
+        """Starts empty.
 
         Args:
-            most: observations of a run; a request with more is one of its own.
+            max_batch: most observations in a batch; a larger request is a batch of its own.
             metrics: where batches are counted.
-            offload: has threads compute a batch that takes long, where one is free to.
+            offload: hands a slow batch to free threads; returns False if it did not.
         """
-        self._most, self._metrics, self._offload = most, metrics, offload
+        self._max_batch, self._metrics, self._offload = max_batch, metrics, offload
         self._waiting: dict[int, list[Job]] = {}
         self._batches: deque[Sequence[Job]] = deque()
 
     @property
-    def gathers(self) -> bool:
-        """Whether requests wait for the turn's end, or for others to be computed before them."""
+    def pending(self) -> bool:
+        """Whether requests are waiting for the end of the turn, or for earlier batches."""
         return bool(self._waiting or self._batches)
 
     async def run(self, variant: LoadedVariant, observations: Observations) -> Inference:
-        """The Q-values of a checked batch, with others that this turn brings.
+        """Computes Q-values, batched with other requests of this turn.
 
         Args:
-            variant: what computes them; it takes short.
+            variant: the variant to run; its runs are short.
             observations: `(batch, *shape)`.
         """
         loop = asyncio.get_running_loop()
         job = Job(variant, observations, loop.create_future(), time.perf_counter())
-        if not self._waiting:  # one turn reads more requests, and one brings them here
-            loop.call_soon(loop.call_soon, self._gathered, loop)
+        if not self._waiting:  # one turn to read more requests, one for them to get here
+            loop.call_soon(loop.call_soon, self._flush, loop)
         self._waiting.setdefault(id(variant.q_function), []).append(job)
         return await job.future
 
-    def _gathered(self, loop: asyncio.AbstractEventLoop) -> None:
-        begun = bool(self._batches)
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        running = bool(self._batches)
         waiting, self._waiting = self._waiting, {}
         for jobs in waiting.values():
             self._batches += self._batches_of(jobs)
-        if not begun:
+        if not running:
             self._compute(loop)
 
     def _compute(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Runs one batch; the next comes when its requests are answered."""
+        """Runs one batch; the next one runs once these requests have their responses."""
         jobs = self._batches.popleft()
         try:
             if not self._offload(jobs):
                 self._run(jobs)
-        except BaseException as error:  # whatever it is, nobody must wait for ever
+        except BaseException as error:  # whatever it is, no request may wait forever
             fail(jobs, error)
             raise
         finally:
@@ -87,8 +86,8 @@ class SameTurn:
         start = 0
         while start < len(jobs):
             stop, size = start + 1, len(jobs[start].observations)
-            if jobs[start].variant.joinable:
-                while stop < len(jobs) and size + len(jobs[stop].observations) <= self._most:
+            if jobs[start].variant.batch_invariant:
+                while stop < len(jobs) and size + len(jobs[stop].observations) <= self._max_batch:
                     size += len(jobs[stop].observations)
                     stop += 1
             yield jobs[start:stop]
@@ -101,7 +100,7 @@ class SameTurn:
         except Exception as error:
             if len(jobs) == 1:
                 fail(jobs, error)
-            else:  # it may be one alone that cannot be computed
+            else:  # perhaps only one of them fails
                 for job in jobs:
                     self._run([job])
             return

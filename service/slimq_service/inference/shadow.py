@@ -1,11 +1,11 @@
-"""Shadow: a share of what others answered is also run through a second variant, and compared.
+"""Shadow traffic: a share of requests also runs through a second variant, and is compared.
 
-Clients notice nothing: the second variant runs in a thread of its own, at a lower priority where
-the system has one for threads, after the answer was computed. It comes first where something has
-to go: nothing is taken while requests wait for a thread, and what waits for the shadow is bounded.
+Clients notice nothing: the shadow runs in its own thread after the response was computed, at a
+lower priority if the system supports thread priorities. It is the first to yield under load: no
+requests are taken while others are queued for a thread, and the shadow's own queue is bounded.
 
-Agreement is the share of the same greedy action; regret is what the shadow's action loses by the
-Q-values of the variant that answered.
+Agreement is the share of observations with the same greedy action. Regret is the loss of the
+shadow's action by the Q-values of the variant that served the request.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from slimq.core.differences import find_differences
 from slimq.core.errors import SlimqError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
-from slimq_service.inference.run import join
+from slimq_service.inference.run import concatenate
 from slimq_service.metrics.registry import Registry
 from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.loading import LoadedVariant
 
-WAITING_REQUESTS = 64
-WAITING_BYTES = 16 * 2**20
-"""What may wait for the shadow."""
+MAX_QUEUED_REQUESTS = 64
+MAX_QUEUED_BYTES = 16 * 2**20
+"""Limits of the shadow's queue."""
 NICENESS = 10
-"""How much the shadow's thread gives way to others, as of nice(1)."""
+"""Niceness of the shadow's thread, as in nice(1)."""
 DIFFERENCE_BUCKETS = tuple(10 ** (exponent / 2) for exponent in range(-10, 3))
 """1e-5 to 10, a factor of √10 apart, in units of Q-values."""
 BUSY, FULL, FAILED = "busy", "full", "failed"
@@ -46,35 +46,37 @@ _LABELS = ("policy", "variant", "shadow")
 
 
 class ShadowMetrics:
-    """What the shadow found; `variant` is the one that answered."""
+    """Results of the comparison; the label `variant` is the one that served the request."""
 
     def __init__(self, registry: Registry) -> None:
         self.observations = registry.counter(
-            "slimq_shadow_observations", "Observations that the shadow looked at too", _LABELS
+            "slimq_shadow_observations", "Observations also run through the shadow", _LABELS
         )
         self.agreements = registry.counter(
-            "slimq_shadow_agreements", "Observations for which it chose the same action", _LABELS
+            "slimq_shadow_agreements",
+            "Observations for which the shadow chose the same action",
+            _LABELS,
         )
         self.difference = registry.histogram(
             "slimq_shadow_q_difference",
-            "Mean absolute difference of an observation's Q-values",
+            "Mean absolute difference between an observation's Q-values",
             _LABELS,
             DIFFERENCE_BUCKETS,
         )
         self.regret = registry.histogram(
             "slimq_shadow_regret",
-            "What the shadow's action loses by the Q-values that were answered",
+            "Loss of the shadow's action by the Q-values of the variant that served the request",
             _LABELS,
             DIFFERENCE_BUCKETS,
         )
         self.dropped = registry.counter(
             "slimq_shadow_dropped",
-            "Requests that the shadow was to look at and did not, by reason",
+            "Sampled requests that the shadow skipped, by reason",
             ("policy", "shadow", "reason"),
         )
 
     def add(self, policy: str, shadow: str, variants: Iterable[str]) -> None:
-        """Initialises what is counted of a policy's shadow beside its other variants."""
+        """Initialises the series of a policy's shadow against its other variants."""
         for reason in (BUSY, FULL, FAILED):
             self.dropped.labels(policy, shadow, reason)
         compared = (self.observations, self.agreements, self.difference, self.regret)
@@ -93,38 +95,38 @@ class _Item:
 
 
 class Shadow:
-    """Runs the second variants."""
+    """Runs shadow variants."""
 
     def __init__(
         self,
         catalogue: Catalogue,
         registry: Registry,
         busy: Callable[[], bool],
-        largest_batch: int,
+        max_batch: int,
     ) -> None:
-        """Makes the thread.
+        """Creates the thread.
 
         Args:
-            catalogue: where the variants are.
-            registry: for its metrics.
-            busy: whether requests wait, so that nothing is taken now.
-            largest_batch: most observations that are computed together.
+            catalogue: the variants.
+            registry: the registry of its metrics.
+            busy: whether requests are queued, so that the shadow must yield.
+            max_batch: maximum number of observations in a batch.
         """
-        self._catalogue, self._busy, self._largest_batch = catalogue, busy, largest_batch
+        self._catalogue, self._busy, self._max_batch = catalogue, busy, max_batch
         self._metrics = ShadowMetrics(registry)
         self._waiting: deque[_Item] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "slimq-shadow", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(1, "slimq-shadow", initializer=_lower_priority)
         self._log = structlog.get_logger(component="shadow")
 
     def offer(self, answered: LoadedVariant, observations: Observations, q_values: QValues) -> None:
-        """Takes a share of what was answered, as the policy says.
+        """Queues a request for comparison, sampled with the policy's share.
 
         Args:
-            answered: the variant that did.
+            answered: the variant that served the request.
             observations: `(batch, *shape)`.
-            q_values: `(batch, actions)`, its answer.
+            q_values: `(batch, actions)`, as returned to the client.
         """
         shadow = answered.policy.shadow
         if shadow is None or shadow.variant == answered.manifest.name:
@@ -134,22 +136,22 @@ class Shadow:
         if self._busy():
             self._drop(answered.policy.name, shadow.variant, BUSY)
             return
-        too_large = self._bytes + observations.nbytes > WAITING_BYTES
-        if too_large or len(self._waiting) >= WAITING_REQUESTS:
+        too_large = self._bytes + observations.nbytes > MAX_QUEUED_BYTES
+        if too_large or len(self._waiting) >= MAX_QUEUED_REQUESTS:
             self._drop(answered.policy.name, shadow.variant, FULL)
             return
         self._waiting.append(_Item(answered, shadow.variant, observations, q_values))
         self._bytes += observations.nbytes
         self._wake.set()
 
-    def appear(self) -> None:
-        """Initialises the series of all that may be compared now; in any thread."""
+    def add_series(self) -> None:
+        """Initialises the series of all current shadows; callable from any thread."""
         for name, policy in self._catalogue.scan.policies.items():
             if policy.manifest is not None and policy.manifest.shadow is not None:
                 self._metrics.add(name, policy.manifest.shadow.variant, policy.variants)
 
     async def run(self) -> None:
-        """Works until cancelled."""
+        """Compares queued requests until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -157,11 +159,11 @@ class Shadow:
                 await self._work(self._take())
 
     def close(self) -> None:
-        """Ends the thread once its work is done; what waits is forgotten."""
+        """Ends the thread once its current batch is done; the queue is discarded."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _take(self) -> list[_Item]:
-        """The oldest, and those behind it that can be computed with it."""
+        """Takes the oldest item, and those after it that fit in the same batch."""
         first = self._waiting[0]
         taken: list[_Item] = []
         size = 0
@@ -169,7 +171,7 @@ class Shadow:
             item = self._waiting[0]
             alike = item.shadow == first.shadow and item.answered.policy == first.answered.policy
             size += len(item.observations)
-            if taken and not (alike and size <= self._largest_batch):
+            if taken and not (alike and size <= self._max_batch):
                 break
             self._bytes -= item.observations.nbytes
             taken.append(self._waiting.popleft())
@@ -178,7 +180,7 @@ class Shadow:
     async def _work(self, items: list[_Item]) -> None:
         policy, name = items[0].answered.policy, items[0].shadow
         left = len(items)
-        if not self._catalogue.scan.knows(policy.name, name):  # looking for it is the watcher's
+        if not self._catalogue.scan.knows(policy.name, name):  # the watcher will find it
             self._drop(policy.name, name, FAILED, len(items))
             return
         try:
@@ -186,11 +188,11 @@ class Shadow:
             if variant.policy.observation != policy.observation:
                 self._drop(policy.name, name, FAILED, len(items))
                 return
-            batches = [[item] for item in items] if not variant.joinable else [items]
+            batches = [[item] for item in items] if not variant.batch_invariant else [items]
             for batch in batches:
                 await self._compare(variant, batch)
                 left -= len(batch)
-        except Exception as error:  # whatever it is, the next may go well, and nobody else waits
+        except Exception as error:  # no request depends on it, and the next batch may succeed
             if not isinstance(error, SlimqError):
                 self._log.exception("shadow failed", policy=policy.name, shadow=name)
             self._drop(policy.name, name, FAILED, left)
@@ -209,7 +211,7 @@ class Shadow:
             start = stop
 
     def _count(self, item: _Item, q_values: QValues) -> None:
-        if not np.isfinite(q_values).all():  # one would spoil a histogram's sum for good
+        if not np.isfinite(q_values).all():  # one would spoil the histogram's sum for good
             self._drop(item.answered.policy.name, item.shadow, FAILED)
             return
         labels = item.answered.policy.name, item.answered.manifest.name, item.shadow
@@ -226,12 +228,12 @@ class Shadow:
         self._metrics.dropped.labels(policy, shadow, reason).inc(count)
 
 
-def _give_way() -> None:
-    """Lowers the priority of the calling thread, where the system has one for threads."""
+def _lower_priority() -> None:
+    """Lowers the priority of the calling thread, if the system supports that."""
     if hasattr(os, "setpriority"):
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _compute(q_function: QFunction, batch: list[Observations]) -> QValues:
-    return q_function(join(batch))
+    return q_function(concatenate(batch))

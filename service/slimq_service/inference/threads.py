@@ -1,7 +1,7 @@
-"""Threads that compute for the event loop.
+"""A lean thread pool for the event loop.
 
-A `ThreadPoolExecutor` makes two futures, a condition and a lock for every piece of work, which
-costs more processor time than many a model does; here it is an entry in a queue and a callback.
+A `ThreadPoolExecutor` creates two futures, a condition and a lock per task, which costs more CPU
+time than running many a model; here a task is a queue entry and a callback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Work = tuple[asyncio.AbstractEventLoop, Callable[[], Any], Callable[[Any], None]
 
 
 class Threads:
-    """As many as can work at a time; each begins with a piece of work."""
+    """A pool of up to `count` threads, started on demand."""
 
     def __init__(self, count: int, name: str) -> None:
         self._count, self._name = count, name
@@ -31,23 +31,23 @@ class Threads:
         _OPEN.add(self)
 
     def start(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Has a thread do something.
+        """Runs a task in a thread.
 
         Args:
-            work: what is to be done.
-            done: called in the event loop with what `work` returned, or the exception it raised.
+            work: the task.
+            done: called in the event loop with the result of `work`, or the exception it raised.
 
         Raises:
-            RuntimeError: the threads have ended, or there can be none.
+            RuntimeError: the pool is closed, or no thread can be started.
         """
         if self._closed:
-            raise RuntimeError("the threads have ended")
+            raise RuntimeError("the thread pool is closed")
         if len(self._threads) < self._count:
             name = f"{self._name}-{len(self._threads)}"
             thread = threading.Thread(target=_work, args=(self._waiting,), name=name, daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # those that there are do it, only later
+            except RuntimeError:  # the running threads will get to it later
                 if not self._threads:
                     raise
             else:
@@ -55,7 +55,7 @@ class Threads:
         self._waiting.put((asyncio.get_running_loop(), work, done))
 
     async def handoff_seconds(self, rounds: int = 32) -> float:
-        """Seconds from the event loop to a thread and back, without any work: a median."""
+        """Median seconds from the event loop to a thread and back, without any work."""
         loop, times = asyncio.get_running_loop(), []
         for _ in range(rounds):
             future: asyncio.Future[None] = loop.create_future()
@@ -66,7 +66,7 @@ class Threads:
         return statistics.median(times)
 
     def close(self) -> None:
-        """Takes no more work, and returns once all that was taken is done."""
+        """Refuses new tasks, and returns once all accepted ones are done."""
         if not self._closed:
             self._closed = True
             self._release()
@@ -78,7 +78,7 @@ class Threads:
             self._release()
 
     def _release(self) -> None:
-        """Has each thread end behind the work that waits."""
+        """Makes each thread end after the queued tasks."""
         for _ in self._threads:
             self._waiting.put(None)
 
@@ -88,13 +88,13 @@ _OPEN: weakref.WeakSet[Threads] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """A thread that is at work when the interpreter ends would abort it."""
+    """Closes every pool: a thread still running at interpreter exit would abort the process."""
     for threads in list(_OPEN):
         threads.close()
 
 
 def _nothing() -> None:
-    """Work that takes no time."""
+    """A task that takes no time."""
 
 
 def _work(waiting: SimpleQueue[Work | None]) -> None:
@@ -104,6 +104,6 @@ def _work(waiting: SimpleQueue[Work | None]) -> None:
             result = work()
         except BaseException as error:
             result = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(done, result)
-        del taken, work, done, result  # nothing of it is kept until the next
+        del taken, work, done, result  # hold no references while idle

@@ -1,4 +1,4 @@
-"""Label values that are known beforehand: error codes, and why streams end."""
+"""Label values known in advance: error codes, and the reasons why streams end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ERROR_CODES = (
     CLIENT_GONE,
     INTERNAL,
 )
-"""What can go wrong with a request for actions, by act, by the protocol or in a stream."""
+"""Errors of requests for actions: act, infer and stream messages."""
 METHOD_NOT_ALLOWED = "method-not-allowed"
 WIRE_CODES = (
     HeadLimitError.code,
@@ -51,7 +51,7 @@ WIRE_CODES = (
     MalformedRequestError.code,
     ConnectionsError.code,
 )
-"""What a connection is closed for before there is a request."""
+"""Errors that close a connection before a request is complete."""
 ACCESS_CODES = (UnauthorizedError.code, ForbiddenError.code, CrossSiteError.code)
 UPGRADE_REQUIRED = "upgrade-required"
 HTTP_ERROR_CODES = (
@@ -61,6 +61,6 @@ HTTP_ERROR_CODES = (
     errors.ServiceError.code,
     *ERROR_CODES,
 )
-"""What can go wrong with any other request, that for a stream among them."""
+"""Errors of all other requests, including those that open streams."""
 STREAM_ENDS = ("client", "lost", "protocol", "too-large", "idle", "layout", "restart", "internal")
 """Why streams end."""

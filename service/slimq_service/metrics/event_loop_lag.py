@@ -1,4 +1,4 @@
-"""How late the event loop is: whatever keeps it busy keeps every request of the process waiting."""
+"""Event-loop wake-up delay: a blocked loop delays every request of the process."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from slimq_service.metrics.instruments import Histogram
 
 PERIOD_SECONDS = 0.1
-"""Between two looks: a stall that lasts longer is always seen, a shorter one by chance."""
+"""Interval of the measurements: longer stalls are always seen, shorter ones by chance."""
 
 
 async def watch_lag(lag: Histogram, seconds: float = PERIOD_SECONDS) -> None:
-    """Sleeps again and again, and counts how much too late it is woken, until cancelled.
+    """Sleeps repeatedly and measures how late it is woken, until cancelled.
 
     Args:
         lag: of seconds.

@@ -14,7 +14,7 @@ Values = npt.NDArray[np.float64]
 
 
 class Counter:
-    """A number that only grows."""
+    """A number that only increases."""
 
     __slots__ = ("_slot", "_slots")
 
@@ -32,16 +32,16 @@ class Gauge(Counter):
     __slots__ = ()
 
     def dec(self, amount: float = 1.0) -> None:
-        """Takes from it."""
+        """Subtracts from it."""
         self._slots[self._slot] -= amount
 
     def set(self, value: float) -> None:
-        """Replaces it."""
+        """Sets it."""
         self._slots[self._slot] = value
 
 
 class Histogram:
-    """How often values fell between bounds, and their sum."""
+    """Counts of values between bounds, and the sum of the values."""
 
     __slots__ = ("_bounds", "_slot", "_slots", "_sum")
 
@@ -50,7 +50,7 @@ class Histogram:
         self._sum = slot + len(bounds) + 1
 
     def observe(self, value: float) -> None:
-        """Counts a value."""
+        """Adds a value."""
         slots = self._slots
         slots[self._slot + bisect_left(self._bounds, value)] += 1.0
         slots[self._sum] += value
@@ -74,7 +74,7 @@ class Family(Generic[S]):
 
     @property
     def width(self) -> int:
-        """Slots of one series: the counts of a histogram, that beyond its bounds, and its sum."""
+        """Slots of one series; a histogram has one for each bound, one beyond, and the sum."""
         return len(self.bounds) + 2 if self.kind is Histogram else 1
 
     def labels(self, *values: str) -> S:

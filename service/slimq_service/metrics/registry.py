@@ -5,9 +5,9 @@ holds the interpreter for 140 ms to format 60 variants. Here a number is one slo
 memory that only the event loop writes, and the constant parts of the text's lines are kept.
 
 With several workers each one's slots are a file in a folder that all of them read. A worker that
-replaces a dead one goes on with its files, so that counters survive; gauges start at 0, and those
-of dead workers are not counted. Series that the folder has no space for, or all of them where it
-cannot be written, stay in memory: only the worker that has them exposes them.
+replaces a dead one continues with its files, so that counters survive; gauges start at 0, and those
+of dead and stalled workers are not counted. Series that the folder has no space for, or all of them
+where it cannot be written, stay in memory: only the worker that has them exposes them.
 
 The text is Prometheus' exposition format 0.0.4.
 """
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from slimq_service.http.worker_table import State, WorkerTable
 from slimq_service.metrics.instruments import Counter, Family, Gauge, Histogram, S, Values
 from slimq_service.metrics.text_format import Plan
 from slimq_service.metrics.worker_files import (
@@ -31,7 +32,6 @@ from slimq_service.metrics.worker_files import (
     MAX_VALUES_BYTES,
     OtherWorker,
     OwnFiles,
-    live_workers,
 )
 
 SeriesKey = tuple[str, tuple[str, ...]]
@@ -39,18 +39,19 @@ SeriesKey = tuple[str, tuple[str, ...]]
 
 
 class Registry:
-    """Every series of a process, and the text that says what they are over all workers."""
+    """Every series of a process, and the exposition of their totals over all workers."""
 
-    def __init__(self, folder: Path | None = None, index: int = 0, *, alone: bool = True) -> None:
-        """Takes over the series that a worker of this index before it has left.
+    def __init__(
+        self, folder: Path | None = None, index: int = 0, table: WorkerTable | None = None
+    ) -> None:
+        """Takes over the series left by an earlier worker of this index.
 
         Args:
             folder: of all workers' files, None where there is one process or no such folder.
             index: which worker this is.
-            alone: whether this is the only process; if not, series without a file are reported.
+            table: the states of all workers, None for a single process.
         """
-        self._folder, self._index = folder, index
-        self._alone = alone and folder is None
+        self._folder, self._index, self._table = folder, index, table
         self._families: dict[str, Family[Any]] = {}
         self._shared: dict[SeriesKey, int] = {}
         self._private: dict[SeriesKey, int] = {}
@@ -71,16 +72,16 @@ class Registry:
     @property
     def unshared(self) -> int:
         """How many series the other workers do not see."""
-        return 0 if self._alone else len(self._private)
+        return 0 if self._table is None else len(self._private)
 
     def counter(self, name: str, description: str, names: tuple[str, ...] = ()) -> Family[Counter]:
-        """A family of counters; `_total` comes behind its name."""
+        """A family of counters; `_total` is appended to its name."""
         return self._add(Family(f"{name}_total", description, names, Counter, (), self._create))
 
     def gauge(
         self, name: str, description: str, names: tuple[str, ...] = (), *, largest: bool = False
     ) -> Family[Gauge]:
-        """A family of gauges, joined over workers by their sum, or the largest."""
+        """A family of gauges, aggregated over workers by their sum, or by the largest value."""
         return self._add(Family(name, description, names, Gauge, (), self._create, largest))
 
     def histogram(
@@ -111,7 +112,7 @@ class Registry:
 
     def _add(self, family: Family[S]) -> Family[S]:
         self._families[family.name] = family
-        if issubclass(family.kind, Gauge):  # of a worker before this one, whatever it had
+        if issubclass(family.kind, Gauge):  # left by an earlier worker
             for (name, _), slot in self._shared.items():
                 if name == family.name:
                     self._slots[slot] = 0.0
@@ -154,10 +155,10 @@ class Registry:
             )
 
     def _adopt(self) -> None:
-        """Creates the series of the other workers here too."""
+        """Creates the series of the other workers in this one, too."""
         if self._folder is None:
             return
-        with contextlib.suppress(OSError):  # those that are known are enough
+        with contextlib.suppress(OSError):  # the known workers are enough
             for path in self._folder.glob(LAYOUTS):
                 index = int(path.stem.partition("-")[2])
                 if index != self._index:
@@ -166,7 +167,7 @@ class Registry:
             other.adopt(self._families)
 
     def _gather(self, shared: int) -> tuple[Values, Values]:
-        """Sums and largest values over the workers, by this worker's places."""
+        """Sums and largest values over the workers, in the order of this worker's slots."""
         private = np.frombuffer(self._private_memory, np.float64, self._private_used)
         if self._files is None:
             totals = private.copy()
@@ -176,7 +177,8 @@ class Registry:
         if self._folder is None:
             return totals, totals
         largest = totals.copy()
-        live = live_workers(self._folder)
+        alive = [] if self._table is None else self._table.alive()
+        live = {worker.index for worker in alive if worker.state is not State.STALLED}
         for index, other in self._others.items():
             values, places = other.read(self._families, self._places, live=index in live)
             np.add.at(totals, places, values)

@@ -36,18 +36,18 @@ class Metrics:
         for code in HTTP_ERROR_CODES:
             self._http_errors.labels(code)
         self.queue_depth = gauge("slimq_queue_depth", "Requests queued for a thread")
-        self.queue_limit = gauge("slimq_queue_limit", "Maximum of queued requests")
+        self.queue_limit = gauge("slimq_queue_limit", "Maximum number of queued requests")
         self.queue_bytes = gauge("slimq_queue_bytes", "Bytes of queued bodies and observations")
-        self.queue_bytes_limit = gauge("slimq_queue_bytes_limit", "Maximum of queued bytes")
+        self.queue_bytes_limit = gauge("slimq_queue_bytes_limit", "Maximum number of queued bytes")
         self.ready = gauge("slimq_ready", "Processes that are ready, as in /readyz")
         self.repository_readable = gauge(
             "slimq_repository_readable", "Processes that could list the repository at the last scan"
         )
-        self.unshared_series = registry.gauge(
+        self.unshared_series = gauge(
             "slimq_unshared_series",
-            "Series that only the worker that has them exposes, as the workers' temporary folder "
-            "cannot be written",
-        ).labels()
+            "Series that only the worker holding them exposes, because the workers' temporary "
+            "folder cannot be written",
+        )
         self.in_flight = gauge(
             "slimq_requests_in_flight", "Requests for actions and stream messages in progress"
         )

@@ -1,7 +1,7 @@
-"""What the requests of each variant took, stage by stage, in counts and nanoseconds.
+"""Request statistics of each variant by stage, in counts and nanoseconds, for `/v2`.
 
 The counters are plain integers of this process that only the event loop touches; Triton's clients
-and load tools take differences of them. Prometheus has its own in `metrics.py`.
+and load generators take differences of them. Prometheus' metrics are in `service.py`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Duration:
-    """How often something happened, and how long it took in all."""
+    """The number of occurrences, and their total duration."""
 
     count: int = 0
     nanoseconds: int = 0
 
     def add(self, nanoseconds: int) -> None:
-        """Counts one more."""
+        """Counts one occurrence."""
         self.count += 1
         self.nanoseconds += nanoseconds
 
 
 @dataclass(slots=True)
 class Stages:
-    """Nanoseconds of one request: waiting for its run, reading, the model, writing."""
+    """Nanoseconds of one request: queued, decoding, running the model, encoding."""
 
     queue: int = 0
     compute_input: int = 0
@@ -38,12 +38,12 @@ class VariantStatistics:
     """Totals of one variant since the process started.
 
     Attributes:
-        success: requests that were answered, from their whole body to their response.
-        fail: requests that ended in an error, likewise.
-        stages: where the time of those that were answered went.
-        inferences: observations that were answered.
-        executions: runs of the model that led to an answer.
-        last_inference: milliseconds since 1970 of the latest answer, 0 before the first.
+        success: successful requests, from the complete body to the response.
+        fail: failed requests, likewise.
+        stages: time of the successful requests by stage.
+        inferences: observations served.
+        executions: model runs for successful requests.
+        last_inference: time of the latest response in milliseconds since 1970, 0 before the first.
     """
 
     success: Duration = field(default_factory=Duration)
@@ -54,7 +54,7 @@ class VariantStatistics:
     last_inference: int = 0
 
     def succeed(self, nanoseconds: int, stages: Stages, observations: int, executions: int) -> None:
-        """Counts a request that was answered; several may share one run of the model."""
+        """Counts a successful request; several may share one model run."""
         self.success.add(nanoseconds)
         total = self.stages
         total.queue += stages.queue
@@ -67,13 +67,13 @@ class VariantStatistics:
 
 
 class Statistics:
-    """The totals of every variant that was asked for."""
+    """The totals of every variant with requests."""
 
     def __init__(self) -> None:
         self._variants: dict[tuple[str, str], VariantStatistics] = {}
 
     def of(self, policy: str, variant: str) -> VariantStatistics:
-        """The totals of a variant, which callers make sure that there is."""
+        """The totals of a variant; callers check that it exists."""
         key = (policy, variant)
         found = self._variants.get(key)
         if found is None:

@@ -1,4 +1,4 @@
-"""The text of series, in Prometheus' exposition format 0.0.4; beginnings of its lines are kept."""
+"""The text of series in Prometheus' exposition format 0.0.4; constant parts of lines are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimq_service.metrics.instruments import Family, Histogram, Values
 
 
 class Plan:
-    """The lines of the text and where their values come from; most are as they were last time."""
+    """The lines of the text and the slots of their values; only changed values are formatted."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Plan:
         Args:
             families: all of them.
             places: the first slot of every series.
-            used: how many slots there are.
+            used: the number of slots.
         """
         self._starts: list[str] = []
         self._counted = np.zeros(used, np.bool_)
@@ -32,27 +32,27 @@ class Plan:
         last: list[int] = []
         largest: list[bool] = []
         for family in families:
-            begun = len(self._starts)
+            first_line = len(self._starts)
             buckets = _bucket_starts(family)
             for values in family.children:
                 slot = places[family.name, values]
                 end = slot + family.width - 1
                 labels = _labels(family.names, values)
-                behind = f"{{{labels}}} " if labels else " "
+                suffix = f"{{{labels}}} " if labels else " "
                 if family.kind is Histogram:
                     tail = f",{labels}}} " if labels else "} "
                     self._starts += [bucket + tail for bucket in buckets]
-                    self._starts += [f"{family.name}_count{behind}", f"{family.name}_sum{behind}"]
+                    self._starts += [f"{family.name}_count{suffix}", f"{family.name}_sum{suffix}"]
                     self._counted[slot:end] = True
                     first += [slot] * (len(buckets) + 1)
                     last += [*range(slot + 1, end + 1), end]
                 else:
-                    self._starts.append(f"{family.name}{behind}")
+                    self._starts.append(f"{family.name}{suffix}")
                 first.append(end)
                 last.append(end + 1)
-            if len(self._starts) > begun:
-                self._starts[begun] = _head(family) + self._starts[begun]
-            largest += [family.largest] * (len(self._starts) - begun)
+            if len(self._starts) > first_line:
+                self._starts[first_line] = _head(family) + self._starts[first_line]
+            largest += [family.largest] * (len(self._starts) - first_line)
         self._first, self._last = np.array(first, np.int64), np.array(last, np.int64)
         self._largest = np.array(largest, np.bool_)
         self._single = ~self._counted[self._first]
@@ -60,7 +60,7 @@ class Plan:
         self._values = np.full(len(self._starts), np.nan)
 
     def render(self, totals: Values, largest: Values) -> str:
-        """The text. Counts are added as whole numbers, apart from the sums of seconds."""
+        """The text. Counts are summed apart from seconds, so that they stay whole numbers."""
         running = np.concatenate([[0.0], np.cumsum(np.where(self._counted, totals, 0.0))])
         values = running[self._last] - running[self._first]
         values[self._single] = totals[self._first[self._single]]
@@ -78,7 +78,7 @@ def _head(family: Family[Any]) -> str:
 
 
 def _bucket_starts(family: Family[Any]) -> list[str]:
-    """Of a histogram's buckets, the lines up to the other labels."""
+    """The beginnings of a histogram's bucket lines, up to the other labels."""
     bounds = [*map(repr, map(float, family.bounds)), "+Inf"]
     return [f'{family.name}_bucket{{le="{bound}"' for bound in bounds]
 
@@ -89,5 +89,5 @@ def _labels(names: Sequence[str], values: Sequence[str]) -> str:
 
 
 def escape(value: str) -> str:
-    """A label's value as it is written between quotes."""
+    """A label's value, escaped for quotes."""
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -86,20 +86,20 @@ class VariantMetrics:
     errors: dict[str, Counter] = field(default_factory=dict)
 
     def count_stages(self, parse: int, response: int) -> None:
-        """Counts what reading a request took and what writing its answer, in nanoseconds."""
+        """Records the nanoseconds spent decoding a request and encoding its response."""
         self.parse_seconds.observe(parse * 1e-9)
         self.response_seconds.observe(response * 1e-9)
 
     def count_inline(self, observations: int) -> None:
-        """Counts a batch that was computed in the event loop."""
+        """Counts a batch that ran in the event loop."""
         self.inline_batches.inc()
         self.batch_observations.observe(observations)
 
     def count_actions(self, actions: Sequence[int]) -> None:
         """Counts the greedy action of each observation.
 
-        While a policy with other actions is being published, some may have no name any more; those
-        are not counted.
+        Actions without a name, as while a policy with other actions is being published, are not
+        counted.
         """
         counters = self.actions
         for action in actions:

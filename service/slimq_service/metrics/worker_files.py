@@ -1,4 +1,4 @@
-"""The files through which workers read each other's series, and know of each other.
+"""The files through which workers share their series.
 
 Each worker has two files: `worker-N.values`, the slots of its series, mapped into its memory, and
 `worker-N.layout`, one line of JSON for each series that says which slots it has.
@@ -20,12 +20,6 @@ import numpy.typing as npt
 
 from slimq_service.metrics.instruments import Family, Gauge, Values
 
-LIVE_FILE = "workers"
-"""Index and process id of every live worker, as `0:4711 1:4712`."""
-RESTARTS_FILE = "restarts"
-"""How many workers the supervisor has replaced."""
-ENDED_FILE = "ended"
-"""Seconds of processor time of the workers that have ended."""
 LAYOUTS = "worker-*.layout"
 MAX_VALUES_BYTES = 2**24
 """Size of a worker's slots; unused ones take no space on disk or in memory."""
@@ -37,16 +31,6 @@ CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 Entry = tuple[str, tuple[str, ...], int, int]
 """A series in a layout: name, label values, first slot and number of slots."""
-
-
-def live_workers(folder: Path) -> dict[int, str]:
-    """Process ids of the live workers, by index; empty where they cannot be read."""
-    try:
-        text = (folder / LIVE_FILE).read_text(encoding="ascii")
-    except OSError:
-        return {}
-    pairs = (pair.split(":") for pair in text.split())
-    return {int(index): pid for index, pid in pairs}
 
 
 def read_layout(path: Path, offset: int) -> tuple[list[Entry], int]:
@@ -68,15 +52,15 @@ class OwnFiles:
 
     Attributes:
         memory: its slots.
-        kept: the series that a worker of this index before it has left.
-        used: how many slots the series have.
+        kept: the series left by an earlier worker of this index.
+        used: the number of slots in use.
     """
 
     def __init__(self, folder: Path, index: int) -> None:
         """Opens the files, or creates them.
 
         Raises:
-            OSError: that is impossible, for example as the disk is full or read-only.
+            OSError: they cannot be opened, for example because the disk is full or read-only.
         """
         self._layout = folder / f"worker-{index}.layout"
         self._values = self._layout.with_suffix(".values")
@@ -92,7 +76,7 @@ class OwnFiles:
         """Adds a series; returns its first slot.
 
         Raises:
-            OSError: there is no space for it; the files are as before.
+            OSError: no space left; the files are unchanged.
         """
         slot, end = self.used, self.used + width
         self._allocate(end * SLOT_BYTES)
@@ -119,7 +103,9 @@ class OwnFiles:
             return
         if needed > MAX_VALUES_BYTES:
             raise OSError(errno.EFBIG, f"metrics exceed {MAX_VALUES_BYTES} bytes")
-        begin = max(self._allocated, self.used * SLOT_BYTES)  # what is in use may be written to now
+        begin = max(
+            self._allocated, self.used * SLOT_BYTES
+        )  # slots in use may be written to meanwhile
         with self._values.open("r+b") as file:
             for end in (min(MAX_VALUES_BYTES, needed + RESERVED_BYTES), needed):
                 try:
@@ -169,9 +155,9 @@ class OtherWorker:
         *,
         live: bool,
     ) -> tuple[Values, npt.NDArray[np.int64]]:
-        """Its values, and this worker's places of them; without gauges if it is dead.
+        """Its values, and this worker's slots for them; without gauges if it is dead.
 
-        Values that cannot be read are the last ones that could.
+        If the file cannot be read, the last values are returned.
         """
         theirs: list[int] = []
         ours: list[int] = []

@@ -1,4 +1,4 @@
-"""Whether the process lives, whether it can serve, and its metrics."""
+"""Liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from slimq.core.errors import RepositoryError
+from slimq_service.http.worker_table import State as WorkerState
+from slimq_service.http.worker_table import Worker
 from slimq_service.operations.scrape import MEDIA_TYPE, Exposition
 from slimq_service.variants.catalogue import Catalogue
 
 
 @dataclass
 class Lifecycle:
-    """Where the process is; it drains from the signal that ends it on."""
+    """The state of the process, and of the service's other processes.
 
+    Attributes:
+        workers: lists every process of a service that has several.
+        draining: true from the signal that ends the process on.
+    """
+
+    workers: Callable[[], list[Worker]] = list
     draining: bool = False
 
 
@@ -27,41 +35,54 @@ State = Literal["available", "loaded", "stale", "broken"]
 
 
 class Alive(BaseModel):
-    """The process answers."""
+    """Liveness of the process."""
 
     alive: Literal[True] = True
 
 
 class VariantHealth(BaseModel):
-    """One variant: can it answer, from memory or once it is loaded?"""
+    """State of a variant."""
 
     policy: str
     variant: str
     state: State = Field(
         description="available: intact on disk, not in memory yet; loaded: in memory, as it is on "
-        "disk; stale: the version on disk is broken, the one in memory keeps answering; "
-        "broken: it cannot answer"
+        "disk; stale: the version on disk is broken, an earlier one in memory keeps serving; "
+        "broken: it cannot serve requests"
     )
-    sha256: str | None = Field(default=None, description="of the model in memory")
+    sha256: str | None = Field(default=None, description="SHA-256 of the model in memory")
     problem: str | None = None
 
 
+class WorkerHealth(BaseModel):
+    """One of several worker processes."""
+
+    index: int
+    pid: int
+    state: Literal["starting", "answering", "stalled"] = Field(
+        description="stalled: does not respond, gets no new connections, will soon be replaced"
+    )
+
+
 class Readiness(BaseModel):
-    """Ready once what is pinned was loaded, as long as one variant can answer; names the broken."""
+    """Ready once pinned variants are loaded and at least one variant can serve requests."""
 
     ready: bool
-    problem: str | None = Field(default=None, description="of the repository as a whole")
+    problem: str | None = Field(
+        default=None, description="why it is not ready, or what is wrong with the repository"
+    )
     variants: list[VariantHealth]
+    workers: list[WorkerHealth] = Field(default=[], description="only with several workers")
 
 
 def is_ready(catalogue: Catalogue, lifecycle: Lifecycle) -> bool:
-    """As `readiness`, without the detail: it looks no further than at the first that can answer."""
+    """Whether the process is ready; `readiness` without the detail."""
     able = any(health.state != "broken" for health in _healths(catalogue))
     return able and not catalogue.residents.awaited() and not lifecycle.draining
 
 
 def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
-    """What the latest look at the repository and the loads so far say."""
+    """Readiness, from the latest scan of the repository and the loads so far."""
     found = list(_healths(catalogue))
     problem = catalogue.scan_error
     unreadable = [str(p.error) for p in catalogue.scan.policies.values() if p.error]
@@ -71,10 +92,24 @@ def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
     if lifecycle.draining:
         problem = "the service is shutting down"
     if problem is None and awaited:
-        problem = f"pinned and not in memory yet: {awaited}"
+        problem = f"pinned variants not in memory yet: {awaited}"
     if problem is None and not found:
-        problem = f"{catalogue.repository.root}: no variant is published there"
-    return Readiness(ready=is_ready(catalogue, lifecycle), problem=problem, variants=found)
+        problem = f"{catalogue.repository.root}: holds no variants"
+    workers = [_worker_health(worker) for worker in lifecycle.workers()]
+    stalled = [f"{one.index} (process {one.pid})" for one in workers if one.state == "stalled"]
+    if problem is None and stalled:
+        problem = f"workers that do not answer: {', '.join(stalled)}"
+    ready = is_ready(catalogue, lifecycle)
+    return Readiness(ready=ready, problem=problem, variants=found, workers=workers)
+
+
+def _worker_health(worker: Worker) -> WorkerHealth:
+    states: dict[WorkerState, Literal["starting", "answering", "stalled"]] = {
+        WorkerState.STARTING: "starting",
+        WorkerState.ANSWERING: "answering",
+        WorkerState.STALLED: "stalled",
+    }
+    return WorkerHealth(index=worker.index, pid=worker.pid, state=states[worker.state])
 
 
 def _healths(catalogue: Catalogue) -> Iterator[VariantHealth]:
@@ -105,27 +140,27 @@ def make_health_router(
     exposition: Exposition,
     prepare: Callable[[], None],
 ) -> APIRouter:
-    """The routes for whoever watches the service.
+    """The routes for probes and for Prometheus.
 
     Args:
-        catalogue: the latest look at the repository.
+        catalogue: the variants.
         lifecycle: of the process.
-        exposition: the text of its metrics.
-        prepare: called in the event loop before each scrape.
+        exposition: encodes the metrics.
+        prepare: called on the event loop before each scrape.
     """
     router = APIRouter(tags=["health"])
 
-    @router.get("/healthz", summary="Is the process alive?")
+    @router.get("/healthz", summary="Liveness")
     async def get_healthz() -> Alive:
         return Alive()
 
     @router.get(
         "/readyz",
-        summary="Can it serve, and which variants not?",
-        responses={503: {"model": Readiness, "description": "no variant can answer"}},
+        summary="Readiness, with the state of every variant",
+        responses={503: {"model": Readiness, "description": "not ready; the body says why"}},
     )
     async def get_readyz(response: Response) -> Readiness:
-        with contextlib.suppress(RepositoryError):  # is in the detail, as scan_error
+        with contextlib.suppress(RepositoryError):  # reported in the detail
             await catalogue.refresh()
         detail = readiness(catalogue, lifecycle)
         response.status_code = 200 if detail.ready else 503

@@ -1,4 +1,4 @@
-"""Says in metrics and in the log whether this process can serve, though nobody asks `/readyz`."""
+"""Readiness in metrics and in the log, whether or not anybody asks for `/readyz`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.snapshot import Key
 
 PERIOD_SECONDS = 1.0
-"""Between two looks: whichever worker is scraped, what it tells of the others is no older."""
+"""Interval of the updates, and so the maximum age of other workers' gauges in a scrape."""
 
 
 class ReadyMetrics:
-    """Keeps the two gauges at what the latest look at the repository and the loads so far say."""
+    """Keeps the gauges up to date: ready, repository readable, and unshared series."""
 
     def __init__(self, catalogue: Catalogue, lifecycle: Lifecycle, metrics: Metrics) -> None:
         self._catalogue, self._lifecycle, self.metrics = catalogue, lifecycle, metrics
@@ -24,13 +24,13 @@ class ReadyMetrics:
         self._log = structlog.get_logger(component="health")
 
     def update(self) -> None:
-        """Sets the gauges; names what is pinned and not there, once, in the log."""
+        """Sets the gauges; logs once which pinned variants are not in the repository."""
         catalogue = self._catalogue
         readable = catalogue.scan_error is None
         self.metrics.repository_readable.set(readable)
         self.metrics.ready.set(is_ready(catalogue, self._lifecycle))
         self.metrics.unshared_series.set(self.metrics.registry.unshared)
-        if not readable:  # what is not there is not known
+        if not readable:  # unknown whether they exist
             return
         policies = catalogue.scan.policies
         missing = [
@@ -46,7 +46,7 @@ class ReadyMetrics:
             self._missing = missing
 
     async def watch(self, seconds: float = PERIOD_SECONDS) -> None:
-        """Sets them again and again, until cancelled."""
+        """Updates them periodically, until cancelled."""
         while True:
             self.update()
             await asyncio.sleep(seconds)

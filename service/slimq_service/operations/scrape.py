@@ -1,15 +1,14 @@
-"""The text of `/metrics`: our series, facts about variants, and what is known of processes.
+"""The text of `/metrics`: series, metrics of the repository, and metrics of the processes.
 
-With several workers the series are their sums, see `series`; what is known of the processes is
-summed over those that live, and their processor time over those that have ended too, since a
-counter that falls looks like one that began anew.
+With several workers series are summed over them, see `registry`. Metrics of processes are summed
+over live workers, processor time over those that have ended too: a counter that falls would look
+like one that was reset.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,9 +21,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from slimq_service.http.worker_table import State, WorkerTable
 from slimq_service.metrics.registry import Registry
-from slimq_service.metrics.worker_files import ENDED_FILE, RESTARTS_FILE, live_workers
-from slimq_service.operations.evidence import Facts
+from slimq_service.operations.repository_metrics import RepositoryMetrics
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CPU_SECONDS = "process_cpu_seconds"
@@ -37,24 +36,24 @@ class Exposition:
     def __init__(
         self,
         registry: Registry,
-        facts: Facts,
-        folder: Path | None,
+        repository: RepositoryMetrics,
+        table: WorkerTable | None,
         prepare: Callable[[], None] = lambda: None,
     ) -> None:
         """Reads nothing yet.
 
         Args:
-            registry: our series.
-            facts: about variants.
-            folder: of every worker's files, None where there is one process.
-            prepare: called before each scrape, so that series are there before they count.
+            registry: the series.
+            repository: the metrics of variants on disk.
+            table: the states of all workers, None for a single process.
+            prepare: called before each scrape, to create series before they count.
         """
         self._prepare = prepare
-        self._registry, self._facts = registry, facts
+        self._registry, self._repository = registry, repository
         self._lock = threading.Lock()
         self._processes = CollectorRegistry()
-        if folder is not None:
-            self._processes.register(_Processes(folder))
+        if table is not None:
+            self._processes.register(_Processes(table))
             return
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._processes)
@@ -63,26 +62,41 @@ class Exposition:
         """The text; takes milliseconds, in any thread."""
         with self._lock:
             self._prepare()
-            text = self._registry.render() + self._facts.render()
+            text = self._registry.render() + self._repository.render()
         return text.encode() + generate_latest(self._processes)
 
 
 class _Processes(Collector):
-    """Sums of what is known of the processes that live, and how many were replaced."""
+    """Metrics of the live workers, summed, and how many workers there are and were replaced."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, table: WorkerTable) -> None:
+        self._table = table
 
     def collect(self) -> Iterator[Metric]:
-        alive = live_workers(self._folder)
-        restarts = CounterMetricFamily("slimq_worker_restarts", "Workers that were replaced")
-        restarts.add_metric([], _number(self._folder / RESTARTS_FILE))
-        workers = GaugeMetricFamily("slimq_workers", "Processes that answer requests")
-        workers.add_metric([], len(alive))
-        yield from (restarts, workers)
-        for metric in _sum(m for pid in alive.values() for m in _process_metrics(pid)):
+        table = self._table
+        alive = list(table.alive())
+        counters = {
+            "slimq_worker_restarts": ("Workers replaced", table.restarts),
+            "slimq_worker_stalls": (
+                "Workers killed because they no longer responded",
+                table.stalls,
+            ),
+        }
+        for name, (description, value) in counters.items():
+            counter = CounterMetricFamily(name, description)
+            counter.add_metric([], value)
+            yield counter
+        gauges = {
+            "slimq_workers": ("Workers that answer requests", State.ANSWERING),
+            "slimq_workers_stalled": ("Workers that do not respond at present", State.STALLED),
+        }
+        for name, (description, state) in gauges.items():
+            gauge = GaugeMetricFamily(name, description)
+            gauge.add_metric([], sum(worker.state is state for worker in alive))
+            yield gauge
+        for metric in _sum(m for worker in alive for m in _process_metrics(str(worker.pid))):
             if metric.name == CPU_SECONDS:
-                ended = _number(self._folder / ENDED_FILE)
+                ended = table.ended_seconds
                 metric.samples = [s._replace(value=s.value + ended) for s in metric.samples]
             yield metric
 
@@ -103,10 +117,3 @@ def _sum(metrics: Iterable[Metric]) -> Iterable[Metric]:
         values = {sample.name: sample.value for sample in metric.samples}
         sums[metric.name].samples = [s._replace(value=s.value + values[s.name]) for s in old]
     return sums.values()
-
-
-def _number(path: Path) -> float:
-    try:
-        return float(path.read_text(encoding="ascii"))
-    except OSError:
-        return 0.0

@@ -1,1 +1,1 @@
-"""One call from its arrival to its answer."""
+"""Handling of one call, from its arrival to its response."""

@@ -1,4 +1,4 @@
-"""One call on its way: a request for actions, or one message of a stream."""
+"""The state of one call: a request for actions, or one message of a stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimq_service.metrics.variant_metrics import VariantMetrics
 from slimq_service.variants.loading import Leases
 
 CALL = "slimq.call"
-"""Key of a request's scope under which its call is kept for the access log and for traces."""
+"""Scope key that holds a request's call, for the access log and traces."""
 
 
 Body = Literal["unread", "partial", "whole"]
@@ -23,19 +23,19 @@ WHOLE: Body = "whole"
 
 @dataclass(slots=True)
 class Call:
-    """One call, filled in as it becomes known; what metrics, logs and errors need of it.
+    """What metrics, logs and errors need to know of a call; filled in along the way.
 
     Attributes:
-        policy: its policy's name.
-        variant: the name of the variant that answers.
-        body: how much of it has been read.
-        observations: how many were answered.
-        executions: runs of the model to count for it.
-        leases: of the variant that is kept in memory for it.
+        policy: the policy's name.
+        variant: the name of the variant that serves the call.
+        body: how much of the body has been read.
+        observations: the number of observations served.
+        executions: model runs to count for the call.
+        leases: the leases of the variant that the call keeps in memory.
         measured: that variant's metrics.
-        arrived: when its first message came, of `perf_counter_ns`.
-        began: when its body was whole, by the same clock.
-        stages: where its time went.
+        arrived: when its first message arrived, by `perf_counter_ns`.
+        began: when its body was complete, by the same clock.
+        stages: the time spent in each stage.
     """
 
     policy: str | None = None
@@ -50,7 +50,7 @@ class Call:
     stages: Stages = field(default_factory=Stages)
 
     def hold(self, leases: Leases | None) -> None:
-        """Keeps a variant in memory until the call is over, instead of the one held before."""
+        """Keeps a variant in memory until the call ends, and releases the one held before."""
         if self.leases is not None:
             self.leases.count -= 1
         self.leases = leases
@@ -58,5 +58,5 @@ class Call:
             leases.count += 1
 
     def elapsed(self) -> int:
-        """Nanoseconds since its body was whole, or since it arrived if it never was."""
+        """Nanoseconds since its body was complete, or since its arrival if it never was."""
         return time.perf_counter_ns() - (self.began or self.arrived)

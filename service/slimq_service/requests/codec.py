@@ -1,4 +1,4 @@
-"""What differs between the endpoints that answer with actions: how bytes are read and written."""
+"""The interface between the pipeline and the wire formats of its endpoints."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Decoded:
     """A decoded body.
 
     Attributes:
-        content: observations `(batch, *shape)`, or what is wrong with them, which is raised once
-            the variant is known: a missing variant is reported first.
+        content: observations `(batch, *shape)`, or the error in them, which is raised once the
+            variant is known: a missing variant is reported first.
         variant: the variant that the body names.
-        reply: what `Codec.encode` needs to know of the request.
+        options: details of the request that `Codec.encode` needs.
     """
 
     content: Observations | SlimqError
     variant: str | None = None
-    reply: Any = None
+    options: Any = None
 
     def observations(self) -> Observations:
         """The observations `(batch, *shape)`.
@@ -54,7 +54,7 @@ class Codec(Protocol):
     takes_query: bool
 
     def read_headers(self, headers: Headers) -> Any:
-        """What `decode` needs of the headers, read before the body is.
+        """Reads what `decode` needs from the headers, before the body is read.
 
         Raises:
             MediaTypeError: the body's type or encoding is not supported.
@@ -65,28 +65,28 @@ class Codec(Protocol):
         """Whether decoding a body of this size would block the event loop for long."""
 
     def decode(self, content: Any, body: bytes, spec: ObservationSpec) -> Decoded:
-        """A body's observations.
+        """Decodes the observations of a body.
 
         Args:
-            content: from `read_headers`.
-            body: all of it.
+            content: the result of `read_headers`.
+            body: the complete body.
             spec: the layout of one observation.
 
         Raises:
-            SlimqError: it cannot be read far enough to know which variant is to answer.
+            SlimqError: the body cannot be decoded far enough to know which variant it names.
         """
 
     def encode(
         self, variant: LoadedVariant, decoded: Decoded, q_values: QValues, actions: list[int]
     ) -> Response:
-        """The response.
+        """Encodes the response.
 
         Args:
-            variant: which one answered.
+            variant: the variant that served the request.
             decoded: the request.
             q_values: `(batch, actions)`, finite.
             actions: the greedy action of each row.
         """
 
     def error(self, problem: Problem) -> Response:
-        """The response to a request that failed."""
+        """Encodes the response to a failed request."""

@@ -1,8 +1,8 @@
-"""Answers requests for actions: one call from its arrival to its response, measured.
+"""The pipeline of every call, from its arrival to its response, with its measurements.
 
-Every call takes this way: act, infer, comparisons and the messages of streams. Endpoints differ by
-their `Codec` alone. A request whose body has arrived whole, for a variant in memory whose run is
-short, passes through without being suspended once; nothing else sets it apart.
+It serves act, infer, comparisons and stream messages; endpoints differ only in their `Codec`. A
+request whose body has already arrived, for a variant in memory with short runs, passes through
+without ever suspending; nothing else distinguishes this fast path.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ T = TypeVar("T")
 
 
 class Pipeline:
-    """Answers the requests of every endpoint that runs models.
+    """Handles the requests of every endpoint that runs models.
 
     Attributes:
-        settings: the limits.
+        settings: the service's settings, for the limits.
         catalogue: the variants.
-        metrics: where everything is counted.
+        metrics: the service's metrics.
         recorder: counts calls.
+        shadow: compares a second variant.
     """
 
     def __init__(
@@ -58,20 +59,20 @@ class Pipeline:
         self.catalogue = catalogue
         self.metrics = metrics
         self.recorder = Recorder(catalogue, metrics)
-        self._engine, self._shadow = engine, shadow
+        self.shadow, self._engine = shadow, engine
 
     def act(self, codec: Codec, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answers a request for actions, once it is awaited.
+        """Handles a request for actions, once awaited.
 
         Args:
-            codec: the endpoint's.
-            scope: the request, with its path parameters.
-            receive: its ASGI channel.
-            send: where the response goes.
+            codec: the endpoint's codec.
+            scope: the request's scope, with its path parameters.
+            receive: its ASGI receive channel.
+            send: its ASGI send channel.
         """
         call = scope[CALL] = Call()
-        answer = self._act(codec, scope, receive, call)
-        return self.respond(call, scope, receive, send, answer, codec.error)
+        response = self._act(codec, scope, receive, call)
+        return self.respond(call, scope, receive, send, response, codec.error)
 
     async def respond(
         self,
@@ -79,24 +80,24 @@ class Pipeline:
         scope: Scope,
         receive: Receive,
         send: Send,
-        answer: Awaitable[Response],
+        response: Awaitable[Response],
         error: Callable[[Problem], Response],
         *,
         counted: bool = True,
     ) -> None:
-        """Sends what a request is answered with, or the response to what is wrong with it.
+        """Sends a response, or an error response if computing it fails.
 
         Args:
-            call: the request's.
-            scope: the request.
-            receive: its ASGI channel.
-            send: where the response goes.
-            answer: computes the response.
-            error: makes a response of a problem document.
-            counted: whether it is a request for actions, in their metrics and statistics.
+            call: the request's call.
+            scope: the request's scope.
+            receive: its ASGI receive channel.
+            send: its ASGI send channel.
+            response: computes the response.
+            error: turns a problem document into a response.
+            counted: whether the metrics and statistics of requests for actions include it.
         """
         try:
-            result = await self.recorder.settle(call, scope["path"], answer, counted)
+            result = await self.recorder.settle(call, scope["path"], response, counted)
         except ClientGoneError:
             return
         if isinstance(result, Response):
@@ -107,14 +108,14 @@ class Pipeline:
         await send_and_drain(receive, send, error(result), close=close)
 
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
-        """The variant for a request that names none; see `routing`."""
+        """The variant for a request that does not name one; see `routing`."""
         return default_variant(policy, headers, self.catalogue.residents.can_answer)
 
     async def policy(self, name: str) -> PolicyManifest:
-        """A policy's manifest, after another look at the repository if the name is new.
+        """A policy's manifest, after a new scan of the repository if the policy is unknown.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
             RepositoryError: its manifest cannot be read.
         """
         found = self.catalogue.scan.policies.get(name)
@@ -123,10 +124,10 @@ class Pipeline:
         return await self.catalogue.known_policy(name)
 
     async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
-        """The variant that answers, in memory and kept there until the call is over.
+        """The variant to run, loaded if necessary and kept in memory until the call ends.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: it cannot be loaded.
         """
         call.variant = variant
@@ -138,7 +139,7 @@ class Pipeline:
         return loaded
 
     async def body(self, receive: Receive, headers: Headers, call: Call) -> bytes:
-        """The whole body within the limits, as `read_body` has it."""
+        """Reads the complete body, within the limits; see `read_body`."""
         call.body = PARTIAL
         limits = self.settings
         body = await read_body(receive, headers, limits.max_body_bytes, limits.body_seconds)
@@ -155,10 +156,10 @@ class Pipeline:
         receive: Receive,
         call: Call,
     ) -> Decoded:
-        """The observations of a body, decoded in a thread where that would block the event loop.
+        """Decodes a body, in a thread if that would block the event loop.
 
         Raises:
-            SlimqError: as `Codec.decode`.
+            SlimqError: see `Codec.decode`.
             OverloadedError: the queue is full.
             DeadlineError: no thread was free in time.
             ClientGoneError: the client closed the connection while the body was queued.
@@ -178,7 +179,7 @@ class Pipeline:
     async def infer(
         self, call: Call, receive: Receive, variant: LoadedVariant, observations: Observations
     ) -> tuple[QValues, list[int]]:
-        """The Q-values `(batch, actions)` and greedy actions, counted and timed.
+        """Computes Q-values `(batch, actions)` and greedy actions, counted and timed.
 
         Raises:
             NonFiniteError: the Q-values are not all finite.
@@ -193,7 +194,7 @@ class Pipeline:
         q_values = inference.q_values
         actions = greedy_actions(q_values)
         if variant.policy.shadow is not None:
-            self._shadow.offer(variant, observations, q_values)
+            self.shadow.offer(variant, observations, q_values)
         call.observations, call.executions = len(actions), inference.executions
         stages.compute_infer = int(inference.seconds * 1e9)
         stages.queue += int(inference.queue_seconds * 1e9)
@@ -211,14 +212,14 @@ class Pipeline:
         receive: Receive,
         waited: float = 0.0,
         *,
-        joined: bool = True,
+        batched: bool = True,
     ) -> Inference:
-        """The Q-values, neither counted nor shown to the shadow; as `Engine.run`.
+        """Computes Q-values without counting or shadowing the request; see `Engine.run`.
 
         Raises:
             NonFiniteError: they are not all finite.
         """
-        inference = await self._engine.run(variant, observations, receive, waited, joined=joined)
+        inference = await self._engine.run(variant, observations, receive, waited, batched=batched)
         check_finite(inference.q_values)
         return inference
 
@@ -244,9 +245,9 @@ class Pipeline:
         name = default if named is None else named
         variant = await self.variant(call, policy.name, name)
         if variant.policy.observation is not spec and variant.policy.observation != spec:
-            spec = variant.policy.observation  # of a policy that is being republished
+            spec = variant.policy.observation  # the policy was republished meanwhile
             decoded = await self.decode(codec, content, body, spec, receive, call)
-        del body  # nothing of it is kept while the observations are queued
+        del body  # frees its memory while the observations are queued
         q_values, actions = await self.infer(call, receive, variant, decoded.observations())
         before = time.perf_counter_ns()
         response = codec.encode(variant, decoded, q_values, actions)

@@ -1,4 +1,4 @@
-"""Counts calls: in Prometheus' metrics, in the protocol's statistics, and errors in the log."""
+"""Records calls: in the Prometheus metrics, the v2 statistics and, for internal errors, the log."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 class Recorder:
-    """Settles calls: whatever becomes of one, it is counted once.
+    """Runs calls and counts each one once, whatever its outcome.
 
     Attributes:
-        statistics: of each variant, in counts and nanoseconds.
+        statistics: counts and nanoseconds of each variant.
     """
 
     def __init__(self, catalogue: Catalogue, metrics: Metrics) -> None:
@@ -33,22 +33,25 @@ class Recorder:
         self._log = structlog.get_logger(component="requests")
 
     async def settle(
-        self, call: Call, path: str, answer: Awaitable[T], counted: bool = True
+        self, call: Call, path: str, result: Awaitable[T], counted: bool = True
     ) -> T | Problem:
-        """What a call is answered with, or what is wrong with it; counted and timed.
+        """Awaits the result of a call and records it.
 
         Args:
-            call: says by its end whose call it was.
-            path: where it came in, for the log.
-            answer: computes the answer.
-            counted: whether it is a request for actions, in their metrics and statistics.
+            call: the call; names its policy and variant by the end.
+            path: the request's path, for the log.
+            result: computes the result.
+            counted: whether the metrics and statistics of requests for actions include it.
+
+        Returns:
+            The result, or the problem document of the error it raised.
 
         Raises:
-            ClientGoneError: the client has closed the connection.
+            ClientGoneError: the client closed the connection.
         """
         self._metrics.in_flight.inc()
         try:
-            result = await answer
+            value = await result
         except ClientGoneError:
             self._count_error(call, CLIENT_GONE, counted)
             raise
@@ -57,7 +60,7 @@ class Recorder:
         else:
             if counted:
                 self._count(call, succeeded=True)
-            return result
+            return value
         finally:
             call.hold(None)
             self._metrics.in_flight.dec()
@@ -67,7 +70,7 @@ class Recorder:
                 measured.http_seconds.observe((time.perf_counter_ns() - call.arrived) * 1e-9)
 
     def _explain(self, call: Call, path: str, error: Exception, counted: bool) -> Problem:
-        """The problem document of what went wrong with a call, counted."""
+        """Records an error and returns its problem document."""
         problem = explain(error)
         if not isinstance(error, SlimqError):
             names = {"policy": call.policy, "variant": call.variant}

@@ -33,6 +33,11 @@ resets it, and the client might never see the answer. Also how long one has to t
 of an idle connection that is closed."""
 LINGERING = 64
 """Connections beyond the limit that are told so; more are closed without a word."""
+FIRST_REQUEST_SECONDS = 1.0
+"""How long a new connection has to send a request when the server ends: it was accepted, so its
+client may have sent one already."""
+NEXT_REQUEST_SECONDS = 0.25
+"""The same for one that has sent requests before."""
 PIPELINED = 100
 """Requests that one connection may have waiting behind the one that is answered; each takes some
 kilobytes, however few bytes it was sent in."""
@@ -50,6 +55,7 @@ class WireLimits:
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
         arrived: told of every request that was read what is to answer it; says what does.
+        closed: called when a connection has been closed.
     """
 
     head_bytes: int
@@ -58,6 +64,7 @@ class WireLimits:
     connections: int
     refused: Callable[[str], str]
     arrived: Callable[[App], App]
+    closed: Callable[[], None] = lambda: None
 
 
 def make_protocol(limits: WireLimits) -> type[asyncio.Protocol]:
@@ -92,6 +99,8 @@ class BoundedProtocol(HttpConnection):
         """The same with the present piece: no head that ends in it can be longer."""
         self._is_over = False
         """Whether it was refused, or belongs to a WebSocket by now."""
+        self._is_ending = False
+        """Whether the server is."""
         self._timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -113,6 +122,7 @@ class BoundedProtocol(HttpConnection):
         self._stop_timer()
         self._unset_stalled()
         super().connection_lost(exc)
+        self.limits.closed()
 
     def answered_by(self, app: App) -> App:
         """Lets the arrivals know."""
@@ -153,6 +163,11 @@ class BoundedProtocol(HttpConnection):
         if self._timer is not None:
             self._stop_timer()
 
+    def request_begun(self) -> None:
+        """Has a request be the last one where the server ends."""
+        if self._is_ending:
+            self.close_after_answer()
+
     def on_chunk_header(self) -> None:
         """A part of a body begins, or, after the last, its trailers, which are dropped."""
         self._in_chunks = True
@@ -190,6 +205,18 @@ class BoundedProtocol(HttpConnection):
         self._unset_stalled()
         super().resume_writing()
 
+    def finish(self) -> None:
+        """Answers what is under way or comes within a moment, and closes."""
+        if self._is_over or self._is_ending:
+            return
+        self._is_ending = True
+        if self.is_answering():
+            self.close_after_answer()
+        elif not self.is_in_head():
+            is_used = self.has_had_request()
+            seconds = NEXT_REQUEST_SECONDS if is_used else FIRST_REQUEST_SECONDS
+            self._start_timer(seconds, self._leave)
+
     def idle_too_long(self) -> None:
         """Closes an idle connection, even if its client does not take what was sent last."""
         super().idle_too_long()
@@ -208,6 +235,15 @@ class BoundedProtocol(HttpConnection):
         else:
             self.transport.close()
 
+    def _leave(self) -> None:
+        """Closes a connection that no request came by."""
+        self._timer = None
+        if self.is_in_head():
+            self._start_timer(self.limits.head_seconds, self._late)
+        elif not self.is_answering():
+            self._is_over = True
+            self._close()
+
     def _refuse(self, error: SlimqError, *headers: tuple[bytes, bytes]) -> None:
         """Answers with a problem and closes; an answer that is being made is finished before.
 
@@ -225,6 +261,10 @@ class BoundedProtocol(HttpConnection):
         if not answered:
             common = [*self.common_headers(), *headers]
             self.transport.write(raw_answer(error, common, request_id))
+        self._close()
+
+    def _close(self) -> None:
+        """Sends no more, and lets the client see that before it is cut off."""
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._start_timer(LINGER_SECONDS, self.transport.abort)

@@ -15,7 +15,10 @@ from slimq_service.settings import Settings
 
 
 def http_options(
-    settings: Settings, refused: Callable[[str], str], arrived: Callable[[App], App]
+    settings: Settings,
+    refused: Callable[[str], str],
+    arrived: Callable[[App], App],
+    closed: Callable[[], None],
 ) -> dict[str, Any]:
     """The options of `uvicorn.Config` that say how requests are read.
 
@@ -25,6 +28,7 @@ def http_options(
             the id of that.
         arrived: told of every request that was read what is to answer it; says what does.
             h11 does not ask.
+        closed: called when a connection has been closed; not by h11 either.
     """
     if importlib.util.find_spec("httptools") is None:
         return {"http": "h11", "h11_max_incomplete_event_size": settings.max_header_bytes}
@@ -37,5 +41,6 @@ def http_options(
         allow_connections(settings.max_connections),
         refused,
         arrived,
+        closed,
     )
     return {"http": make_protocol(limits)}

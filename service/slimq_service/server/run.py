@@ -18,7 +18,9 @@ from slimq_service.inference.arrivals import App
 from slimq_service.server.orders import START_FAILED
 from slimq_service.server.process_limits import bound_memory
 from slimq_service.server.protocol_options import http_options
+from slimq_service.server.receiver import ConnectionReceiver
 from slimq_service.server.sockets import BACKLOG
+from slimq_service.server.uvicorn_adapter.server import Server
 from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
 from slimq_service.settings import Settings
 
@@ -34,23 +36,24 @@ def run(
     app: Application,
     settings: Settings,
     sockets: Sequence[socket.socket],
-    started: Callable[[], None] = lambda: None,
+    receiver: ConnectionReceiver | None = None,
 ) -> None:
-    """Runs an application on sockets until a signal ends it.
+    """Runs an application until a signal ends it.
 
     Args:
         app: from `create_app`.
         settings: those that it was made with.
         sockets: where it listens.
-        started: called once it answers.
+        receiver: of a worker: what else it answers, and where it tells that it lives.
 
     Raises:
         SystemExit: 3 where the start fails; uvicorn has logged why.
     """
     if settings.memory_limit_bytes is not None or settings.providers == CPU:
         bound_memory(settings.memory_limit_bytes)  # drivers of others map more than there is
-    config = make_config(app.asgi, settings, app.count_refused, app.arrivals.note)
-    server = _Server(config, app, started)
+    count = receiver.count if receiver is not None else lambda: None
+    config = make_config(app.asgi, settings, app.count_refused, app.arrivals.note, count)
+    server = _Server(config, app, receiver)
     server.run(sockets=list(sockets))
     if not server.started:
         raise SystemExit(START_FAILED)
@@ -61,6 +64,7 @@ def make_config(
     settings: Settings,
     refused: Callable[[str], str],
     arrived: Callable[[App], App] = lambda app: app,
+    closed: Callable[[], None] = lambda: None,
 ) -> uvicorn.Config:
     """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
 
@@ -73,11 +77,12 @@ def make_config(
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
         arrived: told of every request that was read what is to answer it; says what does.
+        closed: called when a connection has been closed.
     """
     return uvicorn.Config(
         app,
         loop="auto",
-        **http_options(settings, refused, arrived),
+        **http_options(settings, refused, arrived, closed),
         ws=WebSocketConnection,
         ws_max_size=settings.stream_message_bytes,
         ws_ping_interval=PING_SECONDS,
@@ -94,64 +99,53 @@ def make_config(
     )
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn's, which goes on for a while after the first signal, no longer ready.
+class _Server(Server):
+    """Goes on for a while after the first signal, no longer ready, and ends streams with a reason.
 
-    Then it closes the streams with a reason, which uvicorn would cut off in mid-answer.
+    A worker goes on until its supervisor has no more connections for it.
     """
 
     def __init__(
-        self,
-        config: uvicorn.Config,
-        app: Application,
-        started: Callable[[], None],
+        self, config: uvicorn.Config, app: Application, receiver: ConnectionReceiver | None
     ) -> None:
         super().__init__(config)
-        self._lifecycle = app.lifecycle
-        self._app, self._drain_seconds = app, app.settings.drain_seconds
-        self._started = started
+        self._app, self._receiver = app, receiver
         self._end: float | None = None
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._started()
+    def starting(self) -> None:
+        if self._receiver is not None:
+            self._receiver.beat()
 
-    def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
-        if self._lifecycle.draining or not self._drain_seconds:
-            super().handle_exit(sig, frame)
-        else:
-            self._end = time.monotonic() + self._drain_seconds
-        self._lifecycle.draining = True
+    def answering(self) -> None:
+        if self._receiver is not None:
+            self._receiver.open(self.give, self.connection_count)
 
-    async def on_tick(self, counter: int) -> bool:
-        if self._end is not None and time.monotonic() >= self._end:
-            self.should_exit = True
-        return await super().on_tick(counter)
+    def signalled(self) -> bool:
+        lifecycle, seconds = self._app.lifecycle, self._app.settings.drain_seconds
+        is_first, lifecycle.draining = not lifecycle.draining, True
+        if is_first and self._receiver is not None:
+            self._receiver.leave()
+            return False
+        if is_first and seconds:
+            self._end = time.monotonic() + seconds
+            return False
+        return True
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends the streams, then all the rest, together within the time that there is for it."""
-        streams = self._app.streams
+    def is_due(self) -> bool:
+        if self._receiver is not None and self._receiver.ended:
+            self._app.lifecycle.draining = True
+            return True
+        return self._end is not None and time.monotonic() >= self._end
+
+    async def ending(self) -> None:
+        """Ends the streams, within the time that there is for everything."""
         loop = asyncio.get_running_loop()
-        began, seconds = loop.time(), self.config.timeout_graceful_shutdown or 0
-        ending = asyncio.ensure_future(streams.end())
-        await self._until(ending.done, seconds)
+        began, seconds = loop.time(), self._app.settings.shutdown_seconds
+        ending = asyncio.ensure_future(self._app.streams.end())
+        await self.until(ending.done, seconds)
         ending.cancel()
-        await self._until(self._no_streams, CLOSING_SECONDS)
-        left = seconds - int(loop.time() - began)
-        self.config.timeout_graceful_shutdown = max(1, left)
-        await super().shutdown(sockets)
-
-    def _no_streams(self) -> bool:
-        protocol: Any = self.config.ws_protocol_class
-        return not any(isinstance(one, protocol) for one in self.server_state.connections)
-
-    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
-        """Waits for something, for a time, or until whoever sits at the keyboard has enough."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while not done() and not self.force_exit and loop.time() < deadline:
-            await asyncio.sleep(0.02)
+        await self.until(lambda: not self.has_websockets(), CLOSING_SECONDS)
+        self.set_shutdown_seconds(max(1, seconds - int(loop.time() - began)))
 
 
 def end_cleanly() -> None:

@@ -55,7 +55,9 @@ def serve(settings: Settings, announce: Announce) -> None:
             announce(*map(url_of, sockets))
             run(app, settings, sockets)
         else:
-            from slimq_service.server.supervisor import Supervisor  # only where it is needed
+            from slimq_service.server.supervision.supervisor import (
+                Supervisor,  # only where it is needed
+            )
 
             announce(*map(url_of, sockets))
             Supervisor(settings, sockets).run()

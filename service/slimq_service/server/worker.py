@@ -1,8 +1,7 @@
 """One of several workers: `python -m slimq_service.server.worker`, started by the supervisor alone.
 
 Its orders are one line of JSON on standard input, which stays open: where it ends, the supervisor
-has died, and the worker ends too. Once it answers it writes a line to the standard output that it
-began with; what libraries print goes to standard error, since nobody empties that pipe.
+has died, and the worker ends too.
 """
 
 from __future__ import annotations
@@ -20,42 +19,35 @@ import structlog
 from slimq.core.errors import SlimqError
 from slimq_service.app import create_app
 from slimq_service.http.peers import Peers, socket_name
+from slimq_service.http.worker_table import WorkerTable
 from slimq_service.metrics.registry import Registry
 from slimq_service.server.logs import configure_logs
-from slimq_service.server.orders import START_FAILED, UP, Orders
+from slimq_service.server.orders import START_FAILED, Orders
+from slimq_service.server.receiver import ConnectionReceiver
 from slimq_service.server.run import end_cleanly, run
-from slimq_service.server.worker_folder import listen_to_peers
+from slimq_service.server.supervision.worker_folder import listen_to_peers
 from slimq_service.settings import Settings
 
 
-def main(answers: int) -> None:
-    """Runs until the supervisor ends it or has died.
-
-    Args:
-        answers: the descriptor that the supervisor reads.
-    """
+def main() -> None:
+    """Runs until the supervisor ends it or has died."""
     orders = Orders(**json.loads(sys.stdin.buffer.readline()))
     configure_logs(orders.level)
     settings = Settings.model_validate_json(orders.settings)
     own = socket_name(orders.index)
     folder = None if orders.folder is None else Path(orders.folder)
+    table = WorkerTable(orders.table)
     try:
-        registry = Registry(folder, orders.index, alone=False)
-        app = create_app(settings, registry, Peers(folder, own))
+        registry = Registry(folder, orders.index, table)
+        app = create_app(settings, registry, Peers(folder, own, table))
     except SlimqError as error:
         structlog.get_logger(component="worker").error("start failed", problem=str(error))
         raise SystemExit(START_FAILED) from error
     inner = listen_to_peers(folder, own)
-    shared = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
+    channel = socket.socket(fileno=orders.channel)
     threading.Thread(target=_watch, args=(sys.stdin.fileno(),), daemon=True).start()
-    run(app, settings, [*shared, *inner], started=lambda: _tell(answers))
-
-
-def keep_output() -> int:
-    """A descriptor of standard output, which itself is standard error from now on."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    return kept
+    receiver = ConnectionReceiver(channel, table, orders.index)
+    run(app, settings, inner, receiver)
 
 
 def _watch(descriptor: int) -> None:
@@ -65,10 +57,6 @@ def _watch(descriptor: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _tell(descriptor: int) -> None:
-    os.write(descriptor, UP)
-
-
 if __name__ == "__main__":
     end_cleanly()
-    main(keep_output())
+    main()

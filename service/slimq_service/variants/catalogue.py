@@ -38,7 +38,7 @@ class Catalogue:
         repository: Repository,
         metrics: Metrics,
         retry_seconds: float,
-        largest_batch: int = 1,
+        max_batch: int = 1,
         memory_budget: int | None = None,
         pinned: frozenset[Key] = frozenset(),
         providers: Sequence[str] = CPU,
@@ -49,7 +49,7 @@ class Catalogue:
             repository: the repository on disk.
             metrics: of the service.
             retry_seconds: after which a broken variant is tried again.
-            largest_batch: up to which a variant is warmed.
+            max_batch: largest batch size to warm up.
             memory_budget: bytes that variants may take, None for no limit.
             pinned: variants that are loaded at once and never evicted.
             providers: what runs the models, as for `make_session`.
@@ -64,7 +64,7 @@ class Catalogue:
         self._thread = ThreadPoolExecutor(1, "slimq-repository")
         self._reports = Reports(repository, self._thread)
         self._loader = Loader(
-            repository, self._thread, self.residents, metrics, largest_batch, providers
+            repository, self._thread, self.residents, metrics, max_batch, providers
         )
         self._lock = asyncio.Lock()
         self._scans = 0
@@ -84,7 +84,7 @@ class Catalogue:
                 await self.refresh()
             except RepositoryError:
                 pass  # kept in scan_error, and logged
-            except Exception:  # whatever it is, what is published later must still be seen
+            except Exception:  # whatever it is, later versions must still be noticed
                 self._log.exception("repository scan failed")
 
     async def close(self) -> None:
@@ -95,7 +95,7 @@ class Catalogue:
     async def refresh(self, reread: frozenset[Key] = frozenset()) -> None:
         """Returns after a scan of the repository that began after this call.
 
-        Callers that wait at the same time share one scan.
+        Concurrent callers share one scan.
 
         Args:
             reread: variants whose files are read and hashed even if their stamps have not changed.
@@ -115,7 +115,7 @@ class Catalogue:
         """Refuses names that the repository does not have.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
         """
         self.scan.variant(policy, variant)
 
@@ -127,7 +127,7 @@ class Catalogue:
         """A policy's manifest.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
             RepositoryError: its manifest cannot be read.
         """
         return self.scan.policy_manifest(name)
@@ -136,7 +136,7 @@ class Catalogue:
         """A policy's variants on disk, by name.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
         """
         return dict(self.scan.policy(policy).variants)
 
@@ -144,7 +144,7 @@ class Catalogue:
         """A variant's manifest.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: its manifest cannot be read.
         """
         return self.scan.variant_manifest(policy, variant)
@@ -153,7 +153,7 @@ class Catalogue:
         """A variant's report, None before it is evaluated; read once for each version.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: it cannot be read.
         """
         return await self._reports.read(self.variant(policy, variant))
@@ -173,7 +173,7 @@ class Catalogue:
         """The variant, loaded now if it is not in memory; concurrent callers share one load.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: it cannot be loaded.
         """
         key = policy, variant
@@ -202,7 +202,7 @@ class Catalogue:
         A version that failed is tried at once. One that is in memory already stays there.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: it cannot be loaded; a version that is in memory goes on serving.
         """
         key = policy, variant
@@ -211,7 +211,7 @@ class Catalogue:
         if found.error is not None:
             raise fresh_error(found.error, f"{policy}/{variant}")
         state = self.residents.state(policy, variant)
-        if state.task is not None:  # perhaps of a version before this one
+        if state.task is not None:  # perhaps of an earlier version
             await asyncio.wait([state.task])
         manifest = self.scan.policy(policy).manifest
         if state.error is not None or not self.residents.renew(key, found, manifest):
@@ -223,7 +223,7 @@ class Catalogue:
         Requests under way keep what they have; a later one loads the variant again.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             ConflictError: it is pinned.
         """
         self.check_known(policy, variant)
@@ -248,7 +248,7 @@ class Catalogue:
             self._failure = error
             self.residents.mark_unreadable()
             return
-        except BaseException:  # of a caller that gives up, whose scan is nobody else's result
+        except BaseException:  # the caller was cancelled: others must not take this scan for theirs
             self._scans -= 1
             self._reread |= reread
             raise

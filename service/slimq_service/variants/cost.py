@@ -14,9 +14,9 @@ from slimq.core.qfunction import QFunction
 REPEATS = 3
 """Measured runs of a single observation; a larger batch is measured once, after a warm-up."""
 DISPATCH_SECONDS = 50e-6
-"""Of a batch beside its run: what it costs to form it, and to hand it to a thread and back."""
+"""Overhead of a batch beside its run: forming it, and the handoff to a thread and back."""
 BEST_TOLERANCE = 0.15
-"""How much more an observation may cost than in the cheapest batch: less may be noise."""
+"""Excess of the cost per observation over the cheapest batch size that may be noise."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Cost:
 
     Attributes:
         table: by batch size, from 1 on.
-        best_batch: the largest batch in which an observation costs hardly more than in any.
+        best_batch: the largest batch size with a cost per observation near the minimum.
     """
 
     table: tuple[float, ...]
@@ -36,7 +36,7 @@ class Cost:
         """The cost of every batch size up to the largest measured one.
 
         Args:
-            measured: seconds by batch size; what lies between is interpolated.
+            measured: seconds by batch size; sizes in between are interpolated.
         """
         sizes = sorted(measured)
         seconds = [measured[size] for size in sizes]
@@ -52,24 +52,24 @@ class Cost:
         return self.seconds(self.best_batch) / self.best_batch
 
     def seconds(self, batch: int) -> float:
-        """Expected seconds for a batch; beyond the table, in proportion."""
+        """Expected seconds for a batch; extrapolated in proportion beyond the table."""
         table = self.table
         if batch <= len(table):
             return table[batch - 1]
         return table[-1] * (batch / len(table))
 
 
-def measure(q_function: QFunction, spec: ObservationSpec, largest_batch: int) -> Cost:
-    """Runs zeros of every power of two up to a batch size, and of that, which also warms them up.
+def measure(q_function: QFunction, spec: ObservationSpec, max_batch: int) -> Cost:
+    """Times batches of zeros: every power of two below `max_batch`, and `max_batch` itself.
 
-    The first run of a batch size allocates, and no request is to wait for that.
+    This also warms them up: the first run of a batch size allocates memory.
 
     Args:
         q_function: what to measure.
         spec: the layout of one observation.
-        largest_batch: up to which batches are measured.
+        max_batch: largest batch size to measure.
     """
-    sizes = {2**step for step in range(largest_batch.bit_length())} | {largest_batch}
+    sizes = {2**step for step in range(max_batch.bit_length())} | {max_batch}
     measured: dict[int, float] = {}
     for batch in sorted(sizes):
         zeros = np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype)

@@ -30,22 +30,22 @@ class Loader:
         thread: ThreadPoolExecutor,
         residents: Residents,
         metrics: Metrics,
-        largest_batch: int,
+        max_batch: int,
         providers: Sequence[str],
     ) -> None:
         """Loads nothing yet.
 
         Args:
             repository: where models are read.
-            thread: where they are read and built.
-            residents: where they are put.
+            thread: reads and builds them.
+            residents: receives the loaded variants.
             metrics: of the service.
-            largest_batch: up to which a variant is warmed.
+            max_batch: largest batch size to warm up.
             providers: what runs the models, as for `make_session`.
         """
         self._repository, self._thread = repository, thread
         self._residents, self._metrics = residents, metrics
-        self._largest_batch, self._providers = largest_batch, providers
+        self._max_batch, self._providers = max_batch, providers
         self._trimming: set[asyncio.Future[None]] = set()
         self._log = structlog.get_logger(component="loader")
 
@@ -79,7 +79,7 @@ class Loader:
         stamp, started = scan.variant(*key).stamp, time.monotonic()
         loop, residents = asyncio.get_running_loop(), self._residents
         try:
-            arguments = scan.policy_manifest(policy), variant, self._largest_batch, self._providers
+            arguments = scan.policy_manifest(policy), variant, self._max_batch, self._providers
             loaded = await loop.run_in_executor(self._thread, load, self._repository, *arguments)
         except (SlimqError, OSError) as error:
             problem = as_slimq_error(error, "/".join(key))

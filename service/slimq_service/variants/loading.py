@@ -1,4 +1,4 @@
-"""A variant in memory, and what its inference costs, measured when it is loaded."""
+"""Loading a variant: read, verify, build, warm up and measure it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from slimq.core.repository import Repository
 from slimq_service.variants.cost import Cost, measure
 
 EXTREME = 1e3
-"""A number that no float32 observation of an environment comes near."""
-JOINED_TOLERANCE = 1e-3
-"""Of the largest Q-value: how far one may move when it is computed beside others."""
+"""Larger than any observation value of a float32 environment."""
+BATCH_TOLERANCE = 1e-3
+"""Tolerance of batch invariance, relative to the largest Q-value."""
 
 
 @dataclass
 class Leases:
-    """How many requests use a session now, whatever its manifest became meanwhile."""
+    """The number of requests using a session, counted across renewals of its manifest."""
 
     count: int = 0
 
@@ -39,23 +39,28 @@ class Leases:
 class LoadedVariant:
     """One version of a variant, ready to answer; never changed, only replaced.
 
-    The policy's manifest is the one that it was loaded under, so that observation layout and model
-    belong together while a new version is being published. `joinable` says whether observations of
-    several clients may be computed together, as `is_joinable` finds it. `memory_bytes` is what the
-    process grew by: weights as they are held, and the buffers of the largest batch.
+    Attributes:
+        policy: the manifest it was loaded with, so that observation layout and model fit each other
+            while a new version is being published.
+        manifest: its own.
+        q_function: its model.
+        cost: of a run, by batch size.
+        batch_invariant: whether observations of several clients may share a batch.
+        memory_bytes: growth of the process: weights, and the buffers of the largest batch.
+        leases: of the requests that use it.
     """
 
     policy: PolicyManifest
     manifest: VariantManifest
     q_function: QFunction
     cost: Cost
-    joinable: bool = True
+    batch_invariant: bool = True
     memory_bytes: int = 0
     leases: Leases = field(default_factory=Leases, compare=False)
 
     @property
     def sha256(self) -> str:
-        """Of the stored model."""
+        """The sha256 of the stored model."""
         return self.manifest.model.sha256
 
 
@@ -63,23 +68,23 @@ def load(
     repository: Repository,
     policy: PolicyManifest,
     variant: str,
-    largest_batch: int = 8,
+    max_batch: int = 8,
     providers: Sequence[str] = CPU,
 ) -> LoadedVariant:
-    """Reads, verifies, builds and warms a variant. Takes its time: not for the event loop.
+    """Reads, verifies, builds and warms up a variant; too slow for the event loop.
 
     Args:
-        repository: where it lies.
-        policy: the manifest that it is loaded under.
+        repository: where it is read.
+        policy: the manifest it is loaded with.
         variant: its name.
-        largest_batch: up to which every power of two is run once: the first run of a batch size
-            allocates, and no request is to wait for that.
-        providers: what is to run it, as `make_session` has them.
+        max_batch: largest batch size to warm up: the first run of a size allocates memory, and no
+            request should wait for that.
+        providers: execution providers, as for `make_session`.
 
     Raises:
-        RepositoryError: a file is missing, cut, tampered with, or is no model of this policy, or
-            one whose Q-values are not finite even for an observation of zeros.
-        NotFoundError: the variant has gone.
+        RepositoryError: a file is missing, truncated or tampered with, the model does not fit the
+            policy, or its Q-values are not finite for an all-zero observation.
+        NotFoundError: the variant was removed.
     """
     trim_memory()
     before = resident_bytes()
@@ -87,42 +92,42 @@ def load(
     name, actions = f"{policy.name}/{variant}", len(policy.actions)
     q_function = OnnxPolicy(content, policy.observation, actions, name, providers)
     try:
-        cost = measure(q_function, policy.observation, largest_batch)
-        joinable = is_joinable(q_function, policy.observation)
+        cost = measure(q_function, policy.observation, max_batch)
+        batch_invariant = is_batch_invariant(q_function, policy.observation)
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, f"the model does not run: {error}") from error
     zeros: Any = np.zeros((1, *policy.observation.shape), policy.observation.numpy_dtype)
     if not np.isfinite(q_function(zeros)).all():
         path = f"{policy.name}/{variant}/{manifest.model.path}"
-        raise RepositoryError(path, "answers Q-values that are not finite to zeros")
+        raise RepositoryError(path, "returns non-finite Q-values for an all-zero observation")
     least = len(content)
     del content
     trim_memory()
     memory_bytes = max(least, resident_bytes() - before)
-    return LoadedVariant(policy, manifest, q_function, cost, joinable, memory_bytes)
+    return LoadedVariant(policy, manifest, q_function, cost, batch_invariant, memory_bytes)
 
 
-def is_joinable(q_function: QFunction, spec: ObservationSpec) -> bool:
-    """Whether an observation's Q-values stay the same whatever is computed beside it.
+def is_batch_invariant(q_function: QFunction, spec: ObservationSpec) -> bool:
+    """Whether an observation's Q-values do not depend on the rest of its batch.
 
-    They do not where a model chooses the scale of its activations anew for each batch
-    (DynamicQuantizeLinear): there, one client's observations would change another's answer. Beside
-    copies of itself and beside extreme ones the shapes are the same, so rounding is too.
+    They do if the model scales its activations by batch (DynamicQuantizeLinear): one client's
+    observations would then change another's Q-values. Each test observation is run in a batch of
+    its own copies and in one with extreme values; both have the same shape, so the same rounding.
     """
     rows = _unlike_rows(spec)
     mixed = q_function(np.stack(rows))
     for number, beside in enumerate(mixed):
         alone = q_function(np.stack([rows[number]] * len(rows)))[number]
-        finite = np.abs(alone[np.isfinite(alone)])  # an extreme one may be too much for a model
-        tolerance = JOINED_TOLERANCE * float(finite.max(initial=0))
+        finite = np.abs(alone[np.isfinite(alone)])  # extreme inputs may overflow
+        tolerance = BATCH_TOLERANCE * float(finite.max(initial=0))
         if not np.allclose(beside, alone, rtol=0, atol=tolerance, equal_nan=True):
             return False
     return True
 
 
 def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
-    """Observations `(*shape)` that are as unlike as can be: nothing, noise, and both extremes."""
+    """Observations `(*shape)` as different as possible: noise, zeros, and both extremes."""
     generator = np.random.default_rng(0)
     if spec.dtype == "uint8":
         noise: Any = generator.integers(0, 256, spec.shape)
@@ -135,15 +140,15 @@ def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
 
 
 def trim_memory() -> None:
-    """Has the C library give back to the system what a dropped model leaves, where it can."""
+    """Returns memory that dropped models have freed to the system, where the C library can."""
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc, not of musl
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim is not None:
             trim(0)
 
 
 def resident_bytes() -> int:
-    """Memory that the process has now; 0 where the system does not tell."""
+    """Resident memory of the process; 0 where the system does not report it."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     except OSError:

@@ -1,4 +1,4 @@
-"""Evaluation reports, each read once in the repository's thread and kept while it is the newest."""
+"""Evaluation reports, each read once in the repository's thread and kept until it is replaced."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from slimq.core.repository import Repository
 
 
 class Reports:
-    """The reports that somebody has asked for."""
+    """The reports requested so far."""
 
     def __init__(self, repository: Repository, thread: ThreadPoolExecutor) -> None:
         """Reads nothing yet.
 
         Args:
-            repository: what is on disk.
-            thread: where it is read.
+            repository: where reports are read.
+            thread: in which they are read.
         """
         self._repository, self._thread = repository, thread
         self._kept: dict[tuple[str, str, str], EvaluationReport] = {}
 
     async def read(self, manifest: VariantManifest) -> EvaluationReport | None:
-        """A variant's report, None before it is evaluated; read again only when it changed.
+        """A variant's report, None before it is evaluated; read once for each version.
 
         Raises:
-            NotFoundError: there is no such policy or variant any more.
+            NotFoundError: the variant was removed.
             RepositoryError: it cannot be read.
         """
         entry = manifest.report

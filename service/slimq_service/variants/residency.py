@@ -178,9 +178,9 @@ class Residents:
             state.task = None
 
     def put(self, key: Key, loaded: LoadedVariant) -> None:
-        """Takes in a loaded version, in place of the one before."""
+        """Replaces the version in memory by a newly loaded one."""
         state = self._states.get(key)
-        if state is None:  # it was removed from the repository while it was loaded
+        if state is None:  # it was removed from the repository during the load
             return
         state.loaded, state.error, state.used = loaded, None, time.monotonic()
         self._metrics.add(*key, loaded.policy.actions)
@@ -220,9 +220,9 @@ class Residents:
 
         Args:
             key: of the variant.
-            error: why; logged unless it is the one known already.
+            error: the reason; logged unless it is already known.
             stamp: of its files.
-            at: when that was found, by the monotonic clock.
+            at: the time of the failure, by the monotonic clock.
         """
         state = self._states.get(key)
         if state is None:  # it was removed from the repository while it was loaded

@@ -7,13 +7,13 @@ again; only an explicit load makes `scan_repository` trust no stamp.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from slimq.core.errors import NotFoundError, RepositoryError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
-from slimq.core.repository import VARIANTS, Repository
+from slimq.core.repository import VARIANT_FILE, VARIANTS, Repository
 from slimq.core.stamp import FileStamp
 
 Key = tuple[str, str]
@@ -68,7 +68,7 @@ class Scan:
         """A policy.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
         """
         if name not in self.policies:
             raise NotFoundError("policy", name, self.policies)
@@ -78,7 +78,7 @@ class Scan:
         """A variant.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
         """
         variants = self.policy(policy).variants
         if variant not in variants:
@@ -89,7 +89,7 @@ class Scan:
         """A policy's manifest.
 
         Raises:
-            NotFoundError: there is no such policy.
+            NotFoundError: unknown policy.
             RepositoryError: its manifest cannot be read.
         """
         found = self.policy(name)
@@ -101,7 +101,7 @@ class Scan:
         """A variant's manifest.
 
         Raises:
-            NotFoundError: there is no such policy or variant.
+            NotFoundError: unknown policy or variant.
             RepositoryError: its manifest cannot be read.
         """
         found = self.variant(policy, variant)
@@ -174,26 +174,44 @@ class _Scanner:
             except SlimqError as problem:
                 error = problem
                 manifest = known.manifest if known is not None else None
-        variants = {}
+        before = known.variants if known is not None else {}
         try:
             listing = self.repository.variants(name)
         except NotFoundError:
             return None
         except SlimqError as problem:  # no reason to drop what may be serving
-            listing = list(known.variants) if known is not None else []
-            error = error or problem
-        for variant in listing:
-            before = known.variants.get(variant) if known is not None else None
-            scanned = self._variant((name, variant), stamp, before)
+            listing, error = list(before), error or problem
+        stamps = self._stamps(name, stamp, listing, before)
+        variants = {}
+        for variant, now in zip(listing, stamps, strict=True):
+            scanned = self._variant((name, variant), now, before.get(variant))
             if scanned is not None:
                 variants[variant] = scanned
         return PolicyScan(stamp, manifest, error, checked, MappingProxyType(variants))
 
+    def _stamps(
+        self,
+        policy: str,
+        policy_stamp: FileStamp | None,
+        listing: Sequence[str],
+        known: Mapping[str, VariantScan],
+    ) -> list[VariantStamp]:
+        """The stamps of a policy's variants now, with those of the models that are known."""
+        manifests = [(name, known[name].manifest) for name in listing if name in known]
+        models = [(name, manifest.model.path) for name, manifest in manifests if manifest]
+        files = [(name, VARIANT_FILE) for name in listing] + models
+        found = dict(zip(files, self.repository.stamps(policy, files), strict=True))
+        model_stamps = {name: found[name, path] for name, path in models}
+        return [
+            VariantStamp(policy_stamp, found[name, VARIANT_FILE], model_stamps.get(name))
+            for name in listing
+        ]
+
     def _variant(
-        self, key: Key, policy_stamp: FileStamp | None, known: VariantScan | None
+        self, key: Key, stamp: VariantStamp, known: VariantScan | None
     ) -> VariantScan | None:
-        stamp = VariantStamp(policy_stamp, self.repository.stamp(*key))
-        if known is not None and self._is_current(key, stamp, known):
+        trusted = key not in self.reread
+        if trusted and known is not None and known.stamp == stamp and not self._is_due(known):
             return known
         checked = time.monotonic()
         try:
@@ -201,26 +219,15 @@ class _Scanner:
         except NotFoundError:
             return None
         except SlimqError as problem:
-            return VariantScan(stamp, None, problem, checked)
-        stamp = self._with_model(stamp, manifest)
+            return VariantScan(replace(stamp, model=None), None, problem, checked)
+        (model,) = self.repository.stamps(key[0], [(key[1], manifest.model.path)])
+        stamp = replace(stamp, model=model)
         try:
             self.repository.read_model(*key)
         except (SlimqError, OSError) as problem:
             place = f"{key[0]}/{VARIANTS}/{key[1]}/{manifest.model.path}"
             return VariantScan(stamp, manifest, as_slimq_error(problem, place), checked)
         return VariantScan(stamp, manifest, None, checked)
-
-    def _with_model(self, stamp: VariantStamp, manifest: VariantManifest | None) -> VariantStamp:
-        if manifest is None:
-            return stamp
-        model = self.repository.file_stamp(manifest, manifest.model)
-        return VariantStamp(stamp.policy, stamp.variant, model)
-
-    def _is_current(self, key: Key, stamp: VariantStamp, known: VariantScan) -> bool:
-        """Whether a variant need not be read again."""
-        if key in self.reread or self._is_due(known):
-            return False
-        return known.stamp == self._with_model(stamp, known.manifest)
 
     def _is_due(self, known: PolicyScan | VariantScan) -> bool:
         """Whether a broken entry is to be read again."""

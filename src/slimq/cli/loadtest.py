@@ -125,7 +125,7 @@ def loadtest(
     from slimq.core.errors import ServiceError
     from slimq.loadtest.plan import Order, Plan, choose_baseline, name_subjects
     from slimq.loadtest.recording import Recording
-    from slimq.loadtest.report import Circumstances, make_report
+    from slimq.loadtest.report import RunInfo, make_report
     from slimq.loadtest.requests import refuse_credentials
     from slimq.loadtest.service import (
         find_republished,
@@ -174,11 +174,11 @@ def loadtest(
         with stopping_on_signals() as stop:
             ended, problem = run_with_bar(service, plan, recording, stop)
             took = time.monotonic() - begin
-            if stop.asked or isinstance(problem, ServiceError):
+            if stop.requested or isinstance(problem, ServiceError):
                 recording.notes.append("not checked whether the models changed during the test")
             else:
                 recording.notes += find_republished(client, policy, models)
-            circumstances = Circumstances(
+            info = RunInfo(
                 url=client.url,
                 policy=policy,
                 models=models,
@@ -187,7 +187,7 @@ def loadtest(
                 seconds=took,
                 ended=ended,
             )
-            report = make_report(recording, plan, circumstances)
+            report = make_report(recording, plan, info)
             unwritten = save_figures(report, folder)
         meter.close()
     show_report(report, folder, unwritten, as_json=as_json)
@@ -196,10 +196,10 @@ def loadtest(
 
 
 def warn_of_time(plan: Plan) -> None:
-    """Says on stderr that a plan takes longer than it may."""
-    from slimq.loadtest.session import guess_seconds
+    """Warns on stderr if a plan takes longer than allowed."""
+    from slimq.loadtest.session import estimate_seconds
 
-    needed = guess_seconds(plan) / 60
+    needed = estimate_seconds(plan) / 60
     if needed > plan.minutes:
         typer.echo(
             f"this takes about {needed:.3g} minutes, but --minutes allows {plan.minutes:g}: "

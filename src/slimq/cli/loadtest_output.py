@@ -17,7 +17,7 @@ from slimq.loadtest.recording import Recording
 from slimq.loadtest.report import Report
 from slimq.loadtest.report_files import STEM, render_document, write_figures, write_page
 from slimq.loadtest.service import Service
-from slimq.loadtest.session import Progress, guess_seconds, run_plan
+from slimq.loadtest.session import Progress, estimate_seconds, run_plan
 from slimq.loadtest.stop import Stop, StoppedError, TimeIsUpError
 from slimq.loadtest.tables import render
 
@@ -32,7 +32,7 @@ def stopping_on_signals() -> Iterator[Stop]:
     """
     stop = Stop()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: stop.ask()) for number in numbers}
+    before = {number: signal.signal(number, lambda *_: stop.request()) for number in numbers}
     try:
         yield stop
     finally:
@@ -49,7 +49,7 @@ def run_with_bar(
         How it ended, for the report, and the error to raise once the report is written; None if
         everything was measured.
     """
-    total = guess_seconds(plan)
+    total = estimate_seconds(plan)
     try:
         with tqdm(total=total, bar_format=_BAR, dynamic_ncols=True) as bar:
 

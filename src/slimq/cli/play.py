@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slimq.environments.rollout import StepTrace
 
 DRAW_SECONDS = 0.5
-"""Between two updates of the bar within an episode."""
+"""Time between updates of the bar within an episode."""
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 

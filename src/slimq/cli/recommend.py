@@ -19,14 +19,14 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 
 class Mode(StrEnum):
-    """How latency was measured."""
+    """Latency mode."""
 
     alone = "alone"
     interleaved = "interleaved"
 
 
 class Aim(StrEnum):
-    """What the choice minimises."""
+    """Cost to minimise."""
 
     bytes = "bytes"
     latency = "latency"

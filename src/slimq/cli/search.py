@@ -82,7 +82,7 @@ def search(
     """
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "optuna")
     from slimq.networks.hardware import resolve_device
-    from slimq_compression.search.run import front
+    from slimq_compression.search.run import pareto_front
     from slimq_compression.search.run import search as run
     from slimq_compression.search.study import SearchSettings
     from slimq_compression.search.winners import publish_winners
@@ -110,7 +110,7 @@ def search(
         raise
     finally:
         bar.close()
-    found = front(made)
+    found = pareto_front(made)
     if not as_json:
         typer.echo("\n".join(_table(found, settings)))
     winners = []

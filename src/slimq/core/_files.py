@@ -7,13 +7,15 @@ to another place below the root (see `_walk`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
-from slimq.core._walk import act_below, display
+from slimq.core._walk import FOLDER_FLAGS, NAME, act_below, display
 from slimq.core.errors import MissingExtraError, RepositoryError
 from slimq.core.manifest import FileEntry
 from slimq.core.stamp import FileStamp
@@ -46,20 +48,50 @@ def status_of(root: Path, parts: tuple[str, ...]) -> os.stat_result | None:
         return None
 
 
-def stamp_of(root: Path, parts: tuple[str, ...]) -> FileStamp | None:
-    """The stamp of a file, None where it does not exist or reading it will say what is wrong."""
-    try:
-        status = status_of(root, parts)
-    except RepositoryError:
-        return None
-    return None if status is None else FileStamp.of(status)
+def statuses_in(
+    root: Path, folder: tuple[str, ...], paths: Sequence[tuple[str, ...]]
+) -> list[os.stat_result | RepositoryError | None]:
+    """The status of files in a folder, each as `status_of` has it; opens the folder only once.
+
+    Args:
+        root: the repository's folder.
+        folder: below the root.
+        paths: of the files, below that folder.
+    """
+
+    def examine(name: str, parent: int | None) -> list[os.stat_result | None]:
+        opened = os.open(name, FOLDER_FLAGS, dir_fd=parent)
+        try:
+            return [_plain_status(opened, path) for path in paths]
+        finally:
+            os.close(opened)
+
+    found: list[os.stat_result | None] = [None] * len(paths)
+    if os.open in os.supports_dir_fd:
+        with contextlib.suppress(FileNotFoundError, RepositoryError):
+            found = act_below(root, folder, examine)
+    results: list[os.stat_result | RepositoryError | None] = []
+    for path, status in zip(paths, found, strict=True):
+        try:
+            results.append(status or status_of(root, (*folder, *path)))
+        except RepositoryError as error:
+            results.append(error)
+    return results
+
+
+def stamps_in(
+    root: Path, folder: tuple[str, ...], paths: Sequence[tuple[str, ...]]
+) -> list[FileStamp | None]:
+    """The stamps of files in a folder, None for each that is missing or cannot be read."""
+    found = statuses_in(root, folder, paths)
+    return [FileStamp.of(one) if isinstance(one, os.stat_result) else None for one in found]
 
 
 def list_folder(root: Path, parts: tuple[str, ...]) -> list[str]:
     """The names in a folder.
 
-    A folder that was replaced while it was listed, by a link that was switched, is listed anew:
-    the old one may have been emptied meanwhile.
+    If the folder was replaced while it was listed, by a switched link, it is listed again: the old
+    folder may have been emptied meanwhile.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -102,11 +134,11 @@ def read_regular(root: Path, parts: tuple[str, ...], limit: int) -> bytes:
 
 
 def read_entry(root: Path, folder: tuple[str, ...], entry: FileEntry) -> bytes:
-    """The stored bytes of a file that a manifest names, checked against the entry.
+    """Reads the stored bytes of a file named by a manifest, and checks them against the entry.
 
     Raises:
-        FileNotFoundError: the file has gone.
-        RepositoryError: its size or its sha256 differ, or it cannot be read.
+        FileNotFoundError: the file no longer exists.
+        RepositoryError: its size or sha256 differs, or it cannot be read.
     """
     parts = (*folder, entry.path)
     content = read_regular(root, parts, min(entry.bytes, MAX_FILE_BYTES))
@@ -128,13 +160,14 @@ def check_entry(content: bytes, entry: FileEntry, place: str) -> None:
 
 
 def decode(content: bytes, entry: FileEntry, place: str) -> bytes:
-    """What the stored bytes hold: themselves, or a zstd frame's content for a `.zst` file.
+    """Returns the stored bytes, decompressed for a `.zst` file.
 
-    The size that the manifest states is enforced while streaming, so that a small file cannot
-    fill the memory: python-zstandard's own `max_output_size` binds only frames without a size.
+    The size stated in the manifest is enforced while streaming, so that a small file cannot fill
+    the memory: python-zstandard's own `max_output_size` only applies to frames without a size.
 
     Raises:
-        RepositoryError: not valid zstd, another size than stated, or a size missing or superfluous.
+        RepositoryError: the zstd data is invalid, its size differs from the stated one, or the
+            stated size is missing or superfluous.
         MissingExtraError: zstandard is not installed.
     """
     if not entry.path.endswith(".zst"):
@@ -165,6 +198,24 @@ def decode(content: bytes, entry: FileEntry, place: str) -> bytes:
         problem = f"decompresses to {len(result)} bytes, its manifest says {expected}"
         raise RepositoryError(place, problem)
     return bytes(result)
+
+
+def _plain_status(folder: int, path: tuple[str, ...]) -> os.stat_result | None:
+    """The status of a file below an open folder, None if a link or an error is in the way.
+
+    A folder that becomes a link between two steps is not noticed: a status is no content.
+    """
+    if not all(map(NAME.fullmatch, path)):
+        return None
+    try:
+        for depth in range(len(path)):
+            name = "/".join(path[: depth + 1])
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                return None
+    except OSError:
+        return None
+    return status
 
 
 def _status(name: str, folder: int | None) -> os.stat_result:

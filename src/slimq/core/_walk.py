@@ -1,12 +1,12 @@
-"""Access to files below a root folder that no symbolic link can lead out of.
+"""Access to files below a root folder, which symbolic links cannot escape.
 
-Each step of a path is opened relative to the folder before it (`openat`) and never through a link.
-A link is read, and its target is walked by the same rules; `..` returns to the folder that the walk
-came through. So the file that is opened lies below the root whatever is renamed or replaced
-meanwhile: nothing is checked by one name and opened by another. Go's `os.Root` works alike.
+Each step of a path is opened relative to the previous folder (`openat`), and never through a link.
+A link is read and its target walked by the same rules; `..` returns to the folder that the walk
+came through. The opened file is therefore below the root whatever is renamed or replaced meanwhile:
+nothing is checked by one name and opened by another. Go's `os.Root` works in the same way.
 
-That allows links as Kubernetes mounts them (`policy.json` to `..data/policy.json`, `..data` to a
-folder that is replaced) and as git-sync switches them, where the root itself is the link.
+This supports links as in Kubernetes volumes (`policy.json` to `..data/policy.json`, `..data` to a
+folder that is replaced) and in git-sync, where the root itself is a link.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from slimq.core.errors import RepositoryError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_LINKS = 40
-"""Symbolic links on the way to one file, as Linux allows; more are taken for a loop."""
+"""Symbolic links on the way to one file, Linux's own limit; more count as a loop."""
 MAX_DEPTH = 64
-"""Folders on the way to one file, each of which takes a descriptor."""
+"""Folders on the way to one file; each takes a descriptor."""
 FOLDER_FLAGS = (
     getattr(os, "O_PATH", os.O_RDONLY)
     | getattr(os, "O_DIRECTORY", 0)
@@ -49,8 +49,8 @@ def display(parts: tuple[str, ...]) -> str:
 def act_below(root: Path, parts: tuple[str, ...], act: Act[T]) -> T:
     """Performs an operation on a path below the root, through links that stay below it.
 
-    A path that does not exist is tried once more: the folder that a link led to may have been
-    removed after the link was switched to another.
+    A path that does not exist is retried once: the folder behind a link may have been removed after
+    the link was switched.
 
     Args:
         root: the repository's folder; it may be a link.
@@ -59,7 +59,7 @@ def act_below(root: Path, parts: tuple[str, ...], act: Act[T]) -> T:
 
     Raises:
         FileNotFoundError: a step does not exist; the caller decides what that means.
-        RepositoryError: a part is not a plain name, a link leaves the root or is one of a loop, or
+        RepositoryError: a part is not a plain name, a link leaves the root or is part of a loop, or
             the operation failed.
     """
     for index, name in enumerate(parts):
@@ -73,7 +73,7 @@ def act_below(root: Path, parts: tuple[str, ...], act: Act[T]) -> T:
 
 
 def refuse_links(root: Path, parts: tuple[str, ...]) -> None:
-    """Refuses a path that has a symbolic link in it; steps that do not exist (yet) are fine.
+    """Refuses a path that contains a symbolic link; steps may not exist (yet).
 
     Raises:
         RepositoryError: a part is not a plain name, a step is a link or cannot be examined.
@@ -95,7 +95,7 @@ def refuse_links(root: Path, parts: tuple[str, ...]) -> None:
 
 
 def _refuse_links_and_act(root: Path, parts: tuple[str, ...], act: Act[T]) -> T:
-    """`_walk` for systems that open nothing relative to a folder (Windows): no links at all."""
+    """`_walk` for systems without `openat` (Windows): refuses all links."""
     refuse_links(root, parts)
     try:
         return act(str(root.joinpath(*parts)), None)
@@ -141,7 +141,7 @@ def _walk(root: Path, parts: tuple[str, ...], act: Act[T]) -> T:
 
 
 def _target(name: str, folder: int, error: OSError) -> str:
-    """The target of the link that made an operation fail; its own name if it is a link no more.
+    """The target of the link that made an operation fail; its own name if it no longer is a link.
 
     Raises:
         OSError: the operation failed for another reason.
@@ -153,13 +153,13 @@ def _target(name: str, folder: int, error: OSError) -> str:
     except OSError as problem:
         if problem.errno != errno.EINVAL:
             raise
-        if error.errno == errno.ENOTDIR:  # it is a file where a folder is needed
+        if error.errno == errno.ENOTDIR:  # a file where a folder is needed
             raise error from None
         return name
 
 
 def _from_root(target: str, root: Path) -> str:
-    """An absolute target as a path from the root, which begins with `..` where it leaves it."""
+    """An absolute target as a path from the root; `..` if it is outside the root."""
     for base in (root.absolute(), root.resolve()):
         if Path(target).is_relative_to(base):
             return str(Path(target).relative_to(base))

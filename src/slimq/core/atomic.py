@@ -21,7 +21,7 @@ TEMPORARY = ".tmp-"
 LOCK = ".lock"
 """Lock file in a policy's folder. It is never removed, because deleting a lock file is racy."""
 MAX_WAIT_SECONDS = 600.0
-"""For another publisher, which holds the lock for as long as it writes."""
+"""Maximum wait for another publisher, which holds the lock while it writes."""
 
 
 @contextlib.contextmanager

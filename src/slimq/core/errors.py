@@ -1,8 +1,8 @@
-"""The one error tree.
+"""The error hierarchy.
 
-Every error that a user can cause is a `SlimqError`. It carries its data (the field, the limit, what
-was received), a stable `code`, and a message that says what to do. The service turns them into
-problem JSON, the command line into one line on stderr.
+Every error that a user can cause is a `SlimqError`. It carries its data (the field, the limit, the
+value received), a stable `code`, and a message that says what to do. The service turns it into a
+problem document, the command line into one line on stderr.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-LONGEST_COMPARED = 64
-"""Characters of a name for which a near one is looked for: as many as a name may have."""
+MAX_COMPARED = 64
+"""Characters of a name compared when looking for similar ones; names are no longer than this."""
 
 
 class SlimqError(Exception):
@@ -20,7 +20,7 @@ class SlimqError(Exception):
 
     Attributes:
         code: stable identifier, the same over HTTP and on the command line.
-        status: the HTTP status with which the service answers it.
+        status: HTTP status of the service's response.
     """
 
     code = "error"
@@ -31,14 +31,14 @@ class SlimqError(Exception):
         return {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors come back from other processes as they are, data and message."""
+        """Pickles the error with its data and message, to pass it between processes."""
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class InvalidInputError(SlimqError):
-    """A value from outside breaks a rule; the message names the field, the limit and the value.
+    """An invalid input value; the message names the field, the limit and the value.
 
-    A `hint`, such as that of `suggestion`, ends the message and is no part of the data.
+    A `hint`, such as from `suggestion`, is appended to the message and not part of the data.
     """
 
     code = "invalid-input"
@@ -49,18 +49,18 @@ class InvalidInputError(SlimqError):
         super().__init__(f"{field}: expected {expected}, received {received}{hint}")
 
     def members(self) -> dict[str, Any]:
-        """What is wrong, what is allowed there, and what was received."""
+        """The field, the limit and the value received."""
         return {"field": self.field, "limit": self.expected, "received": self.received}
 
 
 class ObservationError(InvalidInputError):
-    """An observation has the wrong shape, dtype, length or a value that is not finite."""
+    """An observation with the wrong shape, dtype or length, or a non-finite value."""
 
     code = "invalid-observation"
 
 
 class ConfigError(SlimqError):
-    """A configuration or recipe file is wrong; names the file, the place and the nearest name."""
+    """An invalid configuration or recipe; names the file, the place and the nearest name."""
 
     code = "invalid-config"
     status = 422
@@ -71,7 +71,7 @@ class ConfigError(SlimqError):
 
 
 class NotFoundError(SlimqError):
-    """A policy or variant is not there; lists what is."""
+    """An unknown policy or variant; lists the available ones."""
 
     code = "not-found"
     status = 404
@@ -84,12 +84,12 @@ class NotFoundError(SlimqError):
         )
 
     def members(self) -> dict[str, Any]:
-        """What was asked for, and what is available."""
+        """The requested name, and the available ones."""
         return {"field": self.kind, "received": self.name, "available": self.available}
 
 
 class RepositoryError(SlimqError):
-    """The repository on disk breaks its contract: a missing, truncated or tampered file."""
+    """A violation of the repository's contract: a missing, truncated or corrupt file."""
 
     code = "repository"
     status = 503
@@ -99,12 +99,12 @@ class RepositoryError(SlimqError):
         super().__init__(f"{path}: {problem}")
 
     def members(self) -> dict[str, Any]:
-        """The file's path in the repository."""
+        """The path of the file in the repository."""
         return {"field": self.path}
 
 
 class MissingExtraError(SlimqError):
-    """A command needs an extra that is not installed."""
+    """A missing optional dependency; names the extra that installs it."""
 
     code = "missing-extra"
 
@@ -114,19 +114,19 @@ class MissingExtraError(SlimqError):
 
 
 class TrainingError(SlimqError):
-    """Training cannot go on, for example because the loss is not finite."""
+    """A failure of training, for example a non-finite loss."""
 
     code = "training"
 
 
 class GateError(SlimqError):
-    """A variant fell short of its recipe's accept gate; nothing was published."""
+    """A variant that failed its recipe's accept gate; nothing was published."""
 
     code = "gate"
 
 
 class AcceptGateError(GateError):
-    """Names each criterion of a recipe's accept gate that failed, with its value and limit."""
+    """The failed criteria of an accept gate, each with its value and limit."""
 
     def __init__(self, variant: str, failures: Iterable[tuple[str, float, str, float]]) -> None:
         self.variant, self.failures = variant, list(failures)
@@ -138,13 +138,13 @@ class AcceptGateError(GateError):
 
 
 class CheckFailedError(SlimqError):
-    """A check that the user asked for did not hold; the command ends with 1."""
+    """A failed check that the user requested; the command exits with 1."""
 
     code = "check-failed"
 
 
 class ServiceError(SlimqError):
-    """A service answered with an error, or could not be reached."""
+    """An error response from a service, or a service that cannot be reached."""
 
     code = "service"
 
@@ -154,19 +154,19 @@ class ServiceError(SlimqError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that is most like `name`, None where none is."""
-    found = difflib.get_close_matches(name[:LONGEST_COMPARED], list(valid), n=1)
+    """The valid name most similar to `name`, None if none is similar."""
+    found = difflib.get_close_matches(name[:MAX_COMPARED], list(valid), n=1)
     return found[0] if found else None
 
 
 def suggestion(name: str, valid: Iterable[str]) -> str:
-    """`", did you mean 'x'?"` for the nearest valid name, or an empty string."""
+    """Returns `", did you mean 'x'?"` for the nearest valid name, or an empty string."""
     near = nearest(name, valid)
     return "" if near is None else f", did you mean {near!r}?"
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or its kind; what follows is often a trace of other sources."""
+    """The first line of an error's message, or its type; further lines are often traces."""
     return "".join(str(error).splitlines()[:1]) or type(error).__name__
 
 

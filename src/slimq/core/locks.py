@@ -1,7 +1,7 @@
-"""Locks between processes, on files: of the kernel, which takes one back when its holder dies.
+"""Interprocess file locks, which the kernel releases when their holder dies.
 
-A lock file stays where it is, empty: removing one would let two processes lock different files of
-the same name. It is never followed through a symbolic link. POSIX only.
+Lock files are left in place, empty: removing one would let two processes lock different files with
+the same name. Symbolic links are not followed. POSIX only.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _log = structlog.get_logger(__name__)
 
 
 def make_lock(path: Path, poll_seconds: float = 0.05) -> UnixFileLock:
-    """A lock that is not held yet.
+    """Creates a lock without acquiring it.
 
     Args:
-        path: of its file, which is created where it is missing.
-        poll_seconds: between two attempts to get it.
+        path: the lock file, created if missing.
+        poll_seconds: time between attempts to acquire the lock.
     """
     return UnixFileLock(
         path, poll_interval=poll_seconds, fallback_to_soft=False, preserve_lock_file=True
@@ -33,11 +33,11 @@ def hold_lock(path: Path, seconds: float = 0.0) -> Iterator[None]:
     """Holds a lock.
 
     Args:
-        path: of its file.
-        seconds: to wait for another process at most.
+        path: the lock file.
+        seconds: maximum time to wait for another process.
 
     Raises:
-        TimeoutError: another process still holds it; the message names the file.
+        TimeoutError: another process still holds the lock; the message names the file.
         OSError: the file cannot be opened.
     """
     lock = make_lock(path)

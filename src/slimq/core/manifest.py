@@ -39,7 +39,7 @@ class FileEntry(Manifest):
 
 
 class TrainingRecord(Manifest):
-    """How the policy was trained, in enough detail to reproduce it."""
+    """The training run, in enough detail to reproduce it."""
 
     config: dict[str, Any] = Field(description="complete training configuration")
     seed: int = Field(ge=0)
@@ -65,7 +65,7 @@ class RandomPolicyRecord(Manifest):
 
 
 class Routing(Manifest):
-    """How requests that name no variant are split among variants."""
+    """The split of requests that name no variant among variants."""
 
     weights: dict[Slug, Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]] = Field(
         min_length=1,
@@ -113,7 +113,7 @@ class PolicyManifest(Manifest):
 
 
 class StepFidelity(Manifest):
-    """How closely a policy matches the full one on the calibration set."""
+    """A policy's fidelity to the full one on the calibration set."""
 
     agreement: float = Field(ge=0, le=1, description="share of states with the same greedy action")
     regret: float = Field(

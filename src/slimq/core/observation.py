@@ -21,7 +21,7 @@ Observations = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
 class FrameStack(BaseModel):
-    """How single frames are stacked into an observation: the newest is last along `axis`."""
+    """The stacking of single frames into an observation; the newest is last along `axis`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

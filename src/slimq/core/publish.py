@@ -46,7 +46,7 @@ from slimq.core.repository import (
 OURS = re.compile(r"[a-z]+-[0-9a-f]{12}(\.[a-z0-9]+)+")
 """File names given by publishing; garbage collection touches no other file."""
 GRACE_SECONDS = 3600.0
-"""How long a reader with an old manifest can still find the files it references."""
+"""Time for which a reader with an old manifest can still find the files it references."""
 
 M = TypeVar("M", PolicyManifest, VariantManifest)
 

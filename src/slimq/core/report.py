@@ -23,7 +23,7 @@ class _Value(BaseModel):
 
 
 class EvaluationProtocol(_Value):
-    """How every variant of a policy is played; only reports with equal protocols are compared.
+    """The protocol for playing a policy's variants; only reports with equal ones are compared.
 
     Atari games are scored by the game's own unclipped reward over whole games: losing a life does
     not end an episode.
@@ -68,7 +68,7 @@ class Interval(_Value):
 
 
 class Fidelity(_Value):
-    """How closely a variant matches the baseline on states from the baseline's held-out play."""
+    """A variant's fidelity to the baseline, on states from the baseline's held-out play."""
 
     states: int = Field(ge=1)
     agreement: float = Field(ge=0, le=1, description="share of states with the same greedy action")

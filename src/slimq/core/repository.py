@@ -1,4 +1,4 @@
-"""The repository on disk: the only thing that training and compression hand to the service.
+"""The repository on disk, the only interface between training, compression and the service.
 
     policies/pong/policy.json                        PolicyManifest
     policies/pong/checkpoint-<sha12>.safetensors
@@ -8,16 +8,17 @@
     policies/pong/variants/int8/report-<sha12>.json
 
 Reading takes no lock. Files are named by content and manifests are replaced whole, so a reader sees
-a variant as it was or as it is; when a file has gone between the two, the manifest is read again.
+a variant before or after a publication; if a file is missing, its manifest is read once more.
 Symbolic links are followed as long as they stay below the root. Names that begin with a dot, such
 as the `..data` of a Kubernetes volume, are neither policies nor variants.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +30,9 @@ from slimq.core._files import (
     list_folder,
     read_entry,
     read_regular,
-    stamp_of,
+    stamps_in,
     status_of,
+    statuses_in,
 )
 from slimq.core._walk import display
 from slimq.core.calibration import CalibrationSet, parse_calibration
@@ -50,22 +52,22 @@ T = TypeVar("T")
 class Repository:
     """A folder of policies and their variants, read only.
 
-    Every method checks names against the slug rule before they touch the disk, and raises
-    `RepositoryError` with the file's place in the repository when the disk breaks the contract.
+    Every method checks names against the slug rule before it accesses the disk, and raises
+    `RepositoryError` with the file's path in the repository if the disk breaks the contract.
 
     Attributes:
         root: the folder.
-        largest_model: bytes that a model may have, uncompressed; a larger one is not read.
+        max_model_bytes: of an uncompressed model; a larger one is not read.
     """
 
-    def __init__(self, root: Path, largest_model: int = MAX_FILE_BYTES) -> None:
-        self.root, self.largest_model = root, largest_model
+    def __init__(self, root: Path, max_model_bytes: int = MAX_FILE_BYTES) -> None:
+        self.root, self.max_model_bytes = root, max_model_bytes
 
     def policies(self) -> list[str]:
         """The names of all policies, sorted.
 
         Raises:
-            RepositoryError: the root is no readable folder.
+            RepositoryError: the root cannot be listed.
         """
         return self._names((), POLICY_FILE)
 
@@ -73,7 +75,8 @@ class Repository:
         """The manifest of a policy.
 
         Raises:
-            NotFoundError: there is no such policy; lists those that are there.
+            NotFoundError: there is no such policy; lists the available ones.
+            RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._policy_folder(name), POLICY_FILE)
         try:
@@ -90,6 +93,7 @@ class Repository:
 
         Raises:
             NotFoundError: there is no such policy.
+            RepositoryError: they cannot be listed.
         """
         if not self.has_policy(policy):
             raise NotFoundError("policy", policy, self.policies())
@@ -99,29 +103,29 @@ class Repository:
             return []
 
     def incomplete(self, policy: str | None = None) -> list[str]:
-        """Names of folders with files but without a manifest: a policy's variants, or policies.
+        """Names of folders with files but no manifest: of a policy's variants, or of policies.
 
-        A first publishing that was interrupted leaves such a folder; readers pass it over.
+        A first publication that was interrupted leaves such a folder; readers ignore it.
 
         Raises:
-            RepositoryError: the folder that holds them cannot be listed.
+            RepositoryError: the folder above them cannot be listed.
         """
         folder, marker = ((), POLICY_FILE) if policy is None else ((policy, VARIANTS), VARIANT_FILE)
         try:
             names = self._slugs(folder)
         except FileNotFoundError:
             return []
+        complete = self._names(folder, marker)
         return [
-            name
-            for name in names
-            if not self._may_be_file((*folder, name, marker)) and self._holds_files((*folder, name))
+            name for name in names if name not in complete and self._holds_files((*folder, name))
         ]
 
     def variant(self, policy: str, variant: str) -> VariantManifest:
         """The manifest of a variant.
 
         Raises:
-            NotFoundError: there is no such policy or variant; lists those that are there.
+            NotFoundError: there is no such policy or variant; lists the available ones.
+            RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._variant_folder(policy, variant), VARIANT_FILE)
         try:
@@ -139,7 +143,7 @@ class Repository:
 
         Raises:
             NotFoundError: there is no such policy or variant.
-            RepositoryError: the model is missing, truncated, tampered with, or a link.
+            RepositoryError: the model is missing, too large, truncated or tampered with.
         """
         folder = self._variant_folder(policy, variant)
 
@@ -147,8 +151,8 @@ class Repository:
             manifest = self.variant(policy, variant)
             place = display((*folder, manifest.model.path))
             size = manifest.model.uncompressed_bytes or manifest.model.bytes
-            if size > self.largest_model:
-                problem = f"is of {size} bytes uncompressed, expected at most {self.largest_model}"
+            if size > self.max_model_bytes:
+                problem = f"has {size} bytes uncompressed, expected at most {self.max_model_bytes}"
                 raise RepositoryError(place, problem)
             stored = read_entry(self.root, folder, manifest.model)
             return manifest, decode(stored, manifest.model, place)
@@ -156,11 +160,11 @@ class Repository:
         return _retry_if_gone(read)
 
     def report(self, policy: str, variant: str) -> EvaluationReport | None:
-        """What was measured of a variant, None where it is not evaluated yet.
+        """A variant's evaluation report; None if it has not been evaluated.
 
         Raises:
             NotFoundError: there is no such policy or variant.
-            RepositoryError: the report is missing, broken, or about another model.
+            RepositoryError: the report is missing, invalid, or for another model.
         """
         folder = self._variant_folder(policy, variant)
 
@@ -178,10 +182,10 @@ class Repository:
         return _retry_if_gone(read)
 
     def read_file(self, policy: str, entry: FileEntry) -> bytes:
-        """The verified stored bytes of a file beside `policy.json`.
+        """The verified stored bytes of a file next to `policy.json`.
 
         Raises:
-            RepositoryError: it is missing, truncated, tampered with, or a link.
+            RepositoryError: it is missing, truncated or tampered with.
         """
         folder = self._policy_folder(policy)
         try:
@@ -190,10 +194,10 @@ class Repository:
             raise RepositoryError(display((*folder, entry.path)), "is missing") from None
 
     def calibration(self, manifest: PolicyManifest) -> CalibrationSet | None:
-        """A policy's calibration set, which fits it; None where the manifest names none.
+        """A policy's calibration set, None if the manifest names none.
 
         Raises:
-            RepositoryError: it is missing, truncated, tampered with, a link, or does not fit.
+            RepositoryError: it is missing, truncated, tampered with, or does not fit the policy.
         """
         entry = manifest.calibration
         if entry is None:
@@ -202,7 +206,7 @@ class Repository:
         return parse_calibration(content, manifest, display((manifest.name, entry.path)))
 
     def has_policy(self, name: str) -> bool:
-        """Whether a policy has this name already, readable or not.
+        """Whether there is a policy of this name, readable or not.
 
         Raises:
             RepositoryError: a link to it leaves the repository, or it cannot be read.
@@ -213,28 +217,36 @@ class Repository:
         return status is not None and stat.S_ISREG(status.st_mode)
 
     def variant_folder(self, policy: str, variant: str) -> Path:
-        """Where a variant's files are, whether it is there or not.
+        """The path of a variant's folder, whether or not it exists.
 
         Raises:
-            NotFoundError: a name is none.
+            NotFoundError: a name is not valid.
         """
         return self.root.joinpath(*self._variant_folder(policy, variant))
 
     def stamp(self, policy: str, variant: str) -> FileStamp | None:
-        """The stamp of `variant.json`, for watchers; None where there is none that can be read."""
-        if not (re.fullmatch(SLUG, policy) and re.fullmatch(SLUG, variant)):
-            return None
-        return stamp_of(self.root, (policy, VARIANTS, variant, VARIANT_FILE))
+        """The stamp of `variant.json`, for watchers; None if it is missing or unreadable."""
+        return self.stamps(policy, [(variant, VARIANT_FILE)])[0]
 
     def policy_stamp(self, policy: str) -> FileStamp | None:
-        """The stamp of `policy.json`, for watchers; None where there is none that can be read."""
+        """The stamp of `policy.json`, for watchers; None if it is missing or unreadable."""
         if not re.fullmatch(SLUG, policy):
             return None
-        return stamp_of(self.root, (policy, POLICY_FILE))
+        return stamps_in(self.root, (policy,), [(POLICY_FILE,)])[0]
 
-    def file_stamp(self, variant: VariantManifest, entry: FileEntry) -> FileStamp | None:
-        """The stamp of a variant's model or report, None where there is none that can be read."""
-        return stamp_of(self.root, (variant.policy, VARIANTS, variant.name, entry.path))
+    def stamps(self, policy: str, files: Sequence[tuple[str, str]]) -> list[FileStamp | None]:
+        """The stamps of files of a policy's variants, in one pass.
+
+        Args:
+            policy: its name.
+            files: the names of a variant and of a file of it.
+
+        Returns:
+            A stamp for each, None if it is missing or unreadable.
+        """
+        if not re.fullmatch(SLUG, policy):
+            return [None] * len(files)
+        return stamps_in(self.root, (policy, VARIANTS), files)
 
     def _policy_folder(self, policy: str) -> tuple[str, ...]:
         if not re.fullmatch(SLUG, policy):
@@ -252,7 +264,8 @@ class Repository:
 
     def _names(self, folder: tuple[str, ...], marker: str) -> list[str]:
         names = self._slugs(folder)
-        return [name for name in names if self._may_be_file((*folder, name, marker))]
+        found = statuses_in(self.root, folder, [(name, marker) for name in names])
+        return [name for name, status in zip(names, found, strict=True) if _may_be_file(status)]
 
     def _slugs(self, folder: tuple[str, ...]) -> list[str]:
         """The names in a folder that may be policies or variants.
@@ -269,16 +282,8 @@ class Repository:
             raise RepositoryError(str(self.root), problem) from None
         return sorted(name for name in names if re.fullmatch(SLUG, name))
 
-    def _may_be_file(self, parts: tuple[str, ...]) -> bool:
-        """Whether it is a file; also True where that is unknown, so that reading it says why."""
-        try:
-            status = status_of(self.root, parts)
-        except RepositoryError:
-            return True
-        return status is not None and stat.S_ISREG(status.st_mode)
-
     def _holds_files(self, folder: tuple[str, ...]) -> bool:
-        """Whether it is a folder with more in it than locks and unfinished files."""
+        """Whether it is a folder that holds more than locks and unfinished files."""
         try:
             names = list_folder(self.root, folder)
         except (FileNotFoundError, RepositoryError):
@@ -287,7 +292,7 @@ class Repository:
 
 
 def parse(content: bytes, kind: type[M], place: str) -> M:
-    """A manifest or report from its JSON.
+    """Parses a manifest or report from JSON.
 
     Raises:
         RepositoryError: names the file, the key and the nearest valid key.
@@ -296,6 +301,13 @@ def parse(content: bytes, kind: type[M], place: str) -> M:
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise RepositoryError(place, _explain(error, kind)) from error
+
+
+def _may_be_file(status: os.stat_result | RepositoryError | None) -> bool:
+    """Whether it is a file; also True if that is unknown, so that reading it says why."""
+    if isinstance(status, os.stat_result):
+        return stat.S_ISREG(status.st_mode)
+    return status is not None
 
 
 def _explain(error: ValidationError, kind: type[BaseModel]) -> str:

@@ -1,7 +1,7 @@
-"""TOML files that people write: read and checked, with errors that name the place.
+"""Reads and validates hand-written TOML files, with errors that name the place.
 
-A mistake is a `ConfigError` with the file, the key, its line and, where a key is misspelt, the
-nearest valid one.
+Mistakes raise a `ConfigError` with the file, the key, its line and, for a misspelt key, the nearest
+valid one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from slimq.core.errors import ConfigError, suggestion
 
 T = TypeVar("T", bound=BaseModel)
 Key = str | int
-"""A step on the way to a value: the name of a key, or the index of a table of an array."""
+"""A step on the path to a value: the name of a key, or an index into an array of tables."""
 
 
 @dataclass(frozen=True)
 class TomlDocument:
-    """The text of a file and what it holds.
+    """The text and the values of a TOML file.
 
     Attributes:
-        source: its name in errors.
-        text: as it was read.
-        values: the tables in it.
+        source: name of the file in errors.
+        text: the text as read.
+        values: the parsed tables.
     """
 
     source: str
@@ -38,12 +38,12 @@ class TomlDocument:
     values: dict[str, Any]
 
     def error(self, place: str, problem: str, keys: Sequence[Key]) -> ConfigError:
-        """An error about a value.
+        """Creates an error about a value.
 
         Args:
-            place: the value's name in the message.
-            problem: what is wrong with it.
-            keys: the way to it; its line, or that of the table around it, ends the message.
+            place: name of the value in the message.
+            problem: the problem.
+            keys: path to the value; its line, or that of the enclosing table, ends the message.
         """
         line = self.line(keys)
         where = "" if line is None else f" (at line {line})"
@@ -56,22 +56,22 @@ class TomlDocument:
         keys: Sequence[Key] = (),
         prefix: str = "",
     ) -> T:
-        """A table as a model.
+        """Validates a table.
 
         Args:
-            model: of the table.
-            values: the table's, by default those of the document.
-            keys: the way to the table.
+            model: model of the table.
+            values: the table's values; by default the whole document.
+            keys: path to the table.
             prefix: the table's place in errors; empty for the document.
 
         Raises:
-            ConfigError: an unknown key or an impossible value.
+            ConfigError: an unknown key or an invalid value.
         """
         values = self.values if values is None else values
         try:
             return model.model_validate(values)
         except ValidationError as error:
-            # A misspelt key is also a missing one; the misspelling is the better story.
+            # A misspelt key is also reported as missing; the misspelling is more helpful.
             first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
             location = first["loc"]
             place = ".".join(map(str, [*([prefix] if prefix else []), *location])) or "file"
@@ -79,10 +79,10 @@ class TomlDocument:
             raise self.error(place, problem, [*keys, *_keys_of(values, location)]) from error
 
     def line(self, keys: Sequence[Key]) -> int | None:
-        """The line on which a value begins, or else the table around it; None for the document.
+        """The line on which a value, or else its enclosing table, begins; None for the document.
 
-        A beginning of the file that is TOML by itself ends between two statements: the one that
-        brings the value begins after the last of these that does not hold it.
+        A prefix of the file that is valid TOML ends between two statements. The statement with the
+        value begins after the longest such prefix without it.
         """
         keys = keys[: _depth(self.values, keys)]
         if not keys:
@@ -96,7 +96,7 @@ class TomlDocument:
 
     @cached_property
     def _beginnings(self) -> list[tuple[int, dict[str, Any]]]:
-        """The values of each number of first lines that are TOML by themselves."""
+        """For each prefix of lines that is valid TOML, its number of lines and its values."""
         lines = self.text.split("\n")
         found = []
         for count in range(1, len(lines) + 1):
@@ -111,7 +111,7 @@ def read_toml(path: Path) -> TomlDocument:
     """Reads a file.
 
     Raises:
-        ConfigError: it is missing, or is no TOML.
+        ConfigError: the file is missing, or is not valid TOML.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -123,14 +123,14 @@ def read_toml(path: Path) -> TomlDocument:
 
 
 def parse_toml(text: str, source: str) -> TomlDocument:
-    """Parses text.
+    """Parses TOML.
 
     Args:
-        text: TOML.
-        source: its name in errors.
+        text: the text.
+        source: name of the text in errors.
 
     Raises:
-        ConfigError: it is no TOML.
+        ConfigError: the text is not valid TOML.
     """
     try:
         return TomlDocument(source, text, tomllib.loads(text))
@@ -139,7 +139,7 @@ def parse_toml(text: str, source: str) -> TomlDocument:
 
 
 def _describe(model: type[BaseModel], found: ErrorDetails) -> str:
-    """One of pydantic's errors in a sentence, with what was received or the nearest key."""
+    """Describes one of pydantic's errors, with the value received or the nearest key."""
     location = found["loc"]
     if found["type"] == "extra_forbidden":
         name = str(location[-1])
@@ -151,7 +151,7 @@ def _describe(model: type[BaseModel], found: ErrorDetails) -> str:
 
 
 def _depth(values: Any, keys: Sequence[Key]) -> int:
-    """How many of the keys lead to something."""
+    """How many of the keys, from the first on, exist."""
     for count, key in enumerate(keys):
         try:
             values = values[key]
@@ -161,7 +161,7 @@ def _depth(values: Any, keys: Sequence[Key]) -> int:
 
 
 def _keys_of(values: Any, location: Iterable[Key]) -> list[Key]:
-    """The way to a value; in pydantic's location the tags of unions are steps as well."""
+    """The path to a value; pydantic's location also contains the tags of unions."""
     found: list[Key] = []
     for step in location:
         if _depth(values, [step]):
@@ -171,7 +171,7 @@ def _keys_of(values: Any, location: Iterable[Key]) -> list[Key]:
 
 
 def _valid_keys(model: type[BaseModel], location: Iterable[Key]) -> list[str]:
-    """The keys of the table at a location of pydantic."""
+    """The valid keys of the table at a pydantic location."""
     models = [model]
     for step in location:
         if isinstance(step, int):
@@ -193,5 +193,5 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags(model: type[BaseModel]) -> set[Any]:
-    """The literals that may tell a model from others in a union."""
+    """The literals that may discriminate a model within a union."""
     return {tag for field in model.model_fields.values() for tag in get_args(field.annotation)}

@@ -157,7 +157,7 @@ def missing_evidence(row: ComparisonRow) -> list[str]:
 
 
 def margin_miss(row: ComparisonRow, margin: float) -> tuple[str, float] | None:
-    """By how much a variant misses the margin, in words and as a share; None if it meets it."""
+    """The amount by which a variant misses the margin, in words and as a share, or None."""
     if row.difference is None or row.difference.low >= -margin:
         return None
     excess = -margin - row.difference.low

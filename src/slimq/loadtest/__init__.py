@@ -1,1 +1,1 @@
-"""Load tests: the variants of a service under the same load, and which differences are real."""
+"""Load tests: compares variants of a service under the same load, with significance tests."""

@@ -1,20 +1,19 @@
-"""Which differences between variants are larger than the noise.
+"""Tests which differences between variants exceed the noise.
 
-Blocks of load on one machine are not independent: clocks, caches and whatever else runs make slow
-stretches that last for many blocks, and latencies have heavy tails. A t-test over requests would
-call almost everything real. What is random for certain is the order in which a round's variants
-take their turns, because it was drawn. If a variant is the same as the baseline, the logarithm of
-their ratio in a round is as likely to be this as its negative, whatever the noise is: under that
-hypothesis the signs are fair coins, which is all that Wilcoxon's signed-rank test needs (Fisher
-1935, "The Design of Experiments", chapter 3; Wilcoxon 1945, "Individual Comparisons by Ranking
-Methods").
+Blocks of load on one machine are not independent: clock speeds, caches and other processes cause
+slow stretches over many blocks, and latencies have heavy tails. A t-test over requests would call
+almost everything real. The one thing certain to be random is the order of the variants within a
+round, because it was drawn. If a variant is the same as the baseline, the logarithm of their ratio
+in a round is symmetric about zero, whatever the noise: under that hypothesis its sign is a fair
+coin, which is all that Wilcoxon's signed-rank test assumes (Fisher 1935, "The Design of
+Experiments", chapter 3; Wilcoxon 1945, "Individual Comparisons by Ranking Methods").
 
-The interval is the one that belongs to the test, from the ordered means of pairs (Hodges & Lehmann
-1963, "Estimates of Location Based on Rank Tests"; Hollander, Wolfe & Chicken, "Nonparametric
-Statistical Methods", 3rd ed., section 3.3), with the exact distribution of the rank sum. Each of m
-comparisons has the error rate divided by m (Bonferroni): with `ERROR_RATE` 0.01, one test in a
-hundred at most calls anything real where nothing is. A difference is real when its interval does
-not hold 1, so that table and verdict cannot disagree.
+The interval is the inverse of the test, from the ordered means of pairs (Hodges & Lehmann 1963,
+"Estimates of Location Based on Rank Tests"; Hollander, Wolfe & Chicken, "Nonparametric Statistical
+Methods", 3rd ed., section 3.3), with the exact distribution of the rank sum. The error rate is
+divided by the number of comparisons (Bonferroni): with `ERROR_RATE` 0.01, at most one load test in
+a hundred reports any difference where there is none. A difference is real if its interval does not
+contain 1, so table and verdict cannot disagree.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ from slimq.loadtest.plan import ERROR_RATE, STATISTICS, Mode, Plan
 from slimq.loadtest.recording import Recording, Sample
 
 MAX_LOST_SHARE = 0.001
-"""More lost requests than this, and no latency is judged, nor does a rate count as held."""
+"""Above this share of lost requests, latencies are not judged and a rate is not sustained."""
 LATENCIES = ("p10", "p50", "p99")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant against the baseline.
+    """A variant compared with the baseline in one statistic.
 
     Attributes:
-        mode: how the load was made.
-        statistic: what is compared.
-        label: of the variant.
-        ratio: the variant's over the baseline's, the middle over the rounds.
-        low: lower end of its interval; None, as the upper one, where there are too few rounds.
-        high: upper end.
-        rounds: pairs.
-        unjudged: why there is no verdict though there are rounds enough; None without a reason.
+        mode: load mode.
+        statistic: the statistic compared.
+        label: label of the variant.
+        ratio: variant over baseline, Hodges-Lehmann estimate over the rounds.
+        low: lower end of the confidence interval; None, like `high`, if there are too few rounds.
+        high: upper end of the confidence interval.
+        rounds: number of paired rounds.
+        unjudged: reason why there is no verdict despite enough rounds; None otherwise.
     """
 
     mode: Mode
@@ -60,18 +59,18 @@ class Difference:
 
     @property
     def real(self) -> bool | None:
-        """Whether it is larger than the noise; None where that was not tested or not judged."""
+        """Whether it exceeds the noise; None if not tested or not judged."""
         if self.low is None or self.high is None or self.unjudged is not None:
             return None
         return not self.low <= 1.0 <= self.high
 
 
 def find_differences(recording: Recording, plan: Plan) -> list[Difference]:
-    """Every comparison of the plan for which something was measured.
+    """Makes every comparison of the plan for which there are measurements.
 
-    Latencies and processor times are of answered requests: where either side lost more than
-    `MAX_LOST_SHARE` of its own over the mode, or has a round without a latency, the slowest may be
-    those that are missing, and there is no verdict.
+    Latencies and processor times cover answered requests only. If either side lost more than
+    `MAX_LOST_SHARE` of its requests in a mode, or has a round without a latency, the missing ones
+    may be the slowest, and there is no verdict.
     """
     error = ERROR_RATE / max(1, plan.comparisons)
     found = []
@@ -87,32 +86,32 @@ def find_differences(recording: Recording, plan: Plan) -> list[Difference]:
                     logs = np.log([ours[number] / base[number] for number in rounds])
                     tested = plan.order == "interleaved"
                     difference = _compare(mode, statistic, subject.label, logs, error, tested)
-                    found.append(replace(difference, unjudged=_why_unjudged(statistic, *sides)))
+                    found.append(replace(difference, unjudged=_unjudged_reason(statistic, *sides)))
     return found
 
 
 def lost_share(samples: Sequence[Sample]) -> float:
-    """Share of all requests that were due without an answer of status 200."""
+    """Share of all due requests that were not answered with status 200."""
     due = sum(sample.sent + sample.dropped for sample in samples)
     return sum(sample.lost for sample in samples) / max(1, due)
 
 
 def as_percent(share: float) -> str:
-    """A share as text, to three digits."""
+    """Formats a share as a percentage, to three digits."""
     return f"{100 * share:.3g} %"
 
 
 def signed_rank_interval(
     values: npt.ArrayLike, error: float
 ) -> tuple[float, tuple[float, float] | None]:
-    """The centre of symmetric values by Hodges and Lehmann, and its interval.
+    """Hodges-Lehmann estimate of the centre of symmetric values, with its confidence interval.
 
     Args:
         values: `(n,)`.
-        error: probability at most that the interval does not hold the centre.
+        error: maximum probability that the interval misses the centre.
 
     Returns:
-        The centre, and the interval; None where so few values allow none.
+        The centre and the interval; the interval is None if there are too few values for one.
     """
     sample = np.asarray(values, np.float64)
     first, second = np.triu_indices(len(sample))
@@ -129,7 +128,7 @@ def _by_round(samples: Sequence[Sample], statistic: str) -> dict[int, float]:
     return {number: value for number, value in values.items() if value is not None}
 
 
-def _why_unjudged(statistic: str, base: Sequence[Sample], ours: Sequence[Sample]) -> str | None:
+def _unjudged_reason(statistic: str, base: Sequence[Sample], ours: Sequence[Sample]) -> str | None:
     if statistic == "throughput":
         return None
     lost = max(lost_share(base), lost_share(ours))
@@ -162,7 +161,7 @@ def _compare(
 
 
 def _rank_sums(count: int) -> npt.NDArray[np.float64]:
-    """Probabilities that the sum of positive ranks is at most 0, 1, 2, …, under fair signs."""
+    """Probabilities that the sum of positive ranks is at most 0, 1, 2, …, if signs are fair."""
     chances = np.zeros(count * (count + 1) // 2 + 1)
     chances[0] = 1.0
     for rank in range(1, count + 1):

@@ -1,4 +1,4 @@
-"""The highest rate that each variant held in the steps."""
+"""Highest rate that each variant sustained in the steps."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from slimq.loadtest.rate_search import CAP
 from slimq.loadtest.recording import Recording, Sample
 
 MIN_PACE = 0.95
-"""A service that answers at a lower share of the rate falls behind: its queue grows for as long as
-the load lasts, and only the block's end keeps the p99 finite."""
+"""Minimum share of the rate at which a service must answer. Below it, the service falls behind: its
+queue grows as long as the load lasts, and only the end of the block keeps the p99 finite."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """The rate that a variant held, with its p99 within the target.
+    """The rate that a variant sustained with its p99 within the target.
 
     Attributes:
-        label: of the variant.
-        rates: the highest of each sweep that came to its end, in requests per second, 0 where none
-            was held; where none came to its end, the highest of the one that was cut short.
-        rate: the middle of them.
-        ratio: the middle of the sweeps' ratios to the baseline; None without one, and where both
+        label: label of the variant.
+        rates: highest rate of each completed sweep, in requests per second, 0 if none was
+            sustained; if no sweep completed, that of the interrupted one.
+        rate: median of `rates`.
+        ratio: median of the sweeps' ratios to the baseline; None if there is none, or if both rates
             are bounds.
-        low: the smallest of these ratios.
-        high: the largest.
-        ended: what ended the last sweep; `cap` where it still held and no more was tried, None
-            where it was cut short.
-        capped: whether more might have been held, in any sweep: the rate is a lower bound.
-        bound: `>=` or `<=` where the ratio is only a bound, because one of the two rates is.
+        low: smallest of these ratios.
+        high: largest of these ratios.
+        ended: what ended the last sweep; `cap` if the highest rate tried was sustained, None if the
+            sweep was interrupted.
+        capped: whether the rate is a lower bound, because a sweep was capped or interrupted.
+        bound: `>=` or `<=` if the ratio is only a bound, because one of the two rates is.
     """
 
     label: str
@@ -48,18 +48,18 @@ class Capacity:
 
 
 def find_capacities(recording: Recording, plan: Plan) -> list[Capacity]:
-    """The highest rate of each variant whose p99 was within the target.
+    """Finds the highest sustained rate of each variant.
 
-    A sweep in which either side held nothing has no ratio.
+    A sweep in which either side sustained nothing has no ratio.
     """
     endings = {subject.label: _endings(recording, subject.label) for subject in plan.subjects}
-    held = {
-        label: _held_rates(recording.of("steps", label), over, plan.p99_us)
-        for label, over in endings.items()
+    sustained = {
+        label: _sustained_rates(recording.of("steps", label), completed, plan.p99_us)
+        for label, completed in endings.items()
     }
-    base, base_capped = held[plan.baseline], _is_capped(endings[plan.baseline])
+    base, base_capped = sustained[plan.baseline], _is_capped(endings[plan.baseline])
     found = []
-    for label, rates in held.items():
+    for label, rates in sustained.items():
         if not rates:
             continue
         capped = _is_capped(endings[label])
@@ -81,8 +81,8 @@ def find_capacities(recording: Recording, plan: Plan) -> list[Capacity]:
     return found
 
 
-def why_not_held(sample: Sample, p99_us: float) -> str | None:
-    """What a block of a constant rate fell short in; None where it held."""
+def find_shortfall(sample: Sample, p99_us: float) -> str | None:
+    """The reason why a block's rate was not sustained; None if it was."""
     if lost_share([sample]) > MAX_LOST_SHARE:
         return "dropped" if sample.dropped >= sum(sample.failed.values()) else "failed"
     if sample.p99_us is None:
@@ -94,22 +94,22 @@ def why_not_held(sample: Sample, p99_us: float) -> str | None:
 
 
 def _endings(recording: Recording, label: str) -> dict[int, str]:
-    """What ended each sweep of a variant that is over."""
+    """What ended each completed sweep of a variant."""
     return {number: why for (name, number), why in recording.endings.items() if name == label}
 
 
-def _held_rates(
-    samples: Sequence[Sample], over: Mapping[int, str], p99_us: float
+def _sustained_rates(
+    samples: Sequence[Sample], completed: Mapping[int, str], p99_us: float
 ) -> dict[int, float]:
-    """The highest rate of each sweep that is over, or of the first where none is."""
+    """The highest sustained rate of each completed sweep, or of the first if none completed."""
     rates: dict[int, float] = {}
     for sample in samples:
-        if sample.number in over or not over:
-            held = sample.rate if why_not_held(sample, p99_us) is None else None
-            rates[sample.number] = max(rates.get(sample.number, 0.0), held or 0.0)
+        if sample.number in completed or not completed:
+            sustained = sample.rate if find_shortfall(sample, p99_us) is None else None
+            rates[sample.number] = max(rates.get(sample.number, 0.0), sustained or 0.0)
     return rates
 
 
 def _is_capped(endings: Mapping[int, str]) -> bool:
-    """Whether the rate is a lower bound: a sweep still held at its top, or none is over."""
+    """Whether the rate is a lower bound: a sweep was capped, or none completed."""
     return CAP in endings.values() or not endings

@@ -1,7 +1,8 @@
-"""Connections of the load generator: HTTP/1.1, one request at a time, no more work than needed.
+"""Connections of the load generator: minimal HTTP/1.1, one request at a time.
 
-A general client spends more on a request than a small model does, and would be what is measured.
-Here a request is two writes of bytes made beforehand, and an answer is its status and its end.
+A general-purpose client spends more time on a request than a small model does, and would dominate
+the measurement. Here a request is two writes of prepared bytes; of a response, only the status and
+the end are parsed.
 """
 
 from __future__ import annotations
@@ -22,38 +23,38 @@ _POLL_SECONDS = 0.001
 CONNECT_SECONDS = 10.0
 
 MAX_OPENING = 32
-"""Connections that are opened side by side."""
+"""Connections opened concurrently."""
 
 BROKEN = "connection"
-"""Reason of a request whose connection ended before its answer began."""
+"""Failure reason: the connection was closed before the response began."""
 CUT_OFF = "answer cut off, or without a length"
-"""Reason of one whose connection ended in the midst of it: where nothing says how long an answer
-is, the two cannot be told apart."""
+"""Failure reason: the connection was closed during the response. If the response does not state its
+length, it may have been complete."""
 MALFORMED = "malformed"
 FINAL = 200
-"""A status below it announces another answer."""
+"""Lowest final status; lower ones are interim responses."""
 
 
-class Load(Protocol):
-    """What makes the load: it hears of answers, failures, and connections that are free."""
+class Listener(Protocol):
+    """Receives responses, failures and new connections."""
 
     def answered(self, connection: Connection, status: int, now: float) -> None:
-        """The whole answer is here; `now` is of `time.perf_counter`."""
+        """Called when a response is complete; `now` is from `time.perf_counter`."""
 
     def failed(self, connection: Connection, reason: str) -> None:
-        """There will be no answer, and the connection has gone."""
+        """Called when a request failed because its connection was closed."""
 
     def opened(self, connection: Connection) -> None:
-        """A connection is there that was not before."""
+        """Called when a new connection is open."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection.
+    """One connection to the service.
 
     Attributes:
-        busy: whether a request waits for its answer.
-        due: when that request was to be sent, by `time.perf_counter`.
-        sent: when it was.
+        busy: whether a request is in flight.
+        due: when that request was due, by `time.perf_counter`.
+        sent: when it was sent.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -66,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._reason = BROKEN
 
     def send(self, parts: Sequence[bytes], due: float) -> None:
-        """Sends a request, whose answer comes to the load."""
+        """Sends a request; the listener receives the response."""
         self._parser = HttpResponseParser(self)
         self._messages = 0
         self.busy, self.due = True, due
@@ -74,18 +75,18 @@ class Connection(asyncio.Protocol):
         self._transport.writelines(parts)
 
     def abort(self, reason: str) -> None:
-        """Ends it now; a request that waits has failed for this reason."""
+        """Closes the connection at once; a request in flight fails for this reason."""
         self._reason = reason
         self._transport.abort()
 
     def connection_made(self, transport: Any) -> None:
-        """It is open."""
+        """Called by asyncio when the connection is open."""
         self._transport = transport
         if self._pool.closed:
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """A part of an answer."""
+        """Called by asyncio with a part of a response."""
         if not self.busy:
             self.abort(MALFORMED)
             return
@@ -100,7 +101,7 @@ class Connection(asyncio.Protocol):
             self.abort(MALFORMED)
 
     def on_message_complete(self) -> None:
-        """The parser has seen a whole answer; what follows it is looked at when it has returned."""
+        """Called by the parser at the end of a response; further data is handled by the caller."""
         status = self._parser.get_status_code()
         if status < FINAL:
             return
@@ -109,24 +110,24 @@ class Connection(asyncio.Protocol):
         self._kept = self._parser.should_keep_alive()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
-        """It has ended."""
-        self._pool.lose(self)
+        """Called by asyncio when the connection is closed."""
+        self._pool.remove(self)
         if self.busy:
             self.busy = False
             if self._reason == BROKEN and self._parser.get_status_code():
                 self._reason = CUT_OFF
-            self._pool.load.failed(self, self._reason)
+            self._pool.listener.failed(self, self._reason)
 
     def _finish(self) -> None:
         now = time.perf_counter()
         self.busy = False
         if not self._kept:
             self._transport.close()
-            self._pool.lose(self)
-        self._pool.load.answered(self, self._status, now)
+            self._pool.remove(self)
+        self._pool.listener.answered(self, self._status, now)
 
 
-class _Idle:
+class _NoListener:
     def answered(self, connection: Connection, status: int, now: float) -> None:
         pass
 
@@ -138,16 +139,16 @@ class _Idle:
 
 
 class Pool:
-    """The connections to one service; one that ends is replaced.
+    """Connections to one service; one that is closed is replaced.
 
     Attributes:
-        load: what hears of answers.
+        listener: receives responses and failures.
         open: the connections that can be used.
-        closed: whether it is over.
+        closed: whether the pool is closed.
     """
 
     def __init__(self, address: Address, count: int) -> None:
-        self.load: Load = _Idle()
+        self.listener: Listener = _NoListener()
         self.open: set[Connection] = set()
         self._address, self._count = address, count
         self._opening: set[asyncio.Task[None]] = set()
@@ -155,34 +156,34 @@ class Pool:
         self._tls = ssl.create_default_context() if address.tls else None
         self.closed = False
 
-    def rest(self) -> None:
-        """Nobody hears of answers any more."""
-        self.load = _Idle()
+    def detach(self) -> None:
+        """Removes the listener."""
+        self.listener = _NoListener()
 
     def usable(self, connection: Connection) -> bool:
-        """Whether another request can be sent on it."""
+        """Whether a request can be sent on this connection."""
         return connection in self.open
 
     async def fill(self, patience: float = 0.0) -> bool:
-        """Opens what is missing.
+        """Opens the missing connections.
 
         Args:
-            patience: seconds for which a service that refuses is asked again.
+            patience: seconds for which refused connections are retried.
 
         Returns:
-            Whether it refused at first.
+            Whether a connection was refused at first.
 
         Raises:
-            ServiceError: the service cannot be reached, or ends what it has just opened.
+            ServiceError: the service is unreachable, or closes new connections at once.
         """
         url, begin, refused = self._address.authority, time.monotonic(), False
-        most, grew = 0, begin
-        await asyncio.sleep(_POLL_SECONDS)  # what has ended by now is heard of
+        most_open, grew = 0, begin
+        await asyncio.sleep(_POLL_SECONDS)  # lets pending disconnects be processed
         while len(self.open) < self._count:
-            if len(self.open) > most:
-                most, grew = len(self.open), time.monotonic()
+            if len(self.open) > most_open:
+                most_open, grew = len(self.open), time.monotonic()
             if time.monotonic() - grew > patience + CONNECT_SECONDS:
-                raise ServiceError(url, None, "ends connections as soon as they are open")
+                raise ServiceError(url, None, "closes connections as soon as they are open")
             if not self._missing():
                 await asyncio.sleep(_POLL_SECONDS)
                 continue
@@ -195,8 +196,8 @@ class Pool:
                 await asyncio.sleep(RETRY_SECONDS)
         return refused
 
-    def lose(self, connection: Connection) -> None:
-        """A connection has ended: another is opened in its place."""
+    def remove(self, connection: Connection) -> None:
+        """Removes a closed connection and opens another in its place."""
         if connection not in self.open:
             return
         self.open.discard(connection)
@@ -207,9 +208,9 @@ class Pool:
             task.add_done_callback(self._opening.discard)
 
     async def close(self) -> None:
-        """Ends all of them."""
+        """Closes all connections."""
         self.closed = True
-        self.rest()
+        self.detach()
         for task in list(self._opening):
             task.cancel()
         await asyncio.gather(*self._opening, return_exceptions=True)
@@ -218,7 +219,7 @@ class Pool:
         await asyncio.sleep(0)
 
     async def _reopen(self, *, at_once: bool) -> None:
-        if not at_once:  # a service that ends what it has just opened is not hammered
+        if not at_once:  # spares a service that closes new connections at once
             await asyncio.sleep(RETRY_SECONDS)
         while not self.closed and self._missing():
             try:
@@ -226,11 +227,11 @@ class Pool:
             except OSError:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            self.load.opened(connection)
+            self.listener.opened(connection)
             return
 
     async def _connect_some(self) -> OSError | None:
-        """Opens some of what is missing, and says what kept the first of the others from it."""
+        """Opens some of the missing connections; returns the first error, if any."""
         tries = [self._connect() for _ in range(min(self._missing(), MAX_OPENING))]
         problem = None
         for outcome in await asyncio.gather(*tries, return_exceptions=True):
@@ -256,6 +257,6 @@ class Pool:
         finally:
             self._reserved -= 1
         if transport.is_closing():
-            raise ConnectionResetError("it ended at once")
+            raise ConnectionResetError("the connection was closed at once")
         self.open.add(connection)
         return connection

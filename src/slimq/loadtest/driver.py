@@ -1,11 +1,11 @@
-"""The two ways to make load: a closed loop and an open one.
+"""Generates load in a closed or an open loop.
 
-In a closed loop each connection sends its next request when the last is answered. A stall then
-keeps requests from being sent, and the few that met it are all that is seen of it: coordinated
-omission (Tene, "How NOT to Measure Latency", 2013). In an open loop requests are due at a constant
-rate, whatever has been answered, and latency counts from when a request was due: what waits for a
-free connection is part of it, and what is never sent is counted as dropped. Schroeder et al., "Open
-Versus Closed: A Cautionary Tale" (NSDI 2006), say when which is the right model.
+In a closed loop each connection sends its next request when the previous one is answered. A stall
+then keeps requests from being sent, and affects only the few in flight: coordinated omission (Tene,
+"How NOT to Measure Latency", 2013). In an open loop requests are due at a constant rate, whatever
+has been answered, and latency counts from when a request was due: waiting for a free connection is
+part of it, and requests never sent count as dropped. Schroeder et al., "Open Versus Closed: A
+Cautionary Tale" (NSDI 2006), discuss when each model is right.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from slimq.loadtest.timer import PreciseTimer
 OK = 200
 TIMEOUT = "timeout"
 SETTLE_SECONDS = 0.2
-"""Of a block's start at most are not counted: what the block before left behind meets it."""
+"""Maximum settling time excluded at a block's start, for after-effects of the previous block."""
 _CHECK_SECONDS = 0.05
 
 
 @dataclass
 class BlockResult:
-    """What a block of load has seen.
+    """Measurements of one block of load.
 
     Attributes:
-        seconds: of the part that counts.
-        sent: requests, in the whole block.
-        answered: with status 200, in the whole block.
-        completed: of these, in the part that counts.
-        failed: requests without such an answer, by status or reason.
-        dropped: requests that were due and not sent.
-        latencies: seconds, of answered requests that were due in the part that counts.
-        lateness: seconds by which the generator itself noticed each due request too late.
+        seconds: length of the measured part.
+        sent: requests sent, in the whole block.
+        answered: requests answered with status 200, in the whole block.
+        completed: those answered within the measured part.
+        failed: other requests, by status or reason.
+        dropped: requests that were due and never sent.
+        latencies: seconds, of answered requests that were due in the measured part.
+        lateness: seconds by which the generator noticed each due request late.
         first: when the first answer with status 200 came, by `time.perf_counter`.
-        last: when the last one did.
-        generator: share of the time in which the generator's process was busy.
-        took: seconds from the block's begin until nothing was under way.
+        last: when the last one came.
+        generator: share of time in which the generator's process was busy.
+        took: seconds from the start of the block until no request was in flight.
     """
 
     seconds: float
@@ -77,10 +77,10 @@ async def drive_closed(
 
     Args:
         pool: the connections.
-        requests: what is sent, in turn.
-        seconds: how long; what is under way then is awaited.
-        timeout: seconds after which a request has failed.
-        first: which body is sent first.
+        requests: the requests, sent in turn.
+        seconds: how long to send; requests in flight are then awaited.
+        timeout: seconds after which a request fails.
+        first: index of the first body.
     """
     return await _Closed(pool, requests, seconds, timeout, first).run()
 
@@ -88,24 +88,24 @@ async def drive_closed(
 async def drive_open(
     pool: Pool, requests: Requests, seconds: float, timeout: float, rate: float, first: int = 0
 ) -> BlockResult:
-    """Sends at a constant rate; what finds no free connection waits for one.
+    """Sends at a constant rate; if no connection is free, requests wait for one.
 
-    A request that has waited longer than the timeout is dropped, and so is what still waits when
-    another `seconds` have passed after the last was due.
+    A request is dropped if it has waited longer than the timeout, or if it is still waiting
+    `seconds` after the last one was due.
 
     Args:
         pool: the connections.
-        requests: what is sent, in turn.
+        requests: the requests, sent in turn.
         seconds: how long requests are due.
-        timeout: seconds after which a request has failed, or is dropped.
+        timeout: seconds after which a request fails or is dropped.
         rate: requests per second.
-        first: which body is sent first.
+        first: index of the first body.
     """
     return await _Open(pool, requests, seconds, timeout, rate, first).run()
 
 
 class _Block:
-    """What both ways share: the window that counts, answers, failures, timeouts, the end."""
+    """Common to both loops: the measured part, responses, failures, timeouts, the end."""
 
     def __init__(
         self, pool: Pool, requests: Requests, seconds: float, timeout: float, first: int
@@ -119,10 +119,10 @@ class _Block:
         self._begin = self._counts = self._stop = 0.0
 
     async def run(self) -> BlockResult:
-        """Runs to the end without collections of garbage, which would be measured too."""
+        """Runs the block without garbage collection, which would distort the measurement."""
         gc.collect()
         gc.disable()
-        self._pool.load = self
+        self._pool.listener = self
         begin, processor = time.perf_counter(), time.process_time()
         try:
             self.begin()
@@ -132,7 +132,7 @@ class _Block:
         finally:
             self.result.took = max(1e-9, time.perf_counter() - begin)
             self.result.generator = (time.process_time() - processor) / self.result.took
-            self._pool.rest()
+            self._pool.detach()
             self.close()
             gc.enable()
         return self.result
@@ -145,7 +145,8 @@ class _Block:
     def finished(self) -> bool:
         raise NotImplementedError
 
-    def go_on(self, connection: Connection, now: float) -> None:
+    def use(self, connection: Connection, now: float) -> None:
+        """Uses a connection that has become free."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -166,7 +167,7 @@ class _Block:
             if self._counts <= now <= self._stop:
                 result.completed += 1
         if self._pool.usable(connection):
-            self.go_on(connection, now)
+            self.use(connection, now)
         self.end_if_finished()
 
     def failed(self, connection: Connection, reason: str) -> None:  # noqa: ARG002
@@ -175,10 +176,10 @@ class _Block:
         self.end_if_finished()
 
     def opened(self, connection: Connection) -> None:
-        self.go_on(connection, time.perf_counter())
+        self.use(connection, time.perf_counter())
 
     def check(self) -> None:
-        """Ends what has waited too long for its answer."""
+        """Times out requests that have waited too long for a response."""
         oldest = time.perf_counter() - self._timeout
         for connection in list(self._pool.open):
             if connection.busy and connection.sent < oldest:
@@ -207,7 +208,7 @@ class _Closed(_Block):
     def finished(self) -> bool:
         return time.perf_counter() >= self._stop
 
-    def go_on(self, connection: Connection, now: float) -> None:
+    def use(self, connection: Connection, now: float) -> None:
         if now < self._stop:
             self._send(connection, now)
 
@@ -236,7 +237,7 @@ class _Open(_Block):
     def finished(self) -> bool:
         return self._arrived >= self._total and not self._waiting
 
-    def go_on(self, connection: Connection, now: float) -> None:
+    def use(self, connection: Connection, now: float) -> None:
         self._free.append(connection)
         self._dispatch(now)
 

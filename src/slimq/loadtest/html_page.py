@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else."""
+"""Renders a report as a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ svg { background: #fff; height: auto; max-width: 100%; }
 
 
 def render_page(report: Report, drawings: Mapping[str, str]) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
-        report: what it shows.
-        drawings: SVG by title; these go in as they are.
+        report: the report.
+        drawings: SVG by title, inserted unescaped.
     """
     heading = f"<h1>{escape(report.policy)} at {escape(report.url)}</h1>"
     parts = [heading, f"<p>{escape(describe(report))}</p>"]

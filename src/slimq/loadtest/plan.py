@@ -1,8 +1,8 @@
-"""What a load test is to do, and in which order the variants take their turns.
+"""Plan of a load test, and the order of its blocks.
 
-Interleaved, every round has one block of each variant, in an order that is drawn anew for each
-round. Whatever else the machine does meets all variants alike, and the drawn order is what the
-comparison's guarantee rests on: see `analysis`.
+Interleaved, each round has one block per variant, in a random order drawn for that round. Other
+load on the machine thus affects all variants alike, and the comparison's error guarantee rests on
+the random order: see `analysis`.
 """
 
 from __future__ import annotations
@@ -25,25 +25,24 @@ STATISTICS: dict[Mode, tuple[str, ...]] = {
     "open": ("p10", "p50", "p99", "processor"),
     "steps": (),
 }
-"""What is compared in each mode; at a constant rate the throughput is the rate.
+"""Statistics compared in each mode; at a constant rate the throughput is the rate.
 
-p10 is what a request takes when nothing gets in its way: on a busy machine it shows differences of
-a few per cent when the others cannot.
+p10 is the time of an undisturbed request: on a busy machine it shows differences of a few per cent
+that the others cannot.
 """
 
 ERROR_RATE = 0.01
-"""Probability that any difference at all is called real in a test where there is none."""
-
+"""Maximum probability that a load test reports any difference where there is none."""
 
 MIN_REQUESTS = 10
-"""That a block of `open` or `steps` must have in the part that counts."""
+"""Minimum requests in the measured part of a block of `open` or `steps`."""
 SETTLE_SHARE = 0.1
-"""Of a block's start that is not counted: what the block before left behind meets it."""
+"""Share of a block excluded at its start, for after-effects of the previous block."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A variant under test; `label` tells it from itself where it is named twice."""
+    """A variant under test; `label` is unique even if a variant is listed twice."""
 
     label: str
     variant: str
@@ -51,27 +50,27 @@ class Subject:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for.
+    """Settings of a load test.
 
     Attributes:
-        subjects: the variants, each with its label.
-        baseline: label of the one that the others are held to.
-        modes: in the order in which they run.
-        order: of the blocks of `closed` and `open`.
-        connections: of `closed`, all of them busy.
-        max_connections: of `open` and `steps`; what is due while all are busy waits.
-        rate: requests per second of `open`; None for half of what the slowest variant can do.
-        p99_us: what the p99 may be at a rate that counts as held.
-        rounds: of `closed` and of `open`.
-        seconds: of a block.
-        sweeps: how often the steps are climbed.
-        step: a rate over the one before, in the first sweep; its root in those that follow.
-        step_seconds: of a block of `steps`.
-        batch: observations in a request.
-        timeout: seconds after which a request has failed.
-        warm_seconds: of load that each variant gets before anything counts.
-        minutes: no block begins after so many.
-        seed: of the order.
+        subjects: the variants, with their labels.
+        baseline: label of the variant that the others are compared with.
+        modes: load modes, in the order in which they run.
+        order: order of the blocks in `closed` and `open`.
+        connections: connections of `closed`, all kept busy.
+        max_connections: connections of `open` and `steps`; while all are busy, due requests wait.
+        rate: requests per second of `open`; None for half the slowest variant's throughput.
+        p99_us: maximum p99 at a rate that counts as sustained.
+        rounds: rounds of `closed` and of `open`.
+        seconds: length of a block of `closed` and `open`.
+        sweeps: number of sweeps through the steps.
+        step: ratio of consecutive rates in the first sweep; later sweeps use its square root.
+        step_seconds: length of a block of `steps`.
+        batch: observations per request.
+        timeout: seconds after which a request fails.
+        warm_seconds: seconds of warm-up load for each variant.
+        minutes: time limit; no block starts after it.
+        seed: seed of the order.
     """
 
     subjects: tuple[Subject, ...]
@@ -95,54 +94,54 @@ class Plan:
 
     @property
     def comparisons(self) -> int:
-        """How many differences are looked at."""
+        """Number of comparisons with the baseline."""
         if self.order == "alone":
             return 0
         return (len(self.subjects) - 1) * sum(len(STATISTICS[mode]) for mode in self.modes)
 
     def check(self) -> None:
-        """Holds rounds to what the comparisons need, and blocks to what a rate needs.
+        """Checks that there are enough rounds for the comparisons, and that blocks are long enough.
 
         Raises:
-            InvalidInputError: with so few rounds no difference, however large, could be told; or
-                with so short blocks hardly a request of the open loop would count.
+            InvalidInputError: with so few rounds no difference, however large, could be detected;
+                or blocks of the open loop are too short for `MIN_REQUESTS`.
         """
         needed = needed_rounds(self.comparisons)
         if self.comparisons and self.rounds < needed:
             expected = f"at least {needed} for {self.comparisons} comparisons"
             raise InvalidInputError("--rounds", expected, str(self.rounds))
         if "open" in self.modes and self.rate and self.open_seconds(self.rate) > self.seconds:
-            least = f"at least {self.open_seconds(self.rate):g}"
-            expected = f"{least} at --rate {self.rate:g}, so that {MIN_REQUESTS} requests count"
+            minimum = f"at least {self.open_seconds(self.rate):g}"
+            expected = f"{minimum} at --rate {self.rate:g}, so that {MIN_REQUESTS} requests count"
             raise InvalidInputError("--seconds", expected, f"{self.seconds:g}")
 
     def open_seconds(self, rate: float) -> float:
-        """Length of a block of `open`: longer than asked for where hardly a request would count."""
-        return max(self.seconds, _least_seconds(rate))
+        """Length of a block of `open`, extended if needed for `MIN_REQUESTS`."""
+        return max(self.seconds, _min_seconds(rate))
 
     def step_seconds_at(self, rate: float) -> float:
-        """Length of a block of `steps`: longer than asked for where few requests would count."""
-        return max(self.step_seconds, _least_seconds(rate))
+        """Length of a block of `steps`, extended if needed for `MIN_REQUESTS`."""
+        return max(self.step_seconds, _min_seconds(rate))
 
 
-def _least_seconds(rate: float) -> float:
+def _min_seconds(rate: float) -> float:
     return math.ceil(1e3 * MIN_REQUESTS / ((1 - SETTLE_SHARE) * rate)) / 1e3
 
 
 def needed_rounds(comparisons: int) -> int:
-    """With fewer, not even a difference of one sign in all rounds is rare enough."""
+    """Minimum rounds for any verdict: with fewer, even equal signs in all rounds are too likely."""
     return math.ceil(math.log2(2 * max(1, comparisons) / ERROR_RATE))
 
 
 def name_subjects(variants: Sequence[str], known: Sequence[str]) -> tuple[Subject, ...]:
-    """One subject for each name; a name that comes again is `fp32#2`.
+    """Makes one subject per name; a repeated name gets a label such as `fp32#2`.
 
     Raises:
-        InvalidInputError: there is no name.
-        NotFoundError: a name is none of the policy's variants.
+        InvalidInputError: no names are given.
+        NotFoundError: the policy has no variant of this name.
     """
     if not variants:
-        raise InvalidInputError("--variants", "names with commas between them", "none")
+        raise InvalidInputError("--variants", "comma-separated names", "none")
     seen: dict[str, int] = {}
     subjects = []
     for variant in variants:
@@ -154,22 +153,22 @@ def name_subjects(variants: Sequence[str], known: Sequence[str]) -> tuple[Subjec
     return tuple(subjects)
 
 
-def choose_baseline(subjects: Sequence[Subject], asked: str | None, usual: str) -> str:
-    """The label of what was asked for, else the policy's own baseline, else the first.
+def choose_baseline(subjects: Sequence[Subject], requested: str | None, default: str) -> str:
+    """The requested label, or the policy's default baseline, or the first subject.
 
     Raises:
-        NotFoundError: what was asked for is not among the subjects.
+        NotFoundError: the requested label is not among the subjects.
     """
     labels = [subject.label for subject in subjects]
-    if asked is None:
-        return usual if usual in labels else labels[0]
-    if asked not in labels:
-        raise NotFoundError("baseline", asked, labels)
-    return asked
+    if requested is None:
+        return default if default in labels else labels[0]
+    if requested not in labels:
+        raise NotFoundError("baseline", requested, labels)
+    return requested
 
 
 def blocks(plan: Plan) -> Iterator[tuple[int, Subject]]:
-    """Round and subject of every block of one mode, in their order."""
+    """Yields round and subject of every block of one mode, in order."""
     if plan.order == "alone":
         for subject in plan.subjects:
             for number in range(plan.rounds):

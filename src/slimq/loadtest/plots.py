@@ -1,4 +1,4 @@
-"""The plots of a report, as SVG."""
+"""Draws the plots of a report, as SVG."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from slimq.loadtest.tables import TITLES
 _SIZE = (7.5, 4.0)
 _RC: Any = {"svg.hashsalt": "slimq", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
 _NINES = np.linspace(0, 4, 120)
-"""Places on an axis of nines: 1 is p90, 2 is p99, 3 is p99.9."""
+"""Positions on an axis of nines: 1 is p90, 2 is p99, 3 is p99.9."""
 _MIN_BEYOND = 10
-"""Quantiles that fewer values exceed are not drawn."""
+"""Quantiles exceeded by fewer values are not drawn."""
 
 
 def draw_plots(report: Report) -> dict[str, str]:
-    """Every plot for which there are figures: its title and its SVG."""
+    """Draws every plot for which there are figures; SVG by title."""
     drawn: dict[str, Callable[[Any], bool]] = {
         "Latency by quantile, closed loop": lambda axes: _quantiles(axes, report, "closed"),
         "Latency by quantile, open loop": lambda axes: _quantiles(axes, report, "open"),
@@ -66,7 +66,7 @@ def _quantiles(axes: Any, report: Report, mode: Mode) -> bool:
         axes.plot(places, values, label=summary.label)
     axes.set_xticks(range(5), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"])
     axes.set_yscale("log")
-    axes.set_xlabel("share of the requests that took at most")
+    axes.set_xlabel("percentile of requests")
     axes.set_ylabel("latency, ms")
     return _finish(axes, found)
 
@@ -86,8 +86,8 @@ def _steps(axes: Any, report: Report) -> bool:
         target = report.plan.p99_us / 1000
         axes.axhline(target, color="tab:grey", linestyle=":", label=f"target, {target:g} ms")
     axes.set_yscale("log")
-    axes.set_xlabel("requests per second that were due")
-    axes.set_ylabel("p99 of those answered, ms")
+    axes.set_xlabel("offered load, requests per second")
+    axes.set_ylabel("p99 of answered requests, ms")
     return _finish(axes, found)
 
 

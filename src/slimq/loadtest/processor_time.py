@@ -1,4 +1,4 @@
-"""The service's processor time, read from its own metrics between blocks."""
+"""Reads the service's processor time from its metrics, between blocks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import httpx
 from slimq.core.errors import ServiceError
 
 METRIC = "process_cpu_seconds_total"
-PRACTICE = 10
-"""Scrapes that tell what a scrape itself costs the service."""
+COST_SCRAPES = 10
+"""Scrapes used to measure what a scrape itself costs the service."""
 _LINE = re.compile(rf"^{METRIC}(?:\{{[^}}]*\}})? (\S+)$", re.MULTILINE)
 
 
@@ -18,16 +18,16 @@ class ProcessorMeter:
     """Reads processor time from `/metrics`.
 
     Attributes:
-        problem: why there is none; None where there is.
+        problem: why processor time is not available; None if it is.
     """
 
     def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
-        """Finds out whether there is any, and what it costs to ask.
+        """Checks that processor time is available, and measures the cost of a scrape.
 
         Args:
-            url: of the metrics.
-            api_key: of a service that asks for one.
-            timeout: seconds that an answer may take.
+            url: address of the metrics.
+            api_key: API key; None if the service needs none.
+            timeout: seconds to wait for a response.
         """
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         self._http = httpx.Client(headers=headers, timeout=timeout)
@@ -35,14 +35,14 @@ class ProcessorMeter:
         self.problem: str | None = None
         try:
             first = self._read()
-            for _ in range(PRACTICE):
+            for _ in range(COST_SCRAPES):
                 last = self._read()
-            self._cost = max(0.0, last - first) / PRACTICE
+            self._cost = max(0.0, last - first) / COST_SCRAPES
         except ServiceError as error:
             self.problem = str(error)
 
     def read(self) -> float | None:
-        """Processor seconds so far; None where they are not to be had."""
+        """Processor seconds used so far; None if not available."""
         if self.problem is not None:
             return None
         try:
@@ -51,10 +51,10 @@ class ProcessorMeter:
             return None
 
     def between(self, before: float | None, after: float | None) -> float | None:
-        """Processor seconds between two readings, less what a reading costs.
+        """Processor seconds between two readings, less the cost of a reading.
 
-        None where one is missing, or the later is the smaller: a process was replaced, or another
-        replica has answered.
+        None if a reading is missing, or if the later one is smaller: a process was replaced, or
+        another replica answered.
         """
         if before is None or after is None or after < before:
             return None
@@ -70,11 +70,11 @@ class ProcessorMeter:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ServiceError(self._url, None, f"cannot be read ({error})") from error
         if answer.status_code != httpx.codes.OK:
-            raise ServiceError(self._url, answer.status_code, "no metrics for this client")
+            raise ServiceError(self._url, answer.status_code, "refuses metrics to this client")
         found = _LINE.search(answer.text)
         if found is None:
-            raise ServiceError(self._url, None, f"has no {METRIC}")
+            raise ServiceError(self._url, None, f"does not report {METRIC}")
         try:
             return float(found[1])
         except ValueError as error:
-            raise ServiceError(self._url, None, f"has {METRIC} {found[1]}") from error
+            raise ServiceError(self._url, None, f"reports {METRIC} as {found[1]}") from error

@@ -1,56 +1,56 @@
-"""How the steps climb: which rate a variant is asked for next, and when its sweep is over."""
+"""Searches the highest sustained rate: the rate of each step, and the end of a sweep."""
 
 from __future__ import annotations
 
 FIRST_SHARE = 0.25
-"""What the first step asks of the slowest variant."""
+"""Rate of the first step, as a share of the slowest variant's throughput in the warm-up."""
 MAX_MISSES = 2
-"""Steps in a row that must not hold before a variant's climb ends: one may be bad luck."""
+"""Consecutive missed steps that end a variant's climb: a single one may be bad luck."""
 MAX_OVER_WARM_UP = 2.0
-"""No step asks for more than so many times what a variant answered in the warm-up, had that had
-the steps' connections."""
+"""Maximum rate of a step, as a multiple of a variant's throughput in the warm-up, scaled to the
+steps' number of connections."""
 CAP = "cap"
-"""What ended a sweep that still held, and in which no more was asked for."""
+"""Ending of a sweep whose highest rate was sustained."""
 
 
 class Sweep:
-    """One variant's way to the highest rate that it holds.
+    """One variant's search for the highest rate that it sustains.
 
-    It rises from where it begins until it has missed twice in a row. Where it did not hold even
-    what it began with, because the machine is slower now than it was, it descends from there to the
-    first rate that is held, or to the floor.
+    The rate rises until two consecutive steps are missed. If even the first one is not sustained,
+    because the machine has become slower, the rate falls from there to the first one that is, or to
+    the floor.
 
     Attributes:
-        held: the highest rate that was held so far, in requests per second; 0 where none was.
-        ending: what ended it, as `why_not_held` or `CAP`; None while it goes on.
+        sustained: the highest rate sustained so far, in requests per second; 0 if none.
+        ending: what ended the sweep, from `find_shortfall` or `CAP`; None while it is running.
     """
 
     def __init__(self, begin: float, factor: float, fall: float, floor: float, top: float) -> None:
-        """Stands before its first step.
+        """Starts a sweep.
 
         Args:
             begin: requests per second of the first step.
-            factor: a rate over the one before, on the way up.
-            fall: a rate over the one after it, on the way down.
-            floor: no step asks for less.
-            top: no step asks for more.
+            factor: ratio of a rate to the previous one, when rising.
+            fall: ratio of a rate to the next one, when falling.
+            floor: minimum rate.
+            top: maximum rate.
         """
         self.ending: str | None = None
         self._rate, self._begin = begin, begin
         self._factor, self._fall, self._floor, self._top = factor, fall, floor, top
-        self.held = 0.0
+        self.sustained = 0.0
         self._misses, self._falling = 0, False
         self._why: str | None = None
 
     @property
     def rate(self) -> float:
-        """What the next step asks for."""
+        """Requests per second of the next step."""
         return round_rate(self._rate)
 
     def record(self, why: str | None) -> None:
-        """Hears how the step went: None where it held, or why it did not."""
+        """Records a step: None if its rate was sustained, otherwise the reason why not."""
         if why is None:
-            self.held, self._misses = self._rate, 0
+            self.sustained, self._misses = self._rate, 0
         else:
             self._misses += 1
             self._why = why
@@ -62,8 +62,8 @@ class Sweep:
             self._rate *= self._factor
 
     def _turn(self, why: str | None) -> None:
-        """The way up is over."""
-        if self.held or self._begin <= self._floor:
+        """Ends the climb: the sweep is over, or the rate falls."""
+        if self.sustained or self._begin <= self._floor:
             self.ending = why or CAP
         else:
             self._falling, self._rate = True, max(self._floor, self._begin / self._fall)
@@ -78,5 +78,5 @@ class Sweep:
 
 
 def round_rate(rate: float) -> float:
-    """To three digits, as it is shown."""
+    """Rounds a rate to three digits, as displayed."""
     return float(f"{max(0.1, rate):.3g}")

@@ -1,9 +1,8 @@
-"""What has been measured: a sample of every block, and histograms over all blocks of a kind.
+"""Measurements: a sample per block, and histograms over all blocks of a kind.
 
-Histograms are HDR histograms (Tene; hdrhistogram.org): every value to three digits from a
-microsecond to minutes, in some 170 kilobytes of memory and few in a file, and they add up exactly.
-Quantiles over a whole phase come from them. Means of the blocks' quantiles would be quantiles of
-nothing.
+Histograms are HDR histograms (Tene; hdrhistogram.org): three digits from a microsecond to ten
+minutes, in some 170 kB of memory and a few in a file, and they can be added exactly. Quantiles over
+all blocks are taken from them, since means of the blocks' quantiles are not quantiles.
 """
 
 from __future__ import annotations
@@ -21,39 +20,39 @@ from slimq.loadtest.plan import Mode
 MAX_US = 600_000_000
 DIGITS = 3
 TICK_SECONDS = 0.01
-"""In which the kernel counts processor time; less than half of one was not seen."""
+"""Resolution of the kernel's processor time."""
 QUANTILES = (0.1, 0.5, 0.9, 0.99, 0.999)
 
 Key = tuple[Mode, str, float | None]
-"""Mode, label, and in `steps` the rate."""
+"""Mode, label, and for `steps` the rate."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One block.
+    """Figures of one block.
 
     Attributes:
-        mode: how the load was made.
-        number: of the round or the sweep, from 0.
-        label: of the variant.
+        mode: load mode.
+        number: index of the round or sweep, from 0.
+        label: label of the variant.
         rate: requests per second that were due; None in a closed loop.
-        seconds: of the part that counts.
+        seconds: length of the measured part.
         throughput: answered requests per second.
-        pace: answers per second from the first to the last, of the whole block; None with fewer
-            than two.
-        sent: requests.
-        answered: with status 200.
-        failed: by status or reason.
-        dropped: due and never sent.
-        mean_us: of the latency; None, as the quantiles, where nothing was answered.
-        p10_us: a quantile, as the next two.
-        p50_us: as above.
-        p99_us: as above.
-        processor_us: the service's processor time per answered request, of half a tick in the
-            block at least; None where it is unknown.
-        late_us: 99 of 100 requests were noticed by the generator at most so long after they
-            were due; None in a closed loop.
-        generator: share of the time in which the generator was busy.
+        pace: answers per second between the first and the last of the block; None with fewer than
+            two.
+        sent: requests sent.
+        answered: requests answered with status 200.
+        failed: failed requests, by status or reason.
+        dropped: requests due and never sent.
+        mean_us: mean latency; None, like the quantiles, if nothing was answered.
+        p10_us: 10th percentile of the latency.
+        p50_us: median latency.
+        p99_us: 99th percentile of the latency.
+        processor_us: the service's processor time per answered request, with at least half a tick
+            per block; None if unknown.
+        late_us: 99th percentile of the delay with which the generator noticed due requests; None in
+            a closed loop.
+        generator: share of time in which the generator was busy.
     """
 
     mode: Mode
@@ -76,7 +75,7 @@ class Sample:
     generator: float
 
     def statistic(self, name: str) -> float | None:
-        """What is compared under this name: of the throughput, half a request at least."""
+        """The value to compare; a throughput counts at least half a request."""
         values = {
             "throughput": max(self.throughput, 0.5 / self.seconds),
             "p10": self.p10_us,
@@ -88,19 +87,19 @@ class Sample:
 
     @property
     def lost(self) -> int:
-        """Requests without an answer of status 200."""
+        """Requests not answered with status 200."""
         return self.dropped + sum(self.failed.values())
 
 
 @dataclass
 class Recording:
-    """Everything that a load test has measured so far; it can be read at any time.
+    """Everything measured so far; can be read at any time.
 
     Attributes:
-        samples: in the order in which they were taken.
-        histograms: of microseconds.
-        endings: of each sweep of the steps that is over, by label and number: what ended it.
-        notes: what went otherwise than planned.
+        samples: samples in the order in which they were taken.
+        histograms: latency histograms, in microseconds.
+        endings: what ended each completed sweep, by label and number.
+        notes: deviations from the plan.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -117,7 +116,7 @@ class Recording:
         result: BlockResult,
         processor_seconds: float | None,
     ) -> Sample:
-        """Takes what a block has seen."""
+        """Adds a block's result; returns its sample."""
         latencies = np.frombuffer(result.latencies, np.float64) * 1e6
         key = (mode, label, rate if mode == "steps" else None)
         if key not in self.histograms:
@@ -156,7 +155,7 @@ class Recording:
         return sample
 
     def of(self, mode: Mode, label: str | None = None) -> list[Sample]:
-        """The samples of a mode, of one variant where a label is given."""
+        """The samples of a mode, optionally of one variant only."""
         return [
             sample
             for sample in self.samples
@@ -165,12 +164,12 @@ class Recording:
 
 
 def make_histogram() -> HdrHistogram:
-    """An empty one."""
+    """An empty latency histogram."""
     return HdrHistogram(1, MAX_US, DIGITS)
 
 
 def record(histogram: HdrHistogram, microseconds: npt.NDArray[np.float64]) -> None:
-    """Adds values, those of less than a microsecond as one, those beyond the last as the last."""
+    """Adds values, clipped to the histogram's range."""
     whole = np.clip(np.rint(microseconds), 1, MAX_US).astype(np.int64)
     for value, count in zip(*np.unique(whole, return_counts=True), strict=True):
         histogram.record_value(int(value), int(count))
@@ -179,7 +178,7 @@ def record(histogram: HdrHistogram, microseconds: npt.NDArray[np.float64]) -> No
 def read_quantiles(
     histogram: HdrHistogram, quantiles: Sequence[float] = QUANTILES
 ) -> dict[float, int]:
-    """Microseconds at each quantile; empty where nothing was recorded."""
+    """Microseconds at each quantile; empty if nothing was recorded."""
     if not histogram.get_total_count():
         return {}
     return {q: int(histogram.get_value_at_percentile(100 * q)) for q in quantiles}

@@ -1,6 +1,6 @@
-"""What a load test has found, as values: the document that is written as JSON.
+"""Report of a load test: the values that are written as JSON.
 
-Text, Markdown, page and plots are made of it and of nothing else.
+Text, Markdown, HTML page and plots are rendered from this report alone.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from slimq.loadtest.session import MAX_BUSY
 
 SCHEMA_VERSION = 2
 MAX_LATE = 0.1
-"""A generator that is late by more than this share of the p99 is named."""
+"""Lateness of the generator, as a share of the p99, above which the report adds a note."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All blocks of a variant in one mode, and in `steps` at one rate.
+    """All blocks of a variant in one mode; for `steps`, at one rate.
 
     Attributes:
-        mode: how the load was made.
-        label: of the variant.
+        mode: load mode.
+        label: label of the variant.
         rate: requests per second that were due; None in a closed loop.
-        requests: those whose latency counts.
-        throughput: answered requests per second, the middle of the blocks.
-        throughput_low: of the slowest block.
-        throughput_high: of the fastest block.
-        quantiles_us: latency by quantile, of all blocks together; empty without an answer.
-        max_us: the longest; None without an answer.
-        processor_us: the service's processor time per request, the middle of the blocks.
-        failed: requests, by status or reason.
+        requests: requests whose latency was measured.
+        throughput: answered requests per second, median of the blocks.
+        throughput_low: throughput of the slowest block.
+        throughput_high: throughput of the fastest block.
+        quantiles_us: latency by quantile, over all blocks; empty if nothing was answered.
+        max_us: maximum latency; None if nothing was answered.
+        processor_us: the service's processor time per request, median of the blocks.
+        failed: failed requests, by status or reason.
         dropped: requests that were due and never sent.
-        histogram: the HDR histogram of microseconds, as its libraries exchange it (base64).
+        histogram: HDR histogram in microseconds, in its libraries' exchange format (base64).
     """
 
     mode: Mode
@@ -64,23 +64,23 @@ class Summary:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole of it.
+    """The complete report.
 
     Attributes:
-        url: of the service.
-        policy: its name.
-        models: SHA-256 of the stored model of each variant.
-        observations: where they came from.
-        started: when, in UTC.
-        seconds: how long it took.
-        ended: `complete`, or what ended it before.
-        error_rate: probability that anything is called real where nothing is.
-        plan: what was asked for.
-        summaries: per mode and variant.
-        differences: to the baseline.
-        capacities: rates held within the p99.
-        notes: what a reader must know.
-        samples: every block.
+        url: the service's address.
+        policy: the policy's name.
+        models: SHA-256 of each variant's stored model.
+        observations: source of the observations.
+        started: start time, in UTC.
+        seconds: duration.
+        ended: `complete`, or what ended the test early.
+        error_rate: maximum probability of reporting any difference where there is none.
+        plan: settings of the test.
+        summaries: figures per mode and variant.
+        differences: comparisons with the baseline.
+        capacities: highest sustained rates.
+        notes: remarks for the reader.
+        samples: figures of every block.
     """
 
     url: str
@@ -101,8 +101,8 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """What a report says beside its figures; the fields are those of `Report`."""
+class RunInfo:
+    """Fields of a `Report` that are not measurements."""
 
     url: str
     policy: str
@@ -113,17 +113,17 @@ class Circumstances:
     ended: str
 
 
-def make_report(recording: Recording, plan: Plan, circumstances: Circumstances) -> Report:
-    """The report of what has been recorded so far."""
+def make_report(recording: Recording, plan: Plan, info: RunInfo) -> Report:
+    """Makes the report of what has been recorded so far."""
     summaries = _summarise(recording, plan)
     return Report(
-        url=circumstances.url,
-        policy=circumstances.policy,
-        models=dict(circumstances.models),
-        observations=circumstances.observations,
-        started=circumstances.started,
-        seconds=circumstances.seconds,
-        ended=circumstances.ended,
+        url=info.url,
+        policy=info.policy,
+        models=dict(info.models),
+        observations=info.observations,
+        started=info.started,
+        seconds=info.seconds,
+        ended=info.ended,
         plan=plan,
         summaries=summaries,
         differences=tuple(find_differences(recording, plan)),
@@ -179,7 +179,7 @@ def _find_notes(recording: Recording, plan: Plan) -> list[str]:
         if busy:
             notes.append(
                 f"{mode}: in {busy} of {len(samples)} blocks the load generator was busy for more "
-                f"than {MAX_BUSY:.0%} of the time, and may have been what was slow"
+                f"than {MAX_BUSY:.0%} of the time, and may have been the bottleneck"
             )
         late = sum(
             sample.late_us is not None
@@ -190,26 +190,26 @@ def _find_notes(recording: Recording, plan: Plan) -> list[str]:
         if late:
             notes.append(
                 f"{mode}: in {late} of {len(samples)} blocks the load generator itself was late by "
-                f"more than {MAX_LATE:.0%} of the p99, which is part of the latencies"
+                f"more than {MAX_LATE:.0%} of the p99; this delay is included in the latencies"
             )
-        if mode != "steps":  # these climb until requests are lost: what ended them says so
+        if mode != "steps":  # steps rise until requests are lost; the report says what ended them
             notes += _find_losses(recording, plan, mode)
     return notes
 
 
 def _find_losses(recording: Recording, plan: Plan, mode: Mode) -> list[str]:
-    """Of each variant that lost requests: how many, and why."""
+    """Notes each variant that lost requests: how many, and why."""
     notes = []
     for subject in plan.subjects:
         samples = recording.of(mode, subject.label)
         lost: Counter[str] = Counter()
         for sample in samples:
             lost.update(sample.failed)
-            lost["due and never sent"] += sample.dropped
+            lost["dropped"] += sample.dropped
         if lost.total():
             reasons = ", ".join(f"{n:,} × {reason}" for reason, n in lost.most_common() if n)
             notes.append(
                 f"{mode}: {subject.label} lost {as_percent(lost_share(samples))} of its requests "
-                f"({reasons}); latencies are of the others"
+                f"({reasons}); latencies cover only the others"
             )
     return notes

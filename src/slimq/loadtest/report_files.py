@@ -1,7 +1,7 @@
-"""The files of a report, in an order that loses no figures.
+"""Writes a report's files, in an order that cannot lose figures.
 
-A measurement takes minutes and drawing may fail: the document goes to the disk first, whole or not
-at all, then the Markdown, and the page with its plots last.
+A load test takes minutes and drawing may fail, so the JSON document is written first, atomically,
+then the Markdown, and the HTML page with its plots last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEM = "loadtest"
 
 
 def render_document(report: Report) -> str:
-    """The whole report as JSON, with the verdict of each difference."""
+    """Renders the report as JSON, with a verdict for each difference."""
     document: dict[str, Any] = TypeAdapter(Report).dump_python(report, mode="json")
     for difference, plain in zip(report.differences, document["differences"], strict=True):
         plain |= {"real": difference.real, "verdict": judge(difference)}
@@ -30,23 +30,23 @@ def render_document(report: Report) -> str:
 
 
 def write_figures(report: Report, folder: Path) -> None:
-    """Writes the document and then the Markdown.
+    """Writes the JSON document, then the Markdown.
 
     Raises:
-        OSError: the disk is full, for example; no half of a file is left.
+        OSError: the disk is full, for example; no partial file is left.
     """
     _write(folder, "json", render_document(report) + "\n")
     _write(folder, "md", render(report, markdown=True))
 
 
 def write_page(report: Report, folder: Path) -> str | None:
-    """Draws the plots and writes the page; without plots where they cannot be drawn.
+    """Draws the plots and writes the HTML page, without plots if they cannot be drawn.
 
     Returns:
-        Why there are no plots; None where there are.
+        The reason if there are no plots, otherwise None.
 
     Raises:
-        OSError: as above.
+        OSError: the page cannot be written.
     """
     drawings, problem = {}, None
     try:

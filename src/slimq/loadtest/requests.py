@@ -1,8 +1,8 @@
-"""The requests of a load test: observations of real play, as bytes that are ready to be sent.
+"""Requests of a load test: observations from real play, encoded and ready to send.
 
-They come from the policy's calibration set, which is real play of the full policy on collection
-seeds: the same bytes on every machine, known by their hash, without an environment installed.
-Everything is encoded before the first request, so that the generator only sends.
+They come from the policy's calibration set, real play of the full policy on collection seeds: the
+same bytes on every machine, identified by their hash, without an environment installed. Everything
+is encoded before the first request, so that the generator only sends.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.repository import Repository
 
 MAX_BODIES = 256
-"""Different requests; more would only fill memory."""
+"""Maximum number of distinct requests; more would only fill memory."""
 MAX_BYTES = 64 << 20
 CONTENT_TYPE = "application/octet-stream"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a service is.
+    """Address of a service.
 
     Attributes:
-        host: name or number.
-        port: of TCP.
-        tls: whether the connection is encrypted.
+        host: host name or IP address.
+        port: TCP port.
+        tls: whether to use TLS.
         prefix: the path before `/v1`, empty or `/…`.
     """
 
@@ -43,7 +43,7 @@ class Address:
 
     @staticmethod
     def parse(url: str) -> Address:
-        """Reads a URL that `SlimqClient` has taken; host and path as they travel, in ASCII."""
+        """Parses a URL that `SlimqClient` has accepted; host and path are ASCII-encoded."""
         parts = httpx.URL(url)
         tls = parts.scheme == "https"
         port = parts.port or (443 if tls else 80)
@@ -59,14 +59,14 @@ class Address:
 
 @dataclass(frozen=True)
 class Requests:
-    """A variant's requests: the same head, and the bodies in turn."""
+    """A variant's requests: one head, and bodies to send in turn."""
 
     head: bytes
     bodies: Sequence[bytes]
 
 
 def make_head(address: Address, policy: str, variant: str, size: int, key: str | None) -> bytes:
-    """Request line and headers of a body of `size` bytes."""
+    """Request line and headers for a body of `size` bytes."""
     path = f"{address.prefix}/v1/policies/{quote(policy, safe='')}"
     lines = [
         f"POST {path}/variants/{quote(variant, safe='')}/act HTTP/1.1",
@@ -80,23 +80,23 @@ def make_head(address: Address, policy: str, variant: str, size: int, key: str |
 
 
 def refuse_credentials(url: str, field: str) -> None:
-    """Holds an address to having no name or password, which reports would spread.
+    """Refuses an address with a user name or password, which would appear in reports.
 
     Args:
-        url: of a service or of metrics; what is no URL passes.
-        field: what the error names.
+        url: address of a service or of metrics; an invalid URL passes.
+        field: field to name in the error.
 
     Raises:
-        InvalidInputError: it has one.
+        InvalidInputError: the address has a user name or password.
     """
     with contextlib.suppress(httpx.InvalidURL, UnicodeError):
         if httpx.URL(url).userinfo:
-            expected = "an address without a name or password (a key goes into --api-key)"
-            raise InvalidInputError(field, expected, "one with them")
+            expected = "an address without a name or password (pass keys with --api-key)"
+            raise InvalidInputError(field, expected, "one with credentials")
 
 
 def same_host(url: str, other: str) -> bool:
-    """Whether what one address may be told may be told to another: same host, no less guarded."""
+    """Whether secrets for one address may be sent to another: same host, no weaker scheme."""
     try:
         first, second = httpx.URL(url), httpx.URL(other)
     except (httpx.InvalidURL, UnicodeError):
@@ -105,17 +105,16 @@ def same_host(url: str, other: str) -> bool:
 
 
 def read_calibration(repository: Repository, policy: str, spec: ObservationSpec) -> Observations:
-    """Observations `(states, *shape)` from the calibration set of a policy.
+    """Reads observations `(states, *shape)` from a policy's calibration set.
 
     Raises:
-        InvalidInputError: the repository is not there, or has no such policy, or no calibration
-            set for it.
-        RepositoryError: the calibration set is damaged.
-        ObservationError: they are none of this layout.
+        InvalidInputError: the repository, the policy or its calibration set does not exist.
+        RepositoryError: the calibration set is invalid.
+        ObservationError: the observations have a different layout.
     """
     expected = f"a repository with real observations of {policy}, or --input FILE"
     if not repository.root.is_dir():
-        raise InvalidInputError("--policies", expected, f"{repository.root}, which is no folder")
+        raise InvalidInputError("--policies", expected, f"{repository.root}, which is not a folder")
     try:
         manifest = repository.policy(policy)
     except NotFoundError as error:
@@ -128,19 +127,19 @@ def read_calibration(repository: Repository, policy: str, spec: ObservationSpec)
 
 
 def make_bodies(observations: Observations, spec: ObservationSpec, batch: int) -> tuple[bytes, ...]:
-    """Bodies of `batch` observations each, spread over all that there are.
+    """Makes bodies of `batch` observations each, spread over all observations.
 
     Args:
         observations: `(states, *shape)`.
         spec: the policy's layout.
-        batch: observations in a body.
+        batch: observations per body.
 
     Raises:
-        ObservationError: they do not fit the policy.
+        ObservationError: the observations do not fit the policy.
     """
     checked = spec.check(observations).astype(spec.numpy_dtype, copy=False)
-    most = max(1, MAX_BYTES // (batch * spec.item_bytes))
-    count = min(MAX_BODIES, most, max(1, len(checked)))
+    affordable = max(1, MAX_BYTES // (batch * spec.item_bytes))
+    count = min(MAX_BODIES, affordable, max(1, len(checked)))
     starts = np.arange(count) * len(checked) // count
     rows = (starts[:, None] + np.arange(batch)[None, :]) % len(checked)
     return tuple(checked[row].tobytes() for row in rows)

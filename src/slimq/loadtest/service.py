@@ -1,4 +1,4 @@
-"""The service that is tested: where it is, what it is asked, and which models it has loaded."""
+"""Service under test: its address, the requests to send, and the models it has loaded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from slimq.loadtest.requests import Address, Requests, make_bodies, make_head, s
 
 @dataclass(frozen=True)
 class Service:
-    """What is tested.
+    """The service under test.
 
     Attributes:
-        address: where it is.
-        requests: of each variant.
-        meter: of its processor time.
+        address: its address.
+        requests: requests by variant.
+        meter: meter of its processor time.
     """
 
     address: Address
@@ -37,16 +37,16 @@ def make_service(
     meter: ProcessorMeter,
     api_key: str | None,
 ) -> Service:
-    """A service with the requests of a plan.
+    """Prepares the requests of a plan.
 
     Args:
-        url: as `SlimqClient` has taken it.
-        policy: its name.
-        plan: whose variants are asked, in requests of its size.
-        observations: what they are asked about.
-        spec: of the policy.
-        meter: of the service's processor time.
-        api_key: of a service that asks for one.
+        url: address, as accepted by `SlimqClient`.
+        policy: the policy's name.
+        plan: the plan, with variants and batch size.
+        observations: observations to send.
+        spec: the policy's layout.
+        meter: meter of the service's processor time.
+        api_key: API key; None if the service needs none.
     """
     address = Address.parse(url)
     bodies = make_bodies(observations, spec, plan.batch)
@@ -62,13 +62,13 @@ def make_service(
 def make_meter(
     url: str, metrics: str | None, api_key: str | None, timeout: float
 ) -> ProcessorMeter:
-    """A meter that tells the service's key to nobody else.
+    """Makes a meter that sends the API key only to the service's own host.
 
     Args:
-        url: of the service.
-        metrics: of its metrics, where that is another than below the URL.
-        api_key: of a service that asks for one.
-        timeout: seconds that an answer may take.
+        url: the service's address.
+        metrics: address of its metrics; None for `/metrics` below `url`.
+        api_key: API key; None if the service needs none.
+        timeout: seconds to wait for a response.
     """
     at = metrics or f"{url}/metrics"
     return ProcessorMeter(at, api_key if same_host(url, at) else None, timeout)
@@ -77,25 +77,25 @@ def make_meter(
 def loaded_models(
     client: SlimqClient, policy: str, plan: Plan, observations: Observations
 ) -> dict[str, str]:
-    """SHA-256 of each variant's model, of one request to each that a client makes as usual.
+    """SHA-256 of each variant's model, from one request per variant by the ordinary client.
 
     Raises:
-        SlimqError: a variant does not answer, or not as many observations in a request.
+        SlimqError: a variant does not answer, or does not accept this batch size.
     """
     names = sorted({subject.variant for subject in plan.subjects})
-    asked = observations.repeat(-(-plan.batch // len(observations)), axis=0)[: plan.batch]
-    return {name: client.act(policy, asked, name).sha256 for name in names}
+    sent = observations.repeat(-(-plan.batch // len(observations)), axis=0)[: plan.batch]
+    return {name: client.act(policy, sent, name).sha256 for name in names}
 
 
 def find_republished(client: SlimqClient, policy: str, models: Mapping[str, str]) -> list[str]:
-    """A note of each model that is another now, and of each that cannot be known."""
+    """Notes each model that has changed since, and each that could not be checked."""
     notes = []
     for name, sha256 in models.items():
         try:
             same = client.variant(policy, name).model.sha256 == sha256
         except SlimqError as error:
-            notes.append(f"whether {name} is still the same model is not known: {error}")
+            notes.append(f"could not check whether {name} was republished: {error}")
             continue
         if not same:
-            notes.append(f"{name} was republished during the test: its figures are mixed")
+            notes.append(f"{name} was republished during the test: its figures mix both models")
     return notes

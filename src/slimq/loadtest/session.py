@@ -1,7 +1,7 @@
 """Runs a plan against a service: warm-up, closed loop, open loop, steps.
 
-The recording is filled as it goes, so that what was measured before an interrupt, the time limit
-or the loss of the service is there.
+The recording is filled as the test proceeds, so that measurements survive an interrupt, the time
+limit or the loss of the service.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from slimq.core.errors import ServiceError
-from slimq.loadtest.capacity import why_not_held
+from slimq.loadtest.capacity import find_shortfall
 from slimq.loadtest.connection import Pool
 from slimq.loadtest.driver import BlockResult, drive_closed, drive_open
 from slimq.loadtest.plan import MIN_REQUESTS, Mode, Plan, Subject, blocks
@@ -25,20 +25,20 @@ from slimq.loadtest.service import Service
 from slimq.loadtest.stop import Stop, StoppedError, TimeIsUpError
 
 SHARE_OF_CAPACITY = 0.5
-"""What `open` asks of the slowest variant, where no rate is given."""
+"""Default rate of `open`, as a share of the slowest variant's throughput in the warm-up."""
 MAX_SILENT_BLOCKS = 2
-"""Blocks in a row without one answer after which a variant has failed: one may be a restart."""
+"""Consecutive blocks without an answer after which a variant is dropped: one may be a restart."""
 REFUSED = "refused"
-"""Reason of a step that found no service."""
+"""Failure reason of a step in which the service refused connections."""
 MAX_BUSY = 0.85
-"""A generator that is busy for more of the time measures itself."""
+"""Share of time above which a busy generator may be the bottleneck."""
 _STRIDE = 31
-"""By which each round begins elsewhere among the bodies."""
+"""Offset between the first bodies of consecutive rounds."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What has just been done; `share` is of the whole, guessed where steps are to come."""
+    """Progress after a block; `share` is the share of the plan done, estimated for steps."""
 
     mode: Mode | None
     label: str
@@ -57,21 +57,21 @@ def run_plan(
     on_block: OnBlock,
     stop: Stop | None = None,
 ) -> None:
-    """Fills a recording.
+    """Runs a plan and fills a recording.
 
     Args:
-        service: what is tested.
-        plan: what is to be done.
-        recording: where samples go, as they are taken.
-        on_block: hears of each block when it is over.
-        stop: ends it before, when it is asked to.
+        service: the service under test.
+        plan: the plan.
+        recording: receives samples as they are taken.
+        on_block: called after each block.
+        stop: ends the plan early on request.
 
     Raises:
-        ServiceError: it cannot be reached for as long as a request may take, or the baseline, or
-            a variant without two others, answers nothing.
-        TimeIsUpError: the plan's minutes were over before its end.
-        StoppedError: it was asked to end.
-        KeyboardInterrupt: as it says.
+        ServiceError: the service was unreachable for longer than the request timeout; or the
+            baseline answers nothing, or another variant does and fewer than two would remain.
+        TimeIsUpError: the time limit was reached before the end of the plan.
+        StoppedError: a stop was requested.
+        KeyboardInterrupt: interrupted.
     """
     stop = stop or Stop()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -128,7 +128,7 @@ class _Session:
         self._closed, self._opened = closed, opened
         self._recording, self._on_block = recording, on_block
         self._end = time.monotonic() + 60 * plan.minutes
-        self._done, self._all = 0.0, guess_seconds(plan)
+        self._done, self._all = 0.0, estimate_seconds(plan)
         self._subjects = list(plan.subjects)
         self._warm_rates: dict[str, float] = {}
         self._silent: Counter[str] = Counter()
@@ -139,7 +139,7 @@ class _Session:
         return min(self._warm_rates[subject.label] for subject in self._subjects)
 
     async def warm(self) -> None:
-        """Has every variant loaded and warm, in a closed loop."""
+        """Loads and warms up every variant, in a closed loop."""
         for subject in self._plan.subjects:
             await self._fill(self._closed, "warm-up", subject)
             requests = self._service.requests[subject.variant]
@@ -147,14 +147,14 @@ class _Session:
             self._check_time(seconds)
             result = await drive_closed(self._closed, requests, seconds, self._plan.timeout)
             if not result.answered:
-                self._lose(subject, result)
+                self._drop(subject, result)
                 continue
             self._warm_rates[subject.label] = result.answered / result.took
-            self._tell(None, subject.label, None, None, seconds)
-        self._all = guess_seconds(self._plan, self._warm_rates)
+            self._report(None, subject.label, None, None, seconds)
+        self._all = estimate_seconds(self._plan, self._warm_rates)
 
     async def rounds(self, mode: Mode, rate: float | None) -> None:
-        """Every block of a closed or an open loop."""
+        """Runs every block of a closed or an open loop."""
         plan = self._plan
         seconds = plan.seconds if rate is None else plan.open_seconds(rate)
         if seconds > plan.seconds:
@@ -167,10 +167,10 @@ class _Session:
                 await self._block(mode, number, subject, rate, seconds)
 
     async def climb(self) -> None:
-        """Each sweep raises the rate until every variant has failed to hold it.
+        """Runs the sweeps, each raising the rate until no variant sustains it.
 
-        A variant that would still be asked for more past what its connections could ever carry
-        is left there, and the recording says so: what it held is then a lower bound.
+        Rates are capped at `MAX_OVER_WARM_UP`; the rate of a variant that reaches the cap is a
+        lower bound, which the recording states.
         """
         first = max(1.0, FIRST_SHARE * self.slowest())
         alone = self._plan.order == "alone"
@@ -180,10 +180,10 @@ class _Session:
                 sweeps = {s: self._sweep(s.label, number, begins[s.label], first) for s in group}
                 await self._climb(number, sweeps)
                 for subject, sweep in sweeps.items():
-                    begins[subject.label] = max(first, sweep.held / self._plan.step)
+                    begins[subject.label] = max(first, sweep.sustained / self._plan.step)
 
     def _sweep(self, label: str, number: int, begin: float, first: float) -> Sweep:
-        """In whole steps the first time, and later by half of one, from a whole one below."""
+        """A sweep in whole steps the first time, then in half steps from one step below."""
         plan = self._plan
         factor = plan.step if number == 0 else math.sqrt(plan.step)
         spare = max(1.0, plan.max_connections / plan.connections)
@@ -196,7 +196,7 @@ class _Session:
                 if sweep.ending is None:
                     seconds = self._plan.step_seconds_at(sweep.rate)
                     sample = await self._block("steps", number, subject, sweep.rate, seconds)
-                    sweep.record(why_not_held(sample, self._plan.p99_us))
+                    sweep.record(find_shortfall(sample, self._plan.p99_us))
                     if sweep.ending is not None:
                         self._recording.endings[subject.label, number] = sweep.ending
 
@@ -215,7 +215,7 @@ class _Session:
             self._refused += 1
             refusal = BlockResult(seconds, sent=1, failed=Counter({REFUSED: 1}))
             sample = self._recording.add(mode, number, subject.label, rate, refusal, None)
-            self._tell(mode, subject.label, rate, sample, seconds)
+            self._report(mode, subject.label, rate, sample, seconds)
             return sample
         self._refused = 0
         before = meter.read()
@@ -227,17 +227,17 @@ class _Session:
         sample = self._recording.add(mode, number, subject.label, rate, result, used)
         self._silent[subject.label] = 0 if result.answered else self._silent[subject.label] + 1
         if mode != "steps" and self._silent[subject.label] >= MAX_SILENT_BLOCKS:
-            self._lose(subject, result)
-        self._tell(mode, subject.label, rate, sample, seconds)
+            self._drop(subject, result)
+        self._report(mode, subject.label, rate, sample, seconds)
         return sample
 
     async def _fill(self, pool: Pool, where: str, subject: Subject) -> None:
-        """Waits for a service that is being restarted, as long as a request may take."""
+        """Opens connections, waiting up to the request timeout for a service that is restarting."""
         begin = time.monotonic()
         if await pool.fill(min(self._plan.timeout, max(0.0, self._end - begin))):
-            away = time.monotonic() - begin
+            downtime = time.monotonic() - begin
             self._recording.notes.append(
-                f"{where}: the service refused connections for {away:.1f} s before a block of "
+                f"{where}: the service refused connections for {downtime:.1f} s before a block of "
                 f"{subject.label}"
             )
 
@@ -245,17 +245,17 @@ class _Session:
         if time.monotonic() + seconds > self._end:
             raise TimeIsUpError
 
-    def _lose(self, subject: Subject, result: BlockResult) -> None:
-        """Goes on without a variant that has failed, where there are two others to compare."""
+    def _drop(self, subject: Subject, result: BlockResult) -> None:
+        """Drops a failed variant if there are two others to compare."""
         reasons = ", ".join(f"{n} × {reason}" for reason, n in result.failed.most_common())
-        problem = f"{subject.variant}: nothing was answered ({reasons or 'no request was sent'})"
+        problem = f"{subject.variant}: no request was answered ({reasons or 'none was sent'})"
         others = [other for other in self._subjects if other != subject]
         if subject.label == self._plan.baseline or len(others) < 2:
             raise ServiceError(self._service.address.authority, None, problem)
         self._subjects = others
-        self._recording.notes.append(f"left out from then on, {problem}")
+        self._recording.notes.append(f"dropped from the test, {problem}")
 
-    def _tell(
+    def _report(
         self, mode: Mode | None, label: str, rate: float | None, sample: Sample | None, took: float
     ) -> None:
         self._done += took
@@ -263,12 +263,12 @@ class _Session:
         self._on_block(Progress(mode, label, rate, sample, share))
 
 
-def guess_seconds(plan: Plan, warm_rates: Mapping[str, float] | None = None) -> float:
-    """How long a plan is going to take, about.
+def estimate_seconds(plan: Plan, warm_rates: Mapping[str, float] | None = None) -> float:
+    """Estimates how long a plan takes.
 
     Args:
-        plan: what is to be done.
-        warm_rates: answers per second of each variant in the warm-up, when that is over.
+        plan: the plan.
+        warm_rates: throughput of each variant in the warm-up, once known.
     """
     labels = [subject.label for subject in plan.subjects]
     known = warm_rates or dict.fromkeys(labels, 1.0)
@@ -278,7 +278,7 @@ def guess_seconds(plan: Plan, warm_rates: Mapping[str, float] | None = None) -> 
     seconds += sum(lengths[mode] for mode in plan.modes) * plan.rounds * len(labels)
     if "steps" in plan.modes:
         first = FIRST_SHARE * min(known.values())
-        for label in known:  # each climbs to about twice what it could do in the warm-up
+        for label in known:  # each climbs to about twice its warm-up throughput
             steps = math.log(2 * known[label] / first) / math.log(plan.step) + MAX_MISSES
             steps += (plan.sweeps - 1) * 2 * (1 + MAX_MISSES)
             seconds += steps * plan.step_seconds

@@ -1,4 +1,4 @@
-"""The end of a load test before its plan's."""
+"""Early end of a load test."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import cast
 
 
 class TimeIsUpError(Exception):
-    """The plan's time is over; what was measured stands."""
+    """The time limit was reached; measurements so far are kept."""
 
 
 class StoppedError(Exception):
-    """Somebody has asked for the end; what was measured stands."""
+    """A stop was requested; measurements so far are kept."""
 
 
 class Stop:
-    """Asks for the end of a plan, from a signal handler or another thread.
+    """Requests the end of a plan, from a signal handler or another thread.
 
     Attributes:
-        asked: whether it was.
+        requested: whether a stop was requested.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._cancel: Callable[[], object] = lambda: None
 
-    def ask(self) -> None:
-        """Ends the plan at once; asking again changes nothing."""
-        if not self.asked:
-            self.asked = True
+    def request(self) -> None:
+        """Ends the plan at once; further requests have no effect."""
+        if not self.requested:
+            self.requested = True
             self._cancel()
 
     def bind(self) -> None:
-        """Has the task that calls this cancelled when it is asked for, or now if it was."""
+        """Has the calling task cancelled on request, or now if already requested."""
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self._cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
-        if self.asked:
+        if self.requested:
             task.cancel()
 
     def release(self) -> None:
-        """There is nothing to end any more."""
+        """Unbinds the task: requests no longer cancel it."""
         self._cancel = lambda: None

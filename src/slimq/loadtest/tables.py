@@ -1,4 +1,4 @@
-"""A report as text for a terminal and as Markdown."""
+"""Renders a report as text for a terminal or as Markdown."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ENDINGS = {
     "dropped": "requests were dropped",
     "failed": "requests failed",
     "behind": "the service fell behind the rate",
-    "cap": "still held, not tried further",
-    None: "nothing did: the sweep was not finished",
+    "cap": "the maximum rate was sustained",
+    None: "it was interrupted",
 }
 
 BOUNDS = {"": "", ">=": "≥ ", "<=": "≤ "}
@@ -33,7 +33,7 @@ Table = list[list[str]]
 
 
 def render(report: Report, *, markdown: bool) -> str:
-    """The whole report, tables and sentences, with a newline at its end."""
+    """Renders the whole report, tables and sentences, with a final newline."""
     parts = [_head(report, markdown=markdown)]
     for title, table in sections(report):
         parts.append(f"### {title}" if markdown else title)
@@ -47,7 +47,7 @@ def render(report: Report, *, markdown: bool) -> str:
 
 
 def sections(report: Report) -> list[tuple[str, Table]]:
-    """Every table that has a row, under the title that says what its figures are of."""
+    """All tables with rows, each with a title that describes its figures."""
     found = []
     for mode in report.plan.modes:
         if mode == "steps":
@@ -64,21 +64,21 @@ def sections(report: Report) -> list[tuple[str, Table]]:
 
 def figures_table(report: Report, mode: Mode) -> Table:
     """Throughput, latency and processor time of every variant in a closed or an open loop."""
-    head = ["variant", "requests/s", *(f"p{100 * q:g}, ms" for q in SHOWN), "longest, ms"]
-    head += ["processor, ms", "requests", "failed", "dropped"]
+    head = ["variant", "requests/s", *(f"p{100 * q:g}, ms" for q in SHOWN), "max, ms"]
+    head += ["processor time, ms", "requests", "failed", "dropped"]
     return [head, *(_figures(summary) for summary in report.summaries if summary.mode == mode)]
 
 
 def ratios_table(report: Report, mode: Mode) -> Table:
     """Ratio to the baseline, interval and verdict of every comparison."""
-    head = ["variant", "of", "ratio", "interval", "rounds", "verdict"]
+    head = ["variant", "statistic", "ratio", "interval", "rounds", "verdict"]
     rows = [_ratio(difference) for difference in report.differences if difference.mode == mode]
     return [head, *rows]
 
 
 def capacities_table(report: Report) -> Table:
-    """The rate that each variant held."""
-    head = ["variant", "held, requests/s", "in each sweep", "× baseline", "what ended it"]
+    """The rate that each variant sustained."""
+    head = ["variant", "sustained, requests/s", "in each sweep", "× baseline", "ended because"]
     rows = []
     for capacity in report.capacities:
         ratio = MISSING
@@ -92,43 +92,43 @@ def capacities_table(report: Report) -> Table:
 
 
 def verdicts(report: Report) -> list[str]:
-    """One sentence per variant: what is larger than the noise, and what is not."""
+    """One sentence per variant: which differences exceed the noise, and which were not tested."""
     sentences = []
     for subject in report.plan.subjects:
         found = [d for d in report.differences if d.label == subject.label]
         if not found:
             continue
         if report.plan.order == "alone":
-            reason = "one variant at a time, drift cannot be told from a difference"
+            reason = "variants were measured one at a time, so drift may look like a difference"
             sentences.append(f"{subject.label}: not compared: {reason}")
             continue
-        said = [_tell(difference) for difference in found if difference.real]
-        if not said and any(difference.real is False for difference in found):
-            said = ["no difference that is larger than the noise"]
-        said += _tell_untested(found)
-        sentences.append(f"{subject.label} against {report.plan.baseline}: {'; '.join(said)}")
+        parts = [_describe_real(difference) for difference in found if difference.real]
+        if not parts and any(difference.real is False for difference in found):
+            parts = ["no difference exceeds the noise"]
+        parts += _describe_untested(found)
+        sentences.append(f"{subject.label} against {report.plan.baseline}: {'; '.join(parts)}")
     return sentences
 
 
 def judge(difference: Difference) -> str:
-    """`better`, `worse`, `in the noise`, `not tested` or `not judged: …`."""
+    """`better`, `worse`, `within the noise`, `not tested` or `not judged: …`."""
     if difference.unjudged is not None:
         return f"not judged: {difference.unjudged}"
     if difference.real is None:
         return "not tested"
     if not difference.real:
-        return "in the noise"
+        return "within the noise"
     more_is_better = difference.statistic == "throughput"
     return "better" if (difference.ratio > 1) == more_is_better else "worse"
 
 
 def describe(report: Report) -> str:
-    """When it was, how it ended, and what was sent."""
+    """When the test ran, how it ended, and what was sent."""
     plan = report.plan
     return (
         f"{report.started}, {report.seconds:.0f} s, {report.ended}; {report.observations}; "
-        f"{plan.batch} observation{'s' if plan.batch > 1 else ''} in a request; "
-        f"the baseline is {plan.baseline}; seed {plan.seed}"
+        f"{plan.batch} observation{'s' if plan.batch > 1 else ''} per request; "
+        f"baseline {plan.baseline}; seed {plan.seed}"
     )
 
 
@@ -141,9 +141,7 @@ def _title(report: Report, mode: Mode, *, ratios: bool) -> str:
     plan = report.plan
     if ratios:
         each = report.error_rate / max(1, plan.comparisons)
-        return (
-            f"Ratio to {plan.baseline}, {mode} loop: middle of the rounds, {1 - each:.3%} interval"
-        )
+        return f"Ratio to {plan.baseline}, {mode} loop, with {1 - each:.3%} confidence interval"
     if mode == "closed":
         rounds = _rounds(report, mode, plan.seconds)
         return f"Closed loop: {plan.connections} connections, always busy, {rounds}"
@@ -191,16 +189,16 @@ def _ratio(difference: Difference) -> list[str]:
     ]
 
 
-def _tell(difference: Difference) -> str:
+def _describe_real(difference: Difference) -> str:
     percent = abs(difference.ratio - 1)
-    direction = "more" if difference.ratio > 1 else "less"
+    direction = "higher" if difference.ratio > 1 else "lower"
     where = f"{difference.mode} loop"
     name = TITLES[difference.statistic]
     return f"{name} {percent:.1%} {direction} in the {where} ({judge(difference)})"
 
 
-def _tell_untested(found: Sequence[Difference]) -> list[str]:
-    """What has no verdict, by mode and reason; all of a mode together are not named one by one."""
+def _describe_untested(found: Sequence[Difference]) -> list[str]:
+    """Comparisons without a verdict, by mode and reason; names are omitted if all of a mode."""
     reasons: dict[tuple[Mode, str], list[Difference]] = {}
     for difference in found:
         if difference.real is None:
@@ -208,12 +206,12 @@ def _tell_untested(found: Sequence[Difference]) -> list[str]:
             rounds = f"{difference.rounds} round{'s' if difference.rounds > 1 else ''}"
             why = f"{{}}not {verb} in the {difference.mode} loop: {difference.unjudged or rounds}"
             reasons.setdefault((difference.mode, why), []).append(difference)
-    told = []
-    for (mode, why), ones in reasons.items():
-        whole = len(ones) == sum(difference.mode == mode for difference in found)
-        names = "" if whole else f"{', '.join(TITLES[one.statistic] for one in ones)} "
-        told.append(why.format(names))
-    return told
+    sentences = []
+    for (mode, why), untested in reasons.items():
+        whole = len(untested) == sum(difference.mode == mode for difference in found)
+        names = "" if whole else f"{', '.join(TITLES[d.statistic] for d in untested)} "
+        sentences.append(why.format(names))
+    return sentences
 
 
 def _milliseconds(microseconds: float | None) -> str:

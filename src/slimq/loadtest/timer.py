@@ -1,8 +1,8 @@
-"""Wakes the event loop at a given time, to some tens of microseconds.
+"""Timer for the event loop, accurate to some tens of microseconds.
 
-Timers of event loops are rounded up to whole milliseconds, which is more than a small model
-takes. Linux has timers that are files (timerfd_create(2)); Python's own binding is of 3.13, so
-this one goes through libc. Elsewhere it is the loop's timer, and a report says how late that was.
+Event loops round timers up to whole milliseconds, which is longer than a small model takes. On
+Linux this uses a timerfd (timerfd_create(2)), through libc since Python has a binding only from
+3.13. Elsewhere it uses the loop's timer, and a report states how late that was.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Interval(ctypes.Structure):
 
 
 class PreciseTimer:
-    """Calls a function when its time has come; one time can be set at once."""
+    """Calls a function at a set time; only one time can be set."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
@@ -47,24 +47,24 @@ class PreciseTimer:
             self._loop.add_reader(self._file, self._expire)
 
     def set(self, when: float) -> None:
-        """Calls at this time of `time.perf_counter`, or soon where it has passed."""
+        """Sets the time of the call, by `time.perf_counter`; a past time calls soon."""
         delay = max(0.0, when - time.perf_counter())
         if self._file < 0:
             self.stop()
             self._timer = self._loop.call_later(delay, self._call)
             return
-        assert self._libc is not None  # noqa: S101 - a timer has come from it
+        assert self._libc is not None  # noqa: S101 - the timer came from it
         seconds, rest = divmod(max(_MIN_NS, int(delay * 1e9)), 1_000_000_000)
         interval = _Interval(0, 0, seconds, rest)
         self._libc.timerfd_settime(self._file, 0, ctypes.byref(interval), None)
 
     def stop(self) -> None:
-        """Forgets the time that was set."""
+        """Cancels the call of the loop's timer."""
         if self._timer is not None:
             self._timer.cancel()
 
     def close(self) -> None:
-        """Gives back what the system lent."""
+        """Stops the timer and closes its file."""
         self.stop()
         if self._file >= 0:
             self._loop.remove_reader(self._file)

@@ -1,4 +1,4 @@
-"""The targets of temporal-difference learning, with and without Double DQN."""
+"""Targets for temporal-difference learning, with and without Double DQN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def bootstrap_targets(
     Args:
         returns: `(batch,)`, discounted rewards of the m steps to s'.
         discounts: `(batch,)`, γ^m, or 0 where the episode terminated at s'; a truncated episode
-            would have gone on, and bootstraps.
+            would have continued, so its target bootstraps.
         selecting: `(batch, actions)`, Q(s', ·; θ), or Q(s', ·; θ⁻) without Double DQN.
         evaluating: `(batch, actions)`, Q(s', ·; θ⁻).
     """

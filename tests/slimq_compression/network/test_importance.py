@@ -203,7 +203,7 @@ def test_bn_scale_is_the_size_of_gamma_and_the_l1_norm_of_dense_units() -> None:
     ],
 )
 def test_bn_scale_without_batch_normalization_is_refused(body, received: str) -> None:
-    expected = "one that the network has: bn-scale needs batch normalization in convolutions"
+    expected = "another criterion, since bn-scale needs convolutions with batch normalization"
     message = rf"^prune_channels\.importance: expected {expected}, received {received}$"
     with pytest.raises(InvalidInputError, match=message):
         unit_scores(build(body), Importance.BN_SCALE, 8, None)

@@ -17,7 +17,7 @@ from slimq.networks.grids import LinearLevels, Mask
 from slimq.networks.qnetwork import named_layers
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.collector import PolicyCollector
-from slimq_compression.network.straight_through import hold
+from slimq_compression.network.straight_through import attach_grids
 from slimq_compression.passes import student
 from slimq_compression.passes.finetune_td import Params, Replay, apply
 from slimq_compression.pipeline import load_source
@@ -131,8 +131,8 @@ def test_weights_stay_on_their_grids_in_play_and_in_the_result(
     make_network, make_context, make_states
 ) -> None:
     network = make_network("mlp")
-    hold(network, "dense1", (Mask(sparsity=0.5),))
-    hold(network, "dense2", (LinearLevels(highest=7),))
+    attach_grids(network, "dense1", (Mask(sparsity=0.5),))
+    attach_grids(network, "dense2", (LinearLevels(highest=7),))
     zeros = network.features[0].weight == 0
     before = network.features[0].weight.detach().clone()
     collector = OneReward(make_states("mlp", 64), reward=1.0, terminated=False)

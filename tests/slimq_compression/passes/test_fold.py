@@ -145,7 +145,7 @@ def test_batch_normalization_behind_something_else_is_refused(normalized) -> Non
     norm.output[0] = "moved"
     model.graph.node.append(norm)
     model.graph.output.append(helper.make_tensor_value_info("moved", TensorProto.FLOAT, None))
-    with pytest.raises(InvalidInputError, match=r"right behind a convolution.*'conv1.norm'") as e:
+    with pytest.raises(InvalidInputError, match=r"directly after a convolution.*'conv1.norm'") as e:
         apply(model, Params(), None)
     assert e.value.field == "fold.batch_norm"
 

@@ -102,7 +102,9 @@ def test_weights_on_levels_are_encoded_bit_for_bit(
 def test_levels_of_smaller_blocks_are_refused_by_naming_them(make_network, make_context) -> None:
     network = make_network("wide")
     put_on_levels(network, 32)
-    with pytest.raises(InvalidInputError, match="at most 32, for the weights of dense2") as caught:
+    with pytest.raises(
+        InvalidInputError, match="at most 32, since the weights of dense2"
+    ) as caught:
         quantize(network, make_context("mlp", make_network("mlp")), block_size=64)
     assert caught.value.field == "quantize_int4.block_size"
 

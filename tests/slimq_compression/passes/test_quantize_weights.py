@@ -6,7 +6,7 @@ import torch
 from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import Mask
 from slimq.networks.qnetwork import named_layers
-from slimq_compression.network.straight_through import hold
+from slimq_compression.network.straight_through import attach_grids
 from slimq_compression.passes.quantize_weights import Form, Params, apply
 
 
@@ -41,7 +41,7 @@ def test_a_pruned_layer_keeps_its_zeros_which_take_one_of_the_codes(
     make_network, make_context
 ) -> None:
     network = make_network("conv")
-    hold(network, "dense1", (Mask(0.5),))
+    attach_grids(network, "dense1", (Mask(0.5),))
     quantized = apply(network, Params(form=Form.CODEBOOK, bits=2), make_context("conv", network))
     before, after = (named_layers(n)["dense1"].weight.detach() for n in (network, quantized))
     assert torch.equal(before == 0, after == 0)
@@ -72,7 +72,7 @@ def test_a_layer_that_is_not_there_or_has_levels_already_is_refused_by_name(
 ) -> None:
     network, context = make_network("conv"), make_context("conv", make_network("conv"))
     quantized = apply(network, Params(layers=("conv1",)), context)
-    expected = rf"quantize_weights\.layers.*layers of conv2, dense1, head.*{name}"
+    expected = rf"quantize_weights\.layers.*some of conv2, dense1, head.*{name}"
     with pytest.raises(InvalidInputError, match=expected):
         apply(quantized, Params(layers=(name,)), context)
 
@@ -85,5 +85,5 @@ def test_blocks_are_for_dense_layers(make_network, make_context) -> None:
 
 @pytest.mark.parametrize("field", ["highest", "block"])
 def test_what_belongs_to_linear_levels_is_refused_with_others(field: str) -> None:
-    with pytest.raises(ValueError, match="form = linear alone"):
+    with pytest.raises(ValueError, match="require form = linear"):
         Params(form=Form.CODEBOOK, **{field: 16})

@@ -21,7 +21,7 @@ from slimq_compression.graph.weights import count_weights, decoded_weights, desc
 from slimq_compression.passes import quantize_int8
 from slimq_compression.passes.store_weights import Params, apply, require_same
 from slimq_compression.storage.decoders import Sparse
-from slimq_compression.storage.weight_forms import Form
+from slimq_compression.storage.encodings import Encoding
 
 GRIDS: dict[str, Any] = {
     "linear8": lambda: (LinearLevels(127),),
@@ -158,22 +158,22 @@ def test_storing_twice_changes_nothing(store, make_context, make_network) -> Non
 @pytest.mark.parametrize(
     ("form", "grids", "element"),
     [
-        (Form.LINEAR, "linear4", TensorProto.INT4),
-        (Form.POWER_OF_TWO, "power-of-two4", TensorProto.UINT4),
-        (Form.CODEBOOK, "codebook4", TensorProto.UINT4),
+        (Encoding.LINEAR, "linear4", TensorProto.INT4),
+        (Encoding.POWER_OF_TWO, "power-of-two4", TensorProto.UINT4),
+        (Encoding.CODEBOOK, "codebook4", TensorProto.UINT4),
     ],
 )
-def test_a_form_that_is_asked_for_is_taken(store, form: Form, grids: str, element: int) -> None:
+def test_a_form_that_is_asked_for_is_taken(store, form: Encoding, grids: str, element: int) -> None:
     _, after = store("conv", grids, form=form, sparse="none")
     assert elements(after, "dense1")["codes"] == element
 
 
-@pytest.mark.parametrize("form", [Form.LINEAR, Form.POWER_OF_TWO, Form.CODEBOOK])
+@pytest.mark.parametrize("form", [Encoding.LINEAR, Encoding.POWER_OF_TWO, Encoding.CODEBOOK])
 def test_weights_that_are_not_of_the_form_are_refused_with_layer_and_count(
-    store, form: Form
+    store, form: Encoding
 ) -> None:
     message = rf"store_weights\.form: expected weights on a {form} grid of at most 8 bits, "
-    with pytest.raises(InvalidInputError, match=message + "received 5,5.. different values in den"):
+    with pytest.raises(InvalidInputError, match=message + "received 5,5.. distinct values in den"):
         store("conv", None, form=form, layers=["dense1"])
 
 
@@ -205,7 +205,7 @@ def test_weights_that_would_differ_are_refused() -> None:
         {"conv1.weight": weight, "empty": weight * np.nan},
         {"conv1.weight": weight, "empty": weight * np.nan},
     )
-    message = r"form: expected the same weights as before, received 6 of 6 that differ in conv1"
+    message = r"form: expected unchanged weights, received 6 of 6 changed in conv1"
     with pytest.raises(InvalidInputError, match=message):
         require_same({"conv1.weight": weight}, {"conv1.weight": weight + 1e-7})
 

@@ -122,10 +122,10 @@ def test_layers_that_do_not_fit_the_observations_are_refused_by_name(
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({}, "give architecture, convolutions or hidden"),
-        ({"width": 0.5, "hidden": [4]}, "width scales a named architecture"),
-        ({"window": {}, "hidden": [4]}, "window and background go with convolutions"),
-        ({"background": 87, "hidden": [4]}, "window and background go with convolutions"),
+        ({}, "give at least one of architecture, convolutions and hidden"),
+        ({"width": 0.5, "hidden": [4]}, "width requires architecture"),
+        ({"window": {}, "hidden": [4]}, "window and background require convolutions"),
+        ({"background": 87, "hidden": [4]}, "window and background require convolutions"),
         (
             {"architecture": "nature", "convolutions": BLOCKS},
             "give architecture or convolutions, not both",

@@ -23,22 +23,22 @@ from slimq_compression import accept
 from slimq_compression.compress import compress
 from slimq_compression.pipeline import load_source
 from slimq_compression.recipe import load_recipe
-from slimq_compression.search.run import Snapshot, front, ranking, search, snapshot
+from slimq_compression.search.run import Snapshot, pareto_front, ranking, search, snapshot
 from slimq_compression.search.space import suggest
 from slimq_compression.search.stages import GATE_OFFSET, SCREENING_OFFSET, Stages
 from slimq_compression.search.study import (
-    ATTEMPTS,
     JOURNAL,
+    MAX_ATTEMPTS,
     SearchSettings,
     dominates,
-    ended,
-    give_back,
-    on_front,
-    only_search,
+    finished_trials,
+    is_nondominated,
+    lock_study,
     open_study,
+    requeue_trials,
 )
 from slimq_compression.search.winners import attempts, publish_winners, winning_recipe
-from slimq_compression.search.worker import PEERS, Worker
+from slimq_compression.search.worker import MIN_PEERS, Worker
 
 SHIPPED = Path(__file__).parents[3] / "policies" / "cartpole"
 Make = Callable[..., SearchSettings]
@@ -80,7 +80,7 @@ def test_an_interrupted_search_goes_on_to_the_right_number_of_trials(settings: M
     with pytest.raises(KeyboardInterrupt):
         search(chosen, on_trial=interrupt)
     study = open_study(chosen)
-    assert len(ended(study)) == 2
+    assert len(finished_trials(study)) == 2
     # What a worker that is killed leaves behind: a trial that runs, and half a line.
     orphan = study.ask()
     orphan.suggest_categorical("structure", ["pruned", "student"])
@@ -90,7 +90,7 @@ def test_an_interrupted_search_goes_on_to_the_right_number_of_trials(settings: M
     search(chosen, on_trial=lambda now: seen.append(now.ended))
     study = open_study(chosen)
     assert seen == [2, 3, 4]
-    assert len(ended(study)) == chosen.trials
+    assert len(finished_trials(study)) == chosen.trials
     states = [trial.state for trial in study.trials]
     assert TrialState.RUNNING not in states
     assert states[orphan.number] is TrialState.FAIL
@@ -108,7 +108,7 @@ def test_a_search_that_is_done_runs_nothing_more(settings: Make) -> None:
 
 
 def test_no_trial_begins_after_the_time_is_up(settings: Make) -> None:
-    assert ended(search(settings(minutes=1e-9))) == []
+    assert finished_trials(search(settings(minutes=1e-9))) == []
 
 
 def test_the_same_seed_gives_the_same_trials_and_another_gives_others(
@@ -129,7 +129,7 @@ def test_a_candidate_over_the_limit_of_bytes_is_dropped_untrained(settings: Make
         assert trial.user_attrs["reason"].endswith(" over 105")
         assert trial.constraints["bytes"] > 0
         assert "agreement" not in trial.user_attrs
-    assert front(study) == []
+    assert pareto_front(study) == []
 
 
 def test_a_candidate_over_the_limit_of_latency_is_dropped_untrained(settings: Make) -> None:
@@ -170,7 +170,7 @@ def test_a_winner_is_published_by_a_recipe_that_makes_it_again(
     assert same.outcome.status == "unchanged"
     assert winner.recipe.read_text(encoding="utf-8") == annotated
     winner.recipe.write_text("# mine\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="is there already and holds something else"):
+    with pytest.raises(ConfigError, match="exists with different content"):
         list(publish_winners(chosen, study, 1, recipes, effort=0.05))
 
 
@@ -202,7 +202,7 @@ def test_what_the_gate_refuses_is_reported_and_not_published(
 def test_workers_share_a_study_and_run_exactly_as_many_trials(settings: Make) -> None:
     seen: list[Snapshot] = []
     study = search(settings(trials=5, workers=2), on_trial=seen.append)
-    assert len(ended(study)) == 5
+    assert len(finished_trials(study)) == 5
     assert seen[0].ended == 0
     assert seen[-1] == snapshot(study, settings())
 
@@ -236,11 +236,11 @@ def test_a_trial_is_judged_by_the_median_of_those_that_are_no_larger(settings: M
         q_error_mean=0.1,
         q_error_max=0.1,
     )
-    for index in range(PEERS):
+    for index in range(MIN_PEERS):
         add(worker.study, [1_000 + index, 10, 0], regret=0.1)
     worker.check_fidelity(worker.study.ask(), fidelity, 1_000)
     trial = worker.study.ask()
-    with pytest.raises(optuna.TrialPruned, match=f"the median of {PEERS} trials of no more bytes"):
+    with pytest.raises(optuna.TrialPruned, match=f"median of {MIN_PEERS} trials of no more bytes"):
         worker.check_fidelity(trial, fidelity, 2_000)
     poor = fidelity.model_copy(update={"agreement": 0.5})
     trial = worker.study.ask()
@@ -266,31 +266,31 @@ def test_a_trial_that_meets_an_error_fails_with_its_reason_and_counts(settings: 
     actions = [*manifest.actions, "a third"]
     manifest = manifest.model_copy(update={"actions": actions})
     worker.stages.source = dataclasses.replace(worker.source, manifest=manifest)
-    worker.one()
+    worker.run_trial()
     (trial,) = worker.study.trials
     assert trial.state is TrialState.FAIL
     assert "expected shape (batch, 3)" in trial.user_attrs["reason"]
-    assert [known.number for known in ended(worker.study)] == [0]
+    assert [known.number for known in finished_trials(worker.study)] == [0]
 
 
 def test_a_trial_that_never_ends_is_tried_a_few_times_only(settings: Make) -> None:
     chosen = settings()
-    with only_search(chosen.folder):
+    with lock_study(chosen.folder):
         study = open_study(chosen)
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             trial = study.ask()
             trial.suggest_categorical("weights", ["fp32"])
-            assert give_back(study, chosen.folder) == 1
+            assert requeue_trials(study, chosen.folder) == 1
         assert study.get_trials(states=(TrialState.WAITING,)) == []
-        assert len(study.trials) == ATTEMPTS
-        assert ended(study) == []
+        assert len(study.trials) == MAX_ATTEMPTS
+        assert finished_trials(study) == []
 
 
 def test_one_search_at_a_time_holds_a_study(settings: Make) -> None:
     chosen = settings()
     with (
-        only_search(chosen.folder),
-        pytest.raises(ConfigError, match="another search is at work in it"),
+        lock_study(chosen.folder),
+        pytest.raises(ConfigError, match="in use by another search"),
     ):
         search(chosen)
 
@@ -367,7 +367,7 @@ def test_a_point_dominates_where_it_is_nowhere_worse_and_somewhere_better() -> N
     assert not dominates((100, 10.01, 0.0), (100, 10.04, 0.0))
     generator = np.random.default_rng(0)
     points = generator.integers(1, 9, (60, 3)).astype(float).tolist()
-    kept = [p for p in points if on_front(p, points)]
+    kept = [p for p in points if is_nondominated(p, points)]
     assert kept
     for point in points:
         assert point in kept or any(dominates(other, point) for other in kept)
@@ -380,7 +380,7 @@ def test_the_ranking_puts_what_held_the_gate_first_and_then_bytes(settings: Make
     add(study, [2_000, 9, 0.01], low=-0.01)
     add(study, [2_500, 9, 0.3])
     add(study, [950, 8, 0.1])
-    assert [found.bytes for found in front(study)] == [900, 950, 2_000, 3_000]
+    assert [found.bytes for found in pareto_front(study)] == [900, 950, 2_000, 3_000]
     assert [found.bytes for found in ranking(study, 0.02)] == [2_000, 3_000, 950, 900]
 
 
@@ -411,7 +411,7 @@ def test_the_winners_recipe_is_named_by_what_makes_it(settings: Make) -> None:
     chosen = settings(max_bytes=20_000, margin=0.02)
     study = prepared(chosen).study
     add(study, [900, 9, 0.0])
-    known = front(study)[0]
+    known = pareto_front(study)[0]
     params = {"structure": "pruned", "keep.1": 0.1, "keep.2": 0.1, "weights": "fp32"}
     found = dataclasses.replace(known, params=params)
     source = load_source(Repository(chosen.policies), "cartpole")

@@ -19,7 +19,7 @@ from slimq_compression.passes import student
 from slimq_compression.search.space import (
     BITS,
     FULL,
-    SECOND,
+    SECOND_EFFORT,
     Candidate,
     Offer,
     background_of,
@@ -163,7 +163,7 @@ def test_weights_on_levels_are_trained_once_more_and_then_stored() -> None:
         assert recipe.network[2].params.model_dump()["bits"] == low
         once, again = (recipe.network[index].params.model_dump() for index in (1, 3))
         total = once["updates"] * once["rounds"]
-        assert again["updates"] * again["rounds"] == pytest.approx(SECOND * total, rel=0.02)
+        assert again["updates"] * again["rounds"] == pytest.approx(SECOND_EFFORT * total, rel=0.02)
         assert candidate.describe() == f"student 16; {form} {low} bits"
 
 

@@ -101,11 +101,11 @@ class Caller:
             "client": ("127.0.0.1", 81),
         }
         arrivals = self.service.app.arrivals
-        arrivals.counted, arrivals.coming = True, int(self._crowd)
+        arrivals.tracked, arrivals.pending = True, int(self._crowd)
         try:
             self.service.run(self.app(scope, receive, send))
         finally:
-            arrivals.coming = 0
+            arrivals.pending = 0
         if not sent:
             return [], {}, b""
         found = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
@@ -299,7 +299,7 @@ def test_errors_around_frames_speak_of_what_was_sent(service: Any, form: str, st
     body = (form % json.dumps(FRAME.tolist())).encode()
     (found,), _, answer = both(service, FRAMES, whole(body), sized(body))
     assert found == status
-    assert str(digits.PLACE) not in answer.decode()
+    assert str(digits.PLACEHOLDER) not in answer.decode()
 
 
 def test_what_a_head_of_json_was_once_says_nothing_of_numbers_behind_it(service: Any) -> None:
@@ -551,7 +551,7 @@ def test_requests_of_one_turn_share_a_run_and_each_gets_its_own_answer(start: An
     async def ask_all() -> Any:
         return await asyncio.gather(*map(ask, rows))
 
-    service.app.arrivals.coming = 1
+    service.app.arrivals.pending = 1
     answers = service.run(ask_all())
     for answer, expected in zip(answers, alone, strict=True):
         assert answer["actions"] == expected["actions"]

@@ -45,7 +45,7 @@ def test_a_method_that_is_not_allowed_names_those_that_are(service: Any) -> None
     assert answer.json()["limit"] == "POST"
 
 
-def test_a_mistake_of_ours_outside_act_is_a_problem_too(
+def test_an_internal_error_outside_act_is_a_problem_too(
     service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:

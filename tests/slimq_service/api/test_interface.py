@@ -47,7 +47,7 @@ def test_their_licences_come_with_them() -> None:
         assert (FILES / name).read_text(encoding="utf-8")
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(server: Any) -> None:
+def test_the_page_loads_nothing_from_other_sites(server: Any) -> None:
     answer = httpx.get(server.url + "/docs")
     assert answer.status_code == 200
     assert "//" not in answer.text

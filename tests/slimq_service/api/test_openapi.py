@@ -5,7 +5,7 @@ from typing import Any
 from slimq_service.api.openapi import REQUEST_EXAMPLES
 
 
-def test_the_hot_endpoints_are_documented_with_examples(service: Any) -> None:
+def test_act_and_compare_are_documented_with_examples(service: Any) -> None:
     document = service.get("/openapi.json").json()
     for path in ("/v1/policies/{policy}/act", "/v1/policies/{policy}/variants/{variant}/act"):
         operation = document["paths"][path]["post"]
@@ -19,12 +19,12 @@ def test_the_hot_endpoints_are_documented_with_examples(service: Any) -> None:
     assert "text/html" in service.get("/docs").headers["content-type"]
 
 
-def test_streams_are_documented_with_what_is_answered_instead(service: Any) -> None:
+def test_streams_are_documented_with_their_refusals(service: Any) -> None:
     document = service.get("/openapi.json").json()
     for path in ("/v1/policies/{policy}/stream", "/v1/policies/{policy}/variants/{variant}/stream"):
         operation = document["paths"][path]["get"]
         assert set(operation["responses"]) == {
-            *("101", "400", "404", "413", "422", "426", "500", "503")
+            *("101", "400", "403", "404", "413", "422", "426", "500", "503")
         }
         names = [parameter["name"] for parameter in operation["parameters"]]
         assert names[path.count("{") :] == ["variant", "Routing-Key"]
@@ -60,7 +60,7 @@ def test_every_reference_leads_somewhere(service: Any) -> None:
         assert reference.removeprefix("#/components/schemas/") in schemas
 
 
-def test_the_examples_are_true(service: Any) -> None:
+def test_the_examples_match_real_responses(service: Any) -> None:
     for example in REQUEST_EXAMPLES.values():
         body: Any = dict(example["value"])  # type: ignore[call-overload]
         body.pop("variant", None)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from slimq.core.observation import ObservationSpec
 from slimq_service.decoding import frames_in_json as digits
-from slimq_service.decoding.frames_in_json import PLACE, read_frames
+from slimq_service.decoding.frames_in_json import PLACEHOLDER, read_frames
 
 SPEC = ObservationSpec(dtype="uint8", shape=(2, 3))
 ROWS = [[[0, 1, 2], [30, 40, 50]], [[255, 100, 199], [200, 99, 10]]]
@@ -24,12 +24,12 @@ def read(text: str) -> Any:
 
 
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
-def test_the_array_and_what_is_left_of_the_document(separators: Any) -> None:
+def test_the_array_is_extracted_and_the_rest_of_the_document_kept(separators: Any) -> None:
     text = json.dumps({"variant": "int8", "observations": ROWS}, separators=separators)
     found = read(text)
     assert found is not None
     assert found[0] == ROWS
-    assert json.loads(found[1]) == {"variant": "int8", "observations": PLACE}
+    assert json.loads(found[1]) == {"variant": "int8", "observations": PLACEHOLDER}
 
 
 def whole(array: str | bytes) -> bytes:
@@ -49,11 +49,11 @@ def test_every_array_is_read_back(frames: Any, spaced: bool) -> None:
     np.testing.assert_array_equal(found[0], frames)
 
 
-def test_a_long_text_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_is_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (50, 2, 3), dtype=np.uint8)
     body = whole(orjson.dumps(frames.tolist()))
     for size in (1, 7, 100, 1000):
-        monkeypatch.setattr(digits, "PIECE_BYTES", size)
+        monkeypatch.setattr(digits, "CHUNK_BYTES", size)
         found = read_frames(body, SPEC)
         assert found is not None
         np.testing.assert_array_equal(found[0], frames)
@@ -96,10 +96,10 @@ def test_a_long_text_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> 
         "[[[0,1,2],[3,4,5]]]e7",
         '"[[[0,1,2],[3,4,5]]]"',
         '[[[0,1,2],[3,4,5]]],"b":[1]',
-        f'[[[0,1,2],[3,4,5]]],"b":{PLACE}',
+        f'[[[0,1,2],[3,4,5]]],"b":{PLACEHOLDER}',
     ],
 )
-def test_what_is_no_such_value_is_left_to_others(text: str) -> None:
+def test_other_values_are_left_to_the_json_parser(text: str) -> None:
     assert read_frames(whole(text), SPEC) is None
     assert read(text) is None, "and so is what is no object"
 
@@ -108,9 +108,7 @@ AROUND = st.text(alphabet='ab":,{}[]0.e- \n\t', max_size=12)
 
 
 @given(before=AROUND, after=AROUND, frames=FRAMES)
-def test_whatever_is_around_it_the_document_says_the_same(
-    before: str, after: str, frames: Any
-) -> None:
+def test_the_rest_of_the_document_is_unchanged(before: str, after: str, frames: Any) -> None:
     body = before.encode() + orjson.dumps(frames.tolist()) + after.encode()
     found = read_frames(body, SPEC)
     if found is None:
@@ -128,16 +126,16 @@ def test_whatever_is_around_it_the_document_says_the_same(
 def restore(document: Any, frames: Any) -> Any:
     if isinstance(document, dict):
         return {key: restore(value, frames) for key, value in document.items()}
-    return frames if type(document) is int and document == PLACE else document
+    return frames if type(document) is int and document == PLACEHOLDER else document
 
 
 @given(text=st.text(alphabet="[]0123456789, ", max_size=40))
-def test_what_is_read_is_what_json_says(text: str) -> None:
+def test_the_numbers_equal_those_of_a_json_parser(text: str) -> None:
     found = read_frames(whole("[[[" + text), SPEC)
     if found is not None:
         assert found[0].tolist() == json.loads("[[[" + text)
 
 
-def test_numbers_of_other_types_are_left_to_others() -> None:
+def test_other_dtypes_are_left_to_the_json_parser() -> None:
     spec = ObservationSpec(dtype="float32", shape=(3,))
     assert read_frames(b'{"a":[[1,2,3]]}', spec) is None

@@ -47,26 +47,26 @@ def test_lists_are_flattened_row_by_row() -> None:
         ([[1, [2]], [3, 4]], r"x\[0\]\[1\]: expected a number, received a list"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_place(value: Any, message: str) -> None:
+def test_errors_name_the_element(value: Any, message: str) -> None:
     with pytest.raises(ObservationError, match=message):
         flatten(value, (2, 2), "x")
 
 
-def test_numbers_become_bytes_where_they_are_bytes() -> None:
+def test_whole_numbers_in_range_become_bytes() -> None:
     assert to_array([0, 255], FRAMES).dtype == np.uint8
     assert to_array([0, 256], FRAMES).dtype == np.float64, "the spec names the value"
     assert to_array([0, 0.5], FRAMES).dtype == np.float64
     assert to_array([0, 1], FLOATS).dtype == np.float64
 
 
-def test_far_more_lists_than_a_batch_has_are_refused_unread() -> None:
+def test_far_too_many_lists_are_refused_without_parsing() -> None:
     most = 10 * 9 + SPARE_LISTS  # an observation is a list of two lists of three lists
     check_lists(b"[" * most, FRAMES, 10, "x")
     with pytest.raises(LimitError, match=r"x: expected at most 10 observations"):
         check_lists(b"[" * (most + 1), FRAMES, 10, "x")
 
 
-def test_far_too_many_keys_are_said_to_be_a_typed_array() -> None:
+def test_far_too_many_keys_hint_at_a_typed_array() -> None:
     keys = {str(i): 0 for i in range(10 * 9 + SPARE_LISTS)}
     body = json.dumps({"x": keys}).encode()
     with pytest.raises(LimitError, match=r"objects and keys \(a JavaScript typed array\?"):
@@ -74,26 +74,26 @@ def test_far_too_many_keys_are_said_to_be_a_typed_array() -> None:
 
 
 @pytest.mark.parametrize("content", [b"1,", b'"ab",', b"1,\n"])
-def test_far_more_values_than_a_batch_has_are_refused_unread(content: bytes) -> None:
+def test_far_too_many_values_are_refused_without_parsing(content: bytes) -> None:
     most = 10 * 4 + SPARE_LISTS
     check_lists(b"[" + content * (most // len(content)), FLOATS, 10, "x")
     with pytest.raises(LimitError, match=r"x: expected at most 10 observations, received a body"):
         check_lists(b"[" + content * (most + 1), FLOATS, 10, "x")
 
 
-def test_a_full_batch_is_never_too_many_values() -> None:
+def test_a_full_batch_is_within_the_limit_of_values() -> None:
     for spec in (FLOATS, FRAMES):
         body = json.dumps({"observations": np.zeros((3000, *spec.shape)).tolist()}).encode()
         check_lists(body, spec, 3000, "x")
 
 
-def test_a_batch_is_held_to_its_limit() -> None:
+def test_a_batch_over_the_limit_is_refused() -> None:
     check_count(10, 10, "x")
     with pytest.raises(LimitError, match=r"x: expected at most 10 observations, received 11"):
         check_count(11, 10, "x")
 
 
-def test_an_error_of_json_names_the_key_that_it_comes_after() -> None:
+def test_a_json_error_names_the_key_before_it() -> None:
     assert load_json(b'{"a": [1]}', ("a", "b")) == {"a": [1]}
     with pytest.raises(ObservationError, match=r"^b: expected finite numbers, received NaN at"):
         load_json('{"ä": 1, "a": 1, "b": [NaN]}'.encode(), ("a", "b"))
@@ -103,7 +103,7 @@ def test_an_error_of_json_names_the_key_that_it_comes_after() -> None:
         load_json(b'{"c": [1', ("a", "b"))
 
 
-def test_the_place_of_an_error_of_json_is_found_at_the_end_of_a_long_body() -> None:
+def test_a_json_error_at_the_end_of_a_long_body_is_located() -> None:
     """Only its ends are searched, and nothing of it is decoded."""
     numbers = b"1," * SEARCHED_BYTES
     with pytest.raises(ObservationError, match=rf"^a: .* -Infinity at byte {6 + len(numbers)}$"):
@@ -113,7 +113,7 @@ def test_the_place_of_an_error_of_json_is_found_at_the_end_of_a_long_body() -> N
         load_json(text + b'1],"b":nan}', ("a", "b"))
 
 
-def test_what_is_not_utf_8_is_no_json() -> None:
+def test_invalid_utf_8_is_refused_as_json() -> None:
     with pytest.raises(MalformedError, match=r"^body: expected valid JSON"):
         load_json(b"\xff" * 10**6, ("a",))
     with pytest.raises(MalformedError, match=r"^a: expected valid JSON"):
@@ -139,5 +139,5 @@ def test_what_is_not_utf_8_is_no_json() -> None:
         (1.5, "the number 1.5"),
     ],
 )
-def test_values_are_named_in_a_few_words(value: Any, words: str) -> None:
+def test_values_are_described_in_a_few_words(value: Any, words: str) -> None:
     assert kind_of(value) == words

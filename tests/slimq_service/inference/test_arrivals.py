@@ -6,16 +6,16 @@ from typing import Any
 from slimq_service.inference.arrivals import Arrivals
 
 
-def test_a_request_comes_from_when_it_was_read_until_it_begins_to_be_answered() -> None:
+def test_a_request_is_pending_from_when_it_is_read_until_it_starts() -> None:
     arrivals = Arrivals()
     found: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        found.append((scope, receive, send, arrivals.coming))
+        found.append((scope, receive, send, arrivals.pending))
 
-    assert not arrivals.counted
+    assert not arrivals.tracked
     apps = [arrivals.note(app) for _ in range(3)]
-    assert (arrivals.counted, arrivals.coming) == (True, 3)
+    assert (arrivals.tracked, arrivals.pending) == (True, 3)
 
     async def run() -> None:
         for number, begin in enumerate(apps):
@@ -23,4 +23,4 @@ def test_a_request_comes_from_when_it_was_read_until_it_begins_to_be_answered() 
 
     asyncio.run(run())
     assert found == [(number, "receive", "send", 2 - number) for number in range(3)]
-    assert arrivals.coming == 0
+    assert arrivals.pending == 0

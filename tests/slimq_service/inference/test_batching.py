@@ -62,12 +62,12 @@ class Bench:
         budget = QueueBudget(limits.waiting, limits.size, *gauges)
         self.batcher = Batcher(self.threads, slots, limits, budget, self.metrics)
 
-    def variant(self, name: str, *, joinable: bool = True) -> tuple[LoadedVariant, Gate]:
+    def variant(self, name: str, *, batch_invariant: bool = True) -> tuple[LoadedVariant, Gate]:
         gate = Gate()
         self.metrics.add("policy", name)
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
-        return LoadedVariant(policy, manifest, gate, COST, joinable), gate
+        return LoadedVariant(policy, manifest, gate, COST, batch_invariant), gate
 
     def start(
         self,
@@ -95,7 +95,7 @@ async def entered(gate: Gate) -> None:
     await asyncio.to_thread(gate.entered.acquire)
 
 
-def test_the_first_request_goes_alone_and_what_waited_meanwhile_goes_together() -> None:
+def test_the_first_request_runs_alone_and_those_queued_meanwhile_run_as_one_batch() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
@@ -120,7 +120,7 @@ def test_the_first_request_goes_alone_and_what_waited_meanwhile_goes_together() 
     asyncio.run(run())
 
 
-def test_a_batch_ends_at_the_limit_and_a_larger_request_is_one_of_its_own() -> None:
+def test_a_batch_is_cut_at_the_limit_and_a_larger_request_is_a_batch_of_its_own() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
@@ -137,7 +137,7 @@ def test_a_batch_ends_at_the_limit_and_a_larger_request_is_one_of_its_own() -> N
     asyncio.run(run())
 
 
-def test_a_batch_is_no_larger_than_pays_on_this_processor() -> None:
+def test_a_batch_is_no_larger_than_the_best_measured_size() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
@@ -175,7 +175,7 @@ def test_the_variant_whose_oldest_request_came_first_is_next() -> None:
     asyncio.run(run())
 
 
-def test_too_many_waiting_are_refused_with_a_time_to_come_again() -> None:
+def test_a_full_queue_refuses_requests_and_says_when_to_retry() -> None:
     async def run() -> None:
         bench = Bench(BatchLimits(4, 2, 30.0))
         variant, gate = bench.variant("large")
@@ -192,7 +192,7 @@ def test_too_many_waiting_are_refused_with_a_time_to_come_again() -> None:
     asyncio.run(run())
 
 
-def test_a_request_whose_turn_does_not_come_is_answered_in_time_and_never_computed() -> None:
+def test_a_queued_request_fails_at_its_deadline_and_is_never_run() -> None:
     async def run() -> None:
         bench = Bench(BatchLimits(4, 5, 0.05))
         variant, gate = bench.variant("large")
@@ -212,7 +212,7 @@ def test_a_request_whose_turn_does_not_come_is_answered_in_time_and_never_comput
     asyncio.run(run())
 
 
-def test_a_request_that_was_given_up_is_not_computed() -> None:
+def test_a_cancelled_request_is_not_run() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
@@ -231,7 +231,7 @@ def test_a_request_that_was_given_up_is_not_computed() -> None:
     asyncio.run(run())
 
 
-def test_an_error_reaches_everybody_in_the_batch_and_the_next_goes_on() -> None:
+def test_an_error_reaches_every_request_of_its_batch_and_the_next_batch_runs() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
@@ -251,7 +251,7 @@ def test_an_error_reaches_everybody_in_the_batch_and_the_next_goes_on() -> None:
     asyncio.run(run())
 
 
-def test_threads_that_are_free_share_out_what_arrives_together() -> None:
+def test_requests_that_arrive_in_one_turn_are_split_between_free_threads() -> None:
     async def run() -> None:
         bench = Bench(LIMITS, slots=2)
         variant, gate = bench.variant("large")
@@ -269,7 +269,7 @@ def test_threads_that_are_free_share_out_what_arrives_together() -> None:
     asyncio.run(run())
 
 
-def test_variants_that_wait_share_out_the_threads() -> None:
+def test_queued_variants_share_the_threads() -> None:
     async def run() -> None:
         bench = Bench(LIMITS, slots=2)
         (one, gate), (other, other_gate) = bench.variant("one"), bench.variant("other")
@@ -285,9 +285,7 @@ def test_variants_that_wait_share_out_the_threads() -> None:
 
 
 @pytest.mark.parametrize(("alone_seconds", "inline"), [(10.0, True), (0.1, False)])
-def test_a_request_that_is_the_only_one_is_computed_in_the_event_loop(
-    alone_seconds: float, inline: bool
-) -> None:
+def test_a_lone_request_runs_in_the_event_loop(alone_seconds: float, inline: bool) -> None:
     """Unless it takes longer than that is worth."""
 
     async def run() -> None:
@@ -308,7 +306,7 @@ def test_a_request_that_is_the_only_one_is_computed_in_the_event_loop(
     asyncio.run(run())
 
 
-def test_with_no_room_to_wait_a_free_thread_still_computes() -> None:
+def test_a_free_thread_runs_a_request_even_if_the_queue_is_full() -> None:
     async def run() -> None:
         bench = Bench(BatchLimits(4, 1, 30.0, size=8))
         variant, gate = bench.variant("large")
@@ -319,10 +317,10 @@ def test_with_no_room_to_wait_a_free_thread_still_computes() -> None:
     asyncio.run(run())
 
 
-def test_requests_are_not_joined_where_q_values_would_depend_on_the_others() -> None:
+def test_variants_that_are_not_batch_invariant_are_not_batched() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
-        variant, gate = bench.variant("dynamic", joinable=False)
+        variant, gate = bench.variant("dynamic", batch_invariant=False)
         first = bench.start(variant, 1.0)
         await entered(gate)
         waiting = [bench.start(variant, 1.0, count=n) for n in (1, 2, 1)]
@@ -337,7 +335,7 @@ def test_requests_are_not_joined_where_q_values_would_depend_on_the_others() -> 
     asyncio.run(run())
 
 
-def test_a_client_that_goes_while_it_waits_gives_up_its_place() -> None:
+def test_a_client_that_disconnects_leaves_the_queue() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
@@ -358,7 +356,7 @@ def test_a_client_that_goes_while_it_waits_gives_up_its_place() -> None:
     asyncio.run(run())
 
 
-def test_more_bytes_than_may_wait_are_refused_until_others_have_gone() -> None:
+def test_bytes_over_the_queue_limit_are_refused_until_others_leave() -> None:
     async def run() -> None:
         bench = Bench(BatchLimits(4, 100, 30.0, size=32))  # four observations of two numbers
         variant, gate = bench.variant("large")
@@ -395,7 +393,7 @@ def test_a_batch_counts_as_one_run_of_the_model() -> None:
     asyncio.run(run())
 
 
-def test_time_in_the_queue_ends_where_the_model_begins() -> None:
+def test_queue_time_ends_when_the_model_starts() -> None:
     """Also where something else has the thread that the batch was given."""
 
     async def run() -> None:
@@ -408,7 +406,7 @@ def test_time_in_the_queue_ends_where_the_model_begins() -> None:
     asyncio.run(run())
 
 
-def test_time_that_was_waited_before_counts_towards_the_deadline() -> None:
+def test_time_already_queued_counts_towards_the_deadline() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
@@ -424,21 +422,21 @@ def test_time_that_was_waited_before_counts_towards_the_deadline() -> None:
     asyncio.run(run())
 
 
-def test_what_cannot_be_started_fails_and_takes_no_thread_for_good() -> None:
+def test_a_batch_that_cannot_be_started_fails_and_frees_its_slot() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")
         gate.open.set()
         bench.threads.close()
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="have ended"):
+            with pytest.raises(RuntimeError, match="pool is closed"):
                 async with asyncio.timeout(5):
                     await bench.start(variant, 1.0)
 
     asyncio.run(run())
 
 
-def test_what_waits_when_the_service_ends_is_refused() -> None:
+def test_queued_requests_are_refused_at_shutdown() -> None:
     async def run() -> None:
         bench = Bench(LIMITS)
         variant, gate = bench.variant("large")

@@ -50,7 +50,7 @@ class Bench:
         self.reader.close()
 
 
-def test_what_was_read_comes_with_its_times() -> None:
+def test_a_decoded_body_comes_with_its_times() -> None:
     async def run() -> None:
         bench = Bench()
         second = bench.start()
@@ -67,7 +67,7 @@ def test_what_was_read_comes_with_its_times() -> None:
 
 
 @pytest.mark.parametrize(("requests", "size"), [(1, 100), (9, 1)])
-def test_more_than_may_wait_is_refused(requests: int, size: int) -> None:
+def test_bodies_over_the_queue_budget_are_refused(requests: int, size: int) -> None:
     async def run() -> None:
         bench = Bench(requests=requests, size=size)
         waiting = bench.start()
@@ -82,7 +82,7 @@ def test_more_than_may_wait_is_refused(requests: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "waited"), [(0.02, 0.0), (30.0, 29.98)])
-def test_whose_turn_does_not_come_is_answered_in_time(seconds: float, waited: float) -> None:
+def test_a_queued_body_fails_at_its_deadline(seconds: float, waited: float) -> None:
     async def run() -> None:
         bench = Bench(seconds)
         await asyncio.sleep(0)
@@ -95,7 +95,7 @@ def test_whose_turn_does_not_come_is_answered_in_time(seconds: float, waited: fl
     asyncio.run(run())
 
 
-def test_a_client_that_goes_while_it_waits_gives_up_its_place() -> None:
+def test_a_client_that_disconnects_leaves_the_queue() -> None:
     async def run() -> None:
         bench = Bench()
         await asyncio.sleep(0)
@@ -107,7 +107,7 @@ def test_a_client_that_goes_while_it_waits_gives_up_its_place() -> None:
     asyncio.run(run())
 
 
-def test_an_error_is_the_readers_and_frees_the_thread() -> None:
+def test_an_error_is_raised_to_the_caller_and_frees_the_thread() -> None:
     async def run() -> None:
         bench = Bench()
         wrong = bench.start(lambda: int("x"))
@@ -120,7 +120,7 @@ def test_an_error_is_the_readers_and_frees_the_thread() -> None:
 
 
 @pytest.mark.parametrize("steps", range(8))
-def test_a_request_that_is_given_up_as_its_turn_comes_leaves_the_thread_to_others(
+def test_a_request_cancelled_as_a_thread_becomes_free_releases_it(
     steps: int,
 ) -> None:
     async def run() -> None:

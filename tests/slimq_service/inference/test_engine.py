@@ -12,7 +12,7 @@ from costs import make_cost
 from slimq_service.errors import NonFiniteError
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.inference.batching import BatchLimits
-from slimq_service.inference.engine import DEFAULT_SHORT_SECONDS, MIN_SHORT_SECONDS, Engine
+from slimq_service.inference.engine import MAX_INLINE_SECONDS, MIN_INLINE_SECONDS, Engine
 from slimq_service.inference.run import check_finite
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
@@ -39,16 +39,16 @@ def run(cost: Cost, batch: int = 1) -> str:
     return names[0]
 
 
-def test_small_work_runs_on_the_event_loop_and_larger_work_in_a_thread() -> None:
+def test_short_runs_are_inline_and_longer_ones_in_a_thread() -> None:
     assert run(make_cost(15e-6, 1e-6)) == "MainThread"
     assert run(make_cost(15e-6, 1e-3)).startswith("slimq-inference")
 
 
-def test_a_large_batch_of_a_small_model_is_large_work() -> None:
+def test_a_large_batch_of_a_small_model_runs_in_a_thread() -> None:
     assert run(make_cost(15e-6, 10e-6), batch=64).startswith("slimq-inference")
 
 
-def test_what_short_runs_add_up_to_is_shared_out_to_threads_that_are_free() -> None:
+def test_many_short_runs_are_split_between_free_threads() -> None:
     names: list[tuple[str, int]] = []
 
     def q_function(observations: Any, /) -> Any:
@@ -62,7 +62,7 @@ def test_what_short_runs_add_up_to_is_shared_out_to_threads_that_are_free() -> N
         variant = LoadedVariant(named, named, q_function, make_cost(0, 50e-6), (None, None))
         one = np.zeros((1, 4), np.float32)
         for count, batches in ((3, [3]), (16, [8, 8])):
-            arrivals.coming = count
+            arrivals.pending = count
             names.clear()
             await asyncio.gather(*(engine.run(variant, one, _never) for _ in range(count)))
             assert [batch for _, batch in names] == batches
@@ -73,12 +73,12 @@ def test_what_short_runs_add_up_to_is_shared_out_to_threads_that_are_free() -> N
     asyncio.run(serve())
 
 
-def test_short_is_what_takes_no_longer_than_handing_it_over() -> None:
+def test_the_inline_limit_is_the_measured_cost_of_a_handoff() -> None:
     async def serve() -> None:
         engine = Engine(None, 1, BatchLimits(8, 8, 1.0), Arrivals(), Metrics(Registry()))
         named: Any = SimpleNamespace(name="some")
         await engine.calibrate()
-        for seconds, inline in ((MIN_SHORT_SECONDS / 2, True), (2 * DEFAULT_SHORT_SECONDS, False)):
+        for seconds, inline in ((MIN_INLINE_SECONDS / 2, True), (2 * MAX_INLINE_SECONDS, False)):
             names: list[str] = []
 
             def q_function(observations: Any, /, names: list[str] = names) -> Any:
@@ -100,7 +100,7 @@ async def _never() -> Any:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("batch", [3, 768])
-def test_q_values_that_are_not_finite_name_the_observation(value: float, batch: int) -> None:
+def test_non_finite_q_values_name_the_observation(value: float, batch: int) -> None:
     q_values = np.zeros((batch, 2), np.float32)
     check_finite(q_values)
     q_values[1, 1] = value

@@ -14,7 +14,7 @@ def make(requests: int, size: int) -> tuple[QueueBudget, Metrics]:
     return QueueBudget(requests, size, metrics.queue_depth, metrics.queue_bytes), metrics
 
 
-def test_room_is_bounded_in_requests() -> None:
+def test_the_budget_is_bounded_in_requests() -> None:
     budget, metrics = make(2, 100)
     budget.reserve(1, lambda: 3)
     budget.reserve(1, lambda: 3)
@@ -25,7 +25,7 @@ def test_room_is_bounded_in_requests() -> None:
     budget.reserve(1, lambda: 3)
 
 
-def test_room_is_bounded_in_bytes() -> None:
+def test_the_budget_is_bounded_in_bytes() -> None:
     budget, metrics = make(9, 100)
     budget.reserve(60, lambda: 3)
     with pytest.raises(OverloadedError, match=r"exceed the 100 bytes .* in 3 s$"):

@@ -26,7 +26,9 @@ class Bench:
         self.metrics = Metrics(Registry())
         self.same_turn = SameTurn(MOST, self.metrics)
 
-    def variant(self, name: str, *, joinable: bool = True) -> tuple[LoadedVariant, list[int]]:
+    def variant(
+        self, name: str, *, batch_invariant: bool = True
+    ) -> tuple[LoadedVariant, list[int]]:
         batches: list[int] = []
 
         def double(observations: Any, /) -> Any:
@@ -39,7 +41,7 @@ class Bench:
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
         cost = make_cost(1e-6, 1e-6)
-        return LoadedVariant(policy, manifest, double, cost, joinable), batches
+        return LoadedVariant(policy, manifest, double, cost, batch_invariant), batches
 
     def start(
         self, variant: LoadedVariant, value: float, count: int = 1
@@ -54,28 +56,28 @@ class Bench:
         return found
 
 
-def test_what_one_turn_brings_is_computed_in_one_run_and_each_gets_its_own() -> None:
+def test_requests_of_one_turn_share_one_run_and_each_gets_its_own_rows() -> None:
     async def run() -> None:
         bench = Bench()
         variant, batches = bench.variant("small")
         running = [bench.start(variant, float(value)) for value in (1, 2, 3)]
-        assert not bench.same_turn.gathers
+        assert not bench.same_turn.pending
         await asyncio.sleep(0)
-        assert bench.same_turn.gathers
+        assert bench.same_turn.pending
         answers = await asyncio.gather(*running)
         assert [a.q_values.tolist() for a in answers] == [[[2.0 * v] * 2] for v in (1, 2, 3)]
         assert batches == [3]
         assert [answer.executions for answer in answers] == [1, 0, 0]
         assert len({answer.seconds for answer in answers}) == 1
         assert all(answer.queue_seconds > 0 for answer in answers)
-        assert not bench.same_turn.gathers
+        assert not bench.same_turn.pending
         assert bench.value("slimq_batches_total", reason="inline") == 1
         assert bench.value("slimq_batch_observations_sum") == 3
 
     asyncio.run(run())
 
 
-def test_what_the_next_turn_reads_joins_and_what_comes_later_does_not() -> None:
+def test_requests_read_in_the_next_turn_share_the_run_and_later_ones_do_not() -> None:
     async def run() -> None:
         bench = Bench()
         variant, batches = bench.variant("small")
@@ -95,7 +97,7 @@ def test_what_the_next_turn_reads_joins_and_what_comes_later_does_not() -> None:
     ("counts", "batches"),
     [([2, 2, 1], [4, 1]), ([3, 2, 2], [3, 4]), ([1, 7, 1], [1, 7, 1]), ([1] * 9, [4, 4, 1])],
 )
-def test_a_run_ends_at_the_limit(counts: list[int], batches: list[int]) -> None:
+def test_batches_are_split_at_the_limit(counts: list[int], batches: list[int]) -> None:
     async def run() -> None:
         bench = Bench()
         variant, found = bench.variant("small")
@@ -110,12 +112,12 @@ def test_a_run_ends_at_the_limit(counts: list[int], batches: list[int]) -> None:
     asyncio.run(run())
 
 
-def test_variants_have_runs_of_their_own_and_unjoinable_requests_too() -> None:
+def test_variants_and_unbatchable_requests_run_separately() -> None:
     async def run() -> None:
         bench = Bench()
         one, ones = bench.variant("small")
         other, others = bench.variant("other")
-        dynamic, dynamics = bench.variant("dynamic", joinable=False)
+        dynamic, dynamics = bench.variant("dynamic", batch_invariant=False)
         running = [bench.start(variant, 1.0) for variant in (one, other, dynamic) * 2]
         await asyncio.gather(*running)
         assert (ones, others, dynamics) == ([2], [2], [1, 1])
@@ -123,7 +125,7 @@ def test_variants_have_runs_of_their_own_and_unjoinable_requests_too() -> None:
     asyncio.run(run())
 
 
-def test_an_error_reaches_whose_it_is_and_no_other() -> None:
+def test_an_error_reaches_only_the_request_that_caused_it() -> None:
     async def run() -> None:
         bench = Bench()
         variant, batches = bench.variant("small")
@@ -136,7 +138,7 @@ def test_an_error_reaches_whose_it_is_and_no_other() -> None:
         assert [a.q_values.tolist() for a in answers[::2]] == [[[2.0] * 2], [[6.0] * 2]]
         assert (await fine).q_values.tolist() == [[8.0, 8.0]]
         assert batches == [4, 1, 1, 1, 1]
-        assert not bench.same_turn.gathers
+        assert not bench.same_turn.pending
 
     asyncio.run(run())
 
@@ -152,7 +154,7 @@ class OddError(Exception):
 
 
 @pytest.mark.parametrize("error", [StopIteration("stop"), OddError(reason="odd")])
-def test_whatever_is_raised_nobody_waits_for_ever(error: Exception) -> None:
+def test_no_request_hangs_whatever_is_raised(error: Exception) -> None:
     async def run() -> None:
         bench = Bench()
 
@@ -166,7 +168,7 @@ def test_whatever_is_raised_nobody_waits_for_ever(error: Exception) -> None:
     asyncio.run(run())
 
 
-def test_nobody_waits_for_ever_where_counting_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_hangs_when_counting_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         bench = Bench()
         variant, _ = bench.variant("small")
@@ -180,7 +182,7 @@ def test_nobody_waits_for_ever_where_counting_fails(monkeypatch: pytest.MonkeyPa
     asyncio.run(run())
 
 
-def test_those_of_one_run_are_answered_before_the_next_run() -> None:
+def test_a_run_is_answered_before_the_next_one_starts() -> None:
     async def run() -> None:
         bench = Bench()
         one, ones = bench.variant("small")
@@ -197,7 +199,7 @@ def test_those_of_one_run_are_answered_before_the_next_run() -> None:
     asyncio.run(run())
 
 
-def test_one_that_was_given_up_takes_nothing_from_the_others() -> None:
+def test_a_cancelled_request_does_not_affect_the_others() -> None:
     async def run() -> None:
         bench = Bench()
         variant, _ = bench.variant("small")

@@ -57,7 +57,7 @@ def test_the_shadow_measures_agreement_difference_and_regret(watched: Any) -> No
     assert found == pytest.approx(difference, rel=1e-5)
 
 
-def test_what_the_shadow_answers_itself_is_not_compared_with_itself(watched: Any) -> None:
+def test_requests_served_by_the_shadow_variant_are_not_compared(watched: Any) -> None:
     act(watched, variant="other")
     act(watched)
     until(watched, "slimq_shadow_observations_total" + LABELS, 40)
@@ -66,12 +66,12 @@ def test_what_the_shadow_answers_itself_is_not_compared_with_itself(watched: Any
     )
 
 
-def test_a_share_is_a_share(start: Any, tiny_repository: Path) -> None:
+def test_the_share_of_requests_is_sampled(start: Any, tiny_repository: Path) -> None:
     shadowing = Shadowing(variant="other", share=0.25)
     Publisher(Repository(tiny_repository)).shadow("tiny", shadowing)
     service = start()
     taken = []
-    offered = service.app.shadow
+    offered = service.app.pipeline.shadow
     offered._wake = asyncio.Event()  # nobody works: what is taken stays
     loaded = service.run(service.app.catalogue.get("tiny", "fp32"))
     zeros = np.zeros((1, 4), np.float32), np.zeros((1, 2), np.float32)
@@ -83,20 +83,20 @@ def test_a_share_is_a_share(start: Any, tiny_repository: Path) -> None:
     assert len(taken) == pytest.approx(500, abs=80)
 
 
-def test_under_load_the_shadow_goes_first(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    shadow = watched.app.shadow
+def test_the_shadow_yields_first_under_load(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shadow = watched.app.pipeline.shadow
     monkeypatch.setattr(shadow, "_busy", lambda: True)
     act(watched)
     dropped = 'slimq_shadow_dropped_total{policy="tiny",reason="%s",shadow="other"}'
     assert metric(watched, dropped % "busy") == 1
     monkeypatch.setattr(shadow, "_busy", lambda: False)
-    monkeypatch.setattr(module, "WAITING_BYTES", 1)
+    monkeypatch.setattr(module, "MAX_QUEUED_BYTES", 1)
     act(watched)
     assert metric(watched, dropped % "full") == 1
     assert metric(watched, "slimq_shadow_observations_total" + LABELS) == 0
 
 
-def test_a_shadow_that_cannot_be_loaded_harms_nobody(watched: Any, repositories: Any) -> None:
+def test_a_shadow_that_cannot_be_loaded_affects_no_request(watched: Any, repositories: Any) -> None:
     repositories.publish("tiny", "other", b"no model at all")
     act(watched)
     until(watched, 'slimq_shadow_dropped_total{policy="tiny",reason="failed",shadow="other"}', 1)
@@ -106,21 +106,21 @@ def test_a_shadow_that_cannot_be_loaded_harms_nobody(watched: Any, repositories:
     until(watched, "slimq_shadow_observations_total" + LABELS, 40)
 
 
-def test_waiting_observations_are_computed_together_up_to_a_limit(watched: Any) -> None:
-    shadow = watched.app.shadow
+def test_queued_observations_are_batched_up_to_the_limit(watched: Any) -> None:
+    shadow = watched.app.pipeline.shadow
     loaded = watched.run(watched.app.catalogue.get("tiny", "fp32"))
     q_values = np.zeros((20, 2), np.float32)
     for _ in range(3):
         shadow.offer(loaded, OBSERVATIONS[:20], q_values)
     assert [len(item.observations) for item in shadow._take()] == [20]
-    shadow._largest_batch = 40
+    shadow._max_batch = 40
     assert len(shadow._take()) == 2
     assert shadow._bytes == 0
 
 
-def test_what_was_compared_before_one_fails_is_not_dropped_too(watched: Any) -> None:
+def test_a_failure_drops_only_what_was_not_compared_yet(watched: Any) -> None:
     """Where each is computed by itself, as activations are quantized over a batch."""
-    shadow = watched.app.shadow
+    shadow = watched.app.pipeline.shadow
     loaded = watched.run(watched.app.catalogue.get("tiny", "fp32"))
     state = watched.app.catalogue.residents.state("tiny", "other")
     watched.run(watched.app.catalogue.get("tiny", "other"))
@@ -132,7 +132,7 @@ def test_what_was_compared_before_one_fails_is_not_dropped_too(watched: Any) -> 
             raise ValueError
         return np.zeros((len(observations), 2), np.float32)
 
-    state.loaded = dataclasses.replace(state.loaded, q_function=fail_later, joinable=False)
+    state.loaded = dataclasses.replace(state.loaded, q_function=fail_later, batch_invariant=False)
     for _ in range(3):
         shadow.offer(loaded, OBSERVATIONS[:1], np.zeros((1, 2), np.float32))
     watched.run(shadow._work(shadow._take()))
@@ -142,8 +142,8 @@ def test_what_was_compared_before_one_fails_is_not_dropped_too(watched: Any) -> 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_q_values_that_are_not_finite_spoil_no_sum(watched: Any, value: float) -> None:
-    shadow = watched.app.shadow
+def test_non_finite_q_values_do_not_spoil_sums(watched: Any, value: float) -> None:
+    shadow = watched.app.pipeline.shadow
     loaded = watched.run(watched.app.catalogue.get("tiny", "fp32"))
     shadow.offer(loaded, OBSERVATIONS[:2], np.zeros((2, 2), np.float32))
     (item,) = shadow._take()
@@ -155,7 +155,7 @@ def test_q_values_that_are_not_finite_spoil_no_sum(watched: Any, value: float) -
     assert metric(watched, "slimq_shadow_observations_total" + LABELS) == 2
 
 
-def test_its_series_are_there_before_anything_is_compared(watched: Any) -> None:
+def test_shadow_series_exist_before_the_first_comparison(watched: Any) -> None:
     text = watched.get("/metrics").text
     assert f"slimq_shadow_observations_total{LABELS} 0.0" in text
     assert f"slimq_shadow_regret_count{LABELS} 0.0" in text

@@ -11,7 +11,7 @@ import pytest
 from slimq_service.inference.threads import Threads
 
 
-def test_work_is_done_in_a_thread_and_its_result_comes_back_to_the_event_loop() -> None:
+def test_a_task_runs_in_a_thread_and_its_result_reaches_the_event_loop() -> None:
     async def run() -> None:
         threads = Threads(2, "named")
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -29,7 +29,7 @@ def test_work_is_done_in_a_thread_and_its_result_comes_back_to_the_event_loop() 
     asyncio.run(run())
 
 
-def test_as_many_work_side_by_side_as_there_are() -> None:
+def test_all_threads_run_concurrently() -> None:
     async def run() -> None:
         threads = Threads(2, "named")
         both = threading.Barrier(2)
@@ -42,7 +42,7 @@ def test_as_many_work_side_by_side_as_there_are() -> None:
     asyncio.run(run())
 
 
-def test_what_is_raised_comes_back_and_the_thread_goes_on() -> None:
+def test_an_exception_is_returned_and_the_thread_survives() -> None:
     async def run() -> None:
         threads = Threads(1, "named")
         done: asyncio.Queue[Any] = asyncio.Queue()
@@ -55,7 +55,7 @@ def test_what_is_raised_comes_back_and_the_thread_goes_on() -> None:
     asyncio.run(run())
 
 
-def test_closing_waits_for_what_was_taken_and_takes_nothing_more() -> None:
+def test_close_waits_for_accepted_tasks_and_refuses_new_ones() -> None:
     async def run() -> None:
         threads = Threads(1, "named")
         found: list[int] = []
@@ -63,13 +63,13 @@ def test_closing_waits_for_what_was_taken_and_takes_nothing_more() -> None:
             threads.start(lambda value=value: found.append(value), lambda _: None)
         await asyncio.to_thread(threads.close)
         assert found == [0, 1, 2]
-        with pytest.raises(RuntimeError, match="have ended"):
+        with pytest.raises(RuntimeError, match="pool is closed"):
             threads.start(lambda: None, lambda _: None)
 
     asyncio.run(run())
 
 
-def test_a_result_for_an_event_loop_that_has_ended_is_dropped() -> None:
+def test_a_result_for_a_closed_event_loop_is_dropped() -> None:
     threads, go_on = Threads(1, "named"), threading.Event()
 
     async def run() -> None:
@@ -91,14 +91,14 @@ asyncio.run(run())
 """
 
 
-def test_an_interpreter_that_ends_meanwhile_ends_well() -> None:
+def test_the_interpreter_exits_cleanly_while_a_task_runs() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", ENDED_EARLY], capture_output=True, text=True, check=False, timeout=60
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "worked\n", "")
 
 
-def test_where_no_thread_can_be_started_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_task_is_accepted_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from structlog.testing import capture_logs
 
 from mounts import mounted
 from samples import sample_value
+from slimq_service.http.worker_table import State, WorkerTable
 from slimq_service.metrics.registry import Registry
-from slimq_service.metrics.worker_files import LIVE_FILE
 
 NAMES = ("policy", "variant")
 KEY = ("pong", "int8")
@@ -39,8 +40,17 @@ def fill(registry: Registry, times: int = 1) -> dict[str, Any]:
     return made
 
 
-def live(folder: Path, *indexes: int) -> None:
-    (folder / LIVE_FILE).write_text(" ".join(f"{index}:{index + 100}" for index in indexes))
+@pytest.fixture
+def table() -> Iterator[WorkerTable]:
+    """Of two workers that do not run yet."""
+    made = WorkerTable.create(2)
+    yield made
+    made.close()
+
+
+def live(table: WorkerTable, *indexes: int) -> None:
+    for index in indexes:
+        table.set_state(index, State.ANSWERING, index + 100)
 
 
 def test_the_text_is_what_prometheus_client_writes() -> None:
@@ -74,11 +84,11 @@ def test_a_series_of_other_labels_is_refused() -> None:
         family.labels("pong")
 
 
-def test_workers_add_up_whichever_is_asked(tmp_path: Path) -> None:
-    first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
+def test_workers_add_up_whichever_is_asked(tmp_path: Path, table: WorkerTable) -> None:
+    first, second = Registry(tmp_path, 0, table), Registry(tmp_path, 1, table)
     fill(first, 2)
     fill(second, 3)
-    live(tmp_path, 0, 1)
+    live(table, 0, 1)
     assert first.render() == second.render()
     assert sample_value(first, "depth") == 10
     assert sample_value(first, "info", {"version": "1"}) == 1
@@ -98,10 +108,12 @@ def fill_up(folder: Path) -> Path:
     return filler
 
 
-def test_series_without_space_on_disk_are_in_memory_and_said_to_be(tmp_path: Path) -> None:
+def test_series_without_space_on_disk_are_in_memory_and_said_to_be(
+    tmp_path: Path, table: WorkerTable
+) -> None:
     with mounted("-t", "tmpfs", "-o", "size=2m", "none", at=tmp_path), capture_logs() as logs:
-        first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
-        live(tmp_path, 0, 1)
+        first, second = Registry(tmp_path, 0, table), Registry(tmp_path, 1, table)
+        live(table, 0, 1)
         fill(first, 2)
         fill(second, 3)
         filler = fill_up(tmp_path)
@@ -138,25 +150,28 @@ def test_series_without_space_on_disk_are_in_memory_and_said_to_be(tmp_path: Pat
 
 def test_a_worker_that_replaces_another_on_a_full_disk_goes_on_with_its_series(
     tmp_path: Path,
+    table: WorkerTable,
 ) -> None:
     with mounted("-t", "tmpfs", "-o", "size=1m", "none", at=tmp_path):
-        fill(Registry(tmp_path, 0))
+        fill(Registry(tmp_path, 0, table))
         fill_up(tmp_path)
-        again = Registry(tmp_path, 0)
+        again = Registry(tmp_path, 0, table)
         fill(again)
         labels = dict(zip(NAMES, KEY, strict=True))
         assert sample_value(again, "requests_total", labels) == 2
         assert again.unshared == 0
 
 
-def test_without_a_folder_that_can_be_written_series_are_in_memory(tmp_path: Path) -> None:
+def test_without_a_folder_that_can_be_written_series_are_in_memory(
+    tmp_path: Path, table: WorkerTable
+) -> None:
     with mounted("-t", "tmpfs", "-o", "size=1m,ro", "none", at=tmp_path):
-        registry = Registry(tmp_path, 0, alone=False)
+        registry = Registry(tmp_path, 0, table)
         fill(registry, 2)
         assert sample_value(registry, "depth") == 4
         assert registry.unshared == 4
     for folder in (tmp_path / "nowhere", None):
-        registry = Registry(folder, 0, alone=False)
+        registry = Registry(folder, 0, table)
         fill(registry, 2)
         assert sample_value(registry, "depth") == 4
         assert registry.unshared == 4
@@ -165,11 +180,13 @@ def test_without_a_folder_that_can_be_written_series_are_in_memory(tmp_path: Pat
     assert alone.unshared == 0
 
 
-def test_values_of_other_workers_stay_when_their_files_are_gone(tmp_path: Path) -> None:
-    first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
+def test_values_of_other_workers_stay_when_their_files_are_gone(
+    tmp_path: Path, table: WorkerTable
+) -> None:
+    first, second = Registry(tmp_path, 0, table), Registry(tmp_path, 1, table)
     fill(first)
     fill(second, 2)
-    live(tmp_path, 0, 1)
+    live(table, 0, 1)
     labels = dict(zip(NAMES, KEY, strict=True))
     assert sample_value(first, "requests_total", labels) == 3
     shutil.rmtree(tmp_path)
@@ -181,7 +198,7 @@ def test_values_of_other_workers_stay_when_their_files_are_gone(tmp_path: Path) 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, None])
 def test_a_file_system_that_cannot_allocate_is_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, table: WorkerTable
 ) -> None:
     def fail(*_: Any) -> None:
         raise OSError(code, "Operation not supported")
@@ -190,15 +207,17 @@ def test_a_file_system_that_cannot_allocate_is_written_to(
         monkeypatch.delattr(os, "posix_fallocate")
     else:
         monkeypatch.setattr(os, "posix_fallocate", fail)
-    registry = Registry(tmp_path, 0)
+    registry = Registry(tmp_path, 0, table)
     registry.counter("a", "A").labels().inc()
     assert sample_value(registry, "a_total") == 1
     assert (tmp_path / "worker-0.values").stat().st_blocks * 512 >= 2**18
     assert registry.unshared == 0
 
 
-def test_a_series_that_only_another_worker_has_is_there_too(tmp_path: Path) -> None:
-    first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
+def test_a_series_that_only_another_worker_has_is_there_too(
+    tmp_path: Path, table: WorkerTable
+) -> None:
+    first, second = Registry(tmp_path, 0, table), Registry(tmp_path, 1, table)
     first.counter("requests", "Requests", NAMES)
     family = second.counter("requests", "Requests", NAMES)
     for number, variant in enumerate(("a", "b"), start=1):
@@ -207,33 +226,37 @@ def test_a_series_that_only_another_worker_has_is_there_too(tmp_path: Path) -> N
         assert found == number
 
 
-def test_counters_outlive_their_worker_and_gauges_do_not(tmp_path: Path) -> None:
-    first, second = Registry(tmp_path, 0), Registry(tmp_path, 1)
+def test_counters_outlive_their_worker_and_gauges_do_not(
+    tmp_path: Path, table: WorkerTable
+) -> None:
+    first, second = Registry(tmp_path, 0, table), Registry(tmp_path, 1, table)
     fill(first)
     fill(second)
     labels = dict(zip(NAMES, KEY, strict=True))
-    live(tmp_path, 0)
+    live(table, 0)
     assert sample_value(first, "depth") == 2
     assert sample_value(first, "requests_total", labels) == 2
     del second
     with (tmp_path / "worker-1.layout").open("a") as file:
         file.write('["requests_total", ["po')  # it died in the middle of a line
-    third = Registry(tmp_path, 1)
-    live(tmp_path, 0, 1)
+    third = Registry(tmp_path, 1, table)
+    live(table, 0, 1)
     fill(third)
     third.counter("late", "Late").labels().inc()
     assert sample_value(first, "depth") == 4
     assert sample_value(first, "requests_total", labels) == 3
     assert sample_value(first, "seconds_count", labels) == 12
     first.counter("late", "Late")
-    again = Registry(tmp_path, 1)
+    again = Registry(tmp_path, 1, table)
     assert again.counter("late", "Late").labels() is not None
     assert sample_value(again, "late_total") == 1
 
 
-def test_what_a_worker_takes_up_again_after_a_scrape_is_in_the_next_one(tmp_path: Path) -> None:
-    fill(Registry(tmp_path, 0))
-    again = Registry(tmp_path, 0)
+def test_what_a_worker_takes_up_again_after_a_scrape_is_in_the_next_one(
+    tmp_path: Path, table: WorkerTable
+) -> None:
+    fill(Registry(tmp_path, 0, table))
+    again = Registry(tmp_path, 0, table)
     assert again.render() == ""
     fill(again, 0)
     assert sample_value(again, "requests_total", dict(zip(NAMES, KEY, strict=True))) == 1

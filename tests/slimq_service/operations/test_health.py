@@ -30,7 +30,7 @@ def test_nothing_to_serve_is_not_ready_and_says_why(start: Any, repositories: An
         shutil.rmtree(repositories.root / policy)
     answer = start().get("/readyz")
     assert answer.status_code == 503
-    assert "no variant" in answer.json()["problem"]
+    assert "holds no variants" in answer.json()["problem"]
 
 
 def test_a_repository_that_is_gone_is_named_once(service: Any, repositories: Any) -> None:

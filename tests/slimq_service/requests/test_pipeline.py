@@ -38,7 +38,7 @@ def respond(service: Any, pipeline: Pipeline, answer: Any, headers: Any = HEADER
     return sent
 
 
-def test_an_answer_is_sent_with_its_length_and_headers(service: Any, pipeline: Pipeline) -> None:
+def test_a_response_is_sent_with_its_length_and_headers(service: Any, pipeline: Pipeline) -> None:
     async def answer(scope: Any, receive: Any, call: Call) -> Response:
         body = await pipeline.body(receive, scope["headers"], call)
         return Response(200, b"text/x", body * 2, ((b"x-more", b"1"),))
@@ -53,7 +53,7 @@ def test_an_answer_is_sent_with_its_length_and_headers(service: Any, pipeline: P
     assert (body["body"], body["more_body"]) == (b"{}{}", False)
 
 
-def test_errors_are_worded_by_the_endpoint_and_counted(service: Any, pipeline: Pipeline) -> None:
+def test_errors_are_encoded_by_the_endpoint_and_counted(service: Any, pipeline: Pipeline) -> None:
     async def fail(scope: Any, receive: Any, call: Call) -> Response:
         call.policy, call.variant = "tiny", "fp32"
         raise MalformedError("body", "sense", "none")
@@ -70,9 +70,7 @@ def test_errors_are_worded_by_the_endpoint_and_counted(service: Any, pipeline: P
     assert service.metric(series) == 1
 
 
-def test_names_that_are_not_in_the_repository_get_no_statistics(
-    service: Any, pipeline: Pipeline
-) -> None:
+def test_unknown_names_get_no_statistics(service: Any, pipeline: Pipeline) -> None:
     async def fail(scope: Any, receive: Any, call: Call) -> Response:
         call.policy, call.variant = "tiny", "none"
         raise MalformedError("body", "sense", "none")
@@ -81,7 +79,7 @@ def test_names_that_are_not_in_the_repository_get_no_statistics(
     assert pipeline.recorder.statistics.of("tiny", "none").fail.count == 0
 
 
-def test_nobody_is_answered_once_the_client_has_gone(service: Any, pipeline: Pipeline) -> None:
+def test_no_response_is_sent_once_the_client_has_gone(service: Any, pipeline: Pipeline) -> None:
     async def go(scope: Any, receive: Any, call: Call) -> Response:
         raise ClientGoneError
 
@@ -89,7 +87,7 @@ def test_nobody_is_answered_once_the_client_has_gone(service: Any, pipeline: Pip
     assert service.metric("slimq_requests_in_flight") == 0
 
 
-def test_a_call_without_a_request_is_settled_alike(service: Any, pipeline: Pipeline) -> None:
+def test_a_call_without_a_request_is_recorded_alike(service: Any, pipeline: Pipeline) -> None:
     async def answer(value: str | Exception) -> str:
         if isinstance(value, Exception):
             raise value

@@ -33,18 +33,18 @@ def always(policy: str, variant: str) -> bool:
     return True
 
 
-def test_without_weights_the_default_answers(route: Any) -> None:
+def test_without_weights_requests_go_to_the_default(route: Any) -> None:
     assert default_variant(route(), headers("a"), always) == "fp32"
 
 
-def test_keys_are_spread_by_weight_and_stay_where_they_are(route: Any) -> None:
+def test_keys_are_spread_by_weight_and_are_sticky(route: Any) -> None:
     policy = route(fp32=3, other=1)
     chosen = [default_variant(policy, headers(f"user-{n}"), always) for n in range(4000)]
     assert Counter(chosen)["other"] == pytest.approx(1000, abs=110)  # four standard deviations
     assert chosen == [default_variant(policy, headers(f"user-{n}"), always) for n in range(4000)]
 
 
-def test_a_growing_weight_only_draws_keys_to_itself(route: Any) -> None:
+def test_raising_a_weight_moves_keys_to_that_variant_only(route: Any) -> None:
     keys = [headers(f"user-{n}") for n in range(2000)]
     before = [default_variant(route(fp32=9, other=1), key, always) for key in keys]
     after = [default_variant(route(fp32=9, other=4), key, always) for key in keys]
@@ -58,12 +58,14 @@ def test_requests_without_a_key_are_spread_by_weight(route: Any) -> None:
     assert chosen["other"] == pytest.approx(3000, abs=110)
 
 
-def test_a_weight_of_nothing_gets_nothing(route: Any) -> None:
+def test_a_weight_of_zero_gets_no_requests(route: Any) -> None:
     policy = route(fp32=0, other=1)
     assert {default_variant(policy, [], always) for _ in range(100)} == {"other"}
 
 
-def test_who_cannot_answer_gets_nothing_and_if_nobody_can_the_default_says_why(route: Any) -> None:
+def test_broken_variants_get_no_requests_and_if_all_are_broken_the_default_reports_why(
+    route: Any,
+) -> None:
     policy = route(fp32=1, other=1)
     only = {default_variant(policy, [], lambda _, variant: variant == "other") for _ in range(50)}
     assert only == {"other"}
@@ -75,9 +77,7 @@ def test_a_long_key_is_refused(route: Any) -> None:
         default_variant(route(fp32=1), headers("x" * 257), always)
 
 
-def test_the_service_follows_new_weights_without_loading_anything_again(
-    start: Any, route: Any
-) -> None:
+def test_new_weights_apply_without_reloading(start: Any, route: Any) -> None:
     service = start()
     for variant in ("fp32", "other"):
         service.act("tiny", ZEROS, params={"variant": variant})
@@ -101,7 +101,7 @@ def test_the_service_follows_new_weights_without_loading_anything_again(
     assert len(set(sticky)) == 1
 
 
-def test_a_canary_that_breaks_leaves_its_requests_to_the_others(
+def test_requests_of_a_broken_canary_go_to_the_others(
     start: Any, route: Any, repositories: Any
 ) -> None:
     repositories.publish("tiny", "other", b"no model at all")
@@ -112,7 +112,7 @@ def test_a_canary_that_breaks_leaves_its_requests_to_the_others(
     assert [(a.status_code, a.json()["variant"]) for a in answers] == [(200, "fp32")] * 10
 
 
-def test_headers_get_a_key_of_their_own_where_they_have_none(route: Any) -> None:
+def test_headers_without_a_key_get_a_random_one(route: Any) -> None:
     assert with_key(headers("a")) == headers("a")
     policy, given = route(fp32=1, other=3), [(b"host", b"test")]
     keyed = [list(with_key(given)) for _ in range(4000)]

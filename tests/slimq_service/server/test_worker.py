@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from slimq.core.errors import ConfigError
+from slimq_service.http.worker_table import WorkerTable
 from slimq_service.server import worker
 from slimq_service.server.orders import Orders
 from slimq_service.settings import Settings
@@ -24,12 +24,13 @@ def test_a_start_that_fails_is_one_line_and_a_status(
         raise ConfigError("settings", "SLIMQ_PROVIDERS", "cuda does not start")
 
     settings = Settings(policies=tiny_repository).reveal()
-    orders = Orders(settings, [], str(tmp_path), 0, 20).encode()
+    table = WorkerTable.create(1)
+    orders = Orders(settings, 0, table.descriptor, str(tmp_path), 0, 20).encode()
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(orders)))
     monkeypatch.setattr(worker, "create_app", fail)
     monkeypatch.setattr(worker, "configure_logs", lambda _: None)
     with capture_logs() as logs, pytest.raises(SystemExit) as ended:
-        worker.main(1)
+        worker.main()
     assert ended.value.code == 3
     (log,) = logs
     assert (log["event"], log["problem"]) == (
@@ -39,13 +40,15 @@ def test_a_start_that_fails_is_one_line_and_a_status(
     assert json.loads(settings)["providers"] == ["cpu"]
 
 
-def test_what_libraries_print_never_fills_the_pipe_to_the_supervisor() -> None:
-    """A pipe holds 64 KiB: who printed more would stand still."""
-    code = (
-        "import os; from slimq_service.server.orders import UP;"
-        "from slimq_service.server.worker import keep_output; kept = keep_output();"
-        "print('x' * 200_000); os.write(1, b'y' * 200_000); os.write(kept, UP)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
-    assert done.stdout == worker.UP
-    assert len(done.stderr) >= 400_000
+def test_what_libraries_print_goes_to_the_log_and_never_fills_a_pipe(
+    tiny_repository: Path, tmp_path: Path, process_class: Any
+) -> None:
+    """A pipe holds 64 KiB: a worker that printed more would stand still."""
+    noise = "import sys\nif sys.argv[:1] == ['-m']:\n    print('x' * 200_000, flush=True)\n"
+    (tmp_path / "sitecustomize.py").write_text(noise)
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    process = process_class(tiny_repository, tmp_path / "log", SLIMQ_WORKERS="2", PYTHONPATH=path)
+    try:
+        assert "x" * 200_000 in process.log.read_text()
+    finally:
+        process.close()

@@ -10,7 +10,7 @@ from places import POLICIES
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
-from slimq_service.variants.loading import is_joinable, load, trim_memory
+from slimq_service.variants.loading import is_batch_invariant, load, trim_memory
 
 
 def test_a_variant_is_loaded_with_its_policy(repositories: Any) -> None:
@@ -36,7 +36,7 @@ def test_memory_is_trimmed_where_that_can_be_done(
 
 
 @pytest.mark.parametrize(
-    ("policy", "variant", "joinable"),
+    ("policy", "variant", "batch_invariant"),
     [
         ("cartpole", "fp32", True),
         ("cartpole", "int8", True),
@@ -45,12 +45,12 @@ def test_memory_is_trimmed_where_that_can_be_done(
         ("pong", "int8-dynamic", False),
     ],
 )
-def test_what_quantizes_a_whole_batch_by_one_scale_is_not_joined(
-    policy: str, variant: str, joinable: bool
+def test_models_with_one_scale_per_batch_are_not_batch_invariant(
+    policy: str, variant: str, batch_invariant: bool
 ) -> None:
     repository = Repository(POLICIES)
     loaded = load(repository, repository.policy(policy), variant)
-    assert loaded.joinable is joinable
+    assert loaded.batch_invariant is batch_invariant
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -62,8 +62,8 @@ def test_a_model_that_scales_by_its_batch_is_seen(dtype: Any) -> None:
         return apart(observations) / (1 + apart(observations).max())
 
     spec = ObservationSpec(dtype=dtype, shape=(2, 2), low=0, high=255)
-    assert is_joinable(apart, spec)
-    assert not is_joinable(together, spec)
+    assert is_batch_invariant(apart, spec)
+    assert not is_batch_invariant(together, spec)
 
 
 def test_a_model_that_an_extreme_observation_is_too_much_for_is_tried_with_the_others() -> None:
@@ -73,4 +73,4 @@ def test_a_model_that_an_extreme_observation_is_too_much_for_is_tried_with_the_o
 
     spec = ObservationSpec(dtype="float32", shape=(4,))
     assert not np.isfinite(overflow(np.full((1, 4), 1e3, np.float32))).any()
-    assert is_joinable(overflow, spec)
+    assert is_batch_invariant(overflow, spec)

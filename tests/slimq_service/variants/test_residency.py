@@ -102,7 +102,7 @@ def test_a_pinned_variant_is_loaded_at_the_start_and_readiness_waits_for_it(star
 def test_a_pinned_variant_that_is_not_there_keeps_the_service_unready(start: Any) -> None:
     answer = start(pinned=("tiny/none",)).get("/readyz")
     assert answer.status_code == 503
-    assert answer.json()["problem"] == "pinned and not in memory yet: tiny/none"
+    assert answer.json()["problem"] == "pinned variants not in memory yet: tiny/none"
 
 
 def test_what_fails_is_broken_at_once_and_tried_again_later_or_once_it_changed() -> None:

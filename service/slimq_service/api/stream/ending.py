@@ -1,4 +1,4 @@
-"""How a stream ends: its label in the metrics, and the close code and reason of the WebSocket."""
+"""The ways a stream ends, with metrics label, close code and reason."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ending:
-    """One way to end.
+    """One way a stream can end.
 
     Attributes:
-        label: its name in the metrics.
-        code: with which the service closes; None where the other side or the layer below did.
-        reason: goes with the code, at most 123 bytes.
+        label: label value in the metrics.
+        code: close code sent by the service; None if the client or the WebSocket layer closes.
+        reason: sent with the code; at most 123 bytes.
     """
 
     label: str
@@ -26,10 +26,10 @@ CLIENT = Ending("client")
 LOST = Ending("lost")
 PROTOCOL = Ending("protocol")
 TOO_LARGE = Ending("too-large")
-IDLE = Ending("idle", 4408, "no message for too long")
+IDLE = Ending("idle", 4408, "idle for too long")
 LAYOUT = Ending("layout", 4409, "the policy's observations have changed; open a new stream")
-RESTART = Ending("restart", 1001, "service restarts")
-INTERNAL = Ending("internal", 1011, "the service made a mistake; its log has the details")
+RESTART = Ending("restart", 1001, "service is restarting")
+INTERNAL = Ending("internal", 1011, "internal error; see the service's log")
 ENDINGS = (CLIENT, LOST, PROTOCOL, TOO_LARGE, IDLE, LAYOUT, RESTART, INTERNAL)
 
 _BY_CODE = {
@@ -43,5 +43,5 @@ _BY_CODE = {
 
 
 def ending_of(disconnection: Mapping[str, Any]) -> Ending:
-    """How a stream ended that somebody else closed, by its close code."""
+    """The ending of a stream that the service did not close, by its close code."""
     return _BY_CODE.get(disconnection.get("code") or 1005, CLIENT)

@@ -1,4 +1,4 @@
-"""The stream endpoint: a WebSocket that is one control loop."""
+"""The stream endpoint: one control loop per WebSocket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from slimq.core.errors import SlimqError
 from slimq_service.api.stream.ending import RESTART
-from slimq_service.api.stream.refusal import Nowhere, ask_for_upgrade, refuse_stream
+from slimq_service.api.stream.refusal import NoStream, refuse_stream, require_upgrade
 from slimq_service.api.stream.session import Session
 from slimq_service.errors import ClosingError, OverloadedError
 from slimq_service.http.problems import explain
@@ -21,15 +21,15 @@ from slimq_service.requests.variant_choice import choose, query_variant
 POLICY_PATH = "/v1/policies/{policy}/stream"
 VARIANT_PATH = "/v1/policies/{policy}/variants/{variant}/stream"
 RETRY_SECONDS = 5
-"""When to come again where too many streams are open: nobody knows how long they last."""
+"""Retry-After if too many streams are open; how long they last is unknown."""
 
 
 class StreamEndpoint:
-    """Opens streams, knows which are open, and closes them when the service ends."""
+    """Opens streams, keeps track of them, and closes them at shutdown."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline, self._metrics = pipeline, pipeline.metrics
-        self._places = 0
+        self._reserved = 0
         self._sessions: set[Session] = set()
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -37,16 +37,16 @@ class StreamEndpoint:
         self._log = structlog.get_logger(component="stream")
 
     def routes(self) -> list[BaseRoute]:
-        """The two routes, their answer to requests without an upgrade, and every other path."""
+        """Routes of streams, of plain requests at their paths, and of WebSockets elsewhere."""
         paths = (POLICY_PATH, VARIANT_PATH)
         return [
             *(WebSocketRoute(path, endpoint=self, name="stream") for path in paths),
-            *(Route(path, endpoint=ask_for_upgrade, include_in_schema=False) for path in paths),
-            WebSocketRoute("/{path:path}", endpoint=Nowhere(self._metrics), name="no-stream"),
+            *(Route(path, endpoint=require_upgrade, include_in_schema=False) for path in paths),
+            WebSocketRoute("/{path:path}", endpoint=NoStream(self._metrics), name="no-stream"),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one stream, from the request for it to its end."""
+        """Serves one stream, from its request to its end."""
         await receive()
         try:
             session = await self._open(scope)
@@ -57,7 +57,7 @@ class StreamEndpoint:
             self._metrics.http_error(problem["code"])
             await refuse_stream(scope, receive, send, problem)
             return
-        ending = RESTART  # if it is cancelled: nobody but a server that ends does that
+        ending = RESTART  # if cancelled, which only happens at shutdown
         self._metrics.streams_opened.inc()
         self._metrics.streams_open.inc()
         try:
@@ -68,28 +68,28 @@ class StreamEndpoint:
             self._forget(session)
 
     async def end(self) -> None:
-        """Opens no more streams, and returns once all that were open are closed."""
+        """Refuses new streams, and returns once all open ones are closed."""
         self._closing = True
         for session in self._sessions:
             session.end()
         await self._none_open.wait()
 
     async def _open(self, scope: Scope) -> Session:
-        """A session with its variant in memory, in one of the places that there are.
+        """Opens a session, with its variant in memory and counted against the limit.
 
         Raises:
             ClosingError: the service is shutting down.
-            OverloadedError: there is no place.
-            NotFoundError: there is no such policy or variant.
+            OverloadedError: too many streams are open.
+            NotFoundError: unknown policy or variant.
             RepositoryError: the variant cannot be loaded.
-            InvalidInputError: the query has another parameter than `variant`.
+            InvalidInputError: the query has an unknown parameter.
             ConflictError: path and query name different variants.
             LimitError: the routing key is too long.
         """
         self._check_open()
-        if self._places >= self._pipeline.settings.streams:
+        if self._reserved >= self._pipeline.settings.streams:
             raise OverloadedError(self._pipeline.settings.streams, RETRY_SECONDS, "streams")
-        self._places += 1
+        self._reserved += 1
         try:
             names, catalogue = scope["path_params"], self._pipeline.catalogue
             policy = await catalogue.known_policy(names["policy"])
@@ -101,7 +101,7 @@ class StreamEndpoint:
             variant = await catalogue.get(policy.name, chosen)
             self._check_open()
         except BaseException:
-            self._places -= 1
+            self._reserved -= 1
             raise
         spec, path = variant.policy.observation, scope["path"]
         session = Session(self._pipeline, policy.name, named, spec, headers, path)
@@ -114,7 +114,7 @@ class StreamEndpoint:
             raise ClosingError
 
     def _forget(self, session: Session) -> None:
-        self._places -= 1
+        self._reserved -= 1
         self._sessions.remove(session)
         if not self._sessions:
             self._none_open.set()

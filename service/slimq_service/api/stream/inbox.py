@@ -1,4 +1,4 @@
-"""The messages of a WebSocket, one at a time and in order."""
+"""Incoming messages of a WebSocket, one at a time and in order."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DISCONNECT = "websocket.disconnect"
 
 
 class Inbox:
-    """Takes the next message when it is asked for, so that the server reads no further than that.
+    """Receives a message only on demand, so that the server does not read ahead.
 
-    While a message is being answered, `watch` looks out for the client's going. What it finds
-    instead was sent ahead: that is kept for `next`, and nothing more is taken before it.
+    While a message is processed, `watch` waits for the client to disconnect. If it receives another
+    message instead, that one is kept for `next`, and no more are received before it.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -23,7 +23,7 @@ class Inbox:
         self._taken: asyncio.Future[MutableMapping[str, Any]] | None = None
 
     async def next(self) -> MutableMapping[str, Any]:
-        """The next message, the disconnection at the last."""
+        """Returns the next message; the last one is the disconnection."""
         if self._taken is None:
             return await self._receive()
         message = await self._taken
@@ -31,16 +31,16 @@ class Inbox:
         return message
 
     async def watch(self) -> MutableMapping[str, Any]:
-        """An ASGI channel that gives nothing but the disconnection, and may be cancelled."""
+        """An ASGI receive channel that only returns the disconnection; safe to cancel."""
         if self._taken is None:
             self._taken = asyncio.ensure_future(self._receive())
-        await asyncio.wait([self._taken])  # which cancels nothing where it is cancelled itself
+        await asyncio.wait([self._taken])  # being cancelled, it does not cancel the future
         message = self._taken.result()
         if message["type"] != DISCONNECT:
             await asyncio.get_running_loop().create_future()
         return message
 
     def close(self) -> None:
-        """Takes no more messages."""
+        """Stops receiving."""
         if self._taken is not None:
             self._taken.cancel()

@@ -1,4 +1,4 @@
-"""What the messages of a stream say, and what they are answered with.
+"""Parsing of stream messages, and rendering of their responses.
 
 A binary message is the newest frame. A text message is a JSON object with at least one of the keys
 `observation` (the newest frame as nested lists), `reset` and `variant`.
@@ -26,18 +26,17 @@ FIELD = "observation"
 KEYS = (FIELD, "reset", "variant")
 MESSAGE = "message"
 MAX_TEXT_BYTES = 64 * 1024
-"""Of a text message: it is read on the event loop, where a megabyte would take tens of
-milliseconds."""
+"""Text is parsed in the event loop, where a megabyte would take tens of milliseconds."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a message asks for.
+class StreamMessage:
+    """A parsed message.
 
     Attributes:
-        frame: `(1, *frame)`, the newest one, None where the message brings none.
-        reset: whether an episode begins, before the frame.
-        variant: who is to answer from now on, None where that stays as it is.
+        frame: the newest frame `(1, *frame)`, if any.
+        reset: whether a new episode begins before the frame.
+        variant: the variant to switch to, if any.
     """
 
     frame: Observations | None = None
@@ -45,30 +44,30 @@ class Asked:
     variant: str | None = None
 
 
-def read_message(message: Mapping[str, Any], spec: ObservationSpec) -> Asked:
-    """What an ASGI message of type `websocket.receive` asks for.
+def read_message(message: Mapping[str, Any], spec: ObservationSpec) -> StreamMessage:
+    """Parses an ASGI message of type `websocket.receive`.
 
     Args:
-        message: has `bytes` or `text`.
+        message: holds `bytes` or `text`.
         spec: the layout of one frame.
 
     Raises:
         ObservationError: the frame does not fit the spec.
         MalformedError: the text is not JSON.
-        InvalidInputError: a key is unknown, of the wrong type, or none is there.
+        InvalidInputError: a key is unknown or of the wrong type, or there is none.
         LimitError: the text is too long.
     """
     content = message.get("bytes")
     if content is not None:
-        return Asked(read_frame(content, spec))
+        return StreamMessage(read_frame(content, spec))
     return _read_text(message["text"].encode(), spec)
 
 
 def read_frame(content: bytes, spec: ObservationSpec) -> Observations:
-    """One frame `(1, *frame)` from raw little-endian bytes, without a copy.
+    """Reads one frame `(1, *frame)` from raw little-endian bytes, without a copy.
 
     Raises:
-        ObservationError: it has another length, or numbers that are not finite.
+        ObservationError: the length is wrong, or a number is not finite.
     """
     if len(content) != spec.item_bytes:
         expected = f"{spec.item_bytes} bytes ({spec.dtype} {spec.shape})"
@@ -76,25 +75,25 @@ def read_frame(content: bytes, spec: ObservationSpec) -> Observations:
     return spec.from_bytes(content, MESSAGE)
 
 
-def render_answer(variant: LoadedVariant, q_values: QValues | None) -> str:
-    """The answer's JSON, without action and Q-values where no frame was sent."""
-    answer: dict[str, Any] = {
+def render_response(variant: LoadedVariant, q_values: QValues | None) -> str:
+    """Renders the JSON of a response, without action and Q-values if there was no frame."""
+    response: dict[str, Any] = {
         "policy": variant.policy.name,
         "variant": variant.manifest.name,
         "sha256": variant.sha256,
     }
     if q_values is not None:
         row = np.ascontiguousarray(q_values[0])
-        answer |= {"action": int(row.argmax()), "q_values": row}
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+        response |= {"action": int(row.argmax()), "q_values": row}
+    return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def render_problem(problem: Problem) -> str:
-    """A problem document as the answer."""
+    """Renders a problem document as a response."""
     return orjson.dumps(problem).decode()
 
 
-def _read_text(text: bytes, spec: ObservationSpec) -> Asked:
+def _read_text(text: bytes, spec: ObservationSpec) -> StreamMessage:
     if len(text) > MAX_TEXT_BYTES:
         raise LimitError(MESSAGE, MAX_TEXT_BYTES, f"{len(text)} bytes", "bytes of text")
     check_lists(text, spec, 1, FIELD)
@@ -104,8 +103,8 @@ def _read_text(text: bytes, spec: ObservationSpec) -> Asked:
         raise InvalidInputError("reset", "true or false", kind_of(reset))
     if FIELD in document:
         numbers = to_array(flatten(document[FIELD], spec.shape, FIELD), spec)
-        return Asked(spec.check(numbers.reshape(1, *spec.shape), FIELD), reset, variant)
+        return StreamMessage(spec.check(numbers.reshape(1, *spec.shape), FIELD), reset, variant)
     if not reset and variant is None:
         expected = f"at least one of {FIELD}, reset and variant"
         raise InvalidInputError(MESSAGE, expected, "none of them")
-    return Asked(None, reset, variant)
+    return StreamMessage(None, reset, variant)

@@ -1,4 +1,4 @@
-"""What is answered instead of a stream: HTTP, before the WebSocket is accepted."""
+"""HTTP responses to requests for streams that are refused before the WebSocket is accepted."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from slimq_service.metrics.service import Metrics
 
 
 async def refuse_stream(scope: Scope, receive: Receive, send: Send, problem: Problem) -> None:
-    """Answers the request for a stream with a problem document; 403 where the server has no such.
+    """Refuses a stream with a problem document, or with 403 if the server cannot send one.
 
     Args:
-        scope: the request.
-        receive: its ASGI channel, after `websocket.connect`.
-        send: where the answer goes.
-        problem: why.
+        scope: the request's scope.
+        receive: its ASGI receive channel, after `websocket.connect`.
+        send: its ASGI send channel.
+        problem: the reason.
     """
     await deny(scope, receive, send, problem_response(problem), problem["code"])
 
 
-class Nowhere:
-    """Answers requests for WebSockets at paths that have none."""
+class NoStream:
+    """Refuses WebSockets at paths without a stream."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuses one."""
+        """Refuses one request."""
         await receive()
         path = scope["path"]
-        detail = f"there is no stream at {path!r}; /docs lists what there is"
+        detail = f"no stream at {path!r}; see /docs"
         problem = no_such_path(path, detail)
         self._metrics.http_error(problem["code"])
         await refuse_stream(scope, receive, send, problem)
 
 
-async def ask_for_upgrade(request: Request) -> None:  # noqa: ARG001
-    """A request at a stream's path that asks for no WebSocket."""
+async def require_upgrade(request: Request) -> None:  # noqa: ARG001
+    """Answers a plain request at a stream's path with 426."""
     raise HTTPException(426, headers={"Upgrade": "websocket", "Connection": "Upgrade"})

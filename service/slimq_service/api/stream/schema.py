@@ -1,48 +1,49 @@
-"""The stream endpoint in the OpenAPI document, which has no words for WebSockets: as a GET."""
+"""The stream endpoint in the OpenAPI document, as a GET: OpenAPI cannot describe WebSockets."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from slimq_service.http.problems import MEDIA_TYPE
-from slimq_service.requests.routing import KEY_HEADER, LONGEST_KEY
+from slimq_service.requests.routing import KEY_HEADER, MAX_KEY_BYTES
 
-DESCRIPTION = """A WebSocket: the server keeps the frames, and each message gets one answer.
+DESCRIPTION = """A WebSocket: the server keeps the frame stack, and each message gets one response.
 
-A binary message is the newest frame as raw little-endian bytes, or the whole observation where none
-are stacked. A text message is a JSON object with `observation` (the same as nested lists), `reset`
-(true: an episode begins) and `variant` (who answers from now on), at least one of them. The answer
-has `policy`, `variant`, `sha256` and, where there was a frame, `action` and `q_values`; or it is a
-problem document, and the message has changed nothing."""
+A binary message is the newest frame as raw little-endian bytes, or the whole observation if the
+policy does not stack frames. A text message is a JSON object with at least one of `observation`
+(the same as nested lists), `reset` (true to begin an episode) and `variant` (the variant to use
+from now on). The response has `policy`, `variant`, `sha256` and, if the message had a frame,
+`action` and `q_values`. Otherwise it is a problem document, and the message had no effect."""
 PROBLEMS = {
     400: "Path and query name different variants.",
-    404: "Unknown policy or variant; `available` lists what there is.",
+    403: "A page of another site opened the stream.",
+    404: "Unknown policy or variant; `available` lists the known ones.",
     413: "The routing key is too long.",
-    422: "The query has another parameter than `variant`.",
-    426: "The request asks for no WebSocket.",
-    500: "A mistake of the service.",
-    503: "All streams are in use or the service is shutting down (Retry-After says when to retry); "
-    "or the variant's files are broken, or the repository cannot be read.",
+    422: "The query has an unknown parameter.",
+    426: "The request is not a WebSocket handshake.",
+    500: "Internal error.",
+    503: "The variant's files are broken, or the repository cannot be read; or all streams are in "
+    "use, or the service is shutting down: Retry-After then says when to retry.",
 }
 
 
 def stream_operation(names: list[str]) -> dict[str, Any]:
-    """The operation of a path with these names in it."""
+    """The operation for a path with these parameters."""
     text: dict[str, Any] = {"type": "string"}
     by_query = {
         "name": "variant",
         "in": "query",
         "required": False,
         "schema": text,
-        "description": "which variant answers first; it may also be named by path",
+        "description": "the initial variant; may also be given in the path",
     }
     by_key = {
         "name": KEY_HEADER,
         "in": "header",
         "required": False,
-        "schema": {**text, "maxLength": LONGEST_KEY},
-        "description": "streams of one key go to one variant, where none is named and the policy "
-        "has weights; a stream without one stays with what it drew",
+        "schema": {**text, "maxLength": MAX_KEY_BYTES},
+        "description": "streams with the same key go to the same variant, if they name none and "
+        "the policy has weights; a stream without a key stays with a random one",
     }
     in_path = [{"name": n, "in": "path", "required": True, "schema": text} for n in names]
     problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -53,7 +54,7 @@ def stream_operation(names: list[str]) -> dict[str, Any]:
         "operationId": "stream_" + "_".join(names),
         "parameters": [*in_path, by_query, by_key],
         "responses": {
-            "101": {"description": "The stream is open"},
+            "101": {"description": "Stream opened"},
             **{str(s): {"description": d, "content": problem} for s, d in PROBLEMS.items()},
         },
     }

@@ -1,7 +1,7 @@
-"""One stream from its acceptance to its end: a message in, an answer out, one after the other.
+"""One stream from its acceptance to its end: messages in, responses out, in order.
 
-A message that is answered with a problem has changed nothing: neither the frames nor the variant.
-So it can be sent again, or another one instead.
+A message that is answered with a problem document has no effect: it changes neither the frames nor
+the variant. So it can be sent again, or replaced by another.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from starlette.types import Receive, Send
 from slimq.core.observation import ObservationSpec
 from slimq_service.api.stream.ending import IDLE, INTERNAL, LAYOUT, LOST, RESTART, Ending, ending_of
 from slimq_service.api.stream.inbox import DISCONNECT, Inbox
-from slimq_service.api.stream.messages import read_message, render_answer, render_problem
+from slimq_service.api.stream.messages import read_message, render_problem, render_response
 from slimq_service.errors import LayoutChangedError
 from slimq_service.http.bodies import ClientGoneError, Headers
 from slimq_service.requests.call import Call
 from slimq_service.requests.pipeline import Pipeline
 
 CLOSE_SECONDS = 1.0
-"""How long a closing waits for a client that does not read."""
+"""Timeout of the close handshake for a client that does not read."""
 
 
 class Session:
@@ -43,12 +43,12 @@ class Session:
         """Begins an episode.
 
         Args:
-            pipeline: answers its calls.
-            policy: whose variants answer.
-            variant: which one is to answer, None for the policy's default or one by its weights.
-            spec: the policy's observations, which must stay like that.
-            headers: with the routing key that keeps the stream with one variant by the weights.
-            path: where the stream came in, for the log.
+            pipeline: handles the stream's calls.
+            policy: the policy's name.
+            variant: the variant to use; None for the policy's default, or one by its weights.
+            spec: the policy's layout of observations, which must not change.
+            headers: headers with the routing key that ties the stream to one variant.
+            path: the path of the request, for the log.
         """
         self._pipeline, self._policy, self._variant = pipeline, policy, variant
         self._headers, self._path = headers, path
@@ -59,23 +59,23 @@ class Session:
         self._log = structlog.get_logger(component="stream")
 
     def end(self) -> None:
-        """Has the stream closed for the end of the service, after the answer under way."""
+        """Closes the stream for a shutdown, after the response in progress."""
         self._ending = RESTART
         if self._waiting is not None:
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def run(self, receive: Receive, send: Send) -> Ending:
-        """Accepts the stream, answers its messages until it ends, and closes it where nobody has.
+        """Accepts the stream, serves it until it ends, and closes it unless the client has.
 
         Args:
-            receive: the ASGI channel, after the request for the stream.
-            send: where the answers go.
+            receive: the ASGI receive channel, after `websocket.connect`.
+            send: the ASGI send channel.
         """
         inbox = Inbox(receive)
         try:
             await send({"type": "websocket.accept"})
             ending = await self._serve(inbox, send)
-        except OSError:  # what servers raise where they cannot send any more
+        except OSError:  # raised by the server if the connection is gone
             return LOST
         except Exception:
             self._log.exception("stream failed", path=self._path, policy=self._policy)
@@ -90,31 +90,31 @@ class Session:
         return ending
 
     async def _serve(self, inbox: Inbox, send: Send) -> Ending:
-        answer: str | None = None
+        response: str | None = None
         while True:
-            message = await self._exchange(answer, inbox, send)
+            message = await self._exchange(response, inbox, send)
             if message is None:
                 return self._ending or IDLE
             if message["type"] == DISCONNECT:
                 return ending_of(message)
-            answer = await self._answer(message, inbox)
+            response = await self._handle(message, inbox)
 
     async def _exchange(
-        self, answer: str | None, inbox: Inbox, send: Send
+        self, response: str | None, inbox: Inbox, send: Send
     ) -> Mapping[str, Any] | None:
-        """Sends an answer and takes the next message, None where there is to be none.
+        """Sends a response and receives the next message, or returns None to end the stream.
 
-        The client has its time for both: one that sends but never reads is idle too.
+        The idle timeout covers both: a client that sends but never reads is idle, too.
         """
         try:
             async with asyncio.timeout(
                 self._pipeline.settings.stream_idle_seconds
             ) as self._waiting:
-                if answer is not None:
-                    await send({"type": "websocket.send", "text": answer})
+                if response is not None:
+                    await send({"type": "websocket.send", "text": response})
                 if self._ending is not None:
                     return None
-                # Where the next message is here already, everybody else has a turn before it.
+                # Gives others a turn, even if the next message is already here.
                 await asyncio.sleep(0)
                 return await inbox.next()
         except TimeoutError:
@@ -122,8 +122,8 @@ class Session:
         finally:
             self._waiting = None
 
-    async def _answer(self, message: Mapping[str, Any], inbox: Inbox) -> str | None:
-        """The answer to a message, None where the client has gone meanwhile."""
+    async def _handle(self, message: Mapping[str, Any], inbox: Inbox) -> str | None:
+        """The response to a message, None if the client disconnected meanwhile."""
         call = Call(policy=self._policy, variant=self._variant)
         try:
             result = await self._pipeline.recorder.settle(
@@ -142,18 +142,18 @@ class Session:
         policy = pipeline.catalogue.policy(self._policy)
         call.variant = self._variant or pipeline.default_variant(policy, self._headers)
         before = time.perf_counter_ns()
-        asked = read_message(message, self._frame)
+        parsed = read_message(message, self._frame)
         stages.compute_input += time.perf_counter_ns() - before
-        variant = await pipeline.variant(call, self._policy, asked.variant or call.variant)
+        variant = await pipeline.variant(call, self._policy, parsed.variant or call.variant)
         if variant.policy.observation != self._spec:
             problem = f"the observations of {self._policy!r} have changed; open a new stream"
             raise LayoutChangedError(problem)
-        observation = self._spec.padding() if asked.reset else self._observation
-        if asked.frame is not None:
-            observation = self._spec.push(observation, asked.frame)
+        observation = self._spec.padding() if parsed.reset else self._observation
+        if parsed.frame is not None:
+            observation = self._spec.push(observation, parsed.frame)
             q_values, _ = await pipeline.infer(call, inbox.watch, variant, observation)
         before = time.perf_counter_ns()
-        answer = render_answer(variant, q_values)
+        response = render_response(variant, q_values)
         stages.compute_output += time.perf_counter_ns() - before
-        self._observation, self._variant = observation, asked.variant or self._variant
-        return answer
+        self._observation, self._variant = observation, parsed.variant or self._variant
+        return response

@@ -1,1 +1,1 @@
-"""The native API: actions, comparisons, policies and the page."""
+"""The native API: actions, comparisons, policies and the overview page."""

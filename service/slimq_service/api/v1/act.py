@@ -9,11 +9,11 @@ from slimq_service.requests.pipeline import Pipeline
 POLICY_PATH = "/v1/policies/{policy}/act"
 VARIANT_PATH = "/v1/policies/{policy}/variants/{variant}/act"
 PATHS = (POLICY_PATH, VARIANT_PATH)
-"""The variant by path, or by query, body or the policy's default."""
+"""Without a variant in the path, it comes from the query, the body or the policy's default."""
 
 
 def make_endpoint(pipeline: Pipeline) -> Endpoint:
-    """The endpoint of both paths."""
+    """Creates the endpoint of both paths."""
     return Endpoint(
         pipeline, ActCodec(pipeline.settings.max_batch, pipeline.settings.max_body_bytes)
     )

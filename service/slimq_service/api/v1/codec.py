@@ -1,4 +1,4 @@
-"""Requests with observations as JSON, raw bytes or npy, and their responses in JSON."""
+"""The wire format of act: requests in JSON, raw bytes or npy, responses in JSON."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from slimq_service.http.responses import Response, problem_response
 from slimq_service.requests.codec import Decoded
 from slimq_service.variants.loading import LoadedVariant
 
-LARGE_JSON_BYTES = 256 * 1024
-"""A longer JSON body is decoded in a thread, as is every compressed one."""
+MAX_INLINE_JSON_BYTES = 256 * 1024
+"""Longer JSON bodies, and all compressed bodies, are decoded in a thread."""
 
 
 class Content(NamedTuple):
-    """A body's media type, and how it is compressed if it is."""
+    """A body's media type, and its content encoding if it is compressed."""
 
     media_type: str
     encoding: str | None
 
 
 class ActCodec:
-    """The `Codec` of act, and of whatever takes observations as act does."""
+    """The `Codec` of act; compare decodes its requests with it, too."""
 
     policy_key = "policy"
     variant_key = "variant"
     takes_query = True
 
     def __init__(self, max_batch: int, max_body_bytes: int) -> None:
-        """Takes requests within these limits, that of bytes once they are decompressed."""
+        """Sets the limits; that of bytes applies to decompressed bodies."""
         self._max_batch, self._max_body_bytes = max_batch, max_body_bytes
 
     def read_headers(self, headers: Headers) -> Content:
-        """Media type and encoding."""
+        """Reads the media type and the content encoding."""
         return Content(media_type(headers, MEDIA_TYPES), encoding_of(headers))
 
     def is_slow(self, content: Content, size: int) -> bool:
-        """As `Codec.is_slow`."""
-        long = content.media_type == JSON and size > LARGE_JSON_BYTES
+        """See `Codec.is_slow`."""
+        long = content.media_type == JSON and size > MAX_INLINE_JSON_BYTES
         return long or content.encoding is not None
 
     def decode(self, content: Content, body: bytes, spec: ObservationSpec) -> Decoded:
-        """As `Codec.decode`; invalid observations are reported once the variant is known."""
+        """See `Codec.decode`; invalid observations are reported once the variant is known."""
         if content.encoding is not None:
             body = decompress(body, content.encoding, self._max_body_bytes)
         envelope = parse(content.media_type, body, spec, self._max_batch)
@@ -68,19 +68,19 @@ class ActCodec:
         q_values: QValues,
         actions: list[int],
     ) -> Response:
-        """As `Codec.encode`; a Q-value is written so that it reads back as the same float32."""
-        return Response(200, RAW_JSON, render_answer(variant, q_values, actions))
+        """See `Codec.encode`; Q-values round-trip as float32."""
+        return Response(200, RAW_JSON, render_response(variant, q_values, actions))
 
     def error(self, problem: Problem) -> Response:
-        """A problem document."""
+        """Encodes a problem document."""
         return problem_response(problem)
 
 
-def render_answer(variant: LoadedVariant, q_values: QValues, actions: Any) -> bytes:
-    """The response's JSON.
+def render_response(variant: LoadedVariant, q_values: QValues, actions: Any) -> bytes:
+    """Renders the JSON of a response.
 
     Args:
-        variant: which one answered; its names are slugs, which JSON need not escape.
+        variant: the variant that was run; its names are slugs and need no escaping.
         q_values: `(batch, actions)`.
         actions: the greedy action of each row.
     """

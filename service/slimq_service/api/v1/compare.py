@@ -1,9 +1,9 @@
-"""The compare endpoint: the same observations through several variants, side by side.
+"""The compare endpoint: runs the same observations through several variants.
 
-Variants run one after the other, each as a lone request for actions would, so that their times can
-be compared. Agreement, difference and regret are against a reference, the policy's baseline unless
-another is named. It counts neither as a request for actions nor in the variants' metrics, but for
-the batches that are computed in threads.
+Variants run one after the other, each like a lone request for actions, so that their times are
+comparable. Agreement, difference and regret are relative to a reference, by default the policy's
+baseline. Comparisons do not count as requests for actions, and only the batches they run show in
+the variants' metrics.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from slimq_service.requests.pipeline import Pipeline
 
 PATH = "/v1/policies/{policy}/compare"
 MAX_VARIANTS = 64
-"""Variants in one comparison."""
+"""Maximum number of variants in a comparison."""
 PARAMETERS = ("variants", "reference")
 
 
 class CompareEndpoint:
-    """Answers requests for comparisons."""
+    """Handles requests for comparisons."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._codec = ActCodec(pipeline.settings.max_batch, pipeline.settings.max_body_bytes)
 
     def routes(self) -> list[Route]:
-        """The one route."""
+        """The route for the FastAPI application."""
         return [
             Route(PATH, endpoint=self, methods=["POST"], include_in_schema=False, name="compare")
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; every error becomes a problem document."""
+        """Handles one request; errors become problem documents."""
         call = scope[CALL] = Call()
-        answer = self._answer(scope, receive, call)
+        response = self._respond(scope, receive, call)
         await self._pipeline.respond(
-            call, scope, receive, send, answer, problem_response, counted=False
+            call, scope, receive, send, response, problem_response, counted=False
         )
 
-    async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Response:
+    async def _respond(self, scope: Scope, receive: Receive, call: Call) -> Response:
         pipeline, headers = self._pipeline, scope["headers"]
         catalogue = pipeline.catalogue
         policy = await catalogue.known_policy(scope["path_params"]["policy"])
@@ -73,14 +73,14 @@ class CompareEndpoint:
             self._codec, content, body, policy.observation, receive, call
         )
         if decoded.variant is not None:
-            raise ConflictError("variant", "variants by query", "one by body")
+            raise ConflictError("variant", "variants in the query only", "one in the body")
         compared, failed = await self._compare(receive, call, names, decoded.observations())
         return Response(200, JSON, render(policy.name, reference, compared, failed))
 
     async def _compare(
         self, receive: Receive, call: Call, names: list[str], observations: Observations
     ) -> tuple[list[dict[str, Any]], dict[str, Problem]]:
-        """What each variant answers, the reference first, and which cannot."""
+        """The rows of the variants, the reference first, and the problems of those that failed."""
         compared, failed = [], {}
         expected: QValues | None = None
         for name in names:
@@ -98,16 +98,16 @@ class CompareEndpoint:
     async def _run(
         self, receive: Receive, call: Call, name: str, observations: Observations
     ) -> tuple[dict[str, Any], QValues]:
-        """What one variant answers, and how long it took."""
+        """Runs one variant; returns its row and Q-values."""
         pipeline, policy = self._pipeline, str(call.policy)
         variant = await pipeline.variant(call, policy, name)
         shape, spec = observations.shape[1:], variant.policy.observation
         if (shape, observations.dtype) != (spec.shape, spec.numpy_dtype):
             raise ObservationError(
-                "observations", "those of the policy", "those of its version before"
+                "observations", "the policy's new layout", "the layout before a new version"
             )
         waited = call.stages.queue / 1e9
-        inference = await pipeline.compute(variant, observations, receive, waited, joined=False)
+        inference = await pipeline.compute(variant, observations, receive, waited, batched=False)
         q_values = np.ascontiguousarray(inference.q_values)
         row = {
             "variant": name,
@@ -120,7 +120,7 @@ class CompareEndpoint:
 
 
 def named_variants(query: bytes) -> tuple[list[str], str | None]:
-    """The variants and the reference that a query string names; none means all of the policy's.
+    """The variants and the reference in a query string; no variants means all of the policy's.
 
     Raises:
         InvalidInputError: an unknown parameter, one given twice, or an empty name.
@@ -133,15 +133,17 @@ def named_variants(query: bytes) -> tuple[list[str], str | None]:
     variants = found["variants"].split(",") if "variants" in found else []
     for name in (*variants, found.get("reference", "-")):
         if not name:
-            raise InvalidInputError("variants", "names with commas between them", repr(query))
+            raise InvalidInputError(
+                "variants", "comma-separated names", repr(query.decode("latin-1"))
+            )
     return variants, found.get("reference")
 
 
 def difference(expected: QValues, q_values: QValues) -> dict[str, float]:
-    """How `(batch, actions)` Q-values differ from those of the reference.
+    """Compares `(batch, actions)` Q-values with those of the reference.
 
-    Agreement is the share of the same greedy action, regret the mean of what an action loses by the
-    reference's Q-values.
+    Agreement is the share of observations with the same greedy action, regret the mean loss of the
+    variant's actions by the reference's Q-values.
     """
     found = find_differences(q_values, expected)
     return {
@@ -155,6 +157,6 @@ def difference(expected: QValues, q_values: QValues) -> dict[str, float]:
 def render(
     policy: str, reference: str, compared: list[dict[str, Any]], failed: dict[str, Problem]
 ) -> bytes:
-    """The answer's JSON."""
+    """Renders the JSON of the response."""
     document = {"policy": policy, "reference": reference, "variants": compared, "failed": failed}
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,4 +1,4 @@
-"""The first page: what is served and what each variant keeps, as HTML or as JSON."""
+"""The overview page: the policies served and the results of each variant, as HTML or JSON."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ th,td{border-color:#444}a{color:#8ab4f8}.broken{color:#ff8a80}}
 
 
 class VariantRow(BaseModel):
-    """What one variant keeps; null where it has not been measured."""
+    """Size and measured results of a variant; null if not measured."""
 
     name: str
-    default: bool = Field(description="answers when no variant is asked for")
+    default: bool = Field(description="serves requests that name no variant")
     precision: str | None = None
     bytes: int | None = Field(default=None, description="on disk")
-    bytes_ratio: float | None = Field(default=None, description="baseline's bytes over its own")
+    bytes_ratio: float | None = Field(
+        default=None, description="the baseline's size over this variant's"
+    )
     mean_return: float | None = None
-    interval: tuple[float, float] | None = Field(default=None, description="of the mean return")
+    interval: tuple[float, float] | None = Field(
+        default=None, description="95 % confidence interval of the mean return"
+    )
     agreement: float | None = Field(
-        default=None, description="with the actions of the baseline that is published now"
+        default=None, description="share of states with the same action as the current baseline"
     )
-    latency_p50_us: float | None = Field(default=None, description="of one observation")
-    stale: bool = Field(
-        default=False, description="made from another network than the policy has now"
-    )
+    latency_p50_us: float | None = Field(default=None, description="for one observation")
+    stale: bool = Field(default=False, description="derived from an earlier network of the policy")
     problem: str | None = None
 
 
 class PolicyTable(BaseModel):
-    """One policy with its variants and a line to try."""
+    """A policy with its variants and a curl command to try."""
 
     name: str
     environment: str | None
@@ -60,14 +62,14 @@ class PolicyTable(BaseModel):
 
 
 class Overview(BaseModel):
-    """Everything on the page."""
+    """The content of the page."""
 
     version: str
     policies: list[PolicyTable]
 
 
 async def make_overview(catalogue: Catalogue, base_url: str) -> Overview:
-    """Gathers the page from one look's manifests, and from reports."""
+    """Collects the content of the page from the latest scan and the reports."""
     policies = []
     for name, scanned in catalogue.scan.policies.items():
         manifest = scanned.manifest
@@ -85,7 +87,7 @@ async def make_overview(catalogue: Catalogue, base_url: str) -> Overview:
 
 
 def example(policy: PolicyManifest, base_url: str) -> str:
-    """A curl line that returns an action of this policy: zeros as JSON, or as bytes if many."""
+    """A curl command for an all-zero observation: in JSON, or as raw bytes if it is large."""
     url = f"{base_url}/v1/policies/{policy.name}/act"
     spec = policy.observation
     if spec.size > 64:
@@ -99,12 +101,11 @@ def example(policy: PolicyManifest, base_url: str) -> str:
 
 
 def render_html(overview: Overview, prefix: str) -> str:
-    """The page; every text in it is escaped.
+    """Renders the page; all text is escaped.
 
     Args:
-        overview: what it shows.
-        prefix: of every path, for links; without one they are relative, which suits a prefix that
-            nobody told us of.
+        overview: the content.
+        prefix: path prefix of links; without one they are relative, in case of an unknown prefix.
     """
     docs, policies, ready, metrics = (
         escape(f"{prefix}/{path}" if prefix else path)
@@ -115,7 +116,7 @@ def render_html(overview: Overview, prefix: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>slimq</title><style>{STYLE}</style></head><body><h1>slimq</h1>"
-        "<p>Policies served here, and what each variant keeps. "
+        "<p>Policies served here, with the size, return and latency of each variant. "
         f'<a href="{docs}">API</a> · <a href="{policies}">manifests</a> · '
         f'<a href="{ready}">readiness</a> · <a href="{metrics}">metrics</a></p>'
         f"{sections or '<p>No policy is published yet.</p>'}"
@@ -129,14 +130,16 @@ def prefers_json(accept: str) -> bool:
 
 
 def make_page_router(catalogue: Catalogue, proxies: Proxies) -> APIRouter:
-    """The route of the page."""
+    """The route of the overview page."""
     router = APIRouter(tags=["page"])
 
     @router.get(
         "/",
-        summary="What is served and what each variant keeps",
+        summary="Overview of policies and variants",
         response_class=HTMLResponse,
-        responses={200: {"model": Overview, "description": "HTML, or JSON where Accept asks"}},
+        responses={
+            200: {"model": Overview, "description": "HTML, or JSON if the Accept header prefers it"}
+        },
     )
     async def get_page(request: Request) -> Response:
         await catalogue.refresh()
@@ -152,8 +155,10 @@ def make_page_router(catalogue: Catalogue, proxies: Proxies) -> APIRouter:
     return router
 
 
-async def _row(catalogue: Catalogue, look: PolicyScan, name: str, variant: str) -> VariantRow:
-    policy, scanned = look.manifest, look.variants[variant]
+async def _row(
+    catalogue: Catalogue, policy_scan: PolicyScan, name: str, variant: str
+) -> VariantRow:
+    policy, scanned = policy_scan.manifest, policy_scan.variants[variant]
     row = VariantRow(
         name=variant,
         default=policy is not None and policy.default_variant == variant,
@@ -165,7 +170,7 @@ async def _row(catalogue: Catalogue, look: PolicyScan, name: str, variant: str) 
     size = manifest.model.bytes
     update: dict[str, object] = {"precision": manifest.precision, "bytes": size}
     update["stale"] = policy is not None and is_stale(manifest, policy)
-    found = look.variants.get(policy.baseline_variant) if policy else None
+    found = policy_scan.variants.get(policy.baseline_variant) if policy else None
     baseline = found.manifest.model if found is not None and found.manifest is not None else None
     if baseline is not None and size:
         update["bytes_ratio"] = baseline.bytes / size
@@ -216,7 +221,7 @@ def _html_row(row: VariantRow) -> str:
     )
     name = escape(row.name) + (" (default)" if row.default else "")
     if row.stale:
-        name += ' <span class="broken">of another network than the policy has now</span>'
+        name += ' <span class="broken">derived from an earlier network</span>'
     if row.problem:
         name += f' <span class="broken">{escape(row.problem)}</span>'
     return f"<tr><td>{name}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

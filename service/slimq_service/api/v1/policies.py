@@ -1,4 +1,4 @@
-"""What can be read over HTTP: policies, variants, their manifests and reports."""
+"""Read-only resources: policies and variants, with their manifests and reports."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ class PolicySummary(BaseModel):
     """One policy in the listing."""
 
     name: str
-    environment: str | None = Field(description="id of its environment, null if unreadable")
-    default_variant: str | None = Field(description="which answers when none is asked for")
+    environment: str | None = Field(
+        description="id of its environment; null if the manifest is unreadable"
+    )
+    default_variant: str | None = Field(description="serves requests that name no variant")
     baseline_variant: str | None
     variants: list[str]
     problem: str | None = Field(default=None, description="why its manifest cannot be read")
 
 
 class PolicyList(BaseModel):
-    """Every policy."""
+    """All policies."""
 
     policies: list[PolicySummary]
 
@@ -32,21 +34,21 @@ class VariantSummary(BaseModel):
     """One variant in the listing."""
 
     name: str
-    manifest: VariantManifest | None = Field(description="null if unreadable")
+    manifest: VariantManifest | None = Field(description="null if it is unreadable")
     problem: str | None = Field(
-        default=None, description="why it cannot be served as it is on disk"
+        default=None, description="why the version on disk cannot be served"
     )
 
 
 class VariantList(BaseModel):
-    """Every variant of a policy."""
+    """All variants of a policy."""
 
     policy: str
     variants: list[VariantSummary]
 
 
 def list_policies(catalogue: Catalogue) -> PolicyList:
-    """The policies of the latest look at the repository."""
+    """The policies in the latest scan of the repository."""
     summaries = []
     for name, scanned in catalogue.scan.policies.items():
         manifest = scanned.manifest
@@ -64,10 +66,10 @@ def list_policies(catalogue: Catalogue) -> PolicyList:
 
 
 def make_resource_router(catalogue: Catalogue) -> APIRouter:
-    """The routes; each looks at the repository first, so that what is published is seen at once."""
+    """The routes; each scans the repository first, so new versions show at once."""
     router = APIRouter(prefix="/v1/policies", tags=["policies"])
 
-    @router.get("", summary="Every policy")
+    @router.get("", summary="All policies")
     async def get_policies() -> PolicyList:
         await catalogue.refresh()
         return list_policies(catalogue)

@@ -1,7 +1,7 @@
-"""Requests and responses of inference, in JSON or in JSON followed by binary tensors.
+"""The wire format of infer: JSON, or JSON followed by binary tensors.
 
-Clients send the JSON before a binary tensor again and again, unless they number their requests:
-what was read from it is kept.
+Clients that do not number their requests send the same JSON before every binary tensor, so its
+parsed content is cached.
 """
 
 from __future__ import annotations
@@ -33,66 +33,65 @@ from slimq_service.requests.codec import Decoded
 from slimq_service.variants.loading import LoadedVariant
 
 BINARY = b"application/octet-stream"
-LARGE_BYTES = 64 * 1024
-"""A longer body is decoded in a thread, as is every compressed one: it may hold far more."""
-MAX_LARGE_BINARY = 256 * 1024
-"""But not one of this length whose JSON is known: its numbers are taken as they are."""
-MAX_KEPT_HEAD = 1024
-"""Bytes of JSON that is kept."""
-MAX_KEPT_HEADS = 64
-"""Where there are more, all are forgotten."""
+MAX_INLINE_BYTES = 64 * 1024
+"""Longer bodies, and all compressed bodies, are decoded in a thread."""
+MAX_INLINE_BINARY_BYTES = 256 * 1024
+"""The same limit for bodies with binary tensors, which need no parsing."""
+MAX_CACHED_HEAD_BYTES = 1024
+MAX_CACHED_HEADS = 64
+"""Limits of the cache, which is cleared when it is full."""
 
 
 class Framing(NamedTuple):
-    """How a body is compressed, and the length of its JSON if the request gives one."""
+    """A body's content encoding, and the length of its JSON if the request gives it."""
 
     encoding: str | None
     length: int | None
 
 
-class Reply(NamedTuple):
-    """What the response depends on beside the Q-values."""
+class ResponseOptions(NamedTuple):
+    """The id to repeat and the outputs to return."""
 
     id: str | None
     outputs: tuple[Output, ...]
 
 
-class _KnownHead(NamedTuple):
-    """What the JSON before a binary tensor says."""
+class _CachedHead(NamedTuple):
+    """The parsed JSON before a binary tensor."""
 
     spec: ObservationSpec
     batch: int
-    reply: Reply
+    options: ResponseOptions
 
 
 class InferCodec:
-    """The `Codec` of the protocol's inference."""
+    """The `Codec` of infer."""
 
     policy_key = "model"
     variant_key = "version"
     takes_query = False
 
     def __init__(self, limits: Limits) -> None:
-        """Takes requests within these limits."""
+        """Sets the limits."""
         self._limits = limits
-        self._heads: dict[bytes, _KnownHead] = {}
+        self._heads: dict[bytes, _CachedHead] = {}
 
     def read_headers(self, headers: Headers) -> Framing:
-        """Compression and length of the JSON; tritonclient sends no Content-Type."""
+        """Reads content encoding and JSON length, but no Content-Type: tritonclient sends none."""
         return Framing(encoding_of(headers), json_length(headers))
 
     def is_slow(self, content: Framing, size: int) -> bool:
-        """As `Codec.is_slow`."""
+        """See `Codec.is_slow`."""
         if content.encoding is not None:
             return True
-        most = MAX_LARGE_BINARY if content.length is not None else LARGE_BYTES
-        return size > most
+        limit = MAX_INLINE_BINARY_BYTES if content.length is not None else MAX_INLINE_BYTES
+        return size > limit
 
     def decode(self, content: Framing, body: bytes, spec: ObservationSpec) -> Decoded:
-        """As `Codec.decode`; whatever is wrong is reported once the version is known."""
+        """See `Codec.decode`; errors are reported once the version is known."""
         length = content.length or 0
         head = b""
-        if content.encoding is None and 0 < length <= MAX_KEPT_HEAD and length < len(body):
+        if content.encoding is None and 0 < length <= MAX_CACHED_HEAD_BYTES and length < len(body):
             head = body[:length]
             known = self._heads.get(head)
             if known is not None and known.spec is spec:
@@ -104,21 +103,22 @@ class InferCodec:
         except SlimqError as error:
             return Decoded(error)
         if head and request.id is None:
-            self._keep(head, spec, request)
-        return Decoded(request.observations, reply=Reply(request.id, request.outputs))
+            self._cache_head(head, spec, request)
+        options = ResponseOptions(request.id, request.outputs)
+        return Decoded(request.observations, options=options)
 
     def encode(
         self, variant: LoadedVariant, decoded: Decoded, q_values: QValues, actions: list[int]
     ) -> Response:
-        """As `Codec.encode`, with the outputs that were asked for, in that order."""
-        reply: Reply = decoded.reply
+        """See `Codec.encode`; returns the requested outputs, in the requested order."""
+        options: ResponseOptions = decoded.options
         values: dict[str, npt.NDArray[Any]] = {
             Q_VALUES: np.ascontiguousarray(q_values, dtype="<f4"),
             ACTIONS: np.array(actions, "<i8"),
         }
         outputs: list[dict[str, Any]] = []
         tensors: list[bytes] = []
-        for name, binary in reply.outputs:
+        for name, binary in options.outputs:
             array = values[name]
             entry: dict[str, Any] = {
                 "name": name,
@@ -136,8 +136,8 @@ class InferCodec:
             "model_version": variant.manifest.name,
             "outputs": outputs,
         }
-        if reply.id is not None:
-            document["id"] = reply.id
+        if options.id is not None:
+            document["id"] = options.id
         head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
         if not tensors:
             return Response(200, JSON, head)
@@ -145,23 +145,23 @@ class InferCodec:
         return Response(200, BINARY, b"".join((head, *tensors)), (length,))
 
     def error(self, problem: Problem) -> Response:
-        """The protocol's form of an error."""
+        """Encodes an error in the protocol's format."""
         return v2_error(problem)
 
-    def _keep(self, head: bytes, spec: ObservationSpec, request: InferRequest) -> None:
-        """Keeps what the JSON before a valid binary tensor says."""
-        if len(self._heads) >= MAX_KEPT_HEADS:
+    def _cache_head(self, head: bytes, spec: ObservationSpec, request: InferRequest) -> None:
+        """Caches the parsed JSON before a valid binary tensor."""
+        if len(self._heads) >= MAX_CACHED_HEADS:
             self._heads.clear()
-        reply = Reply(None, request.outputs)
-        self._heads[head] = _KnownHead(spec, len(request.observations), reply)
+        options = ResponseOptions(None, request.outputs)
+        self._heads[head] = _CachedHead(spec, len(request.observations), options)
 
 
-def _decode_binary(body: bytes, length: int, known: _KnownHead) -> Decoded | None:
-    """The tensor behind a known head, None where it is not what the head says."""
+def _decode_binary(body: bytes, length: int, known: _CachedHead) -> Decoded | None:
+    """Decodes the tensor after a cached head, or returns None if it does not match the head."""
     try:
         observations = known.spec.from_bytes(memoryview(body)[length:])
-    except SlimqError:  # reported by whoever reads all of it
+    except SlimqError:  # the full parse reports the error
         return None
     if len(observations) != known.batch:
         return None
-    return Decoded(aligned(observations), reply=known.reply)
+    return Decoded(aligned(observations), options=known.options)

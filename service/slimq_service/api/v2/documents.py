@@ -1,4 +1,4 @@
-"""What the protocol's requests for metadata, readiness, configuration and statistics answer."""
+"""The protocol's response documents: metadata, readiness, configuration and statistics."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from slimq_service.metrics.statistics import Duration, VariantStatistics
 
 BACKEND = "onnxruntime"
 TAG = "open inference protocol"
-"""Under which the document of the interface lists the routes."""
+"""Tag of the routes in the OpenAPI document."""
 
 
 class Failure(BaseModel):
-    """What every error is answered with."""
+    """Error response."""
 
     error: str
 
 
 class ServerMetadata(BaseModel):
-    """The service."""
+    """Server metadata."""
 
     name: Literal["slimq"] = "slimq"
     version: str
@@ -33,7 +33,7 @@ class ServerMetadata(BaseModel):
 
 
 class Health(BaseModel):
-    """Both keys everywhere: clients read one or the other, whatever they asked for."""
+    """Health of the server, with both keys in both responses: clients read either."""
 
     live: Literal[True] = True
     ready: bool
@@ -41,7 +41,7 @@ class Health(BaseModel):
 
 
 class ModelReady(BaseModel):
-    """Whether a model, or one of its versions, can answer."""
+    """Readiness of a model or a version."""
 
     name: str
     ready: bool
@@ -49,7 +49,7 @@ class ModelReady(BaseModel):
 
 
 class TensorMetadata(BaseModel):
-    """An input or output; -1 stands for the batch."""
+    """An input or output; -1 is the batch dimension."""
 
     name: str
     datatype: str = Field(examples=["FP32"])
@@ -57,32 +57,34 @@ class TensorMetadata(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """A policy as a model."""
+    """Model metadata."""
 
     name: str
-    versions: list[str] = Field(description="its variants, or the one that was asked for")
+    versions: list[str] = Field(description="all versions, or the requested one")
     platform: str = PLATFORM
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
 
 
 class Reshape(BaseModel):
-    """The shape behind `dims`, which must not be empty."""
+    """The actual shape, as `dims` must not be empty."""
 
     shape: list[int] = []
 
 
 class TensorConfig(BaseModel):
-    """An input or output of the configuration, without the batch."""
+    """An input or output of the configuration, without the batch dimension."""
 
     name: str
     data_type: str = Field(examples=["TYPE_FP32"])
     dims: list[int]
-    reshape: Reshape | None = Field(default=None, description="of one number per observation")
+    reshape: Reshape | None = Field(
+        default=None, description="for outputs with one number per observation"
+    )
 
 
 class ModelConfig(BaseModel):
-    """What load tools read of Triton's model configuration."""
+    """The part of Triton's model configuration that load generators read."""
 
     name: str
     platform: str = PLATFORM
@@ -93,31 +95,31 @@ class ModelConfig(BaseModel):
 
 
 class DurationStatistics(BaseModel):
-    """How often, and how many nanoseconds in all."""
+    """Number of occurrences, and their total nanoseconds."""
 
     count: int
     ns: int
 
 
 class StageStatistics(BaseModel):
-    """Requests, and where the time of those that succeeded went."""
+    """Requests, and the time that successful ones spent in each stage."""
 
     success: DurationStatistics
     fail: DurationStatistics
-    queue: DurationStatistics = Field(description="waiting for threads or joint runs")
-    compute_input: DurationStatistics = Field(description="reading the request")
-    compute_infer: DurationStatistics = Field(description="in the model")
-    compute_output: DurationStatistics = Field(description="writing the answer")
+    queue: DurationStatistics = Field(description="queued for a thread or for batching")
+    compute_input: DurationStatistics = Field(description="decoding the request")
+    compute_infer: DurationStatistics = Field(description="running the model")
+    compute_output: DurationStatistics = Field(description="encoding the response")
 
 
 class ModelStatistics(BaseModel):
-    """A version's totals since the process started, of this protocol's requests and of act's."""
+    """A version's totals since the process started, for requests of this protocol and of `/v1`."""
 
     name: str
     version: str
     last_inference: int = Field(description="milliseconds since 1970, 0 before the first")
-    inference_count: int = Field(description="observations that were answered")
-    execution_count: int = Field(description="runs of the model")
+    inference_count: int = Field(description="observations served")
+    execution_count: int = Field(description="model runs")
     inference_stats: StageStatistics
     batch_stats: list[object] = Field(default=[], description="always empty")
 
@@ -129,7 +131,7 @@ class StatisticsList(BaseModel):
 
 
 class IndexEntry(BaseModel):
-    """One version in the repository's index."""
+    """A version in the repository index."""
 
     name: str
     version: str
@@ -138,15 +140,15 @@ class IndexEntry(BaseModel):
 
 
 class Loaded(BaseModel):
-    """What a load or an unload did."""
+    """Result of a load or unload."""
 
     name: str
-    load: bool = Field(description="whether its versions are in memory now")
+    load: bool = Field(description="true after a load, false after an unload")
     versions: list[str]
 
 
 def model_metadata(policy: PolicyManifest, versions: list[str]) -> ModelMetadata:
-    """A policy's metadata."""
+    """Describes a policy as a model."""
     return ModelMetadata(
         name=policy.name,
         versions=versions,
@@ -156,7 +158,7 @@ def model_metadata(policy: PolicyManifest, versions: list[str]) -> ModelMetadata
 
 
 def model_config(policy: PolicyManifest, max_batch: int) -> ModelConfig:
-    """A policy's configuration."""
+    """Configures a policy as a model."""
     return ModelConfig(
         name=policy.name,
         max_batch_size=max_batch,
@@ -166,13 +168,13 @@ def model_config(policy: PolicyManifest, max_batch: int) -> ModelConfig:
 
 
 def model_statistics(policy: str, variant: str, totals: VariantStatistics) -> ModelStatistics:
-    """A variant's statistics."""
-    of_stages = {
+    """Converts a variant's statistics."""
+    durations = {
         stage: DurationStatistics(count=totals.success.count, ns=nanoseconds)
         for stage, nanoseconds in asdict(totals.stages).items()
     }
     stages = StageStatistics(
-        success=_duration(totals.success), fail=_duration(totals.fail), **of_stages
+        success=_duration(totals.success), fail=_duration(totals.fail), **durations
     )
     return ModelStatistics(
         name=policy,
@@ -185,7 +187,7 @@ def model_statistics(policy: str, variant: str, totals: VariantStatistics) -> Mo
 
 
 def merge_statistics(lists: Sequence[StatisticsList]) -> StatisticsList:
-    """The totals of several workers, in the order of the first one's versions."""
+    """Sums the statistics of several workers, in the first one's order of versions."""
     merged: dict[tuple[str, str], ModelStatistics] = {}
     for one in (one for some in lists for one in some.model_stats):
         key = (one.name, one.version)

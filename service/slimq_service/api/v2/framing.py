@@ -1,7 +1,7 @@
-"""Splits a body into its JSON and the binary tensors that follow.
+"""Splits a body into its JSON and the binary tensors after it.
 
-After Triton's binary tensor data extension. `Inference-Header-Content-Length` counts the bytes of
-the JSON once it is decompressed.
+See Triton's binary tensor data extension. `Inference-Header-Content-Length` is the length of the
+decompressed JSON.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LENGTH_NAME = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True)
 class Frame:
-    """A body in its parts.
+    """The parts of a body.
 
     Attributes:
-        head: the JSON, None where the whole body is the single input.
-        binary: the tensors that follow it, one after another.
-        length_given: whether the request said how long its JSON is.
+        head: the JSON; None if the whole body is the raw input.
+        binary: the concatenated tensors after it.
+        length_given: whether the request gave the length of its JSON.
     """
 
     head: bytes | None
@@ -31,10 +31,10 @@ class Frame:
 
 
 def json_length(headers: Headers) -> int | None:
-    """The length that the request gives for its JSON, None where it gives none.
+    """The length of the JSON according to the headers, None if they do not give it.
 
     Raises:
-        MalformedError: it is not a number of bytes.
+        MalformedError: the header is not a number of bytes.
     """
     value = header(headers, LENGTH_HEADER)
     if value is None:
@@ -46,10 +46,10 @@ def json_length(headers: Headers) -> int | None:
 
 
 def split(body: bytes, length: int | None) -> Frame:
-    """The parts of a decompressed body.
+    """Splits a decompressed body.
 
     Raises:
-        MalformedError: the JSON is said to be longer than the whole body.
+        MalformedError: the given length exceeds the body.
     """
     view = memoryview(body)
     if length is None:

@@ -1,4 +1,4 @@
-"""The inference endpoint of the protocol."""
+"""The infer endpoint of the protocol."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from slimq_service.requests.pipeline import Pipeline
 MODEL_PATH = "/v2/models/{model}/infer"
 VERSION_PATH = "/v2/models/{model}/versions/{version}/infer"
 PATHS = (MODEL_PATH, VERSION_PATH)
-"""A version by path, or the policy's default variant."""
+"""Without a version in the path, the policy's default variant is used."""
 
 
 def make_endpoint(pipeline: Pipeline) -> Endpoint:
-    """The endpoint of both paths."""
+    """Creates the endpoint of both paths."""
     limits = Limits(pipeline.settings.max_batch, pipeline.settings.max_body_bytes)
     return Endpoint(pipeline, InferCodec(limits))

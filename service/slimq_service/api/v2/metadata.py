@@ -1,4 +1,4 @@
-"""Metadata, health, readiness, configuration and statistics in the words of the protocol."""
+"""The protocol's endpoints for metadata, health, readiness, configuration and statistics."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "
 MODEL = "/models/{model}"
 VERSION = "/models/{model}/versions/{version}"
 NOT_READY: dict[int | str, dict[str, Any]] = {
-    503: {"model": ModelReady, "description": "It is known, but cannot answer"}
+    503: {"model": ModelReady, "description": "Known, but not ready"}
 }
 
 
 class Models:
-    """Answers about policies as models; each looks at the repository first."""
+    """Describes policies as models; every method scans the repository first."""
 
     def __init__(
         self, catalogue: Catalogue, statistics: Statistics, max_batch: int, peers: Peers
@@ -50,13 +50,13 @@ class Models:
         self._peers = peers
 
     async def metadata(self, model: str, version: str | None = None) -> ModelMetadata:
-        """Versions, inputs and outputs."""
+        """The versions, inputs and outputs of a model."""
         policy = await self._find(model, version)
         versions = list(self._catalogue.variants(model)) if version is None else [version]
         return model_metadata(policy, versions)
 
     async def ready(self, response: Response, model: str, version: str | None = None) -> ModelReady:
-        """Whether a version, or the default one, can answer; the status is 503 if not."""
+        """Readiness of a version, or of the default one; sets the status 503 if not ready."""
         policy = await self._find(model, version)
         found = version_state(self._catalogue, model, version or policy.default_variant)
         if found.state == "READY":
@@ -66,13 +66,13 @@ class Models:
         return ModelReady(name=model, ready=False, error=error)
 
     async def config(self, model: str, version: str | None = None) -> ModelConfig:
-        """What load tools read."""
+        """The configuration that load generators read."""
         return model_config(await self._find(model, version), self._max_batch)
 
     async def statistics(
         self, request: Request, model: str | None = None, version: str | None = None
     ) -> StatisticsList:
-        """The totals of one version, of every one of a model, or of all; of every worker."""
+        """Totals over all workers, of one version, of a model's versions, or of all versions."""
         catalogue = self._catalogue
         await catalogue.refresh()
         if model is not None and version is not None:
@@ -83,8 +83,8 @@ class Models:
             for variant in ([version] if version is not None else catalogue.variants(policy))
         ]
         own = StatisticsList(model_stats=found)
-        answers = await self._peers.ask(request, b"")
-        others = [StatisticsList.model_validate_json(a.body) for a in answers if a.status == 200]
+        responses = await self._peers.ask(request, b"")
+        others = [StatisticsList.model_validate_json(r.body) for r in responses if r.status == 200]
         return merge_statistics([own, *others])
 
     async def _find(self, model: str, version: str | None) -> PolicyManifest:
@@ -95,34 +95,34 @@ class Models:
 
 
 def make_protocol_router(catalogue: Catalogue, lifecycle: Lifecycle, models: Models) -> APIRouter:
-    """The routes that are read."""
+    """The read-only routes of the protocol."""
     router = APIRouter(prefix=V2_PREFIX, tags=[TAG])
 
-    @router.get("", summary="The service and its extensions")
+    @router.get("", summary="Server metadata")
     async def get_server() -> ServerMetadata:
         return ServerMetadata(version=__version__, extensions=EXTENSIONS)
 
-    @router.get("/health/live", summary="Is the process alive?", response_model_exclude_none=True)
+    @router.get("/health/live", summary="Liveness of the server", response_model_exclude_none=True)
     async def get_live() -> Health:
         return Health(ready=readiness(catalogue, lifecycle).ready)
 
     @router.get(
         "/health/ready",
-        summary="Can any model answer?",
+        summary="Readiness of the server",
         response_model_exclude_none=True,
-        responses={503: {"model": Health, "description": "No version can answer"}},
+        responses={503: {"model": Health, "description": "No version is ready"}},
     )
     async def get_ready(response: Response) -> Health:
-        with contextlib.suppress(RepositoryError):  # is in the detail, as its problem
+        with contextlib.suppress(RepositoryError):  # reported as the detail's problem
             await catalogue.refresh()
         detail = readiness(catalogue, lifecycle)
         if detail.ready:
             return Health(ready=True)
         response.status_code = 503
-        return Health(ready=False, error=detail.problem or "no version can answer")
+        return Health(ready=False, error=detail.problem or "no version is ready")
 
-    # Before the models' own routes: a policy named `stats` has its metadata by version alone.
-    @router.get("/models/stats", summary="Statistics of every version of every model")
+    # Takes precedence over the metadata of a model named `stats`.
+    @router.get("/models/stats", summary="Statistics of all models")
     async def get_every_statistics(request: Request) -> StatisticsList:
         return await models.statistics(request)
 
@@ -132,38 +132,36 @@ def make_protocol_router(catalogue: Catalogue, lifecycle: Lifecycle, models: Mod
 
 
 def _add_model_routes(router: APIRouter, models: Models) -> None:
-    @router.get(MODEL, summary="A model's versions, inputs and outputs")
+    @router.get(MODEL, summary="Model metadata")
     async def get_model(model: str) -> ModelMetadata:
         return await models.metadata(model)
 
     @router.get(
         MODEL + "/ready",
-        summary="Can a model's default version answer?",
+        summary="Readiness of a model's default version",
         response_model_exclude_none=True,
         responses=NOT_READY,
     )
     async def get_model_ready(response: Response, model: str) -> ModelReady:
         return await models.ready(response, model)
 
-    @router.get(
-        MODEL + "/config", summary="A model's configuration", response_model_exclude_none=True
-    )
+    @router.get(MODEL + "/config", summary="Model configuration", response_model_exclude_none=True)
     async def get_model_config(model: str) -> ModelConfig:
         return await models.config(model)
 
-    @router.get(MODEL + "/stats", summary="Statistics of a model's versions")
+    @router.get(MODEL + "/stats", summary="Statistics of a model")
     async def get_model_statistics(request: Request, model: str) -> StatisticsList:
         return await models.statistics(request, model)
 
 
 def _add_version_routes(router: APIRouter, models: Models) -> None:
-    @router.get(VERSION, summary="A version's inputs and outputs")
+    @router.get(VERSION, summary="Version metadata")
     async def get_version(model: str, version: str) -> ModelMetadata:
         return await models.metadata(model, version)
 
     @router.get(
         VERSION + "/ready",
-        summary="Can a version answer?",
+        summary="Readiness of a version",
         response_model_exclude_none=True,
         responses=NOT_READY,
     )
@@ -171,11 +169,11 @@ def _add_version_routes(router: APIRouter, models: Models) -> None:
         return await models.ready(response, model, version)
 
     @router.get(
-        VERSION + "/config", summary="A version's configuration", response_model_exclude_none=True
+        VERSION + "/config", summary="Version configuration", response_model_exclude_none=True
     )
     async def get_version_config(model: str, version: str) -> ModelConfig:
         return await models.config(model, version)
 
-    @router.get(VERSION + "/stats", summary="A version's statistics")
+    @router.get(VERSION + "/stats", summary="Statistics of a version")
     async def get_version_statistics(request: Request, model: str, version: str) -> StatisticsList:
         return await models.statistics(request, model, version)

@@ -1,7 +1,7 @@
-"""The repository in the words of the protocol: its index, and what is in memory.
+"""The protocol's repository endpoints: index, load and unload.
 
-What is published is the repository's own affair: the service sees it without being told. A load
-has a policy in memory before its first request, an unload gives the memory back until the next.
+They do not publish anything: the service notices changes in the repository by itself. A load brings
+a policy into memory before its first request; an unload frees the memory until the next one.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from slimq_service.settings import Settings
 from slimq_service.variants.catalogue import Catalogue
 
 MAX_BODY_BYTES = 64 * 1024
-"""Bytes of a body here, which can only name variants."""
+"""Bytes of a body, which only holds names of variants."""
 VARIANTS = "parameters.variants"
 REPLACING = re.compile(r"config|file:.*", re.DOTALL)
-"""Parameters with which Triton replaces what is in the repository; here that is not done."""
-INDEX = {"ready": {"type": "boolean", "description": "whether only those that can answer"}}
+"""Triton's parameters that override files of the repository; not supported."""
+INDEX = {"ready": {"type": "boolean", "description": "list only versions that are ready"}}
 NAMED = {
     "parameters": {
         "type": "object",
         "properties": {
             "variants": {
                 "type": "array",
-                "description": "which versions; all of them where there is no such key",
+                "description": "versions to load or unload; by default all",
                 "items": {"type": "string"},
             }
         },
@@ -46,12 +46,10 @@ NAMED = {
 
 
 def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) -> APIRouter:
-    """The routes; bodies may be empty, and have any Content-Type or none."""
+    """The routes; bodies may be empty, with any Content-Type or none."""
     router = APIRouter(prefix=f"{V2_PREFIX}/repository", tags=[TAG])
 
-    @router.post(
-        "/index", summary="Every version and whether it can answer", openapi_extra=_body(INDEX)
-    )
+    @router.post("/index", summary="All versions and their states", openapi_extra=_body(INDEX))
     async def post_index(request: Request) -> list[IndexEntry]:
         _, document = await _read(request, settings)
         ready = document.get("ready", False)
@@ -73,14 +71,14 @@ def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) 
         versions = chosen_variants(document, catalogue, model)
         try:
             await load_all(catalogue, model, versions)
-        finally:  # what one cannot load, another could not either; the rest is loaded everywhere
-            answers = await peers.ask(request, body)
-        check_answers(answers)
+        finally:  # a failure is the same in every worker; the others load in all
+            responses = await peers.ask(request, body)
+        check_responses(responses)
         return Loaded(name=model, load=True, versions=versions)
 
     @router.post(
         "/models/{model}/unload",
-        summary="Drop a model's versions from memory",
+        summary="Unload a model's versions",
         openapi_extra=_body(NAMED),
     )
     async def post_unload(request: Request, model: str) -> Loaded:
@@ -93,21 +91,21 @@ def make_control_router(catalogue: Catalogue, settings: Settings, peers: Peers) 
             for version in versions:
                 await catalogue.unload(model, version)
         finally:
-            answers = await peers.ask(request, body)
-        check_answers(answers)
+            responses = await peers.ask(request, body)
+        check_responses(responses)
         return Loaded(name=model, load=False, versions=versions)
 
     return router
 
 
 async def _read(request: Request, settings: Settings) -> tuple[bytes, dict[str, Any]]:
-    """A request's body, decompressed, and the document in it."""
+    """Reads and decompresses a body; also returns the document in it."""
     limit = min(MAX_BODY_BYTES, settings.max_body_bytes)
     headers, seconds = request.scope["headers"], settings.body_seconds
     try:
         body = await read_body(request.receive, headers, limit, seconds)
     except ClientGoneError:
-        raise MalformedError("body", "a whole body", "a truncated one") from None
+        raise MalformedError("body", "a complete body", "a truncated one") from None
     encoding = encoding_of(headers)
     if encoding is not None:
         body = decompress(body, encoding, limit)
@@ -115,11 +113,11 @@ async def _read(request: Request, settings: Settings) -> tuple[bytes, dict[str, 
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The document of a body, empty where the body is.
+    """Parses a body; an empty one counts as an empty object.
 
     Raises:
-        MalformedError: it is not JSON.
-        InvalidInputError: it is not an object.
+        MalformedError: the body is not JSON.
+        InvalidInputError: the body is not an object.
     """
     if not body.strip():
         return {}
@@ -133,11 +131,11 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def chosen_variants(document: dict[str, Any], catalogue: Catalogue, policy: str) -> list[str]:
-    """The variants that `parameters.variants` names, or else all of the policy's.
+    """The variants in `parameters.variants`, or all of the policy's.
 
     Raises:
-        NotFoundError: there is no such policy or variant.
-        InvalidInputError: the parameters are wrong, or would replace what is in the repository.
+        NotFoundError: unknown policy or variant.
+        InvalidInputError: the parameters are invalid, or would override the repository.
     """
     known = list(catalogue.variants(policy))
     parameters = document.get("parameters")
@@ -147,8 +145,8 @@ def chosen_variants(document: dict[str, Any], catalogue: Catalogue, policy: str)
         raise InvalidInputError("parameters", "an object", kind_of(parameters))
     for name in parameters:
         if REPLACING.fullmatch(name):
-            received = "one that would replace it"
-            raise InvalidInputError(f"parameters.{name}", "what is in the repository", received)
+            expected = "no override of the repository's files"
+            raise InvalidInputError(f"parameters.{name}", expected, "one")
     named = parameters.get("variants")
     if named is None:
         return known
@@ -160,10 +158,10 @@ def chosen_variants(document: dict[str, Any], catalogue: Catalogue, policy: str)
 
 
 async def load_all(catalogue: Catalogue, policy: str, variants: Iterable[str]) -> None:
-    """Loads what can be loaded.
+    """Loads all variants that can be loaded.
 
     Raises:
-        SlimqError: of the first that cannot be.
+        SlimqError: the first failure.
     """
     first: SlimqError | None = None
     for variant in variants:
@@ -175,16 +173,16 @@ async def load_all(catalogue: Catalogue, policy: str, variants: Iterable[str]) -
         raise first
 
 
-def check_answers(answers: Iterable[PeerAnswer]) -> None:
-    """Holds what the other workers answered to having done it too.
+def check_responses(responses: Iterable[PeerAnswer]) -> None:
+    """Checks that the other workers succeeded, too.
 
     Raises:
-        ServiceError: one has not.
+        ServiceError: one did not.
     """
-    for answer in answers:
-        if answer.status != 200:
+    for response in responses:
+        if response.status != 200:
             raise ServiceError(
-                "another worker", answer.status, answer.body.decode(errors="replace")
+                "another worker", response.status, response.body.decode(errors="replace")
             )
 
 

@@ -1,8 +1,8 @@
-"""Reads an inference request: its JSON, its one tensor from JSON or binary, the outputs it wants.
+"""Parsing of inference requests: the JSON, the input tensor in JSON or binary, and the outputs.
 
-Unknown keys and parameters are tolerated, as clients send `priority`, `timeout` or `sequence_id`.
-Those that change what a tensor is (shared memory, classification) are refused: whoever leaves them
-out answers something else than was asked for.
+Unknown keys and parameters are ignored, as clients send `priority`, `timeout` or `sequence_id`.
+Parameters that change the meaning of a tensor (shared memory, classification) are refused, since
+ignoring them would give a wrong response.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from slimq_service.http.content_encoding import decompress
 
 KEYS = ("id", "parameters", "inputs", "name", "shape", "datatype", "data", "outputs")
 REFUSED_PARAMETERS = ("shared_memory_region", "classification")
-LONGEST_SHAPE = 16
-LONGEST_ID = 256
-"""Characters of a request's id, which the answer repeats."""
+MAX_DIMS = 16
+MAX_ID_LENGTH = 256
+"""Characters of a request's id, which the response repeats."""
 
 
 class Output(NamedTuple):
-    """One output that is wanted, and whether as binary."""
+    """A requested output, and whether it is binary."""
 
     name: str
     binary: bool
 
 
 class InferRequest(NamedTuple):
-    """A request that was read and checked."""
+    """A parsed and validated request."""
 
     id: str | None
     observations: Observations
@@ -51,7 +51,7 @@ class InferRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """Most observations of a request, and most bytes of its body once decompressed."""
+    """Maximum number of observations, and of bytes in the decompressed body."""
 
     batch: int
     body_bytes: int
@@ -60,19 +60,19 @@ class Limits:
 def read_request(
     body: bytes, encoding: str | None, length: int | None, spec: ObservationSpec, limits: Limits
 ) -> InferRequest:
-    """The request that a body holds.
+    """Parses a body.
 
     Args:
-        body: as it arrived.
-        encoding: how it is compressed, as `encoding_of` has it.
-        length: of its JSON, as `json_length` has it.
-        spec: the policy's observations.
-        limits: what a request may have.
+        body: the body as received.
+        encoding: its content encoding, from `encoding_of`.
+        length: length of its JSON, from `json_length`.
+        spec: the layout of one observation.
+        limits: limits of the request.
 
     Raises:
-        MalformedError: it is not JSON, or its lengths don't fit each other.
-        InvalidInputError: a field is missing or wrong; the message names it.
-        LimitError: it is over a limit.
+        MalformedError: the body is not JSON, or its lengths are inconsistent.
+        InvalidInputError: a field is missing or invalid; the message names it.
+        LimitError: the request exceeds a limit.
     """
     if encoding is not None:
         body = decompress(body, encoding, limits.body_bytes)
@@ -83,14 +83,14 @@ def read_request(
     document = load_json(frame.head, KEYS)
     if not isinstance(document, dict):
         raise InvalidInputError("body", "a JSON object with inputs", kind_of(document))
-    identity = document.get("id")
-    if identity is not None and not isinstance(identity, str):
-        raise InvalidInputError("id", "a string", kind_of(identity))
-    if identity is not None and len(identity) > LONGEST_ID:
-        received = f"{len(identity)} characters"
-        raise InvalidInputError("id", f"at most {LONGEST_ID} characters", received)
+    request_id = document.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise InvalidInputError("id", "a string", kind_of(request_id))
+    if request_id is not None and len(request_id) > MAX_ID_LENGTH:
+        received = f"{len(request_id)} characters"
+        raise InvalidInputError("id", f"at most {MAX_ID_LENGTH} characters", received)
     outputs = _read_outputs(document)
-    return InferRequest(identity, _read_input(document, frame, spec, limits), outputs)
+    return InferRequest(request_id, _read_input(document, frame, spec, limits), outputs)
 
 
 def _read_raw(binary: memoryview, spec: ObservationSpec, limits: Limits) -> Observations:
@@ -101,19 +101,19 @@ def _read_raw(binary: memoryview, spec: ObservationSpec, limits: Limits) -> Obse
 def _read_outputs(document: dict[str, Any]) -> tuple[Output, ...]:
     parameters = _parameters(document, "parameters")
     default = _flag(parameters, "binary_data_output", "parameters", default=False)
-    wanted = document.get("outputs")
-    if wanted is None or wanted == []:
+    requested = document.get("outputs")
+    if requested is None or requested == []:
         return _all_outputs(binary=default)
-    if not isinstance(wanted, list):
-        raise InvalidInputError("outputs", "a list of outputs", kind_of(wanted))
+    if not isinstance(requested, list):
+        raise InvalidInputError("outputs", "a list of outputs", kind_of(requested))
     found: dict[str, Output] = {}
-    for index, entry in enumerate(wanted):
+    for index, entry in enumerate(requested):
         field = f"outputs[{index}]"
         name = _name(entry, field, OUTPUTS)
         if name in found:
-            raise ConflictError(f"{field}.name", "each output once", f"{name!r} again")
-        of_output = _parameters(entry, f"{field}.parameters")
-        binary = _flag(of_output, "binary_data", f"{field}.parameters", default=default)
+            raise ConflictError(f"{field}.name", "each output once", f"{name!r} twice")
+        output_parameters = _parameters(entry, f"{field}.parameters")
+        binary = _flag(output_parameters, "binary_data", f"{field}.parameters", default=default)
         found[name] = Output(name, binary)
     return tuple(found.values())
 
@@ -127,7 +127,7 @@ def _read_input(
 ) -> Observations:
     inputs = document.get("inputs")
     if not isinstance(inputs, list):
-        received = kind_of(inputs) if "inputs" in document else "no such key"
+        received = kind_of(inputs) if "inputs" in document else "nothing"
         raise InvalidInputError("inputs", f"a list with the input {INPUT}", received)
     for index, entry in enumerate(inputs):
         _name(entry, f"inputs[{index}]", (INPUT,))
@@ -144,7 +144,7 @@ def _read_input(
     if size is not None:
         return _read_binary(entry, size, frame, shape, spec)
     if len(frame.binary):
-        received = f"{len(frame.binary)} bytes that no input claims"
+        received = f"{len(frame.binary)} bytes not claimed by an input"
         raise MalformedError("body", "nothing after the JSON", received)
     return _read_data(entry, shape, spec)
 
@@ -152,12 +152,12 @@ def _read_input(
 def _read_shape(value: Any, spec: ObservationSpec, limits: Limits) -> tuple[int, ...]:
     field = "inputs[0].shape"
     expected = f"[batch, {', '.join(map(str, spec.shape))}]"
-    if not isinstance(value, list) or len(value) > LONGEST_SHAPE:
+    if not isinstance(value, list) or len(value) > MAX_DIMS:
         raise InvalidInputError(field, expected, kind_of(value))
     for index, dim in enumerate(value):
         if type(dim) is not int or dim < 0:
             received = kind_of(dim)
-            raise InvalidInputError(f"{field}[{index}]", "a whole number from 0", received)
+            raise InvalidInputError(f"{field}[{index}]", "a non-negative integer", received)
     if tuple(value[1:]) != spec.shape:
         raise InvalidInputError(field, expected, str(value))
     if value[0] == 0:
@@ -175,9 +175,9 @@ def _read_binary(
 ) -> Observations:
     field = "inputs[0].parameters.binary_data_size"
     if "data" in entry:
-        raise ConflictError("inputs[0].data", "none where binary_data_size is given", "both")
+        raise ConflictError("inputs[0].data", "no data beside binary_data_size", "both")
     if not frame.length_given:
-        raise MalformedError(LENGTH_NAME, "the header wherever an input is binary", "none")
+        raise MalformedError(LENGTH_NAME, "the length of the JSON before a binary input", "nothing")
     needed = shape[0] * spec.item_bytes
     if type(size) is not int or size != needed:
         expected = f"{needed} (shape {list(shape)}, {input_tensor(spec).datatype})"
@@ -189,7 +189,7 @@ def _read_binary(
 
 
 def aligned(array: Observations) -> Observations:
-    """Copied where the JSON before it has a length that its numbers cannot start after."""
+    """Copies an array that is misaligned because of the JSON before it."""
     return array if array.flags.aligned else array.copy()
 
 
@@ -198,18 +198,18 @@ def _read_data(
 ) -> Observations:
     field, data = "inputs[0].data", entry.get("data")
     if not isinstance(data, list):
-        received = kind_of(data) if "data" in entry else "no such key"
+        received = kind_of(data) if "data" in entry else "nothing"
         raise InvalidInputError(field, "a list of numbers", received)
     count = math.prod(shape)
     nested = bool(data) and isinstance(data[0], list)
     if not nested and len(data) != count:
-        flatten(data, (len(data),), field)  # raises where the elements are no numbers
+        flatten(data, (len(data),), field)  # raises if an element is not a number
         expected = f"a list of {count} numbers (shape {list(shape)})"
         raise ObservationError(field, expected, kind_of(data))
     if not nested and spec.dtype == "float32":
-        numbers32 = read_vectors([data], count)
-        if numbers32 is not None:
-            return numbers32.reshape(shape)
+        vector = read_vectors([data], count)
+        if vector is not None:
+            return vector.reshape(shape)
     numbers = flatten(data, shape if nested else (count,), field)
     return spec.check(to_array(numbers, spec).reshape(shape), field)
 
@@ -231,7 +231,7 @@ def _parameters(owner: dict[str, Any], field: str) -> dict[str, Any]:
         raise InvalidInputError(field, "an object", kind_of(parameters))
     for name in REFUSED_PARAMETERS:
         if name in parameters:
-            raise InvalidInputError(f"{field}.{name}", "none, it is not supported", "one")
+            raise InvalidInputError(f"{field}.{name}", "no such parameter (not supported)", "one")
     return parameters
 
 

@@ -1,4 +1,4 @@
-"""What the document of the interface says about inference, which FastAPI does not see."""
+"""The infer endpoint in the OpenAPI document, as FastAPI does not see it."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ CONTENT_ENCODING: dict[str, Any] = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "enum": [*WINDOW_BITS, *ALIASES]},
-    "description": "how the body is compressed; limits hold for what it decompresses to as well",
+    "description": "compression of the body; limits also apply to the decompressed body",
 }
 PARAMETERS = {
     "type": "object",
-    "description": "those that are not listed are tolerated",
+    "description": "other parameters are ignored",
     "additionalProperties": True,
 }
 REQUEST: dict[str, Any] = {
     "type": "object",
-    "description": "Keys that are not listed are tolerated.",
+    "description": "Unknown keys are ignored.",
     "required": ["inputs"],
     "properties": {
-        "id": {"type": "string", "description": "is repeated in the answer"},
+        "id": {"type": "string", "description": "repeated in the response"},
         "parameters": {
             **PARAMETERS,
             "properties": {
                 "binary_data_output": {
                     "type": "boolean",
                     "default": False,
-                    "description": "whether outputs that do not say so themselves are binary",
+                    "description": "default of `binary_data` of the outputs",
                 }
             },
         },
@@ -50,22 +50,25 @@ REQUEST: dict[str, Any] = {
                 "required": ["name", "shape", "datatype"],
                 "properties": {
                     "name": {"const": INPUT},
-                    "shape": {**SHAPE, "description": "the batch, then the model's own shape"},
-                    "datatype": {"enum": ["UINT8", "FP32"], "description": "the model's own"},
+                    "shape": {
+                        **SHAPE,
+                        "description": "the batch size, then the model's input shape",
+                    },
+                    "datatype": {"enum": ["UINT8", "FP32"], "description": "the model's datatype"},
                     "parameters": {
                         **PARAMETERS,
                         "properties": {
                             "binary_data_size": {
                                 "type": "integer",
                                 "minimum": 0,
-                                "description": "bytes of the tensor, which follows the JSON; "
-                                "there is no `data` then",
+                                "description": "bytes of the tensor after the JSON, instead of "
+                                "`data`",
                             }
                         },
                     },
                     "data": {
                         "type": "array",
-                        "description": "numbers, nested by shape or flattened row by row",
+                        "description": "numbers, nested or flattened in row-major order",
                         "items": {},
                     },
                 },
@@ -73,7 +76,7 @@ REQUEST: dict[str, Any] = {
         },
         "outputs": {
             "type": "array",
-            "description": "which outputs are wanted; all where there is no such key",
+            "description": "outputs to return; by default all",
             "items": {
                 "type": "object",
                 "required": ["name"],
@@ -88,12 +91,12 @@ REQUEST: dict[str, Any] = {
         },
     },
 }
-ANSWER: dict[str, Any] = {
+RESPONSE: dict[str, Any] = {
     "type": "object",
     "required": ["model_name", "model_version", "outputs"],
     "properties": {
         "model_name": {"type": "string"},
-        "model_version": {"type": "string", "description": "which variant answered"},
+        "model_version": {"type": "string", "description": "the variant that was run"},
         "id": {"type": "string"},
         "outputs": {
             "type": "array",
@@ -106,12 +109,12 @@ ANSWER: dict[str, Any] = {
                     "shape": SHAPE,
                     "parameters": {
                         "type": "object",
-                        "description": "of a binary output",
+                        "description": "present for a binary output",
                         "properties": {"binary_data_size": {"type": "integer"}},
                     },
                     "data": {
                         "type": "array",
-                        "description": "flattened, row by row",
+                        "description": "flattened in row-major order",
                         "items": {"type": "number"},
                     },
                 },
@@ -134,7 +137,7 @@ REQUEST_EXAMPLES = {
         },
     },
     "actions": {
-        "summary": "the action alone",
+        "summary": "only the action",
         "value": {
             "id": "7",
             "inputs": [
@@ -144,7 +147,7 @@ REQUEST_EXAMPLES = {
         },
     },
 }
-ANSWER_EXAMPLE = {
+RESPONSE_EXAMPLE = {
     "model_name": "cartpole",
     "model_version": "int8",
     "outputs": [
@@ -153,19 +156,18 @@ ANSWER_EXAMPLE = {
     ],
 }
 ERRORS = {
-    400: "The request is wrong; the message names the field.",
-    404: "Unknown model or version; the message lists what there is.",
+    400: "Invalid request; the message names the field.",
+    404: "Unknown model or version; the message lists the known ones.",
     408: "The body did not arrive in time.",
-    413: "The body, as sent or decompressed, or the batch is over the limit.",
-    500: "A mistake of the service.",
-    503: "The version's files are broken, the repository cannot be read, too much waits already, "
-    "or the request's turn did not come in time: Retry-After says when to come again after the "
-    "last two.",
+    413: "The body, compressed or decompressed, or the batch exceeds a limit.",
+    500: "Internal error.",
+    503: "The version's files are broken, or the repository cannot be read; or the queue is full, "
+    "or the request was queued for too long: Retry-After then says when to retry.",
 }
 
 
 def infer_operation(names: list[str]) -> dict[str, Any]:
-    """The operation with these names in its path."""
+    """The operation for a path with these parameters."""
     in_path = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in names
@@ -175,17 +177,17 @@ def infer_operation(names: list[str]) -> dict[str, Any]:
         "in": "header",
         "required": False,
         "schema": {"type": "integer", "minimum": 0},
-        "description": "bytes of the JSON, before compression, where tensors follow it; 0 where "
-        "the whole body is the input's bytes",
+        "description": "length of the uncompressed JSON if binary tensors follow it; 0 if the body "
+        "is the raw input",
     }
     request = {"schema": {"$ref": "#/components/schemas/InferRequest"}}
-    answer = {"schema": {"$ref": "#/components/schemas/InferAnswer"}, "example": ANSWER_EXAMPLE}
+    response = {"schema": {"$ref": "#/components/schemas/InferAnswer"}, "example": RESPONSE_EXAMPLE}
     binary = {"schema": {"type": "string", "format": "binary"}}
-    given = {"description": "where an output is binary", "schema": {"type": "integer"}}
+    length_header = {"description": "present if an output is binary", "schema": {"type": "integer"}}
     return {
         "tags": [TAG],
-        "summary": "Q-values and actions of observations",
-        "description": "A body may have any Content-Type or none.",
+        "summary": "Q-values and actions for observations",
+        "description": "The Content-Type of the body is ignored.",
         "operationId": "infer_" + "_".join(names),
         "parameters": [*in_path, length, CONTENT_ENCODING],
         "requestBody": {
@@ -194,9 +196,9 @@ def infer_operation(names: list[str]) -> dict[str, Any]:
         },
         "responses": {
             "200": {
-                "description": "The outputs",
-                "headers": {LENGTH_NAME: given},
-                "content": {JSON: answer, BINARY: binary},
+                "description": "Success",
+                "headers": {LENGTH_NAME: length_header},
+                "content": {JSON: response, BINARY: binary},
             },
             **{str(s): {"description": d, "content": {JSON: FAILURE}} for s, d in ERRORS.items()},
         },

@@ -1,4 +1,4 @@
-"""Whether a variant can answer, in the words of the protocol."""
+"""The protocol's state of a version: whether its variant can serve requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = Literal["READY", "LOADING", "UNAVAILABLE"]
 
 @dataclass(frozen=True)
 class VersionState:
-    """One variant; `reason` says why it is not ready."""
+    """The state of a variant; `reason` says why it is not ready."""
 
     policy: str
     variant: str
@@ -22,10 +22,10 @@ class VersionState:
 
 
 def version_state(catalogue: Catalogue, policy: str, variant: str) -> VersionState:
-    """READY is what can answer: from memory, or because the first request loads it.
+    """The state of a variant; READY includes those that the first request will load.
 
     Raises:
-        NotFoundError: there is no such policy or variant.
+        NotFoundError: unknown policy or variant.
     """
     catalogue.check_known(policy, variant)
     of_policy = catalogue.scan.policies[policy]
@@ -40,16 +40,16 @@ def version_state(catalogue: Catalogue, policy: str, variant: str) -> VersionSta
     elif catalogue.scan_error is not None:
         found = "UNAVAILABLE", catalogue.scan_error
     elif state.task is not None:
-        found = "LOADING", "being loaded"
+        found = "LOADING", "loading"
     elif state.unloaded:
-        found = "UNAVAILABLE", "unloaded; a load or the next request loads it again"
+        found = "UNAVAILABLE", "unloaded; the next load or request reloads it"
     else:
         found = "READY", ""
     return VersionState(policy, variant, *found)
 
 
 def version_states(catalogue: Catalogue) -> Iterator[VersionState]:
-    """Every variant of every policy."""
+    """The states of all variants of all policies."""
     for policy in catalogue.policies():
         for variant in catalogue.variants(policy):
             yield version_state(catalogue, policy, variant)

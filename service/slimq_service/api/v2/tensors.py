@@ -1,4 +1,4 @@
-"""What a policy's tensors are called in the protocol, and of what type and shape they are."""
+"""Names, datatypes and shapes of a policy's tensors in the protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output; `shape` is that of one observation, without the batch."""
+    """An input or output; `shape` is without the batch dimension."""
 
     name: str
     datatype: str
@@ -26,12 +26,12 @@ class Tensor:
 
 
 def input_tensor(spec: ObservationSpec) -> Tensor:
-    """The one input of a policy."""
+    """The input of a policy."""
     return Tensor(INPUT, DATATYPES[spec.dtype], spec.shape)
 
 
 @cache
 def output_tensors(actions: int) -> tuple[Tensor, ...]:
-    """The outputs of a policy with this many actions."""
+    """The outputs of a policy with this number of actions."""
     shapes: dict[str, tuple[int, ...]] = {Q_VALUES: (actions,), ACTIONS: ()}
     return tuple(Tensor(n, DATATYPES_OF_OUTPUTS[n], shape) for n, shape in shapes.items())

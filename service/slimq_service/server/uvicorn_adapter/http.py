@@ -28,6 +28,8 @@ class HttpConnection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._answering: Any = None
         """The cycle of the request that is being answered; uvicorn knows the newest alone."""
+        self._last: Any = None
+        """The cycle that the connection is to be closed behind."""
 
     # Hooks, which do nothing here.
 
@@ -37,6 +39,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def head_ended(self) -> None:
         """A head is whole, its request not yet begun; a `SlimqError` refuses it."""
+
+    def request_begun(self) -> None:
+        """A request is about to be answered, or waits for the answers to those before it."""
 
     def body_ended(self) -> None:
         """A request is whole."""
@@ -50,6 +55,10 @@ class HttpConnection(HttpToolsProtocol):
     def handed_over(self) -> None:
         """The connection is a WebSocket from now on."""
 
+    def finish(self) -> None:
+        """The server ends."""
+        super().shutdown()
+
     def idle_too_long(self) -> None:
         """Nothing came for as long as an idle connection is kept."""
         super().timeout_keep_alive_handler()
@@ -59,6 +68,10 @@ class HttpConnection(HttpToolsProtocol):
     def is_answering(self) -> bool:
         """Whether an answer is being made."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    def has_had_request(self) -> bool:
+        """Whether any request was read."""
+        return self.cycle is not None
 
     def has_begun_answer(self) -> bool:
         """Whether a part of it is sent."""
@@ -94,7 +107,10 @@ class HttpConnection(HttpToolsProtocol):
     # What can be done.
 
     def close_after_answer(self) -> None:
-        """Closes behind the answer to the newest request."""
+        """Closes behind the answer to the newest request, and not before."""
+        if self._last is not None and not self._last.response_started:
+            self._last.keep_alive = True
+        self._last = self.cycle if self.cycle.keep_alive else None
         self.cycle.keep_alive = False
 
     def give_up_body(self) -> None:
@@ -143,6 +159,7 @@ class HttpConnection(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self.head_ended()
             super().on_headers_complete()
+            self.request_begun()
         elif self.parser.get_method() == b"CONNECT":
             raise MalformedRequestError("method", "any but CONNECT", "CONNECT")
         elif self._asks_for_websocket():
@@ -153,6 +170,10 @@ class HttpConnection(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self.body_ended()
             super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Closes behind the answers that are owed."""
+        self.finish()
 
     def timeout_keep_alive_handler(self) -> None:
         """Closes an idle connection."""

@@ -33,7 +33,7 @@ def test_codes_are_different_and_allowed_and_reasons_fit_a_close_frame() -> None
         (1012, "restart"),
     ],
 )
-def test_who_else_closed_is_told_by_the_code(code: int, label: str) -> None:
+def test_the_close_code_tells_who_closed(code: int, label: str) -> None:
     ending = ending_of({"type": "websocket.disconnect", "code": code})
     assert (ending.label, ending.code) == (label, None), "it is closed already"
 

@@ -40,7 +40,7 @@ REFUSED: list[tuple[str, int, str, Any]] = [
 
 
 @pytest.mark.parametrize(("path", "status", "code", "available"), REFUSED)
-def test_what_cannot_be_opened_is_a_problem_instead_of_a_stream(
+def test_a_stream_that_cannot_be_opened_is_refused_with_a_problem(
     service: Any, wire: Any, path: str, status: int, code: str, available: Any
 ) -> None:
     found, _, problem = refused(service, wire, path)
@@ -81,7 +81,7 @@ def test_a_routing_key_that_is_too_long_is_refused(
     assert refused(service, wire, TINY, headers=headers)[2]["code"] == "over-limit"
 
 
-def test_no_more_streams_are_opened_than_may_be(start: Any, wire: Any, open_wire: Any) -> None:
+def test_the_number_of_open_streams_is_limited(start: Any, wire: Any, open_wire: Any) -> None:
     service = start(streams=2)
 
     async def play() -> Any:
@@ -108,7 +108,9 @@ def test_streams_can_be_turned_off(start: Any, wire: Any) -> None:
     assert refused(service, wire, TINY)[2]["code"] == "overloaded"
 
 
-def test_those_that_are_refused_take_no_place(start: Any, wire: Any, open_wire: Any) -> None:
+def test_refused_streams_do_not_count_against_the_limit(
+    start: Any, wire: Any, open_wire: Any
+) -> None:
     service = start(streams=1)
     for _ in range(3):
         assert refused(service, wire, "/v1/policies/none/stream")[0] == 404
@@ -119,7 +121,7 @@ def test_those_that_are_refused_take_no_place(start: Any, wire: Any, open_wire: 
     service.run(play())
 
 
-def test_none_is_opened_once_the_service_ends(service: Any, wire: Any, open_wire: Any) -> None:
+def test_no_stream_is_opened_during_shutdown(service: Any, wire: Any, open_wire: Any) -> None:
     async def play() -> None:
         one = await open_wire(service, TINY)
         ending = asyncio.ensure_future(service.app.streams.end())
@@ -133,7 +135,7 @@ def test_none_is_opened_once_the_service_ends(service: Any, wire: Any, open_wire
     service.run(asyncio.wait_for(service.app.streams.end(), 10))
 
 
-def test_one_whose_variant_is_loaded_when_the_service_ends_is_refused(
+def test_a_stream_still_loading_at_shutdown_is_refused(
     service: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streams = service.app.streams
@@ -148,7 +150,7 @@ def test_one_whose_variant_is_loaded_when_the_service_ends_is_refused(
     assert refused(service, wire, TINY)[2]["code"] == "closing"
 
 
-def test_a_mistake_of_ours_is_a_problem_and_takes_no_place(
+def test_an_internal_error_is_a_problem_and_frees_the_slot(
     start: Any, wire: Any, open_wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -185,7 +187,7 @@ def test_a_request_without_an_upgrade_is_told_so(service: Any) -> None:
     assert service.metric('slimq_http_errors_total{code="upgrade-required"}') == 2
 
 
-def test_a_cancelled_stream_gives_its_place_back(start: Any, open_wire: Any) -> None:
+def test_a_cancelled_stream_frees_its_slot(start: Any, open_wire: Any) -> None:
     service = start(streams=1)
 
     async def play() -> None:

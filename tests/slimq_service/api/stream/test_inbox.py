@@ -42,7 +42,7 @@ async def answered(inbox: Inbox) -> int:
     return await unless_gone(inbox.watch, waiting)
 
 
-def test_messages_come_in_order_and_none_is_taken_before_it_is_asked_for() -> None:
+def test_messages_are_received_in_order_and_only_on_demand() -> None:
     async def work() -> None:
         channel = Channel(message(1), message(2), GONE)
         inbox = Inbox(channel.receive)
@@ -55,7 +55,7 @@ def test_messages_come_in_order_and_none_is_taken_before_it_is_asked_for() -> No
     run(work)
 
 
-def test_what_is_sent_ahead_is_kept_and_only_one_is_taken() -> None:
+def test_one_message_sent_ahead_is_kept_and_no_more_received() -> None:
     async def work() -> None:
         channel = Channel(message(1), message(2), message(3), GONE)
         inbox = Inbox(channel.receive)
@@ -68,7 +68,7 @@ def test_what_is_sent_ahead_is_kept_and_only_one_is_taken() -> None:
     run(work)
 
 
-def test_a_watch_that_found_nothing_loses_nothing() -> None:
+def test_a_cancelled_watch_loses_no_message() -> None:
     async def work() -> None:
         channel = Channel(message(1))
         inbox = Inbox(channel.receive)
@@ -82,7 +82,7 @@ def test_a_watch_that_found_nothing_loses_nothing() -> None:
     run(work)
 
 
-def test_a_client_that_goes_is_noticed_and_its_going_is_the_next_message() -> None:
+def test_a_disconnection_is_noticed_and_is_the_next_message() -> None:
     async def work() -> None:
         inbox = Inbox(Channel(GONE).receive)
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -93,7 +93,7 @@ def test_a_client_that_goes_is_noticed_and_its_going_is_the_next_message() -> No
     run(work)
 
 
-def test_a_closed_inbox_takes_nothing_more() -> None:
+def test_a_closed_inbox_receives_nothing_more() -> None:
     async def work() -> None:
         channel = Channel(message(1))
         inbox = Inbox(channel.receive)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from slimq.core.errors import InvalidInputError, ObservationError, SlimqError
 from slimq.core.observation import ObservationSpec
-from slimq_service.api.stream.messages import MAX_TEXT_BYTES, read_message, render_answer
+from slimq_service.api.stream.messages import MAX_TEXT_BYTES, read_message, render_response
 from slimq_service.errors import LimitError, MalformedError
 
 TINY = ObservationSpec(dtype="float32", shape=(4,))
@@ -31,11 +31,11 @@ def raw(content: bytes) -> dict[str, Any]:
 def test_a_frame_is_read_from_bytes_without_a_copy_and_from_lists_alike() -> None:
     numbers = [[1, 2, 3], [4, 5, 255]]
     content = bytes([1, 2, 3, 4, 5, 255])
-    asked = read_message(raw(content), FRAME)
-    assert asked.frame is not None
-    assert asked.frame.tolist() == [numbers]
-    assert np.shares_memory(asked.frame, np.frombuffer(content, np.uint8))
-    assert (asked.reset, asked.variant) == (False, None)
+    parsed = read_message(raw(content), FRAME)
+    assert parsed.frame is not None
+    assert parsed.frame.tolist() == [numbers]
+    assert np.shares_memory(parsed.frame, np.frombuffer(content, np.uint8))
+    assert (parsed.reset, parsed.variant) == (False, None)
     again = read_message(text({"observation": numbers}), FRAME)
     assert again.frame is not None
     assert again.frame.tolist() == [numbers]
@@ -49,14 +49,16 @@ def test_servers_may_name_both_kinds_of_content() -> None:
 
 
 def test_an_object_may_have_any_of_the_keys() -> None:
-    asked = read_message(text({"observation": [0, 1, 2, 3.5], "reset": True, "variant": "a"}), TINY)
-    assert asked.frame is not None
-    assert asked.frame.tolist() == [[0, 1, 2, 3.5]]
-    assert (asked.reset, asked.variant) == (True, "a")
-    asked = read_message(text({"variant": "a"}), TINY)
-    assert (asked.frame, asked.reset, asked.variant) == (None, False, "a")
-    asked = read_message(text({"reset": True, "variant": None}), TINY)
-    assert (asked.frame, asked.reset, asked.variant) == (None, True, None)
+    parsed = read_message(
+        text({"observation": [0, 1, 2, 3.5], "reset": True, "variant": "a"}), TINY
+    )
+    assert parsed.frame is not None
+    assert parsed.frame.tolist() == [[0, 1, 2, 3.5]]
+    assert (parsed.reset, parsed.variant) == (True, "a")
+    parsed = read_message(text({"variant": "a"}), TINY)
+    assert (parsed.frame, parsed.reset, parsed.variant) == (None, False, "a")
+    parsed = read_message(text({"reset": True, "variant": None}), TINY)
+    assert (parsed.frame, parsed.reset, parsed.variant) == (None, True, None)
     assert read_message(text({"observation": [0] * 4, "reset": False}), TINY).reset is False
 
 
@@ -105,7 +107,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("message", "spec", "kind", "words"), BAD)
-def test_what_is_wrong_with_a_message_is_said(
+def test_errors_in_messages_name_the_field(
     message: Any, spec: ObservationSpec, kind: type[SlimqError], words: str
 ) -> None:
     with pytest.raises(kind, match=words):
@@ -113,21 +115,21 @@ def test_what_is_wrong_with_a_message_is_said(
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40))
-def test_whatever_comes_is_read_or_refused(content: bytes | str) -> None:
+def test_random_messages_are_parsed_or_refused(content: bytes | str) -> None:
     message = raw(content) if isinstance(content, bytes) else text(content)
     with contextlib.suppress(SlimqError):
-        asked = read_message(message, TINY)
-        assert asked.frame is not None
-        assert asked.frame.shape == (1, 4)
+        parsed = read_message(message, TINY)
+        assert parsed.frame is not None
+        assert parsed.frame.shape == (1, 4)
 
 
-def test_an_answer_has_action_and_q_values_where_there_was_a_frame() -> None:
+def test_a_response_has_action_and_q_values_if_there_was_a_frame() -> None:
     variant: Any = SimpleNamespace(
         policy=SimpleNamespace(name="tiny"), manifest=SimpleNamespace(name="fp32"), sha256="ab"
     )
     q_values = np.array([[0.1, 2.5], [9, 9]], np.float32)[:1]
     said = {"policy": "tiny", "variant": "fp32", "sha256": "ab"}
-    answer = json.loads(render_answer(variant, q_values))
+    answer = json.loads(render_response(variant, q_values))
     assert answer == {**said, "action": 1, "q_values": [0.1, 2.5]}
     assert np.array(answer["q_values"], np.float32).tobytes() == q_values.tobytes()
-    assert json.loads(render_answer(variant, None)) == said
+    assert json.loads(render_response(variant, None)) == said

@@ -137,7 +137,7 @@ def test_a_refused_message_is_a_problem_and_changes_nothing(
     assert any(f'code="{code}"' in row and row.endswith(" 1.0") for row in counted)
 
 
-def test_q_values_that_are_not_finite_are_a_problem(service: Any, open_wire: Any) -> None:
+def test_non_finite_q_values_are_a_problem(service: Any, open_wire: Any) -> None:
     async def play() -> list[Any]:
         wire = await open_wire(service, TINY)
         answers = [await wire.ask(np.array([3e38, -3e38, 3e38, 3e38], np.float32))]
@@ -150,7 +150,7 @@ def test_q_values_that_are_not_finite_are_a_problem(service: Any, open_wire: Any
     assert answer["action"] in (0, 1)
 
 
-def test_what_is_sent_ahead_is_answered_in_order(
+def test_messages_sent_ahead_are_answered_in_order(
     start: Any, open_wire: Any, newest: Any, stack: Any
 ) -> None:
     for seconds in (1.0, 0.0):
@@ -172,9 +172,7 @@ def test_what_is_sent_ahead_is_answered_in_order(
             assert answers[n + 4] == expected
 
 
-def test_messages_that_are_there_already_do_not_keep_others_waiting(
-    service: Any, open_wire: Any
-) -> None:
+def test_messages_sent_ahead_do_not_delay_others(service: Any, open_wire: Any) -> None:
     async def play() -> int:
         wire = await open_wire(service, TINY)
         wire.put(*[np.zeros(4, np.float32)] * 200)
@@ -259,7 +257,7 @@ def test_weights_choose_for_a_whole_stream_and_a_key_chooses_alike(
     assert len(set.union(*somebody)) == 1
 
 
-def test_other_observations_end_the_stream_with_a_reason(
+def test_a_changed_layout_closes_the_stream_with_a_reason(
     service: Any, open_wire: Any, tiny_repository: Path, newest: Any
 ) -> None:
     async def play() -> tuple[Any, Any]:
@@ -290,7 +288,7 @@ def test_a_stream_without_messages_is_closed(start: Any, open_wire: Any) -> None
             await wire.ask(np.zeros(4, np.float32))
         return await wire.closed()
 
-    assert service.run(play()) == (4408, "no message for too long")
+    assert service.run(play()) == (4408, "idle for too long")
     assert service.metric('slimq_streams_closed_total{reason="idle"}') == 1
     assert service.metric("slimq_streams_open") == 0
 
@@ -330,7 +328,7 @@ class Gate:
         assert await asyncio.to_thread(self.entered.acquire, timeout=10)
 
 
-def test_the_end_of_the_service_closes_after_the_answer_under_way(
+def test_shutdown_closes_streams_after_the_response_in_progress(
     start: Any, open_wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
@@ -350,11 +348,11 @@ def test_the_end_of_the_service_closes_after_the_answer_under_way(
         assert answer["action"] in (0, 1)
         return closed
 
-    assert service.run(play()) == [(1001, "service restarts")] * 2
+    assert service.run(play()) == [(1001, "service is restarting")] * 2
     assert service.metric('slimq_streams_closed_total{reason="restart"}') == 2
 
 
-def test_what_a_gone_client_asked_for_is_not_computed(
+def test_messages_of_a_disconnected_client_are_not_run(
     start: Any, open_wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
@@ -384,7 +382,7 @@ def test_what_a_gone_client_asked_for_is_not_computed(
     assert service.metric("slimq_requests_in_flight") == 0
 
 
-def test_too_much_at_once_is_a_problem_and_the_frame_can_be_sent_again(
+def test_an_overload_is_a_problem_and_the_frame_can_be_sent_again(
     start: Any, open_wire: Any, newest: Any, stack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
@@ -411,7 +409,7 @@ def test_too_much_at_once_is_a_problem_and_the_frame_can_be_sent_again(
     assert again == act(service, "tiny_frames", "fp32", stack(newest[:1]))
 
 
-def test_a_mistake_of_ours_with_a_message_is_a_problem_and_the_stream_goes_on(
+def test_an_internal_error_in_a_message_is_a_problem_and_the_stream_continues(
     service: Any, open_wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -420,7 +418,7 @@ def test_a_mistake_of_ours_with_a_message_is_a_problem_and_the_stream_goes_on(
     async def play() -> list[Any]:
         wire = await open_wire(service, TINY)
         with monkeypatch.context() as patch:
-            patch.setattr("slimq_service.api.stream.session.render_answer", fail)
+            patch.setattr("slimq_service.api.stream.session.render_response", fail)
             answers = [await wire.ask(np.zeros(4, np.float32))]
         answers.append(await wire.ask(np.zeros(4, np.float32)))
         await wire.gone()
@@ -432,7 +430,7 @@ def test_a_mistake_of_ours_with_a_message_is_a_problem_and_the_stream_goes_on(
     assert "action" in answer
 
 
-def test_a_mistake_of_ours_elsewhere_closes_the_stream(
+def test_an_internal_error_elsewhere_closes_the_stream(
     service: Any, open_wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:

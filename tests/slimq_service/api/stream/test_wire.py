@@ -112,7 +112,7 @@ def test_a_stream_answers_as_act_does(server: Any, stack: Any, newest: Any) -> N
         assert answer["sha256"] == expected["sha256"]
 
 
-def test_what_cannot_be_opened_is_answered_over_http(server: Any) -> None:
+def test_a_stream_that_cannot_be_opened_is_refused_over_http(server: Any) -> None:
     for path, status, code in (
         ("/v1/policies/pongg/stream", 404, "not-found"),
         ("/v1/policies/tiny/variants/int8/stream", 404, "not-found"),
@@ -175,7 +175,7 @@ def test_a_message_may_come_in_pieces_that_count_together(server: Any, settled: 
         (frame(1, b"\xff\xfe"), 1007),
     ],
 )
-def test_what_is_no_websocket_closes_the_stream(
+def test_protocol_violations_close_the_stream(
     server: Any, settled: Any, content: bytes, code: int
 ) -> None:
     with handshake(server) as connection:
@@ -202,7 +202,7 @@ def test_bad_messages_by_the_hundred_leave_the_stream_as_it_was(server: Any) -> 
         assert ask(client, ZEROS) == before
 
 
-def test_a_client_that_is_killed_leaves_nothing_behind(
+def test_a_killed_client_leaves_nothing_behind(
     launch: Any, tmp_path: Path, settled: Any, metric_of: Any
 ) -> None:
     """In mid-request, with messages sent ahead, and reset by the network."""
@@ -270,7 +270,7 @@ def test_a_silent_client_is_told_why_it_is_closed(
     server = launch(tiny_repository, tmp_path / "log", SLIMQ_STREAM_IDLE_SECONDS="0.3")
     with stream(server) as client:
         assert "action" in ask(client, ZEROS)
-        assert closing(client) == (4408, "no message for too long")
+        assert closing(client) == (4408, "idle for too long")
     settled(server, OPEN, 0.0)
 
 
@@ -295,7 +295,7 @@ def test_a_client_that_sends_but_never_reads_is_held_back_and_then_closed(
     settled(server, OPEN, 0.0)
 
 
-def test_streams_over_the_bound_are_told_when_to_come_again(
+def test_streams_over_the_limit_are_told_when_to_retry(
     launch: Any, tiny_repository: Path, tmp_path: Path, settled: Any
 ) -> None:
     server = launch(tiny_repository, tmp_path / "log", SLIMQ_STREAMS="2")
@@ -324,9 +324,9 @@ def test_a_signal_closes_streams_with_a_reason(launch: Any, tmp_path: Path, numb
             busy.send(bytes(84 * 84))
         answers = [json.loads(busy.recv(timeout=30))]
         server.process.send_signal(number)
-        assert closing(idle) == (1001, "service restarts")
+        assert closing(idle) == (1001, "service is restarting")
         answers += [json.loads(answer) for answer in busy]
-        assert (busy.close_code, busy.close_reason) == (1001, "service restarts")
+        assert (busy.close_code, busy.close_reason) == (1001, "service is restarting")
     assert all("action" in answer for answer in answers)
     assert server.process.wait(10) == 0
     assert "Traceback" not in server.log.read_text()
@@ -342,7 +342,7 @@ def test_the_streams_of_all_workers_are_counted_and_closed(
         settled(server, OPEN, 8.0)
         settled(server, "slimq_streams_opened_total", 8.0)
         server.process.send_signal(signal.SIGTERM)
-        assert [closing(client) for client in clients] == [(1001, "service restarts")] * 8
+        assert [closing(client) for client in clients] == [(1001, "service is restarting")] * 8
     assert server.process.wait(15) == 0
 
 

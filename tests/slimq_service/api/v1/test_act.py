@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
+import threading
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ def expected(root: Any, policy: str, variant: str, observations: Any) -> Any:
     return OnnxPolicy(content, manifest.observation, len(manifest.actions))(observations)
 
 
-def test_the_answer_is_the_models_own(
+def test_the_response_has_the_models_q_values(
     service: Any, tiny_repository: Any, observations: Any
 ) -> None:
     q_values = expected(tiny_repository, "tiny", "fp32", observations)
@@ -47,7 +49,7 @@ def test_the_answer_is_the_models_own(
 
 
 @pytest.mark.parametrize("policy", ["tiny", "tiny_frames"])
-def test_json_raw_bytes_and_npy_give_the_same_answer(
+def test_json_raw_bytes_and_npy_give_the_same_response(
     service: Any, policy: str, observations: Any, frames: Any
 ) -> None:
     array = frames if policy == "tiny_frames" else observations
@@ -104,7 +106,7 @@ def test_two_variants_in_one_request_are_a_conflict_that_names_both(service: Any
         ("/v1/policies/%F0%9F%92%A9/act", "💩", ["tiny", "tiny_frames"]),
     ],
 )
-def test_unknown_names_are_404_and_list_what_there_is(
+def test_unknown_names_are_404_and_list_the_known_ones(
     service: Any, path: str, missing: str | None, available: list[str] | None
 ) -> None:
     answer = service.request("POST", path, json={"observations": [[0, 0, 0, 0]]})
@@ -153,7 +155,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "headers", "policy", "expected"), BAD)
-def test_bad_input_is_a_problem_that_names_field_limit_and_what_was_received(
+def test_bad_input_is_a_problem_with_field_limit_and_received(
     start: Any, body: bytes, headers: Any, policy: str, expected: dict[str, Any]
 ) -> None:
     service = start(max_batch=4, max_body_bytes=300_000 if policy == "tiny_frames" else 4000)
@@ -173,20 +175,20 @@ def test_bad_input_is_a_problem_that_names_field_limit_and_what_was_received(
     assert fine.status_code == 200, "the service must go on"
 
 
-def test_q_values_that_are_not_finite_are_a_problem_not_invalid_json(service: Any) -> None:
+def test_non_finite_q_values_are_a_problem_not_invalid_json(service: Any) -> None:
     answer = service.act("tiny", [[0, 0, 0, 0], [3e38, -3e38, 3e38, 3e38]])
     assert answer.status_code == 422
     assert answer.json()["code"] == "non-finite-q-values"
     assert answer.json()["field"] == "observations[1]"
 
 
-def test_a_mistake_of_ours_is_a_problem_and_counted(
+def test_an_internal_error_is_a_problem_and_counted(
     service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("slimq_service.api.v1.codec.render_answer", fail)
+    monkeypatch.setattr("slimq_service.api.v1.codec.render_response", fail)
     answer = service.act("tiny", [[0, 0, 0, 0]])
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text
@@ -195,7 +197,7 @@ def test_a_mistake_of_ours_is_a_problem_and_counted(
     assert service.metric("slimq_requests_in_flight") == 0
 
 
-def test_requests_and_observations_are_counted_apart(service: Any, observations: Any) -> None:
+def test_requests_and_observations_are_counted_separately(service: Any, observations: Any) -> None:
     service.act("tiny", observations.tolist())
     service.act("tiny", observations[:1].tolist())
     labels = '{policy="tiny",variant="fp32"}'
@@ -205,7 +207,7 @@ def test_requests_and_observations_are_counted_apart(service: Any, observations:
     assert service.metric("slimq_http_request_seconds_count" + labels) == 2
 
 
-def test_work_in_threads_answers_as_work_inline_does(start: Any, observations: Any) -> None:
+def test_runs_in_threads_respond_like_inline_runs(start: Any, observations: Any) -> None:
     inline, threaded = start(inline_seconds=1), start(inline_seconds=0, alone_seconds=0)
     answers = [one.act("tiny", observations.tolist()).json() for one in (inline, threaded)]
     assert answers[0] == answers[1]
@@ -215,25 +217,47 @@ def test_work_in_threads_answers_as_work_inline_does(start: Any, observations: A
     assert [answer.json() for answer in together] == [answers[0]] * 16
 
 
-def test_what_waits_for_a_thread_is_answered_in_batches_each_with_its_own_q_values(
+def test_queued_requests_are_batched_and_each_gets_its_own_q_values(
     start: Any, frames: Any
 ) -> None:
     service = start(inline_seconds=0, alone_seconds=0, inference_threads=1)
     path = "/v1/policies/tiny_frames/act"
     alone = service.request("POST", path, content=frames.tobytes(), headers=RAW).json()
-    answers = service.together(40, "POST", path, content=frames.tobytes(), headers=RAW)
-    for answer in answers:
+    state = service.app.catalogue.residents.state("tiny_frames", "fp32")
+    compute, all_here = state.loaded.q_function, threading.Event()
+
+    def compute_once_all_are_here(observations: Any, /) -> Any:
+        assert all_here.wait(30)
+        return compute(observations)
+
+    state.loaded = dataclasses.replace(state.loaded, q_function=compute_once_all_are_here)
+    labels = 'policy="tiny_frames",variant="fp32"'
+
+    async def ask() -> Any:
+        post = service.client.post
+        asked = [
+            asyncio.ensure_future(post(path, content=frames.tobytes(), headers=RAW))
+            for _ in range(40)
+        ]
+        queued = 0.0
+        while queued < 40 - 16:  # the first batch has gone to the thread
+            text = (await service.client.get("/metrics")).text
+            (row,) = [row for row in text.splitlines() if row.startswith("slimq_queue_depth ")]
+            queued = float(row.rpartition(" ")[2])
+        all_here.set()
+        return await asyncio.gather(*asked)
+
+    for answer in service.run(asyncio.wait_for(ask(), 60)):
         assert answer.status_code == 200
         np.testing.assert_allclose(answer.json()["q_values"], alone["q_values"], rtol=1e-4)
-    labels = 'policy="tiny_frames",variant="fp32"'
     batches = service.metric(f"slimq_batch_observations_count{{{labels}}}")
     assert service.metric(f"slimq_batch_observations_sum{{{labels}}}") == 82
-    assert batches < 41
+    assert batches < 1 + 40
     assert service.metric(f"slimq_queue_seconds_count{{{labels}}}") == 41
     assert service.metric("slimq_queue_depth") == 0
 
 
-def test_more_than_may_wait_are_told_when_to_come_again(start: Any, frames: Any) -> None:
+def test_requests_over_the_queue_limit_are_told_when_to_retry(start: Any, frames: Any) -> None:
     service = start(inline_seconds=0, alone_seconds=0, inference_threads=1, queue_requests=1)
     path = "/v1/policies/tiny_frames/act"
     assert service.request("POST", path, content=frames.tobytes(), headers=RAW).is_success
@@ -249,7 +273,7 @@ def test_more_than_may_wait_are_told_when_to_come_again(start: Any, frames: Any)
 
 
 def test_large_json_is_parsed_off_the_event_loop(service: Any, frames: Any) -> None:
-    frames = np.concatenate([frames] * 3)  # more than LARGE_JSON_BYTES
+    frames = np.concatenate([frames] * 3)  # more than MAX_INLINE_JSON_BYTES
     answer = service.act("tiny_frames", frames.tolist(), params={"variant": "other"})
     assert answer.status_code == 200
     wrong = frames.tolist()
@@ -259,7 +283,7 @@ def test_large_json_is_parsed_off_the_event_loop(service: Any, frames: Any) -> N
     assert "256" in answer.json()["received"]
 
 
-def test_large_bodies_are_bounded_while_they_wait_to_be_read(start: Any, frames: Any) -> None:
+def test_large_bodies_queued_for_decoding_are_bounded(start: Any, frames: Any) -> None:
     service = start(queue_requests=1)
     path, body = (
         "/v1/policies/tiny_frames/act",
@@ -273,7 +297,7 @@ def test_large_bodies_are_bounded_while_they_wait_to_be_read(start: Any, frames:
     assert service.metric("slimq_queue_depth") == 0
 
 
-def test_bytes_that_wait_are_bounded(start: Any, frames: Any) -> None:
+def test_queued_bytes_are_bounded(start: Any, frames: Any) -> None:
     service = start(queue_bytes=1000)
     path, body = (
         "/v1/policies/tiny_frames/act",
@@ -287,7 +311,7 @@ def test_bytes_that_wait_are_bounded(start: Any, frames: Any) -> None:
     assert service.metric("slimq_queue_bytes_limit") == 1000
 
 
-def test_a_strangers_extreme_observation_changes_nobodys_q_values(start: Any) -> None:
+def test_extreme_observations_do_not_change_other_clients_q_values(start: Any) -> None:
     """The model quantizes its activations by the largest in the batch that it is given."""
     policies = POLICIES
     service = start(policies, inline_seconds=0, inference_threads=1)

@@ -15,7 +15,7 @@ def compare(service: Any, query: str = "", **options: Any) -> Any:
     return service.request("POST", PATH + query, **options)
 
 
-def test_all_variants_answer_beside_the_baseline(service: Any) -> None:
+def test_all_variants_are_compared_with_the_baseline(service: Any) -> None:
     answer = compare(service)
     assert answer.status_code == 200
     document = answer.json()
@@ -55,13 +55,13 @@ def test_another_reference_and_raw_bytes(service: Any) -> None:
         ("?variants=fp32,none", 404, "unknown variant 'none'"),
         ("?reference=none", 404, "unknown variant 'none'"),
         ("?variant=fp32", 422, "did you mean 'variants'"),
-        ("?variants=", 422, "names with commas"),
-        ("?variants=fp32,,other", 422, "names with commas"),
-        ("?reference=", 422, "names with commas"),
+        ("?variants=", 422, "comma-separated names"),
+        ("?variants=fp32,,other", 422, "comma-separated names"),
+        ("?reference=", 422, "comma-separated names"),
         ("?reference=fp32&reference=other", 422, "one value"),
     ],
 )
-def test_a_wrong_query_is_refused_by_name(
+def test_errors_in_the_query_name_the_parameter(
     service: Any, query: str, status: int, words: str
 ) -> None:
     answer = compare(service, query)
@@ -70,7 +70,7 @@ def test_a_wrong_query_is_refused_by_name(
     assert words in answer.json()["detail"]
 
 
-def test_wrong_bodies_are_refused_as_by_act(service: Any) -> None:
+def test_invalid_bodies_are_refused_like_those_of_act(service: Any) -> None:
     for body, status in (
         ({"observations": [[1, 2]]}, 422),
         ({"observations": OBSERVATIONS, "variant": "fp32"}, 400),
@@ -95,7 +95,7 @@ def test_a_broken_variant_is_named_and_the_others_are_compared(
     assert (answer.status_code, answer.json()["code"]) == (503, "repository")
 
 
-def test_comparisons_are_no_requests_for_actions_in_the_metrics(service: Any) -> None:
+def test_comparisons_do_not_count_as_requests_for_actions(service: Any) -> None:
     compare(service)
     compare(service, "?variants=none")
     labels = '{policy="tiny",variant="fp32"}'
@@ -106,7 +106,7 @@ def test_comparisons_are_no_requests_for_actions_in_the_metrics(service: Any) ->
     assert service.metric("slimq_requests_in_flight") == 0
 
 
-def test_the_answer_is_the_documented_one(service: Any) -> None:
+def test_the_response_matches_its_schema(service: Any) -> None:
     documented = service.get("/openapi.json").json()["components"]["schemas"]["CompareAnswer"]
     document = compare(service).json()
     assert set(document) == set(documented["required"])

@@ -108,7 +108,7 @@ def attach(repositories: Any, policy: str, variant: str, stale: bool = False) ->
     (home / "new").replace(home / "variant.json")
 
 
-def test_the_page_says_what_each_variant_keeps(service: Any, repositories: Any) -> None:
+def test_the_page_shows_the_results_of_each_variant(service: Any, repositories: Any) -> None:
     attach(repositories, "tiny", "other")
     answer = service.get("/")
     assert answer.headers["content-type"].startswith("text/html")
@@ -117,7 +117,7 @@ def test_the_page_says_what_each_variant_keeps(service: Any, repositories: Any) 
     assert "http" not in answer.text.replace("http://test/v1/", ""), "no external assets"
 
 
-def test_the_same_is_there_as_json(service: Any, repositories: Any) -> None:
+def test_the_same_content_is_available_as_json(service: Any, repositories: Any) -> None:
     attach(repositories, "tiny", "other")
     answer = service.get("/", headers={"accept": "application/json"})
     policies = answer.json()["policies"]
@@ -135,9 +135,7 @@ def test_a_report_of_another_model_is_not_shown(service: Any, repositories: Any)
     assert answer.json()["policies"][0]["variants"][1]["mean_return"] is None
 
 
-def test_agreement_with_a_baseline_that_is_gone_is_not_shown(
-    service: Any, repositories: Any
-) -> None:
+def test_agreement_with_an_earlier_baseline_is_not_shown(service: Any, repositories: Any) -> None:
     attach(repositories, "tiny", "other")
 
     def other() -> Any:
@@ -177,7 +175,7 @@ def test_a_variant_may_disappear_while_the_page_is_built(
     assert [row.name for row in rows] == ["fp32", "other"], "one look throughout"
 
 
-def test_a_variant_of_another_network_says_so(service: Any, repositories: Any) -> None:
+def test_a_variant_of_an_earlier_network_is_marked(service: Any, repositories: Any) -> None:
     for path, entries in (
         ("policy.json", {"checkpoint": {"path": "c", "bytes": 1, "sha256": "1" * 64}}),
         ("variants/other/variant.json", {"parent": "0" * 64}),
@@ -188,10 +186,10 @@ def test_a_variant_of_another_network_says_so(service: Any, repositories: Any) -
     answer = service.get("/", headers={"accept": "application/json"})
     rows = answer.json()["policies"][0]["variants"]
     assert {row["name"]: row["stale"] for row in rows} == {"fp32": False, "other": True}
-    assert service.get("/").text.count("of another network than the policy has now") == 1
+    assert service.get("/").text.count("derived from an earlier network") == 1
 
 
-def test_what_is_broken_is_said_on_the_page(service: Any, repositories: Any) -> None:
+def test_broken_variants_are_shown_with_their_problem(service: Any, repositories: Any) -> None:
     repositories.publish("tiny", "broken", b"onnx")
     repositories.model("tiny", "broken").unlink()
     assert 'class="broken">' in service.get("/").text
@@ -236,5 +234,5 @@ def test_a_quote_in_the_host_cannot_leave_the_curl_line(service: Any) -> None:
         ("application/json;q=x", False),
     ],
 )
-def test_json_is_given_where_it_is_preferred(accept: str, json_wanted: bool) -> None:
+def test_json_is_returned_if_preferred(accept: str, json_wanted: bool) -> None:
     assert prefers_json(accept) is json_wanted

@@ -14,7 +14,7 @@ def test_policies_are_listed_with_their_variants(service: Any) -> None:
     assert found[0]["environment"] == "CartPole-v1"
 
 
-def test_manifests_travel_unchanged(service: Any, tiny_repository: Any) -> None:
+def test_manifests_are_returned_unchanged(service: Any, tiny_repository: Any) -> None:
     repository = Repository(tiny_repository)
     policy = PolicyManifest.model_validate_json(service.get("/v1/policies/tiny").content)
     assert policy == repository.policy("tiny")
@@ -39,7 +39,7 @@ def test_variants_are_listed_with_manifest_or_problem(service: Any, repositories
     assert frames[1]["problem"]
 
 
-def test_a_variant_without_report_says_which_have_one(service: Any) -> None:
+def test_a_missing_report_lists_the_variants_that_have_one(service: Any) -> None:
     problem = service.get("/v1/policies/tiny/variants/fp32/report").json()
     assert problem["available"] == []
     assert "report" in problem["detail"]

@@ -10,7 +10,7 @@ import pytest
 from slimq.core.errors import SlimqError
 from slimq.core.observation import ObservationSpec
 from slimq_service.api.v2 import codec as module
-from slimq_service.api.v2.codec import MAX_KEPT_HEADS, InferCodec, Reply
+from slimq_service.api.v2.codec import MAX_CACHED_HEADS, InferCodec, ResponseOptions
 from slimq_service.api.v2.request import Limits, Output
 from slimq_service.requests.codec import Decoded
 
@@ -23,7 +23,7 @@ def written(*outputs: Output, identity: str | None = None, q_values: Any = Q_VAL
     variant: Any = SimpleNamespace(
         policy=SimpleNamespace(name="tiny"), manifest=SimpleNamespace(name="fp32")
     )
-    decoded = Decoded(NUMBERS, reply=Reply(identity, outputs))
+    decoded = Decoded(NUMBERS, options=ResponseOptions(identity, outputs))
     actions = np.asarray(q_values).argmax(axis=1).tolist()
     return make_codec().encode(variant, decoded, q_values, actions)
 
@@ -44,7 +44,7 @@ def decode(codec: InferCodec, body: bytes, headers: Any, spec: ObservationSpec =
     return codec.decode(codec.read_headers(headers), body, spec)
 
 
-def test_json_reads_back_as_the_same_float32() -> None:
+def test_q_values_round_trip_through_json_as_float32() -> None:
     answer = written(Output("q_values", binary=False), identity="7")
     document = json.loads(answer.body)
     (output,) = document["outputs"]
@@ -53,7 +53,7 @@ def test_json_reads_back_as_the_same_float32() -> None:
     assert answer.headers == ()
 
 
-def test_of_equal_q_values_the_first_action_is_taken() -> None:
+def test_ties_are_broken_by_the_first_action() -> None:
     (output,) = json.loads(written(Output("actions", binary=False)).body)["outputs"]
     assert output["data"] == [1, 0, 0]
 
@@ -77,13 +77,13 @@ def test_the_json_before_a_binary_tensor_is_read_once(monkeypatch: pytest.Monkey
     first = decode(codec, head + NUMBERS.tobytes(), headers)
     monkeypatch.setattr(module, "read_request", None)
     other = decode(codec, head + NUMBERS[::-1].tobytes(), headers)
-    assert first.reply == other.reply
+    assert first.options == other.options
     np.testing.assert_array_equal(first.observations(), NUMBERS)
     np.testing.assert_array_equal(other.observations(), NUMBERS[::-1])
 
 
 @pytest.mark.parametrize("tail", [b"", NUMBERS.tobytes()[:-4], NUMBERS.tobytes() * 2])
-def test_a_known_head_vouches_for_no_tensor(tail: bytes) -> None:
+def test_a_cached_head_does_not_skip_checks_of_the_tensor(tail: bytes) -> None:
     codec = make_codec()
     head, headers = framed()
     decode(codec, head + NUMBERS.tobytes(), headers)
@@ -91,7 +91,7 @@ def test_a_known_head_vouches_for_no_tensor(tail: bytes) -> None:
         decode(codec, head + tail, headers).observations()
 
 
-def test_a_head_is_read_anew_for_another_layout() -> None:
+def test_a_head_is_parsed_again_for_another_layout() -> None:
     codec = make_codec()
     head, headers = framed()
     decode(codec, head + NUMBERS.tobytes(), headers)
@@ -100,7 +100,7 @@ def test_a_head_is_read_anew_for_another_layout() -> None:
         decode(codec, head + NUMBERS.tobytes(), headers, flat).observations()
 
 
-def test_only_so_many_heads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_heads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     codec, parsed = make_codec(), []
     read = module.read_request
 
@@ -110,17 +110,17 @@ def test_only_so_many_heads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "read_request", count)
     for _ in range(2):
-        for number in range(MAX_KEPT_HEADS + 1):
+        for number in range(MAX_CACHED_HEADS + 1):
             head, headers = framed(number=number)
             decode(codec, head + NUMBERS.tobytes(), headers)
-    assert len(parsed) > MAX_KEPT_HEADS + 1, "the first of them was forgotten"
+    assert len(parsed) > MAX_CACHED_HEADS + 1, "the first of them was forgotten"
 
 
-def test_numbered_requests_keep_nothing_and_get_their_number_back() -> None:
+def test_requests_with_an_id_are_not_cached_and_get_it_back() -> None:
     codec = make_codec()
     for number in ("1", "2"):
         head, headers = framed(id=number)
-        assert decode(codec, head + NUMBERS.tobytes(), headers).reply.id == number
+        assert decode(codec, head + NUMBERS.tobytes(), headers).options.id == number
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_numbered_requests_keep_nothing_and_get_their_number_back() -> None:
         (None, b"10", 256 * 1024 + 1, True),
     ],
 )
-def test_what_takes_long_to_decode_is_known_before(
+def test_slow_decodes_are_recognised_in_advance(
     encoding: bytes | None, length: bytes | None, size: int, slow: bool
 ) -> None:
     headers = [(b"content-encoding", encoding)] if encoding else []

@@ -72,7 +72,7 @@ def test_the_answer_names_outputs_datatypes_and_shapes(
         ([("q_values", False), ("actions", None)], True, [("q_values", False), ("actions", True)]),
     ],
 )
-def test_outputs_come_in_the_order_and_the_form_that_was_asked_for(
+def test_outputs_have_the_requested_order_and_encoding(
     service: Any, protocol: Any, observations: Any, wanted: Any, default: bool, expected: Any
 ) -> None:
     document = protocol.document(observations)
@@ -155,9 +155,7 @@ def test_unknown_names_are_404(service: Any, protocol: Any, model: str, observat
     assert list(answer.json()) == ["error"]
 
 
-def test_q_values_that_are_not_finite_are_an_error_in_both_forms(
-    service: Any, protocol: Any
-) -> None:
+def test_non_finite_q_values_are_an_error_in_json_and_binary(service: Any, protocol: Any) -> None:
     array = np.array([[0, 0, 0, 0], [3e38, -3e38, 3e38, 3e38]], np.float32)
     for body, headers in ((protocol.document(array), {}), protocol.binary(array)):
         answer = protocol.infer(service, "tiny", body, headers)
@@ -178,7 +176,7 @@ def test_a_large_payload_is_read_off_the_event_loop(service: Any, protocol: Any)
     )
 
 
-def test_a_mistake_of_ours_is_an_error_that_says_nothing_of_it(
+def test_an_internal_error_reveals_no_details(
     service: Any, protocol: Any, monkeypatch: pytest.MonkeyPatch, observations: Any
 ) -> None:
     def fail(*_: Any) -> None:

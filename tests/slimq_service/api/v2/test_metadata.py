@@ -8,7 +8,7 @@ import pytest
 from slimq import __version__
 
 
-def test_the_service_says_what_it_is_and_what_it_knows(service: Any) -> None:
+def test_server_metadata_has_version_and_extensions(service: Any) -> None:
     assert service.get("/v2").json() == {
         "name": "slimq",
         "version": __version__,
@@ -38,7 +38,7 @@ def test_without_a_variant_the_service_lives_but_is_not_ready(
     answer = service.get("/v2/health/ready")
     assert answer.status_code == 503
     assert answer.json()["ready"] is False
-    assert "no variant is published there" in answer.json()["error"]
+    assert "holds no variants" in answer.json()["error"]
     assert service.get("/v2/models/stats").json() == {"model_stats": []}
 
 
@@ -81,7 +81,7 @@ def test_a_model_is_ready_before_its_first_request(service: Any) -> None:
         assert (answer.status_code, answer.json()) == (200, {"name": "tiny", "ready": True})
 
 
-def test_what_is_broken_is_not_ready_and_says_why(service: Any, repositories: Any) -> None:
+def test_a_broken_version_is_not_ready_and_says_why(service: Any, repositories: Any) -> None:
     repositories.publish("tiny", "other", b"no model at all")
     assert service.act("tiny", [[0] * 4], params={"variant": "other"}).status_code == 503
     answer = service.get("/v2/models/tiny/versions/other/ready")
@@ -92,7 +92,7 @@ def test_what_is_broken_is_not_ready_and_says_why(service: Any, repositories: An
     assert service.get("/v2/models/tiny/versions/other").status_code == 200, "it is described"
 
 
-def test_what_is_published_is_seen_at_once(service: Any, repositories: Any) -> None:
+def test_new_versions_are_noticed_at_once(service: Any, repositories: Any) -> None:
     assert service.get("/v2/models/new").status_code == 404
     repositories.add_policy("new")
     assert service.get("/v2/models/new").json()["versions"] == ["fp32"]

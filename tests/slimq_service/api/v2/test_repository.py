@@ -49,7 +49,7 @@ def test_the_index_says_why_a_version_cannot_answer(service: Any, repositories: 
     assert "tiny/other" in index(service, ready=False)
 
 
-def test_a_load_has_all_versions_in_memory_or_those_that_are_named(service: Any) -> None:
+def test_a_load_loads_all_versions_or_the_named_ones(service: Any) -> None:
     answer = control(service, "load", "tiny", variants("other"))
     assert (answer.status_code, answer.json()["versions"]) == (200, ["other"])
     assert (loaded(service, "fp32"), loaded(service, "other")) == (0, 1)
@@ -106,7 +106,7 @@ def test_a_load_does_not_wait_out_the_time_after_a_failure(start: Any, repositor
     assert control(service, "load", "tiny", variants("other")).status_code == 200
 
 
-def test_a_load_sees_what_changed_in_place_though_no_stamp_did(
+def test_a_load_notices_changes_that_left_every_stamp_unchanged(
     start: Any, repositories: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a file system whose metadata tell nothing; the watcher sees nothing there."""
@@ -154,13 +154,13 @@ def test_a_load_sees_what_was_just_published(service: Any, repositories: Any) ->
         (400, "parameters: expected an object", {"parameters": []}),
         (400, "parameters.variants: expected a list of names", {"parameters": {"variants": "x"}}),
         (400, "parameters.variants: expected a list of names", {"parameters": {"variants": [1]}}),
-        (400, "parameters.config: expected what is in", {"parameters": {"config": "{}"}}),
+        (400, "parameters.config: expected no override", {"parameters": {"config": "{}"}}),
         (400, "parameters.file:1/model.onnx", {"parameters": {"file:1/model.onnx": "AA"}}),
         (404, "unknown variant 'none'", variants("fp32", "none")),
         (404, "unknown variant '../fp32'", variants("../fp32")),
     ],
 )
-def test_wrong_control_requests_are_refused_by_name_and_do_nothing(
+def test_invalid_control_requests_name_the_field_and_have_no_effect(
     service: Any, action: str, status: int, message: str, body: Any
 ) -> None:
     service.act("tiny", [[0] * 4])
@@ -185,7 +185,7 @@ def test_bodies_of_control_requests_are_checked(service: Any) -> None:
         assert control(service, "load", model).status_code == 404
 
 
-def test_requests_under_way_are_answered_while_versions_come_and_go(
+def test_requests_in_progress_succeed_while_versions_are_loaded_and_unloaded(
     start: Any, protocol: Any, frames: Any
 ) -> None:
     service = start(inline_seconds=0, alone_seconds=0, inference_threads=2)

@@ -53,8 +53,8 @@ BAD = [
     ("inputs[0].shape: expected [batch, 4]", changed(shape=[2, 2])),
     ("inputs[0].shape: expected [batch, 4]", changed(shape=[])),
     ("inputs[0].shape", changed(shape=[1] * 1000)),
-    ("inputs[0].shape[0]: expected a whole number from 0", changed(shape=[-1, 4])),
-    ("inputs[0].shape[1]: expected a whole number from 0", changed(shape=[1, -4])),
+    ("inputs[0].shape[0]: expected a non-negative integer", changed(shape=[-1, 4])),
+    ("inputs[0].shape[1]: expected a non-negative integer", changed(shape=[1, -4])),
     ("inputs[0].shape[0]", changed(shape=[1.0, 4])),
     ("inputs[0].shape[0]", changed(shape=[True, 4])),
     ("inputs[0].shape[0]", changed(shape=["1", 4])),
@@ -98,7 +98,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("message", "document"), BAD)
-def test_a_wrong_field_is_400_and_named(
+def test_an_invalid_field_is_400_and_named(
     service: Any, protocol: Any, message: str, document: Any
 ) -> None:
     answer = protocol.infer(service, "tiny", document)
@@ -123,7 +123,7 @@ def test_a_wrong_field_is_400_and_named(
         ("data: expected finite numbers, received -Inf", b'{"inputs":[{"data":[-Infinity]}]}'),
     ],
 )
-def test_what_is_no_json_is_400(service: Any, protocol: Any, message: str, body: bytes) -> None:
+def test_invalid_json_is_400(service: Any, protocol: Any, message: str, body: bytes) -> None:
     answer = protocol.infer(service, "tiny", body)
     assert answer.status_code == 400
     assert message in answer.json()["error"]
@@ -168,7 +168,7 @@ def binary_head(size: Any, shape: Any = (2, 4)) -> dict[str, Any]:
         ("binary_data_size: expected 32", binary_head(32.0), 32),
         ("binary_data_size: expected 32", binary_head("32"), 32),
         ("binary_data_size: expected 32", binary_head(True), 32),
-        ("inputs[0].data: expected none where binary_data_size is given", None, 16),
+        ("inputs[0].data: expected no data beside binary_data_size", None, 16),
         ("body: expected nothing after the JSON, received 3 bytes", changed(), 3),
     ],
 )
@@ -269,7 +269,7 @@ VALUES = st.recursive(
     tail=st.binary(max_size=20),
     length=st.none() | st.integers(0, 300),
 )
-def test_whatever_is_sent_is_read_or_refused(
+def test_random_requests_are_parsed_or_refused(
     document: Any, changes: Any, tail: bytes, length: int | None
 ) -> None:
     entry = {**changed()["inputs"][0], **changes}
@@ -292,7 +292,7 @@ def test_whatever_is_sent_is_read_or_refused(
     length=st.none() | st.integers(0, 300),
     packed=st.booleans(),
 )
-def test_any_bytes_are_read_or_refused(
+def test_random_bytes_are_parsed_or_refused(
     body: bytes, encoding: str | None, length: int | None, packed: bool
 ) -> None:
     if packed and encoding is not None:

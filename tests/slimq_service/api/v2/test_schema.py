@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slimq_service.api.v2.schema import ANSWER_EXAMPLE, REQUEST_EXAMPLES
+from slimq_service.api.v2.schema import REQUEST_EXAMPLES, RESPONSE_EXAMPLE
 
 INFER = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 FAILURE = {"$ref": "#/components/schemas/Failure"}
@@ -48,11 +48,11 @@ def test_inference_is_documented_with_both_forms_and_its_headers(service: Any) -
         assert headers == {"Inference-Header-Content-Length", "Content-Encoding"}
 
 
-def test_the_examples_are_true(service: Any, protocol: Any) -> None:
+def test_the_examples_match_real_responses(service: Any, protocol: Any) -> None:
     for example in REQUEST_EXAMPLES.values():
         answer = protocol.infer(service, "tiny", example["value"])
         assert answer.status_code == 200
         found, documented = answer.json(), service.get("/openapi.json").json()
         schema = documented["components"]["schemas"]["InferAnswer"]
         assert set(schema["required"]) <= set(found) <= set(schema["properties"])
-        assert set(found["outputs"][0]) == set(ANSWER_EXAMPLE["outputs"][0])  # type: ignore[arg-type]
+        assert set(found["outputs"][0]) == set(RESPONSE_EXAMPLE["outputs"][0])  # type: ignore[arg-type]

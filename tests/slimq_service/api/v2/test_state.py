@@ -45,7 +45,7 @@ def test_a_version_is_ready_loading_ready_unloaded(tiny_repository: Path) -> Non
     in_catalogue(tiny_repository, work)
 
 
-def test_what_cannot_be_read_is_unavailable_with_the_reason(repositories: Any) -> None:
+def test_unreadable_versions_are_unavailable_with_the_reason(repositories: Any) -> None:
     (repositories.root / "tiny_frames" / "policy.json").write_text("{")
     (repositories.folder("tiny", "other") / "variant.json").write_text("{")
     repositories.publish("tiny", "fp32", b"no model at all")

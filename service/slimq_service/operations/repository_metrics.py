@@ -1,8 +1,8 @@
-"""What is known of each variant beside what it does here: its bytes, and what was proven of it.
+"""Metrics taken from manifests and reports: the size of each variant, and its measured return.
 
-These are lines of the text of `/metrics` that come from the repository when it is scraped, not from
-series: every worker knows them, they cost requests nothing, and those of a variant that has gone or
-was never evaluated are not there, where a series could only be 0.
+They are lines of the text of `/metrics` that come from the repository when it is scraped, not from
+series: every worker knows them, requests pay nothing for them, and a variant that was removed or
+never evaluated has none, where a series would have to be 0.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.snapshot import Key
 
 FAMILIES = {
-    "slimq_policy_random_return": "Mean return of random actions, the zero of what a variant keeps",
-    "slimq_variant_info": "1, with the precision of a variant and the sha256 of its stored model",
-    "slimq_variant_baseline": "1 for the full variant that a policy's others are held to, else 0",
-    "slimq_variant_default": "1 for the variant that answers where none is named, else 0",
-    "slimq_variant_bytes": "Bytes of the model on disk, everything included",
-    "slimq_variant_parameters": "Weights of the model",
-    "slimq_variant_macs": "Multiply-accumulates for one observation",
-    "slimq_variant_return": "Mean return over held-out episodes, of evaluated variants",
-    "slimq_variant_return_low": "Lower end of the 95 % interval of that mean",
+    "slimq_policy_random_return": "Mean return of random actions, the zero of return ratios",
+    "slimq_variant_info": "1, with a variant's precision and the sha256 of its stored model",
+    "slimq_variant_baseline": "1 for the baseline variant of its policy, else 0",
+    "slimq_variant_default": "1 for the default variant of its policy, else 0",
+    "slimq_variant_bytes": "Size of the model on disk, everything included",
+    "slimq_variant_parameters": "Parameters of the model",
+    "slimq_variant_macs": "Multiply-accumulate operations for one observation",
+    "slimq_variant_return": "Mean return over held-out episodes, for evaluated variants",
+    "slimq_variant_return_low": "Lower end of the 95 % confidence interval of the mean return",
     "slimq_variant_return_high": "Upper end of the same interval",
     "slimq_variant_agreement_ratio": "Share of held-out states with the baseline's greedy action",
 }
-"""Names and what they say; all are gauges."""
+"""Names and help texts; all are gauges."""
 
 
 @dataclass(frozen=True)
-class _Proof:
-    """What a report says, as far as it is shown."""
+class _Results:
+    """The results in a report that are exposed."""
 
     mean: float
     low: float
@@ -45,43 +45,43 @@ class _Proof:
     agreement: float | None
 
     @classmethod
-    def of(cls, report: EvaluationReport) -> _Proof:
+    def of(cls, report: EvaluationReport) -> _Results:
         agreement = report.fidelity.agreement if report.fidelity is not None else None
         return cls(report.mean, report.interval.low, report.interval.high, agreement)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The lines of one variant, and what they were written from."""
+    """The lines of one variant, and the manifests they were written from."""
 
     policy: PolicyManifest
     variant: VariantManifest
     lines: list[tuple[str, str]]
-    proven: bool
+    has_results: bool
 
     @property
     def report(self) -> tuple[str, str] | None:
-        """By what its proof is found, None where it has no report."""
-        return _proof_key(self.variant)
+        """The key of its results, None if it has no report."""
+        return _report_key(self.variant)
 
-    def tell_of(self, policy: PolicyManifest, variant: VariantManifest) -> bool:
-        """Whether they are the lines of these manifests, with all that can be known."""
-        final = self.proven or variant.report is None
-        return final and self.policy is policy and self.variant is variant
+    def are_current(self, policy: PolicyManifest, variant: VariantManifest) -> bool:
+        """Whether they are the lines of these manifests, with all there is to know."""
+        complete = self.has_results or variant.report is None
+        return complete and self.policy is policy and self.variant is variant
 
 
-class Facts:
-    """Writes the lines."""
+class RepositoryMetrics:
+    """Writes the lines, and keeps them until a manifest changes."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         """Reads nothing yet.
 
         Args:
-            catalogue: the latest look at the repository.
+            catalogue: has the latest scan of the repository.
         """
         self._catalogue = catalogue
         self._known: dict[Key, _Rows] = {}
-        self._proofs: dict[tuple[str, str], _Proof] = {}
+        self._results: dict[tuple[str, str], _Results] = {}
         self._broken: dict[tuple[str, str], FileStamp | None] = {}
 
     def render(self) -> str:
@@ -99,13 +99,13 @@ class Facts:
             if policy_manifest is None or entry.manifest is None:
                 continue
             rows = known.get(key)
-            if rows is None or not rows.tell_of(policy_manifest, entry.manifest):
+            if rows is None or not rows.are_current(policy_manifest, entry.manifest):
                 rows = self._write(key, policy_manifest, entry.manifest)
             self._known[key] = rows
             for name, line in rows.lines:
                 lines[name].append(line)
         seen = {rows.report for rows in self._known.values()}
-        self._proofs = {key: proof for key, proof in self._proofs.items() if key in seen}
+        self._results = {key: found for key, found in self._results.items() if key in seen}
         self._broken = {key: stamp for key, stamp in self._broken.items() if key in seen}
         text = []
         for name, rows_of_name in lines.items():
@@ -115,46 +115,46 @@ class Facts:
 
     def _write(self, key: Key, policy: PolicyManifest, variant: VariantManifest) -> _Rows:
         labels = f'policy="{key[0]}",variant="{key[1]}"'
-        proof = self._proof(self._catalogue.repository, variant)
+        results = self._read(self._catalogue.repository, variant)
         lines = [
             (name, f"{name}{{{labels}{more}}} {float(value)!r}")
-            for name, more, value in _facts(policy, variant, proof)
+            for name, more, value in _values(policy, variant, results)
         ]
-        return _Rows(policy, variant, lines, proven=proof is not None)
+        return _Rows(policy, variant, lines, has_results=results is not None)
 
-    def _proof(self, repository: Repository, variant: VariantManifest) -> _Proof | None:
-        """What was proven of this very model; None where nothing was, or cannot be read now.
+    def _read(self, repository: Repository, variant: VariantManifest) -> _Results | None:
+        """The results measured of this very model, None if there are none or they cannot be read.
 
-        A broken report is not read and hashed again before its file is another.
+        A broken report is not read and hashed again until its file changes.
         """
-        key = _proof_key(variant)
+        key = _report_key(variant)
         if variant.report is None or key is None:
             return None
-        known = self._proofs.get(key)
+        known = self._results.get(key)
         if known is not None:
             return known
-        stamp = repository.file_stamp(variant, variant.report)
+        stamp = repository.stamps(variant.policy, [(variant.name, variant.report.path)])[0]
         if key in self._broken and self._broken[key] == stamp:
             return None
         try:
             report = repository.report(variant.policy, variant.name)
-        except SlimqError:  # whoever asks for the report is told why
+        except SlimqError:  # requests for the report get the reason
             self._broken[key] = stamp
             return None
         if report is None or report.model_sha256 != variant.model.sha256:
-            return None  # published meanwhile: the next look at the repository has it
-        proof = self._proofs[key] = _Proof.of(report)
-        return proof
+            return None  # published meanwhile: the next scan has it
+        results = self._results[key] = _Results.of(report)
+        return results
 
 
-def _proof_key(variant: VariantManifest) -> tuple[str, str] | None:
+def _report_key(variant: VariantManifest) -> tuple[str, str] | None:
     """The sha256 of the model and of its report."""
     report = variant.report
     return None if report is None else (variant.model.sha256, report.sha256)
 
 
-def _facts(
-    policy: PolicyManifest, variant: VariantManifest, proof: _Proof | None
+def _values(
+    policy: PolicyManifest, variant: VariantManifest, results: _Results | None
 ) -> Iterator[tuple[str, str, float]]:
     """Name, further labels and value of every line of a variant."""
     precision, sha256 = escape(variant.precision), variant.model.sha256[:12]
@@ -164,10 +164,10 @@ def _facts(
     yield "slimq_variant_bytes", "", variant.model.bytes
     yield "slimq_variant_parameters", "", variant.parameters
     yield "slimq_variant_macs", "", variant.macs
-    if proof is None:
+    if results is None:
         return
-    yield "slimq_variant_return", "", proof.mean
-    yield "slimq_variant_return_low", "", proof.low
-    yield "slimq_variant_return_high", "", proof.high
-    if proof.agreement is not None:
-        yield "slimq_variant_agreement_ratio", "", proof.agreement
+    yield "slimq_variant_return", "", results.mean
+    yield "slimq_variant_return_low", "", results.low
+    yield "slimq_variant_return_high", "", results.high
+    if results.agreement is not None:
+        yield "slimq_variant_agreement_ratio", "", results.agreement

@@ -1,7 +1,8 @@
-"""The temporary folder that workers share, for their metrics and for their own sockets.
+"""The temporary folder that workers share, for their series and for their own sockets.
 
 A folder that cannot be created or written costs what it is for, and nothing else: each worker then
-exposes its own metrics alone, and a load or unload reaches only the worker that is asked.
+exposes its own series alone, and a load or unload reaches only the worker that is asked. The states
+of the workers are kept elsewhere, see `http/worker_table.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -31,15 +31,12 @@ class WorkerFolder:
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Tells nothing yet.
+        """Takes over a folder.
 
         Args:
             path: of the folder.
         """
         self.path = path
-        self._untold: dict[str, str] = {}
-        self._problem = ""
-        self._log = structlog.get_logger(component="supervisor")
 
     @classmethod
     def create(cls) -> WorkerFolder:
@@ -62,33 +59,6 @@ class WorkerFolder:
             expected = f"a path that is {excess} bytes shorter, for the workers' sockets"
             raise InvalidInputError("TMPDIR", expected, str(path.parent))
         return cls(path)
-
-    def tell(self, texts: Mapping[str, str]) -> None:
-        """Writes files for the workers to read; those that cannot be written wait for `retry`.
-
-        Args:
-            texts: their ASCII content, by name.
-        """
-        self._untold.update(texts)
-        self.retry()
-
-    def retry(self) -> None:
-        """Writes the files that could not be written before; each failure is logged once."""
-        if self.path is None or not self._untold:
-            return
-        try:
-            for name, text in list(self._untold.items()):
-                temporary = self.path / f".{name}"
-                temporary.write_text(text, encoding="ascii")
-                temporary.replace(self.path / name)
-                del self._untold[name]
-        except OSError as error:  # no reason to end workers that answer
-            problem = error.strerror or str(error)
-            if problem != self._problem:
-                self._log.error("workers are not told of each other", problem=problem)
-            self._problem = problem
-        else:
-            self._problem = ""
 
     def remove(self) -> None:
         """Removes the folder and all that is in it."""

@@ -18,7 +18,7 @@ import pytest
 from builders import build_repository
 from mounts import mounted
 from slimq.core.errors import InvalidInputError
-from slimq_service.server.worker_folder import MAX_PATH_BYTES, WorkerFolder
+from slimq_service.server.supervision.worker_folder import MAX_PATH_BYTES, WorkerFolder
 from waiting import until
 
 ZEROS = {"observations": [[0, 0, 0, 0]]}
@@ -55,6 +55,26 @@ def check_serves(process: Any, policy: str = "tiny") -> None:
         assert answer.status_code == 200, answer.text
         assert httpx.get(process.url + "/readyz", timeout=30).status_code == 200
     assert "Traceback" not in process.log.read_text()
+
+
+def check_spreads(process: Any) -> None:
+    """Of eight kept connections, about four are with the worker that answers the first.
+
+    Each worker exposes its own series alone here, so a request counts on those connections only.
+    """
+    line = 'slimq_requests_total{policy="tiny",variant="fp32"} '
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(timeout=30)) for _ in range(8)]
+
+        def counts() -> list[str]:
+            texts = [client.get(process.url + "/metrics").text for client in clients]
+            return [next(row for row in t.splitlines() if row.startswith(line)) for t in texts]
+
+        before = counts()
+        answer = clients[0].post(f"{process.url}/v1/policies/tiny/act", json=ZEROS)
+        assert answer.status_code == 200
+        changed = sum(old != new for old, new in zip(before, counts(), strict=True))
+        assert 3 <= changed <= 5
 
 
 def fill_up(folder: Path) -> Path:
@@ -96,6 +116,13 @@ def test_without_any_temporary_folder_workers_serve_with_metrics_of_their_own(
         unshared = metric(process, "slimq_unshared_series")
         assert unshared is not None
         assert unshared > 100
+        check_spreads(process)
+        killed = events(process, "worker answers")[0]["pid"]
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: len(events(process, "worker answers")) == 3, 60)
+        assert metric(process, "slimq_worker_restarts_total") == 1
+        assert metric(process, "slimq_workers") == 2
+        check_spreads(process)
         load = process.url + "/v2/repository/models/tiny/load"
         assert httpx.post(load, timeout=30).status_code == 200
         process.process.send_signal(signal.SIGTERM)
@@ -148,10 +175,9 @@ def test_a_folder_that_fills_up_costs_new_series_and_no_request(
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(events(process, "worker answers")) == 3, 60)
         check_serves(process)
-        problems = events(process, "workers are not told of each other")
-        assert [line["problem"] for line in problems] == ["No space left on device"]
+        assert metric(process, "slimq_worker_restarts_total") == 1, "which needs no folder"
+        assert metric(process, "slimq_workers") == 2
         filler.unlink()
-        until(lambda: metric(process, "slimq_worker_restarts_total") == 1, 30)
         until(lambda: metric(process, "slimq_ready") == 2, 30)
     finally:
         process.process.terminate()
@@ -181,23 +207,6 @@ def test_a_folder_that_is_removed_costs_no_request(
         process.process.terminate()
         process.process.wait(30)
         process.close()
-
-
-def test_what_cannot_be_told_is_told_later_and_logged_once(
-    tmp_path: Path, small: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = WorkerFolder(small("16k"))
-    assert folder.path is not None
-    folder.tell({"workers": "0:1"})
-    filler = fill_up(folder.path)
-    for count in range(3):
-        folder.tell({"workers": "0:1 1:2", "restarts": str(count)})
-    assert (folder.path / "workers").read_text() == "0:1"
-    assert capsys.readouterr().out.count("workers are not told of each other") == 1
-    filler.unlink()
-    folder.retry()
-    assert (folder.path / "workers").read_text() == "0:1 1:2"
-    assert (folder.path / "restarts").read_text() == "2"
 
 
 def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -22,8 +23,7 @@ from builders import build_repository
 from processes import has_ended
 from slimq.core.errors import InvalidInputError
 from slimq_service.server.sockets import bind
-from slimq_service.server.supervisor import LONGEST_PAUSE_SECONDS, Supervisor, _Slot, _Worker
-from slimq_service.server.worker_folder import WorkerFolder
+from slimq_service.server.supervision.supervisor import Supervisor
 from slimq_service.settings import Settings
 from waiting import until
 
@@ -220,20 +220,26 @@ def test_a_service_whose_workers_cannot_start_ends(
     assert ended.value.code == 3
 
 
-def test_a_worker_that_cannot_be_started_leaves_the_others_serving(
+def test_a_service_whose_workers_have_no_program_ends(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As where the system has no process or descriptor left."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
-    with bind("127.0.0.1", 0) as bound:
-        supervisor = Supervisor(Settings(policies=tmp_path, workers=2), [bound])
-        slot = _Slot(0)
-        supervisor._start(slot, WorkerFolder(tmp_path))
-        assert slot.worker is None
-        assert slot.next_start > time.monotonic() + 1
-        with pytest.raises(SystemExit) as ended:  # but where there are no others, it ends
-            supervisor.run()
+    with bind("127.0.0.1", 0) as bound, pytest.raises(SystemExit) as ended:
+        Supervisor(Settings(policies=tmp_path, workers=2), [bound]).run()
     assert ended.value.code == 3
+
+
+def test_a_worker_that_cannot_be_started_leaves_the_others_serving(launch: Any) -> None:
+    """The supervisor has descriptors for connections then, and none for another worker."""
+    process = launch()
+    supervisor, killed = process.process.pid, pids(process)[0]
+    used = max(int(one.name) for one in Path(f"/proc/{supervisor}/fd").iterdir())
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (used + 1, used + 1))
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: events(process, "worker not started"), 30)
+    for _ in range(20):
+        assert act(process) == 200
+    assert metric(process, "slimq_workers") == 1
 
 
 def test_a_temporary_folder_whose_path_is_too_long_is_named(
@@ -245,23 +251,3 @@ def test_a_temporary_folder_whose_path_is_too_long_is_named(
     with socket.socket() as unused, pytest.raises(InvalidInputError, match=r"TMPDIR.*shorter"):
         Supervisor(Settings(policies=tmp_path, workers=2), [unused]).run()
     assert not list(long.iterdir())
-
-
-def test_who_dies_young_again_and_again_is_replaced_later_and_later() -> None:
-    with socket.socket() as unused:
-        supervisor = Supervisor(Settings(workers=2), [unused])
-    slot, pauses = _Slot(0), []
-    for _ in range(9):
-        worker = _Worker(FakeProcess(), None, None, time.monotonic())  # type: ignore[arg-type]
-        now = time.monotonic()
-        supervisor._mourn(slot, worker, 1)
-        pauses.append(round(slot.next_start - now, 1))
-    assert pauses[:4] == [0.0, 1.0, 2.0, 4.0]
-    assert pauses[-1] == LONGEST_PAUSE_SECONDS
-    worker = _Worker(FakeProcess(), None, None, time.monotonic() - 60)  # type: ignore[arg-type]
-    supervisor._mourn(slot, worker, 1)
-    assert slot.next_start <= time.monotonic()
-
-
-class FakeProcess:
-    pid = 1

@@ -1,11 +1,10 @@
-"""In which small forms a weight tensor can be stored without loss, found from the weights alone.
+"""Finds lossless encodings of a weight tensor, from the weights alone.
 
-The grids that a network was trained on are gone after the export, so they are recognised here. A
-form is plain values times a scale for each output channel: integers times a scale (linear), powers
-of two from 1 downwards times the channel's largest (power of two), or the weights themselves, of
-which there may be few different ones (codebook). Every form is checked by the multiplication that
-the decoder does, in float32: what is returned is exact, but for the sign of zeros, which no layer's
-result depends on.
+The grids that a network was trained on are lost in the export, so they are recognised here. An
+encoding consists of plain values times a scale per output channel: integers (linear), powers of two
+from 1 down (power of two, scaled by the channel's largest), or the weights themselves, if there are
+few distinct ones (codebook). Every encoding is verified by the decoder's own float32
+multiplication: it is exact but for the sign of zeros, on which no layer's result depends.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 HIGHEST = 127
-"""Largest code of a linear form, that of symmetric 8 bits."""
-MOST_VALUES = 256
-"""Different values that codes of 8 bits can tell apart."""
+"""Largest linear code, that of symmetric 8 bits."""
+MAX_VALUES = 256
+"""Maximum distinct values of an 8-bit code."""
 BITS = (2, 4, 8)
-"""Widths of a code that ONNX has a type for."""
+"""Code widths for which ONNX has a type."""
 
 
-class Form(StrEnum):
-    """What codes stand for."""
+class Encoding(StrEnum):
+    """Meaning of the codes."""
 
     AUTO = "auto"
     LINEAR = "linear"
@@ -40,54 +39,54 @@ class Form(StrEnum):
 
 @dataclass(frozen=True)
 class Scaled:
-    """Weights as plain values times a scale, exactly.
+    """Weights as exact product of plain values and a scale.
 
     Attributes:
-        form: what the plain values are.
-        plain: of the weights' shape; integers stored as float32 where the form is linear.
-        scale: float32, broadcasts against `plain`; None where there is none.
+        encoding: kind of the plain values.
+        plain: values of the weights' shape; linear ones are integers stored as float32.
+        scale: float32, broadcasts against `plain`; None if there is none.
     """
 
-    form: Form
+    encoding: Encoding
     plain: Array
     scale: Array | None = None
 
     def bits(self, stored: Array) -> int | None:
-        """The fewest bits of a code for these of the plain values; None where there are no codes.
+        """Minimum bits per code for these plain values; None if there are no codes.
 
         Args:
-            stored: the plain values that are stored, at least one.
+            stored: the plain values to store, at least one.
         """
-        if self.form is Form.DENSE:
+        if self.encoding is Encoding.DENSE:
             return None
-        if self.form is Form.LINEAR:
+        if self.encoding is Encoding.LINEAR:
             return _code_bits(stored)
         distinct = len(np.unique(stored))
         return next((bits for bits in BITS if distinct <= 2**bits), None)
 
 
-def forms_of(weight: Array, axis: int) -> dict[Form, Scaled]:
-    """All forms that hold a weight tensor exactly; `dense` always does.
+def find_encodings(weight: Array, axis: int) -> dict[Encoding, Scaled]:
+    """Finds all exact encodings of a weight tensor; `dense` always is one.
 
     Args:
         weight: float32, or integers, which need no scale.
-        axis: of the output channels.
+        axis: axis of the output channels.
     """
-    found = {Form.DENSE: Scaled(Form.DENSE, weight)}
+    found = {Encoding.DENSE: Scaled(Encoding.DENSE, weight)}
     if not np.isfinite(weight).all():
         return found
     if weight.dtype == np.float32:
         if (scale := _linear(weight, axis)) is not None:
-            found[Form.LINEAR] = Scaled(Form.LINEAR, np.rint(weight / scale), scale)
+            found[Encoding.LINEAR] = Scaled(Encoding.LINEAR, np.rint(weight / scale), scale)
         if (scale := _power_of_two(weight, axis)) is not None:
-            found[Form.POWER_OF_TWO] = Scaled(Form.POWER_OF_TWO, weight / scale, scale)
-    if len(np.unique(weight)) <= MOST_VALUES:
-        found[Form.CODEBOOK] = Scaled(Form.CODEBOOK, weight)
+            found[Encoding.POWER_OF_TWO] = Scaled(Encoding.POWER_OF_TWO, weight / scale, scale)
+    if len(np.unique(weight)) <= MAX_VALUES:
+        found[Encoding.CODEBOOK] = Scaled(Encoding.CODEBOOK, weight)
     return found
 
 
 def _linear(weight: Array, axis: int) -> Array | None:
-    """The scale of evenly spaced levels: of each channel, or of the tensor if that is no wider."""
+    """Scale of evenly spaced levels: per channel, or per tensor if that needs no more bits."""
     channels = _per_channel(weight, axis, _step)
     whole = _step(weight)
     if channels is None or whole is None:
@@ -98,7 +97,7 @@ def _linear(weight: Array, axis: int) -> Array | None:
 
 
 def _code_bits(codes: Array) -> int:
-    """The fewest bits of signed codes of at most HIGHEST."""
+    """Minimum bits for signed codes of at most `HIGHEST`."""
     largest = int(np.abs(codes).max())
     return next(bits for bits in BITS if largest < 2 ** (bits - 1))
 
@@ -117,24 +116,24 @@ def _step(weights: Array) -> np.float32 | None:
 
 
 def _power_of_two(weight: Array, axis: int) -> Array | None:
-    """The largest power of two of each channel, where all weights are powers of two or zero."""
+    """The largest power of two per channel, if all weights are powers of two or zero."""
     mantissas, _ = np.frexp(np.abs(weight))
     if not np.isin(mantissas, (0.0, 0.5)).all():
         return None
     scale = _per_channel(weight, axis, lambda row: np.abs(row).max() or np.float32(1.0))
-    few = scale is not None and len(np.unique(weight / scale)) <= MOST_VALUES
+    few = scale is not None and len(np.unique(weight / scale)) <= MAX_VALUES
     return scale if few else None
 
 
 def _per_channel(
     weight: Array, axis: int, find: Callable[[Array], np.float32 | None]
 ) -> Array | None:
-    """What is found in each channel, so shaped that it broadcasts; None where one has nothing."""
+    """Applies `find` to each channel, shaped for broadcasting; None if it fails for one."""
     scales = []
     for row in np.moveaxis(weight, axis, 0):
         scale = find(row)
         if scale is None:
             return None
         scales.append(scale)
-    # Axes before the channels' need not be there for broadcasting.
+    # Broadcasting does not need the axes before the channels'.
     return np.array(scales, np.float32).reshape(-1, *[1] * (weight.ndim - axis - 1))

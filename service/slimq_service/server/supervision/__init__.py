@@ -1,0 +1,1 @@
+"""Several workers in one service: started, given connections, watched, replaced, ended together."""

@@ -1,0 +1,99 @@
+"""Runs several workers: accepts connections for them, looks after them, ends them together.
+
+The folder for the workers' metrics and for their own sockets is made before they begin, and is
+removed with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import time
+import types
+from collections.abc import Sequence
+
+import structlog
+
+from slimq_service.http.worker_table import WorkerTable
+from slimq_service.server.supervision.balancer import Balancer
+from slimq_service.server.supervision.worker_folder import WorkerFolder
+from slimq_service.server.supervision.worker_pool import WorkerPool
+from slimq_service.settings import Settings
+
+TICK_SECONDS = 0.1
+GRACE_SECONDS = 5.0
+"""Beyond what a worker may take to end, after which it is killed."""
+
+
+class Supervisor:
+    """Runs the workers."""
+
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket]) -> None:
+        """Starts nothing yet.
+
+        Args:
+            settings: for every worker.
+            sockets: that are listened on.
+        """
+        self._settings, self._sockets = settings, sockets
+        self._signals = self._passed_on = 0
+        self._signal = signal.SIGTERM
+
+    def run(self) -> None:
+        """Runs until a signal; then every worker ends as a single process does.
+
+        Raises:
+            InvalidInputError: the temporary folder's path is too long for a socket's.
+            SystemExit: the first worker's status, where none could start.
+        """
+        with contextlib.ExitStack() as stack:
+            folder = WorkerFolder.create()
+            stack.callback(folder.remove)
+            table = WorkerTable.create(self._settings.workers)
+            stack.callback(table.close)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                stack.callback(signal.signal, number, signal.signal(number, self._note))
+            balancer = Balancer(self._sockets)
+            stack.callback(balancer.close)
+            pool = WorkerPool(self._settings, folder.path, table, balancer)
+            stack.callback(pool.kill)
+            status = self._supervise(pool, balancer)
+        if status:
+            raise SystemExit(status)
+
+    def _supervise(self, pool: WorkerPool, balancer: Balancer) -> int:
+        """Works until all workers have ended, or until they had time enough; the exit status."""
+        next_look, stop_at, deadline = 0.0, float("inf"), float("inf")
+        while True:
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + TICK_SECONDS
+                status = pool.look()
+                if status is not None:
+                    return status
+            if self._signals > self._passed_on:  # who interrupts again does not want to wait
+                if not self._passed_on:
+                    stop_at = now + self._settings.drain_seconds
+                    deadline = stop_at + self._settings.shutdown_seconds + GRACE_SECONDS
+                else:
+                    stop_at = min(stop_at, now)
+                self._passed_on = self._signals
+                pool.signal(self._signal)
+            if now >= stop_at:
+                stop_at = float("inf")
+                balancer.stop(pool.alive())
+                pool.finish()
+            alive = pool.alive()
+            if self._signals and not alive:
+                return 0
+            if now >= deadline:
+                pids = [worker.process.pid for worker in alive]
+                log = structlog.get_logger(component="supervisor")
+                log.error("workers did not end in time", pids=pids)
+                return 0
+            balancer.wait(alive, TICK_SECONDS)
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:  # noqa: ARG002
+        self._signal = signal.Signals(number)
+        self._signals += 1

@@ -1,0 +1,143 @@
+"""uvicorn's server under names of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import uvicorn
+
+from slimq_service.server.closing_listeners import accept_waiting, refuse_new
+from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
+
+LOOK_SECONDS = 0.02
+"""Between two looks at what is waited for at the end."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which can be given connections, and does not reset any when it ends."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._given: set[asyncio.Task[Any]] = set()
+
+    # Hooks.
+
+    def starting(self) -> None:
+        """The event loop runs; nothing else does."""
+
+    def answering(self) -> None:
+        """It answers from now on."""
+
+    def signalled(self) -> bool:
+        """Whether a signal that came just now ends it at once; otherwise `is_due` will say when."""
+        return True
+
+    def is_due(self) -> bool:
+        """Whether it is to end; asked ten times a second."""
+        return False
+
+    async def ending(self) -> None:
+        """It takes no more connections; those that are open get their answers after this."""
+
+    def connection_failed(self) -> None:
+        """A connection that was given could not be begun."""
+
+    # The state, and what can be done.
+
+    def is_forced(self) -> bool:
+        """Whether it is to end without waiting for anything."""
+        return self.force_exit
+
+    def connection_count(self) -> int:
+        """Connections that are open or about to be."""
+        return len(self.server_state.connections) + len(self._given)
+
+    def has_websockets(self) -> bool:
+        """Whether any WebSocket is open."""
+        return any(isinstance(c, WebSocketConnection) for c in self.server_state.connections)
+
+    def give(self, connection: socket.socket) -> None:
+        """Answers a connection that was accepted elsewhere."""
+        connection.settimeout(0)
+        loop = asyncio.get_running_loop()
+        given = loop.create_task(loop.connect_accepted_socket(self._make_protocol, connection))
+        self._given.add(given)
+        given.add_done_callback(self._begun)
+
+    def finish_requests(self) -> None:
+        """Has every connection close behind the answers that it owes."""
+        for connection in list(self.server_state.connections):
+            if not isinstance(connection, WebSocketConnection):
+                connection.shutdown()
+
+    async def until(self, done: Callable[[], bool], seconds: float) -> None:
+        """Waits for something, for a time, or until whoever sits at the keyboard has enough."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not done() and not self.force_exit and loop.time() < deadline:
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def set_shutdown_seconds(self, seconds: int) -> None:
+        """How long open connections have, from the end of `ending` on."""
+        self.config.timeout_graceful_shutdown = seconds
+
+    # uvicorn's own methods.
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Calls the hooks around uvicorn's start."""
+        self.starting()
+        await super().startup(sockets)
+        if self.started:
+            self.answering()
+
+    def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+        """Ends on a signal, unless the hook puts it off."""
+        if self.signalled():
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ends when it is due."""
+        if self.is_due():
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops listening, then calls the hook, then ends as uvicorn does."""
+        await self._stop_listening(sockets or [])
+        self.finish_requests()
+        await self.ending()
+        await super().shutdown(sockets)
+
+    async def _stop_listening(self, sockets: Iterable[socket.socket]) -> None:
+        """Takes over the listening sockets, and closes them once nobody waits to be accepted."""
+        kept = [one.dup() for one in sockets]
+        seconds = max(map(refuse_new, kept), default=0.0)
+        for server in self.servers:
+            server.close()
+        await self.until(lambda: False, seconds)
+        for listener in kept:
+            listener.settimeout(0)
+            for connection in accept_waiting(listener):
+                self.give(connection)
+            listener.close()
+        while self._given:
+            await asyncio.wait(list(self._given))
+
+    def _begun(self, given: asyncio.Task[Any]) -> None:
+        self._given.discard(given)
+        if not given.cancelled() and given.exception() is not None:  # its client has gone
+            self.connection_failed()
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        protocol: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = protocol(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=asyncio.get_running_loop(),
+        )
+        return made
