@@ -100,14 +100,15 @@ def small(tmp_path: Path) -> Iterator[Any]:
         yield make
 
 
-def test_without_any_temporary_folder_workers_serve_with_metrics_of_their_own(
+def test_without_any_temporary_folder_workers_serve_and_are_replaced_with_metrics_of_their_own(
     tiny_repository: Path, tmp_path: Path, process_class: Any
 ) -> None:
     before = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh"]
     trial = subprocess.run([*before, "true"], capture_output=True, check=False)
     if trial.returncode:
         pytest.skip("mounting is refused")
-    process = process_class(tiny_repository, tmp_path / "log", before, SLIMQ_WORKERS="2")
+    variables = {"SLIMQ_WORKERS": "2", "SLIMQ_WORKER_STALL_SECONDS": "5"}
+    process = process_class(tiny_repository, tmp_path / "log", before, **variables)
     try:
         wait_for_workers(process)
         check_serves(process)
@@ -123,6 +124,11 @@ def test_without_any_temporary_folder_workers_serve_with_metrics_of_their_own(
         assert metric(process, "slimq_worker_restarts_total") == 1
         assert metric(process, "slimq_workers") == 2
         check_spreads(process)
+        os.kill(events(process, "worker answers")[2]["pid"], signal.SIGSTOP)
+        until(lambda: events(process, "worker does not answer"), 30)
+        check_serves(process)
+        until(lambda: len(events(process, "worker answers")) == 4, 60)
+        assert metric(process, "slimq_worker_stalls_total") == 1
         load = process.url + "/v2/repository/models/tiny/load"
         assert httpx.post(load, timeout=30).status_code == 200
         process.process.send_signal(signal.SIGTERM)
