@@ -201,6 +201,10 @@ def test_a_service_that_ends_every_connection_is_said_so(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.3)
     monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", ended)
-    with pytest.raises(ServiceError, match="closes connections as soon as they are open"):
+
+    def drive_often() -> None:
         for _ in range(TRIES):
             drive(well, connections=4)
+
+    with pytest.raises(ServiceError, match="closes connections as soon as they are open"):
+        drive_often()
