@@ -316,8 +316,8 @@ def test_a_study_is_named_after_its_limits(settings: Make) -> None:
         ("seed", -1, "0 to 2147483647"),
         ("screening_episodes", 1, "2 to 10000"),
         ("gate_episodes", 1, "2 to 10000"),
-        ("minutes", 0.0, "above 0"),
-        ("effort", 1.5, "above 0, at most 1"),
+        ("minutes", 0.0, "more than 0"),
+        ("effort", 1.5, "more than 0, at most 1"),
         ("margin", -0.1, "0 to 1"),
     ],
 )
