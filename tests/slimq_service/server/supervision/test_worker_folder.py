@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,12 @@ def fill_up(folder: Path) -> Path:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Any]:
-    """`small(size)`: mounts a file system of so many bytes."""
+def small() -> Iterator[Any]:
+    """`small(size)`: mounts a file system of so many bytes, where the path to it is short."""
     with contextlib.ExitStack() as stack:
 
         def make(size: str) -> Path:
-            folder = tmp_path / f"small-{size}"
-            folder.mkdir()
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="small-")))
             options = ("-t", "tmpfs", "-o", f"size={size}", "none")
             return stack.enter_context(mounted(*options, at=folder))
 
