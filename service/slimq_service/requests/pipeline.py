@@ -111,18 +111,6 @@ class Pipeline:
         """The variant for a request that does not name one; see `routing`."""
         return default_variant(policy, headers, self.catalogue.residents.can_answer)
 
-    async def policy(self, name: str) -> PolicyManifest:
-        """A policy's manifest, after a new scan of the repository if the policy is unknown.
-
-        Raises:
-            NotFoundError: unknown policy.
-            RepositoryError: its manifest cannot be read.
-        """
-        found = self.catalogue.scan.policies.get(name)
-        if found is not None and found.manifest is not None:
-            return found.manifest
-        return await self.catalogue.known_policy(name)
-
     async def variant(self, call: Call, policy: str, variant: str) -> LoadedVariant:
         """The variant to run, loaded if necessary and kept in memory until the call ends.
 
@@ -131,9 +119,7 @@ class Pipeline:
             RepositoryError: it cannot be loaded.
         """
         call.variant = variant
-        loaded = self.catalogue.loaded(policy, variant)
-        if loaded is None:
-            loaded = await self.catalogue.get(policy, variant)
+        loaded = await self.catalogue.get(policy, variant)
         call.hold(loaded.leases)
         call.measured = self.metrics.of(policy, variant)
         return loaded
@@ -225,7 +211,7 @@ class Pipeline:
 
     async def _act(self, codec: Codec, scope: Scope, receive: Receive, call: Call) -> Response:
         names, headers = scope["path_params"], scope["headers"]
-        policy = await self.policy(names[codec.policy_key])
+        policy = await self.catalogue.known_policy(names[codec.policy_key])
         call.policy = policy.name
         named = path = names.get(codec.variant_key)
         call.variant = policy.default_variant if path is None else path

@@ -160,14 +160,12 @@ class Catalogue:
 
     async def known_policy(self, name: str) -> PolicyManifest:
         """A policy's manifest, after a new scan if the policy is not known yet; see `policy`."""
-        if name not in self.scan.policies:
+        found = self.scan.policies.get(name)
+        if found is None:
             await self.refresh()
+        elif found.manifest is not None:
+            return found.manifest
         return self.policy(name)
-
-    def loaded(self, policy: str, variant: str) -> LoadedVariant | None:
-        """The variant if it is in memory, which counts as a use of it."""
-        state = self.residents.use((policy, variant))
-        return None if state is None else state.loaded
 
     async def get(self, policy: str, variant: str) -> LoadedVariant:
         """The variant, loaded now if it is not in memory; concurrent callers share one load.

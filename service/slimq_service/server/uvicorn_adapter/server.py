@@ -48,10 +48,6 @@ class Server(uvicorn.Server):
 
     # The state, and what can be done.
 
-    def is_forced(self) -> bool:
-        """Whether it is to end without waiting for anything."""
-        return self.force_exit
-
     def connection_count(self) -> int:
         """Connections that are open or about to be."""
         return len(self.server_state.connections) + len(self._given)
