@@ -41,9 +41,9 @@ from slimq_service.metrics.service import Metrics
 from slimq_service.middleware.auth import describe, read_keys
 from slimq_service.middleware.stack import (
     count_refused,
-    surround,
-    surround_routes,
     trace_provider,
+    wrap,
+    wrap_routes,
 )
 from slimq_service.operations.health import Lifecycle, make_health_router
 from slimq_service.operations.readiness import ReadyMetrics
@@ -155,9 +155,9 @@ def create_app(
         app.include_router(router)
     add_error_handlers(app, metrics)
     add_openapi(app, partial(describe, keys=keys))
-    dispatch = Dispatch(surround_routes(app, settings, metrics), act_endpoint, infer_endpoint)
+    dispatch = Dispatch(wrap_routes(app, settings, metrics), act_endpoint, infer_endpoint)
     return Application(
-        surround(dispatch, settings, metrics, keys, make_id, provider),
+        wrap(dispatch, settings, metrics, keys, make_id, provider),
         app,
         lifecycle,
         arrivals,

@@ -1,1 +1,1 @@
-"""What every endpoint needs of HTTP: bodies, problem documents, request ids, peers."""
+"""HTTP shared by all endpoints: bodies, problem documents, request ids, peers."""

@@ -1,4 +1,4 @@
-"""Reads a request's body within its limits, whether or not its length was announced."""
+"""Reads request bodies within their limits, with or without a Content-Length."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeVar
 
 from slimq_service.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
-from slimq_service.http.channel import Replay, take
+from slimq_service.http.channel import Replay, receive_nowait
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 T = TypeVar("T")
 Headers = Iterable[tuple[bytes, bytes]]
 
 DISCONNECTIONS = ("http.disconnect", "websocket.disconnect")
-DRAINED_BYTES = 64 * 1024
-"""A refused body up to this length is left to the server, so that the connection can be kept."""
-LONGEST_NUMBER = 18
-"""Digits of a length."""
+MAX_DRAINED_BYTES = 64 * 1024
+"""A rejected body up to this size is drained by the server, which keeps the connection alive."""
+MAX_LENGTH_DIGITS = 18
+"""Digits of a Content-Length."""
 
 
 class ClientGoneError(Exception):
-    """The client closed the connection before its request was complete: nobody to answer."""
+    """The client closed the connection before its request was complete: no response is possible."""
 
 
 def header(headers: Headers, name: bytes) -> bytes | None:
-    """The first header of this lower-case name."""
+    """The value of the first header with this name (lower case), None if there is none."""
     for key, value in headers:
         if key == name:
             return value
@@ -37,7 +37,7 @@ def media_type(headers: Headers, supported: Iterable[str]) -> str:
     """The body's media type, lower case, without parameters.
 
     Raises:
-        MediaTypeError: none is given, or it is not one of `supported`.
+        MediaTypeError: it is missing, or not one of `supported`.
     """
     value = header(headers, b"content-type")
     expected = " or ".join(supported)
@@ -52,41 +52,41 @@ def media_type(headers: Headers, supported: Iterable[str]) -> str:
     return name
 
 
-def number_of(value: bytes) -> int | None:
-    """The length that a header says, None where it is no such number."""
-    return int(value) if value.isdigit() and len(value) <= LONGEST_NUMBER else None
+def parse_length(value: bytes) -> int | None:
+    """Parses a Content-Length; None if it is not a valid number."""
+    return int(value) if value.isdigit() and len(value) <= MAX_LENGTH_DIGITS else None
 
 
 def is_long(headers: Headers) -> bool:
-    """Whether a body that nobody reads is better cut off than drained."""
-    announced = number_of(header(headers, b"content-length") or b"")
-    return announced is None or announced > DRAINED_BYTES
+    """Whether an unread body is too long to drain, or of unknown length."""
+    announced = parse_length(header(headers, b"content-length") or b"")
+    return announced is None or announced > MAX_DRAINED_BYTES
 
 
 async def read_body(receive: Receive, headers: Headers, limit: int, seconds: float) -> bytes:
-    """The whole body; what goes over the limit is never kept.
+    """Reads the whole body; bytes beyond the limit are never kept.
 
     Args:
         receive: the ASGI channel.
-        headers: the request's, to refuse an announced length early.
-        limit: most bytes.
-        seconds: time in which it must arrive.
+        headers: the request's, to reject an excessive Content-Length early.
+        limit: maximum number of bytes.
+        seconds: timeout for the whole body.
 
     Raises:
-        LimitError: the announced or the received length is over the limit.
-        BodyTimeoutError: it did not arrive in time.
+        LimitError: the announced or received length exceeds the limit.
+        BodyTimeoutError: the body did not arrive in time.
         ClientGoneError: the client closed the connection.
         MalformedError: Content-Length is not a number.
     """
     announced = header(headers, b"content-length")
     if announced is not None:
-        length = number_of(announced)
+        length = parse_length(announced)
         if length is None:
             received = announced.decode("latin-1")
             raise MalformedError("Content-Length", "a number of bytes", received)
         if length > limit:
             raise LimitError("body", limit, f"{length} bytes", "bytes")
-    message, waiting = take(receive)
+    message, waiting = receive_nowait(receive)
     if message is not None and not message.get("more_body"):
         return _check(message, 0, limit)
     try:
@@ -97,13 +97,13 @@ async def read_body(receive: Receive, headers: Headers, limit: int, seconds: flo
 
 
 async def drain(receive: Receive, seconds: float) -> None:
-    """Reads what still arrives of a refused body and keeps nothing of it.
+    """Reads and discards the rest of a rejected body.
 
-    Closing a connection with unread bytes resets it, and the client might never see the answer.
+    Closing a connection with unread bytes resets it, and the client might never see the response.
 
     Args:
         receive: the ASGI channel.
-        seconds: time after which the client is cut off all the same.
+        seconds: time after which the connection is closed regardless.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -111,14 +111,14 @@ async def drain(receive: Receive, seconds: float) -> None:
                 pass
 
 
-async def unless_gone(receive: Receive, waiting: asyncio.Future[T]) -> T:
-    """What a request waits for; it is given up where the client does not wait for it.
+async def cancel_on_disconnect(receive: Receive, waiting: asyncio.Future[T]) -> T:
+    """Awaits a future on behalf of a request; cancels it if the client disconnects.
 
-    The server never cancels an application whose client has gone: one has to look.
+    The server never cancels an application whose client has disconnected, so it has to check.
 
     Args:
-        receive: the ASGI channel, once the whole body was read, or what watches that of a stream.
-        waiting: what is waited for; cancelled unless it is done by the end.
+        receive: the ASGI channel, after the whole body was read, or a stream's equivalent.
+        waiting: the future; cancelled unless it is done on return.
 
     Raises:
         ClientGoneError: the client closed the connection first.
@@ -154,7 +154,7 @@ async def _collect(receive: Receive, limit: int) -> bytes:
 
 
 def _check(message: MutableMapping[str, Any], before: int, limit: int) -> bytes:
-    """The part of a body in a message, where as many bytes came `before`."""
+    """The part of the body in a message, given the number of bytes received `before` it."""
     if message["type"] == "http.disconnect":
         raise ClientGoneError
     chunk: bytes = message.get("body", b"")

@@ -1,4 +1,4 @@
-"""The first message of a request without waiting for it, and the rest of its channel after that."""
+"""Receives a request's first message without waiting, and replays it to later readers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from starlette.types import Message, Receive
 
 
-class Waiting:
-    """A coroutine that has begun and waits for a future; whoever awaits this goes on with it."""
+class PendingReceive:
+    """A started coroutine that is suspended on a future; awaiting this resumes it."""
 
     def __init__(self, coroutine: Any, future: Any) -> None:
         self._coroutine, self._future = coroutine, future
@@ -25,9 +25,11 @@ class Waiting:
 
 
 class Replay:
-    """The rest of a request's channel, the message that was taken from it first."""
+    """A request's channel with an already received (or pending) message put back in front."""
 
-    def __init__(self, message: Message | None, waiting: Waiting | None, receive: Receive) -> None:
+    def __init__(
+        self, message: Message | None, waiting: PendingReceive | None, receive: Receive
+    ) -> None:
         self._message, self._waiting, self._receive = message, waiting, receive
 
     async def __call__(self) -> Message:
@@ -41,11 +43,11 @@ class Replay:
         return await self._receive()
 
 
-def take(receive: Receive) -> tuple[Message | None, Waiting | None]:
-    """The next message if it is there already, or else the wait for it."""
+def receive_nowait(receive: Receive) -> tuple[Message | None, PendingReceive | None]:
+    """The next message if it is available, otherwise the pending receive."""
     coroutine: Any = receive()
     try:
         future = coroutine.send(None)
     except StopIteration as done:
         return done.value, None
-    return None, Waiting(coroutine, future)
+    return None, PendingReceive(coroutine, future)

@@ -1,4 +1,4 @@
-"""Compressed request bodies: which encodings are supported, and decompression within a limit."""
+"""Compressed request bodies: supported encodings, and decompression within a limit."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from slimq_service.errors import LimitError, MalformedError, MediaTypeError
 from slimq_service.http.bodies import Headers
 
 WINDOW_BITS = {"gzip": 31, "deflate": 15}
-"""zlib's number for each encoding; deflate has zlib's frame around it (RFC 9110, 8.4.1.2)."""
+"""zlib's window bits of each encoding; deflate is in zlib format (RFC 9110, 8.4.1.2)."""
 ALIASES = {"x-gzip": "gzip"}
-"""Names that mean the same (RFC 9110, 8.4.1.3)."""
+"""Equivalent names (RFC 9110, 8.4.1.3)."""
 MAX_MEMBERS = 1024
-"""gzip members in one body (RFC 1952, 2.2): empty ones cost far more than their 20 bytes."""
+"""gzip members per body (RFC 1952, 2.2); empty ones cost far more than their 20 bytes suggest."""
 PIECE_BYTES = 64 * 1024
-"""Decompressed at a time: at the end of each member zlib copies what is left of its input."""
+"""Input per decompression step, since zlib copies its remaining input after each member."""
 
 
 def encoding_of(headers: Headers) -> str | None:
-    """The body's content encoding, one of `WINDOW_BITS`, or None where it is not compressed.
+    """The body's content encoding, one of `WINDOW_BITS`, None if it is not compressed.
 
     Raises:
-        MediaTypeError: another encoding, or more than one.
+        MediaTypeError: the encoding is not supported, or there is more than one.
     """
     values = [value for name, value in headers if name == b"content-encoding"]
     if not values:
@@ -37,15 +37,15 @@ def encoding_of(headers: Headers) -> str | None:
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """The decompressed body; never more than the limit is unpacked.
+    """Decompresses a body; stops once the limit is exceeded.
 
     Args:
-        body: gzip members one after another, or one zlib stream.
+        body: one or more gzip members, or one zlib stream.
         encoding: one of `WINDOW_BITS`.
-        limit: most bytes of the result.
+        limit: maximum size of the result in bytes.
 
     Raises:
-        MalformedError: it is not of this encoding, is truncated, or something else follows it.
+        MalformedError: the body is not in this encoding, is truncated, or has trailing bytes.
         LimitError: it decompresses to more than the limit, or has more than `MAX_MEMBERS`.
     """
     content, members = bytearray(), 1
@@ -66,7 +66,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
                 raise LimitError("body", limit, "more than that once decompressed", "bytes")
             piece = stream.unused_data
     if not stream.eof:
-        raise MalformedError("body", f"a whole {encoding} stream", "a truncated one")
+        raise MalformedError("body", f"a complete {encoding} stream", "a truncated one")
     return bytes(content)
 
 
@@ -79,4 +79,4 @@ def _next_member(encoding: str, left: int, members: int) -> zlib._Decompress:
 
 
 def _problem(error: zlib.error, members: int) -> str:
-    return str(error) if members == 1 else f"{error} (after {members - 1} whole gzip members)"
+    return str(error) if members == 1 else f"{error} (after {members - 1} complete gzip members)"

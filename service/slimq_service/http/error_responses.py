@@ -1,6 +1,6 @@
-"""Errors in the format of their path: a problem document, or the protocol's own under `/v2`.
+"""Error responses: problem documents, or the Open Inference Protocol's format under `/v2`.
 
-`refuse` answers requests that get no further than a layer around the application.
+`refuse` rejects requests in middleware.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from slimq_service.http.websocket_denial import deny
 
 V2_PREFIX = "/v2"
 V2_STATUSES = {415: 400, 422: 400}
-"""The protocol has one status for every request that is wrong in itself."""
+"""The protocol has a single status for all invalid requests."""
 
 
 def is_v2(path: str) -> bool:
-    """Whether a path is the Open Inference Protocol's."""
+    """Whether a path belongs to the Open Inference Protocol."""
     return path == V2_PREFIX or path.startswith(V2_PREFIX + "/")
 
 
 def v2_error(problem: Problem) -> Response:
-    """The protocol's form of an error: `{"error": "..."}`, with a status that its clients know."""
+    """The protocol's error response: `{"error": "..."}`, with a status defined by the protocol."""
     status: int = problem["status"]
     status = V2_STATUSES.get(status, status)
     body = orjson.dumps({"error": problem["detail"]})
@@ -38,7 +38,7 @@ def v2_error(problem: Problem) -> Response:
 
 
 def error_response(path: str, problem: Problem) -> Response:
-    """An error in the format that a path has."""
+    """The error response in the format of a path."""
     return v2_error(problem) if is_v2(path) else problem_response(problem)
 
 
@@ -49,14 +49,14 @@ async def refuse(
     problem: Problem,
     headers: tuple[tuple[bytes, bytes], ...] = (),
 ) -> None:
-    """Responses a request, or the request for a WebSocket, with what is wrong with it.
+    """Rejects a request or a WebSocket handshake with an error response.
 
     Args:
         scope: the request's.
-        receive: its ASGI channel, from which nothing was taken.
-        send: where the response goes.
-        problem: what is wrong.
-        headers: further headers of the answer.
+        receive: its ASGI channel, from which nothing has been received yet.
+        send: the ASGI channel of the response.
+        problem: the problem document.
+        headers: additional headers of the response.
     """
     response = error_response(scope["path"], problem)
     response = response._replace(headers=(*response.headers, *headers))

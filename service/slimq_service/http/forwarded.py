@@ -1,8 +1,8 @@
-"""Where clients find the service and who they are, as trusted proxies say it.
+"""The service's public URL and the client's address, as reported by trusted proxies.
 
-`X-Forwarded-Proto`, `-Host`, `-Prefix` and `-For`, or RFC 7239's `Forwarded` where there is none of
-them. Of several values the last counts, which is the nearest proxy's: clients can send the others.
-Nothing is read before somebody asks, so requests for actions pay nothing.
+Reads `X-Forwarded-Proto`, `-Host`, `-Prefix` and `-For`, or RFC 7239's `Forwarded` if none of them
+is present. The last of several values counts: it is from the nearest proxy, whereas clients can
+forge the others. Headers are parsed on demand, so requests for actions pay nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _HOST = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 _PAIR = re.compile(r'([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^;,\s"]*))')
 
-Said = dict[bytes, list[str]]
-"""What proxies said, by `FOR`, `HOST`, `PROTO` and `PREFIX`, the nearest one's value last."""
+Forwarded = dict[bytes, list[str]]
+"""Forwarded values by `FOR`, `HOST`, `PROTO` and `PREFIX`, that of the nearest proxy last."""
 
 
 @dataclass(frozen=True)
 class PublicUrl:
-    """The service's URL as clients have it; `prefix` is empty or begins with a slash."""
+    """The service's URL as seen by clients; `prefix` is empty or starts with a slash."""
 
     scheme: str
     host: str
@@ -42,15 +42,14 @@ class PublicUrl:
 
 
 class Proxies:
-    """Reads the headers of the proxies that are trusted."""
+    """Reads the headers of trusted proxies."""
 
     def __init__(self, trusted: Sequence[str], root_path: str = "") -> None:
-        """Trusts some peers.
+        """Stores the trusted peers.
 
         Args:
-            trusted: addresses and networks; `unix` for whoever comes by a socket in the file
-                system, `*` for all.
-            root_path: the prefix where no proxy says one.
+            trusted: addresses and networks; `unix` for all clients of a Unix socket, `*` for all.
+            root_path: the prefix if no proxy sends one.
         """
         self._root_path = root_path
         self._trusts_all, self._trusts_unix = ANY in trusted, UNIX in trusted
@@ -59,34 +58,34 @@ class Proxies:
 
     def url(self, scope: Scope) -> PublicUrl:
         """The service's URL for the client of a request."""
-        said = self._said(scope)
-        scheme = _last(said, PROTO).lower()
+        forwarded = self._forwarded(scope)
+        scheme = _last(forwarded, PROTO).lower()
         if scheme not in ("http", "https"):
             scheme = "https" if scope.get("scheme") in ("https", "wss") else "http"
-        prefix = _last(said, PREFIX).rstrip("/")
+        prefix = _last(forwarded, PREFIX).rstrip("/")
         if not re.fullmatch(ROOT_PATH, prefix):
             prefix = self._root_path
-        return PublicUrl(scheme, _host(said) or _own_host(scope), prefix)
+        return PublicUrl(scheme, _host(forwarded) or _own_host(scope), prefix)
 
     def forwarded_host(self, scope: Scope) -> str | None:
-        """The host that the client asked the nearest proxy for, None where none is said."""
-        return _host(self._said(scope))
+        """The host requested from the nearest proxy, None if it was not forwarded."""
+        return _host(self._forwarded(scope))
 
     def client(self, scope: Scope) -> str:
-        """The address of the client: the last that is no trusted proxy's, or else the first."""
+        """The client's address: the last one that is not a trusted proxy, otherwise the first."""
         found = _peer(scope)
-        for value in reversed(self._said(scope).get(FOR, [])):
+        for value in reversed(self._forwarded(scope).get(FOR, [])):
             if not self._trusts(found):
                 break
             found = _address_in(value)
         return found
 
-    def _said(self, scope: Scope) -> Said:
+    def _forwarded(self, scope: Scope) -> Forwarded:
         if not self._trusts(_peer(scope)):
             return {}
         headers = scope["headers"]
-        said = {n: _values(headers, b"x-forwarded-" + n) for n in (FOR, HOST, PROTO, PREFIX)}
-        return said if any(said.values()) else _read_forwarded(headers)
+        forwarded = {n: _values(headers, b"x-forwarded-" + n) for n in (FOR, HOST, PROTO, PREFIX)}
+        return forwarded if any(forwarded.values()) else _read_forwarded(headers)
 
     def _trusts(self, peer: str) -> bool:
         if self._trusts_all:
@@ -107,7 +106,7 @@ def _peer(scope: Scope) -> str:
 
 
 def _own_host(scope: Scope) -> str:
-    """The Host header, or the address that was asked where that is none."""
+    """The Host header if it is valid, otherwise the server's address."""
     found = (header(scope["headers"], b"host") or b"").decode("latin-1")
     if _HOST.fullmatch(found):
         return found
@@ -116,13 +115,13 @@ def _own_host(scope: Scope) -> str:
     return str(name) if port is None else f"{name}:{port}"
 
 
-def _host(said: Said) -> str | None:
-    found = _last(said, HOST)
+def _host(forwarded: Forwarded) -> str | None:
+    found = _last(forwarded, HOST)
     return found if _HOST.fullmatch(found) else None
 
 
-def _last(said: Said, name: bytes) -> str:
-    values = said.get(name)
+def _last(forwarded: Forwarded, name: bytes) -> str:
+    values = forwarded.get(name)
     return values[-1] if values else ""
 
 
@@ -131,18 +130,18 @@ def _values(headers: Headers, name: bytes) -> list[str]:
     return [value.strip() for value in text.split(",") if value.strip()]
 
 
-def _read_forwarded(headers: Headers) -> Said:
+def _read_forwarded(headers: Headers) -> Forwarded:
     text = ",".join(value.decode("latin-1") for key, value in headers if key == b"forwarded")
-    said: Said = {}
+    forwarded: Forwarded = {}
     for element in _ELEMENT.findall(text):
         for name, quoted, token in _PAIR.findall(element):
             value = re.sub(r"\\(.)", r"\1", quoted) or token
-            said.setdefault(name.lower().encode(), []).append(value)
-    return said
+            forwarded.setdefault(name.lower().encode(), []).append(value)
+    return forwarded
 
 
 def _address_in(value: str) -> str:
-    """The address in a value of `for`, without a port; `unknown` where there is none."""
+    """The address in a `for` value, without its port; `unknown` if there is none."""
     text = value
     if value.startswith("["):
         text = value[1:].partition("]")[0]

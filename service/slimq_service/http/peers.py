@@ -1,7 +1,7 @@
-"""The other workers of one service: what one is told, all are told.
+"""Forwards requests to the other workers of a service, so that all of them execute it.
 
-Each worker listens on a socket in a folder that only they can enter, and answers there as on its
-port. A request that came by such a socket is never passed on.
+Each worker listens on a Unix socket in a private folder, and answers there as on its port. A
+request received on such a socket is never forwarded again.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from starlette.types import Scope
 
 from slimq_service.http.worker_table import State, Worker, WorkerTable
 
-SECONDS = 120.0
-"""How long another worker may take; loading many variants takes its time."""
-LOOK_SECONDS = 0.25
-"""Between two checks whether workers whose answers are awaited have stalled."""
-PATTERN = "worker-*.sock"
+TIMEOUT_SECONDS = 120.0
+"""Timeout for another worker's response; loading many variants takes a while."""
+STALL_CHECK_SECONDS = 0.25
+"""Interval between checks whether the workers awaited have stalled."""
+SOCKET_PATTERN = "worker-*.sock"
 
 
 def socket_name(index: int) -> str:
-    """Of a worker's own socket, as `PATTERN` finds it."""
-    return PATTERN.replace("*", str(index))
+    """The file name of a worker's socket; matches `SOCKET_PATTERN`."""
+    return SOCKET_PATTERN.replace("*", str(index))
 
 
 @dataclass(frozen=True)
-class PeerAnswer:
-    """What another worker answered."""
+class PeerResponse:
+    """The response of another worker."""
 
     status: int
     body: bytes
 
 
 class Peers:
-    """The other workers, found anew for each request: one may have been restarted."""
+    """The other workers; looked up for each request, since they may have been restarted."""
 
     def __init__(
         self, folder: Path | None = None, own: str = "", table: WorkerTable | None = None
     ) -> None:
-        """Looks at nothing yet.
+        """Accesses no files yet.
 
         Args:
-            folder: where the workers' sockets are; None with a single process, or where there is
-                no such folder.
-            own: the name of this worker's socket.
-            table: the states of all workers, None for a single process.
+            folder: of the workers' sockets; None for a single process, or if the folder could not
+                be created.
+            own: name of this worker's socket.
+            table: states of all workers, None for a single process.
         """
         self._folder, self._own, self._table = folder, own, table
-        self._abandoned: set[asyncio.Future[PeerAnswer | None]] = set()
+        self._abandoned: set[asyncio.Future[PeerResponse | None]] = set()
         """Requests whose answers are no longer awaited."""
 
     @property
@@ -60,18 +60,18 @@ class Peers:
         return self._table
 
     def workers(self) -> list[Worker]:
-        """Every live worker, this one included; none for a single process."""
+        """All live workers, including this one; empty for a single process."""
         return [] if self._table is None else list(self._table.alive())
 
-    async def ask(self, request: Request, body: bytes) -> list[PeerAnswer]:
+    async def ask(self, request: Request, body: bytes) -> list[PeerResponse]:
         """Sends the same request to every other worker.
 
-        A dead one is left out, as it holds nothing. A stalled one is sent the request, since it may
-        recover, but its answer is not awaited.
+        Dead workers are skipped, since they have no state. Stalled workers get the request, since
+        they may recover, but their responses are not awaited.
         """
         if self._folder is None or from_peer(request.scope):
             return []
-        paths = sorted(path for path in self._folder.glob(PATTERN) if path.name != self._own)
+        paths = sorted(path for path in self._folder.glob(SOCKET_PATTERN) if path.name != self._own)
         asking = {
             path.name: asyncio.ensure_future(
                 _ask(path, request.method, request.scope["path"], body)
@@ -84,7 +84,7 @@ class Peers:
             waiting = {one for name, one in asking.items() if name not in stalled}
             waiting = {one for one in waiting if not one.done()}
             if waiting:
-                await asyncio.wait(waiting, timeout=LOOK_SECONDS)
+                await asyncio.wait(waiting, timeout=STALL_CHECK_SECONDS)
         for one in asking.values():
             if not one.done():
                 self._abandoned.add(one)
@@ -94,18 +94,18 @@ class Peers:
 
 
 def from_peer(scope: Scope) -> bool:
-    """Whether a request came by a socket in the file system, from another worker of the service."""
+    """Whether a request was received on a Unix socket, from another worker of the service."""
     name, port = scope.get("server") or ("", 0)
     return port is None and str(name).startswith("/")
 
 
-async def _ask(path: Path, method: str, target: str, body: bytes) -> PeerAnswer | None:
+async def _ask(path: Path, method: str, target: str, body: bytes) -> PeerResponse | None:
     transport = httpx.AsyncHTTPTransport(uds=str(path), verify=False)
-    async with httpx.AsyncClient(transport=transport, timeout=SECONDS) as client:
+    async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT_SECONDS) as client:
         try:
             answer = await client.request(method, f"http://peer{target}", content=body)
-        except httpx.TimeoutException:  # it lives, and may yet do it
-            return PeerAnswer(504, f"no answer in {SECONDS:g} s".encode())
+        except httpx.TimeoutException:  # it is alive, and may still complete the request
+            return PeerResponse(504, f"no response within {TIMEOUT_SECONDS:g} s".encode())
         except httpx.TransportError:
             return None
-    return PeerAnswer(answer.status_code, answer.content)
+    return PeerResponse(answer.status_code, answer.content)

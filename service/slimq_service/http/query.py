@@ -1,4 +1,4 @@
-"""Query strings, in which a parameter that is not known is a mistake and never ignored."""
+"""Query strings; an unknown parameter is an error and never ignored."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from slimq.core.errors import InvalidInputError, suggestion
 
 
 def read_query(query: bytes, known: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names and values in their order; what one that is given twice means is the caller's matter.
+    """Names and values in order; the caller decides how to treat repeated names.
 
     Args:
-        query: as ASGI has it.
-        known: the names that there are, at least one.
+        query: the raw query string, as in the ASGI scope.
+        known: the valid names, at least one.
 
     Raises:
-        InvalidInputError: another name, when its turn comes.
+        InvalidInputError: an unknown name, when it is reached.
     """
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="replace")
     for name, value in pairs:

@@ -1,4 +1,4 @@
-"""Responses of the endpoints that are bare ASGI applications, and how they are sent."""
+"""Responses of the endpoints that are plain ASGI applications, and functions to send them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from slimq_service.http.bodies import drain
 from slimq_service.http.problems import MEDIA_TYPE, Problem, render
 
 DRAIN_SECONDS = 1.0
-"""How long a client may go on sending a body that is already refused."""
+"""How long the rest of a rejected body is read."""
 JSON = b"application/json"
 PROBLEM = MEDIA_TYPE.encode()
 
@@ -18,7 +18,7 @@ RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
 class Response(NamedTuple):
-    """A whole response; `content-length` is added when it is sent."""
+    """A complete response; `content-length` is added when it is sent."""
 
     status: int
     media_type: bytes
@@ -27,12 +27,12 @@ class Response(NamedTuple):
 
 
 def problem_response(problem: Problem) -> Response:
-    """A problem document as the response."""
+    """The response with a problem document."""
     return Response(problem["status"], PROBLEM, render(problem), retry_header(problem))
 
 
 def retry_header(problem: Problem) -> RawHeaders:
-    """`Retry-After` where the problem says when to try again."""
+    """`Retry-After`, if the problem says when to try again."""
     seconds = problem.get("retry_after")
     return () if seconds is None else ((b"retry-after", b"%d" % seconds),)
 
@@ -40,13 +40,13 @@ def retry_header(problem: Problem) -> RawHeaders:
 async def send_response(
     send: Send, response: Response, *, close: bool = False, kind: str = "http.response"
 ) -> None:
-    """Sends a response; where the connection is to close after it, an empty part must follow.
+    """Sends a response; with `close`, the caller must send an empty final part afterwards.
 
     Args:
         send: the ASGI channel.
-        response: what to send.
-        close: whether the connection is to close.
-        kind: prefix of the ASGI messages' types.
+        response: the response.
+        close: whether to close the connection.
+        kind: prefix of the types of the ASGI messages.
     """
     headers = [
         (b"content-type", response.media_type),
@@ -60,13 +60,13 @@ async def send_response(
 
 
 async def send_and_drain(receive: Receive, send: Send, response: Response, *, close: bool) -> None:
-    """Sends a response; where the connection closes, once the client has had time to read it.
+    """Sends a response; with `close`, drains the body first so that the client can read it.
 
     Args:
         receive: the ASGI channel of the request.
-        send: that of the response.
-        response: what to send.
-        close: whether the rest of the body is dropped with the connection.
+        send: the ASGI channel of the response.
+        response: the response.
+        close: whether to discard the rest of the body and close the connection.
     """
     await send_response(send, response, close=close)
     if close:

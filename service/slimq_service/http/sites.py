@@ -1,4 +1,4 @@
-"""Hosts and origins as browsers send them, and which of them are loopback addresses."""
+"""Hosts and origins as sent by browsers."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from collections.abc import Iterable
 
 LOCALHOST = "localhost"
 PORTS = {"http": "80", "https": "443"}
-"""Ports that an origin of a scheme leaves out (RFC 6454, 6.2)."""
+"""Default ports, which origins omit (RFC 6454, 6.2)."""
 
 
 def name_of(host: str) -> str:
-    """The name or address in a Host header, lower case, without its port."""
+    """The host name or address in a Host header, in lower case and without the port."""
     host = host.lower()
     return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
 
 
 def is_same_host(origin: str, host: str) -> bool:
-    """Whether an origin is of a Host header's host and port; proxies change the scheme."""
+    """Whether an origin has the host and port of a Host header; proxies may change the scheme."""
     scheme, _, authority = origin.lower().partition("://")
     default = f":{PORTS.get(scheme, '')}"
     return authority != "" and authority.removesuffix(default) == host.lower().removesuffix(default)
 
 
 def is_address(name: str) -> bool:
-    """Whether it is an IP address, with brackets around one of version 6."""
+    """Whether it is an IP address (IPv6 in brackets)."""
     return _address(name) is not None
 
 
 def is_localhost(name: str) -> bool:
-    """Whether browsers take a name for this machine without asking DNS (RFC 6761, 6.3)."""
+    """Whether browsers resolve a name to this machine without DNS (RFC 6761, 6.3)."""
     return name == LOCALHOST or name.endswith(f".{LOCALHOST}")
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name or address is this machine's own, which no other can reach."""
+    """Whether a name or address is a loopback one, unreachable from other machines."""
     address = _address(name)
     return is_localhost(name) if address is None else address.is_loopback
 
 
 def is_among(name: str, allowed: Iterable[str]) -> bool:
-    """Whether a name is one of these, or below one that begins with `*.`; `*` is any."""
+    """Whether a name is in a list of names, `*.name` for subdomains, and `*` for any."""
     return any(
         one in ("*", name) or (one.startswith("*.") and name.endswith(one[1:])) for one in allowed
     )

@@ -1,4 +1,4 @@
-"""Denies a WebSocket with an HTTP response, before it is accepted."""
+"""Denies a WebSocket handshake with an HTTP response."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from starlette.types import Receive, Scope, Send
 from slimq_service.http.responses import Response, send_response
 
 EXTENSION = "websocket.http.response"
-GONE_SECONDS = 1.0
+DISCONNECT_SECONDS = 1.0
 
 
 async def deny(scope: Scope, receive: Receive, send: Send, response: Response, code: str) -> None:
-    """The same with an answer that is worded already; `code` is for servers that take none."""
+    """Sends the response, or closes with `code` if the server does not support responses."""
     if EXTENSION not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": code})
         return
     await send_response(send, response, kind=EXTENSION)
-    # Until the connection is gone, uvicorn takes a return for a mistake of ours, and logs it as
-    # such (uvicorn #3138). It tells of the end twice: once as it is sent, and once as it is there.
+    # uvicorn logs an error if the application returns before the connection is closed (uvicorn
+    # #3138). It sends two disconnect messages: when closing, and once the connection is closed.
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(GONE_SECONDS):
+        async with asyncio.timeout(DISCONNECT_SECONDS):
             await receive()
             await receive()

@@ -1,8 +1,8 @@
-"""The state of every worker of a service, in memory that the supervisor and the workers share.
+"""The states of a service's workers, in memory shared with the supervisor.
 
-It is a row of numbers for the service, and one for each worker. Each number has one writer: the
-supervisor, or the worker whose row it is in. The memory is an anonymous file whose descriptor the
-supervisor passes to its workers, so that no missing folder or full disk can affect it.
+The table has one row for the service and one per worker. Each number has a single writer: the
+supervisor, or the worker of the row. The memory is an anonymous file whose descriptor the
+supervisor passes to the workers, so that a missing folder or a full disk cannot affect it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 COLUMNS = 6
-_STATE, _PID, _BEATS, _TAKEN, _CLOSED, _LEAVING = range(COLUMNS)
-_RESTARTS, _STALLS, _ENDED = range(3)
-"""Columns of the row of the service, which is the first."""
+_STATE, _PID, _HEARTBEATS, _ACCEPTED, _CLOSED, _DRAINING = range(COLUMNS)
+_RESTARTS, _STALLS, _EXITED = range(3)
+"""Columns of the first row, which is that of the service."""
 NUMBER_BYTES = 8
 
 
 def _anonymous_file() -> int:
-    """A file without a name; where the system has none in memory, in the temporary folder."""
+    """An anonymous file, in the temporary folder if the system has no in-memory files."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("slimq-workers")
     with tempfile.TemporaryFile() as file:
@@ -30,7 +30,7 @@ def _anonymous_file() -> int:
 
 
 class State(IntEnum):
-    """The state of a worker, as the supervisor sees it."""
+    """The state of a worker, as seen by the supervisor."""
 
     ABSENT = 0
     STARTING = 1
@@ -43,9 +43,9 @@ class Worker:
     """A live worker.
 
     Attributes:
-        index: its place among the workers.
+        index: its number.
         pid: its process id.
-        state: its state when the supervisor last looked.
+        state: its state at the supervisor's last check.
     """
 
     index: int
@@ -54,7 +54,7 @@ class Worker:
 
 
 class WorkerTable:
-    """The rows; workers that are not running have one too."""
+    """The table; workers that are not running have a row, too."""
 
     def __init__(self, descriptor: int) -> None:
         """Maps the memory.
@@ -72,7 +72,7 @@ class WorkerTable:
         """Allocates the memory.
 
         Args:
-            workers: how many rows it has.
+            workers: number of workers.
 
         Raises:
             OSError: no memory or descriptor is left.
@@ -82,15 +82,15 @@ class WorkerTable:
         return cls(descriptor)
 
     def close(self) -> None:
-        """Releases the memory; other processes keep theirs."""
+        """Releases this process's mapping; those of other processes remain."""
         self._numbers.release()
         self._memory.close()
         os.close(self.descriptor)
 
-    # What the supervisor writes.
+    # Written by the supervisor.
 
     def set_state(self, index: int, state: State, pid: int) -> None:
-        """Sets the state of a worker; when one starts or has ended, its row is cleared."""
+        """Sets the state of a worker; clears its row when it starts or has exited."""
         start = self._start(index)
         if state in (State.ABSENT, State.STARTING):
             self._numbers[start : start + COLUMNS] = memoryview(bytes(COLUMNS * NUMBER_BYTES)).cast(
@@ -100,31 +100,31 @@ class WorkerTable:
         self._numbers[start + _STATE] = state
 
     def count_restart(self, *, stalled: bool) -> None:
-        """Counts a replaced worker, and whether it was killed because it had stalled."""
+        """Counts a restarted worker, and whether it was killed because it had stalled."""
         self._numbers[_RESTARTS] += 1
         self._numbers[_STALLS] += stalled
 
-    def set_ended_seconds(self, seconds: float) -> None:
-        """Sets the processor time of the workers that have ended."""
-        self._numbers[_ENDED] = seconds
+    def set_exited_seconds(self, seconds: float) -> None:
+        """Sets the CPU time of the workers that have exited."""
+        self._numbers[_EXITED] = seconds
 
-    # What a worker writes.
+    # Written by workers.
 
-    def beat(self, index: int) -> None:
+    def heartbeat(self, index: int) -> None:
         """Records that a worker's event loop is running."""
-        self._numbers[self._start(index) + _BEATS] += 1
+        self._numbers[self._start(index) + _HEARTBEATS] += 1
 
-    def count_connections(self, index: int, taken: int, is_open: int) -> None:
-        """Sets how many connections a worker has taken over, and how many of them are open."""
+    def count_connections(self, index: int, accepted: int, is_open: int) -> None:
+        """Sets how many connections a worker has accepted, and how many of them are open."""
         start = self._start(index)
-        self._numbers[start + _CLOSED] = taken - is_open
-        self._numbers[start + _TAKEN] = taken
+        self._numbers[start + _CLOSED] = accepted - is_open
+        self._numbers[start + _ACCEPTED] = accepted
 
-    def leave(self, index: int) -> None:
-        """Records that a worker wants no further connections."""
-        self._numbers[self._start(index) + _LEAVING] = 1
+    def drain(self, index: int) -> None:
+        """Records that a worker accepts no further connections."""
+        self._numbers[self._start(index) + _DRAINING] = 1
 
-    # What everybody reads.
+    # Read by all.
 
     def alive(self) -> Iterator[Worker]:
         """The live workers."""
@@ -137,36 +137,36 @@ class WorkerTable:
         """The state of a worker."""
         return State(int(self._numbers[self._start(index) + _STATE]))
 
-    def beats(self, index: int) -> float:
-        """A number that grows while a worker's event loop is running."""
-        return self._numbers[self._start(index) + _BEATS]
+    def heartbeats(self, index: int) -> float:
+        """The heartbeats of a worker, which increase while its event loop is running."""
+        return self._numbers[self._start(index) + _HEARTBEATS]
 
-    def taken(self, index: int) -> int:
-        """The number of connections that a worker has taken over."""
-        return int(self._numbers[self._start(index) + _TAKEN])
+    def accepted(self, index: int) -> int:
+        """The number of connections that a worker has accepted."""
+        return int(self._numbers[self._start(index) + _ACCEPTED])
 
     def closed(self, index: int) -> int:
-        """How many of those have been closed."""
+        """The number of those that have been closed."""
         return int(self._numbers[self._start(index) + _CLOSED])
 
-    def is_leaving(self, index: int) -> bool:
-        """Whether a worker wants no further connections."""
-        return bool(self._numbers[self._start(index) + _LEAVING])
+    def is_draining(self, index: int) -> bool:
+        """Whether a worker accepts no further connections."""
+        return bool(self._numbers[self._start(index) + _DRAINING])
 
     @property
     def restarts(self) -> int:
-        """The number of replaced workers."""
+        """The number of restarted workers."""
         return int(self._numbers[_RESTARTS])
 
     @property
     def stalls(self) -> int:
-        """How many of those had stalled."""
+        """The number of those that had stalled."""
         return int(self._numbers[_STALLS])
 
     @property
-    def ended_seconds(self) -> float:
-        """Processor time of the workers that have ended."""
-        return self._numbers[_ENDED]
+    def exited_seconds(self) -> float:
+        """CPU time in seconds of the workers that have exited."""
+        return self._numbers[_EXITED]
 
     def _start(self, index: int) -> int:
         return (index + 1) * COLUMNS

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimq_service.errors import DeadlineError
-from slimq_service.http.bodies import Receive, unless_gone
+from slimq_service.http.bodies import Receive, cancel_on_disconnect
 from slimq_service.inference.queue_budget import QueueBudget
 
 READING_THREADS = 2
@@ -93,7 +93,7 @@ class Reader:
         turn = asyncio.ensure_future(self._free.acquire())
         try:
             async with asyncio.timeout(seconds):
-                await unless_gone(receive, turn)
+                await cancel_on_disconnect(receive, turn)
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # acquired at the same moment
                 self._free.release()

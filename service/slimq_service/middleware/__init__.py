@@ -1,1 +1,1 @@
-"""Layers around the application: keys, the admin port, access log, traces."""
+"""ASGI middleware: keys, the admin port, the access log, traces."""

@@ -1,4 +1,4 @@
-"""The access log: one structured line for each request, where the setting asks for it."""
+"""The access log: one structured record per request, if enabled by `SLIMQ_ACCESS_LOG`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slimq_service.http.forwarded import Proxies
-from slimq_service.http.request_ids import STARTS
+from slimq_service.http.request_ids import START_TYPES
 from slimq_service.requests.call import CALL
 
-LONGEST_PATH = 256
+MAX_PATH_LENGTH = 256
+"""Bytes of a path that are logged."""
 
 
 class AccessLog:
-    """An ASGI layer that logs what went through it."""
+    """ASGI middleware that logs every request."""
 
     def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
-        """Wraps `app`; `proxies` know who the client of a request is."""
+        """Wraps `app`; `proxies` determine the client of a request."""
         self._app, self._proxies = app, proxies
         self._log = structlog.get_logger(component="access")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hands on, and logs afterwards; a WebSocket once it is closed."""
+        """Calls the application and logs afterwards, for a WebSocket once it is closed."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -33,7 +34,7 @@ class AccessLog:
 
         def watch(message: Message) -> Awaitable[None]:
             nonlocal status
-            if message["type"] in STARTS:
+            if message["type"] in START_TYPES:
                 status = message.get("status", 101)
             return send(message)
 
@@ -44,7 +45,7 @@ class AccessLog:
             self._log.info(
                 "request",
                 method=scope.get("method", "WEBSOCKET"),
-                path=shown_path(scope),
+                path=printable_path(scope),
                 status=status,
                 client=self._proxies.client(scope),
                 policy=None if call is None else call.policy,
@@ -53,9 +54,9 @@ class AccessLog:
             )
 
 
-def shown_path(scope: Scope) -> str:
-    """The path as it was sent, percent signs and all: printable, and of a bounded length."""
+def printable_path(scope: Scope) -> str:
+    """The raw path, still percent-encoded, in printable characters and truncated."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    text = raw[:LONGEST_PATH].decode("ascii", "backslashreplace")
+    text = raw[:MAX_PATH_LENGTH].decode("ascii", "backslashreplace")
     text = text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-    return text if len(raw) <= LONGEST_PATH else f"{text}…"
+    return text if len(raw) <= MAX_PATH_LENGTH else f"{text}…"

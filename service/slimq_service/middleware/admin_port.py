@@ -1,7 +1,7 @@
-"""Two ports: one for whoever asks for actions, one for whoever watches and administers.
+"""Two ports: one for actions, one for monitoring and administration.
 
-Which port a request came in by is read from its connection's own address, never from a header.
-Another worker, which passes something on by a socket in the file system, is answered everything.
+The port of a request is taken from its connection, never from a header. Requests forwarded by
+another worker over a Unix socket may access everything.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slimq_service.http.error_responses import refuse
 from slimq_service.http.peers import from_peer
 from slimq_service.http.problems import Problem, no_such_path
-from slimq_service.middleware.auth import ADMINISTRATION, OPEN
+from slimq_service.middleware.auth import ADMIN_PREFIX, PUBLIC_PATHS
 
 METRICS = "/metrics"
 INDEX = "/v2/repository/index"
-"""What a load is chosen by; both ports answer it."""
+"""The list of models to load, available at both ports."""
 
 
-class Ports:
-    """An ASGI layer that answers administration at its own port alone, and nothing else there."""
+class PortFilter:
+    """ASGI middleware that serves administration at the admin port only, and nothing else there."""
 
     def __init__(self, app: ASGIApp, admin_port: int, count: Callable[[str], None]) -> None:
-        """Wraps `app`; `count` is told the code of every refusal."""
+        """Wraps `app`; `count` is called with the code of every rejection."""
         self._app, self._admin_port, self._count = app, admin_port, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers what is not at this port, and hands on what is."""
+        """Rejects paths that this port does not serve."""
         if scope["type"] != "lifespan" and not from_peer(scope):
             _, port = scope.get("server") or (None, None)
-            if not is_at(scope["path"], administers=port == self._admin_port):
+            if not is_served(scope["path"], administers=port == self._admin_port):
                 problem = _problem(scope["path"])
                 self._count(problem["code"])
                 await refuse(scope, receive, send, problem)
@@ -39,14 +39,14 @@ class Ports:
         await self._app(scope, receive, send)
 
 
-def is_at(path: str, *, administers: bool) -> bool:
-    """Whether the port that administers, or the other, answers a path."""
-    administration = path == METRICS or path.startswith(ADMINISTRATION)
+def is_served(path: str, *, administers: bool) -> bool:
+    """Whether the admin port (`administers`), or the other one, serves a path."""
+    administration = path == METRICS or path.startswith(ADMIN_PREFIX)
     if administers:
-        return administration or path in OPEN or path == INDEX
+        return administration or path in PUBLIC_PATHS or path == INDEX
     return not administration
 
 
 def _problem(path: str) -> Problem:
-    detail = f"there is nothing at {path!r} on this port; there is another for the rest"
+    detail = f"{path!r} is not served on this port; try the other one"
     return no_such_path(path, detail, "the paths of this port")

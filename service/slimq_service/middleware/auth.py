@@ -1,8 +1,8 @@
-"""Keys: who may ask, and who may load and unload.
+"""Authentication by keys.
 
-With an API key every request must bring it, or the administrator's, except those for health. With
-an administrator's key loading and unloading needs that one; without, they take the API key. What
-another worker passes on was let through by that one. The guard is only there where a key is set.
+If an API key is set, every request except health checks must present it or the admin key. If an
+admin key is set, loading and unloading require it; otherwise they require the API key. Requests
+forwarded by another worker were authenticated there. `Guard` is only installed if a key is set.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from slimq_service.http.problems import problem_of
 from slimq_service.settings import PREFIX, Settings
 from slimq_service.settings_types import KEY, KEY_RULE
 
-OPEN = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
-"""Paths that need no key: probes have none."""
-ADMINISTRATION = "/v2/repository/models/"
-"""Whatever begins like this changes what is in memory."""
+PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
+"""Paths that require no key, for probes."""
+ADMIN_PREFIX = "/v2/repository/models/"
+"""Prefix of the paths that load and unload."""
 EXPECTED = "Bearer KEY, or X-API-Key: KEY"
-LONGEST_FILE = 4096
-"""Bytes of a file with a key."""
+MAX_KEY_FILE_BYTES = 4096
+"""Bytes of a key file that are read."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a service; None where none is set."""
+    """The keys of a service; None if not set."""
 
     api: bytes | None = field(default=None, repr=False)
     admin: bytes | None = field(default=None, repr=False)
@@ -46,7 +46,7 @@ class Keys:
 
 
 def read_keys(settings: Settings) -> Keys:
-    """The keys, from the settings or the files that they name.
+    """Reads the keys from the settings, or the files that these name.
 
     Raises:
         ConfigError: a file cannot be read, or holds no key.
@@ -58,7 +58,7 @@ def read_keys(settings: Settings) -> Keys:
 
 
 def with_keys(settings: Settings) -> Settings:
-    """The settings with the keys themselves in place of files, so that all workers have the same.
+    """The settings with key files replaced by their keys, so that all workers have the same keys.
 
     Raises:
         ConfigError: a file cannot be read, or holds no key.
@@ -70,14 +70,14 @@ def with_keys(settings: Settings) -> Settings:
 
 
 class Guard:
-    """An ASGI layer that lets only those through who have a key."""
+    """ASGI middleware that requires a key."""
 
     def __init__(self, app: ASGIApp, keys: Keys, count: Callable[[str], None]) -> None:
-        """Guards `app`; `count` is told the code of every refusal."""
+        """Wraps `app`; `count` is called with the code of every rejection."""
         self._app, self._keys, self._count = app, keys, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers who may not, and hands on who may."""
+        """Rejects requests without a sufficient key."""
         if scope["type"] != "lifespan" and not from_peer(scope):
             error = self._check(scope["path"], scope["headers"])
             if error is not None:
@@ -89,26 +89,26 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _check(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> SlimqError | None:
-        if path in OPEN:
+        if path in PUBLIC_PATHS:
             return None
-        keys, administers = self._keys, path.startswith(ADMINISTRATION)
+        keys, administers = self._keys, path.startswith(ADMIN_PREFIX)
         if keys.api is None and not administers:
             return None
-        brought = list(brought_keys(headers))
-        if _is_among(keys.admin, brought):
+        presented = list(presented_keys(headers))
+        if _is_among(keys.admin, presented):
             return None
-        is_known = _is_among(keys.api, brought)
+        is_known = _is_among(keys.api, presented)
         if administers and keys.admin is not None:
             if is_known:
-                return ForbiddenError("key", "the administrator's", "one for other requests")
+                return ForbiddenError("key", "the admin key", "the API key")
         elif is_known:
             return None
-        received = "one that is not known here" if brought else "no key"
+        received = "an unknown key" if presented else "no key"
         return UnauthorizedError("Authorization", EXPECTED, received)
 
 
-def brought_keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
-    """The keys that a request brings, in either header."""
+def presented_keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """The keys in a request's headers."""
     for name, value in headers:
         if name == b"x-api-key":
             yield value
@@ -119,26 +119,26 @@ def brought_keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
 
 
 def describe(document: dict[str, Any], keys: Keys) -> None:
-    """Says in the document of the interface which key each operation needs."""
+    """Adds to the OpenAPI document which key each operation requires."""
     if not keys:
         return
-    whose = "for every request but those for health" if keys.api else "for loading and unloading"
-    described = f"needed {whose}"
+    whose = "every request except health checks" if keys.api else "loading and unloading"
+    described = f"required for {whose}"
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": described},
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": described},
     }
     for path, operations in document["paths"].items():
-        administers = path.startswith(ADMINISTRATION)
-        needed = path not in OPEN and (keys.api is not None or administers)
+        administers = path.startswith(ADMIN_PREFIX)
+        needed = path not in PUBLIC_PATHS and (keys.api is not None or administers)
         for operation in operations.values():
             operation["security"] = [{"bearer": []}, {"key": []}] if needed else []
             if administers and keys.admin is not None:
-                operation["description"] = "Needs the administrator's key."
+                operation["description"] = "Requires the admin key."
 
 
-def _is_among(key: bytes | None, brought: list[bytes]) -> bool:
-    return key is not None and any(compare_digest(key, one) for one in brought)
+def _is_among(key: bytes | None, presented: list[bytes]) -> bool:
+    return key is not None and any(compare_digest(key, one) for one in presented)
 
 
 def _read(key: SecretStr | None, file: Path | None, name: str) -> bytes | None:
@@ -148,7 +148,7 @@ def _read(key: SecretStr | None, file: Path | None, name: str) -> bytes | None:
         return None
     try:
         with file.open("rb") as stream:
-            content = stream.read(LONGEST_FILE).strip()
+            content = stream.read(MAX_KEY_FILE_BYTES).strip()
     except OSError as error:
         problem = f"{file}: cannot be read: {error.strerror}"
         raise ConfigError("settings", PREFIX + name, problem) from error

@@ -1,7 +1,7 @@
-"""Cross-origin resource sharing: which other sites' pages may use the service from a browser.
+"""Cross-origin resource sharing (CORS): the sites whose pages may use the service.
 
-Starlette's, around keys and errors, so that a page can read those too. Cookies play no part here:
-keys are headers.
+It is outside of authentication and error handling, so that pages can read those errors, too.
+Credentials mode is not needed, since keys are headers and not cookies.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from slimq_service.settings_types import ANY
 
 METHODS = ("GET", "HEAD", "POST")
 EXPOSED = ("X-Request-Id", "Retry-After", LENGTH_NAME, "Allow", "WWW-Authenticate")
-"""Headers of responses that a page may read beside those that every page may."""
+"""Response headers that pages may read besides the safelisted ones."""
 
 
 class Cors(CORSMiddleware):
-    """An ASGI layer that answers preflights, and names the origins that may read a response."""
+    """Starlette's CORS middleware, with problem documents for rejected preflights."""
 
     def __init__(
         self, app: ASGIApp, origins: Collection[str], count: Callable[[str], None]
@@ -32,9 +32,9 @@ class Cors(CORSMiddleware):
         """Wraps `app`.
 
         Args:
-            app: what answers.
-            origins: those that are allowed; `*` among them allows any.
-            count: told the code of every refusal.
+            app: the application.
+            origins: the allowed origins; `*` allows any.
+            count: called with the code of every rejection.
         """
         super().__init__(
             app,
@@ -47,7 +47,7 @@ class Cors(CORSMiddleware):
         self._count = count
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """What a preflight is answered: Starlette's response, or a problem where it is refused."""
+        """Starlette's response to a preflight, or a problem document if it is rejected."""
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response

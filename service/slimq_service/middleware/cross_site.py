@@ -1,12 +1,12 @@
-"""Refuses what a web page of another site would change, and its WebSockets.
+"""Rejects state-changing requests and WebSockets from pages of other sites.
 
-A browser lets every page send a POST with plain text, and open a WebSocket, to any address that it
-can reach, this machine's among them. It says so: with `Origin` and `Sec-Fetch-Site`, which no page
-can leave out or change. A request without either comes from no browser, and goes on.
+Browsers let any page send a plain-text POST, or open a WebSocket, to every reachable address,
+localhost included. They add `Origin` and `Sec-Fetch-Site`, which pages can neither omit nor change.
+A request with neither header is not from a browser, and is let through.
 
-A page can also give its own name the service's address once it has been loaded (DNS rebinding), and
-is of the same origin then. So a browser's `Host` must be a name of the service. Addresses need no
-such check: a page that has one as its name was loaded from there.
+After loading, a page can also point its own host name to the service's address (DNS rebinding),
+which makes it same-origin. So a browser's `Host` must be a name of the service. IP addresses need
+no such check: a page whose host is an address was loaded from that address.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from slimq_service.http.sites import (
     is_same_host,
     name_of,
 )
-from slimq_service.middleware.auth import ADMINISTRATION
+from slimq_service.middleware.auth import ADMIN_PREFIX
 from slimq_service.settings import Settings
 from slimq_service.settings_types import ANY
 
@@ -37,17 +37,17 @@ EXPECTED_HOST = "localhost, an IP address or a name of SLIMQ_ALLOWED_HOSTS"
 
 
 class CrossSite:
-    """An ASGI layer that refuses loads, unloads and WebSockets for a page of another site."""
+    """ASGI middleware that rejects cross-site loads, unloads and WebSockets."""
 
     def __init__(self, app: ASGIApp, settings: Settings, count: Callable[[str], None]) -> None:
-        """Wraps `app`; `count` is told the code of every refusal."""
+        """Wraps `app`; `count` is called with the code of every rejection."""
         self._app, self._settings, self._count = app, settings, count
         self._proxies = Proxies(settings.forwarded_allow_ips)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuses a request, or hands it on."""
+        """Rejects cross-site requests."""
         kind = scope["type"]
-        administers = kind == "http" and scope["path"].startswith(ADMINISTRATION)
+        administers = kind == "http" and scope["path"].startswith(ADMIN_PREFIX)
         if (kind == "websocket" or administers) and not from_peer(scope):
             error = self._check(scope, administers=administers)
             if error is not None:
@@ -70,7 +70,7 @@ class CrossSite:
         names = self._names(scope)
         hosts = {"Host": host, "X-Forwarded-Host": self._proxies.forwarded_host(scope) or host}
         for field, one in hosts.items():
-            if not (is_own(name_of(one)) or is_among(name_of(one), names)):
+            if not (resolves_without_dns(name_of(one)) or is_among(name_of(one), names)):
                 return CrossSiteError(field, EXPECTED_HOST, repr(one))
         if origin is not None and self._is_allowed(origin.lower(), administers=administers):
             return None
@@ -82,23 +82,23 @@ class CrossSite:
         return None
 
     def _is_allowed(self, origin: str, *, administers: bool) -> bool:
-        """Whether the settings name an origin; `*` is of those that read and ask for actions."""
+        """Whether the settings allow an origin; `*` does not apply to administration."""
         origins = self._settings.cors_origins
         return origin in origins or (ANY in origins and not administers)
 
     def _names(self, scope: Scope) -> tuple[str, ...]:
-        """The names of the service beside addresses and localhost."""
+        """The service's host names besides IP addresses and localhost."""
         settings = self._settings
         if settings.allowed_hosts:
             return settings.allowed_hosts
         server, port = scope.get("server") or ("", None)
-        if port is None and str(server).startswith("/"):  # a socket in the file system
+        if port is None and str(server).startswith("/"):  # a Unix socket
             return (ANY,)
         at_admin_port = port is not None and port == settings.admin_port
         bound = settings.admin_host if at_admin_port else settings.host
         return () if is_loopback(bound) else (ANY,)
 
 
-def is_own(name: str) -> bool:
-    """Whether a browser finds a host without DNS, which might give it another address later."""
+def resolves_without_dns(name: str) -> bool:
+    """Whether browsers resolve a host without DNS, which rules out DNS rebinding."""
     return is_address(name) or is_localhost(name)

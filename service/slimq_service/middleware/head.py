@@ -1,4 +1,4 @@
-"""HEAD wherever there is GET (RFC 9110, 9.3.2): the same response without its body."""
+"""HEAD for every GET route (RFC 9110, 9.3.2): the same response without its body."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY = "http.response.body"
 ROUTE = "route"
-"""Key of a scope in which Starlette leaves the route that answered; traces are named after it."""
+"""Scope key in which Starlette stores the matched route; traces are named after it."""
 
 
 class Head:
-    """An ASGI layer that has GET answer HEAD, and keeps the body to itself."""
+    """ASGI middleware that answers HEAD as GET, without the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hands on; the server sees HEAD, and knows that the announced length has no bytes."""
+        """Calls the application with GET; the server still sees HEAD, and expects no body."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return

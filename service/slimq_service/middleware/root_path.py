@@ -1,4 +1,4 @@
-"""A prefix of paths, behind a proxy that passes it on; one that strips it is as good."""
+"""A path prefix behind a proxy, whether or not the proxy strips it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RootPath:
-    """An ASGI layer that takes the prefix off.
+    """ASGI middleware that strips the prefix.
 
-    It is taken off once, and what is left is the path for everybody: for keys, ports and routes
-    alike. So `root_path` of the scope stays empty: Starlette's router would take it off again.
+    It is stripped once, for all inner middleware and routes. The scope's `root_path` stays empty:
+    otherwise Starlette's router would strip it again.
     """
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
-        """Wraps `app`; `prefix` begins with a slash, and ends with none."""
+        """Wraps `app`; `prefix` has a leading slash, but no trailing one."""
         self._app, self._prefix = app, prefix
         self._start, self._length = prefix + "/", len(prefix)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Hands on; `raw_path` stays as it was sent, for logs."""
+        """Calls the application; `raw_path` is unchanged, for logs."""
         if scope["type"] != "lifespan":
             path: str = scope["path"]
             if path.startswith(self._start):

@@ -1,8 +1,8 @@
-"""What lies around the application: layers that every request goes through, errors and all.
+"""The middleware stack of the application.
 
-A middleware that FastAPI is told of would sit behind the front, which answers most requests itself,
-and inside of FastAPI's handling of mistakes. These see every request and every answer. Each is only
-there where a setting asks for it, but for the ids.
+Middleware added to FastAPI would be inside of its error handling and of `Dispatch`, which handles
+most requests itself. This stack is outside, and sees every request and response, errors included.
+Except for request ids, middleware is only installed if the settings ask for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from slimq_service.http.forwarded import Proxies
 from slimq_service.http.request_ids import RequestIds
 from slimq_service.metrics.service import Metrics
 from slimq_service.middleware.access_log import AccessLog
-from slimq_service.middleware.admin_port import Ports
+from slimq_service.middleware.admin_port import PortFilter
 from slimq_service.middleware.auth import Guard, Keys
 from slimq_service.middleware.cors import Cors
 from slimq_service.middleware.cross_site import CrossSite
@@ -27,12 +27,12 @@ from slimq_service.middleware.root_path import RootPath
 from slimq_service.settings import Settings
 
 
-def surround_routes(app: ASGIApp, settings: Settings, metrics: Metrics) -> ASGIApp:
-    """The application's routes with the layers that requests for actions need not pass."""
+def wrap_routes(app: ASGIApp, settings: Settings, metrics: Metrics) -> ASGIApp:
+    """Wraps the routes in the middleware that requests for actions bypass."""
     return CrossSite(Head(app), settings, metrics.http_error)
 
 
-def surround(
+def wrap(
     app: ASGIApp,
     settings: Settings,
     metrics: Metrics,
@@ -40,20 +40,20 @@ def surround(
     make_id: Callable[[], str],
     provider: Any,
 ) -> ASGIApp:
-    """The application with its layers around it.
+    """Wraps the application in the middleware stack.
 
     Args:
-        app: what answers.
-        settings: which layers there are.
-        metrics: where refusals are counted.
-        keys: what the guard asks for.
-        make_id: makes ids for requests.
+        app: the application.
+        settings: determine the middleware.
+        metrics: count rejections.
+        keys: required by `Guard`.
+        make_id: generates request ids.
         provider: of spans, from `trace_provider`.
     """
     if keys:
         app = Guard(app, keys, metrics.http_error)
     if settings.admin_port is not None:
-        app = Ports(app, settings.admin_port, metrics.http_error)
+        app = PortFilter(app, settings.admin_port, metrics.http_error)
     if settings.cors_origins:
         app = Cors(app, settings.cors_origins, metrics.http_error)
     if settings.root_path:
@@ -68,7 +68,7 @@ def surround(
 
 
 def trace_provider(settings: Settings) -> Any:
-    """What makes spans, None where none are asked for.
+    """The provider of spans, None if tracing is disabled.
 
     Raises:
         MissingExtraError: OpenTelemetry is not installed.
@@ -83,7 +83,7 @@ def trace_provider(settings: Settings) -> Any:
 
 
 def count_refused(metrics: Metrics, make_id: Callable[[], str], code: str) -> str:
-    """Counts what is refused before it is a request; answers the id to name it by."""
+    """Counts an error that precedes a request, and returns a request id for it."""
     metrics.http_error(code)
     request_id = make_id()
     structlog.get_logger(component="wire").debug("refused", code=code, request_id=request_id)

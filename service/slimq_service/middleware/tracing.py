@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry: a span for each request, and within it where its time went.
+"""OpenTelemetry tracing: a span per request, with child spans for its stages.
 
-Only imported where the setting asks for it; it needs the extra `otel`. Where spans go, and how many
-of them, is told by OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`,
-`OTEL_TRACES_SAMPLER`, …). A caller's trace goes on here (W3C `traceparent`).
+Only imported if enabled; requires the extra `otel`. Export and sampling are configured by
+OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, …). A caller's
+trace is continued (W3C `traceparent`).
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slimq import __version__
-from slimq_service.http.request_ids import CURRENT, STARTS
-from slimq_service.middleware.access_log import shown_path
+from slimq_service.http.request_ids import CURRENT_ID, START_TYPES
+from slimq_service.middleware.access_log import printable_path
 from slimq_service.requests.call import CALL, Call
 
 SERVICE = "slimq"
-NAMES = (3, 5)
-"""Where the paths of hot endpoints name a policy and a variant."""
+PARAMETER_POSITIONS = (3, 5)
+"""Positions of policy and variant in the paths that `Dispatch` routes."""
 CONTEXT_HEADERS = frozenset((b"traceparent", b"tracestate"))
 
 
 def make_exporter() -> SpanExporter:
-    """What sends spans, as OpenTelemetry's variables have it."""
+    """The exporter of spans, as configured by OpenTelemetry's variables."""
     return OTLPSpanExporter()
 
 
 def make_provider() -> TracerProvider:
-    """What makes spans and has them sent; to be shut down in the end, which sends what waits."""
+    """The provider of spans; its `shutdown`, to be called at the end, exports pending ones."""
     attributes = {"service.version": __version__}
     named = "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if not named and "OTEL_SERVICE_NAME" not in os.environ:
@@ -49,7 +49,7 @@ def make_provider() -> TracerProvider:
 
 
 class Tracing:
-    """An ASGI layer that makes the spans of HTTP requests."""
+    """ASGI middleware that records spans of HTTP requests."""
 
     def __init__(self, app: ASGIApp, provider: TracerProvider) -> None:
         self._app = app
@@ -57,11 +57,11 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hands on, and ends the span once the answer is made."""
+        """Calls the application, and ends the span after the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # The clock that spans are told in may be set; what lies within is measured by the other.
+        # Spans are in wall-clock time, which may be adjusted; stages use the monotonic clock.
         offset = time.time_ns() - time.perf_counter_ns()
         span = self._tracer.start_span(
             scope["method"], self._parent(scope["headers"]), SpanKind.SERVER
@@ -70,7 +70,7 @@ class Tracing:
 
         def watch(message: Message) -> Awaitable[None]:
             nonlocal status
-            if message["type"] in STARTS:
+            if message["type"] in START_TYPES:
                 status = message["status"]
             return send(message)
 
@@ -90,7 +90,7 @@ class Tracing:
 
 
 def describe(span: Span, scope: Scope, status: int) -> None:
-    """Names a span after its route, so that there are few names, and says what came of it."""
+    """Names a span after its route (which bounds the number of names), and sets attributes."""
     route = route_of(scope)
     if route is not None:
         span.update_name(f"{scope['method']} {route}")
@@ -98,9 +98,9 @@ def describe(span: Span, scope: Scope, status: int) -> None:
     call: Call | None = scope.get(CALL)
     known: dict[str, Any] = {
         "http.request.method": scope["method"],
-        "url.path": shown_path(scope),
+        "url.path": printable_path(scope),
         "http.response.status_code": status or None,
-        "slimq.request_id": CURRENT.get(),
+        "slimq.request_id": CURRENT_ID.get(),
         "slimq.policy": call and call.policy,
         "slimq.variant": call and call.variant,
         "slimq.observations": call and call.observations,
@@ -111,10 +111,9 @@ def describe(span: Span, scope: Scope, status: int) -> None:
 
 
 def add_stages(tracer: Tracer, within: Context, call: Call, offset: int) -> None:
-    """The stages of a request for actions, one after the other from its whole body on.
+    """Adds spans for the stages of a request for actions, starting when its body was complete.
 
-    They are measured as durations: where one ended and the next began is not known to the
-    microsecond.
+    Only the durations of the stages are measured, so their boundaries are approximate.
     """
     start, stages = (call.began or call.arrived) + offset, call.stages
     for name, nanoseconds in (
@@ -129,10 +128,10 @@ def add_stages(tracer: Tracer, within: Context, call: Call, offset: int) -> None
 
 
 def route_of(scope: Scope) -> str | None:
-    """The path with names in place of values, None for one that is not there."""
-    if CALL not in scope:  # the front routes hot endpoints itself
+    """The path template of the matched route, None if there is none."""
+    if CALL not in scope:  # not routed by `Dispatch`
         return getattr(scope.get("route"), "path", None)
     parts = scope["path"].split("/")
-    for place, name in zip(NAMES, scope["path_params"], strict=False):
+    for place, name in zip(PARAMETER_POSITIONS, scope["path_params"], strict=False):
         parts[place] = f"{{{name}}}"
     return "/".join(parts)

@@ -96,8 +96,8 @@ class _Processes(Collector):
             yield gauge
         for metric in _sum(m for worker in alive for m in _process_metrics(str(worker.pid))):
             if metric.name == CPU_SECONDS:
-                ended = table.ended_seconds
-                metric.samples = [s._replace(value=s.value + ended) for s in metric.samples]
+                exited = table.exited_seconds
+                metric.samples = [s._replace(value=s.value + exited) for s in metric.samples]
             yield metric
 
 

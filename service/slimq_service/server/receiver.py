@@ -15,9 +15,9 @@ import structlog
 from slimq_service.http.worker_table import WorkerTable
 from slimq_service.server.orders import UP, receive_connection
 
-BEAT_SECONDS = 0.25
+HEARTBEAT_SECONDS = 0.25
 MAX_AT_ONCE = 64
-"""Connections that are taken in one turn of the event loop."""
+"""Connections that are accepted in one turn of the event loop."""
 
 
 class ConnectionReceiver:
@@ -37,16 +37,16 @@ class ConnectionReceiver:
         """
         channel.settimeout(0)
         self._channel, self._table, self._index = channel, table, index
-        self._taken = 0
+        self._accepted = 0
         self._give: Callable[[socket.socket], None] = socket.socket.close
         self._count: Callable[[], int] = lambda: 0
         self.ended = False
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Tells the supervisor that the event loop goes round, now and again and again."""
-        self._table.beat(self._index)
+        self._table.heartbeat(self._index)
         self.count()
-        asyncio.get_running_loop().call_later(BEAT_SECONDS, self.beat)
+        asyncio.get_running_loop().call_later(HEARTBEAT_SECONDS, self.heartbeat)
 
     def open(self, give: Callable[[socket.socket], None], count: Callable[[], int]) -> None:
         """Asks the supervisor for connections.
@@ -59,13 +59,13 @@ class ConnectionReceiver:
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._receive)
         self._channel.send(UP)
 
-    def leave(self) -> None:
+    def drain(self) -> None:
         """Asks the supervisor for no more of them; `ended` says when all have come."""
-        self._table.leave(self._index)
+        self._table.drain(self._index)
 
     def count(self) -> None:
         """Tells the supervisor how many are open."""
-        self._table.count_connections(self._index, self._taken, self._count())
+        self._table.count_connections(self._index, self._accepted, self._count())
 
     def _receive(self) -> None:
         for _ in range(MAX_AT_ONCE):
@@ -76,7 +76,7 @@ class ConnectionReceiver:
             except ConnectionError:  # the supervisor has died
                 connection = None
             except OSError as error:
-                self._taken += 1
+                self._accepted += 1
                 structlog.get_logger(component="worker").error(
                     "connection lost", problem=str(error)
                 )
@@ -85,6 +85,6 @@ class ConnectionReceiver:
                 self.ended = True
                 asyncio.get_running_loop().remove_reader(self._channel.fileno())
                 break
-            self._taken += 1
+            self._accepted += 1
             self._give(connection)
         self.count()

@@ -114,7 +114,7 @@ class _Server(Server):
 
     def starting(self) -> None:
         if self._receiver is not None:
-            self._receiver.beat()
+            self._receiver.heartbeat()
 
     def answering(self) -> None:
         if self._receiver is not None:
@@ -124,7 +124,7 @@ class _Server(Server):
         lifecycle, seconds = self._app.lifecycle, self._app.settings.drain_seconds
         is_first, lifecycle.draining = not lifecycle.draining, True
         if is_first and self._receiver is not None:
-            self._receiver.leave()
+            self._receiver.drain()
             return False
         if is_first and seconds:
             self._end = time.monotonic() + seconds

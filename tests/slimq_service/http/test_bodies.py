@@ -8,11 +8,11 @@ import pytest
 from slimq_service.errors import BodyTimeoutError, LimitError, MalformedError, MediaTypeError
 from slimq_service.http.bodies import (
     ClientGoneError,
+    cancel_on_disconnect,
     drain,
     is_long,
     media_type,
     read_body,
-    unless_gone,
 )
 
 TYPES = ("application/json", "application/octet-stream")
@@ -114,7 +114,7 @@ def test_what_is_waited_for_is_given_up_where_the_client_goes(kind: str) -> None
     async def run() -> None:
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         with pytest.raises(ClientGoneError):
-            await unless_gone(receive, waiting)
+            await cancel_on_disconnect(receive, waiting)
         assert waiting.cancelled()
 
     asyncio.run(run())
@@ -136,7 +136,7 @@ def test_what_is_waited_for_comes_while_the_client_stays() -> None:
     async def run() -> None:
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(0.02, waiting.set_result, 7)
-        assert await unless_gone(receive, waiting) == 7
+        assert await cancel_on_disconnect(receive, waiting) == 7
         await asyncio.sleep(0)
 
     asyncio.run(run())
@@ -150,6 +150,6 @@ def test_a_channel_that_fails_is_no_client_that_has_gone() -> None:
     async def run() -> None:
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         with pytest.raises(ConnectionError, match="broken"):
-            await unless_gone(receive, waiting)
+            await cancel_on_disconnect(receive, waiting)
 
     asyncio.run(run())

@@ -65,7 +65,7 @@ def test_a_broken_stream_is_refused(encoding: str) -> None:
     whole = COMPRESS[encoding](b"abc" * 100)
     for start in (b"", whole[:1], whole[:-1], whole[:-5]):
         with pytest.raises(
-            MalformedError, match=f"a whole {encoding} stream, received a truncated"
+            MalformedError, match=f"a complete {encoding} stream, received a truncated"
         ):
             decompress(start, encoding, 1000)
     with pytest.raises(MalformedError, match=f"compressed with {encoding}"):
@@ -87,9 +87,9 @@ def test_gzip_members_in_a_row_are_one_body() -> None:
     assert decompress(whole, "gzip", length) == b"".join(parts)
     with pytest.raises(LimitError, match=f"at most {length - 1} bytes"):
         decompress(whole, "gzip", length - 1)
-    with pytest.raises(MalformedError, match="a whole gzip stream, received a truncated one"):
+    with pytest.raises(MalformedError, match="a complete gzip stream, received a truncated one"):
         decompress(whole[:-1], "gzip", length)
-    with pytest.raises(MalformedError, match="after 4 whole gzip members"):
+    with pytest.raises(MalformedError, match="after 4 complete gzip members"):
         decompress(whole + b"xyz", "gzip", length)
 
 
@@ -153,7 +153,7 @@ def test_a_compressed_body_that_is_wrong_is_a_problem(server: Any, path: str) ->
     for body, status, code, received in (
         (packed[:-1], 400, "malformed-body", "a truncated one"),
         (packed + b"x", 400, "malformed-body", "a truncated one"),
-        (packed + b"xy", 400, "malformed-body", "after 1 whole gzip members"),
+        (packed + b"xy", 400, "malformed-body", "after 1 complete gzip members"),
         (OBSERVATIONS, 400, "malformed-body", "incorrect header check"),
         (gzip.compress(bytes(200_001)), 413, "over-limit", "more than that once decompressed"),
         (gzip.compress(b"{"), 400, "malformed-body", "unexpected end"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import Request
 
-from slimq_service.http.peers import PeerAnswer, Peers, socket_name
+from slimq_service.http.peers import PeerResponse, Peers, socket_name
 from slimq_service.http.worker_table import State, WorkerTable
 from slimq_service.server.sockets import bind_unix
 
@@ -37,7 +37,7 @@ def others(tmp_path: Path) -> Iterator[list[socket.socket]]:
         one.close()
 
 
-def ask(folder: Path, table: WorkerTable) -> list[PeerAnswer]:
+def ask(folder: Path, table: WorkerTable) -> list[PeerResponse]:
     scope: dict[str, Any] = {
         "type": "http",
         "method": "GET",
@@ -46,7 +46,7 @@ def ask(folder: Path, table: WorkerTable) -> list[PeerAnswer]:
         "server": ("127.0.0.1", 8000),
     }
 
-    async def run() -> list[PeerAnswer]:
+    async def run() -> list[PeerResponse]:
         return await Peers(folder, socket_name(0), table).ask(Request(scope), b"")
 
     return asyncio.run(run())
@@ -65,7 +65,7 @@ def test_every_other_worker_is_asked(
     threads = [threading.Thread(target=answer_once, args=(one,)) for one in others]
     for thread in threads:
         thread.start()
-    assert ask(tmp_path, table) == [PeerAnswer(200, b"ok")] * 2
+    assert ask(tmp_path, table) == [PeerResponse(200, b"ok")] * 2
     for thread in threads:
         thread.join()
 
@@ -78,7 +78,7 @@ def test_one_that_stalls_meanwhile_is_not_waited_for(
     answering.start()
     stalling.start()
     began = time.monotonic()
-    assert ask(tmp_path, table) == [PeerAnswer(200, b"ok")]
+    assert ask(tmp_path, table) == [PeerResponse(200, b"ok")]
     assert 0.4 < time.monotonic() - began < 10
     answering.join()
     connection, _ = others[1].accept()
@@ -92,7 +92,7 @@ def test_a_dead_one_is_left_out(
     answering = threading.Thread(target=answer_once, args=(others[0],))
     answering.start()
     others[1].close()
-    assert ask(tmp_path, table) == [PeerAnswer(200, b"ok")]
+    assert ask(tmp_path, table) == [PeerResponse(200, b"ok")]
     answering.join()
 
 

@@ -14,12 +14,12 @@ from slimq.core.errors import (
 )
 from slimq_service import errors
 from slimq_service.http.problems import (
-    cut,
     explain,
     internal_problem,
     no_such_path,
     problem_of,
     render,
+    truncate,
 )
 
 EXAMPLES = [
@@ -86,5 +86,5 @@ def test_what_is_not_there_says_which_path_it_was() -> None:
 
 
 def test_long_and_unencodable_texts_become_short_and_valid() -> None:
-    assert len(cut("x" * 100_000, 500)) < 540
-    orjson.dumps(cut("\ud800", 10))
+    assert len(truncate("x" * 100_000, 500)) < 540
+    orjson.dumps(truncate("\ud800", 10))

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from slimq_service.http.request_ids import CURRENT, RequestIds, add_request_id, id_maker
+from slimq_service.http.request_ids import CURRENT_ID, RequestIds, add_request_id, id_maker
 from slimq_service.server.logs import configure_logs
 
 ACT = "/v1/policies/tiny/act"
@@ -86,12 +86,12 @@ def test_what_a_request_has_done_for_it_is_logged_under_its_id(
 
 
 def test_a_logger_may_say_an_id_itself() -> None:
-    token = CURRENT.set("current")
+    token = CURRENT_ID.set("current")
     try:
         assert add_request_id(None, "", {})["request_id"] == "current"
         assert add_request_id(None, "", {"request_id": "own"})["request_id"] == "own"
     finally:
-        CURRENT.reset(token)
+        CURRENT_ID.reset(token)
     assert "request_id" not in add_request_id(None, "", {})
 
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from slimq_service.middleware.access_log import LONGEST_PATH, shown_path
+from slimq_service.middleware.access_log import MAX_PATH_LENGTH, printable_path
 from waiting import until
 
 ACT = "/v1/policies/tiny/act"
@@ -73,10 +73,10 @@ PATHS = [
 
 @pytest.mark.parametrize(("path", "raw"), PATHS)
 def test_a_path_is_shown_in_one_bounded_printable_line(path: str, raw: bytes | None) -> None:
-    shown = shown_path({"path": path, "raw_path": raw})
+    shown = printable_path({"path": path, "raw_path": raw})
     assert shown.isprintable()
     assert "\n" not in shown
-    assert len(shown) <= 10 * LONGEST_PATH
+    assert len(shown) <= 10 * MAX_PATH_LENGTH
     assert shown[:1] == "/"
 
 

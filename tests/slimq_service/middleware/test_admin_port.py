@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from slimq.core.errors import ConfigError, InvalidInputError
-from slimq_service.middleware.admin_port import Ports
+from slimq_service.middleware.admin_port import PortFilter
 from slimq_service.server import sockets
 from slimq_service.server.sockets import listen
 from slimq_service.settings import Settings, read_settings
@@ -75,7 +75,7 @@ def test_another_worker_is_answered_everything() -> None:
             passed.append(scope["path"])
 
         scope = {"type": "http", "path": path, "server": ("/tmp/slimq-x/worker-0.sock", None)}
-        await Ports(app, 9000, str)(scope, None, None)  # type: ignore[arg-type]
+        await PortFilter(app, 9000, str)(scope, None, None)  # type: ignore[arg-type]
         return passed
 
     for _, path in (*ADMINISTRATION, *REST, *BOTH):

@@ -98,9 +98,7 @@ def test_loading_and_unloading_need_the_administrators_key(start: Any) -> None:
         answer = service.request("POST", path, headers=BEARER)
         assert answer.status_code == 403
         assert "www-authenticate" not in answer.headers
-        assert answer.json() == {
-            "error": "key: expected the administrator's, received one for other requests"
-        }
+        assert answer.json() == {"error": "key: expected the admin key, received the API key"}
     assert (counted(service, "forbidden"), counted(service, "unauthorized")) == (2, 2)
 
 

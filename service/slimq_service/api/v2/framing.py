@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slimq_service.errors import MalformedError
-from slimq_service.http.bodies import Headers, header, number_of
+from slimq_service.http.bodies import Headers, header, parse_length
 
 LENGTH_HEADER = b"inference-header-content-length"
 LENGTH_NAME = "Inference-Header-Content-Length"
@@ -39,7 +39,7 @@ def json_length(headers: Headers) -> int | None:
     value = header(headers, LENGTH_HEADER)
     if value is None:
         return None
-    length = number_of(value)
+    length = parse_length(value)
     if length is None:
         raise MalformedError(LENGTH_NAME, "a number of bytes", repr(value.decode("latin-1")))
     return length

@@ -21,7 +21,7 @@ from slimq_service.errors import MalformedError
 from slimq_service.http.bodies import ClientGoneError, read_body
 from slimq_service.http.content_encoding import decompress, encoding_of
 from slimq_service.http.error_responses import V2_PREFIX
-from slimq_service.http.peers import PeerAnswer, Peers
+from slimq_service.http.peers import PeerResponse, Peers
 from slimq_service.settings import Settings
 from slimq_service.variants.catalogue import Catalogue
 
@@ -173,7 +173,7 @@ async def load_all(catalogue: Catalogue, policy: str, variants: Iterable[str]) -
         raise first
 
 
-def check_responses(responses: Iterable[PeerAnswer]) -> None:
+def check_responses(responses: Iterable[PeerResponse]) -> None:
     """Checks that the other workers succeeded, too.
 
     Raises:

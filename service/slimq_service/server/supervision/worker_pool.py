@@ -132,7 +132,7 @@ class WorkerPool:
             self._ever_up = True
             self._set(worker, State.ANSWERING)
             self._log.info("worker answers", worker=index, pid=pid)
-        if worker.is_leaving() and not self._is_ending:
+        if worker.is_draining() and not self._is_ending:
             worker.finish()
         silent, limit = round(worker.silent_seconds, 1), self._settings.worker_stall_seconds
         if worker.was_ended or not worker.is_up:
@@ -155,7 +155,7 @@ class WorkerPool:
         worker.close()
         self._table.set_state(slot.index, State.ABSENT, 0)
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._table.set_ended_seconds(spent.ru_utime + spent.ru_stime)
+        self._table.set_exited_seconds(spent.ru_utime + spent.ru_stime)
         slot.vacate(time.monotonic() - worker.started)
         if not self._is_ending:
             pid = worker.process.pid

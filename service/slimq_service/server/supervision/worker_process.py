@@ -67,7 +67,7 @@ class WorkerProcess:
             self._orders.flush()
         self.started = time.monotonic()
         self.is_up = self.is_stalled = self.was_ended = False
-        self.silent_seconds = self._beats = 0.0
+        self.silent_seconds = self._heartbeats = 0.0
         self._sent = 0
         self._gets_more = True
 
@@ -85,12 +85,12 @@ class WorkerProcess:
         """Whether it may be sent a connection."""
         if not self.is_up or self.is_stalled or not self._gets_more:
             return False
-        return self._sent - self._table.taken(self.index) < MAX_UNTAKEN
+        return self._sent - self._table.accepted(self.index) < MAX_UNTAKEN
 
     def watch(self, seconds: float) -> None:
         """Looks whether its event loop has gone round in the seconds since the last look."""
-        before, self._beats = self._beats, self._table.beats(self.index)
-        self.silent_seconds = self.silent_seconds + seconds if self._beats == before else 0.0
+        before, self._heartbeats = self._heartbeats, self._table.heartbeats(self.index)
+        self.silent_seconds = self.silent_seconds + seconds if self._heartbeats == before else 0.0
 
     def end(self) -> None:
         """Kills a process that does not answer."""
@@ -133,9 +133,9 @@ class WorkerProcess:
             with contextlib.suppress(OSError):
                 self._channel.shutdown(socket.SHUT_WR)
 
-    def is_leaving(self) -> bool:
+    def is_draining(self) -> bool:
         """Whether it was told to end by somebody else."""
-        return self._table.is_leaving(self.index)
+        return self._table.is_draining(self.index)
 
     def close(self) -> None:
         """Leaves nothing open behind a process that has ended."""

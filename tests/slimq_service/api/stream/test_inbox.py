@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from slimq_service.api.stream.inbox import Inbox
-from slimq_service.http.bodies import ClientGoneError, unless_gone
+from slimq_service.http.bodies import ClientGoneError, cancel_on_disconnect
 
 GONE = {"type": "websocket.disconnect", "code": 1000}
 
@@ -39,7 +39,7 @@ async def answered(inbox: Inbox) -> int:
     loop = asyncio.get_running_loop()
     waiting: asyncio.Future[int] = loop.create_future()
     loop.call_later(0.02, waiting.set_result, 7)
-    return await unless_gone(inbox.watch, waiting)
+    return await cancel_on_disconnect(inbox.watch, waiting)
 
 
 def test_messages_are_received_in_order_and_only_on_demand() -> None:
@@ -87,7 +87,7 @@ def test_a_disconnection_is_noticed_and_is_the_next_message() -> None:
         inbox = Inbox(Channel(GONE).receive)
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         with pytest.raises(ClientGoneError):
-            await unless_gone(inbox.watch, waiting)
+            await cancel_on_disconnect(inbox.watch, waiting)
         assert await inbox.next() == GONE
 
     run(work)

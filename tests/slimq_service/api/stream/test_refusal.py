@@ -15,7 +15,7 @@ PROBLEM = make_problem(503, "overloaded", "full", retry_after=7)
 def test_a_refusal_waits_until_the_connection_is_gone_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("slimq_service.http.websocket_denial.GONE_SECONDS", 0.1)
+    monkeypatch.setattr("slimq_service.http.websocket_denial.DISCONNECT_SECONDS", 0.1)
     sent: list[Any] = []
 
     async def receive() -> Any:
