@@ -15,7 +15,7 @@ from typing import Any
 from slimq_service.app import create_app
 from slimq_service.metrics.instruments import Family
 from slimq_service.metrics.registry import Registry
-from slimq_service.server.run import end_cleanly, run
+from slimq_service.server.run import exit_cleanly, run
 from slimq_service.server.sockets import bind, url_of
 from slimq_service.settings import Settings
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policies", type=Path, required=True)
     settings = Settings(policies=parser.parse_args().policies)
-    end_cleanly()
+    exit_cleanly()
     bound = bind("127.0.0.1", 0)
     print(f"unmeasured at {url_of(bound)}", flush=True)
     run(create_app(settings, Forgetful()), settings, [bound])

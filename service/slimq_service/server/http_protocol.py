@@ -1,11 +1,11 @@
-"""HTTP/1.1 as uvicorn reads it with httptools, with bounds on what a client may take of it.
+"""uvicorn's HTTP/1.1 protocol with limits on the resources that clients can occupy.
 
-httptools keeps a header's value until it is whole, however long it is, and uvicorn waits for the
-rest of a head, or for the first byte, as long as the client likes: a few thousand connections that
-send a byte now and then (slowloris) would be all that a process has. Here a head is bounded in
-bytes and in time, as are connections in number and a client that does not take its answer in time.
+httptools buffers a header until it is complete, however long it is, and uvicorn waits indefinitely
+for the rest of a head, or for its first byte: a few thousand connections that send a byte now and
+then (slowloris) would exhaust a process. Here, the size and duration of a head are limited, as are
+the number of connections and the time that a client has to read its response.
 
-A head that arrives in one piece, as nearly all do, costs a comparison and no timer.
+A head that arrives in one piece, as nearly all do, costs one comparison and no timer.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from slimq_service.errors import (
     MalformedRequestError,
 )
 from slimq_service.inference.arrivals import App
-from slimq_service.server.raw_errors import raw_answer
+from slimq_service.server.raw_errors import raw_response
 from slimq_service.server.uvicorn_adapter.http import HttpConnection
 from slimq_service.server.websocket_handshake import VERSION_HEADER
 
 LINGER_SECONDS = 1.0
-"""How long a client may go on sending once it is refused: closing a connection with unread bytes
-resets it, and the client might never see the answer. Also how long one has to take the last bytes
-of an idle connection that is closed."""
-LINGERING = 64
-"""Connections beyond the limit that are told so; more are closed without a word."""
+"""How long a rejected client may keep sending: closing a connection with unread bytes resets it,
+and the client might never see the response. Also the time to read the last bytes of an idle
+connection that is closed."""
+MAX_LINGERING = 64
+"""Connections beyond the limit that get an error response; further ones are reset."""
 FIRST_REQUEST_SECONDS = 1.0
-"""How long a new connection has to send a request when the server ends: it was accepted, so its
-client may have sent one already."""
+"""Time for a new connection to send a request during shutdown: its client may already have sent it,
+since the connection was accepted."""
 NEXT_REQUEST_SECONDS = 0.25
-"""The same for one that has sent requests before."""
-PIPELINED = 100
-"""Requests that one connection may have waiting behind the one that is answered; each takes some
-kilobytes, however few bytes it was sent in."""
+"""The same for a connection that has sent requests before."""
+MAX_PIPELINED = 100
+"""Pipelined requests that a connection may have queued; each uses some kilobytes of memory, however
+small it is."""
 
 
 @dataclass(frozen=True)
 class WireLimits:
-    """What a client may take.
+    """Limits and callbacks of connections.
 
     Attributes:
-        head_bytes: most bytes of request line and headers.
-        head_seconds: time in which they must arrive.
-        send_seconds: time in which a client must take more of its answer.
-        connections: most that are open at once.
-        refused: told the code of every error that is answered before there is a request; answers
-            the id of that.
-        arrived: told of every request that was read what is to answer it; says what does.
-        closed: called when a connection has been closed.
+        head_bytes: maximum size of request line and headers.
+        head_seconds: timeout for them to arrive.
+        send_seconds: timeout for a client to read more of its response.
+        connections: maximum number of open connections.
+        refused: called with the code of every error that precedes a request; returns a request
+            id.
+        arrived: called with the application for every request; returns the application to call.
+        closed: called after a connection was closed.
     """
 
     head_bytes: int
@@ -68,68 +68,68 @@ class WireLimits:
 
 
 def make_protocol(limits: WireLimits) -> type[asyncio.Protocol]:
-    """The class that `uvicorn.Config` takes as `http`."""
+    """The protocol class to pass to `uvicorn.Config` as `http`."""
     return type("Bounded", (BoundedProtocol,), {"limits": limits})
 
 
 class BoundedProtocol(HttpConnection):
-    """One connection.
+    """A connection with limits.
 
-    A head is counted by the pieces that it arrives in, since httptools does not say where in a
-    piece it begins; one that seems too long is measured exactly when it is whole. So a head within
-    the limit is never refused, and of one that never ends at most one piece more than the limit is
-    kept. The same holds for the trailers of a chunked body, which are dropped.
+    A head's size is estimated from the reads that it spans, since httptools does not report where
+    in a read it starts; if it seems too large, it is measured exactly once it is complete. So a
+    head within the limit is never rejected, and an endless one is buffered for at most one read
+    beyond the limit. The same holds for the trailers of a chunked body, which are discarded.
 
-    After each piece somebody makes an answer, or a timer runs: no client holds a connection by
-    sending nothing, or next to nothing.
+    After each read, either a response is in progress or a timer is running: no client can hold a
+    connection open by sending little or nothing.
     """
 
     limits: ClassVar[WireLimits]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._most = self.limits.head_bytes
+        self._max_head = self.limits.head_bytes
         self._in_head = True
-        """Whether what comes next is (more of) a head."""
+        """Whether the next bytes belong to a head."""
         self._in_chunks = False
-        """Whether it is (more of) a body in chunks, or its trailers."""
+        """Whether they belong to a chunked body or its trailers."""
         self._carried = 0
-        """Bytes of the pieces before, of a head or trailers that began at the start of one."""
+        """Bytes received earlier that may belong to the current head or trailers."""
         self._size = 0
-        """The same with the present piece: no head that ends in it can be longer."""
+        """The same including the current data: an upper bound for a head that ends in it."""
         self._is_over = False
-        """Whether it was refused, or belongs to a WebSocket by now."""
-        self._is_ending = False
-        """Whether the server is."""
+        """Whether the connection was rejected, or has become a WebSocket."""
+        self._is_shutting_down = False
+        """Whether the server is shutting down."""
         self._timer: asyncio.TimerHandle | None = None
-        self._stalled: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected; its first head must be whole in time."""
+        """Starts the timeout of the first head, or rejects the connection."""
         super().connection_made(transport)
         most, error = self.limits.connections, ConnectionsError(self.limits.connections)
-        if self.connection_count() > most + LINGERING:
+        if self.connection_count() > most + MAX_LINGERING:
             self._is_over = True
             self.limits.refused(error.code)
             transport.abort()
         elif self.connection_count() > most:
             self._refuse(error)
         else:
-            self._start_timer(self.limits.head_seconds, self._late)
+            self._start_timer(self.limits.head_seconds, self._timed_out)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No timer outlives its connection."""
+        """Cancels the timers."""
         self._stop_timer()
-        self._unset_stalled()
+        self._stop_send_timer()
         super().connection_lost(exc)
         self.limits.closed()
 
     def answered_by(self, app: App) -> App:
-        """Lets the arrivals know."""
+        """Reports the arrival of a request."""
         return self.limits.arrived(app)
 
     def data_received(self, data: bytes) -> None:
-        """A piece, which may hold parts of several requests."""
+        """Parses received data, which may contain parts of several requests."""
         if self._is_over:
             return
         self._size = self._carried + len(data)
@@ -140,41 +140,41 @@ class BoundedProtocol(HttpConnection):
             super().data_received(data)
         if self._is_over:
             return
-        if self._carried > self._most:
-            self._refuse(self._too_long(f"{self._carried} bytes and perhaps more"))
+        if self._carried > self._max_head:
+            self._refuse(self._head_too_large(f"{self._carried} bytes and perhaps more"))
         elif self._timer is None and (self.is_in_head() or not self.is_answering()):
-            self._start_timer(self.limits.head_seconds, self._late)
+            self._start_timer(self.limits.head_seconds, self._timed_out)
 
     def _receive_chunks(self, data: bytes) -> None:
-        """Counts pieces in which there is nothing of the body that somebody reads."""
+        """Counts data that contains nothing of the body proper."""
         size, before = self._size, self.unread_body()
         super().data_received(data)
         if self._in_chunks and self.unread_body() == before:
             self._carried = size
 
     def head_ended(self) -> None:
-        """Measures a head that may be too long, and counts the requests that wait."""
-        if self._size > self._most and self.head_size() > self._most:
-            raise self._too_long(f"{self.head_size()} bytes")
-        if self.waiting_requests() >= PIPELINED:
-            raise MalformedRequestError("pipeline", f"{PIPELINED} requests at once", "more")
+        """Checks the size of a head, and the number of pipelined requests."""
+        if self._size > self._max_head and self.head_size() > self._max_head:
+            raise self._head_too_large(f"{self.head_size()} bytes")
+        if self.waiting_requests() >= MAX_PIPELINED:
+            raise MalformedRequestError("pipeline", f"{MAX_PIPELINED} requests at once", "more")
         self._in_head = False
         self._carried = 0
         if self._timer is not None:
             self._stop_timer()
 
     def request_begun(self) -> None:
-        """Has a request be the last one where the server ends."""
-        if self._is_ending:
+        """Makes a request the last one if the server is shutting down."""
+        if self._is_shutting_down:
             self.close_after_answer()
 
     def on_chunk_header(self) -> None:
-        """A part of a body begins, or, after the last, its trailers, which are dropped."""
+        """A chunk of a body starts, or, after the last one, its trailers, which are discarded."""
         self._in_chunks = True
         self.drop_trailers()
 
     def body_ended(self) -> None:
-        """A request is whole: what comes next is a head."""
+        """A request is complete, and a head follows."""
         self._in_head = True
         self._in_chunks = False
 
@@ -183,50 +183,50 @@ class BoundedProtocol(HttpConnection):
         self._refuse(error, VERSION_HEADER)
 
     def handed_over(self) -> None:
-        """A WebSocket has limits of its own."""
+        """Stops limiting the connection: WebSockets have their own limits."""
         self._is_over = True
         self._stop_timer()
 
     def unreadable(self, error: SlimqError | None) -> None:
-        """Answers what is no request, or one whose head is too long."""
+        """Rejects a malformed request, or one whose head is too large."""
         size = self.head_size()
-        if size > self._most:
-            error = self._too_long(f"{size} bytes")
+        if size > self._max_head:
+            error = self._head_too_large(f"{size} bytes")
         self._refuse(error or MalformedRequestError("request", "HTTP/1.1", "something else"))
 
     def pause_writing(self) -> None:
-        """More of an answer waits to be taken than is kept."""
+        """Starts the timeout for the client to read: the write buffer is full."""
         super().pause_writing()
-        if self._stalled is None:
-            self._stalled = self.loop.call_later(self.limits.send_seconds, self.transport.abort)
+        if self._send_timer is None:
+            self._send_timer = self.loop.call_later(self.limits.send_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has taken most of it."""
-        self._unset_stalled()
+        """Cancels the timeout: the client has read most of the buffer."""
+        self._stop_send_timer()
         super().resume_writing()
 
     def finish(self) -> None:
-        """Answers what is under way or comes within a moment, and closes."""
-        if self._is_over or self._is_ending:
+        """Answers requests in progress or about to arrive, then closes."""
+        if self._is_over or self._is_shutting_down:
             return
-        self._is_ending = True
+        self._is_shutting_down = True
         if self.is_answering():
             self.close_after_answer()
         elif not self.is_in_head():
             is_used = self.has_had_request()
             seconds = NEXT_REQUEST_SECONDS if is_used else FIRST_REQUEST_SECONDS
-            self._start_timer(seconds, self._leave)
+            self._start_timer(seconds, self._close_unused)
 
     def idle_too_long(self) -> None:
-        """Closes an idle connection, even if its client does not take what was sent last."""
+        """Closes an idle connection, even if its client does not read the last response."""
         super().idle_too_long()
         self._start_timer(LINGER_SECONDS, self.transport.abort)
 
-    def _too_long(self, received: str) -> HeadLimitError:
-        return HeadLimitError("head", self._most, received, "bytes")
+    def _head_too_large(self, received: str) -> HeadLimitError:
+        return HeadLimitError("head", self._max_head, received, "bytes")
 
-    def _late(self) -> None:
-        """Time is up: for a head, for the first byte of one, or for a body that nobody needs."""
+    def _timed_out(self) -> None:
+        """Handles the timeout of a head, of its first byte, or of a body that nobody reads."""
         self._timer = None
         if self.is_in_head():
             self._refuse(HeadTimeoutError(self.limits.head_seconds))
@@ -235,19 +235,19 @@ class BoundedProtocol(HttpConnection):
         else:
             self.transport.close()
 
-    def _leave(self) -> None:
-        """Closes a connection that no request came by."""
+    def _close_unused(self) -> None:
+        """Closes a connection on which no request has arrived."""
         self._timer = None
         if self.is_in_head():
-            self._start_timer(self.limits.head_seconds, self._late)
+            self._start_timer(self.limits.head_seconds, self._timed_out)
         elif not self.is_answering():
             self._is_over = True
             self._close()
 
     def _refuse(self, error: SlimqError, *headers: tuple[bytes, bytes]) -> None:
-        """Answers with a problem and closes; an answer that is being made is finished before.
+        """Responds with a problem document and closes, after any response in progress.
 
-        It cannot be where the rest of its body is what is wrong.
+        A response whose request body is the cause of the error is not waited for.
         """
         self._is_over = True
         self._stop_timer()
@@ -260,11 +260,11 @@ class BoundedProtocol(HttpConnection):
             self.give_up_body()
         if not answered:
             common = [*self.common_headers(), *headers]
-            self.transport.write(raw_answer(error, common, request_id))
+            self.transport.write(raw_response(error, common, request_id))
         self._close()
 
     def _close(self) -> None:
-        """Sends no more, and lets the client see that before it is cut off."""
+        """Half-closes the connection, so that the client can read the response before the reset."""
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._start_timer(LINGER_SECONDS, self.transport.abort)
@@ -280,7 +280,7 @@ class BoundedProtocol(HttpConnection):
             self._timer.cancel()
             self._timer = None
 
-    def _unset_stalled(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None

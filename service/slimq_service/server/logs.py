@@ -13,12 +13,12 @@ from slimq_service.http.request_ids import add_request_id
 
 
 def current_level() -> int:
-    """From which level records are logged, as `configure_logs` was told."""
+    """The log level set by `configure_logs`."""
     return logging.getLogger("uvicorn").getEffectiveLevel()
 
 
 def configure_logs(level: int = logging.INFO) -> None:
-    """Sends structlog's and the standard library's records (uvicorn's) the same way to stderr."""
+    """Sends records of structlog and of `logging` (uvicorn) to stderr in the same format."""
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -50,9 +50,9 @@ def configure_logs(level: int = logging.INFO) -> None:
 
 
 def escape_controls(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001
-    """A structlog processor: what came from outside must neither break lines nor steer a terminal.
+    """A structlog processor that escapes line breaks and control characters in values.
 
-    JSON needs none of this, it escapes by itself.
+    JSON does not need it, since it escapes them itself.
     """
     for key, value in event.items():
         if isinstance(value, str) and not value.isprintable() and key != "exception":

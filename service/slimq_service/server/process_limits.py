@@ -1,8 +1,8 @@
-"""What the system lets the process have: files for its connections, and memory with an end.
+"""Limits of the process: open files for connections, and memory.
 
-A model of a few bytes can ask for any amount of memory when it is loaded or run. Where there is no
-limit, Linux grants more than there is, and ends the process once it is used. With a limit ONNX
-Runtime is refused, and says so: the variant is broken, and all else goes on.
+A tiny model can request any amount of memory when it is loaded or run. Without a limit, Linux
+overcommits, and kills the process once the memory is used. With a limit, the allocation in ONNX
+Runtime fails instead: the variant is broken, and everything else continues.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pathlib import Path
 import structlog
 
 RESERVED_FILES = 128
-"""Open files beside connections: the repository's, sockets that listen, the event loop's own."""
+"""Files besides connections: the repository's, listening sockets, the event loop's."""
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where the memory of a container is said, by the versions 2 and 1 of control groups."""
+"""Files with a container's memory limit, of cgroups v2 and v1."""
 
 
-def allow_connections(wanted: int) -> int:
-    """Raises the limit on open files as far as the system lets us; says how many may be connected.
+def raise_file_limit(wanted: int) -> int:
+    """Raises the limit on open files if possible; returns the number of connections it permits.
 
-    A process that has no file left to open accepts nobody, and cannot read its repository either.
+    A process that is out of descriptors accepts no connections, nor can it read its repository.
     """
     try:
         import resource
-    except ImportError:  # not on Windows, which has no such limit
+    except ImportError:  # Windows, which has no such limit
         return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited, needed = resource.RLIM_INFINITY, wanted + RESERVED_FILES
@@ -38,27 +38,30 @@ def allow_connections(wanted: int) -> int:
     if unlimited != soft < needed:
         allowed = max(1, soft - RESERVED_FILES)
         structlog.get_logger(component="server").warning(
-            "fewer connections than wanted", wanted=wanted, allowed=allowed, open_files=soft
+            "open-file limit allows fewer connections",
+            wanted=wanted,
+            allowed=allowed,
+            open_files=soft,
         )
         return allowed
     return wanted
 
 
-def bound_memory(limit: int | None) -> int | None:
-    """Limits the memory that the process may write to (`RLIMIT_DATA`), for good.
+def limit_memory(limit: int | None) -> int | None:
+    """Limits the process's writable memory (`RLIMIT_DATA`) permanently.
 
     Args:
-        limit: bytes in all; None for what the process has now and all that there is.
+        limit: in bytes; None for the current size plus all memory of the machine or container.
 
     Returns:
-        The limit, or None where there is none: on other systems than Linux, or where the
-        process has a lower one already.
+        The limit, or None if it was not set: on systems other than Linux, or if the process
+        already has a lower one.
     """
     if sys.platform != "linux":
         return None
     import resource
 
-    wanted = _present_bytes() + existing_memory() if limit is None else limit
+    wanted = _writable_bytes() + available_memory() if limit is None else limit
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if any(bound != resource.RLIM_INFINITY and bound <= wanted for bound in (soft, hard)):
         return None
@@ -66,17 +69,17 @@ def bound_memory(limit: int | None) -> int | None:
     return wanted
 
 
-def existing_memory(files: Iterable[str] = CONTAINER_LIMITS) -> int:
-    """Bytes of memory that the machine has, or the container if that has less."""
+def available_memory(files: Iterable[str] = CONTAINER_LIMITS) -> int:
+    """The memory of the machine, or the container's limit if that is lower, in bytes."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in files:
-        with contextlib.suppress(OSError, ValueError):  # of another version; or without a limit
+        with contextlib.suppress(OSError, ValueError):  # the other version of cgroups, or no limit
             found.append(int(Path(path).read_text(encoding="ascii")))
     return min(found)
 
 
-def _present_bytes() -> int:
-    """Memory that the process may write to now, most of it never touched: stacks of threads."""
+def _writable_bytes() -> int:
+    """The process's writable memory; most of it is untouched stacks of threads."""
     status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
     sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmData:")]
     return int(sizes[0]) * 1024 if sizes else 0

@@ -1,6 +1,7 @@
-"""How uvicorn reads requests: bounded by us with httptools, or by h11 where that is missing.
+"""uvicorn's HTTP protocol: httptools with our limits, or h11 if httptools is not installed.
 
-h11 is what Windows has. It bounds a head in bytes but not in time, and answers in plain text.
+h11 is used on Windows. It limits the size of a head, but not its time, and its errors are plain
+text.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from slimq_service.inference.arrivals import App
-from slimq_service.server.process_limits import allow_connections
+from slimq_service.server.process_limits import raise_file_limit
 from slimq_service.settings import Settings
 
 
@@ -20,15 +21,15 @@ def http_options(
     arrived: Callable[[App], App],
     closed: Callable[[], None],
 ) -> dict[str, Any]:
-    """The options of `uvicorn.Config` that say how requests are read.
+    """The options of `uvicorn.Config` that select and limit the HTTP protocol.
 
     Args:
         settings: the limits.
-        refused: told the code of every error that is answered before there is a request; answers
-            the id of that.
-        arrived: told of every request that was read what is to answer it; says what does.
-            h11 does not ask.
-        closed: called when a connection has been closed; not by h11 either.
+        refused: called with the code of every error that precedes a request; returns a request
+            id.
+        arrived: called with the application for every request; returns the application to call.
+            Not called by h11.
+        closed: called after a connection was closed; not called by h11.
     """
     if importlib.util.find_spec("httptools") is None:
         return {"http": "h11", "h11_max_incomplete_event_size": settings.max_header_bytes}
@@ -38,7 +39,7 @@ def http_options(
         settings.max_header_bytes,
         settings.header_seconds,
         settings.send_seconds,
-        allow_connections(settings.max_connections),
+        raise_file_limit(settings.max_connections),
         refused,
         arrived,
         closed,

@@ -1,4 +1,4 @@
-"""Error responses written to the socket, where there is no request to answer through ASGI."""
+"""Error responses written directly to the socket, if there is no ASGI request to respond to."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from slimq_service.http.problems import MEDIA_TYPE, problem_of, render
 from slimq_service.http.request_ids import HEADER
 
 
-def raw_answer(error: SlimqError, headers: list[tuple[bytes, bytes]], request_id: str) -> bytes:
-    """An answer from before there is a request, with the headers that the server gives each."""
+def raw_response(error: SlimqError, headers: list[tuple[bytes, bytes]], request_id: str) -> bytes:
+    """The response to bytes that did not become a request; `headers` are the server's defaults."""
     problem = problem_of(error)
     body = render(problem | {"request_id": request_id})
     status = HTTPStatus(problem["status"])

@@ -1,7 +1,7 @@
-"""Where a worker gets its connections: the supervisor accepts them, and sends their descriptors.
+"""Receives a worker's connections, whose descriptors the supervisor sends.
 
-Beside that the worker tells the supervisor, by the table that they share, that its event loop goes
-round and how many connections it has.
+It also reports heartbeats of the event loop and the number of connections to the supervisor, in
+their shared table.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from collections.abc import Callable
 import structlog
 
 from slimq_service.http.worker_table import WorkerTable
-from slimq_service.server.orders import UP, receive_connection
+from slimq_service.server.worker_ipc import READY, receive_connection
 
 HEARTBEAT_SECONDS = 0.25
-MAX_AT_ONCE = 64
-"""Connections that are accepted in one turn of the event loop."""
+MAX_ACCEPTS = 64
+"""Connections accepted per iteration of the event loop."""
 
 
 class ConnectionReceiver:
-    """Takes connections over until there are no more to come.
+    """Accepts connections until there are no more.
 
     Attributes:
         ended: whether the supervisor sends no more, or has died.
     """
 
     def __init__(self, channel: socket.socket, table: WorkerTable, index: int) -> None:
-        """Takes nothing yet.
+        """Receives nothing yet.
 
         Args:
             channel: from the supervisor.
             table: of the workers' states.
-            index: which worker this is.
+            index: the number of this worker.
         """
         channel.settimeout(0)
         self._channel, self._table, self._index = channel, table, index
@@ -43,32 +43,32 @@ class ConnectionReceiver:
         self.ended = False
 
     def heartbeat(self) -> None:
-        """Tells the supervisor that the event loop goes round, now and again and again."""
+        """Reports a heartbeat of the event loop, now and at regular intervals."""
         self._table.heartbeat(self._index)
         self.count()
         asyncio.get_running_loop().call_later(HEARTBEAT_SECONDS, self.heartbeat)
 
     def open(self, give: Callable[[socket.socket], None], count: Callable[[], int]) -> None:
-        """Asks the supervisor for connections.
+        """Requests connections from the supervisor.
 
         Args:
-            give: answers one.
-            count: says how many are open.
+            give: handles a connection.
+            count: returns the number of open connections.
         """
         self._give, self._count = give, count
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._receive)
-        self._channel.send(UP)
+        self._channel.send(READY)
 
     def drain(self) -> None:
-        """Asks the supervisor for no more of them; `ended` says when all have come."""
+        """Requests no more connections; `ended` is set once all have been received."""
         self._table.drain(self._index)
 
     def count(self) -> None:
-        """Tells the supervisor how many are open."""
+        """Reports the number of open connections."""
         self._table.count_connections(self._index, self._accepted, self._count())
 
     def _receive(self) -> None:
-        for _ in range(MAX_AT_ONCE):
+        for _ in range(MAX_ACCEPTS):
             try:
                 connection = receive_connection(self._channel)
             except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Runs the service in this process: uvicorn, a graceful end on SIGTERM."""
+"""Runs the service in this process, with uvicorn and a graceful shutdown on SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import uvicorn
 from slimq.core.providers import CPU
 from slimq_service.app import Application
 from slimq_service.inference.arrivals import App
-from slimq_service.server.orders import START_FAILED
-from slimq_service.server.process_limits import bound_memory
+from slimq_service.server.process_limits import limit_memory
 from slimq_service.server.protocol_options import http_options
 from slimq_service.server.receiver import ConnectionReceiver
 from slimq_service.server.sockets import BACKLOG
 from slimq_service.server.uvicorn_adapter.server import Server
 from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
+from slimq_service.server.worker_ipc import START_FAILED
 from slimq_service.settings import Settings
 
 PING_SECONDS = 20.0
-"""Between two pings of a stream; proxies tend to drop connections that are silent for a minute."""
+"""Interval between pings of a stream; many proxies close connections idle for a minute."""
 PONG_SECONDS = 60.0
-"""How long a ping may go unanswered: its answer stands behind the messages that were sent ahead."""
+"""Timeout of a ping; the pong is queued behind messages that the client has sent ahead."""
 CLOSING_SECONDS = 1.0
-"""How long clients of streams have to acknowledge that these were closed."""
+"""Timeout for clients to acknowledge that their stream was closed."""
 
 
 def run(
@@ -38,19 +38,19 @@ def run(
     sockets: Sequence[socket.socket],
     receiver: ConnectionReceiver | None = None,
 ) -> None:
-    """Runs an application until a signal ends it.
+    """Runs an application until a signal.
 
     Args:
         app: from `create_app`.
-        settings: those that it was made with.
-        sockets: where it listens.
-        receiver: of a worker: what else it answers, and where it tells that it lives.
+        settings: those passed to `create_app`.
+        sockets: the listening sockets.
+        receiver: of a worker: receives connections, and reports heartbeats.
 
     Raises:
-        SystemExit: 3 where the start fails; uvicorn has logged why.
+        SystemExit: 3 if the start fails; uvicorn has logged why.
     """
     if settings.memory_limit_bytes is not None or settings.providers == CPU:
-        bound_memory(settings.memory_limit_bytes)  # drivers of others map more than there is
+        limit_memory(settings.memory_limit_bytes)  # GPU drivers map more memory than exists
     count = receiver.count if receiver is not None else lambda: None
     config = make_config(app.asgi, settings, app.count_refused, app.arrivals.note, count)
     server = _Server(config, app, receiver)
@@ -66,18 +66,18 @@ def make_config(
     arrived: Callable[[App], App] = lambda app: app,
     closed: Callable[[], None] = lambda: None,
 ) -> uvicorn.Config:
-    """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
+    """Uvicorn's configuration, with uvloop and httptools if they are installed.
 
-    Messages of streams are not compressed: deflating and inflating a frame takes longer than many
-    a model does. Forwarded headers are `http/forwarded.py`'s.
+    Messages of streams are not compressed, since that takes longer than many models. Forwarded
+    headers are handled by `http/forwarded.py`.
 
     Args:
-        app: what answers.
+        app: the application.
         settings: the limits.
-        refused: told the code of every error that is answered before there is a request; answers
-            the id of that.
-        arrived: told of every request that was read what is to answer it; says what does.
-        closed: called when a connection has been closed.
+        refused: called with the code of every error that precedes a request; returns a request
+            id.
+        arrived: called with the application for every request; returns the application to call.
+        closed: called after a connection was closed.
     """
     return uvicorn.Config(
         app,
@@ -100,9 +100,9 @@ def make_config(
 
 
 class _Server(Server):
-    """Goes on for a while after the first signal, no longer ready, and ends streams with a reason.
+    """Drains after the first signal (answers, but is not ready), then closes streams with a reason.
 
-    A worker goes on until its supervisor has no more connections for it.
+    A worker drains until its supervisor has no more connections for it.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class _Server(Server):
         return self._end is not None and time.monotonic() >= self._end
 
     async def ending(self) -> None:
-        """Ends the streams, within the time that there is for everything."""
+        """Closes the streams, within the time limit of the whole shutdown."""
         loop = asyncio.get_running_loop()
         began, seconds = loop.time(), self._app.settings.shutdown_seconds
         ending = asyncio.ensure_future(self._app.streams.end())
@@ -148,8 +148,8 @@ class _Server(Server):
         self.set_shutdown_seconds(max(1, seconds - int(loop.time() - began)))
 
 
-def end_cleanly() -> None:
-    """Makes a clean exit of the signal that uvicorn raises again when it has finished."""
+def exit_cleanly() -> None:
+    """Exits with 0 on the signal that uvicorn raises again after its shutdown."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
 

@@ -1,4 +1,4 @@
-"""The sockets that the service listens on, bound before anything else is started."""
+"""The listening sockets, which are bound before anything else is started."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from slimq.core.errors import InvalidInputError
 from slimq_service.settings import Settings
 
 BACKLOG = 2048
-"""Connections that wait while the process is busy or still starting."""
+"""Connections queued by the system while the process is busy or starting."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, so that the port is known and whoever is told it can connect at once.
+    """Opens a listening socket; clients can connect as soon as they know the port.
 
     Raises:
         InvalidInputError: the address cannot be used.
@@ -30,7 +30,7 @@ def bind(host: str, port: int) -> socket.socket:
         except OSError:
             bound.close()
             raise
-    except (OSError, UnicodeError) as error:  # the latter of a name that has no IDNA form
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid IDNA name
         received = f"{host}:{port} ({getattr(error, 'strerror', None) or error})"
         raise InvalidInputError("host and port", "a free local address", received) from error
     bound.set_inheritable(True)
@@ -40,22 +40,22 @@ def bind(host: str, port: int) -> socket.socket:
 def listen(
     settings: Settings, opened: contextlib.ExitStack
 ) -> tuple[list[socket.socket], Settings]:
-    """The listening sockets, that of administration last, and settings that know its port.
+    """Opens the listening sockets, that of the admin port last; fills in that port in the settings.
 
     Args:
         settings: the addresses.
-        opened: closes the sockets in the end.
+        opened: closes the sockets at the end.
 
     Raises:
-        InvalidInputError: an address cannot be used, or both ports are the same.
+        InvalidInputError: an address cannot be used, or the ports are equal.
     """
     sockets = [opened.enter_context(bind(settings.host, settings.port))]
     if settings.admin_port is None:
         return sockets, settings
     sockets.append(opened.enter_context(bind(settings.admin_host, settings.admin_port)))
     port, admin_port = (bound.getsockname()[1] for bound in sockets)
-    if port == admin_port:  # of two addresses; nobody could tell them apart
-        raise InvalidInputError("admin port", f"another than {port}", str(admin_port))
+    if port == admin_port:  # at different addresses
+        raise InvalidInputError("admin port", f"a port other than {port}", str(admin_port))
     return sockets, settings.model_copy(update={"admin_port": admin_port})
 
 
@@ -66,7 +66,7 @@ def url_of(bound: socket.socket) -> str:
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A listening socket in the file system, in place of one that may be left there."""
+    """Opens a listening Unix socket; replaces a stale one."""
     path.unlink(missing_ok=True)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bound.bind(str(path))

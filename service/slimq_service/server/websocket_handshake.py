@@ -1,6 +1,6 @@
-"""A WebSocket's handshake (RFC 6455, 4.2.1), checked before it is handed to what speaks WebSocket.
+"""Checks WebSocket handshakes (RFC 6455, 4.2.1) before the `websockets` library parses them.
 
-That would answer a malformed one in plain text, or not at all where it cannot read the request.
+The library would answer a malformed one in plain text, or not at all if it cannot parse it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from slimq_service.errors import MalformedRequestError
 
 VERSION = b"13"
 VERSION_HEADER = (b"sec-websocket-version", VERSION)
-"""Part of the answer to a malformed handshake: which version there is."""
+"""Header of the response to a malformed handshake: the supported version."""
 KEY_BYTES = 16
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
 def asks_for_websocket(method: bytes, version: str, headers: Headers) -> bool:
-    """Whether a request that asks for an upgrade could get a WebSocket.
+    """Whether an upgrade request is for a WebSocket.
 
     Args:
         method: of the request.
-        version: of HTTP; 1.0 knows no upgrade.
+        version: of HTTP; 1.0 has no upgrade.
         headers: the request's, with names in lower case.
     """
     protocols = [p.strip().lower() for v in _all(headers, b"upgrade") for p in v.split(b",")]
@@ -35,19 +35,19 @@ def asks_for_websocket(method: bytes, version: str, headers: Headers) -> bool:
 
 
 def check_handshake(target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    """Holds a handshake to what the protocol asks for.
+    """Checks that a handshake conforms to the protocol.
 
     Args:
-        target: of the request.
+        target: the request target.
         headers: the request's, with names in lower case.
 
     Raises:
-        MalformedRequestError: it does not, or is larger than a WebSocket's may be.
+        MalformedRequestError: it does not, or exceeds the limits of `websockets`.
     """
-    room = MAX_LINE_LENGTH - len("GET  HTTP/1.1\r\n")
+    max_line = MAX_LINE_LENGTH - len("GET  HTTP/1.1\r\n")
     longest = max(len(target), *(len(name) + len(value) for name, value in headers))
-    if longest > room:
-        _refuse("head", f"lines of at most {room} bytes for a WebSocket", f"{longest} bytes")
+    if longest > max_line:
+        _refuse("head", f"lines of at most {max_line} bytes for a WebSocket", f"{longest} bytes")
     if len(headers) > MAX_NUM_HEADERS:
         _refuse("head", f"at most {MAX_NUM_HEADERS} headers for a WebSocket", str(len(headers)))
     if not target.isascii():
@@ -57,10 +57,10 @@ def check_handshake(target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         _refuse("body", "none in a WebSocket's handshake", "one")
     version = _one(headers, b"sec-websocket-version")
     if version != VERSION:
-        _refuse("Sec-WebSocket-Version", VERSION.decode(), _shown(version))
+        _refuse("Sec-WebSocket-Version", VERSION.decode(), _quote(version))
     key = _one(headers, b"sec-websocket-key")
     if not _is_key(key):
-        _refuse("Sec-WebSocket-Key", f"{KEY_BYTES} bytes in base64", _shown(key))
+        _refuse("Sec-WebSocket-Key", f"{KEY_BYTES} bytes in base64", _quote(key))
 
 
 def _refuse(field: str, expected: str, received: str) -> NoReturn:
@@ -72,12 +72,12 @@ def _all(headers: Headers, name: bytes) -> list[bytes]:
 
 
 def _one(headers: Headers, name: bytes) -> bytes | None:
-    """A header that may be there once; of several all, which is none that is valid."""
+    """The value of a header that may occur once; repeated ones are joined, which is invalid."""
     found = _all(headers, name)
     return b", ".join(found).strip() if found else None
 
 
-def _shown(value: bytes | None) -> str:
+def _quote(value: bytes | None) -> str:
     return "no such header" if value is None else repr(value.decode("latin-1"))
 
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slimq_service.app import create_app
 from slimq_service.server.logs import configure_logs
-from slimq_service.server.run import end_cleanly, run
+from slimq_service.server.run import exit_cleanly, run
 from slimq_service.server.sockets import listen, url_of
 from slimq_service.settings import Settings
 
@@ -50,7 +50,7 @@ def main(root: str, variant: str, share: str) -> None:
     configure_logs(logging.WARNING)
     with ExitStack() as opened:
         sockets, settings = listen(Settings(policies=Path(root), port=0), opened)
-        end_cleanly()
+        exit_cleanly()
         app = create_app(settings)
         app = dataclasses.replace(app, asgi=Slowed(app.asgi, variant, float(share)))
         sys.stdout.write(f"slowed at {url_of(sockets[0])}\n")

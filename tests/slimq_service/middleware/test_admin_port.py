@@ -85,7 +85,7 @@ def test_another_worker_is_answered_everything() -> None:
 def test_workers_answer_at_both_ports(launch_once: Any) -> None:
     process = launch_once(SLIMQ_ADMIN_PORT="0", SLIMQ_WORKERS="2")
     admin_url = process.process.stdout.readline().split(" at ")[1].strip()
-    until(lambda: process.log.read_text().count("worker answers") >= 2, 30)
+    until(lambda: process.log.read_text().count("worker ready") >= 2, 30)
     load = "/v2/repository/models/tiny/load"
     for _ in range(6):
         assert httpx.post(process.url + load).status_code == 404

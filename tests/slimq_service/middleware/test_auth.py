@@ -207,7 +207,7 @@ def test_workers_have_the_keys_and_tell_each_other_without_them(
     path.write_text(API + "\n")
     server = launch_once(SLIMQ_WORKERS="2", SLIMQ_API_KEY_FILE=str(path), SLIMQ_ADMIN_KEY=ADMIN)
     path.unlink()
-    until(lambda: server.log.read_text().count("worker answers") >= 2, 30)
+    until(lambda: server.log.read_text().count("worker ready") >= 2, 30)
     act = server.url + "/v1/policies/tiny/act"
     for _ in range(8):  # each on a connection of its own, so that both answer some
         assert httpx.post(act, **ACT, headers=BEARER).status_code == 200

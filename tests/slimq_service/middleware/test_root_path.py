@@ -143,7 +143,7 @@ def test_a_page_behind_a_proxy_is_of_the_host_that_it_was_asked_for(start: Any) 
 
 def test_workers_tell_each_other_without_the_prefix(launch_once: Any) -> None:
     server = launch_once(SLIMQ_ROOT_PATH=PREFIX, SLIMQ_WORKERS="2")
-    until(lambda: server.log.read_text().count("worker answers") >= 2, 30)
+    until(lambda: server.log.read_text().count("worker ready") >= 2, 30)
     url = server.url + PREFIX
     answer = httpx.post(url + UNLOAD.replace("unload", "load"), timeout=60)
     assert answer.status_code == 200, answer.text

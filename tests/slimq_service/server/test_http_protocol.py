@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from slimq_service.server.http_protocol import PIPELINED, WireLimits, make_protocol
+from slimq_service.server.http_protocol import MAX_PIPELINED, WireLimits, make_protocol
 from wire import receive_all
 
 LIMIT = 2000
@@ -314,9 +314,9 @@ def test_far_too_many_connections_are_closed_without_a_word(bounded: Any) -> Non
 def test_more_requests_at_once_than_are_kept_end_the_connection(bounded: Any) -> None:
     before = counted(bounded, "malformed-request")
     with bounded.connect() as connection:
-        connection.sendall(ACT * (PIPELINED + 10))
+        connection.sendall(ACT * (MAX_PIPELINED + 10))
         answer = receive_all(connection)
-    assert 1 <= answer.count(b"HTTP/1.1 200 OK") <= PIPELINED + 1
+    assert 1 <= answer.count(b"HTTP/1.1 200 OK") <= MAX_PIPELINED + 1
     assert counted(bounded, "malformed-request") == before + 1
     alive(bounded)
 
@@ -378,7 +378,7 @@ def on_a_connection(work: Any) -> None:
         protocol.connection_made(transport)
         await work(protocol, transport)
         protocol.connection_lost(None)
-        assert (protocol._timer, protocol._stalled) == (None, None)
+        assert (protocol._timer, protocol._send_timer) == (None, None)
 
     asyncio.run(run())
     assert codes == []

@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 
 from slimq_service.server.process_limits import (
     RESERVED_FILES,
-    allow_connections,
-    bound_memory,
-    existing_memory,
+    available_memory,
+    limit_memory,
+    raise_file_limit,
 )
 
 resource = pytest.importorskip("resource")
@@ -56,7 +56,7 @@ def test_as_many_connections_are_allowed_as_files_can_be_opened(
 ) -> None:
     kept = files(soft, hard)
     with capture_logs() as logs:
-        assert allow_connections(1000) == allowed
+        assert raise_file_limit(1000) == allowed
     assert kept["limits"] == (left, hard)
     assert [log["allowed"] for log in logs] == ([] if allowed == 1000 else [allowed])
 
@@ -65,7 +65,7 @@ def test_a_process_that_may_open_few_files_says_so_and_serves(launch_once: Any) 
     server = launch_once(SLIMQ_MAX_CONNECTIONS="1000000")
     logs = [json.loads(line) for line in server.log.read_text().splitlines()]
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fewer = [log for log in logs if log["event"] == "fewer connections than wanted"]
+    fewer = [log for log in logs if log["event"] == "open-file limit allows fewer connections"]
     assert bool(fewer) == (hard != resource.RLIM_INFINITY and hard < 1_000_000 + RESERVED_FILES)
 
 
@@ -73,17 +73,17 @@ def test_the_container_counts_where_it_has_less_than_the_machine(tmp_path: Path)
     (tmp_path / "max").write_text("max\n")
     (tmp_path / "limit").write_text("1048576\n")
     (tmp_path / "none").write_text("9223372036854771712\n")
-    machine = existing_memory(())
+    machine = available_memory(())
     assert machine > 2**26
     unlimited = [str(tmp_path / name) for name in ("max", "none", "missing")]
-    assert existing_memory(unlimited) == machine
-    assert existing_memory([*unlimited, str(tmp_path / "limit")]) == 2**20
+    assert available_memory(unlimited) == machine
+    assert available_memory([*unlimited, str(tmp_path / "limit")]) == 2**20
 
 
 ALLOCATE = """
 import sys
-from slimq_service.server.process_limits import bound_memory
-limit = bound_memory(int(sys.argv[1]) if sys.argv[1] != "None" else None)
+from slimq_service.server.process_limits import limit_memory
+limit = limit_memory(int(sys.argv[1]) if sys.argv[1] != "None" else None)
 try:
     bytearray(int(sys.argv[2]))
 except MemoryError:
@@ -107,23 +107,23 @@ def test_memory_has_an_end() -> None:
     assert allocate(LIMIT, 2 * LIMIT) == (LIMIT, "refused")
     bound, word = allocate(None, 2**20)
     assert word == "granted"
-    assert bound > existing_memory()
+    assert bound > available_memory()
     assert allocate(None, 2 * bound)[1] == "refused"
 
 
 @linux
 def test_a_lower_limit_stays(files: Any) -> None:
     kept = files(2**28, resource.RLIM_INFINITY)
-    assert bound_memory(2**30) is None
+    assert limit_memory(2**30) is None
     assert kept["limits"] == (2**28, resource.RLIM_INFINITY)
     files(resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    assert bound_memory(2**30) == 2**30
+    assert limit_memory(2**30) == 2**30
     assert kept["limits"] == (2**30, resource.RLIM_INFINITY)
 
 
 def test_other_systems_have_no_such_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slimq_service.server.process_limits.sys.platform", "darwin")
-    assert bound_memory(2**30) is None
+    assert limit_memory(2**30) is None
 
 
 def greedy_model(elements: int) -> bytes:

@@ -38,7 +38,7 @@ def launch(tiny_repository: Path, tmp_path: Path, process_class: Any) -> Iterato
         variables["SLIMQ_WORKERS"] = str(workers)
         started.append(process_class(tiny_repository, log, **variables))
         if workers > 1:
-            until(lambda: log.read_text().count('"worker answers"') == workers, 60)
+            until(lambda: log.read_text().count('"worker ready"') == workers, 60)
         for _ in range(4 * workers):
             with started[-1].connect() as connection:
                 connection.sendall(LAST_ACT)
@@ -215,7 +215,7 @@ def test_a_worker_that_is_told_to_end_answers_what_it_has_and_is_replaced(launch
     for thread in threads:
         thread.start()
     os.kill(pid, signal.SIGTERM)
-    until(lambda: process.log.read_text().count('"worker answers"') == 3, 60)
+    until(lambda: process.log.read_text().count('"worker ready"') == 3, 60)
     ended.set()
     for thread in threads:
         thread.join()

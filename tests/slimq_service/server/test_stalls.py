@@ -90,7 +90,7 @@ def test_a_stopped_worker_is_reported_passed_over_and_replaced(launch: Any) -> N
     workers = launch()
     stopped, other = workers.pids()
     os.kill(stopped, signal.SIGSTOP)
-    until(lambda: workers.events("worker does not answer"), 10)
+    until(lambda: workers.events("worker stalled"), 10)
     assert state_of(stopped) == "T"
     ready = workers.ready()
     assert ready["workers"] == [
@@ -144,7 +144,7 @@ def test_an_event_loop_that_is_stuck_is_replaced_and_one_that_comes_back_is_not(
     workers = launch(STUCK_SECONDS=str(seconds))
     before = workers.pids()
     os.kill(before[1], signal.SIGUSR1)
-    until(lambda: workers.events("worker does not answer"), 10)
+    until(lambda: workers.events("worker stalled"), 10)
     until(lambda: workers.states() == ["answering"] * 2, 60)
     if seconds == 60:
         assert workers.pids()[0] == before[0]
@@ -152,7 +152,7 @@ def test_an_event_loop_that_is_stuck_is_replaced_and_one_that_comes_back_is_not(
         assert workers.metric("slimq_worker_stalls_total") == 1
         assert [line["status"] for line in workers.events("worker died")] == [-signal.SIGKILL]
     else:
-        assert workers.events("worker answers again")
+        assert workers.events("worker recovered")
         assert workers.pids() == before
         assert workers.metric("slimq_worker_restarts_total") == 0
 
@@ -164,7 +164,7 @@ def test_a_stall_that_nobody_notices_is_none(launch: Any) -> None:
             os.kill(pid, signal.SIGUSR1)
         time.sleep(1.2)
     assert workers.states() == ["answering"] * 2
-    assert not workers.events("worker does not answer")
+    assert not workers.events("worker stalled")
 
 
 def test_a_suspended_machine_costs_no_worker(launch: Any) -> None:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from slimq.core.errors import ConfigError
 from slimq_service.http.worker_table import WorkerTable
 from slimq_service.server import worker
-from slimq_service.server.orders import Orders
+from slimq_service.server.worker_ipc import WorkerConfig
 from slimq_service.settings import Settings
 
 
@@ -25,8 +25,8 @@ def test_a_start_that_fails_is_one_line_and_a_status(
 
     settings = Settings(policies=tiny_repository).reveal()
     table = WorkerTable.create(1)
-    orders = Orders(settings, 0, table.descriptor, str(tmp_path), 0, 20).encode()
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(orders)))
+    config = WorkerConfig(settings, 0, table.descriptor, str(tmp_path), 0, 20).encode()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(config)))
     monkeypatch.setattr(worker, "create_app", fail)
     monkeypatch.setattr(worker, "configure_logs", lambda _: None)
     with capture_logs() as logs, pytest.raises(SystemExit) as ended:

@@ -1,1 +1,1 @@
-"""Several workers in one service: started, given connections, watched, replaced, ended together."""
+"""Several workers in one service: starts, monitors, restarts and stops them."""

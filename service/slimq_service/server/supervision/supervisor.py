@@ -1,7 +1,7 @@
-"""Runs several workers: accepts connections for them, looks after them, ends them together.
+"""Runs several workers: passes them connections, monitors them, and stops them together.
 
-The folder for the workers' metrics and for their own sockets is made before they begin, and is
-removed with them.
+The folder for the workers' metrics and sockets is created before they start, and removed after
+they have exited.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from slimq_service.settings import Settings
 
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 5.0
-"""Beyond what a worker may take to end, after which it is killed."""
+"""Additional time for workers to exit before they are killed."""
 
 
 class Supervisor:
@@ -33,19 +33,19 @@ class Supervisor:
         """Starts nothing yet.
 
         Args:
-            settings: for every worker.
-            sockets: that are listened on.
+            settings: of every worker.
+            sockets: the listening sockets.
         """
         self._settings, self._sockets = settings, sockets
         self._signals = self._passed_on = 0
         self._signal = signal.SIGTERM
 
     def run(self) -> None:
-        """Runs until a signal; then every worker ends as a single process does.
+        """Runs until a signal; then the workers shut down gracefully.
 
         Raises:
-            InvalidInputError: the temporary folder's path is too long for a socket's.
-            SystemExit: the first worker's status, where none could start.
+            InvalidInputError: the temporary folder's path is too long for a socket.
+            SystemExit: a worker's exit status, if none has ever become ready.
         """
         with contextlib.ExitStack() as stack:
             folder = WorkerFolder.create()
@@ -63,16 +63,16 @@ class Supervisor:
             raise SystemExit(status)
 
     def _supervise(self, pool: WorkerPool, balancer: Balancer) -> int:
-        """Works until all workers have ended, or until they had time enough; the exit status."""
-        next_look, stop_at, deadline = 0.0, float("inf"), float("inf")
+        """Runs until all workers have exited, or the deadline; returns the exit status."""
+        next_check, stop_at, deadline = 0.0, float("inf"), float("inf")
         while True:
             now = time.monotonic()
-            if now >= next_look:
-                next_look = now + TICK_SECONDS
-                status = pool.look()
+            if now >= next_check:
+                next_check = now + TICK_SECONDS
+                status = pool.check()
                 if status is not None:
                     return status
-            if self._signals > self._passed_on:  # who interrupts again does not want to wait
+            if self._signals > self._passed_on:  # a second signal skips draining
                 if not self._passed_on:
                     stop_at = now + self._settings.drain_seconds
                     deadline = stop_at + self._settings.shutdown_seconds + GRACE_SECONDS
@@ -90,7 +90,7 @@ class Supervisor:
             if now >= deadline:
                 pids = [worker.process.pid for worker in alive]
                 log = structlog.get_logger(component="supervisor")
-                log.error("workers did not end in time", pids=pids)
+                log.error("workers did not exit in time", pids=pids)
                 return 0
             balancer.wait(alive, TICK_SECONDS)
 

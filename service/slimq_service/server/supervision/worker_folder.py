@@ -1,8 +1,8 @@
-"""The temporary folder that workers share, for their series and for their own sockets.
+"""The temporary folder that workers share, for their metrics and sockets.
 
-A folder that cannot be created or written costs what it is for, and nothing else: each worker then
-exposes its own series alone, and a load or unload reaches only the worker that is asked. The states
-of the workers are kept elsewhere, see `http/worker_table.py`.
+If it cannot be created or written, only these are affected: each worker exposes its own series
+only, and a load or unload reaches only the worker that receives it. The workers' states are kept
+elsewhere (`http/worker_table.py`).
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from slimq_service.http.peers import socket_name
 from slimq_service.server.sockets import bind_unix
 
 MAX_PATH_BYTES = 107 - len("/" + socket_name(1023))
-"""Length of the folder's path: a socket's has at most 107 bytes, as the kernel keeps it."""
+"""Maximum length of the folder's path: the kernel limits paths of sockets to 107 bytes."""
 
 
 class WorkerFolder:
-    """The folder, as the supervisor has it.
+    """The folder, created and removed by the supervisor.
 
     Attributes:
-        path: None where no folder could be created.
+        path: of the folder; None if it could not be created.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Takes over a folder.
+        """Takes ownership of a folder.
 
         Args:
-            path: of the folder.
+            path: of the folder, None if there is none.
         """
         self.path = path
 
     @classmethod
     def create(cls) -> WorkerFolder:
-        """Creates the folder, or logs why it could not.
+        """Creates the folder, or logs why it cannot be created.
 
         Raises:
-            InvalidInputError: its path is too long for that of a socket.
+            InvalidInputError: its path is too long for a socket.
         """
         try:
             path = Path(tempfile.mkdtemp(prefix="slimq-"))
         except OSError as error:
             structlog.get_logger(component="supervisor").error(
-                "workers share no metrics and no loads: no temporary folder can be created",
+                "cannot create a temporary folder: workers do not share metrics, loads and unloads",
                 problem=error.strerror or str(error),
             )
             return cls(None)
@@ -61,16 +61,16 @@ class WorkerFolder:
         return cls(path)
 
     def remove(self) -> None:
-        """Removes the folder and all that is in it."""
+        """Removes the folder and its contents."""
         if self.path is not None:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
 def listen_to_peers(folder: Path | None, name: str) -> list[socket.socket]:
-    """The socket on which other workers reach this one; none where it cannot be created.
+    """Listens on this worker's socket for requests of other workers; empty if that fails.
 
     Args:
-        folder: of the sockets, None where there is none.
+        folder: of the sockets, None if there is none.
         name: of this worker's socket.
     """
     if folder is None:
@@ -79,7 +79,7 @@ def listen_to_peers(folder: Path | None, name: str) -> list[socket.socket]:
         return [bind_unix(folder / name)]
     except OSError as error:
         structlog.get_logger(component="worker").error(
-            "other workers cannot pass on loads to this one",
+            "cannot receive loads and unloads from other workers",
             socket=str(folder / name),
             problem=error.strerror or str(error),
         )

@@ -1,9 +1,9 @@
-"""The workers of a service: started, watched, replaced.
+"""The workers of a service: starts, monitors and restarts them.
 
-One that dies loses the requests that it was answering. It is replaced at once, and later and later
-where it dies young again. One that no longer answers is reported, gets no connections, and is
-killed and replaced if that lasts. One that has never answered, before any other has, ends the
-service: what is wrong with it is wrong with all.
+If a worker dies, the requests in progress are lost. It is restarted at once, and with exponential
+backoff if it dies early again. A stalled worker is reported, gets no connections, and is killed and
+restarted if it does not recover. If a worker dies before any has become ready, the service exits,
+since the others would fail, too.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from pathlib import Path
 import structlog
 
 from slimq_service.http.worker_table import State, WorkerTable
-from slimq_service.server.orders import START_FAILED
 from slimq_service.server.supervision.balancer import Balancer
 from slimq_service.server.supervision.worker_process import WorkerProcess
+from slimq_service.server.worker_ipc import START_FAILED
 from slimq_service.settings import Settings
 
-YOUNG_SECONDS = 10.0
-"""A worker that dies within this time of its start is started again after a pause."""
-MAX_PAUSE_SECONDS = 10.0
+EARLY_DEATH_SECONDS = 10.0
+"""Time after its start within which a worker's death counts as early."""
+MAX_BACKOFF_SECONDS = 10.0
 STALL_SECONDS = 2.0
-"""A worker that was silent for so long is reported, and gets no connections."""
-MAX_STEP_SECONDS = 0.5
-"""The most that the time between two looks counts as a worker's silence: where it is longer, the
-supervisor did not run itself, as when the machine was suspended."""
+"""Time without a heartbeat after which a worker is stalled."""
+MAX_STALL_STEP_SECONDS = 0.5
+"""Maximum time between two checks that counts as stalled: if it is longer, the supervisor itself
+was not running, for example because the machine was suspended."""
 
 
 @dataclass
 class Slot:
-    """A worker's place, whoever has it now."""
+    """The place of a worker and of its successors."""
 
     index: int
     worker: WorkerProcess | None = None
     early_deaths: int = 0
     next_start: float = 0.0
 
-    def vacate(self, age: float) -> None:
-        """Decides when the next worker takes the place of one that died, `age` seconds old."""
+    def schedule_restart(self, age: float) -> None:
+        """Schedules the restart of a worker that died at an age of `age` seconds."""
         self.worker = None
-        self.early_deaths = self.early_deaths + 1 if age < YOUNG_SECONDS else 0
-        pause = 0.25 * 2**self.early_deaths if self.early_deaths > 1 else 0.0
-        self.next_start = time.monotonic() + min(pause, MAX_PAUSE_SECONDS)
+        self.early_deaths = self.early_deaths + 1 if age < EARLY_DEATH_SECONDS else 0
+        backoff = 0.25 * 2**self.early_deaths if self.early_deaths > 1 else 0.0
+        self.next_start = time.monotonic() + min(backoff, MAX_BACKOFF_SECONDS)
 
 
 class WorkerPool:
-    """As many workers as the settings ask for, as far as they can be had."""
+    """The workers, as many as the settings say if the system permits."""
 
     def __init__(
         self, settings: Settings, folder: Path | None, table: WorkerTable, balancer: Balancer
@@ -58,55 +58,55 @@ class WorkerPool:
         """Starts nothing yet.
 
         Args:
-            settings: for every worker.
-            folder: of the workers' files, None where there is none.
+            settings: of every worker.
+            folder: of the workers' files, None if there is none.
             table: of the workers' states.
-            balancer: has others answer what a worker did not take over.
+            balancer: reassigns connections that a worker has not accepted.
         """
         self._settings, self._folder, self._balancer = settings, folder, balancer
         self._table = table
         self._slots = [Slot(index) for index in range(settings.workers)]
-        self._looked = time.monotonic()
-        self._ever_up = self._is_ending = False
+        self._checked = time.monotonic()
+        self._ever_ready = self._is_ending = False
         self._log = structlog.get_logger(component="supervisor")
 
     def alive(self) -> list[WorkerProcess]:
-        """The workers that there are."""
+        """The live workers."""
         return [slot.worker for slot in self._slots if slot.worker is not None]
 
-    def look(self) -> int | None:
-        """Looks after every worker; the status to end with where none has ever answered."""
+    def check(self) -> int | None:
+        """Checks all workers; returns an exit status if none has ever become ready."""
         now = time.monotonic()
-        passed, self._looked = min(now - self._looked, MAX_STEP_SECONDS), now
+        passed, self._checked = min(now - self._checked, MAX_STALL_STEP_SECONDS), now
         for slot in self._slots:
             if slot.worker is not None:
                 slot.worker.watch(passed)
                 status = slot.worker.process.poll()
                 if status is None:
-                    self._judge(slot.worker)
+                    self._update_state(slot.worker)
                 else:
-                    self._bury(slot, slot.worker, status)
-                    if not self._ever_up and not self._is_ending:
+                    self._clean_up(slot, slot.worker, status)
+                    if not self._ever_ready and not self._is_ending:
                         return status or 1
             if slot.worker is None and not self._is_ending and now >= slot.next_start:
                 self._start(slot)
-                if slot.worker is None and not self._ever_up:
+                if slot.worker is None and not self._ever_ready:
                     return START_FAILED
         return None
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends every worker a signal to end; none is replaced any more."""
+        """Sends a signal to all workers, which are no longer restarted."""
         self._is_ending = True
         for worker in self.alive():
             worker.process.send_signal(number)
 
     def finish(self) -> None:
-        """Tells every worker that no more connections come."""
+        """Tells all workers that there are no more connections."""
         for worker in self.alive():
             worker.finish()
 
     def kill(self) -> None:
-        """Ends whoever is left."""
+        """Kills the remaining workers."""
         for worker in self.alive():
             worker.process.kill()
             worker.process.wait()
@@ -116,51 +116,51 @@ class WorkerPool:
         self._table.set_state(slot.index, State.STARTING, 0)
         try:
             worker = WorkerProcess(slot.index, self._settings, self._folder, self._table)
-        except OSError as error:  # no process, descriptor or memory left: the others go on
+        except OSError as error:  # out of processes, descriptors or memory: the others continue
             self._log.error("worker not started", worker=slot.index, problem=str(error))
-            slot.next_start = time.monotonic() + MAX_PAUSE_SECONDS
+            slot.next_start = time.monotonic() + MAX_BACKOFF_SECONDS
             self._table.set_state(slot.index, State.ABSENT, 0)
             return
         slot.worker = worker
         self._set(worker, State.STARTING)
         self._log.info("worker started", worker=slot.index, pid=worker.process.pid)
 
-    def _judge(self, worker: WorkerProcess) -> None:
-        """Says that a worker answers, does not, or does again; ends one that does not for long."""
+    def _update_state(self, worker: WorkerProcess) -> None:
+        """Reports that a worker is ready, stalled or recovered; kills it if stalled too long."""
         index, pid = worker.index, worker.process.pid
-        if worker.is_up and self._table.state(index) is State.STARTING:
-            self._ever_up = True
+        if worker.is_ready and self._table.state(index) is State.STARTING:
+            self._ever_ready = True
             self._set(worker, State.ANSWERING)
-            self._log.info("worker answers", worker=index, pid=pid)
+            self._log.info("worker ready", worker=index, pid=pid)
         if worker.is_draining() and not self._is_ending:
             worker.finish()
         silent, limit = round(worker.silent_seconds, 1), self._settings.worker_stall_seconds
-        if worker.was_ended or not worker.is_up:
+        if worker.was_killed or not worker.is_ready:
             return
         is_stalled = silent >= min(STALL_SECONDS, limit)
         if is_stalled and not worker.is_stalled:
             self._set(worker, State.STALLED)
-            self._balancer.take_back(worker)
-            self._log.error("worker does not answer", worker=index, pid=pid, seconds=silent)
+            self._balancer.reclaim(worker)
+            self._log.error("worker stalled", worker=index, pid=pid, seconds=silent)
         elif worker.is_stalled and not is_stalled:
             self._set(worker, State.ANSWERING)
-            self._log.warning("worker answers again", worker=index, pid=pid)
+            self._log.warning("worker recovered", worker=index, pid=pid)
         worker.is_stalled = is_stalled
         if silent >= limit:
-            worker.end()
+            worker.kill()
 
-    def _bury(self, slot: Slot, worker: WorkerProcess, status: int) -> None:
-        """Leaves nothing behind of a worker that has died, and says so."""
-        self._balancer.take_back(worker)
+    def _clean_up(self, slot: Slot, worker: WorkerProcess, status: int) -> None:
+        """Cleans up after a worker that has exited, and reports it."""
+        self._balancer.reclaim(worker)
         worker.close()
         self._table.set_state(slot.index, State.ABSENT, 0)
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         self._table.set_exited_seconds(spent.ru_utime + spent.ru_stime)
-        slot.vacate(time.monotonic() - worker.started)
+        slot.schedule_restart(time.monotonic() - worker.started)
         if not self._is_ending:
             pid = worker.process.pid
             self._log.error("worker died", worker=slot.index, pid=pid, status=status)
-            self._table.count_restart(stalled=worker.was_ended)
+            self._table.count_restart(stalled=worker.was_killed)
 
     def _set(self, worker: WorkerProcess, state: State) -> None:
         self._table.set_state(worker.index, state, worker.process.pid)

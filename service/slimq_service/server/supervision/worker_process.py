@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it: a process, what it is told, and what it is handed."""
+"""A worker process and the supervisor's channel to it."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import IO, cast
 
 from slimq_service.http.worker_table import WorkerTable
 from slimq_service.server.logs import current_level
-from slimq_service.server.orders import UP, Orders, receive_connection, send_connection
+from slimq_service.server.worker_ipc import READY, WorkerConfig, receive_connection, send_connection
 from slimq_service.settings import Settings
 
 STDERR = 2
-MAX_UNTAKEN = 64
-"""Connections that wait for a worker to take them over."""
+MAX_UNACCEPTED = 64
+"""Connections sent to a worker that it has not accepted yet."""
 
 
 class WorkerProcess:
-    """A process; its orders stay open as long as the supervisor lives.
+    """A worker process; its standard input stays open as long as the supervisor lives.
 
     Attributes:
-        index: its place.
-        process: itself.
-        started: when, by `time.monotonic`.
-        is_up: whether it has said that it answers.
-        is_stalled: whether it was seen to answer no longer.
-        was_ended: whether it was killed for that.
-        silent_seconds: since its event loop was last seen to go round.
+        index: the number of the worker.
+        process: the process.
+        started: its start time, by `time.monotonic`.
+        is_ready: whether it has reported that it is ready.
+        is_stalled: whether it was found stalled.
+        was_killed: whether it was killed because of that.
+        silent_seconds: time since its last heartbeat.
     """
 
     def __init__(
         self, index: int, settings: Settings, folder: Path | None, table: WorkerTable
     ) -> None:
-        """Starts it.
+        """Starts the process.
 
         Raises:
-            OSError: no process, descriptor or memory is left.
+            OSError: the system is out of processes, descriptors or memory.
         """
         self.index, self._table = index, table
         self._channel, self._theirs = socket.socketpair()
@@ -48,7 +48,7 @@ class WorkerProcess:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "slimq_service.server.worker"],
                 stdin=subprocess.PIPE,
-                stdout=STDERR,  # what libraries print is no result of the command
+                stdout=STDERR,  # stdout is for results of the command
                 pass_fds=[descriptor, table.descriptor],
                 start_new_session=True,
             )
@@ -58,63 +58,63 @@ class WorkerProcess:
             raise
         for end in (self._channel, self._theirs):
             end.settimeout(0)
-        self._orders = cast("IO[bytes]", self.process.stdin)
+        self._stdin = cast("IO[bytes]", self.process.stdin)
         path = None if folder is None else str(folder)
         level = current_level()
-        orders = Orders(settings.reveal(), descriptor, table.descriptor, path, index, level)
-        with contextlib.suppress(BrokenPipeError):  # it died; that is seen in a moment
-            self._orders.write(orders.encode())
-            self._orders.flush()
+        config = WorkerConfig(settings.reveal(), descriptor, table.descriptor, path, index, level)
+        with contextlib.suppress(BrokenPipeError):  # it died, which the next check notices
+            self._stdin.write(config.encode())
+            self._stdin.flush()
         self.started = time.monotonic()
-        self.is_up = self.is_stalled = self.was_ended = False
+        self.is_ready = self.is_stalled = self.was_killed = False
         self.silent_seconds = self._heartbeats = 0.0
         self._sent = 0
         self._gets_more = True
 
     @property
     def channel(self) -> socket.socket:
-        """What says that it answers."""
+        """The supervisor's end of the channel."""
         return self._channel
 
     @property
     def load(self) -> int:
-        """Connections that it has, with those that it has yet to take over."""
+        """Its number of open connections, including those that it has not accepted yet."""
         return self._sent - self._table.closed(self.index)
 
-    def takes(self) -> bool:
-        """Whether it may be sent a connection."""
-        if not self.is_up or self.is_stalled or not self._gets_more:
+    def can_accept(self) -> bool:
+        """Whether a connection may be sent to it."""
+        if not self.is_ready or self.is_stalled or not self._gets_more:
             return False
-        return self._sent - self._table.accepted(self.index) < MAX_UNTAKEN
+        return self._sent - self._table.accepted(self.index) < MAX_UNACCEPTED
 
     def watch(self, seconds: float) -> None:
-        """Looks whether its event loop has gone round in the seconds since the last look."""
+        """Checks for a heartbeat since the last check, `seconds` ago."""
         before, self._heartbeats = self._heartbeats, self._table.heartbeats(self.index)
         self.silent_seconds = self.silent_seconds + seconds if self._heartbeats == before else 0.0
 
-    def end(self) -> None:
-        """Kills a process that does not answer."""
-        self.was_ended = True
+    def kill(self) -> None:
+        """Kills a stalled process."""
+        self.was_killed = True
         self.process.kill()
 
-    def hear(self) -> None:
-        """Reads whether it answers."""
+    def read_message(self) -> None:
+        """Reads whether it is ready."""
         with contextlib.suppress(BlockingIOError):
-            self.is_up = self._channel.recv(len(UP)) == UP
+            self.is_ready = self._channel.recv(len(READY)) == READY
 
     def send(self, connection: socket.socket) -> bool:
-        """Sends it a connection; whether it could be."""
+        """Sends a connection to it; returns whether that succeeded."""
         try:
             send_connection(self._channel, connection)
-        except OSError:  # there is no room for it
+        except OSError:  # the channel is full or closed
             return False
         self._sent += 1
         return True
 
-    def take_back(self) -> list[socket.socket]:
-        """The connections that it was sent and has not taken over; each is its or ours, never both.
+    def reclaim(self) -> list[socket.socket]:
+        """Takes back connections that it has not accepted; none is handled by both.
 
-        They wait in the socket that it reads from, which is still open here.
+        They are queued in the socket that it reads from, which is still open here.
         """
         found = []
         with contextlib.suppress(OSError):  # there are no more
@@ -127,20 +127,20 @@ class WorkerProcess:
         return found
 
     def finish(self) -> None:
-        """Tells it that no more connections come."""
+        """Tells it that there are no more connections."""
         if self._gets_more:
             self._gets_more = False
             with contextlib.suppress(OSError):
                 self._channel.shutdown(socket.SHUT_WR)
 
     def is_draining(self) -> bool:
-        """Whether it was told to end by somebody else."""
+        """Whether it is shutting down on a signal not sent by the supervisor."""
         return self._table.is_draining(self.index)
 
     def close(self) -> None:
-        """Leaves nothing open behind a process that has ended."""
+        """Closes the channel to a process that has exited."""
         with contextlib.suppress(BrokenPipeError):
-            self._orders.close()
+            self._stdin.close()
         self._channel.close()
         self._theirs.close()
         self._gets_more = False

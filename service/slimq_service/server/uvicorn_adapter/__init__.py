@@ -1,5 +1,5 @@
-"""The one place that overrides or reads what uvicorn does not document.
+"""The only package that uses undocumented parts of uvicorn.
 
-Others build on the classes here, by the names that these give. Where uvicorn changes, so does this
-package, and its test says that it has to; `pyproject.toml` bounds the version.
+Other modules use the names defined here. Tests of this package fail if uvicorn changes these parts;
+`pyproject.toml` bounds its version.
 """

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 connection under names of our own."""
+"""uvicorn's HTTP/1.1 connection with hooks and accessors."""
 
 from __future__ import annotations
 
@@ -16,116 +16,116 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class HttpConnection(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 connection, with upgrades as RFC 9110 (7.8) has them.
+    """uvicorn's HTTP/1.1 connection, with upgrades according to RFC 9110 (7.8).
 
-    httptools ends a request at a head that asks for another protocol: it reads no body, and takes
-    what follows for the next request. Only a WebSocket is ever accepted here. Any other head is
-    read again without `Upgrade`, by a parser of its own, and the body and all that follows behind
-    it. So it costs nothing where nobody asks.
+    httptools ends a request after a head with `Upgrade`: it reads no body, and parses what follows
+    as the next request. Only upgrades to WebSocket are accepted. For any other, the head is parsed
+    again without `Upgrade`, by a new parser, followed by the rest of the data. Requests without
+    `Upgrade` cost nothing.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._answering: Any = None
-        """The cycle of the request that is being answered; uvicorn knows the newest alone."""
+        """The cycle of the request in progress; uvicorn only knows the newest one."""
         self._last: Any = None
-        """The cycle that the connection is to be closed behind."""
+        """The cycle after which the connection is closed."""
 
-    # Hooks, which do nothing here.
+    # Hooks, with defaults that do nothing or what uvicorn does.
 
     def answered_by(self, app: App) -> App:
-        """What answers a request that was read, given the application."""
+        """Returns the application to call for a request."""
         return app
 
     def head_ended(self) -> None:
-        """A head is whole, its request not yet begun; a `SlimqError` refuses it."""
+        """Called after a head, before its request; may raise a `SlimqError` to reject it."""
 
     def request_begun(self) -> None:
-        """A request is about to be answered, or waits for the answers to those before it."""
+        """Called when a request has been started or queued."""
 
     def body_ended(self) -> None:
-        """A request is whole."""
+        """Called at the end of a request."""
 
     def unreadable(self, error: SlimqError | None) -> None:
-        """What arrived is no request; `error` says why, as far as that is known."""
+        """Called for malformed data; `error` is the reason, if known."""
 
     def refused_handshake(self, error: SlimqError) -> None:
-        """A request for a WebSocket is malformed."""
+        """Called for a malformed WebSocket handshake."""
 
     def handed_over(self) -> None:
-        """The connection is a WebSocket from now on."""
+        """Called when the connection becomes a WebSocket."""
 
     def finish(self) -> None:
-        """The server ends."""
+        """Called when the server shuts down."""
         super().shutdown()
 
     def idle_too_long(self) -> None:
-        """Nothing came for as long as an idle connection is kept."""
+        """Called when the keep-alive timeout has passed."""
         super().timeout_keep_alive_handler()
 
-    # The state.
+    # State.
 
     def is_answering(self) -> bool:
-        """Whether an answer is being made."""
+        """Whether a response is in progress."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def has_had_request(self) -> bool:
-        """Whether any request was read."""
+        """Whether there has been a request."""
         return self.cycle is not None
 
     def has_begun_answer(self) -> bool:
-        """Whether a part of it is sent."""
+        """Whether a part of the response in progress has been sent."""
         return self.is_answering() and self.cycle.response_started
 
     def is_in_head(self) -> bool:
-        """Whether a head has begun that is not whole."""
+        """Whether a head is incomplete."""
         return self.scope is not None and "method" not in self.scope
 
     def head_size(self) -> int:
-        """Bytes of the head that was read so far, with what is between its parts."""
+        """Bytes of the head parsed so far, including separators."""
         if not self.is_in_head():
             return 0
         lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
         return len("GET  HTTP/1.1\r\n\r\n") + len(self.url) + lines
 
     def unread_body(self) -> int:
-        """Bytes of the newest request's body that the application has not taken."""
+        """Bytes of the newest request's body that the application has not read."""
         return len(self.cycle.body)
 
     def waiting_requests(self) -> int:
-        """Requests that were read and wait for the answers to those before them."""
+        """The number of queued pipelined requests."""
         return len(self.pipeline)
 
     def connection_count(self) -> int:
-        """Connections of the whole server, this one and WebSockets among them."""
+        """The server's open connections, including this one and WebSockets."""
         return len(self.connections)
 
     def common_headers(self) -> Headers:
-        """Headers of every answer."""
+        """Default headers of responses."""
         return self.server_state.default_headers
 
-    # What can be done.
+    # Actions.
 
     def close_after_answer(self) -> None:
-        """Closes behind the answer to the newest request, and not before."""
+        """Closes the connection after the response to the newest request."""
         if self._last is not None and not self._last.response_started:
             self._last.keep_alive = True
         self._last = self.cycle if self.cycle.keep_alive else None
         self.cycle.keep_alive = False
 
     def give_up_body(self) -> None:
-        """Tells the application that the rest of the newest request's body never comes."""
+        """Signals a disconnect to the application: the rest of the body will not arrive."""
         self.cycle.disconnected = True
         self.cycle.message_event.set()
 
     def drop_trailers(self) -> None:
-        """Takes what comes next for trailers, which nobody reads, and not for headers."""
+        """Keeps the fields that follow (trailers) out of the request's headers."""
         self.headers = []
 
-    # asyncio's and httptools' callbacks, and uvicorn's own methods.
+    # Callbacks of asyncio and httptools, and overridden methods of uvicorn.
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells the application, and leaves no timer behind."""
+        """Signals the disconnect to the application, and cancels the timer."""
         self._unset_keepalive_if_required()
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
@@ -133,7 +133,7 @@ class HttpConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Reads a piece, and again what is behind each head that asks for an upgrade in vain."""
+        """Parses data; continues after heads whose upgrade is ignored."""
         self._unset_keepalive_if_required()
         while True:
             try:
@@ -155,7 +155,7 @@ class HttpConnection(HttpToolsProtocol):
             data = head + rest
 
     def on_headers_complete(self) -> None:
-        """Begins a request, unless it asks for an upgrade: `data_received` goes on with that."""
+        """Starts a request; upgrades are handled by `data_received`."""
         if not self.parser.should_upgrade():
             self.head_ended()
             super().on_headers_complete()
@@ -166,13 +166,13 @@ class HttpConnection(HttpToolsProtocol):
             self.head_ended()
 
     def on_message_complete(self) -> None:
-        """Ends a request; one that asks for an upgrade has not begun."""
+        """Ends a request; one with an upgrade has not been started."""
         if not self.parser.should_upgrade():
             self.body_ended()
             super().on_message_complete()
 
     def shutdown(self) -> None:
-        """Closes behind the answers that are owed."""
+        """Closes the connection after pending responses."""
         self.finish()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -184,7 +184,7 @@ class HttpConnection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, self.answered_by(app))
 
     def _asks_for_websocket(self) -> bool:
-        """Whether the head is one for a WebSocket; behind an unanswered request none can begin."""
+        """Whether the head requests a WebSocket and no response is pending."""
         if self.is_answering() or self.ws_protocol_class is None:
             return False
         version = self.parser.get_http_version()

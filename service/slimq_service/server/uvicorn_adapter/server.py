@@ -1,4 +1,4 @@
-"""uvicorn's server under names of our own."""
+"""uvicorn's server with hooks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from slimq_service.server.closing_listeners import accept_waiting, refuse_new
 from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
 
 LOOK_SECONDS = 0.02
-"""Between two looks at what is waited for at the end."""
+"""Polling interval during shutdown."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which can be given connections, and does not reset any when it ends."""
+    """uvicorn's server; accepts connections from elsewhere, and resets none on shutdown."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -27,29 +27,29 @@ class Server(uvicorn.Server):
     # Hooks.
 
     def starting(self) -> None:
-        """The event loop runs; nothing else does."""
+        """Called before startup, in the event loop."""
 
     def answering(self) -> None:
-        """It answers from now on."""
+        """Called after startup."""
 
     def signalled(self) -> bool:
-        """Whether a signal that came just now ends it at once; otherwise `is_due` will say when."""
+        """Whether a signal shuts the server down at once; otherwise `is_due` decides when."""
         return True
 
     def is_due(self) -> bool:
-        """Whether it is to end; asked ten times a second."""
+        """Whether to shut down; checked ten times a second."""
         return False
 
     async def ending(self) -> None:
-        """It takes no more connections; those that are open get their answers after this."""
+        """Called once no more connections are accepted, before requests are finished."""
 
     def connection_failed(self) -> None:
-        """A connection that was given could not be begun."""
+        """Called if a connection passed to `give` could not be opened."""
 
-    # The state, and what can be done.
+    # State and actions.
 
     def connection_count(self) -> int:
-        """Connections that are open or about to be."""
+        """The number of connections that are open or being opened."""
         return len(self.server_state.connections) + len(self._given)
 
     def has_websockets(self) -> bool:
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         return any(isinstance(c, WebSocketConnection) for c in self.server_state.connections)
 
     def give(self, connection: socket.socket) -> None:
-        """Answers a connection that was accepted elsewhere."""
+        """Serves a connection that was accepted elsewhere."""
         connection.settimeout(0)
         loop = asyncio.get_running_loop()
         given = loop.create_task(loop.connect_accepted_socket(self._make_protocol, connection))
@@ -65,23 +65,23 @@ class Server(uvicorn.Server):
         given.add_done_callback(self._begun)
 
     def finish_requests(self) -> None:
-        """Has every connection close behind the answers that it owes."""
+        """Closes every connection after its pending responses."""
         for connection in list(self.server_state.connections):
             if not isinstance(connection, WebSocketConnection):
                 connection.shutdown()
 
     async def until(self, done: Callable[[], bool], seconds: float) -> None:
-        """Waits for something, for a time, or until whoever sits at the keyboard has enough."""
+        """Waits for a condition, at most for `seconds` or until a forced exit (second Ctrl+C)."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while not done() and not self.force_exit and loop.time() < deadline:
             await asyncio.sleep(LOOK_SECONDS)
 
     def set_shutdown_seconds(self, seconds: int) -> None:
-        """How long open connections have, from the end of `ending` on."""
+        """Sets the timeout for open connections, counted from the end of `ending`."""
         self.config.timeout_graceful_shutdown = seconds
 
-    # uvicorn's own methods.
+    # Overridden methods of uvicorn.
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Calls the hooks around uvicorn's start."""
@@ -91,25 +91,25 @@ class Server(uvicorn.Server):
             self.answering()
 
     def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
-        """Ends on a signal, unless the hook puts it off."""
+        """Shuts down on a signal, unless the hook postpones it."""
         if self.signalled():
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ends when it is due."""
+        """Shuts down when `is_due`."""
         if self.is_due():
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops listening, then calls the hook, then ends as uvicorn does."""
+        """Stops listening, calls the hook, and shuts down as uvicorn does."""
         await self._stop_listening(sockets or [])
         self.finish_requests()
         await self.ending()
         await super().shutdown(sockets)
 
     async def _stop_listening(self, sockets: Iterable[socket.socket]) -> None:
-        """Takes over the listening sockets, and closes them once nobody waits to be accepted."""
+        """Closes the listening sockets after accepting the connections in their backlogs."""
         kept = [one.dup() for one in sockets]
         seconds = max(map(refuse_new, kept), default=0.0)
         for server in self.servers:
@@ -125,7 +125,7 @@ class Server(uvicorn.Server):
 
     def _begun(self, given: asyncio.Task[Any]) -> None:
         self._given.discard(given)
-        if not given.cancelled() and given.exception() is not None:  # its client has gone
+        if not given.cancelled() and given.exception() is not None:  # the client has disconnected
             self.connection_failed()
 
     def _make_protocol(self) -> asyncio.Protocol:

@@ -7,13 +7,13 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 MAX_EARLY_BYTES = 64 * 1024
-"""Frames that a client may send before its WebSocket is accepted; by the protocol it sends none."""
+"""Buffer for frames sent before the WebSocket is accepted, which the protocol does not permit."""
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, which reads no frame before the handshake is answered.
+    """uvicorn's WebSocket connection, but without parsing frames before the handshake is complete.
 
-    Where one arrives earlier and is malformed, uvicorn's trips over a connection that is not open.
+    uvicorn fails on malformed frames that arrive earlier, since the connection is not open yet.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -21,7 +21,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._early = bytearray()
 
     def data_received(self, data: bytes) -> None:
-        """Keeps what comes too early."""
+        """Buffers data that arrives too early."""
         if not self.handshake_initiated or self.handshake_complete:
             super().data_received(data)
             return
@@ -30,7 +30,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.transport.abort()
 
     async def send(self, message: Any) -> None:
-        """Reads what came too early once the handshake is answered."""
+        """Parses buffered data once the handshake is complete."""
         await super().send(message)
         if self._early and self.handshake_complete:
             early, self._early = bytes(self._early), bytearray()

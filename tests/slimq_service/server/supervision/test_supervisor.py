@@ -66,7 +66,7 @@ def events(process: Any, event: str) -> list[Any]:
 
 def pids(process: Any) -> list[int]:
     dead = {line["pid"] for line in events(process, "worker died")}
-    return [e["pid"] for e in events(process, "worker answers") if e["pid"] not in dead]
+    return [e["pid"] for e in events(process, "worker ready") if e["pid"] not in dead]
 
 
 def cpu_seconds(pid: int) -> float:
@@ -212,7 +212,7 @@ def test_a_service_whose_workers_cannot_start_ends(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\nread orders\nexit 3\n")
+    broken.write_text("#!/bin/sh\nread config\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
     with bind("127.0.0.1", 0) as bound, pytest.raises(SystemExit) as ended:

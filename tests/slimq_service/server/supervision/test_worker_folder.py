@@ -38,7 +38,7 @@ def events(process: Any, event: str) -> list[Any]:
 
 
 def wait_for_workers(process: Any) -> None:
-    until(lambda: len(events(process, "worker answers")) == 2, 60)
+    until(lambda: len(events(process, "worker ready")) == 2, 60)
 
 
 def metric(process: Any, name: str) -> float | None:
@@ -112,22 +112,22 @@ def test_without_any_temporary_folder_workers_serve_and_are_replaced_with_metric
     try:
         wait_for_workers(process)
         check_serves(process)
-        event = "workers share no metrics and no loads: no temporary folder can be created"
+        event = "cannot create a temporary folder: workers do not share metrics, loads and unloads"
         assert len(events(process, event)) == 1
         unshared = metric(process, "slimq_unshared_series")
         assert unshared is not None
         assert unshared > 100
         check_spreads(process)
-        killed = events(process, "worker answers")[0]["pid"]
+        killed = events(process, "worker ready")[0]["pid"]
         os.kill(killed, signal.SIGKILL)
-        until(lambda: len(events(process, "worker answers")) == 3, 60)
+        until(lambda: len(events(process, "worker ready")) == 3, 60)
         assert metric(process, "slimq_worker_restarts_total") == 1
         assert metric(process, "slimq_workers") == 2
         check_spreads(process)
-        os.kill(events(process, "worker answers")[2]["pid"], signal.SIGSTOP)
-        until(lambda: events(process, "worker does not answer"), 30)
+        os.kill(events(process, "worker ready")[2]["pid"], signal.SIGSTOP)
+        until(lambda: events(process, "worker stalled"), 30)
         check_serves(process)
-        until(lambda: len(events(process, "worker answers")) == 4, 60)
+        until(lambda: len(events(process, "worker ready")) == 4, 60)
         assert metric(process, "slimq_worker_stalls_total") == 1
         load = process.url + "/v2/repository/models/tiny/load"
         assert httpx.post(load, timeout=30).status_code == 200
@@ -177,9 +177,9 @@ def test_a_folder_that_fills_up_costs_new_series_and_no_request(
             check_serves(process, f"late-{number}")
         line = 'slimq_requests_total{policy="tiny",variant="fp32"}'
         assert metric(process, line) == 20, "series from before are those of all workers"
-        killed = events(process, "worker answers")[0]["pid"]
+        killed = events(process, "worker ready")[0]["pid"]
         os.kill(killed, signal.SIGKILL)
-        until(lambda: len(events(process, "worker answers")) == 3, 60)
+        until(lambda: len(events(process, "worker ready")) == 3, 60)
         check_serves(process)
         assert metric(process, "slimq_worker_restarts_total") == 1, "which needs no folder"
         assert metric(process, "slimq_workers") == 2

@@ -1,4 +1,4 @@
-"""What the supervisor and its workers tell and send each other."""
+"""Communication between the supervisor and its workers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import socket
 from dataclasses import asdict, dataclass
 
 START_FAILED = 3
-"""The exit status of a start that failed, as uvicorn's own command has it."""
-UP = b"u"
-"""What a worker sends once it answers."""
+"""Exit status of a failed start, the same as that of uvicorn's command."""
+READY = b"u"
+"""Sent by a worker once it is ready."""
 _FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a worker is told.
+class WorkerConfig:
+    """Configuration of a worker.
 
     Attributes:
-        settings: as JSON, with what is secret.
-        channel: descriptor of the socket that connections come by; where it ends, no more come.
+        settings: as JSON, including secrets.
+        channel: descriptor of the socket that passes connections; closed if there are no more.
         table: descriptor of the table of the workers' states.
-        folder: of the workers' own sockets and metrics, None where there is none.
-        index: which worker it is.
-        level: from which records are logged.
+        folder: of the workers' sockets and metrics, None if there is none.
+        index: the number of the worker.
+        level: the log level.
     """
 
     settings: str
@@ -36,7 +36,7 @@ class Orders:
     level: int
 
     def encode(self) -> bytes:
-        """One line."""
+        """Serializes it as one line."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
@@ -44,18 +44,18 @@ def send_connection(channel: socket.socket, connection: socket.socket) -> None:
     """Sends a connection to another process.
 
     Raises:
-        OSError: it takes none now.
+        OSError: the channel is full or closed.
     """
-    family = bytes((connection.family,))  # which spares the other side to ask for it
+    family = bytes((connection.family,))  # saves the receiver a system call
     socket.send_fds(channel, [family], [connection.fileno()])
 
 
 def receive_connection(channel: socket.socket) -> socket.socket | None:
-    """The next connection that was sent, None where no more come.
+    """Receives the next connection, None if there are no more.
 
     Raises:
-        BlockingIOError: there is none now.
-        OSError: there is one, and the process may open no more files: it is lost.
+        BlockingIOError: none is pending.
+        OSError: the process is out of descriptors, and the connection is lost.
     """
     family, descriptors, _, _ = socket.recv_fds(channel, 1, 1, _FLAGS)
     if not family:
