@@ -214,8 +214,8 @@ def stages() -> Panel:
         )
         queries.append(Query(" / ".join(totals), stage))
     title = "Mean time by stage, $variant"
-    text = "Over successful requests. The total also includes the arrival of the body and turns of "
-    text += "the event loop."
+    text = "Over successful requests. The total also includes the arrival of the body and waiting "
+    text += "for the event loop."
     return lines(
         title, SECONDS, *queries, width=24, stacked=True, repeat="variant", description=text
     )

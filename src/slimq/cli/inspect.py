@@ -28,7 +28,7 @@ def inspect(
     ] = 300,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a variant's operators before and after optimisation, their time and bytes per tensor.
+    """Show a variant's operators before and after optimization, their times, and tensor sizes.
 
     The time of an operator includes a few microseconds of profiler overhead; the time of the whole
     call does not.
@@ -56,7 +56,7 @@ def describe(found: Inspection) -> list[str]:
         f"{found.stored_bytes:,} bytes on disk{compressed}",
         "",
         f"operators: {sum(found.before.values())} before, {sum(found.after.values())} after "
-        "optimisation",
+        "optimization",
         *_table(("operator", "before", "after"), _operator_rows(found)),
         "",
         f"time: {found.call_us:.1f} µs per call at batch {found.batch} (median of "

@@ -49,7 +49,7 @@ def loadtest(
     ] = 4,
     max_connections: Annotated[
         int,
-        typer.Option(min=1, max=1024, help="Maximum connections of the open loop and the steps."),
+        typer.Option(min=1, max=1024, help="Maximum connections for the open loop and the steps."),
     ] = 64,
     rate: Annotated[
         float | None,

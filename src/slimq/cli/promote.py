@@ -24,7 +24,7 @@ def promote(
     ] = None,
     policies: PoliciesOption = DEFAULT_POLICIES,
     rollback: Annotated[
-        bool, typer.Option("--rollback", help="Restore the default before the last promotion.")
+        bool, typer.Option("--rollback", help="Restore the default from before the last promotion.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Promote without evidence of non-inferiority.")

@@ -26,7 +26,7 @@ class Mode(StrEnum):
 
 
 class Aim(StrEnum):
-    """Cost to minimise."""
+    """Cost to minimize."""
 
     bytes = "bytes"
     latency = "latency"
@@ -45,9 +45,7 @@ def recommend(
     ] = None,
     margin: Annotated[
         float,
-        typer.Option(
-            "--margin", help="Share of (full − random) that the lower bound may fall short by."
-        ),
+        typer.Option("--margin", help="Tolerated loss, as a share of (full − random)."),
     ] = 0.02,
     latency: Annotated[
         Mode, typer.Option("--latency", help="Which latency measurement to use.")
@@ -61,7 +59,7 @@ def recommend(
     aim: Annotated[
         Aim | None,
         typer.Option(
-            "--for", help="What to minimise.", show_default="latency if only bytes are limited"
+            "--for", help="Cost to minimize.", show_default="latency if only bytes are limited"
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -38,7 +38,7 @@ def route(
     policies: PoliciesOption = DEFAULT_POLICIES,
     as_json: JsonOption = False,
 ) -> None:
-    """Show or set how requests that name no variant are split; a running service picks it up.
+    """Show or set how requests that name no variant are split; a running service picks up changes.
 
     Weights are relative to their sum. Requests with the same Routing-Key header go to the same
     variant. With --shadow, a variant also computes a share of the requests, off the request path,

@@ -19,7 +19,7 @@ def serve(
     policies: Annotated[
         Path | None,
         typer.Option(
-            help="The repository of policies.", show_default="policies, or SLIMQ_POLICIES"
+            help="Folder of the policy repository.", show_default="policies, or SLIMQ_POLICIES"
         ),
     ] = None,
     host: Annotated[
@@ -29,28 +29,28 @@ def serve(
     port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="Port, 0 for any free one.", show_default="8000, or SLIMQ_PORT"
+            min=0, max=65535, help="Port; 0 for any free one.", show_default="8000, or SLIMQ_PORT"
         ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, max=256, help="Processes that answer.", show_default="1, or SLIMQ_WORKERS"
+            min=1, max=256, help="Number of worker processes.", show_default="1, or SLIMQ_WORKERS"
         ),
     ] = None,
     root_path: Annotated[
         str | None,
         typer.Option(
-            help="Prefix of every path behind a proxy, such as /slimq.",
+            help="Path prefix behind a proxy, such as /slimq.",
             show_default="none, or SLIMQ_ROOT_PATH",
         ),
     ] = None,
 ) -> None:
     """Serve every variant of every policy over HTTP.
 
-    The URL goes to stdout, a second one with SLIMQ_ADMIN_PORT; logs go to stderr. Other settings
-    are read from SLIMQ_* variables, such as SLIMQ_MAX_BATCH or SLIMQ_MAX_BODY_BYTES; flags take
-    precedence.
+    The URL goes to stdout, followed by that of SLIMQ_ADMIN_PORT if set; logs go to stderr. Other
+    settings are read from SLIMQ_* variables, such as SLIMQ_MAX_BATCH or SLIMQ_MAX_BODY_BYTES; flags
+    take precedence.
     """
     require(
         "serve", "fastapi", "uvicorn", "websockets", "onnxruntime", "orjson", "prometheus_client"
@@ -66,8 +66,8 @@ def serve(
     configure_logs(logging.DEBUG if verbose else logging.INFO)
 
     def announce(url: str, admin_url: str | None = None, /) -> None:
-        typer.echo(f"slimq serves {settings.policies} at {url}")
+        typer.echo(f"slimq: serving {settings.policies} at {url}")
         if admin_url is not None:
-            typer.echo(f"slimq answers metrics and administration at {admin_url}")
+            typer.echo(f"slimq: metrics and administration at {admin_url}")
 
     run(settings, announce)

@@ -118,7 +118,7 @@ def test_a_process_listens_at_both_ports_and_says_where(launch_once: Any) -> Non
     process = launch_once(SLIMQ_ADMIN_PORT="0")
     assert process.process.stdout is not None
     line = process.process.stdout.readline()
-    assert line.startswith("slimq answers metrics and administration at http://127.0.0.1:")
+    assert line.startswith("slimq: metrics and administration at http://127.0.0.1:")
     admin_url = line.split(" at ")[1].strip()
     assert admin_url != process.url
     lying = {"host": admin_url.removeprefix("http://")}
