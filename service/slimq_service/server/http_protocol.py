@@ -32,7 +32,7 @@ LINGER_SECONDS = 1.0
 and the client might never see the response. Also the time to read the last bytes of an idle
 connection that is closed."""
 MAX_LINGERING = 64
-"""Connections beyond the limit that get an error response; further ones are reset."""
+"""Connections beyond the limit that get an error response; further ones are aborted."""
 FIRST_REQUEST_SECONDS = 1.0
 """Time for a new connection to send a request during shutdown: its client may already have sent it,
 since the connection was accepted."""

@@ -66,7 +66,7 @@ def make_config(
     arrived: Callable[[App], App] = lambda app: app,
     closed: Callable[[], None] = lambda: None,
 ) -> uvicorn.Config:
-    """Uvicorn's configuration, with uvloop and httptools if they are installed.
+    """The configuration of uvicorn, with uvloop and httptools if they are installed.
 
     Messages of streams are not compressed, since that takes longer than many models. Forwarded
     headers are handled by `http/forwarded.py`.
