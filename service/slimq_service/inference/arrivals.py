@@ -6,11 +6,6 @@ next, so the first of them can know how many follow.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
-App = Callable[[Any, Any, Any], Awaitable[None]]
-
 
 class Arrivals:
     """Counts requests that were read but not started.
@@ -26,20 +21,11 @@ class Arrivals:
         self.pending = 0
         self.tracked = False
 
-    def note(self, app: App) -> App:
-        """Counts a request that was read.
-
-        Args:
-            app: the application that will handle it.
-
-        Returns:
-            The application, wrapped so that calling it ends the count.
-        """
+    def read(self) -> None:
+        """Counts a request that was read."""
         self.pending += 1
         self.tracked = True
 
-        def begin(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-            self.pending -= 1
-            return app(scope, receive, send)
-
-        return begin
+    def start(self) -> None:
+        """Ends the count of a request that is started."""
+        self.pending -= 1

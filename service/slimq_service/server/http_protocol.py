@@ -22,7 +22,7 @@ from slimq_service.errors import (
     HeadTimeoutError,
     MalformedRequestError,
 )
-from slimq_service.inference.arrivals import App
+from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.raw_errors import raw_answer
 from slimq_service.server.uvicorn_adapter.http import HttpConnection
 from slimq_service.server.websocket_handshake import VERSION_HEADER
@@ -54,7 +54,7 @@ class WireLimits:
         connections: most that are open at once.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
-        arrived: told of every request that was read what is to answer it; says what does.
+        arrivals: counts the requests that were read and are not started.
         closed: called when a connection has been closed.
     """
 
@@ -63,7 +63,7 @@ class WireLimits:
     send_seconds: float
     connections: int
     refused: Callable[[str], str]
-    arrived: Callable[[App], App]
+    arrivals: Arrivals
     closed: Callable[[], None] = lambda: None
 
 
@@ -124,9 +124,13 @@ class BoundedProtocol(HttpConnection):
         super().connection_lost(exc)
         self.limits.closed()
 
-    def answered_by(self, app: App) -> App:
-        """Lets the arrivals know."""
-        return self.limits.arrived(app)
+    def request_queued(self) -> None:
+        """Counts the request among those that are not started."""
+        self.limits.arrivals.read()
+
+    def request_started(self) -> None:
+        """Counts it no longer."""
+        self.limits.arrivals.start()
 
     def data_received(self, data: bytes) -> None:
         """A piece, which may hold parts of several requests."""

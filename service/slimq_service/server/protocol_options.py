@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from slimq_service.inference.arrivals import App
+from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.process_limits import allow_connections
 from slimq_service.settings import Settings
 
@@ -17,7 +17,7 @@ from slimq_service.settings import Settings
 def http_options(
     settings: Settings,
     refused: Callable[[str], str],
-    arrived: Callable[[App], App],
+    arrivals: Arrivals,
     closed: Callable[[], None],
 ) -> dict[str, Any]:
     """The options of `uvicorn.Config` that say how requests are read.
@@ -26,8 +26,7 @@ def http_options(
         settings: the limits.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
-        arrived: told of every request that was read what is to answer it; says what does.
-            h11 does not ask.
+        arrivals: counts the requests that were read and are not started; not with h11.
         closed: called when a connection has been closed; not by h11 either.
     """
     if importlib.util.find_spec("httptools") is None:
@@ -40,7 +39,7 @@ def http_options(
         settings.send_seconds,
         allow_connections(settings.max_connections),
         refused,
-        arrived,
+        arrivals,
         closed,
     )
     return {"http": make_protocol(limits)}

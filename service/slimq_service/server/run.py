@@ -14,7 +14,7 @@ import uvicorn
 
 from slimq.core.providers import CPU
 from slimq_service.app import Application
-from slimq_service.inference.arrivals import App
+from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.orders import START_FAILED
 from slimq_service.server.process_limits import bound_memory
 from slimq_service.server.protocol_options import http_options
@@ -52,7 +52,7 @@ def run(
     if settings.memory_limit_bytes is not None or settings.providers == CPU:
         bound_memory(settings.memory_limit_bytes)  # drivers of others map more than there is
     count = receiver.count if receiver is not None else lambda: None
-    config = make_config(app.asgi, settings, app.count_refused, app.arrivals.note, count)
+    config = make_config(app.asgi, settings, app.count_refused, app.arrivals, count)
     server = _Server(config, app, receiver)
     server.run(sockets=list(sockets))
     if not server.started:
@@ -63,7 +63,7 @@ def make_config(
     app: Callable[..., Any],
     settings: Settings,
     refused: Callable[[str], str],
-    arrived: Callable[[App], App] = lambda app: app,
+    arrivals: Arrivals | None = None,
     closed: Callable[[], None] = lambda: None,
 ) -> uvicorn.Config:
     """How uvicorn runs the application: with uvloop and httptools wherever they are installed.
@@ -76,13 +76,13 @@ def make_config(
         settings: the limits.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
-        arrived: told of every request that was read what is to answer it; says what does.
+        arrivals: counts the requests that were read and are not started.
         closed: called when a connection has been closed.
     """
     return uvicorn.Config(
         app,
         loop="auto",
-        **http_options(settings, refused, arrived, closed),
+        **http_options(settings, refused, arrivals or Arrivals(), closed),
         ws=WebSocketConnection,
         ws_max_size=settings.stream_message_bytes,
         ws_ping_interval=PING_SECONDS,

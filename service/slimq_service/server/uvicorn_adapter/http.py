@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HIGH_WATER_LIMIT, HttpToolsProtocol
 
 from slimq.core.errors import SlimqError
 from slimq_service.errors import MalformedRequestError
-from slimq_service.inference.arrivals import App
+from slimq_service.server.uvicorn_adapter.cycle import Cycle
 from slimq_service.server.websocket_handshake import asks_for_websocket, check_handshake
 
 Headers = list[tuple[bytes, bytes]]
@@ -30,12 +31,16 @@ class HttpConnection(HttpToolsProtocol):
         """The cycle of the request that is being answered; uvicorn knows the newest alone."""
         self._last: Any = None
         """The cycle that the connection is to be closed behind."""
+        self._idle_since: float | None = None
+        """When the last response was complete, by the loop's clock; None once data has followed."""
 
     # Hooks, which do nothing here.
 
-    def answered_by(self, app: App) -> App:
-        """What answers a request that was read, given the application."""
-        return app
+    def request_queued(self) -> None:
+        """A request was read; the application starts to handle it in a later turn of the loop."""
+
+    def request_started(self) -> None:
+        """The application starts to handle a request."""
 
     def head_ended(self) -> None:
         """A head is whole, its request not yet begun; a `SlimqError` refuses it."""
@@ -134,7 +139,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Reads a piece, and again what is behind each head that asks for an upgrade in vain."""
-        self._unset_keepalive_if_required()
+        self._idle_since = None
         while True:
             try:
                 self.parser.feed_data(data)
@@ -158,7 +163,7 @@ class HttpConnection(HttpToolsProtocol):
         """Begins a request, unless it asks for an upgrade: `data_received` goes on with that."""
         if not self.parser.should_upgrade():
             self.head_ended()
-            super().on_headers_complete()
+            self._begin_request()
             self.request_begun()
         elif self.parser.get_method() == b"CONNECT":
             raise MalformedRequestError("method", "any but CONNECT", "CONNECT")
@@ -171,17 +176,86 @@ class HttpConnection(HttpToolsProtocol):
             self.body_ended()
             super().on_message_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Hands a part of a body to the request that has begun, unless it is answered already."""
+        cycle = self.cycle
+        if self.parser.should_upgrade() or cycle.response_complete:
+            return
+        cycle.add(body)
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+
+    def on_response_complete(self) -> None:
+        """Starts the next request that was read, or the time that an idle connection has.
+
+        There is one timer, which looks when it is due whether the connection was idle: starting and
+        cancelling one for each request costs more.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._watch_idleness(self.timeout_keep_alive)
+
     def shutdown(self) -> None:
         """Closes behind the answers that are owed."""
         self.finish()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Closes an idle connection."""
-        self.idle_too_long()
+        """Closes a connection that was idle for long enough."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._watch_idleness(left)
+        else:
+            self.idle_too_long()
+
+    def _watch_idleness(self, seconds: float) -> None:
+        then = self.timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, then)
+
+    def _begin_request(self) -> None:
+        """Completes the scope and starts the application, or queues the request behind others."""
+        parser, scope, before = self.parser, self.scope, self.cycle
+        version, url = parser.get_http_version(), httptools.parse_url(self.url)
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"], scope["query_string"] = url.path, url.query or b""
+        self.cycle = cycle = Cycle(
+            scope,
+            self.transport,
+            self.flow,
+            self.loop,
+            self.server_state.default_headers,
+            self.on_response_complete,
+            version != "1.0" and parser.should_keep_alive(),
+            self.expect_100_continue,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
-        super()._start_asgi_task(cycle, self.answered_by(app))
+        self.request_queued()
+        task = self.loop.create_task(self._run(cycle, app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _run(self, cycle: Cycle, app: Any) -> None:
+        self.request_started()
+        await cycle.run(app)
 
     def _asks_for_websocket(self) -> bool:
         """Whether the head is one for a WebSocket; behind an unanswered request none can begin."""
