@@ -20,12 +20,3 @@ class Arrivals:
     def __init__(self) -> None:
         self.pending = 0
         self.tracked = False
-
-    def read(self) -> None:
-        """Counts a request that was read."""
-        self.pending += 1
-        self.tracked = True
-
-    def start(self) -> None:
-        """Ends the count of a request that is started."""
-        self.pending -= 1

@@ -54,7 +54,6 @@ class WireLimits:
         connections: most that are open at once.
         refused: told the code of every error that is answered before there is a request; answers
             the id of that.
-        arrivals: counts the requests that were read and are not started.
         closed: called when a connection has been closed.
     """
 
@@ -63,13 +62,17 @@ class WireLimits:
     send_seconds: float
     connections: int
     refused: Callable[[str], str]
-    arrivals: Arrivals
     closed: Callable[[], None] = lambda: None
 
 
-def make_protocol(limits: WireLimits) -> type[asyncio.Protocol]:
-    """The class that `uvicorn.Config` takes as `http`."""
-    return type("Bounded", (BoundedProtocol,), {"limits": limits})
+def make_protocol(limits: WireLimits, arrivals: Arrivals) -> type[asyncio.Protocol]:
+    """The class that `uvicorn.Config` takes as `http`.
+
+    Args:
+        limits: what a client may take.
+        arrivals: counts the requests that were read and are not started.
+    """
+    return type("Bounded", (BoundedProtocol,), {"limits": limits, "arrivals": arrivals})
 
 
 class BoundedProtocol(HttpConnection):
@@ -124,14 +127,6 @@ class BoundedProtocol(HttpConnection):
         super().connection_lost(exc)
         self.limits.closed()
 
-    def request_queued(self) -> None:
-        """Counts the request among those that are not started."""
-        self.limits.arrivals.read()
-
-    def request_started(self) -> None:
-        """Counts it no longer."""
-        self.limits.arrivals.start()
-
     def data_received(self, data: bytes) -> None:
         """A piece, which may hold parts of several requests."""
         if self._is_over:
@@ -146,7 +141,7 @@ class BoundedProtocol(HttpConnection):
             return
         if self._carried > self._most:
             self._refuse(self._too_long(f"{self._carried} bytes and perhaps more"))
-        elif self._timer is None and (self.is_in_head() or not self.is_answering()):
+        elif self._timer is None and self.awaits_client():
             self._start_timer(self.limits.head_seconds, self._late)
 
     def _receive_chunks(self, data: bytes) -> None:
@@ -160,7 +155,7 @@ class BoundedProtocol(HttpConnection):
         """Measures a head that may be too long, and counts the requests that wait."""
         if self._size > self._most and self.head_size() > self._most:
             raise self._too_long(f"{self.head_size()} bytes")
-        if self.waiting_requests() >= PIPELINED:
+        if self.pipeline and self.waiting_requests() >= PIPELINED:
             raise MalformedRequestError("pipeline", f"{PIPELINED} requests at once", "more")
         self._in_head = False
         self._carried = 0

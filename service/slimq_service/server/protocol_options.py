@@ -39,7 +39,6 @@ def http_options(
         settings.send_seconds,
         allow_connections(settings.max_connections),
         refused,
-        arrivals,
         closed,
     )
-    return {"http": make_protocol(limits)}
+    return {"http": make_protocol(limits, arrivals)}

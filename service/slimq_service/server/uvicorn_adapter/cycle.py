@@ -8,16 +8,20 @@ a whole response is one system call and one packet, where uvicorn makes two of e
 from __future__ import annotations
 
 import logging
+import re
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 BODILESS = (204, 304)
 """Status codes of responses that have no body."""
+FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
+"""Headers that say where a response ends."""
+CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 FAILED: Message = {
     "status": 500,
     "headers": [
@@ -113,7 +117,9 @@ class Cycle:
     def add(self, body: bytes) -> None:
         """Adds a part of the request's body; only an unread one before it makes that a copy."""
         self.body = self.body + body if self.body else body
-        self.set()
+        self._ready = True
+        if self._waiter is not None:
+            self.set()
 
     async def run(self, app: ASGIApp) -> None:
         """Runs the application; whatever it does, the client gets a response or is cut off."""
@@ -139,7 +145,8 @@ class Cycle:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._continue_expected = False
         if not self.disconnected and not self.response_complete:
-            self._flow.resume_reading()
+            if self._flow.read_paused:
+                self._flow.resume_reading()
             if not self._ready:
                 await self._wait()
             self._ready = False
@@ -163,6 +170,8 @@ class Cycle:
             if kind != "http.response.start":
                 raise RuntimeError(f"expected 'http.response.start', received {kind!r}")
             self._start(message)
+            if "body" in message:  # the extension `WHOLE_RESPONSES`
+                self._continue(message["body"], more=False)
         elif kind != "http.response.body" or self.response_complete:
             expected = "no more" if self.response_complete else "'http.response.body'"
             raise RuntimeError(f"expected {expected}, received {kind!r}")
@@ -178,21 +187,20 @@ class Cycle:
     def _start(self, message: Message) -> None:
         """Keeps the head of the response until a part of its body follows."""
         headers = [*self._common, *message.get("headers", ())]
-        names, values = zip(*headers, strict=True) if headers else ((), ())
-        if HEADER_RE.search(b"".join(names)) or HEADER_VALUE_RE.search(b"".join(values)):
-            raise RuntimeError(f"expected valid headers, received {headers}")
         status = message["status"]
         lines, left, chunked = [STATUS_LINE[status]], None, False
         for name, value in headers:
             key = name.lower()
-            if key == b"content-length" and not chunked:
+            if key not in FRAMING:
+                pass
+            elif key == b"content-length" and not chunked:
                 left = int(value)
             elif key == b"transfer-encoding" and value.lower() == b"chunked":
                 left, chunked = None, True
             elif key == b"connection" and b"close" in value.lower().replace(b" ", b"").split(b","):
                 self.keep_alive = False
                 continue
-            lines += (key, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (key, value))
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         bodiless = status in BODILESS or self.scope["method"] == "HEAD"
@@ -200,7 +208,10 @@ class Cycle:
             chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")
-        self._head, self._left, self._chunked = b"".join(lines), 0 if bodiless else left, chunked
+        head = b"".join(lines)
+        if CONTROLS.search(head) or head.count(b"\n") != len(lines):
+            raise RuntimeError(f"expected headers without control characters, received {headers}")
+        self._head, self._left, self._chunked = head, 0 if bodiless else left, chunked
         self.response_started, self._continue_expected = True, False
 
     def _continue(self, body: bytes, *, more: bool) -> None:

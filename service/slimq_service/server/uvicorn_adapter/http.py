@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from asyncio import current_task
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HIGH_WATER_LIMIT, HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from slimq.core.errors import SlimqError
 from slimq_service.errors import MalformedRequestError
+from slimq_service.http.responses import WHOLE_RESPONSES
+from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.uvicorn_adapter.cycle import Cycle
+from slimq_service.server.uvicorn_adapter.target import split_target
 from slimq_service.server.websocket_handshake import asks_for_websocket, check_handshake
 
 Headers = list[tuple[bytes, bytes]]
+EXTENSIONS: dict[str, dict[object, object]] = {WHOLE_RESPONSES: {}}
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -25,6 +31,10 @@ class HttpConnection(HttpToolsProtocol):
     it. So it costs nothing where nobody asks.
     """
 
+    arrivals: ClassVar[Arrivals]
+    cycle: Any
+    scope: Any
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._answering: Any = None
@@ -35,12 +45,6 @@ class HttpConnection(HttpToolsProtocol):
         """When the last response was complete, by the loop's clock; None once data has followed."""
 
     # Hooks, which do nothing here.
-
-    def request_queued(self) -> None:
-        """A request was read; the application starts to handle it in a later turn of the loop."""
-
-    def request_started(self) -> None:
-        """The application starts to handle a request."""
 
     def head_ended(self) -> None:
         """A head is whole, its request not yet begun; a `SlimqError` refuses it."""
@@ -81,6 +85,10 @@ class HttpConnection(HttpToolsProtocol):
     def has_begun_answer(self) -> bool:
         """Whether a part of it is sent."""
         return self.is_answering() and self.cycle.response_started
+
+    def awaits_client(self) -> bool:
+        """Whether nothing happens until the client sends more: in a head, or between requests."""
+        return self.cycle is None or self.cycle.response_complete or "method" not in self.scope
 
     def is_in_head(self) -> bool:
         """Whether a head has begun that is not whole."""
@@ -174,7 +182,9 @@ class HttpConnection(HttpToolsProtocol):
         """Ends a request; one that asks for an upgrade has not begun."""
         if not self.parser.should_upgrade():
             self.body_ended()
-            super().on_message_complete()
+            if not self.cycle.response_complete:
+                self.cycle.more_body = False
+                self.cycle.set()
 
     def on_body(self, body: bytes) -> None:
         """Hands a part of a body to the request that has begun, unless it is answered already."""
@@ -194,7 +204,8 @@ class HttpConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             return
@@ -224,12 +235,13 @@ class HttpConnection(HttpToolsProtocol):
     def _begin_request(self) -> None:
         """Completes the scope and starts the application, or queues the request behind others."""
         parser, scope, before = self.parser, self.scope, self.cycle
-        version, url = parser.get_http_version(), httptools.parse_url(self.url)
+        version, (raw_path, query) = parser.get_http_version(), split_target(self.url)
         scope["method"] = parser.get_method().decode("ascii")
         scope["http_version"] = version
-        path = url.path.decode("ascii")
+        path = raw_path.decode("ascii")
         scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"], scope["query_string"] = url.path, url.query or b""
+        scope["raw_path"], scope["query_string"] = raw_path, query
+        scope["extensions"] = EXTENSIONS
         self.cycle = cycle = Cycle(
             scope,
             self.transport,
@@ -244,18 +256,21 @@ class HttpConnection(HttpToolsProtocol):
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            queue: Any = self.pipeline
+            queue.appendleft((cycle, self.app))
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
-        self.request_queued()
-        task = self.loop.create_task(self._run(cycle, app))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.arrivals.pending += 1
+        self.arrivals.tracked = True
+        self.tasks.add(self.loop.create_task(self._run(cycle, app)))
 
     async def _run(self, cycle: Cycle, app: Any) -> None:
-        self.request_started()
-        await cycle.run(app)
+        self.arrivals.pending -= 1
+        try:
+            await cycle.run(app)
+        finally:
+            self.tasks.discard(current_task())
 
     def _asks_for_websocket(self) -> bool:
         """Whether the head is one for a WebSocket; behind an unanswered request none can begin."""
