@@ -6,8 +6,11 @@ Only the paths of act and infer are matched here; FastAPI routes all others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+CACHED_PATHS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Dispatch:
             act: the endpoint of the native API.
             infer: the endpoint of the Open Inference Protocol.
         """
-        self._app = app
+        self._app, self._find = app, lru_cache(CACHED_PATHS)(self._parse)
         self._routes = {
             ("v1", "policies", "act"): ActionRoute(act, "policy", "variants", "variant"),
             ("v2", "models", "infer"): ActionRoute(infer, "model", "versions", "version"),
@@ -50,10 +53,10 @@ class Dispatch:
         if scope["type"] == "http" and scope["method"] == "POST":
             found = self._find(scope["path"])
             if found is not None:
-                app, scope["path_params"] = found
+                app, scope["path_params"] = found[0], found[1].copy()
         await app(scope, receive, send)
 
-    def _find(self, path: str) -> tuple[ASGIApp, dict[str, str]] | None:
+    def _parse(self, path: str) -> tuple[ASGIApp, dict[str, str]] | None:
         """The endpoint of a path, and the path parameters with the policy first."""
         parts = path.split("/")
         count = len(parts)

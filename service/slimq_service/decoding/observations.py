@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from slimq.core.errors import (
     InvalidInputError,
@@ -26,6 +27,7 @@ from slimq.core.errors import (
 from slimq.core.observation import Observations, ObservationSpec
 from slimq_service.decoding.frames_in_json import PLACEHOLDER, read_frames
 from slimq_service.decoding.nested_lists import (
+    SPARE_LISTS,
     check_count,
     check_lists,
     flatten,
@@ -72,6 +74,8 @@ class Envelope:
             count = len(self.content) // spec.item_bytes
             check_count(count, max_batch, FIELD)
             return spec.from_bytes(self.content)
+        if type(self.content) is list:
+            return _from_lists(self.content, spec, max_batch)
         if isinstance(self.content, np.ndarray):
             array: npt.NDArray[Any] = self.content
             if array.ndim == len(spec.shape) + 1:
@@ -98,8 +102,10 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
         return Envelope(media_type, body)
     if media_type == NPY:
         return Envelope(media_type, read_npy(body))
-    check_lists(body, spec, max_batch, FIELD)
-    document = _read_document(body, spec)
+    if len(body) > SPARE_LISTS:
+        check_lists(body, spec, max_batch, FIELD)
+    frames = spec.dtype == "uint8"
+    document = _read_document(body, spec) if frames else read_object(body, KEYS, "body")
     if FIELD not in document:
         raise InvalidInputError(FIELD, "a list of observations", "nothing")
     variant = read_variant(document) if len(document) > 1 else None
@@ -107,14 +113,14 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
 
 
 def _read_document(body: bytes, spec: ObservationSpec) -> dict[str, Any]:
-    """Parses a JSON body; frames become an array if `read_frames` can parse them.
+    """Parses a JSON body whose frames become an array if `read_frames` can parse them.
 
     Raises:
         MalformedError: the body is not JSON.
         ObservationError: the body contains NaN or an infinity.
         InvalidInputError: the body is not an object, or has an unknown key.
     """
-    frames = read_frames(body, spec) if spec.dtype == "uint8" else None
+    frames = read_frames(body, spec)
     if frames is not None:
         with contextlib.suppress(SlimqError):  # the full parse below reports the error
             document = read_object(frames[1], KEYS, "body")
@@ -137,7 +143,10 @@ def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
         ObservationError: the body contains NaN or an infinity.
         InvalidInputError: the body is not an object, or has an unknown key.
     """
-    document = load_json(body, keys, field)
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = load_json(body, keys, field)  # raises an error that says where
     if not isinstance(document, dict):
         raise InvalidInputError(field, f"a JSON object with {keys[0]}", kind_of(document))
     for key in document:
@@ -207,7 +216,8 @@ def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observatio
     if rank == 1 and spec.dtype == "float32":
         vectors = read_vectors(value, spec.shape[0])
         if vectors is not None:
-            check_count(len(vectors), max_batch, FIELD)
+            if len(vectors) > max_batch:
+                check_count(len(vectors), max_batch, FIELD)
             return vectors
     lengths, first = _infer_shape(value, rank + 2)
     depth = len(lengths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 from slimq_service.errors import LimitError, MalformedError, MediaTypeError
-from slimq_service.http.bodies import Headers
+from slimq_service.http.bodies import Headers, header
 
 WINDOW_BITS = {"gzip": 31, "deflate": 15}
 """zlib's window bits of each encoding; deflate is in zlib format (RFC 9110, 8.4.1.2)."""
@@ -23,9 +23,9 @@ def encoding_of(headers: Headers) -> str | None:
     Raises:
         MediaTypeError: the encoding is not supported, or there is more than one.
     """
-    values = [value for name, value in headers if name == b"content-encoding"]
-    if not values:
+    if header(headers, b"content-encoding") is None:
         return None
+    values = [value for name, value in headers if name == b"content-encoding"]
     name = b", ".join(values).decode("latin-1").strip().lower()
     if name in ("", "identity"):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from slimq_service.http.bodies import drain
 from slimq_service.http.problems import MEDIA_TYPE, Problem, render
@@ -13,6 +13,9 @@ DRAIN_SECONDS = 1.0
 """How long the rest of a rejected body is read."""
 JSON = b"application/json"
 PROBLEM = MEDIA_TYPE.encode()
+
+WHOLE_RESPONSES = "slimq.whole_responses"
+"""ASGI extension of servers that accept a response as one message: a start with its `body`."""
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
@@ -38,7 +41,11 @@ def retry_header(problem: Problem) -> RawHeaders:
 
 
 async def send_response(
-    send: Send, response: Response, *, close: bool = False, kind: str = "http.response"
+    send: Send,
+    response: Response,
+    *,
+    close: bool = False,
+    kind: str = "http.response",
 ) -> None:
     """Sends a response; with `close`, the caller must send an empty final part afterwards.
 
@@ -48,6 +55,14 @@ async def send_response(
         close: whether to close the connection.
         kind: prefix of the types of the ASGI messages.
     """
+    await send(start_message(response, close=close, kind=kind))
+    await send({"type": f"{kind}.body", "body": response.body, "more_body": close})
+
+
+def start_message(
+    response: Response, *, close: bool = False, kind: str = "http.response"
+) -> Message:
+    """The ASGI message that starts a response; see `send_response` for the arguments."""
     headers = [
         (b"content-type", response.media_type),
         (b"content-length", b"%d" % len(response.body)),
@@ -55,8 +70,7 @@ async def send_response(
     ]
     if close:
         headers.append((b"connection", b"close"))
-    await send({"type": f"{kind}.start", "status": response.status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": response.body, "more_body": close})
+    return {"type": f"{kind}.start", "status": response.status, "headers": headers}
 
 
 async def send_and_drain(receive: Receive, send: Send, response: Response, *, close: bool) -> None:

@@ -56,7 +56,10 @@ def greedy_actions(q_values: QValues) -> list[int]:
     rows: list[list[float]] = q_values.tolist()
     if not math.isfinite(sum(map(sum, rows))):  # a sum of finite values can overflow, too
         check_finite(q_values)
-    return [row.index(max(row)) for row in rows]
+    actions = []
+    for row in rows:
+        actions.append(row.index(max(row)))  # noqa: PERF401 (a comprehension is one more call)
+    return actions
 
 
 def check_finite(q_values: QValues) -> None:

@@ -85,22 +85,18 @@ class VariantMetrics:
     batches: dict[str, Counter] = field(default_factory=dict)
     errors: dict[str, Counter] = field(default_factory=dict)
 
-    def count_stages(self, parse: int, response: int) -> None:
-        """Records the nanoseconds spent decoding a request and encoding its response."""
-        self.parse_seconds.observe(parse * 1e-9)
-        self.response_seconds.observe(response * 1e-9)
-
     def count_inline(self, observations: int) -> None:
         """Counts a batch that ran in the event loop."""
         self.inline_batches.inc()
         self.batch_observations.observe(observations)
 
     def count_actions(self, actions: Sequence[int]) -> None:
-        """Counts the greedy action of each observation.
+        """Counts observations, and the greedy action of each.
 
         Actions without a name, as while a policy with other actions is being published, are not
         counted.
         """
+        self.observations.inc(len(actions))
         counters = self.actions
         for action in actions:
             if action < len(counters):

@@ -103,7 +103,7 @@ def describe(span: Span, scope: Scope, status: int) -> None:
         "slimq.request_id": CURRENT_ID.get(),
         "slimq.policy": call and call.policy,
         "slimq.variant": call and call.variant,
-        "slimq.observations": call and call.observations,
+        "slimq.observations": call and len(call.actions),
     }
     span.set_attributes({name: value for name, value in known.items() if value is not None})
     if status >= 500:
@@ -115,12 +115,12 @@ def add_stages(tracer: Tracer, within: Context, call: Call, offset: int) -> None
 
     Only the durations of the stages are measured, so their boundaries are approximate.
     """
-    start, stages = (call.began or call.arrived) + offset, call.stages
+    start = (call.began or call.arrived) + offset
     for name, nanoseconds in (
-        ("parse", stages.compute_input),
-        ("queue", stages.queue),
-        ("inference", stages.compute_infer),
-        ("respond", stages.compute_output),
+        ("parse", call.compute_input),
+        ("queue", call.queue),
+        ("inference", call.compute_infer),
+        ("respond", call.compute_output),
     ):
         if nanoseconds:
             tracer.start_span(name, within, start_time=start).end(start + nanoseconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,32 +23,32 @@ WHOLE: Body = "whole"
 
 
 @dataclass(slots=True)
-class Call:
+class Call(Stages):
     """What metrics, logs and errors need to know of a call; filled in along the way.
+
+    It has the time that each of its stages has taken, too.
 
     Attributes:
         policy: the policy's name.
         variant: the name of the variant that serves the call.
         body: how much of the body has been read.
-        observations: the number of observations served.
+        actions: the greedy action of each observation served.
         executions: model runs to count for the call.
         leases: the leases of the variant that the call keeps in memory.
         measured: that variant's metrics.
         arrived: when its first message arrived, by `perf_counter_ns`.
         began: when its body was complete, by the same clock.
-        stages: the time spent in each stage.
     """
 
     policy: str | None = None
     variant: str | None = None
     body: Body = UNREAD
-    observations: int = 0
+    actions: Sequence[int] = ()
     executions: int = 0
     leases: Leases | None = None
     measured: VariantMetrics | None = None
     arrived: int = field(default_factory=time.perf_counter_ns)
     began: int = 0
-    stages: Stages = field(default_factory=Stages)
 
     def hold(self, leases: Leases | None) -> None:
         """Keeps a variant in memory until the call ends, and releases the one held before."""
@@ -56,7 +57,3 @@ class Call:
         self.leases = leases
         if leases is not None:
             leases.count += 1
-
-    def elapsed(self) -> int:
-        """Nanoseconds since its body was complete, or since its arrival if it never was."""
-        return time.perf_counter_ns() - (self.began or self.arrived)

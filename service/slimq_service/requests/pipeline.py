@@ -17,9 +17,15 @@ from starlette.types import Receive, Scope, Send
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
-from slimq_service.http.bodies import ClientGoneError, Headers, is_long, read_body
+from slimq_service.http.bodies import Headers, collect, is_long, take_body
 from slimq_service.http.problems import Problem
-from slimq_service.http.responses import Response, send_and_drain, send_response
+from slimq_service.http.responses import (
+    WHOLE_RESPONSES,
+    Response,
+    send_and_drain,
+    send_response,
+    start_message,
+)
 from slimq_service.inference.engine import Engine
 from slimq_service.inference.run import Inference, check_finite, greedy_actions
 from slimq_service.inference.shadow import Shadow
@@ -74,7 +80,7 @@ class Pipeline:
         response = self._act(codec, scope, receive, call)
         return self.respond(call, scope, receive, send, response, codec.error)
 
-    async def respond(
+    def respond(
         self,
         call: Call,
         scope: Scope,
@@ -84,8 +90,8 @@ class Pipeline:
         error: Callable[[Problem], Response],
         *,
         counted: bool = True,
-    ) -> None:
-        """Sends a response, or an error response if computing it fails.
+    ) -> Awaitable[None]:
+        """Sends a response, or an error response if computing it fails, once awaited.
 
         Args:
             call: the request's call.
@@ -96,16 +102,17 @@ class Pipeline:
             error: turns a problem document into a response.
             counted: whether the metrics and statistics of requests for actions include it.
         """
-        try:
-            result = await self.recorder.settle(call, scope["path"], response, counted)
-        except ClientGoneError:
-            return
-        if isinstance(result, Response):
-            await send_response(send, result)
-            return
-        unread = call.body is UNREAD and is_long(scope["headers"])
-        close = unread or call.body is PARTIAL
-        await send_and_drain(receive, send, error(result), close=close)
+
+        def deliver(result: Response | Problem) -> Awaitable[None]:
+            if isinstance(result, Response):
+                if WHOLE_RESPONSES in scope.get("extensions", ()):
+                    return send({**start_message(result), "body": result.body})
+                return send_response(send, result)
+            unread = call.body is UNREAD and is_long(scope["headers"])
+            close = unread or call.body is PARTIAL
+            return send_and_drain(receive, send, error(result), close=close)
+
+        return self.recorder.settle(call, scope["path"], response, deliver, counted)
 
     def default_variant(self, policy: PolicyManifest, headers: Headers) -> str:
         """The variant for a request that does not name one; see `routing`."""
@@ -127,8 +134,10 @@ class Pipeline:
     async def body(self, receive: Receive, headers: Headers, call: Call) -> bytes:
         """Reads the complete body, within the limits; see `read_body`."""
         call.body = PARTIAL
-        limits = self.settings
-        body = await read_body(receive, headers, limits.max_body_bytes, limits.body_seconds)
+        limit = self.settings.max_body_bytes
+        body, rest = take_body(receive, headers, limit)
+        if body is None:
+            body = await collect(rest, limit, self.settings.body_seconds)
         call.body = WHOLE
         call.began = time.perf_counter_ns()
         return body
@@ -150,22 +159,21 @@ class Pipeline:
             DeadlineError: no thread was free in time.
             ClientGoneError: the client closed the connection while the body was queued.
         """
-        stages = call.stages
         if not codec.is_slow(content, len(body)):
             before = time.perf_counter_ns()
             decoded = codec.decode(content, body, spec)
-            stages.compute_input += time.perf_counter_ns() - before
+            call.compute_input += time.perf_counter_ns() - before
             return decoded
         work = partial(codec.decode, content, body, spec)
-        reading = await self._engine.reader.run(work, len(body), receive, stages.queue / 1e9)
-        stages.queue += int(reading.queue_seconds * 1e9)
-        stages.compute_input += int(reading.seconds * 1e9)
+        reading = await self._engine.reader.run(work, len(body), receive, call.queue / 1e9)
+        call.queue += int(reading.queue_seconds * 1e9)
+        call.compute_input += int(reading.seconds * 1e9)
         return reading.content  # type: ignore[no-any-return]
 
     async def infer(
         self, call: Call, receive: Receive, variant: LoadedVariant, observations: Observations
     ) -> tuple[QValues, list[int]]:
-        """Computes Q-values `(batch, actions)` and greedy actions, counted and timed.
+        """Computes Q-values `(batch, actions)` and greedy actions; the call has what is counted.
 
         Raises:
             NonFiniteError: the Q-values are not all finite.
@@ -174,21 +182,14 @@ class Pipeline:
             ClientGoneError: the client closed the connection while the request was queued.
             ClosingError: the service shut down while it was queued.
         """
-        stages = call.stages
-        waited = stages.queue / 1e9
-        inference = await self._engine.run(variant, observations, receive, waited)
+        inference = await self._engine.run(variant, observations, receive, call.queue / 1e9)
         q_values = inference.q_values
         actions = greedy_actions(q_values)
         if variant.policy.shadow is not None:
             self.shadow.offer(variant, observations, q_values)
-        call.observations, call.executions = len(actions), inference.executions
-        stages.compute_infer = int(inference.seconds * 1e9)
-        stages.queue += int(inference.queue_seconds * 1e9)
-        measured = call.measured or self.metrics.of(call.policy, call.variant)
-        measured.inference_seconds.observe(inference.seconds)
-        measured.queue_seconds.observe(waited + inference.queue_seconds)
-        measured.observations.inc(len(actions))
-        measured.count_actions(actions)
+        call.actions, call.executions = actions, inference.executions
+        call.compute_infer = int(inference.seconds * 1e9)
+        call.queue += int(inference.queue_seconds * 1e9)
         return q_values, actions
 
     async def compute(
@@ -237,5 +238,5 @@ class Pipeline:
         q_values, actions = await self.infer(call, receive, variant, decoded.observations())
         before = time.perf_counter_ns()
         response = codec.encode(variant, decoded, q_values, actions)
-        call.stages.compute_output += time.perf_counter_ns() - before
+        call.compute_output += time.perf_counter_ns() - before
         return response

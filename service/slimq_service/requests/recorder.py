@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
@@ -12,6 +12,7 @@ from slimq.core.errors import SlimqError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.http.problems import Problem, explain
 from slimq_service.metrics.codes import CLIENT_GONE
+from slimq_service.metrics.instruments import observe_each
 from slimq_service.metrics.service import Metrics
 from slimq_service.metrics.statistics import Statistics
 from slimq_service.requests.call import Call
@@ -33,71 +34,88 @@ class Recorder:
         self._log = structlog.get_logger(component="requests")
 
     async def settle(
-        self, call: Call, path: str, result: Awaitable[T], counted: bool = True
-    ) -> T | Problem:
-        """Awaits the result of a call and records it.
+        self,
+        call: Call,
+        path: str,
+        result: Awaitable[T],
+        deliver: Callable[[T | Problem], Awaitable[None]],
+        counted: bool = True,
+    ) -> None:
+        """Awaits the result of a call, delivers it, and records the call.
+
+        Nothing that a client waits for happens after its response: the call is recorded last.
 
         Args:
             call: the call; names its policy and variant by the end.
             path: the request's path, for the log.
             result: computes the result.
+            deliver: sends the result, or the problem document of the error that it raised; not
+                called if the client has closed the connection.
             counted: whether the metrics and statistics of requests for actions include it.
-
-        Returns:
-            The result, or the problem document of the error it raised.
-
-        Raises:
-            ClientGoneError: the client closed the connection.
         """
-        self._metrics.in_flight.inc()
+        in_flight, code = self._metrics.in_flight, None
+        in_flight.inc()
+        ended = 0
         try:
-            value = await result
-        except ClientGoneError:
-            self._count_error(call, CLIENT_GONE, counted)
-            raise
-        except Exception as error:
-            return self._explain(call, path, error, counted)
-        else:
-            if counted:
-                self._count(call, succeeded=True)
-            return value
+            try:
+                outcome: T | Problem = await result
+            except ClientGoneError:
+                code = CLIENT_GONE
+                return
+            except Exception as error:
+                outcome = self._explain(call, path, error)
+                code = outcome["code"]
+            ended = time.perf_counter_ns()
+            await deliver(outcome)
         finally:
             call.hold(None)
-            self._metrics.in_flight.dec()
+            in_flight.dec()
             if counted:
-                measured = call.measured or self._metrics.of(call.policy, call.variant)
-                measured.requests.inc()
-                measured.http_seconds.observe((time.perf_counter_ns() - call.arrived) * 1e-9)
+                self._count(call, code, ended)
+            elif code is not None:
+                self._metrics.http_error(code)
 
-    def _explain(self, call: Call, path: str, error: Exception, counted: bool) -> Problem:
-        """Records an error and returns its problem document."""
-        problem = explain(error)
+    def _explain(self, call: Call, path: str, error: Exception) -> Problem:
+        """The problem document of an error; an internal one is logged."""
         if not isinstance(error, SlimqError):
             names = {"policy": call.policy, "variant": call.variant}
             self._log.error("request failed", path=path, **names, exc_info=error)
-        self._count_error(call, problem["code"], counted)
-        if counted:
-            self._count(call, succeeded=False)
-        return problem
+        return explain(error)
 
-    def _count_error(self, call: Call, code: str, counted: bool) -> None:
-        if counted:
-            self._metrics.error(call.policy, call.variant, code)
-        else:
-            self._metrics.http_error(code)
+    def _count(self, call: Call, code: str | None, ended: int) -> None:
+        """Counts a call in the metrics, and in the statistics unless its client has gone.
 
-    def _count(self, call: Call, *, succeeded: bool) -> None:
-        policy, variant, measured = call.policy, call.variant, call.measured
-        if policy is None or variant is None:
+        Args:
+            call: the call.
+            code: of the error; None if it succeeded.
+            ended: when its result was there, by `perf_counter_ns`; 0 if there is none.
+        """
+        has_result, ended = ended != 0, ended or time.perf_counter_ns()
+        policy, variant = call.policy, call.variant
+        measured = call.measured or self._metrics.of(policy, variant)
+        measured.requests.inc()
+        seconds = [(measured.http_seconds, (ended - call.arrived) * 1e-9)]
+        if call.actions:
+            seconds += (
+                (measured.inference_seconds, call.compute_infer * 1e-9),
+                (measured.queue_seconds, call.queue * 1e-9),
+            )
+            measured.count_actions(call.actions)
+        if code is None and has_result:
+            seconds += (
+                (measured.parse_seconds, call.compute_input * 1e-9),
+                (measured.response_seconds, call.compute_output * 1e-9),
+            )
+        elif code is not None:
+            self._metrics.error(policy, variant, code)
+        observe_each(seconds)
+        if policy is None or variant is None or not has_result:
             return
-        if measured is None and not self._catalogue.scan.knows(policy, variant):
+        if call.measured is None and not self._catalogue.scan.knows(policy, variant):
             return
         statistics = self.statistics.of(policy, variant)
-        elapsed = call.elapsed()
-        if succeeded:
-            stages = call.stages
-            measured = measured or self._metrics.of(policy, variant)
-            measured.count_stages(stages.compute_input, stages.compute_output)
-            statistics.succeed(elapsed, stages, call.observations, call.executions)
+        elapsed = ended - (call.began or call.arrived)
+        if code is None:
+            statistics.succeed(elapsed, call, len(call.actions), call.executions)
         else:
             statistics.fail.add(elapsed)

@@ -22,7 +22,7 @@ from slimq_service.errors import (
     HeadTimeoutError,
     MalformedRequestError,
 )
-from slimq_service.inference.arrivals import App
+from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.raw_errors import raw_response
 from slimq_service.server.uvicorn_adapter.http import HttpConnection
 from slimq_service.server.websocket_handshake import VERSION_HEADER
@@ -54,7 +54,6 @@ class WireLimits:
         connections: maximum number of open connections.
         refused: called with the code of every error that precedes a request; returns a request
             id.
-        arrived: called with the application for every request; returns the application to call.
         closed: called after a connection was closed.
     """
 
@@ -63,13 +62,17 @@ class WireLimits:
     send_seconds: float
     connections: int
     refused: Callable[[str], str]
-    arrived: Callable[[App], App]
     closed: Callable[[], None] = lambda: None
 
 
-def make_protocol(limits: WireLimits) -> type[asyncio.Protocol]:
-    """The protocol class to pass to `uvicorn.Config` as `http`."""
-    return type("Bounded", (BoundedProtocol,), {"limits": limits})
+def make_protocol(limits: WireLimits, arrivals: Arrivals) -> type[asyncio.Protocol]:
+    """The protocol class to pass to `uvicorn.Config` as `http`.
+
+    Args:
+        limits: limits and callbacks of connections.
+        arrivals: counts requests that have been read but not started.
+    """
+    return type("Bounded", (BoundedProtocol,), {"limits": limits, "arrivals": arrivals})
 
 
 class BoundedProtocol(HttpConnection):
@@ -124,10 +127,6 @@ class BoundedProtocol(HttpConnection):
         super().connection_lost(exc)
         self.limits.closed()
 
-    def answered_by(self, app: App) -> App:
-        """Reports the arrival of a request."""
-        return self.limits.arrived(app)
-
     def data_received(self, data: bytes) -> None:
         """Parses received data, which may contain parts of several requests."""
         if self._is_over:
@@ -142,7 +141,7 @@ class BoundedProtocol(HttpConnection):
             return
         if self._carried > self._max_head:
             self._refuse(self._head_too_large(f"{self._carried} bytes and perhaps more"))
-        elif self._timer is None and (self.is_in_head() or not self.is_answering()):
+        elif self._timer is None and self.awaits_client():
             self._start_timer(self.limits.head_seconds, self._timed_out)
 
     def _receive_chunks(self, data: bytes) -> None:
@@ -156,7 +155,7 @@ class BoundedProtocol(HttpConnection):
         """Checks the size of a head, and the number of pipelined requests."""
         if self._size > self._max_head and self.head_size() > self._max_head:
             raise self._head_too_large(f"{self.head_size()} bytes")
-        if self.waiting_requests() >= MAX_PIPELINED:
+        if self.pipeline and self.waiting_requests() >= MAX_PIPELINED:
             raise MalformedRequestError("pipeline", f"{MAX_PIPELINED} requests at once", "more")
         self._in_head = False
         self._carried = 0

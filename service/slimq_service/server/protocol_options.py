@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from slimq_service.inference.arrivals import App
+from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.process_limits import raise_file_limit
 from slimq_service.settings import Settings
 
@@ -18,7 +18,7 @@ from slimq_service.settings import Settings
 def http_options(
     settings: Settings,
     refused: Callable[[str], str],
-    arrived: Callable[[App], App],
+    arrivals: Arrivals,
     closed: Callable[[], None],
 ) -> dict[str, Any]:
     """The options of `uvicorn.Config` that select and limit the HTTP protocol.
@@ -27,8 +27,7 @@ def http_options(
         settings: the limits.
         refused: called with the code of every error that precedes a request; returns a request
             id.
-        arrived: called with the application for every request; returns the application to call.
-            Not called by h11.
+        arrivals: counts requests that have been read but not started; not used by h11.
         closed: called after a connection was closed; not called by h11.
     """
     if importlib.util.find_spec("httptools") is None:
@@ -41,7 +40,6 @@ def http_options(
         settings.send_seconds,
         raise_file_limit(settings.max_connections),
         refused,
-        arrived,
         closed,
     )
-    return {"http": make_protocol(limits)}
+    return {"http": make_protocol(limits, arrivals)}

@@ -14,7 +14,7 @@ import uvicorn
 
 from slimq.core.providers import CPU
 from slimq_service.app import Application
-from slimq_service.inference.arrivals import App
+from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.process_limits import limit_memory
 from slimq_service.server.protocol_options import http_options
 from slimq_service.server.receiver import ConnectionReceiver
@@ -52,7 +52,7 @@ def run(
     if settings.memory_limit_bytes is not None or settings.providers == CPU:
         limit_memory(settings.memory_limit_bytes)  # GPU drivers map more memory than exists
     count = receiver.count if receiver is not None else lambda: None
-    config = make_config(app.asgi, settings, app.count_refused, app.arrivals.note, count)
+    config = make_config(app.asgi, settings, app.count_refused, app.arrivals, count)
     server = _Server(config, app, receiver)
     server.run(sockets=list(sockets))
     if not server.started:
@@ -63,7 +63,7 @@ def make_config(
     app: Callable[..., Any],
     settings: Settings,
     refused: Callable[[str], str],
-    arrived: Callable[[App], App] = lambda app: app,
+    arrivals: Arrivals | None = None,
     closed: Callable[[], None] = lambda: None,
 ) -> uvicorn.Config:
     """The configuration of uvicorn, with uvloop and httptools if they are installed.
@@ -76,13 +76,13 @@ def make_config(
         settings: the limits.
         refused: called with the code of every error that precedes a request; returns a request
             id.
-        arrived: called with the application for every request; returns the application to call.
+        arrivals: counts requests that have been read but not started.
         closed: called after a connection was closed.
     """
     return uvicorn.Config(
         app,
         loop="auto",
-        **http_options(settings, refused, arrived, closed),
+        **http_options(settings, refused, arrivals or Arrivals(), closed),
         ws=WebSocketConnection,
         ws_max_size=settings.stream_message_bytes,
         ws_ping_interval=PING_SECONDS,

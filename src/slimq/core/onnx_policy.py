@@ -116,6 +116,8 @@ class OnnxPolicy:
             RepositoryError: it does not load, or its inputs or outputs do not match.
         """
         self.session = make_session(model, name, providers=providers)
+        # `run` itself is a wrapper that validates names and feeds each time; these never change.
+        self._run = getattr(self.session, "_sess", self.session).run
         _check_values(
             f"{name}: input",
             self.session.get_inputs(),
@@ -137,7 +139,7 @@ class OnnxPolicy:
 
     def __call__(self, observations: Observations) -> QValues:
         """Q-values `(batch, actions)` for observations validated by `ObservationSpec.check`."""
-        q_values: QValues = self.session.run([OUTPUT], {INPUT: observations})[0]
+        q_values: QValues = self._run([OUTPUT], {INPUT: observations}, None)[0]
         return q_values
 
 

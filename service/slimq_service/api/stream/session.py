@@ -20,7 +20,8 @@ from slimq_service.api.stream.ending import IDLE, INTERNAL, LAYOUT, LOST, RESTAR
 from slimq_service.api.stream.inbox import DISCONNECT, Inbox
 from slimq_service.api.stream.messages import read_message, render_problem, render_response
 from slimq_service.errors import LayoutChangedError
-from slimq_service.http.bodies import ClientGoneError, Headers
+from slimq_service.http.bodies import Headers
+from slimq_service.http.problems import Problem
 from slimq_service.requests.call import Call
 from slimq_service.requests.pipeline import Pipeline
 
@@ -125,25 +126,28 @@ class Session:
     async def _handle(self, message: Mapping[str, Any], inbox: Inbox) -> str | None:
         """The response to a message, None if the client disconnected meanwhile."""
         call = Call(policy=self._policy, variant=self._variant)
-        try:
-            result = await self._pipeline.recorder.settle(
-                call, self._path, self._respond(call, message, inbox)
-            )
-        except ClientGoneError:
-            return None
-        if isinstance(result, str):
-            return result
-        if result["code"] == LayoutChangedError.code:
-            self._ending = LAYOUT
-        return render_problem(result)
+        response: str | None = None
+
+        async def deliver(result: str | Problem) -> None:
+            nonlocal response
+            if isinstance(result, str):
+                response = result
+                return
+            if result["code"] == LayoutChangedError.code:
+                self._ending = LAYOUT
+            response = render_problem(result)
+
+        answer = self._respond(call, message, inbox)
+        await self._pipeline.recorder.settle(call, self._path, answer, deliver)
+        return response
 
     async def _respond(self, call: Call, message: Mapping[str, Any], inbox: Inbox) -> str:
-        pipeline, stages, q_values = self._pipeline, call.stages, None
+        pipeline, q_values = self._pipeline, None
         policy = pipeline.catalogue.policy(self._policy)
         call.variant = self._variant or pipeline.default_variant(policy, self._headers)
         before = time.perf_counter_ns()
         parsed = read_message(message, self._frame)
-        stages.compute_input += time.perf_counter_ns() - before
+        call.compute_input += time.perf_counter_ns() - before
         variant = await pipeline.variant(call, self._policy, parsed.variant or call.variant)
         if variant.policy.observation != self._spec:
             problem = f"the observations of {self._policy!r} have changed; open a new stream"
@@ -154,6 +158,6 @@ class Session:
             q_values, _ = await pipeline.infer(call, inbox.watch, variant, observation)
         before = time.perf_counter_ns()
         response = render_response(variant, q_values)
-        stages.compute_output += time.perf_counter_ns() - before
+        call.compute_output += time.perf_counter_ns() - before
         self._observation, self._variant = observation, parsed.variant or self._variant
         return response

@@ -106,7 +106,7 @@ class CompareEndpoint:
             raise ObservationError(
                 "observations", "the policy's new layout", "the layout before a new version"
             )
-        waited = call.stages.queue / 1e9
+        waited = call.queue / 1e9
         inference = await pipeline.compute(variant, observations, receive, waited, batched=False)
         q_values = np.ascontiguousarray(inference.q_values)
         row = {

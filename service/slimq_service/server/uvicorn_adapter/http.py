@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from asyncio import current_task
+from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from slimq.core.errors import SlimqError
 from slimq_service.errors import MalformedRequestError
-from slimq_service.inference.arrivals import App
+from slimq_service.http.responses import WHOLE_RESPONSES
+from slimq_service.inference.arrivals import Arrivals
+from slimq_service.server.uvicorn_adapter.cycle import Cycle
+from slimq_service.server.uvicorn_adapter.target import split_target
 from slimq_service.server.websocket_handshake import asks_for_websocket, check_handshake
 
 Headers = list[tuple[bytes, bytes]]
+EXTENSIONS: dict[str, dict[object, object]] = {WHOLE_RESPONSES: {}}
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -24,18 +31,20 @@ class HttpConnection(HttpToolsProtocol):
     `Upgrade` cost nothing.
     """
 
+    arrivals: ClassVar[Arrivals]
+    cycle: Any
+    scope: Any
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._answering: Any = None
         """The cycle of the request in progress; uvicorn only knows the newest one."""
         self._last: Any = None
         """The cycle after which the connection is closed."""
+        self._idle_since: float | None = None
+        """When the last response was complete, by the loop's clock; None once data has followed."""
 
     # Hooks, with defaults that do nothing or what uvicorn does.
-
-    def answered_by(self, app: App) -> App:
-        """Returns the application to call for a request."""
-        return app
 
     def head_ended(self) -> None:
         """Called after a head, before its request; may raise a `SlimqError` to reject it."""
@@ -76,6 +85,10 @@ class HttpConnection(HttpToolsProtocol):
     def has_begun_answer(self) -> bool:
         """Whether a part of the response in progress has been sent."""
         return self.is_answering() and self.cycle.response_started
+
+    def awaits_client(self) -> bool:
+        """Whether the next step is up to the client: within a head, or between requests."""
+        return self.cycle is None or self.cycle.response_complete or "method" not in self.scope
 
     def is_in_head(self) -> bool:
         """Whether a head is incomplete."""
@@ -134,7 +147,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses data; continues after heads whose upgrade is ignored."""
-        self._unset_keepalive_if_required()
+        self._idle_since = None
         while True:
             try:
                 self.parser.feed_data(data)
@@ -158,7 +171,7 @@ class HttpConnection(HttpToolsProtocol):
         """Starts a request; upgrades are handled by `data_received`."""
         if not self.parser.should_upgrade():
             self.head_ended()
-            super().on_headers_complete()
+            self._begin_request()
             self.request_begun()
         elif self.parser.get_method() == b"CONNECT":
             raise MalformedRequestError("method", "any but CONNECT", "CONNECT")
@@ -169,19 +182,95 @@ class HttpConnection(HttpToolsProtocol):
         """Ends a request; one with an upgrade has not been started."""
         if not self.parser.should_upgrade():
             self.body_ended()
-            super().on_message_complete()
+            if not self.cycle.response_complete:
+                self.cycle.more_body = False
+                self.cycle.set()
+
+    def on_body(self, body: bytes) -> None:
+        """Adds a part of a body to its request, unless that has already been answered."""
+        cycle = self.cycle
+        if self.parser.should_upgrade() or cycle.response_complete:
+            return
+        cycle.add(body)
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+
+    def on_response_complete(self) -> None:
+        """Starts the next pipelined request, or else the keep-alive timeout.
+
+        There is a single timer, which checks on expiry whether the connection was idle: starting
+        and cancelling a timer per request costs more.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._watch_idleness(self.timeout_keep_alive)
 
     def shutdown(self) -> None:
         """Closes the connection after pending responses."""
         self.finish()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Closes an idle connection."""
-        self.idle_too_long()
+        """Closes a connection that was idle for long enough."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._watch_idleness(left)
+        else:
+            self.idle_too_long()
+
+    def _watch_idleness(self, seconds: float) -> None:
+        then = self.timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, then)
+
+    def _begin_request(self) -> None:
+        """Completes the scope and starts the application, or queues the request behind others."""
+        parser, scope, before = self.parser, self.scope, self.cycle
+        version, (raw_path, query) = parser.get_http_version(), split_target(self.url)
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        path = raw_path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"], scope["query_string"] = raw_path, query
+        scope["extensions"] = EXTENSIONS
+        self.cycle = cycle = Cycle(
+            scope,
+            self.transport,
+            self.flow,
+            self.loop,
+            self.server_state.default_headers,
+            self.on_response_complete,
+            version != "1.0" and parser.should_keep_alive(),
+            self.expect_100_continue,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            queue: Any = self.pipeline
+            queue.appendleft((cycle, self.app))
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
-        super()._start_asgi_task(cycle, self.answered_by(app))
+        self.arrivals.pending += 1
+        self.arrivals.tracked = True
+        self.tasks.add(self.loop.create_task(self._run(cycle, app)))
+
+    async def _run(self, cycle: Cycle, app: Any) -> None:
+        self.arrivals.pending -= 1
+        try:
+            await cycle.run(app)
+        finally:
+            self.tasks.discard(current_task())
 
     def _asks_for_websocket(self) -> bool:
         """Whether the head requests a WebSocket and no response is pending."""

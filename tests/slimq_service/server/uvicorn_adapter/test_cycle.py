@@ -1,0 +1,172 @@
+"""A request and its response, without a socket: what is written, and in how many pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from slimq_service.server.uvicorn_adapter.cycle import Cycle
+
+DATE = [(b"date", b"today")]
+START = {"type": "http.response.start", "status": 200}
+BODY = {"type": "http.response.body"}
+OK = b"HTTP/1.1 200 OK\r\ndate: today\r\n"
+
+
+class Transport:
+    """Remembers what is written, one item for each call, and whether it was closed."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def writelines(self, parts: Any) -> None:
+        self.written.append(b"".join(parts))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def exchange(app: Any, *parts: bytes, method: str = "POST", **options: Any) -> Transport:
+    """Runs an application on a request with a body in parts; one part arrives per turn."""
+
+    async def run() -> Transport:
+        loop, transport, completed = asyncio.get_running_loop(), Transport(), []
+        flow = FlowControl(transport)  # type: ignore[arg-type]
+        settings = {"keep_alive": True, "continue_expected": False} | options
+        scope = {"type": "http", "method": method}
+        done = completed.append
+        cycle = Cycle(scope, transport, flow, loop, DATE, lambda: done(True), **settings)
+        task = loop.create_task(cycle.run(app))
+        for part in parts:
+            await asyncio.sleep(0)
+            cycle.add(part)
+        await asyncio.sleep(0)
+        cycle.more_body = False
+        cycle.set()
+        await task
+        assert cycle.response_complete == bool(completed)
+        return transport
+
+    return asyncio.run(run())
+
+
+def answer(*messages: Any) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+
+    return app
+
+
+def test_a_whole_response_is_written_at_once() -> None:
+    start = {**START, "headers": [(b"content-length", b"3")]}
+    expected = [OK + b"content-length: 3\r\n\r\nabc"]
+    assert exchange(answer(start, {**BODY, "body": b"abc"})).written == expected
+    assert exchange(answer({**start, "body": b"abc"})).written == expected
+
+
+def test_the_head_goes_out_with_the_first_part_of_the_body_and_not_before() -> None:
+    length = {**START, "headers": [(b"content-length", b"4")]}
+    parts = ({**BODY, "body": b"ab", "more_body": True}, {**BODY, "body": b"cd"})
+    assert exchange(answer(length, *parts)).written == [
+        OK + b"content-length: 4\r\n\r\nab",
+        b"cd",
+    ]
+    assert exchange(answer(START, *parts)).written == [
+        OK + b"transfer-encoding: chunked\r\n\r\n2\r\nab\r\n",
+        b"2\r\ncd\r\n0\r\n\r\n",
+    ]
+
+
+def test_responses_without_a_body_have_none() -> None:
+    head = exchange(
+        answer({**START, "headers": [(b"content-length", b"3")]}, {**BODY, "body": b"abc"}),
+        method="HEAD",
+    )
+    assert head.written == [OK + b"content-length: 3\r\n\r\n"]
+    empty = exchange(answer({**START, "status": 204}, BODY))
+    assert empty.written == [b"HTTP/1.1 204 No Content\r\ndate: today\r\n\r\n"]
+
+
+@pytest.mark.parametrize("options", [{"keep_alive": False}, {"more": [(b"Connection", b"Close")]}])
+def test_a_connection_that_closes_says_so_once(options: Any) -> None:
+    start = {**START, "headers": [(b"content-length", b"0"), *options.pop("more", [])]}
+    closed = exchange(answer(start, BODY), **options)
+    assert closed.closed
+    assert closed.written == [OK + b"content-length: 0\r\nconnection: close\r\n\r\n"]
+
+
+def test_a_body_is_received_as_it_arrived() -> None:
+    received: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while not received or received[-1]["more_body"]:
+            received.append(await receive())
+        await send({**START, "body": b""})
+        received.append(await receive())
+
+    exchange(app, b"ab", b"cd")
+    assert b"".join(message["body"] for message in received[:-1]) == b"abcd"
+    assert received[-1] == {"type": "http.disconnect"}
+
+
+def test_a_client_that_waits_is_told_to_go_on_when_the_body_is_wanted() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({**START, "headers": [(b"content-length", b"0")], "body": b""})
+
+    written = exchange(app, b"x", continue_expected=True).written
+    assert written[0] == b"HTTP/1.1 100 Continue\r\n\r\n"
+    refused = exchange(answer({**START, "body": b""}), continue_expected=True).written
+    assert not refused[0].startswith(b"HTTP/1.1 100")
+
+
+def fail_after(*messages: Any) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(*messages)(scope, receive, send)
+        raise ZeroDivisionError
+
+    return app
+
+
+@pytest.mark.parametrize("app", [fail_after(), fail_after(START), answer(START), answer()])
+def test_an_application_that_fails_before_its_body_is_answered_with_500(app: Any) -> None:
+    failed = exchange(app)
+    (written,) = failed.written
+    assert written.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert written.endswith(b"connection: close\r\n\r\nInternal Server Error")
+    assert failed.closed
+
+
+@pytest.mark.parametrize("more", [(), ({**BODY, "body": b"12345"},), ({**BODY, "body": b"1"},)])
+def test_a_response_that_is_cut_short_or_too_long_closes_the_connection(more: Any) -> None:
+    start = {**START, "headers": [(b"content-length", b"4")]}
+    cut = exchange(answer(start, {**BODY, "body": b"ab", "more_body": True}, *more))
+    assert cut.written == [OK + b"content-length: 4\r\n\r\nab"]
+    assert cut.closed
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0b", b"a\x7fb"])
+@pytest.mark.parametrize("in_name", [False, True])
+def test_a_header_cannot_end_itself(value: bytes, in_name: bool) -> None:
+    header = (value, b"x") if in_name else (b"x-name", value)
+    (written,) = exchange(answer({**START, "headers": [header]}, BODY)).written
+    assert written.startswith(b"HTTP/1.1 500 ")
+    assert b"x-name" not in written
+    assert b"set-cookie" not in written
+
+
+def test_messages_out_of_order_are_errors() -> None:
+    assert exchange(answer(BODY)).written[0].startswith(b"HTTP/1.1 500 ")
+    whole = {**START, "headers": [(b"content-length", b"0")], "body": b""}
+    assert exchange(answer(whole, BODY)).written == [OK + b"content-length: 0\r\n\r\n"]
