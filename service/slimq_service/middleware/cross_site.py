@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slimq_service.errors import CrossSiteError
 from slimq_service.http.bodies import header
 from slimq_service.http.error_responses import refuse
-from slimq_service.http.forwarded import Proxies
+from slimq_service.http.forwarded import Proxies, is_unix
 from slimq_service.http.peers import Peers
 from slimq_service.http.problems import problem_of
 from slimq_service.http.sites import (
@@ -93,9 +93,9 @@ class CrossSite:
         settings = self._settings
         if settings.allowed_hosts:
             return settings.allowed_hosts
-        server, port = scope.get("server") or ("", None)
-        if port is None and str(server).startswith("/"):  # a socket in the file system
+        if is_unix(scope):
             return (ANY,)
+        _, port = scope.get("server") or ("", None)
         at_admin_port = port is not None and port == settings.admin_port
         bound = settings.admin_host if at_admin_port else settings.host
         return () if is_loopback(bound) else (ANY,)
