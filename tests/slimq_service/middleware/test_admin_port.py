@@ -13,7 +13,8 @@ from slimq_service.http.peers import Peers
 from slimq_service.middleware.admin_port import Ports
 from slimq_service.server import sockets
 from slimq_service.server.sockets import listen
-from slimq_service.settings import Settings, read_settings
+from slimq_service.settings import Settings
+from slimq_service.settings_reading import read_settings
 from waiting import until
 
 HEALTH = ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"]

@@ -14,7 +14,8 @@ from slimq.core.errors import ConfigError
 from slimq_service.http.peers import Peers
 from slimq_service.middleware.auth import Guard, Keys, read_keys, with_keys
 from slimq_service.server.logs import configure_logs
-from slimq_service.settings import Settings, read_settings
+from slimq_service.settings import Settings
+from slimq_service.settings_reading import read_settings
 from waiting import until
 
 API, ADMIN = "api-key-of-the-tests", "admin-key-of-the-tests"
