@@ -1,29 +1,34 @@
 #!/usr/bin/env python3
 """Exits with 0 if the service in this container answers /healthz, otherwise with 1.
 
-`slimq-healthcheck /readyz` checks another path.
+`slimq-healthcheck /readyz` checks another path. The service is reached at SLIMQ_UDS if that is set,
+otherwise at SLIMQ_PORT.
 """
 
 from __future__ import annotations
 
+import http.client
 import os
+import socket
 import sys
-import urllib.request
 
 SECONDS = 2.0
 
 
-def is_well(port: str, path: str) -> bool:
-    """Whether the service on this local port answers 200 in time."""
-    url = f"http://127.0.0.1:{port}{path}"
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def is_well(path: str) -> bool:
+    """Whether the service answers with 200 in time."""
     try:
-        with direct.open(url, timeout=SECONDS) as answer:
-            return bool(answer.status == 200)
-    except (OSError, ValueError):
+        port, uds = int(os.environ.get("SLIMQ_PORT", "8000")), os.environ.get("SLIMQ_UDS")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+        if uds:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(SECONDS)
+            connection.sock.connect(uds)
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1] if len(sys.argv) > 1 else "/healthz"
-    sys.exit(0 if is_well(os.environ.get("SLIMQ_PORT", "8000"), asked) else 1)
+    sys.exit(0 if is_well(sys.argv[1] if len(sys.argv) > 1 else "/healthz") else 1)

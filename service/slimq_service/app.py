@@ -155,9 +155,10 @@ def create_app(
         app.include_router(router)
     add_error_handlers(app, metrics)
     add_openapi(app, partial(describe, keys=keys))
-    dispatch = Dispatch(wrap_routes(app, settings, metrics), act_endpoint, infer_endpoint)
+    routes = wrap_routes(app, settings, peers, metrics)
+    dispatch = Dispatch(routes, act_endpoint, infer_endpoint)
     return Application(
-        wrap(dispatch, settings, metrics, keys, make_id, provider),
+        wrap(dispatch, settings, peers, metrics, keys, make_id, provider),
         app,
         lifecycle,
         arrivals,

@@ -1,23 +1,27 @@
-"""Settings of the service, read once from `SLIMQ_*` variables and flags."""
+"""Settings of the service; `settings_reading.py` reads them."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from slimq.core.errors import ConfigError, nearest
 from slimq.core.providers import CPU, PROVIDERS
-from slimq_service.settings_types import Hosts, Key, Origins, Peers, Pinned, Providers, RootPath
+from slimq_service.settings_types import (
+    Hosts,
+    Key,
+    Origins,
+    Peers,
+    Pinned,
+    Providers,
+    RootPath,
+    SocketPath,
+)
 
 PREFIX = "SLIMQ_"
-OTHER_VARIABLES = frozenset(("URL",))
-"""Variables of other commands, without the prefix."""
 PROVIDERS_SETTING = "settings", f"{PREFIX}PROVIDERS"
 """The place that errors about execution providers name."""
 SECRETS = frozenset(("api_key", "admin_key"))
@@ -38,6 +42,9 @@ class Settings(BaseSettings):
     policies: Path = Field(default=Path("policies"), description="repository of policies")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="port; 0 for any free one")
+    uds: SocketPath | None = Field(
+        default=None, description="Unix socket to listen on instead of host and port"
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -239,7 +246,7 @@ class Settings(BaseSettings):
     @field_validator("admin_port")
     @classmethod
     def _check_port(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value and value == info.data.get("port"):
+        if value and info.data.get("uds") is None and value == info.data.get("port"):
             raise ValueError(f"must differ from {PREFIX}PORT")
         return value
 
@@ -256,35 +263,3 @@ class Settings(BaseSettings):
         return frozenset(
             (policy, variant) for policy, variant in (p.split("/") for p in self.pinned)
         )
-
-
-def read_settings(**flags: Any) -> Settings:
-    """Reads the settings; a flag that is not None takes precedence over its variable.
-
-    Raises:
-        ConfigError: a value is invalid; names the variable.
-    """
-    try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        problem = first["msg"].removeprefix("Value error, ")
-        if first["loc"] and name not in SECRETS and ", received " not in problem:
-            problem += f", received {first.get('input')!r}"
-        raise ConfigError("settings", PREFIX + name.upper(), problem) from error
-
-
-def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
-    """Unknown `SLIMQ_*` variables, each with the most similar known one, if any.
-
-    They are not errors: Kubernetes, for one, sets variables named after services in all containers.
-    """
-    known = [name.upper() for name in Settings.model_fields]
-    unknown: dict[str, str | None] = {}
-    for name in sorted(names):
-        ours, key = name.upper().startswith(PREFIX), name.upper().removeprefix(PREFIX)
-        if ours and key not in known and key not in OTHER_VARIABLES:
-            near = nearest(key, known)
-            unknown[name] = None if near is None else PREFIX + near
-    return unknown

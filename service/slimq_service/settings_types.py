@@ -6,8 +6,11 @@ Lists are comma-separated.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -25,6 +28,8 @@ UNIX = "unix"
 ROOT_PATH = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&+=:@-]+)+"
 OWN_PATHS = ("v1", "v2", "docs", "openapi.json", "healthz", "readyz", "metrics")
 """First segments of the service's own paths."""
+MAX_SOCKET_BYTES = 107 if sys.platform == "linux" else 103
+"""Maximum length of a Unix socket's path: 108 bytes (104 on other systems) less a final NUL."""
 
 _SLUG = SLUG.strip("^$")
 _NAME = r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?"
@@ -69,6 +74,15 @@ def _check_root_path(value: str) -> str:
     return path
 
 
+def _check_socket(value: Path) -> Path:
+    path = value.absolute()  # as announced to clients, and as reported for the listening socket
+    size = len(os.fsencode(path))
+    if value == Path() or size > MAX_SOCKET_BYTES:
+        expected = f"the path of a socket, at most {MAX_SOCKET_BYTES} bytes"
+        raise ValueError(f"expected {expected}, received {size} bytes: {path}")
+    return path
+
+
 def _check_peers(values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         try:
@@ -93,6 +107,8 @@ Pinned = Annotated[
 """Variants, as policy/variant."""
 RootPath = Annotated[str, AfterValidator(_check_root_path)]
 """A path prefix: empty, or with a leading and no trailing slash."""
+SocketPath = Annotated[Path, AfterValidator(_check_socket)]
+"""The absolute path of a Unix socket, within the length limit."""
 Peers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_peers)]
 """Addresses and networks of peers, `UNIX` or `ANY`."""
 Hosts = Annotated[

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,8 +40,9 @@ def handler() -> Iterator[tuple[type[Handler], int]]:
         thread.join()
 
 
-def check(port: object, *path: str) -> int:
+def check(port: object, *path: str, **variables: str) -> int:
     environment = {**os.environ, "SLIMQ_PORT": str(port), "http_proxy": "http://127.0.0.1:1"}
+    environment |= variables
     command = [sys.executable, str(SCRIPT), *path]
     return subprocess.run(command, env=environment, timeout=30).returncode
 
@@ -67,3 +69,26 @@ def test_a_port_where_nobody_listens_is_not_healthy() -> None:
 
 def test_a_port_that_is_no_number_is_not_healthy() -> None:
     assert check("none") == 1
+
+
+class UnixServer(http.server.HTTPServer):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        self.socket.bind(str(self.server_address))
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        return self.socket.accept()[0], ("", 0)
+
+
+def test_a_unix_socket_is_asked_instead_of_the_port() -> None:
+    with tempfile.TemporaryDirectory(prefix="h", dir="/tmp") as folder:
+        path = f"{folder}/s"
+        assert check(8000, SLIMQ_UDS=path) == 1
+        with UnixServer(path, Handler) as server:  # type: ignore[arg-type]
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            assert check(1, SLIMQ_UDS=path) == 0
+            assert check(1, "/elsewhere", SLIMQ_UDS=path) == 1
+            server.shutdown()
+            thread.join()

@@ -12,7 +12,8 @@ from cloudcoil.models.prometheus_operator import v1 as operator
 
 from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
-from slimq_service.settings import Settings, unknown_variables
+from slimq_service.settings import Settings
+from slimq_service.settings_reading import unknown_variables
 
 FOLDER = Path(__file__).parents[2] / "docker" / "kubernetes"
 VERSION = "1.33"

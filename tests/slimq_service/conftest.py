@@ -21,6 +21,7 @@ from places import POLICIES
 from running import COMMAND
 from slimq.core.manifest import FileEntry
 from slimq_service.app import create_app
+from slimq_service.http.peers import Peers
 from slimq_service.settings import Settings
 from waiting import until
 
@@ -28,9 +29,9 @@ from waiting import until
 class InProcess:
     """The application on an event loop of its own, driven request by request."""
 
-    def __init__(self, root: Path, **settings: Any) -> None:
+    def __init__(self, root: Path, peers: Peers | None = None, **settings: Any) -> None:
         self.settings = Settings(policies=root, **{"retry_seconds": 0.0, **settings})
-        self.app = create_app(self.settings)
+        self.app = create_app(self.settings, peers=peers)
         self.runner = asyncio.Runner()
         self._lifespan = self.app.routes.router.lifespan_context(self.app.routes)
         self.run(self._lifespan.__aenter__())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slimq.core.errors import ConfigError
-from slimq_service.settings import read_settings, unknown_variables
+from slimq_service.settings_reading import read_settings, unknown_variables
 
 
 def test_variables_are_read_and_flags_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:

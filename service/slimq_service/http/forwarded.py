@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import Scope
 
 from slimq_service.http.bodies import Headers, header
+from slimq_service.http.sites import LOCALHOST
 from slimq_service.settings_types import ANY, ROOT_PATH, UNIX
 
 FOR, HOST, PROTO, PREFIX = b"for", b"host", b"proto", b"prefix"
@@ -100,9 +101,16 @@ class Proxies:
         return any(address in network for network in self._networks)
 
 
+def is_unix(scope: Scope) -> bool:
+    """Whether a request was received on a Unix socket."""
+    name, port = scope.get("server") or ("", None)
+    return port is None and str(name).startswith("/")
+
+
 def _peer(scope: Scope) -> str:
-    client = scope.get("client")
-    return UNIX if client is None else str(client[0])
+    """The peer's address; unknown for a TCP client that disconnected at once."""
+    client = scope.get("client") or ("", 0)
+    return UNIX if is_unix(scope) else str(client[0]) or UNKNOWN
 
 
 def _own_host(scope: Scope) -> str:
@@ -110,7 +118,9 @@ def _own_host(scope: Scope) -> str:
     found = (header(scope["headers"], b"host") or b"").decode("latin-1")
     if _HOST.fullmatch(found):
         return found
-    name, port = scope.get("server") or ("localhost", None)
+    if is_unix(scope):
+        return LOCALHOST
+    name, port = scope.get("server") or (LOCALHOST, None)
     name = f"[{name}]" if ":" in str(name) else name
     return str(name) if port is None else f"{name}:{port}"
 

@@ -51,6 +51,7 @@ class Peers:
             table: states of all workers, None for a single process.
         """
         self._folder, self._own, self._table = folder, own, table
+        self._address = None if folder is None else (str(folder / own), None)
         self._abandoned: set[asyncio.Future[PeerResponse | None]] = set()
         """Requests whose answers are no longer awaited."""
 
@@ -63,13 +64,21 @@ class Peers:
         """All live workers, including this one; empty for a single process."""
         return [] if self._table is None else list(self._table.alive())
 
+    def sent(self, scope: Scope) -> bool:
+        """Whether another worker sent a request, that is, on this worker's own socket.
+
+        `server` is the path that the listening socket was bound to, which no client can choose. If
+        the service listens for clients on a Unix socket, too, that has a different path.
+        """
+        return self._address is not None and scope.get("server") == self._address
+
     async def ask(self, request: Request, body: bytes) -> list[PeerResponse]:
         """Sends the same request to every other worker.
 
         Dead workers are skipped, since they have no state. Stalled workers get the request, since
         they may recover, but their responses are not awaited.
         """
-        if self._folder is None or from_peer(request.scope):
+        if self._folder is None or self.sent(request.scope):
             return []
         paths = sorted(path for path in self._folder.glob(SOCKET_PATTERN) if path.name != self._own)
         asking = {
@@ -91,12 +100,6 @@ class Peers:
                 one.add_done_callback(self._abandoned.discard)
         answers = [one.result() for one in asking.values() if one.done()]
         return [answer for answer in answers if answer is not None]
-
-
-def from_peer(scope: Scope) -> bool:
-    """Whether a request was received on a Unix socket, from another worker of the service."""
-    name, port = scope.get("server") or ("", 0)
-    return port is None and str(name).startswith("/")
 
 
 async def _ask(path: Path, method: str, target: str, body: bytes) -> PeerResponse | None:

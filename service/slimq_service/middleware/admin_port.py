@@ -1,7 +1,7 @@
 """Two ports: one for actions, one for monitoring and administration.
 
-The port of a request is taken from its connection, never from a header. Requests forwarded by
-another worker over a Unix socket may access everything.
+The port of a request is taken from its connection, never from a header. Requests that another
+worker forwards to this worker's own socket may access everything.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slimq_service.http.error_responses import refuse
-from slimq_service.http.peers import from_peer
+from slimq_service.http.peers import Peers
 from slimq_service.http.problems import Problem, no_such_path
 from slimq_service.middleware.auth import ADMIN_PREFIX, PUBLIC_PATHS
 
@@ -23,13 +23,15 @@ INDEX = "/v2/repository/index"
 class PortFilter:
     """ASGI middleware that serves administration at the admin port only, and nothing else there."""
 
-    def __init__(self, app: ASGIApp, admin_port: int, count: Callable[[str], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, admin_port: int, peers: Peers, count: Callable[[str], None]
+    ) -> None:
         """Wraps `app`; `count` is called with the code of every rejection."""
-        self._app, self._admin_port, self._count = app, admin_port, count
+        self._app, self._admin_port, self._peers, self._count = app, admin_port, peers, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Rejects paths that this port does not serve."""
-        if scope["type"] != "lifespan" and not from_peer(scope):
+        if scope["type"] != "lifespan" and not self._peers.sent(scope):
             _, port = scope.get("server") or (None, None)
             if not is_served(scope["path"], administers=port == self._admin_port):
                 problem = _problem(scope["path"])

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slimq.core.errors import ConfigError, SlimqError
 from slimq_service.errors import ForbiddenError, UnauthorizedError
 from slimq_service.http.error_responses import refuse
-from slimq_service.http.peers import from_peer
+from slimq_service.http.peers import Peers
 from slimq_service.http.problems import problem_of
 from slimq_service.settings import PREFIX, Settings
 from slimq_service.settings_types import KEY, KEY_RULE
@@ -72,13 +72,15 @@ def with_keys(settings: Settings) -> Settings:
 class Guard:
     """ASGI middleware that requires a key."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, count: Callable[[str], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Keys, peers: Peers, count: Callable[[str], None]
+    ) -> None:
         """Wraps `app`; `count` is called with the code of every rejection."""
-        self._app, self._keys, self._count = app, keys, count
+        self._app, self._keys, self._peers, self._count = app, keys, peers, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Rejects requests without a sufficient key."""
-        if scope["type"] != "lifespan" and not from_peer(scope):
+        if scope["type"] != "lifespan" and not self._peers.sent(scope):
             error = self._check(scope["path"], scope["headers"])
             if error is not None:
                 self._count(error.code)

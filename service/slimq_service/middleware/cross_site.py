@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slimq_service.errors import CrossSiteError
 from slimq_service.http.bodies import header
 from slimq_service.http.error_responses import refuse
-from slimq_service.http.forwarded import Proxies
-from slimq_service.http.peers import from_peer
+from slimq_service.http.forwarded import Proxies, is_unix
+from slimq_service.http.peers import Peers
 from slimq_service.http.problems import problem_of
 from slimq_service.http.sites import (
     is_address,
@@ -39,16 +39,18 @@ EXPECTED_HOST = "localhost, an IP address or a name of SLIMQ_ALLOWED_HOSTS"
 class CrossSite:
     """ASGI middleware that rejects cross-site loads, unloads and WebSockets."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, count: Callable[[str], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, peers: Peers, count: Callable[[str], None]
+    ) -> None:
         """Wraps `app`; `count` is called with the code of every rejection."""
-        self._app, self._settings, self._count = app, settings, count
+        self._app, self._settings, self._peers, self._count = app, settings, peers, count
         self._proxies = Proxies(settings.forwarded_allow_ips)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Rejects cross-site requests."""
         kind = scope["type"]
         administers = kind == "http" and scope["path"].startswith(ADMIN_PREFIX)
-        if (kind == "websocket" or administers) and not from_peer(scope):
+        if (kind == "websocket" or administers) and not self._peers.sent(scope):
             error = self._check(scope, administers=administers)
             if error is not None:
                 self._count(error.code)
@@ -91,9 +93,9 @@ class CrossSite:
         settings = self._settings
         if settings.allowed_hosts:
             return settings.allowed_hosts
-        server, port = scope.get("server") or ("", None)
-        if port is None and str(server).startswith("/"):  # a Unix socket
+        if is_unix(scope):
             return (ANY,)
+        _, port = scope.get("server") or ("", None)
         at_admin_port = port is not None and port == settings.admin_port
         bound = settings.admin_host if at_admin_port else settings.host
         return () if is_loopback(bound) else (ANY,)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from slimq.core.errors import MissingExtraError
 from slimq_service.http.forwarded import Proxies
+from slimq_service.http.peers import Peers
 from slimq_service.http.request_ids import RequestIds
 from slimq_service.metrics.service import Metrics
 from slimq_service.middleware.access_log import AccessLog
@@ -27,14 +28,15 @@ from slimq_service.middleware.root_path import RootPath
 from slimq_service.settings import Settings
 
 
-def wrap_routes(app: ASGIApp, settings: Settings, metrics: Metrics) -> ASGIApp:
+def wrap_routes(app: ASGIApp, settings: Settings, peers: Peers, metrics: Metrics) -> ASGIApp:
     """Wraps the routes in the middleware that requests for actions bypass."""
-    return CrossSite(Head(app), settings, metrics.http_error)
+    return CrossSite(Head(app), settings, peers, metrics.http_error)
 
 
 def wrap(
     app: ASGIApp,
     settings: Settings,
+    peers: Peers,
     metrics: Metrics,
     keys: Keys,
     make_id: Callable[[], str],
@@ -45,15 +47,16 @@ def wrap(
     Args:
         app: the application.
         settings: determine the middleware.
+        peers: the other workers, whose requests were authenticated there.
         metrics: count rejections.
         keys: required by `Guard`.
         make_id: generates request ids.
         provider: of spans, from `trace_provider`.
     """
     if keys:
-        app = Guard(app, keys, metrics.http_error)
+        app = Guard(app, keys, peers, metrics.http_error)
     if settings.admin_port is not None:
-        app = PortFilter(app, settings.admin_port, metrics.http_error)
+        app = PortFilter(app, settings.admin_port, peers, metrics.http_error)
     if settings.cors_origins:
         app = Cors(app, settings.cors_origins, metrics.http_error)
     if settings.root_path:

@@ -14,7 +14,8 @@ from slimq_service.app import create_app
 from slimq_service.middleware.auth import with_keys
 from slimq_service.server.run import exit_cleanly, run
 from slimq_service.server.sockets import listen, url_of
-from slimq_service.settings import PROVIDERS_SETTING, Settings, unknown_variables
+from slimq_service.settings import PROVIDERS_SETTING, Settings
+from slimq_service.settings_reading import unknown_variables
 
 
 class Announce(Protocol):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import stat
+import sys
 from pathlib import Path
 
 from slimq.core.errors import InvalidInputError
@@ -44,23 +46,28 @@ def listen(
 
     Args:
         settings: the addresses.
-        opened: closes the sockets at the end.
+        opened: closes the sockets at the end, and removes the file of a Unix socket.
 
     Raises:
         InvalidInputError: an address cannot be used, or the ports are equal.
     """
-    sockets = [opened.enter_context(bind(settings.host, settings.port))]
+    if settings.uds is None:
+        main = opened.enter_context(bind(settings.host, settings.port))
+    else:
+        main = bind_public(settings.uds, opened)
     if settings.admin_port is None:
-        return sockets, settings
-    sockets.append(opened.enter_context(bind(settings.admin_host, settings.admin_port)))
-    port, admin_port = (bound.getsockname()[1] for bound in sockets)
-    if port == admin_port:  # at different addresses
-        raise InvalidInputError("admin port", f"a port other than {port}", str(admin_port))
-    return sockets, settings.model_copy(update={"admin_port": admin_port})
+        return [main], settings
+    admin = opened.enter_context(bind(settings.admin_host, settings.admin_port))
+    admin_port = admin.getsockname()[1]
+    if settings.uds is None and main.getsockname()[1] == admin_port:  # at different addresses
+        raise InvalidInputError("admin port", f"a port other than {admin_port}", str(admin_port))
+    return [main, admin], settings.model_copy(update={"admin_port": admin_port})
 
 
 def url_of(bound: socket.socket) -> str:
-    """The URL of a listening socket."""
+    """The URL of a listening socket, or `unix:` and its path."""
+    if bound.family == getattr(socket, "AF_UNIX", None):
+        return f"unix:{bound.getsockname()}"
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -72,3 +79,66 @@ def bind_unix(path: Path) -> socket.socket:
     bound.bind(str(path))
     bound.listen(BACKLOG)
     return bound
+
+
+def bind_public(path: Path, opened: contextlib.ExitStack) -> socket.socket:
+    """Opens a listening Unix socket for clients; replaces a stale one.
+
+    Its mode is 0777 less the umask from the start: the umask and the folder decide who may connect.
+    If the mode were set afterwards, others could connect in between.
+
+    Args:
+        path: of the socket; may exist if it is a socket on which nobody listens.
+        opened: closes the socket at the end, and removes its file unless it has been replaced.
+
+    Raises:
+        InvalidInputError: a server listens there, the path is not a socket, or no socket can be
+            created there.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise InvalidInputError("uds", "a system with Unix sockets", sys.platform)
+    try:
+        if not path.parent.is_dir():
+            raise InvalidInputError("uds", "a path in an existing folder", str(path))
+        _remove_stale(path)
+        bound = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        bound.bind(str(path))
+        opened.callback(_remove_own, path, _identity(path))
+        bound.listen(BACKLOG)
+    except OSError as error:
+        received = f"{path} ({error.strerror or error})"
+        raise InvalidInputError("uds", "a path where a socket can be created", received) from error
+    return bound
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket on which nobody listens; rejects anything else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        received = f"{path}, which is not a socket and is kept"
+        raise InvalidInputError("uds", "the path of a socket", received)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(0)
+        try:
+            client.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:  # its backlog is full
+            pass
+    raise InvalidInputError("uds", "a path on which no other server listens", str(path))
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Distinguishes a file from a later one at the same path, even with the same inode."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _remove_own(path: Path, identity: tuple[int, int, int]) -> None:
+    with contextlib.suppress(OSError):
+        if _identity(path) == identity:
+            path.unlink()

@@ -32,6 +32,13 @@ def serve(
             min=0, max=65535, help="Port; 0 for any free one.", show_default="8000, or SLIMQ_PORT"
         ),
     ] = None,
+    uds: Annotated[
+        Path | None,
+        typer.Option(
+            help="Unix socket to listen on instead of host and port.",
+            show_default="none, or SLIMQ_UDS",
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -48,19 +55,19 @@ def serve(
 ) -> None:
     """Serve every variant of every policy over HTTP.
 
-    The URL goes to stdout, followed by that of SLIMQ_ADMIN_PORT if set; logs go to stderr. Other
-    settings are read from SLIMQ_* variables, such as SLIMQ_MAX_BATCH or SLIMQ_MAX_BODY_BYTES; flags
-    take precedence.
+    The URL (unix:PATH for a Unix socket) goes to stdout, followed by that of SLIMQ_ADMIN_PORT if
+    set; logs go to stderr. Other settings are read from SLIMQ_* variables, such as SLIMQ_MAX_BATCH
+    or SLIMQ_MAX_BODY_BYTES; flags take precedence.
     """
     require(
         "serve", "fastapi", "uvicorn", "websockets", "onnxruntime", "orjson", "prometheus_client"
     )
     from slimq_service.server.logs import configure_logs
     from slimq_service.server.serve import serve as run
-    from slimq_service.settings import read_settings
+    from slimq_service.settings_reading import read_settings
 
     settings = read_settings(
-        policies=policies, host=host, port=port, workers=workers, root_path=root_path
+        policies=policies, host=host, port=port, uds=uds, workers=workers, root_path=root_path
     )
     verbose = ctx.find_root().params.get("verbose", False)
     configure_logs(logging.DEBUG if verbose else logging.INFO)

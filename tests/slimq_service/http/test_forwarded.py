@@ -6,6 +6,7 @@ import pytest
 
 from slimq_service.http.forwarded import Proxies
 
+UNIX = "unix"
 LOCAL = ("127.0.0.1", "::1", "unix")
 
 
@@ -60,25 +61,39 @@ def test_a_prefix_that_is_set_holds_where_no_proxy_says_another() -> None:
         (LOCAL, ("127.0.0.1", 1), True),
         (LOCAL, ("::1", 1), True),
         (LOCAL, ("::ffff:127.0.0.1", 1), True),
-        (LOCAL, None, True),
+        (LOCAL, UNIX, True),
+        (LOCAL, ("", 0), False),
+        (LOCAL, None, False),
         (LOCAL, ("127.0.0.2", 1), False),
         (LOCAL, ("10.0.0.9", 1), False),
         (LOCAL, ("testclient", 1), False),
         (("10.0.0.0/8", "2001:db8::/32"), ("10.9.9.9", 1), True),
         (("10.0.0.0/8", "2001:db8::/32"), ("2001:db8::7", 1), True),
         (("10.0.0.0/8", "2001:db8::/32"), ("127.0.0.1", 1), False),
-        (("10.0.0.0/8",), None, False),
+        (("10.0.0.0/8",), UNIX, False),
+        (("*",), None, True),
         (("*",), ("203.0.113.5", 1), True),
         ((), ("127.0.0.1", 1), False),
     ],
 )
 def test_only_trusted_peers_are_believed(trusted: Any, client: Any, believed: bool) -> None:
     headers = {"x-forwarded-host": "slimq.example", "x-forwarded-for": "203.0.113.9"}
-    assert (url(headers, trusted, client=client) == "http://slimq.example") is believed
-    proxies, asked = Proxies(trusted), scope(headers, client)
+    more = {"server": ("/run/slimq.sock", None), "client": None} if client == UNIX else {}
+    more = {"client": client, **more}
+    assert (url(headers, trusted, **more) == "http://slimq.example") is believed
+    proxies, asked = Proxies(trusted), scope(headers, **more)
     assert proxies.forwarded_host(asked) == ("slimq.example" if believed else None)
-    peer = "unix" if client is None else client[0]
+    peer = client if client == UNIX else (client or ("",))[0] or "unknown"
     assert proxies.client(asked) == ("203.0.113.9" if believed else peer)
+
+
+@pytest.mark.parametrize("client", [None, "", ("", 0)])
+def test_over_a_unix_socket_there_is_no_address_and_a_host_only_if_one_is_said(client: Any) -> None:
+    server = ("/run/slimq.sock", None)
+    asked = scope({}, client, server=server)
+    assert Proxies(()).client(asked) == "unix"
+    assert str(Proxies(()).url(asked)) == "http://localhost"
+    assert url({}, client=client, server=server) == "http://inner:8000"
 
 
 @pytest.mark.parametrize(

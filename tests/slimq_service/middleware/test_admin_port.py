@@ -9,10 +9,12 @@ import httpx
 import pytest
 
 from slimq.core.errors import ConfigError, InvalidInputError
+from slimq_service.http.peers import Peers
 from slimq_service.middleware.admin_port import PortFilter
 from slimq_service.server import sockets
 from slimq_service.server.sockets import listen
-from slimq_service.settings import Settings, read_settings
+from slimq_service.settings import Settings
+from slimq_service.settings_reading import read_settings
 from waiting import until
 
 HEALTH = ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"]
@@ -67,15 +69,17 @@ def test_health_and_the_index_are_at_both(start: Any, method: str, path: str) ->
     assert is_there(service, method, ADMIN_URL + path)
 
 
-def test_another_worker_is_answered_everything() -> None:
+def test_another_worker_is_answered_everything(tmp_path: Path) -> None:
+    peers = Peers(tmp_path, "worker-0.sock")
+
     async def ask(path: str) -> list[str]:
         passed = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             passed.append(scope["path"])
 
-        scope = {"type": "http", "path": path, "server": ("/tmp/slimq-x/worker-0.sock", None)}
-        await PortFilter(app, 9000, str)(scope, None, None)  # type: ignore[arg-type]
+        scope = {"type": "http", "path": path, "server": (str(tmp_path / "worker-0.sock"), None)}
+        await PortFilter(app, 9000, peers, str)(scope, None, None)  # type: ignore[arg-type]
         return passed
 
     for _, path in (*ADMINISTRATION, *REST, *BOTH):

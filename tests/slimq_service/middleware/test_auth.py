@@ -11,9 +11,11 @@ import pytest
 
 from samples import sample_value
 from slimq.core.errors import ConfigError
+from slimq_service.http.peers import Peers
 from slimq_service.middleware.auth import Guard, Keys, read_keys, with_keys
 from slimq_service.server.logs import configure_logs
-from slimq_service.settings import Settings, read_settings
+from slimq_service.settings import Settings
+from slimq_service.settings_reading import read_settings
 from waiting import until
 
 API, ADMIN = "api-key-of-the-tests", "admin-key-of-the-tests"
@@ -182,11 +184,14 @@ def test_the_document_of_the_interface_says_what_needs_a_key(
     assert ("/v1/policies" in guarded) == ("api_key" in keys)
 
 
-def test_what_another_worker_passes_on_was_let_through_by_that_one(start: Any) -> None:
-    service = start(api_key=API, admin_key=ADMIN)
+def test_what_another_worker_passes_on_was_let_through_by_that_one(
+    start: Any, tmp_path: Path
+) -> None:
+    service = start(peers=Peers(tmp_path, "worker-0.sock"), api_key=API, admin_key=ADMIN)
     front = service.app.asgi
-    servers: list[Any] = [("/tmp/slimq-x/worker-0.sock", None), ("127.0.0.1", 8000)]
-    servers += [("test", None), None]
+    names = ("worker-0.sock", "worker-1.sock", "public.sock")
+    servers: list[Any] = [(str(tmp_path / name), None) for name in names]
+    servers += [("127.0.0.1", 8000), ("test", None), None]
 
     async def come_by(server: Any) -> int:
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -197,7 +202,21 @@ def test_what_another_worker_passes_on_was_let_through_by_that_one(start: Any) -
             return (await client.post(LOAD)).status_code
 
     seen = [service.run(come_by(server)) for server in servers]
-    assert seen == [200, 401, 401, 401]
+    assert seen == [200, 401, 401, 401, 401, 401]
+
+
+def test_a_single_process_has_no_workers_to_trust(start: Any) -> None:
+    service = start(api_key=API)
+    front = service.app.asgi
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await front({**scope, "server": None}, receive, send)
+
+    async def ask() -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+            return (await client.post("http://test" + LOAD)).status_code
+
+    assert service.run(ask()) == 401
 
 
 def test_workers_have_the_keys_and_tell_each_other_without_them(

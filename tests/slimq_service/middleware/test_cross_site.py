@@ -9,7 +9,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from slimq.core.errors import ConfigError
-from slimq_service.settings import read_settings
+from slimq_service.settings_reading import read_settings
 
 LOAD, UNLOAD = "/v2/repository/models/tiny/load", "/v2/repository/models/tiny/unload"
 STREAM = "/v1/policies/tiny/stream"

@@ -8,7 +8,7 @@ import pytest
 from websockets.sync.client import connect
 
 from slimq.core.errors import ConfigError
-from slimq_service.settings import read_settings
+from slimq_service.settings_reading import read_settings
 from waiting import until
 
 PREFIX = "/slimq"

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.http_protocol import MAX_PIPELINED, WireLimits, make_protocol
 from wire import receive_all
 
@@ -342,8 +343,10 @@ class Transport(asyncio.Transport):
 
     ended = ""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Any) -> None:
         pass
+
+    writelines = write
 
     def pause_reading(self) -> None:
         pass
@@ -371,7 +374,7 @@ def on_a_connection(work: Any) -> None:
         return "id"
 
     async def run() -> None:
-        kind = make_protocol(WireLimits(100, 5, 0.5, 9, refused, lambda app: app))
+        kind = make_protocol(WireLimits(100, 5, 0.5, 9, refused), Arrivals())
         config = uvicorn.Config(lambda: None, http=kind, log_config=None, timeout_keep_alive=0)
         protocol: Any = kind(config, ServerState(), {})  # type: ignore[call-arg]
         transport = Transport()
@@ -384,32 +387,33 @@ def on_a_connection(work: Any) -> None:
     assert codes == []
 
 
-def test_every_request_that_was_read_has_arrived_before_it_is_answered() -> None:
+def test_every_request_that_was_read_is_pending_until_it_starts() -> None:
     """Those that wait behind another on a connection, when their turn comes."""
-    happened: list[str] = []
+    arrivals, found = Arrivals(), []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        happened.append(scope["path"])
+        found.append((scope["path"], arrivals.pending))
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
 
     async def run() -> None:
-        def arrived(app: Any) -> Any:
-            happened.append("arrived")
-            return app
-
-        kind = make_protocol(WireLimits(100, 5, 0.5, 9, str, arrived))
+        kind = make_protocol(WireLimits(100, 5, 0.5, 9, str), arrivals)
         config = uvicorn.Config(app, http=kind, log_config=None)
         config.load()
-        protocol: Any = kind(config, ServerState(), {})  # type: ignore[call-arg]
-        protocol.connection_made(Transport())
-        for part in (b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n", b"GET /3 HTTP/1.1\r\n"):
-            protocol.data_received(part)
+        parts = (b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n", b"GET /3 HTTP/1.1\r\n\r\n")
+        protocols: list[Any] = [kind(config, ServerState(), {}) for _ in parts]  # type: ignore[call-arg]
+        assert not arrivals.tracked
+        for protocol, part in zip(protocols, parts, strict=True):
+            protocol.connection_made(Transport())
+            protocol.data_received(part + b"GET /4 HTTP/1.1\r\n")
+        assert (arrivals.tracked, arrivals.pending) == (True, 2)
         await asyncio.sleep(0.05)
-        protocol.connection_lost(None)
+        for protocol in protocols:
+            protocol.connection_lost(None)
 
     asyncio.run(run())
-    assert happened == ["arrived", "/1", "arrived", "/2"]
+    assert found == [("/1", 1), ("/3", 1), ("/2", 0)]
+    assert arrivals.pending == 0
 
 
 def test_only_a_client_that_takes_nothing_in_time_is_cut_off() -> None:
@@ -430,10 +434,11 @@ def test_an_idle_connection_whose_last_bytes_are_not_taken_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def work(protocol: Any, transport: Transport) -> None:
-        protocol.timeout_keep_alive_handler()
-        assert transport.ended == "closed"
+        protocol.on_response_complete()
         await asyncio.sleep(0.1)
+        assert transport.ended == "closed"
+        await asyncio.sleep(0.5)
         assert transport.ended == "aborted"
 
-    monkeypatch.setattr("slimq_service.server.http_protocol.LINGER_SECONDS", 0.02)
+    monkeypatch.setattr("slimq_service.server.http_protocol.LINGER_SECONDS", 0.3)
     on_a_connection(work)

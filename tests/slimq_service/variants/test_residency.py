@@ -133,7 +133,7 @@ def test_a_pinned_variant_cannot_be_unloaded(start: Any) -> None:
 @pytest.mark.parametrize("pinned", ["fp32", "a/b/c", "tiny/../x", "Tiny/fp32"])
 def test_a_pinned_name_that_is_none_is_refused(pinned: str) -> None:
     from slimq.core.errors import ConfigError
-    from slimq_service.settings import read_settings
+    from slimq_service.settings_reading import read_settings
 
     with pytest.raises(ConfigError, match="SLIMQ_PINNED"):
         read_settings(pinned=pinned)

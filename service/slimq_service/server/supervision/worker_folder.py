@@ -18,9 +18,10 @@ import structlog
 from slimq.core.errors import InvalidInputError
 from slimq_service.http.peers import socket_name
 from slimq_service.server.sockets import bind_unix
+from slimq_service.settings_types import MAX_SOCKET_BYTES
 
-MAX_PATH_BYTES = 107 - len("/" + socket_name(1023))
-"""Maximum length of the folder's path: the kernel limits paths of sockets to 107 bytes."""
+MAX_PATH_BYTES = MAX_SOCKET_BYTES - len("/" + socket_name(1023))
+"""Maximum length of the folder's path."""
 
 
 class WorkerFolder:
