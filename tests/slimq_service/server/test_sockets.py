@@ -149,8 +149,7 @@ def test_what_is_no_socket_is_refused_and_left_alone(path: Path, kind: str) -> N
         path.symlink_to("t")
     before = path.lstat()
     assert refusal(path) == (
-        f"uds: expected the path of a socket, received {path}, which is something else "
-        "and is left alone"
+        f"uds: expected the path of a socket, received {path}, which is not a socket and is kept"
     )
     assert path.lstat() == before
     assert kind != "file" or path.read_text() == "precious"
