@@ -100,7 +100,7 @@ SERVERS = {
     FEW: "slimq serve, 2 variants, both loaded",
     MANY: "slimq serve, 60 variants, all loaded",
     CHANGING: "slimq serve, a variant of each policy that is republished",
-    WORKERS: "slimq serve, the shipped policies, 2 workers",
+    WORKERS: "slimq serve, the shipped policies, a worker for each core",
 }
 SCRAPE, REPUBLISH = "scrape", "republish"
 
@@ -129,9 +129,9 @@ CASES = (
     Case("frames-raw-1", 1, Side(SERVICE, FRAMES_RAW), Side(CEILING, FRAMES_RAW), P50, Aim(1.1)),
     Case("frames-raw-16", 16, Side(SERVICE, FRAMES_RAW), Side(CEILING, FRAMES_RAW), RATE, Aim(1.5, target=2, at_least=True), spread=True),
     Case("frames-raw-64", 64, Side(SERVICE, FRAMES_RAW), Side(CEILING, FRAMES_RAW), RATE, Aim(1.5, target=2, at_least=True), spread=True),
-    Case("limit-frames-raw-16", 16, Side(SERVICE, FRAMES_RAW), Side(ECHO, FRAMES_RAW), SHARE, Aim(0.7, at_least=True), spread=True),
-    Case("limit-frames-raw-64", 64, Side(SERVICE, FRAMES_RAW), Side(ECHO, FRAMES_RAW), SHARE, Aim(0.7, at_least=True), spread=True),
-    Case("limit-frames-v2-16", 16, Side(SERVICE, FRAMES_V2), Side(ECHO, FRAMES_V2), SHARE, Aim(0.7, at_least=True), spread=True),
+    Case("limit-frames-raw-16", 16, Side(WORKERS, FRAMES_RAW), Side(ECHO, FRAMES_RAW), SHARE, Aim(0.7, at_least=True), spread=True),
+    Case("limit-frames-raw-64", 64, Side(WORKERS, FRAMES_RAW), Side(ECHO, FRAMES_RAW), SHARE, Aim(0.7, at_least=True), spread=True),
+    Case("limit-frames-v2-16", 16, Side(WORKERS, FRAMES_V2), Side(ECHO, FRAMES_V2), SHARE, Aim(0.7, at_least=True), spread=True),
     Case("frames-json-16", 16, Side(SERVICE, FRAMES_JSON), Side(PLAIN, FRAMES_JSON), RATE, Aim(4, at_least=True), spread=True),
     Case("frames-v2-1", 1, Side(SERVICE, FRAMES_V2), Side(SERVICE, FRAMES_RAW), P50, Aim(1.15)),
     Case("frames-v2-16", 16, Side(SERVICE, FRAMES_V2), Side(SERVICE, FRAMES_RAW), PROCESSOR, Aim(1.15)),

@@ -24,7 +24,7 @@ SLIMQ = (sys.executable, "-m", "slimq.cli.main")
 PEERS = Path(__file__).with_name("serving_peers.py")
 UNMEASURED = Path(__file__).with_name("serving_unmeasured.py")
 WARM_SECONDS = 1
-WORKERS = 2
+MIN_WORKERS = 2
 SETTLE_SECONDS = 10.0
 """In which the service must have gone back to the model that a republished variant began with."""
 
@@ -50,6 +50,11 @@ class Bench:
     load_cores: set[int]
     all_cores: set[int]
     prepared: dict[Request, tuple[Prepared, Path]] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> int:
+        """Workers of a service that uses every core."""
+        return max(MIN_WORKERS, len(self.all_cores))
 
     def repository(self, server: str) -> Repository:
         """What a server serves; built when it is first needed."""
@@ -84,7 +89,7 @@ class Bench:
         else:
             command = [*SLIMQ, "serve", "--policies", str(repository.root), "--port", "0"]
         if name == cases.WORKERS:
-            command += ["--workers", str(WORKERS)]
+            command += ["--workers", str(self.workers)]
         cores = self.all_cores if spread else self.server_cores
         log = self.folder / f"{name}{'-spread' if spread else ''}.log"
         server = Server(name, command, cores, log)
@@ -92,7 +97,7 @@ class Bench:
             if name in (cases.FEW, cases.MANY):
                 repositories.load_all(server.url, repository)
             elif name == cases.WORKERS:
-                repositories.load_in_workers(server.url, WORKERS)
+                repositories.load_in_workers(server.url, self.workers)
             server.pause()
         except BaseException:
             server.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +31,11 @@ SECRETS = frozenset(("api_key", "admin_key"))
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads_per_worker(values: dict[str, Any]) -> int:
+    workers: int = values.get("workers", 1)
+    return max(1, _processors() // workers)
 
 
 class Settings(BaseSettings):
@@ -173,7 +179,8 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="longest expected run in the event loop; longer ones are handed to a thread; "
-        "null: the cost of a handoff, measured at startup",
+        "null: `SLIMQ_ALONE_SECONDS` with up to 2 threads, else the cost of a handoff, measured "
+        "at startup",
     )
     alone_seconds: float = Field(
         default=2e-3,
@@ -182,10 +189,10 @@ class Settings(BaseSettings):
         description="longest expected run in the event loop when no other request is pending",
     )
     inference_threads: int = Field(
-        default_factory=_processors,
+        default_factory=_threads_per_worker,
         ge=1,
         le=1024,
-        description="threads for runs outside the event loop",
+        description="threads of each worker for runs outside the event loop",
     )
     batch_observations: int = Field(
         default=32,

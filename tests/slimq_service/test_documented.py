@@ -25,7 +25,7 @@ def page() -> str:
 def default_of(name: str) -> str:
     default = Settings.model_fields[name].default
     if name == "inference_threads":
-        return "processors"
+        return "processors / workers"
     if default is None or default == ():
         return "none"
     if isinstance(default, tuple):

@@ -1,13 +1,18 @@
 """Decides where inference runs: short runs in the event loop, longer ones batched in threads.
 
-A run expected to take less than a limit is inline, since handing it to a thread would cost more,
-and is batched with requests read in the same turn of the event loop (`same_turn.py`). Expected
-times were measured when the variant was loaded. ONNX Runtime releases the GIL and its `run` is
-thread-safe, so the threads share one session.
+A run expected to take less than a limit is inline, and is batched with requests read in the same
+turn of the event loop (`same_turn.py`). Expected times were measured when the variant was loaded.
+ONNX Runtime releases the GIL and its `run` is thread-safe, so the threads share one session.
+
+With many threads, the limit is what handing a run to one costs. With up to `FEW_THREADS`, one core
+is left beside the event loop's, and threads gain nothing: their computing overlaps with the loop's
+work, but both wait for the GIL, and batches are smaller (docs/performance.md). Runs then stay in
+the event loop as long as other requests can wait for them; `--workers` is how to use more cores.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from slimq.core.observation import Observations
@@ -25,6 +30,7 @@ from slimq_service.variants.loading import LoadedVariant
 MAX_INLINE_SECONDS = 200e-6
 MIN_INLINE_SECONDS = 50e-6
 """Bounds of the measured limit for inline runs; the upper one applies until it is measured."""
+FEW_THREADS = 2
 
 
 class Engine:
@@ -41,24 +47,28 @@ class Engine:
         """Starts nothing yet.
 
         Args:
-            inline_seconds: longest inline run; None to have `calibrate` measure it.
+            inline_seconds: longest inline run; None for a limit that suits the threads.
             threads: the number of threads for longer runs.
             limits: limits of batches and of the queue.
             arrivals: requests that were read but not started.
             metrics: where batches and the queue are counted.
         """
         self._threads = Threads(threads, "slimq-inference")
-        self._inline_seconds = MAX_INLINE_SECONDS if inline_seconds is None else inline_seconds
-        self._calibrated, self._metrics = inline_seconds is not None, metrics
+        self._offloads, self._metrics = threads > FEW_THREADS, metrics
+        self._calibrated = inline_seconds is not None or not self._offloads
+        if inline_seconds is None:
+            inline_seconds = MAX_INLINE_SECONDS if self._offloads else limits.alone_seconds
+        self._inline_seconds = inline_seconds
         gauges = metrics.queue_depth, metrics.queue_bytes
         self._budget = budget = QueueBudget(limits.waiting, limits.size, *gauges)
         self.reader = Reader(limits.seconds, budget)
         self._limits, self._arrivals = limits, arrivals
         self._batcher = Batcher(self._threads, threads, limits, budget, metrics)
-        self._same_turn = SameTurn(limits.observations, metrics, self._offload)
+        longest = math.inf if self._offloads else inline_seconds
+        self._same_turn = SameTurn(limits.observations, longest, metrics, self._offload)
 
     async def calibrate(self) -> None:
-        """Sets the limit for inline runs to the measured cost of a handoff to a thread."""
+        """Sets the limit for inline runs to the measured cost of a handoff, with many threads."""
         if not self._calibrated:
             self._calibrated = True
             measured = await self._threads.handoff_seconds()
@@ -108,7 +118,9 @@ class Engine:
         self._threads.close()
 
     def _offload(self, jobs: Sequence[Job]) -> bool:
-        """Hands short runs to threads if their total time is worth a handoff."""
+        """Hands short runs to threads if there are many and their total time is worth a handoff."""
+        if not self._offloads:
+            return False
         seconds = jobs[0].variant.cost.seconds(sum(len(job.observations) for job in jobs))
         return seconds > self._inline_seconds and self._batcher.offload(jobs)
 

@@ -57,11 +57,11 @@ def test_many_short_runs_are_split_between_free_threads() -> None:
 
     async def serve() -> None:
         arrivals = Arrivals()
-        engine = Engine(200e-6, 2, BatchLimits(32, 8, 1.0), arrivals, Metrics(Registry()))
+        engine = Engine(200e-6, 3, BatchLimits(32, 8, 1.0), arrivals, Metrics(Registry()))
         named: Any = SimpleNamespace(name="some")
         variant = LoadedVariant(named, named, q_function, make_cost(0, 50e-6), (None, None))
         one = np.zeros((1, 4), np.float32)
-        for count, batches in ((3, [3]), (16, [8, 8])):
+        for count, batches in ((3, [3]), (16, [6, 6, 4])):
             arrivals.pending = count
             names.clear()
             await asyncio.gather(*(engine.run(variant, one, _never) for _ in range(count)))
@@ -75,7 +75,7 @@ def test_many_short_runs_are_split_between_free_threads() -> None:
 
 def test_the_inline_limit_is_the_measured_cost_of_a_handoff() -> None:
     async def serve() -> None:
-        engine = Engine(None, 1, BatchLimits(8, 8, 1.0), Arrivals(), Metrics(Registry()))
+        engine = Engine(None, 3, BatchLimits(8, 8, 1.0), Arrivals(), Metrics(Registry()))
         named: Any = SimpleNamespace(name="some")
         await engine.calibrate()
         for seconds, inline in ((MIN_INLINE_SECONDS / 2, True), (2 * MAX_INLINE_SECONDS, False)):
@@ -89,6 +89,33 @@ def test_the_inline_limit_is_the_measured_cost_of_a_handoff() -> None:
             variant = LoadedVariant(named, named, q_function, cost, (None, None))
             await engine.run(variant, np.zeros((1, 4), np.float32), _never)
             assert (names == ["MainThread"]) is inline
+        engine.close()
+
+    asyncio.run(serve())
+
+
+def test_with_few_threads_runs_stay_inline_while_others_can_wait_for_them() -> None:
+    names: list[tuple[bool, int]] = []
+
+    def q_function(observations: Any, /) -> Any:
+        names.append((threading.current_thread().name == "MainThread", len(observations)))
+        return np.zeros((len(observations), 2), np.float32)
+
+    async def serve() -> None:
+        arrivals, limits = Arrivals(), BatchLimits(32, 8, 1.0, alone_seconds=2e-3)
+        engine = Engine(None, 2, limits, arrivals, Metrics(Registry()))
+        await engine.calibrate()
+        named: Any = SimpleNamespace(name="some")
+        one = np.zeros((1, 4), np.float32)
+        arrivals.pending = 9
+        for seconds, expected in (
+            (0.5e-3, [(True, 4), (True, 4), (True, 1)]),
+            (2.5e-3, [(False, 8), (False, 1)]),
+        ):
+            names.clear()
+            variant = LoadedVariant(named, named, q_function, make_cost(0, seconds), (None, None))
+            await asyncio.gather(*(engine.run(variant, one, _never) for _ in range(9)))
+            assert sorted(names, reverse=True) == expected
         engine.close()
 
     asyncio.run(serve())
