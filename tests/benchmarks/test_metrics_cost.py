@@ -22,7 +22,7 @@ def test_a_registry_that_forgets_has_every_series_and_no_count() -> None:
     measured = metrics.of("pong", "int8")
     measured.requests.inc()
     measured.loaded.set(1)
-    measured.count_stages(1000, 1000)
+    measured.parse_seconds.observe(1e-6)
     measured.count_actions([0])
     text = metrics.registry.render()
     assert 'slimq_requests_total{policy="pong",variant="int8"} 0.0' in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -54,14 +54,6 @@ class Histogram:
         slots = self._slots
         slots[self._slot + bisect_left(self._bounds, value)] += 1.0
         slots[self._sum] += value
-
-
-def observe_each(values: Iterable[tuple[Histogram, float]]) -> None:
-    """Adds a value to each of several histograms, with one call for all."""
-    for histogram, value in values:
-        slots = histogram._slots
-        slots[histogram._slot + bisect_left(histogram._bounds, value)] += 1.0
-        slots[histogram._sum] += value
 
 
 S = TypeVar("S", Counter, Gauge, Histogram)

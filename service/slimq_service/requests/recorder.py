@@ -12,7 +12,6 @@ from slimq.core.errors import SlimqError
 from slimq_service.http.bodies import ClientGoneError
 from slimq_service.http.problems import Problem, explain
 from slimq_service.metrics.codes import CLIENT_GONE
-from slimq_service.metrics.instruments import observe_each
 from slimq_service.metrics.service import Metrics
 from slimq_service.metrics.statistics import Statistics
 from slimq_service.requests.call import Call
@@ -94,21 +93,16 @@ class Recorder:
         policy, variant = call.policy, call.variant
         measured = call.measured or self._metrics.of(policy, variant)
         measured.requests.inc()
-        seconds = [(measured.http_seconds, (ended - call.arrived) * 1e-9)]
+        measured.http_seconds.observe((ended - call.arrived) * 1e-9)
         if call.actions:
-            seconds += (
-                (measured.inference_seconds, call.compute_infer * 1e-9),
-                (measured.queue_seconds, call.queue * 1e-9),
-            )
+            measured.inference_seconds.observe(call.compute_infer * 1e-9)
+            measured.queue_seconds.observe(call.queue * 1e-9)
             measured.count_actions(call.actions)
-        if code is None and has_result:
-            seconds += (
-                (measured.parse_seconds, call.compute_input * 1e-9),
-                (measured.response_seconds, call.compute_output * 1e-9),
-            )
-        elif code is not None:
+        if code is not None:
             self._metrics.error(policy, variant, code)
-        observe_each(seconds)
+        elif has_result:
+            measured.parse_seconds.observe(call.compute_input * 1e-9)
+            measured.response_seconds.observe(call.compute_output * 1e-9)
         if policy is None or variant is None or not has_result:
             return
         if call.measured is None and not self._catalogue.scan.knows(policy, variant):
