@@ -11,8 +11,9 @@ import numpy as np
 from slimq.core.observation import ObservationSpec
 from slimq.core.qfunction import QFunction
 
-REPEATS = 3
-"""Measured runs of a single observation; a larger batch is measured once, after a warm-up."""
+REPEATS, REPEAT_SECONDS = 3, 10e-3
+"""Measured runs of each batch size after a warm-up, of which the fastest counts; no more begin once
+they have taken this long."""
 DISPATCH_SECONDS = 50e-6
 """Overhead of a batch beside its run: forming it, and the handoff to a thread and back."""
 BEST_TOLERANCE = 0.15
@@ -74,8 +75,8 @@ def measure(q_function: QFunction, spec: ObservationSpec, max_batch: int) -> Cos
     for batch in sorted(sizes):
         zeros = np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype)
         q_function(zeros)
-        times = []
-        for _ in range(REPEATS if batch == 1 else 1):
+        times: list[float] = []
+        while len(times) < REPEATS and sum(times) < REPEAT_SECONDS:
             started = time.perf_counter()
             q_function(zeros)
             times.append(time.perf_counter() - started)

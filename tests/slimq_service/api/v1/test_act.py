@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from costs import make_cost
 from places import POLICIES
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
@@ -230,7 +231,9 @@ def test_queued_requests_are_batched_and_each_gets_its_own_q_values(
         assert all_here.wait(30)
         return compute(observations)
 
-    state.loaded = dataclasses.replace(state.loaded, q_function=compute_once_all_are_here)
+    state.loaded = dataclasses.replace(
+        state.loaded, q_function=compute_once_all_are_here, cost=make_cost(1e-3, 1e-6)
+    )
     labels = 'policy="tiny_frames",variant="fp32"'
 
     async def ask() -> Any:
