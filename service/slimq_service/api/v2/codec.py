@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from slimq.core.errors import SlimqError
@@ -23,7 +22,7 @@ from slimq_service.api.v2.request import (
     aligned,
     read_request,
 )
-from slimq_service.api.v2.tensors import ACTIONS, DATATYPES_OF_OUTPUTS, Q_VALUES
+from slimq_service.api.v2.tensors import ACTIONS, DATATYPES_OF_OUTPUTS
 from slimq_service.http.bodies import Headers
 from slimq_service.http.content_encoding import encoding_of
 from slimq_service.http.error_responses import v2_error
@@ -112,24 +111,22 @@ class InferCodec:
     ) -> Response:
         """See `Codec.encode`; returns the requested outputs, in the requested order."""
         options: ResponseOptions = decoded.options
-        values: dict[str, npt.NDArray[Any]] = {
-            Q_VALUES: np.ascontiguousarray(q_values, dtype="<f4"),
-            ACTIONS: np.array(actions, "<i8"),
-        }
+        q_values = np.ascontiguousarray(q_values, dtype="<f4")
         outputs: list[dict[str, Any]] = []
         tensors: list[bytes] = []
         for name, binary in options.outputs:
-            array = values[name]
+            has_actions = name == ACTIONS
             entry: dict[str, Any] = {
                 "name": name,
                 "datatype": DATATYPES_OF_OUTPUTS[name],
-                "shape": array.shape,
+                "shape": (len(actions),) if has_actions else q_values.shape,
             }
             if binary:
+                array = np.array(actions, "<i8") if has_actions else q_values
                 tensors.append(array.tobytes())
                 entry["parameters"] = {"binary_data_size": array.nbytes}
             else:
-                entry["data"] = array.ravel()
+                entry["data"] = actions if has_actions else q_values.ravel()
             outputs.append(entry)
         document: dict[str, Any] = {
             "model_name": variant.policy.name,

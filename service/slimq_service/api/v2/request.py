@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq_service.api.v2.framing import LENGTH_NAME, Frame, split
-from slimq_service.api.v2.tensors import INPUT, OUTPUTS, input_tensor
+from slimq_service.api.v2.tensors import DATATYPES, INPUT, OUTPUTS
 from slimq_service.decoding.nested_lists import (
+    SPARE_LISTS,
     check_count,
     check_lists,
     flatten,
@@ -79,7 +81,8 @@ def read_request(
     frame = split(body, length)
     if frame.head is None:
         return InferRequest(None, _read_raw(frame.binary, spec, limits), _all_outputs(binary=True))
-    check_lists(frame.head, spec, limits.batch, INPUT)
+    if len(frame.head) > SPARE_LISTS:
+        check_lists(frame.head, spec, limits.batch, INPUT)
     document = load_json(frame.head, KEYS)
     if not isinstance(document, dict):
         raise InvalidInputError("body", "a JSON object with inputs", kind_of(document))
@@ -118,6 +121,7 @@ def _read_outputs(document: dict[str, Any]) -> tuple[Output, ...]:
     return tuple(found.values())
 
 
+@cache
 def _all_outputs(*, binary: bool) -> tuple[Output, ...]:
     return tuple(Output(name, binary) for name in OUTPUTS)
 
@@ -134,7 +138,7 @@ def _read_input(
     if len(inputs) != 1:
         raise InvalidInputError("inputs", f"one input, {INPUT}", f"{len(inputs)} inputs")
     (entry,) = inputs
-    expected = input_tensor(spec).datatype
+    expected = DATATYPES[spec.dtype]
     if entry.get("datatype") != expected:
         received = kind_of(entry.get("datatype"))
         raise InvalidInputError("inputs[0].datatype", expected, received)
@@ -151,19 +155,22 @@ def _read_input(
 
 def _read_shape(value: Any, spec: ObservationSpec, limits: Limits) -> tuple[int, ...]:
     field = "inputs[0].shape"
-    expected = f"[batch, {', '.join(map(str, spec.shape))}]"
     if not isinstance(value, list) or len(value) > MAX_DIMS:
-        raise InvalidInputError(field, expected, kind_of(value))
+        raise InvalidInputError(field, _shape_text(spec), kind_of(value))
     for index, dim in enumerate(value):
         if type(dim) is not int or dim < 0:
             received = kind_of(dim)
             raise InvalidInputError(f"{field}[{index}]", "a non-negative integer", received)
     if tuple(value[1:]) != spec.shape:
-        raise InvalidInputError(field, expected, str(value))
+        raise InvalidInputError(field, _shape_text(spec), str(value))
     if value[0] == 0:
         raise InvalidInputError(field, "a batch of at least 1", "an empty batch")
     check_count(value[0], limits.batch, field)
     return tuple(value)
+
+
+def _shape_text(spec: ObservationSpec) -> str:
+    return f"[batch, {', '.join(map(str, spec.shape))}]"
 
 
 def _read_binary(
@@ -180,7 +187,7 @@ def _read_binary(
         raise MalformedError(LENGTH_NAME, "the length of the JSON before a binary input", "nothing")
     needed = shape[0] * spec.item_bytes
     if type(size) is not int or size != needed:
-        expected = f"{needed} (shape {list(shape)}, {input_tensor(spec).datatype})"
+        expected = f"{needed} (shape {list(shape)}, {DATATYPES[spec.dtype]})"
         raise InvalidInputError(field, expected, kind_of(size))
     if len(frame.binary) != size:
         expected = f"{size} bytes after the JSON"
