@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import tempfile
 import types
@@ -27,13 +26,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import serving_cases as cases
 import serving_repositories as repositories
 from serving_cases import CASES, SERVERS, Case
 from serving_load import LoadError, find_wrk
 from serving_processes import ServerError
 from serving_requests import AnswerError, observe
-from serving_rounds import SLIMQ, Bench, run
+from serving_rounds import Bench, run
 from serving_table import Result, show_figures, show_ratios, summarise, verdict
 from slimq.core.errors import SlimqError
 from slimq.core.repository import Repository
@@ -53,17 +51,6 @@ def choose(names: Sequence[str]) -> list[Case]:
     if unknown:
         sys.exit(f"no case is named {', '.join(unknown)}; there are {', '.join(known)}")
     return [known[name] for name in dict.fromkeys(names)] if names else list(CASES)
-
-
-def unavailable(chosen: Sequence[Case]) -> dict[str, str]:
-    """Why some of the cases cannot be measured, by name."""
-    of_workers = [case.name for case in chosen if case.measured.server == cases.WORKERS]
-    if not of_workers:
-        return {}
-    shown = subprocess.run([*SLIMQ, "serve", "--help"], capture_output=True, text=True, check=True)
-    if "--workers" in shown.stdout:
-        return {}
-    return dict.fromkeys(of_workers, "slimq serve has no --workers")
 
 
 def facts(bench: Bench, rounds: int) -> dict[str, Any]:
@@ -102,7 +89,7 @@ def describe(known: dict[str, Any]) -> str:
     )
 
 
-def as_json(known: dict[str, Any], results: Sequence[Result], left_out: dict[str, str]) -> str:
+def as_json(known: dict[str, Any], results: Sequence[Result]) -> str:
     """Everything that was measured."""
     rows = []
     for result in results:
@@ -115,7 +102,7 @@ def as_json(known: dict[str, Any], results: Sequence[Result], left_out: dict[str
             "base": [asdict(one) for one in result.base],
         }
         rows.append(row)
-    return json.dumps(known | {"cases": rows, "not_available": left_out}, indent=2) + "\n"
+    return json.dumps(known | {"cases": rows}, indent=2) + "\n"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -164,8 +151,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pair = ({min(all_cores)}, {max(all_cores)}) if pin else (all_cores, all_cores)
     try:
         find_wrk()
-        left_out = unavailable(chosen)
-        chosen = [case for case in chosen if case.name not in left_out]
         with tempfile.TemporaryDirectory(prefix="slimq-bench-") as folder, ending_on_signals():
             source = Repository(options.policies)
             bench = Bench(source, Path(folder), options.seconds, *pair, all_cores)
@@ -177,8 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     if options.json:
-        options.json.write_text(as_json(known, results, left_out), encoding="utf-8")
-    print(f"\n{show_figures(results)}\n\n{show_ratios(results, left_out)}")
+        options.json.write_text(as_json(known, results), encoding="utf-8")
+    print(f"\n{show_figures(results)}\n\n{show_ratios(results)}")
     total = sum(one.load.requests for result in results for one in (*result.measured, *result.base))
     print(f"\n{total:,} requests measured, none failed")
 

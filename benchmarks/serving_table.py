@@ -147,13 +147,8 @@ def _figures(taken: Sequence[Measurement]) -> list[str]:
     return [f"{rate:,.0f}", *(f"{value:,.1f}" for value in micro)]
 
 
-def show_ratios(results: Sequence[Result], left_out: dict[str, str]) -> str:
-    """The table of the cases with their aims.
-
-    Args:
-        results: of the cases that were measured.
-        left_out: why others were not, by name.
-    """
+def show_ratios(results: Sequence[Result]) -> str:
+    """The table of the cases with their aims."""
     head = ["case", "compared", "statistic", "aim", "ratio", "low", "high", "verdict"]
     rows = []
     for result in results:
@@ -169,9 +164,6 @@ def show_ratios(results: Sequence[Result], left_out: dict[str, str]) -> str:
                 verdict(case.aim, ratio),
             ]
         )
-    rows += [
-        [name, "", "", "", "", "", "", f"not available: {why}"] for name, why in left_out.items()
-    ]
     return format_table(head, rows)
 
 

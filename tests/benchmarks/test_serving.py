@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import serving
-from serving_cases import CASES, WORKERS
+from serving_cases import CASES
 
 COMMAND = [sys.executable, str(Path(serving.__file__))]
 
@@ -23,23 +23,6 @@ def test_an_unknown_case_is_refused_with_those_that_there_are() -> None:
 def test_cases_are_chosen_once_and_all_without_names() -> None:
     assert [case.name for case in serving.choose(["mlp-json-1", "mlp-json-1"])] == ["mlp-json-1"]
     assert serving.choose([]) == list(CASES)
-
-
-OF_WORKERS = [case.name for case in CASES if case.measured.server == WORKERS]
-
-
-@pytest.mark.parametrize(
-    ("shown", "expected"),
-    [("--port N --workers N", {}), ("--port N", dict.fromkeys(OF_WORKERS, "has no --workers"))],
-)
-def test_workers_are_left_out_until_there_are_any(
-    shown: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ended = subprocess.CompletedProcess([], 0, stdout=shown)
-    monkeypatch.setattr("serving.subprocess.run", lambda *_, **__: ended)
-    left_out = serving.unavailable(CASES)
-    assert left_out == {name: f"slimq serve {why}" for name, why in expected.items()}
-    assert serving.unavailable([c for c in CASES if c.measured.server != WORKERS]) == {}
 
 
 @pytest.mark.parametrize("option", ["--rounds", "--seconds"])
