@@ -32,7 +32,7 @@ from slimq_service.http.forwarded import Proxies
 from slimq_service.http.peers import Peers
 from slimq_service.http.request_ids import id_maker
 from slimq_service.inference.arrivals import Arrivals
-from slimq_service.inference.batching import BatchLimits
+from slimq_service.inference.batch_limits import BatchLimits
 from slimq_service.inference.engine import Engine
 from slimq_service.inference.shadow import Shadow
 from slimq_service.metrics.event_loop_lag import watch_lag

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         default=(),
         description="host names under which browsers may load, unload and open streams, besides "
         "IP addresses and localhost: a name, *.name for its subdomains, or * for "
-        "any; if empty, any unless SLIMQ_HOST is a loopback address",
+        "any; if empty, any unless the service listens on a loopback address",
     )
     cors_origins: Origins = Field(
         default=(),
@@ -179,8 +179,7 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="longest expected run in the event loop; longer ones are handed to a thread; "
-        "null: `SLIMQ_ALONE_SECONDS` with up to 2 threads, else the cost of a handoff, measured "
-        "at startup",
+        "null: the cost of a handoff, measured at startup",
     )
     alone_seconds: float = Field(
         default=2e-3,

@@ -11,6 +11,8 @@ from functools import lru_cache
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 CACHED_PATHS = 256
+MAX_CACHED_LENGTH = 256
+"""Characters; longer paths are parsed each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Dispatch:
         """Handles one request."""
         app = self._app
         if scope["type"] == "http" and scope["method"] == "POST":
-            found = self._find(scope["path"])
+            path = scope["path"]
+            found = self._find(path) if len(path) <= MAX_CACHED_LENGTH else self._parse(path)
             if found is not None:
                 app, scope["path_params"] = found[0], found[1].copy()
         await app(scope, receive, send)

@@ -74,15 +74,18 @@ def start_message(
 
 
 async def send_and_drain(receive: Receive, send: Send, response: Response, *, close: bool) -> None:
-    """Sends a response; with `close`, drains the body first so that the client can read it.
-
-    Args:
-        receive: the ASGI channel of the request.
-        send: the ASGI channel of the response.
-        response: the response.
-        close: whether to discard the rest of the body and close the connection.
-    """
+    """Sends a response, with `close` as `send_response` and `drain_and_close`."""
     await send_response(send, response, close=close)
     if close:
-        await drain(receive, DRAIN_SECONDS)
-        await send({"type": "http.response.body", "body": b""})
+        await drain_and_close(receive, send)
+
+
+async def drain_and_close(receive: Receive, send: Send) -> None:
+    """Closes the connection after a response, having given the client time to read that.
+
+    Args:
+        receive: the ASGI channel of the request, the rest of whose body is discarded.
+        send: the ASGI channel of the response, which was sent with `close`.
+    """
+    await drain(receive, DRAIN_SECONDS)
+    await send({"type": "http.response.body", "body": b""})

@@ -25,6 +25,7 @@ from functools import partial
 from slimq.core.observation import Observations
 from slimq_service.errors import ClosingError, DeadlineError
 from slimq_service.http.bodies import ClientGoneError, Receive, disconnected
+from slimq_service.inference.batch_limits import BatchLimits
 from slimq_service.inference.queue_budget import QueueBudget
 from slimq_service.inference.run import (
     Computed,
@@ -35,7 +36,7 @@ from slimq_service.inference.run import (
     distribute,
     fail,
 )
-from slimq_service.inference.threads import Threads
+from slimq_service.inference.runner import Runner
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
 
@@ -51,25 +52,6 @@ class Reason(StrEnum):
     FULL = "full"
 
 
-@dataclass(frozen=True)
-class BatchLimits:
-    """Limits of batches and of the queue.
-
-    Attributes:
-        observations: maximum number in a formed batch; a larger request is a batch of its own.
-        waiting: maximum number of queued requests, over all variants.
-        seconds: longest time in the queue.
-        size: maximum number of queued bytes, over all variants.
-        alone_seconds: longest run in the event loop for a request that is alone.
-    """
-
-    observations: int
-    waiting: int
-    seconds: float
-    size: int = 256 * 2**20
-    alone_seconds: float = 0.0
-
-
 @dataclass(eq=False)
 class _Job(Job):
     receive: Receive
@@ -82,20 +64,20 @@ _Queue = OrderedDict[_Job, None]
 
 
 class Batcher:
-    """Runs requests that are too slow for the event loop, in batches.
+    """Queues requests that cannot run at once, and runs them in batches.
 
     If the queue is full but a thread is free, a request runs at once, ahead of those queued.
     """
 
     def __init__(
         self,
-        threads: Threads,
+        runner: Runner,
         slots: int,
         limits: BatchLimits,
         budget: QueueBudget,
         metrics: Metrics,
     ) -> None:
-        self._threads, self._slots, self._limits = threads, slots, limits
+        self._runner, self._slots, self._limits = runner, slots, limits
         self._budget, self._metrics = budget, metrics
         self._queues: dict[int, _Queue] = {}
         self._running = 0
@@ -215,7 +197,7 @@ class Batcher:
         """Takes the oldest jobs that fit in a batch; also returns whether it is full."""
         taken: list[_Job] = []
         size = 0
-        limit = min(self._limits.observations, next(iter(queue)).variant.cost.best_batch)
+        limit = self._limits.largest_batch(next(iter(queue)).variant.cost)
         while queue and len(taken) < max_jobs:
             job = next(iter(queue))
             if not job.future.done():
@@ -232,7 +214,7 @@ class Batcher:
         variant, batch = jobs[0].variant, [job.observations for job in jobs]
         self._running += 1
         try:
-            self._threads.start(
+            self._runner.start(
                 partial(compute, variant.q_function, batch), partial(self._finish, jobs)
             )
         except RuntimeError as error:  # the pool is closed, or the system is out of threads
@@ -240,7 +222,7 @@ class Batcher:
             fail(jobs, error)
             return
         measured = self._metrics.of(variant.policy.name, variant.manifest.name)
-        measured.batches[reason].inc()
+        measured.batches[self._limits.reason or reason].inc()
         measured.batch_observations.observe(sum(map(len, batch)))
 
     def _finish(self, jobs: Sequence[Job], computed: Computed | BaseException) -> None:

@@ -1,30 +1,33 @@
-"""Decides where inference runs: short runs in the event loop, longer ones batched in threads.
+"""Decides where inference runs: in the event loop, or in threads.
 
-A run expected to take less than a limit is inline, and is batched with requests read in the same
-turn of the event loop (`same_turn.py`). Expected times were measured when the variant was loaded.
-ONNX Runtime releases the GIL and its `run` is thread-safe, so the threads share one session.
+Short runs are inline, and batched with requests read in the same turn of the event loop
+(`same_turn.py`): handing them to a thread would cost more. Longer ones are queued, and run in
+batches by threads (`batching.py`). ONNX Runtime releases the GIL and its `run` is thread-safe, so
+the threads share one session. Expected times were measured when the variant was loaded.
 
-With many threads, the limit is what handing a run to one costs. With up to `FEW_THREADS`, one core
-is left beside the event loop's, and threads gain nothing: their computing overlaps with the loop's
-work, but both wait for the GIL, and batches are smaller (docs/performance.md). Runs then stay in
-the event loop as long as other requests can wait for them; `--workers` is how to use more cores.
+With up to `FEW_THREADS` threads, queued runs that other requests can wait for are batches in the
+event loop, too. There, threads gain nothing: their computing overlaps with the loop's work, but
+both wait for the GIL, and batches are smaller (docs/performance.md). More workers use more cores.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from slimq.core.observation import Observations
 from slimq_service.http.bodies import Receive
 from slimq_service.inference.arrivals import Arrivals
-from slimq_service.inference.batching import Batcher, BatchLimits
+from slimq_service.inference.batch_limits import BatchLimits
+from slimq_service.inference.batching import Batcher
 from slimq_service.inference.body_reader import Reader
 from slimq_service.inference.queue_budget import QueueBudget
 from slimq_service.inference.run import Inference, Job, run_inline
+from slimq_service.inference.runner import InLoop
 from slimq_service.inference.same_turn import SameTurn
 from slimq_service.inference.threads import Threads
 from slimq_service.metrics.service import Metrics
+from slimq_service.metrics.variant_metrics import INLINE
 from slimq_service.variants.loading import LoadedVariant
 
 MAX_INLINE_SECONDS = 200e-6
@@ -47,28 +50,29 @@ class Engine:
         """Starts nothing yet.
 
         Args:
-            inline_seconds: longest inline run; None for a limit that suits the threads.
+            inline_seconds: longest inline run; None to have `calibrate` measure it, and to batch
+                in the event loop if there are few threads.
             threads: the number of threads for longer runs.
             limits: limits of batches and of the queue.
             arrivals: requests that were read but not started.
             metrics: where batches and the queue are counted.
         """
         self._threads = Threads(threads, "slimq-inference")
-        self._offloads, self._metrics = threads > FEW_THREADS, metrics
-        self._calibrated = inline_seconds is not None or not self._offloads
-        if inline_seconds is None:
-            inline_seconds = MAX_INLINE_SECONDS if self._offloads else limits.alone_seconds
-        self._inline_seconds = inline_seconds
+        self._inline_seconds = MAX_INLINE_SECONDS if inline_seconds is None else inline_seconds
+        self._calibrated, self._metrics = inline_seconds is not None, metrics
         gauges = metrics.queue_depth, metrics.queue_bytes
         self._budget = budget = QueueBudget(limits.waiting, limits.size, *gauges)
         self.reader = Reader(limits.seconds, budget)
         self._limits, self._arrivals = limits, arrivals
         self._batcher = Batcher(self._threads, threads, limits, budget, metrics)
-        longest = math.inf if self._offloads else inline_seconds
-        self._same_turn = SameTurn(limits.observations, longest, metrics, self._offload)
+        is_few = inline_seconds is None and threads <= FEW_THREADS
+        self._loop_seconds = limits.alone_seconds if is_few else 0.0
+        in_loop = replace(limits, batch_seconds=self._loop_seconds, reason=INLINE)
+        self._loop_batcher = Batcher(InLoop(), 1, in_loop, budget, metrics)
+        self._same_turn = SameTurn(limits.observations, metrics, self._offload)
 
     async def calibrate(self) -> None:
-        """Sets the limit for inline runs to the measured cost of a handoff, with many threads."""
+        """Sets the limit for inline runs to the measured cost of a handoff to a thread."""
         if not self._calibrated:
             self._calibrated = True
             measured = await self._threads.handoff_seconds()
@@ -76,7 +80,8 @@ class Engine:
 
     def busy(self) -> bool:
         """Whether requests are queued for a thread."""
-        return self._batcher.has_backlog or self.reader.waiting > 0
+        batchers = self._batcher, self._loop_batcher
+        return any(one.has_backlog for one in batchers) or self.reader.waiting > 0
 
     async def run(
         self,
@@ -109,20 +114,24 @@ class Engine:
             return run_inline(variant, observations, self._metrics)
         if short:
             return await self._same_turn.run(variant, observations)
-        return await self._batcher.run(variant, observations, receive, waited)
+        batcher = self._loop_batcher if seconds <= self._loop_seconds else self._batcher
+        return await batcher.run(variant, observations, receive, waited)
 
     def close(self) -> None:
         """Fails queued requests, and ends the threads once their work is done."""
         self._batcher.close()
+        self._loop_batcher.close()
         self.reader.close()
         self._threads.close()
 
     def _offload(self, jobs: Sequence[Job]) -> bool:
-        """Hands short runs to threads if there are many and their total time is worth a handoff."""
-        if not self._offloads:
-            return False
+        """Hands short runs to threads if their total time is worth a handoff and others wait.
+
+        With few threads, the event loop runs them as fast, as long as others can wait for that.
+        """
         seconds = jobs[0].variant.cost.seconds(sum(len(job.observations) for job in jobs))
-        return seconds > self._inline_seconds and self._batcher.offload(jobs)
+        limit = max(self._inline_seconds, self._loop_seconds)
+        return seconds > limit and self._batcher.offload(jobs)
 
     def _runs_inline(self, variant: LoadedVariant, batch: int, seconds: float) -> bool:
         """Whether a batch runs now, in the event loop.
@@ -133,5 +142,5 @@ class Engine:
         alone = not self._arrivals.pending and not self._same_turn.pending
         if seconds <= self._inline_seconds:
             return alone or not variant.batch_invariant or batch >= self._limits.observations
-        idle = self._arrivals.tracked and self._batcher.idle
+        idle = self._arrivals.tracked and self._batcher.idle and self._loop_batcher.idle
         return alone and idle and seconds <= self._limits.alone_seconds

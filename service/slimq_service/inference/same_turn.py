@@ -28,7 +28,6 @@ class SameTurn:
     def __init__(
         self,
         max_batch: int,
-        max_seconds: float,
         metrics: Metrics,
         offload: Callable[[Sequence[Job]], bool] = lambda jobs: False,  # noqa: ARG005
     ) -> None:
@@ -36,12 +35,10 @@ class SameTurn:
 
         Args:
             max_batch: most observations in a batch; a larger request is a batch of its own.
-            max_seconds: longest expected run of a batch, unless it is of one request.
             metrics: where batches are counted.
             offload: hands a slow batch to free threads; returns False if it did not.
         """
-        self._max_batch, self._max_seconds = max_batch, max_seconds
-        self._metrics, self._offload = metrics, offload
+        self._max_batch, self._metrics, self._offload = max_batch, metrics, offload
         self._waiting: dict[int, list[Job]] = {}
         self._batches: deque[Sequence[Job]] = deque()
 
@@ -86,24 +83,15 @@ class SameTurn:
                 loop.call_soon(self._compute, loop)
 
     def _batches_of(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-        limit = self._batch_limit(jobs[0].variant)
         start = 0
         while start < len(jobs):
             stop, size = start + 1, len(jobs[start].observations)
-            while stop < len(jobs) and size + len(jobs[stop].observations) <= limit:
-                size += len(jobs[stop].observations)
-                stop += 1
+            if jobs[start].variant.batch_invariant:
+                while stop < len(jobs) and size + len(jobs[stop].observations) <= self._max_batch:
+                    size += len(jobs[stop].observations)
+                    stop += 1
             yield jobs[start:stop]
             start = stop
-
-    def _batch_limit(self, variant: LoadedVariant) -> int:
-        """The most observations of one batch."""
-        if not variant.batch_invariant:
-            return 1
-        seconds, limit = variant.cost.seconds, self._max_batch
-        while limit > 1 and seconds(limit) > self._max_seconds:
-            limit -= 1
-        return limit
 
     def _run(self, jobs: Sequence[Job]) -> None:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from slimq_service.http.problems import Problem
 from slimq_service.http.responses import (
     WHOLE_RESPONSES,
     Response,
-    send_and_drain,
+    drain_and_close,
     send_response,
     start_message,
 )
@@ -38,8 +38,6 @@ from slimq_service.requests.variant_choice import choose, query_variant
 from slimq_service.settings import Settings
 from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.loading import LoadedVariant
-
-T = TypeVar("T")
 
 
 class Pipeline:
@@ -103,14 +101,18 @@ class Pipeline:
             counted: whether the metrics and statistics of requests for actions include it.
         """
 
-        def deliver(result: Response | Problem) -> Awaitable[None]:
-            if isinstance(result, Response):
-                if WHOLE_RESPONSES in scope.get("extensions", ()):
-                    return send({**start_message(result), "body": result.body})
-                return send_response(send, result)
+        def deliver(result: Response | Problem) -> Awaitable[Awaitable[None] | None]:
+            if not isinstance(result, Response):
+                return fail(result)
+            if WHOLE_RESPONSES in scope.get("extensions", ()):
+                return send({**start_message(result), "body": result.body})
+            return send_response(send, result)
+
+        async def fail(problem: Problem) -> Awaitable[None] | None:
             unread = call.body is UNREAD and is_long(scope["headers"])
             close = unread or call.body is PARTIAL
-            return send_and_drain(receive, send, error(result), close=close)
+            await send_response(send, error(problem), close=close)
+            return drain_and_close(receive, send) if close else None
 
         return self.recorder.settle(call, scope["path"], response, deliver, counted)
 

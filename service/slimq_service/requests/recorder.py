@@ -37,24 +37,24 @@ class Recorder:
         call: Call,
         path: str,
         result: Awaitable[T],
-        deliver: Callable[[T | Problem], Awaitable[None]],
+        deliver: Callable[[T | Problem], Awaitable[Awaitable[None] | None]],
         counted: bool = True,
     ) -> None:
-        """Awaits the result of a call, delivers it, and records the call.
+        """Awaits the result of a call, delivers it, and counts the call.
 
-        Nothing that a client waits for happens after its response: the call is recorded last.
+        It is counted last, so that its client does not wait for that.
 
         Args:
             call: the call; names its policy and variant by the end.
             path: the request's path, for the log.
             result: computes the result.
-            deliver: sends the result, or the problem document of the error that it raised; not
-                called if the client has closed the connection.
+            deliver: delivers the result, or the problem document of the error that it raised; not
+                called if the client has closed the connection. What it returns is awaited after
+                the call is counted.
             counted: whether the metrics and statistics of requests for actions include it.
         """
-        in_flight, code = self._metrics.in_flight, None
+        in_flight, code, ended, rest = self._metrics.in_flight, None, 0, None
         in_flight.inc()
-        ended = 0
         try:
             try:
                 outcome: T | Problem = await result
@@ -64,15 +64,18 @@ class Recorder:
             except Exception as error:
                 outcome = self._explain(call, path, error)
                 code = outcome["code"]
+            finally:
+                call.hold(None)
+                in_flight.dec()
             ended = time.perf_counter_ns()
-            await deliver(outcome)
+            rest = await deliver(outcome)
         finally:
-            call.hold(None)
-            in_flight.dec()
             if counted:
                 self._count(call, code, ended)
             elif code is not None:
                 self._metrics.http_error(code)
+        if rest is not None:
+            await rest
 
     def _explain(self, call: Call, path: str, error: Exception) -> Problem:
         """The problem document of an error; an internal one is logged."""

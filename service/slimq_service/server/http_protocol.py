@@ -155,7 +155,7 @@ class BoundedProtocol(HttpConnection):
         """Checks the size of a head, and the number of pipelined requests."""
         if self._size > self._max_head and self.head_size() > self._max_head:
             raise self._head_too_large(f"{self.head_size()} bytes")
-        if self.pipeline and self.waiting_requests() >= MAX_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED:
             raise MalformedRequestError("pipeline", f"{MAX_PIPELINED} requests at once", "more")
         self._in_head = False
         self._carried = 0
@@ -212,7 +212,7 @@ class BoundedProtocol(HttpConnection):
         if self.is_answering():
             self.close_after_answer()
         elif not self.is_in_head():
-            is_used = self.has_had_request()
+            is_used = self.cycle is not None
             seconds = NEXT_REQUEST_SECONDS if is_used else FIRST_REQUEST_SECONDS
             self._start_timer(seconds, self._close_unused)
 
@@ -251,10 +251,11 @@ class BoundedProtocol(HttpConnection):
         self._is_over = True
         self._stop_timer()
         request_id = self.limits.refused(error.code)
-        answered = self._in_chunks and not self.is_answering()
+        in_body = not self._in_head
+        answered = in_body and not self.is_answering()
         if self.is_answering():
             self.close_after_answer()
-            if not self._in_chunks or self.has_begun_answer() or self.waiting_requests():
+            if not in_body or self.has_begun_answer() or self.pipeline:
                 return
             self.give_up_body()
         if not answered:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from slimq.core.errors import InvalidInputError
@@ -100,15 +102,32 @@ def bind_public(path: Path, opened: contextlib.ExitStack) -> socket.socket:
     try:
         if not path.parent.is_dir():
             raise InvalidInputError("uds", "a path in an existing folder", str(path))
-        _remove_stale(path)
-        bound = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        bound.bind(str(path))
-        opened.callback(_remove_own, path, _identity(path))
-        bound.listen(BACKLOG)
+        with _locked(path.parent):
+            _remove_stale(path)
+            bound = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            bound.bind(str(path))
+            opened.callback(_remove_own, path, _identity(path))
+            bound.listen(BACKLOG)
     except OSError as error:
         received = f"{path} ({error.strerror or error})"
         raise InvalidInputError("uds", "a path where a socket can be created", received) from error
     return bound
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Makes other servers that open a socket in this folder wait.
+
+    Between `bind` and `listen`, a socket looks like a stale one.
+    """
+    import fcntl  # not on every system
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:

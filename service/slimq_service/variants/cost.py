@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,6 +52,10 @@ class Cost:
     def per_observation(self) -> float:
         """Seconds of an observation in the best batch."""
         return self.seconds(self.best_batch) / self.best_batch
+
+    def largest_batch(self, seconds: float) -> int:
+        """The largest batch size, of those in the table, expected to take no longer; at least 1."""
+        return max(1, bisect_right(self.table, seconds))
 
     def seconds(self, batch: int) -> float:
         """Expected seconds for a batch; extrapolated in proportion beyond the table."""

@@ -14,7 +14,8 @@ from costs import make_cost
 from samples import sample_value
 from slimq_service.errors import ClosingError, DeadlineError, OverloadedError
 from slimq_service.http.bodies import ClientGoneError
-from slimq_service.inference.batching import Batcher, BatchLimits
+from slimq_service.inference.batch_limits import BatchLimits
+from slimq_service.inference.batching import Batcher
 from slimq_service.inference.queue_budget import QueueBudget
 from slimq_service.inference.run import Inference
 from slimq_service.inference.threads import Threads

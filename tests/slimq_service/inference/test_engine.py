@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from costs import make_cost
-from slimq_service.errors import NonFiniteError
+from slimq_service.errors import NonFiniteError, OverloadedError
+from slimq_service.http.bodies import ClientGoneError
 from slimq_service.inference.arrivals import Arrivals
-from slimq_service.inference.batching import BatchLimits
+from slimq_service.inference.batch_limits import BatchLimits
 from slimq_service.inference.engine import MAX_INLINE_SECONDS, MIN_INLINE_SECONDS, Engine
 from slimq_service.inference.run import check_finite
 from slimq_service.metrics.registry import Registry
@@ -57,11 +59,11 @@ def test_many_short_runs_are_split_between_free_threads() -> None:
 
     async def serve() -> None:
         arrivals = Arrivals()
-        engine = Engine(200e-6, 3, BatchLimits(32, 8, 1.0), arrivals, Metrics(Registry()))
+        engine = Engine(200e-6, 2, BatchLimits(32, 8, 1.0), arrivals, Metrics(Registry()))
         named: Any = SimpleNamespace(name="some")
         variant = LoadedVariant(named, named, q_function, make_cost(0, 50e-6), (None, None))
         one = np.zeros((1, 4), np.float32)
-        for count, batches in ((3, [3]), (16, [6, 6, 4])):
+        for count, batches in ((3, [3]), (16, [8, 8])):
             arrivals.pending = count
             names.clear()
             await asyncio.gather(*(engine.run(variant, one, _never) for _ in range(count)))
@@ -102,7 +104,7 @@ def test_with_few_threads_runs_stay_inline_while_others_can_wait_for_them() -> N
         return np.zeros((len(observations), 2), np.float32)
 
     async def serve() -> None:
-        arrivals, limits = Arrivals(), BatchLimits(32, 8, 1.0, alone_seconds=2e-3)
+        arrivals, limits = Arrivals(), BatchLimits(32, 32, 1.0, alone_seconds=2e-3)
         engine = Engine(None, 2, limits, arrivals, Metrics(Registry()))
         await engine.calibrate()
         named: Any = SimpleNamespace(name="some")
@@ -110,7 +112,7 @@ def test_with_few_threads_runs_stay_inline_while_others_can_wait_for_them() -> N
         arrivals.pending = 9
         for seconds, expected in (
             (0.5e-3, [(True, 4), (True, 4), (True, 1)]),
-            (2.5e-3, [(False, 8), (False, 1)]),
+            (2.5e-3, [(False, 5), (False, 4)]),
         ):
             names.clear()
             variant = LoadedVariant(named, named, q_function, make_cost(0, seconds), (None, None))
@@ -119,6 +121,40 @@ def test_with_few_threads_runs_stay_inline_while_others_can_wait_for_them() -> N
         engine.close()
 
     asyncio.run(serve())
+
+
+def test_runs_that_wait_for_the_event_loop_are_bounded_and_left_by_clients_that_go() -> None:
+    outcomes: list[str] = []
+
+    def q_function(observations: Any, /) -> Any:
+        time.sleep(0.03)
+        return np.zeros((len(observations), 2), np.float32)
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def serve() -> None:
+        arrivals, limits = Arrivals(), BatchLimits(32, 6, 1.0, alone_seconds=2e-3)
+        engine = Engine(None, 1, limits, arrivals, Metrics(Registry()))
+        named: Any = SimpleNamespace(name="some")
+        variant = LoadedVariant(named, named, q_function, make_cost(0, 1.5e-3), (None, None))
+        one = np.zeros((1, 4), np.float32)
+        arrivals.pending = 9
+
+        async def ask(number: int) -> None:
+            try:
+                await engine.run(variant, one, gone if number == 5 else _never)
+                outcomes.append("computed")
+            except (OverloadedError, ClientGoneError) as error:
+                outcomes.append(type(error).__name__)
+
+        await asyncio.gather(*(ask(number) for number in range(9)))
+        engine.close()
+
+    asyncio.run(serve())
+    assert outcomes.count("OverloadedError") == 2  # with one that runs and six that wait
+    assert outcomes.count("ClientGoneError") == 1
+    assert outcomes.count("computed") == 6
 
 
 async def _never() -> Any:

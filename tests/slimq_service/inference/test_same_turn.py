@@ -16,7 +16,7 @@ from slimq_service.metrics.registry import Registry
 from slimq_service.metrics.service import Metrics
 from slimq_service.variants.loading import LoadedVariant
 
-MOST, LONGEST = 4, 1.0
+MOST = 4
 
 
 class Bench:
@@ -24,10 +24,10 @@ class Bench:
 
     def __init__(self) -> None:
         self.metrics = Metrics(Registry())
-        self.same_turn = SameTurn(MOST, LONGEST, self.metrics)
+        self.same_turn = SameTurn(MOST, self.metrics)
 
     def variant(
-        self, name: str, *, batch_invariant: bool = True, seconds: float = 1e-6
+        self, name: str, *, batch_invariant: bool = True
     ) -> tuple[LoadedVariant, list[int]]:
         batches: list[int] = []
 
@@ -40,7 +40,7 @@ class Bench:
         self.metrics.add("policy", name)
         policy: Any = SimpleNamespace(name="policy")
         manifest: Any = SimpleNamespace(name=name)
-        cost = make_cost(1e-6, seconds)
+        cost = make_cost(1e-6, 1e-6)
         return LoadedVariant(policy, manifest, double, cost, batch_invariant), batches
 
     def start(
@@ -108,17 +108,6 @@ def test_batches_are_split_at_the_limit(counts: list[int], batches: list[int]) -
             [[2.0 * n] * 2] * count for n, count in enumerate(counts)
         ]
         assert sum(answer.executions for answer in answers) == len(batches)
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize(("seconds", "batches"), [(0.4, [2, 2, 1]), (2.0, [1] * 5)])
-def test_batches_are_no_longer_than_others_can_wait(seconds: float, batches: list[int]) -> None:
-    async def run() -> None:
-        bench = Bench()
-        variant, found = bench.variant("small", seconds=seconds)
-        await asyncio.gather(*(bench.start(variant, float(number)) for number in range(5)))
-        assert found == batches
 
     asyncio.run(run())
 

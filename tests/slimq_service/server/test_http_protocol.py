@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -199,6 +200,54 @@ def test_empty_lines_and_a_body_that_nobody_needs_do_not_hold_a_connection(bound
         assert receive_one(connection) == 404
         drip(connection, b"x" * 1000, 6 * SECONDS)
         assert receive_all(connection) == b""
+
+
+def test_a_malformed_body_is_refused_at_once_and_is_no_mistake_of_the_service(bounded: Any) -> None:
+    head = CHUNKED.partition(b"\r\n\r\n")[0]
+    for expect in (b"", b"\r\nExpect: 100-continue"):
+        for body in (b"zz\r\n", b"2\r\n{}\r\nzz\r\n"):
+            started = time.monotonic()
+            with bounded.connect() as connection:
+                connection.sendall(head + expect + b"\r\n\r\n" + body)
+                problem_of(receive_all(connection), 400)
+            assert time.monotonic() - started < 1
+    text = httpx.get(bounded.url + "/metrics").text
+    assert 'slimq_errors_total{code="internal",policy="tiny",variant="fp32"} 0.0' in text
+    assert "slimq_requests_in_flight 0.0" in text
+
+
+def test_an_error_is_counted_when_its_client_has_read_it(bounded: Any) -> None:
+    """And not only when the rest of the body has been waited for."""
+    head = ACT.partition(b"\r\n\r\n")[0].replace(b"Content-Length: ", b"Content-Length: 99999999")
+    with bounded.connect() as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert receive_one(connection) == 413
+        text = httpx.get(bounded.url + "/metrics").text
+    assert 'slimq_errors_total{code="over-limit",policy="tiny",variant="fp32"} 1.0' in text
+    assert "slimq_requests_in_flight 0.0" in text
+
+
+def test_an_idle_connection_is_kept_for_a_time_whatever_came_before(
+    launch: Any, tiny_repository: Path, tmp_path: Path
+) -> None:
+    limits = {"SLIMQ_KEEP_ALIVE_SECONDS": "1", "SLIMQ_HEADER_SECONDS": "4"}
+    server = launch(tiny_repository, tmp_path / "log", **limits)
+
+    def seconds_open(*parts: bytes) -> float:
+        with server.connect() as connection:
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(0.5)
+            started = time.monotonic()
+            received = receive_all(connection)
+            assert received.startswith(b"HTTP/1.1 ")
+            return time.monotonic() - started
+
+    late = b"POST /none HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\n"
+    assert 0.2 < seconds_open(ACT) < 2
+    assert 0.2 < seconds_open(ACT, ACT, ACT) < 2
+    assert 0.2 < seconds_open(late, b"1234") < 2, "its body came after the response"
+    assert 2 < seconds_open(ACT + b"GET /heal") < 5, "a head has begun"
 
 
 def test_requests_in_one_piece_are_answered_though_together_they_are_long(bounded: Any) -> None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import logging
 import re
-from asyncio import AbstractEventLoop, Future
+from asyncio import Event
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.http.httptools_impl import HEADER_RE, STATUS_LINE
 
 BODILESS = (204, 304)
 """Status codes of responses that have no body."""
+MAX_JOINED_BYTES = 64 * 1024
+"""Longer parts of a body are not copied to be written together with the head."""
 FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 """Headers that determine where a response ends."""
 CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
@@ -53,13 +56,12 @@ class Cycle:
         "_common",
         "_complete",
         "_continue_expected",
+        "_event",
         "_flow",
         "_head",
         "_left",
-        "_loop",
         "_ready",
         "_transport",
-        "_waiter",
         "body",
         "disconnected",
         "keep_alive",
@@ -74,7 +76,6 @@ class Cycle:
         scope: Scope,
         transport: Any,
         flow: FlowControl,
-        loop: AbstractEventLoop,
         headers: list[tuple[bytes, bytes]],
         complete: Callable[[], None],
         keep_alive: bool,
@@ -86,19 +87,18 @@ class Cycle:
             scope: the request's scope.
             transport: of the connection.
             flow: its flow control.
-            loop: the event loop.
             headers: of every response.
             complete: called when the response is complete.
             keep_alive: whether the connection stays open after it.
             continue_expected: whether the client waits for `100 Continue` before it sends the body.
         """
-        self.scope, self._transport, self._flow, self._loop = scope, transport, flow, loop
+        self.scope, self._transport, self._flow = scope, transport, flow
         self._common, self._complete, self.keep_alive = headers, complete, keep_alive
         self._continue_expected = continue_expected
         self.body, self.more_body = b"", True
         self.disconnected = self.response_started = self.response_complete = False
         self._ready = False
-        self._waiter: Future[None] | None = None
+        self._event: Event | None = None
         self._head = b""
         self._left: int | None = None
         self._chunked = False
@@ -111,15 +111,15 @@ class Cycle:
     def set(self) -> None:
         """Tells the application that there is something to receive."""
         self._ready = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._event is not None:
+            self._event.set()
 
     def add(self, body: bytes) -> None:
         """Adds a part of the request's body; copies only if an earlier part is still unread."""
         self.body = self.body + body if self.body else body
         self._ready = True
-        if self._waiter is not None:
-            self.set()
+        if self._event is not None:
+            self._event.set()
 
     async def run(self, app: ASGIApp) -> None:
         """Runs the application; whatever it does, the client gets a response or is cut off."""
@@ -141,14 +141,16 @@ class Cycle:
 
     async def receive(self) -> Message:
         """The next part of the request's body, or that the client has disconnected."""
-        if self._continue_expected and not self._transport.is_closing():
+        if self._continue_expected and not (self.disconnected or self._transport.is_closing()):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._continue_expected = False
         if not self.disconnected and not self.response_complete:
             if self._flow.read_paused:
                 self._flow.resume_reading()
             if not self._ready:
-                await self._wait()
+                self._event = self._event or Event()
+                self._event.clear()
+                await self._event.wait()
             self._ready = False
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
@@ -178,19 +180,13 @@ class Cycle:
         else:
             self._continue(message.get("body", b""), more=message.get("more_body", False))
 
-    async def _wait(self) -> None:
-        while not self._ready:
-            if self._waiter is None or self._waiter.done():
-                self._waiter = self._loop.create_future()
-            await self._waiter
-
     def _start(self, message: Message) -> None:
         """Keeps the head of the response until a part of its body follows."""
         headers = [*self._common, *message.get("headers", ())]
         status = message["status"]
         lines, left, chunked = [STATUS_LINE[status]], None, False
         for name, value in headers:
-            key = name.lower()
+            key = check_name(name)
             if key not in FRAMING:
                 pass
             elif key == b"content-length" and not chunked:
@@ -201,16 +197,18 @@ class Cycle:
                 self.keep_alive = False
                 continue
             lines.append(b"%b: %b\r\n" % (key, value))
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
         bodiless = status in BODILESS or self.scope["method"] == "HEAD"
         if left is None and not chunked and not bodiless:
-            chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
+            if self.scope.get("http_version") == "1.0":
+                self.keep_alive = False  # the end of the connection is that of the body
+            else:
+                chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
         head = b"".join(lines)
         if CONTROLS.search(head) or head.count(b"\n") != len(lines):
             raise RuntimeError(f"expected headers without control characters, received {headers}")
+        if self._continue_expected and self.more_body:
+            self.keep_alive = False  # the client may send the body all the same, or not
         self._head, self._left, self._chunked = head, 0 if bodiless else left, chunked
         self.response_started, self._continue_expected = True, False
 
@@ -221,13 +219,18 @@ class Cycle:
         elif self._chunked:
             body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             body += b"" if more else b"0\r\n\r\n"
-        else:
-            self._left = (self._left or 0) - len(body)
+        elif self._left is not None:
+            self._left -= len(body)
             if self._left < 0 or (self._left and not more):
                 raise RuntimeError("expected a body of Content-Length bytes, received another")
         head, self._head = self._head, b""
-        if head or body:
-            self._transport.writelines((head, body))
+        if head:
+            head += b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        if len(body) > MAX_JOINED_BYTES:
+            self._transport.write(head)
+            self._transport.write(body)
+        elif head or body:
+            self._transport.write(head + body)
         if more:
             return
         self.response_complete = True
@@ -235,3 +238,15 @@ class Cycle:
         if not self.keep_alive:
             self._transport.close()
         self._complete()
+
+
+@lru_cache(256)
+def check_name(name: bytes) -> bytes:
+    """A header's name in lower case.
+
+    Raises:
+        RuntimeError: it is not a valid name.
+    """
+    if HEADER_RE.search(name):
+        raise RuntimeError(f"expected a header's name, received {name!r}")
+    return name.lower()

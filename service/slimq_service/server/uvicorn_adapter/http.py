@@ -78,17 +78,16 @@ class HttpConnection(HttpToolsProtocol):
         """Whether a response is in progress."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def has_had_request(self) -> bool:
-        """Whether there has been a request."""
-        return self.cycle is not None
-
     def has_begun_answer(self) -> bool:
-        """Whether a part of the response in progress has been sent."""
+        """Whether the application has started the response in progress."""
         return self.is_answering() and self.cycle.response_started
 
     def awaits_client(self) -> bool:
-        """Whether the next step is up to the client: within a head, or between requests."""
-        return self.cycle is None or self.cycle.response_complete or "method" not in self.scope
+        """Whether the client must send more: of a head, of a body that nobody needs, or a head."""
+        cycle = self.cycle
+        if cycle is None or "method" not in self.scope:
+            return True
+        return cycle.response_complete and (cycle.more_body or self._idle_since is None)
 
     def is_in_head(self) -> bool:
         """Whether a head is incomplete."""
@@ -104,10 +103,6 @@ class HttpConnection(HttpToolsProtocol):
     def unread_body(self) -> int:
         """Bytes of the newest request's body that the application has not read."""
         return len(self.cycle.body)
-
-    def waiting_requests(self) -> int:
-        """The number of queued pipelined requests."""
-        return len(self.pipeline)
 
     def connection_count(self) -> int:
         """The server's open connections, including this one and WebSockets."""
@@ -182,9 +177,11 @@ class HttpConnection(HttpToolsProtocol):
         """Ends a request; one with an upgrade has not been started."""
         if not self.parser.should_upgrade():
             self.body_ended()
+            self.cycle.more_body = False
             if not self.cycle.response_complete:
-                self.cycle.more_body = False
                 self.cycle.set()
+            elif not self.transport.is_closing():
+                self._become_idle()
 
     def on_body(self, body: bytes) -> None:
         """Adds a part of a body to its request, unless that has already been answered."""
@@ -209,9 +206,8 @@ class HttpConnection(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             return
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._watch_idleness(self.timeout_keep_alive)
+        if not self.is_in_head():
+            self._become_idle()
 
     def shutdown(self) -> None:
         """Closes the connection after pending responses."""
@@ -227,6 +223,11 @@ class HttpConnection(HttpToolsProtocol):
             self._watch_idleness(left)
         else:
             self.idle_too_long()
+
+    def _become_idle(self) -> None:
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._watch_idleness(self.timeout_keep_alive)
 
     def _watch_idleness(self, seconds: float) -> None:
         then = self.timeout_keep_alive_handler
@@ -246,11 +247,10 @@ class HttpConnection(HttpToolsProtocol):
             scope,
             self.transport,
             self.flow,
-            self.loop,
             self.server_state.default_headers,
             self.on_response_complete,
             version != "1.0" and parser.should_keep_alive(),
-            self.expect_100_continue,
+            self.expect_100_continue and version != "1.0",
         )
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)

@@ -11,4 +11,4 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
         path, _, query = target.partition(b"?")
         return path, query
     url = httptools.parse_url(target)
-    return url.path, url.query or b""
+    return url.path or b"/", url.query or b""

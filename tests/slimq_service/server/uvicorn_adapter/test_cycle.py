@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from slimq_service.server.uvicorn_adapter.cycle import Cycle
+from slimq_service.server.uvicorn_adapter.cycle import MAX_JOINED_BYTES, Cycle
 
 DATE = [(b"date", b"today")]
 START = {"type": "http.response.start", "status": 200}
@@ -26,9 +26,6 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.written.append(data)
 
-    def writelines(self, parts: Any) -> None:
-        self.written.append(b"".join(parts))
-
     def is_closing(self) -> bool:
         return self.closed
 
@@ -36,17 +33,19 @@ class Transport:
         self.closed = True
 
 
-def exchange(app: Any, *parts: bytes, method: str = "POST", **options: Any) -> Transport:
+def exchange(
+    app: Any, *parts: bytes, method: str = "POST", version: str = "1.1", **options: Any
+) -> Transport:
     """Runs an application on a request with a body in parts; one part arrives per turn."""
 
     async def run() -> Transport:
-        loop, transport, completed = asyncio.get_running_loop(), Transport(), []
+        transport, completed = Transport(), []
         flow = FlowControl(transport)  # type: ignore[arg-type]
         settings = {"keep_alive": True, "continue_expected": False} | options
-        scope = {"type": "http", "method": method}
+        scope = {"type": "http", "method": method, "http_version": version}
         done = completed.append
-        cycle = Cycle(scope, transport, flow, loop, DATE, lambda: done(True), **settings)
-        task = loop.create_task(cycle.run(app))
+        cycle = Cycle(scope, transport, flow, DATE, lambda: done(True), **settings)
+        task = asyncio.ensure_future(cycle.run(app))
         for part in parts:
             await asyncio.sleep(0)
             cycle.add(part)
@@ -164,6 +163,46 @@ def test_a_header_cannot_end_itself(value: bytes, in_name: bool) -> None:
     assert written.startswith(b"HTTP/1.1 500 ")
     assert b"x-name" not in written
     assert b"set-cookie" not in written
+
+
+@pytest.mark.parametrize("name", [b"x y", b"x:y"])
+def test_a_header_has_a_valid_name(name: bytes) -> None:
+    (written,) = exchange(answer({**START, "headers": [(name, b"z")]}, BODY)).written
+    assert written.startswith(b"HTTP/1.1 500 ")
+
+
+def test_a_client_of_http_1_0_gets_no_chunks() -> None:
+    parts = ({**BODY, "body": b"ab", "more_body": True}, {**BODY, "body": b"cd"})
+    old = exchange(answer(START, *parts), version="1.0", keep_alive=False)
+    assert old.written == [OK + b"connection: close\r\n\r\nab", b"cd"]
+    assert old.closed
+
+
+def test_a_body_that_was_asked_leave_for_and_is_not_wanted_ends_the_connection() -> None:
+    start = {**START, "headers": [(b"content-length", b"0")], "body": b""}
+    refused = exchange(answer(start), b"x", continue_expected=True)
+    assert refused.written == [OK + b"content-length: 0\r\nconnection: close\r\n\r\n"]
+    assert refused.closed
+
+
+def test_a_long_body_is_not_copied() -> None:
+    body = bytes(MAX_JOINED_BYTES + 1)
+    head, rest = exchange(answer({**START, "body": body})).written
+    assert head.endswith(b"\r\n\r\n")
+    assert body in rest
+
+
+def test_who_stops_waiting_for_a_body_does_not_stop_others() -> None:
+    async def run() -> Any:
+        transport: Any = Transport()
+        cycle = Cycle({}, transport, FlowControl(transport), DATE, lambda: None, True, False)
+        first, second = (asyncio.ensure_future(cycle.receive()) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        cycle.add(b"ab")
+        return (await second)["body"]
+
+    assert asyncio.run(run()) == b"ab"
 
 
 def test_messages_out_of_order_are_errors() -> None:
