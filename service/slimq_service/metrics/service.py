@@ -1,7 +1,7 @@
 """The service's metrics, on a registry that is handed in.
 
 Label values come from the repository's listing, never from a request: unknown names collapse to
-`unknown`. Every label set is initialised when a variant is added, so that `rate()` sees the first
+`unknown`. Every label set is initialized when a variant is added, so that `rate()` sees the first
 event.
 """
 
@@ -71,7 +71,7 @@ class Metrics:
         self._unknown = self._variants[UNKNOWN, UNKNOWN]
 
     def add(self, policy: str, variant: str, actions: Sequence[str] = ()) -> None:
-        """Initialises the series of a variant of the repository.
+        """Initializes the series of a variant of the repository.
 
         Args:
             policy: its policy.

@@ -44,7 +44,7 @@ class CalibrationSet:
         return spec.check(frames.reshape(len(self), *spec.shape), "calibration")
 
     def to_bytes(self) -> bytes:
-        """Serialises the three arrays as a compressed npz."""
+        """Serializes the three arrays as a compressed npz."""
         stream = io.BytesIO()
         np.savez_compressed(
             stream, frames=self.frames, indices=self.indices, q_values=self.q_values
