@@ -4,10 +4,10 @@ A run expected to take less than a limit is inline, and is batched with requests
 turn of the event loop (`same_turn.py`). Expected times were measured when the variant was loaded.
 ONNX Runtime releases the GIL and its `run` is thread-safe, so the threads share one session.
 
-With many threads, the limit is what handing a run to one costs. With up to `FEW_THREADS`, one core
-is left beside the event loop's, and threads gain nothing: their computing overlaps with the loop's
-work, but both wait for the GIL, and batches are smaller (docs/performance.md). Runs then stay in
-the event loop as long as other requests can wait for them; `--workers` is how to use more cores.
+With many threads, the limit is the cost of handing a run to one. With up to `FEW_THREADS`, threads
+gain nothing: their work overlaps with the event loop's on at most one more core, but both wait for
+the GIL, and batches are smaller (docs/performance.md). Runs then stay in the event loop as long as
+other requests can wait for them; more cores are used by more workers (`--workers`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Engine:
         self._same_turn = SameTurn(limits.observations, longest, metrics, self._offload)
 
     async def calibrate(self) -> None:
-        """Sets the limit for inline runs to the measured cost of a handoff, with many threads."""
+        """With many threads, sets the limit for inline runs to the measured cost of a handoff."""
         if not self._calibrated:
             self._calibrated = True
             measured = await self._threads.handoff_seconds()

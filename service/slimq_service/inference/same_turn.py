@@ -35,8 +35,8 @@ class SameTurn:
         """Starts empty.
 
         Args:
-            max_batch: most observations in a batch; a larger request is a batch of its own.
-            max_seconds: longest expected run of a batch, unless it is of one request.
+            max_batch: maximum number of observations in a batch; a larger request is its own batch.
+            max_seconds: longest expected run of a batch of several requests.
             metrics: where batches are counted.
             offload: hands a slow batch to free threads; returns False if it did not.
         """
@@ -78,7 +78,7 @@ class SameTurn:
         try:
             if not self._offload(jobs):
                 self._run(jobs)
-        except BaseException as error:  # whatever it is, no request may wait forever
+        except BaseException as error:  # whatever the error, no request may wait forever
             fail(jobs, error)
             raise
         finally:
@@ -97,7 +97,7 @@ class SameTurn:
             start = stop
 
     def _batch_limit(self, variant: LoadedVariant) -> int:
-        """The most observations of one batch."""
+        """The maximum number of observations in one batch."""
         if not variant.batch_invariant:
             return 1
         seconds, limit = variant.cost.seconds, self._max_batch

@@ -72,7 +72,7 @@ def search(
         "runs/search"
     ),
     device: Annotated[
-        str, typer.Option("--device", help="Device on which winners train: cpu, cuda or auto.")
+        str, typer.Option("--device", help="Device for training the best: cpu, cuda or auto.")
     ] = "cpu",
     as_json: JsonOption = False,
 ) -> None:

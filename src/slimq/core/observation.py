@@ -164,6 +164,6 @@ class ObservationSpec(BaseModel):
 
 
 def _first(array: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> tuple[str, Any]:
-    """The first chosen value and its index, such as `[0][3]`, batch axis first."""
+    """The first value selected by a mask, and its index, such as `[0][3]`, batch axis first."""
     index = np.unravel_index(int(np.argmax(chosen)), array.shape)
     return "".join(f"[{i}]" for i in index), array[index]
