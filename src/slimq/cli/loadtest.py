@@ -77,7 +77,8 @@ def loadtest(
         float, typer.Option(min=0.1, max=60, help="Seconds until a request counts as failed.")
     ] = 5.0,
     minutes: Annotated[
-        float, typer.Option(min=0.05, max=1440, help="Time limit; no block starts after it.")
+        float,
+        typer.Option(min=0.05, max=1440, help="Time limit; no block starts that would exceed it."),
     ] = 15,
     seed: Annotated[
         int | None,
