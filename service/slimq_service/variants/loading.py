@@ -140,7 +140,7 @@ def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
 
 
 def trim_memory() -> None:
-    """Returns memory that dropped models have freed to the system, where the C library can."""
+    """Returns memory freed by dropped models to the system, if the C library can."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim is not None:
@@ -148,7 +148,7 @@ def trim_memory() -> None:
 
 
 def resident_bytes() -> int:
-    """Resident memory of the process; 0 where the system does not report it."""
+    """Resident memory of the process; 0 if the system does not report it."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     except OSError:

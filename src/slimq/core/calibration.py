@@ -23,7 +23,7 @@ class CalibrationSet:
     """States visited by the full policy, with its Q-values.
 
     Attributes:
-        frames: `(frames, *frame)`, each frame once; whole observations where none are stacked.
+        frames: `(frames, *frame)`, each frame once; whole observations if frames are not stacked.
         indices: `(states, count)`, the frames that make up each state, oldest first; -1 is padding.
         q_values: `(states, actions)`, computed by the full policy.
     """
