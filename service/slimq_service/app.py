@@ -1,4 +1,4 @@
-"""Puts the service together. Nothing happens at import."""
+"""Assembles the service. Nothing happens at import."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ class Application:
     """The service, ready to be run by a server.
 
     Attributes:
-        asgi: what a server runs: everything with its layers around it.
+        asgi: the application to serve, with its middleware.
         routes: the FastAPI application inside; its lifespan starts and ends the background work.
-        lifecycle: draining or not.
-        arrivals: requests that have been read and not yet begun.
-        count_refused: counts an error that is answered before there is a request; returns its id.
-        pipeline: answers requests for actions.
+        lifecycle: whether the process is draining, and the live workers.
+        arrivals: requests that were read but not started.
+        count_refused: counts an error that precedes a request; returns a request id.
+        pipeline: handles requests for actions.
         streams: the open streams.
     """
 
@@ -92,7 +92,7 @@ class Application:
 
     @property
     def settings(self) -> Settings:
-        """What it was made with."""
+        """The settings that it was created with."""
         return self.pipeline.settings
 
     @property
@@ -102,24 +102,24 @@ class Application:
 
     @property
     def metrics(self) -> Metrics:
-        """Where everything is counted."""
+        """The metrics."""
         return self.pipeline.metrics
 
 
 def create_app(
     settings: Settings, registry: Registry | None = None, peers: Peers | None = None
 ) -> Application:
-    """The service.
+    """Creates the service.
 
     Args:
-        settings: everything that can be configured.
-        registry: where its metrics go; a fresh one when None.
+        settings: the settings.
+        registry: where its metrics are registered; None for a new one.
         peers: the other workers, if there are any.
 
     Raises:
-        ConfigError: a file that a setting names cannot be read, or does not hold a key; or an
-            execution provider is not available.
-        MissingExtraError: traces are enabled, and OpenTelemetry is not installed.
+        ConfigError: a file that a setting names cannot be read, or does not contain a key; or
+            an execution provider is not available.
+        MissingExtraError: traces are enabled, but OpenTelemetry is not installed.
     """
     peers = peers or Peers()
     check_providers(settings.providers, *PROVIDERS_SETTING)
@@ -201,11 +201,11 @@ def _make_lifespan(
     ready: ReadyMetrics,
     provider: Any,
 ) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
-    """The work in the background, from the first look at the repository to the last span."""
+    """The lifespan: the first scan, the background tasks, and their end."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
-        with contextlib.suppress(RepositoryError):  # named by /readyz, and looked at again
+        with contextlib.suppress(RepositoryError):  # reported by /readyz, and retried
             await catalogue.refresh()
         await engine.calibrate()
         background = [

@@ -1,4 +1,4 @@
-"""Errors of the service: what can go wrong with a request, beside the errors of core."""
+"""Errors of the service: what can go wrong with a request, in addition to the errors of core."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LimitError(InvalidInputError):
         super().__init__(field, f"at most {limit} {unit}", received)
 
     def members(self) -> dict[str, Any]:
-        """As of every invalid input, with the limit as a number."""
+        """The members of every invalid input, with the limit as a number."""
         return {**super().members(), "limit": self.limit}
 
 
@@ -95,7 +95,7 @@ class _TimeoutError(SlimqError):
         super().__init__(f"the {self.part} did not arrive within {seconds:g} s")
 
     def members(self) -> dict[str, Any]:
-        """Which part, and the time that it had."""
+        """The part, and the time that it had."""
         return {
             "field": self.part,
             "limit": f"{self.seconds:g} s",

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
         default=30.0,
         gt=0,
         le=3600,
-        description="timeout for a client to read more of its response before it is disconnected",
+        description="time after which a client that reads no more of its response is disconnected",
     )
     max_connections: int = Field(
         default=10_000, ge=1, le=10**6, description="maximum number of open connections per process"
@@ -198,7 +198,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         description="maximum number of observations in a batch of several requests; a variant "
-        "is run with every power of two up to it when it is loaded",
+        "is run with every power-of-two batch size up to it when it is loaded",
     )
     queue_requests: int = Field(
         default=1024, ge=1, le=10**6, description="maximum number of queued requests"

@@ -56,7 +56,7 @@ EXAMPLES: list[tuple[errors.SlimqError, str, int, str]] = [
         errors.AcceptGateError("int8", [("return_ratio", 0.5, "at least", 0.98)]),
         "gate",
         500,
-        "variant 'int8' is not accepted, nothing was published: "
+        "variant 'int8' is not accepted and was not published: "
         "return_ratio is 0.5, at least 0.98 is needed",
     ),
     (errors.TrainingError("loss is nan"), "training", 500, "loss is nan"),

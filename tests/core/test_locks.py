@@ -44,7 +44,7 @@ def test_who_does_not_wait_is_refused_with_the_files_name(tmp_path: Path) -> Non
         assert str(caught.value) == f"{path} is locked by another process"
         with pytest.raises(TimeoutError) as caught, hold_lock(path, 0.2):
             pass
-        assert str(caught.value) == f"{path} is locked by another process for 0.2 s"
+        assert str(caught.value) == f"{path} is locked by another process (waited 0.2 s)"
         process.communicate()
     with hold_lock(path):
         assert path.read_bytes() == b""

@@ -284,7 +284,8 @@ def test_a_publisher_that_waits_too_long_names_the_lock(
 ) -> None:
     monkeypatch.setattr(atomic, "MAX_WAIT_SECONDS", 0.1)
     message = (
-        r"cannot be published: \S*/tiny/\.lock is locked by another process for 0\.1 s; nothing"
+        r"cannot be published: \S*/tiny/\.lock is locked by another process "
+        r"\(waited 0\.1 s\); nothing"
     )
     with (
         hold_lock(tiny_repository / "tiny/.lock"),

@@ -166,7 +166,7 @@ def test_a_model_that_fails_on_the_calibration_states_is_found(
     entry = content_entry("model", ".onnx", model)
     publisher.publish_variant(variant_manifest("tiny", "fails", entry), model)
     (found,) = problems()
-    start = f"tiny/variants/fails/{entry.path}: does not run on states 0 and up: "
+    start = f"tiny/variants/fails/{entry.path}: does not run on the states from 0 on: "
     assert found.startswith(start)
     assert "\n" not in found
 

@@ -49,7 +49,7 @@ def operators(tmp_path: Path) -> Operators:
     def run(model: onnx.ModelProto) -> Counter[str]:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
         providers = ["CPUExecutionProvider"]
         onnxruntime.InferenceSession(to_bytes(model), options, providers=providers)
         return Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)

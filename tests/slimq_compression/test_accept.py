@@ -65,7 +65,7 @@ def test_a_variant_that_cannot_play_is_refused_with_every_failed_criterion(publi
     with pytest.raises(AcceptGateError) as caught:
         verdict.require("broken")
     message = str(caught.value)
-    assert message.startswith("variant 'broken' is not accepted, nothing was published: ")
+    assert message.startswith("variant 'broken' is not accepted and was not published: ")
     assert "return_ratio is " in message
     assert ", at least 0.95 is needed; margin is -" in message
     assert message.endswith(", at least -0.02 is needed")

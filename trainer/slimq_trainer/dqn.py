@@ -221,7 +221,7 @@ def temporal_difference_errors(
     """Step 6: δ = y − Q(s, a; θ) for each transition of the minibatch.
 
     y = R + γ^m·Q(s', a*; θ⁻), where R sums m discounted rewards and the bootstrap term is 0 at a
-    terminal state; a* maximises Q(s', ·; θ⁻), or with Double DQN Q(s', ·; θ).
+    terminal state; a* maximizes Q(s', ·; θ⁻), or with Double DQN Q(s', ·; θ).
 
     Batch normalization uses minibatch statistics only for the Q(s, a; θ) that is differentiated.
     Acting and targets use its running statistics, so that rows do not depend on each other.

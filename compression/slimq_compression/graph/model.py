@@ -24,7 +24,7 @@ RUN_BATCH = 64
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
-    """Serialises a model deterministically, without doc strings and metadata."""
+    """Serializes a model deterministically, without doc strings and metadata."""
     own = onnx.ModelProto()
     own.CopyFrom(model)
     own.producer_name = PRODUCER

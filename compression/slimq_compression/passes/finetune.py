@@ -1,6 +1,6 @@
 """Fine-tuning by distillation from the full policy, on states that the network itself visits.
 
-Policy distillation after Rusu et al. 2015 (1511.06295): the student minimises KL(softmax(q_T/τ) ‖
+Policy distillation after Rusu et al. 2015 (1511.06295): the student minimizes KL(softmax(q_T/τ) ‖
 softmax(q_S/τ)). Rusu et al. read the student's outputs as logits; here τ divides both, and a Huber
 term fixes the level of the Q-values, which KL alone leaves free. Later rounds are played by the
 student (Ross et al. 2011, 1011.0686), so that it learns to recover from its own errors.

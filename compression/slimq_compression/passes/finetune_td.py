@@ -3,7 +3,7 @@
 Double DQN (van Hasselt et al. 2016, 1509.06461), starting from the given network: the target of
 Q(s, a) is y = r + γ·Q(s', argmax Q(s', ·; θ); θ⁻), or y = r where the episode terminated, with
 the Huber loss and a periodically updated target network θ⁻. Distillation is bounded by the teacher;
-this optimises the return itself. An anchor can keep the network close to the teacher: a Huber loss
+this optimizes the return itself. An anchor can keep the network close to the teacher: a Huber loss
 to the teacher's Q-values on the same states, as in Kickstarting (Schmitt et al. 2018, 1803.03835),
 but on values rather than policies.
 

@@ -1,6 +1,6 @@
 """Static int8: per-channel weights, 8-bit activations, QDQ format, calibrated on real play.
 
-ONNX Runtime's quantizer inserts QuantizeLinear and DequantizeLinear nodes; its optimiser fuses them
+ONNX Runtime's quantizer inserts QuantizeLinear and DequantizeLinear nodes; its optimizer fuses them
 into QLinearConv, QGemm and QLinearAdd. This pass adds six things:
 
 - **Weights are portable**: codes within ±64. Without VNNI, x86 processors multiply unsigned by

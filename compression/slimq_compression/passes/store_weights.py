@@ -162,7 +162,7 @@ def _weights(model: onnx.ModelProto, params: Params) -> Iterator[_Weight]:
 def _smallest(weight: _Weight, params: Params, known: Known, meter: _Meter) -> Decoder | None:
     """The smallest requested decoder; None if the tensor itself is smaller."""
     found: list[tuple[Decoder | None, bytes]] = [
-        (decoder, decoder.serialised()) for decoder in _candidates(weight, params, known)
+        (decoder, decoder.serialized()) for decoder in _candidates(weight, params, known)
     ]
     if not _is_forced(weight, params):
         plain = onnx.GraphProto(initializer=[weight.tensor])

@@ -214,7 +214,7 @@ def round_objectives(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether `one` is no worse in any objective and better in one; all are minimised."""
+    """Whether `one` is no worse in any objective and better in one; all are minimized."""
     pairs = list(zip(round_objectives(one), round_objectives(other), strict=True))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 

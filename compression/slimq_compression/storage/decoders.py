@@ -1,7 +1,7 @@
 """Encodes weight tensors compactly, with ONNX nodes that decode them when a model loads.
 
 All inputs are constants and all shapes are static, so ONNX Runtime folds the nodes once, when it
-optimises the graph; none of them remains at run time. Operators whose output shape depends on
+optimizes the graph; none of them remains at run time. Operators whose output shape depends on
 values (NonZero, Compress) are not folded: positions in a mask are therefore counted with CumSum.
 
 A decoder has up to three parts, in order: codes become values (by a cast or a table), the values
@@ -84,7 +84,7 @@ class Decoder:
     own: Known = field(default_factory=dict)
     opset: int = 17
 
-    def serialised(self) -> bytes:
+    def serialized(self) -> bytes:
         """The decoder's part of the file."""
         graph = onnx.GraphProto(node=self.nodes, initializer=self.tensors)
         return bytes(graph.SerializeToString(deterministic=True))
@@ -114,7 +114,7 @@ class Decoder:
 
 
 def content_of(tensor: onnx.TensorProto) -> bytes:
-    """Serialises a constant without its name."""
+    """Serializes a constant without its name."""
     unnamed = TensorProto()
     unnamed.CopyFrom(tensor)
     unnamed.ClearField("name")

@@ -1,6 +1,6 @@
 """Finds lossless encodings of a weight tensor, from the weights alone.
 
-The grids that a network was trained on are lost in the export, so they are recognised here. An
+The grids that a network was trained on are lost in the export, so they are recognized here. An
 encoding consists of plain values times a scale per output channel: integers (linear), powers of two
 from 1 down (power of two, scaled by the channel's largest), or the weights themselves, if there are
 few distinct ones (codebook). Every encoding is verified by the decoder's own float32

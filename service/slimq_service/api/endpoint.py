@@ -1,6 +1,6 @@
 """The act and infer endpoints as bare ASGI applications.
 
-A FastAPI handler costs 1.5 to 7 times as much processor time (docs/decisions.md).
+A FastAPI handler costs 1.5 to 7 times as much processor time.
 """
 
 from __future__ import annotations

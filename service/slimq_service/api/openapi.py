@@ -137,7 +137,7 @@ PROBLEMS = {
 
 
 def add_openapi(app: FastAPI, *amend: Callable[[dict[str, Any]], None]) -> None:
-    """Extends the application's document by the endpoints FastAPI does not see, then amends it."""
+    """Adds the endpoints that FastAPI does not see to the application's document; amends it."""
 
     def build() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -25,7 +25,7 @@ from slimq_service.errors import LimitError, MalformedError
 
 SPARE_LISTS = 4096
 """Lists, and numbers, tolerated beyond those of a full batch: the error in such a body is found by
-parsing it, and more precise."""
+parsing it, and is more precise."""
 SEARCHED_BYTES = 64 * 1024
 """Bytes searched for the key that an error belongs to: before the error, and from the start."""
 

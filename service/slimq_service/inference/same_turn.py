@@ -34,7 +34,7 @@ class SameTurn:
         """Starts empty.
 
         Args:
-            max_batch: most observations in a batch; a larger request is a batch of its own.
+            max_batch: maximum number of observations in a batch; a larger request is its own batch.
             metrics: where batches are counted.
             offload: hands a slow batch to free threads; returns False if it did not.
         """
@@ -75,7 +75,7 @@ class SameTurn:
         try:
             if not self._offload(jobs):
                 self._run(jobs)
-        except BaseException as error:  # whatever it is, no request may wait forever
+        except BaseException as error:  # whatever the error, no request may wait forever
             fail(jobs, error)
             raise
         finally:

@@ -76,7 +76,7 @@ class ShadowMetrics:
         )
 
     def add(self, policy: str, shadow: str, variants: Iterable[str]) -> None:
-        """Initialises the series of a policy's shadow against its other variants."""
+        """Initializes the series of a policy's shadow against its other variants."""
         for reason in (BUSY, FULL, FAILED):
             self.dropped.labels(policy, shadow, reason)
         compared = (self.observations, self.agreements, self.difference, self.regret)
@@ -145,7 +145,7 @@ class Shadow:
         self._wake.set()
 
     def add_series(self) -> None:
-        """Initialises the series of all current shadows; callable from any thread."""
+        """Initializes the series of all current shadows; callable from any thread."""
         for name, policy in self._catalogue.scan.policies.items():
             if policy.manifest is not None and policy.manifest.shadow is not None:
                 self._metrics.add(name, policy.manifest.shadow.variant, policy.variants)

@@ -1,7 +1,7 @@
 """A lean thread pool for the event loop.
 
 A `ThreadPoolExecutor` creates two futures, a condition and a lock per task, which costs more CPU
-time than running many a model; here a task is a queue entry and a callback.
+time than running many models; here a task is a queue entry and a callback.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ async def watch_lag(lag: Histogram, seconds: float = PERIOD_SECONDS) -> None:
     """Sleeps repeatedly and measures how late it is woken, until cancelled.
 
     Args:
-        lag: of seconds.
-        seconds: to sleep.
+        lag: histogram of the delays.
+        seconds: how long to sleep.
     """
     while True:
         due = time.perf_counter() + seconds

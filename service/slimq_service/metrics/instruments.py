@@ -61,7 +61,7 @@ S = TypeVar("S", Counter, Gauge, Histogram)
 
 @dataclass
 class Family(Generic[S]):
-    """The series of one name, one for each set of label values."""
+    """The series with one name, one for each combination of label values."""
 
     name: str
     description: str
@@ -74,11 +74,11 @@ class Family(Generic[S]):
 
     @property
     def width(self) -> int:
-        """Slots of one series; a histogram has one for each bound, one beyond, and the sum."""
+        """Slots of one series; a histogram has one per bound, one beyond the last, and the sum."""
         return len(self.bounds) + 2 if self.kind is Histogram else 1
 
     def labels(self, *values: str) -> S:
-        """The series of these label values, 0 at first."""
+        """The series with these label values, initially 0."""
         found = self.children.get(values)
         if found is not None:
             return found

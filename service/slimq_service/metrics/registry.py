@@ -1,13 +1,13 @@
 """Counters, gauges and histograms that cost a request next to nothing.
 
-prometheus_client takes a lock for every number that changes, more still with several workers, and
-holds the interpreter for 140 ms to format 60 variants. Here a number is one slot of doubles in
-memory that only the event loop writes, and the constant parts of the text's lines are kept.
+prometheus_client takes a lock for every number that changes, does even more with several workers,
+and holds the GIL for 140 ms to format 60 variants. Here a number is one slot (a double in memory)
+that only the event loop writes, and the constant parts of the text's lines are cached.
 
-With several workers each one's slots are a file in a folder that all of them read. A worker that
+With several workers, the slots of each are a file in a folder that all of them read. A worker that
 replaces a dead one continues with its files, so that counters survive; gauges start at 0, and those
-of dead and stalled workers are not counted. Series that the folder has no space for, or all of them
-where it cannot be written, stay in memory: only the worker that has them exposes them.
+of dead and stalled workers are not counted. Series for which the folder has no space (or all of
+them, if it cannot be written) are kept in memory: only the worker that holds them exposes them.
 
 The text is Prometheus' exposition format 0.0.4.
 """
@@ -47,8 +47,8 @@ class Registry:
         """Takes over the series left by an earlier worker of this index.
 
         Args:
-            folder: of all workers' files, None where there is one process or no such folder.
-            index: which worker this is.
+            folder: of all workers' files; None for a single process, or if there is no folder.
+            index: the number of this worker.
             table: the states of all workers, None for a single process.
         """
         self._folder, self._index, self._table = folder, index, table
@@ -71,7 +71,7 @@ class Registry:
 
     @property
     def unshared(self) -> int:
-        """How many series the other workers do not see."""
+        """The number of series that the other workers do not see."""
         return 0 if self._table is None else len(self._private)
 
     def counter(self, name: str, description: str, names: tuple[str, ...] = ()) -> Family[Counter]:
@@ -92,7 +92,7 @@ class Registry:
         return self._add(made)
 
     def render(self) -> str:
-        """The text, with a line break at its end; takes some milliseconds, in any thread."""
+        """The text, with a final line break; takes milliseconds, and may run in any thread."""
         with self._lock:
             self._adopt()
             shared = 0 if self._files is None else self._files.used
@@ -119,7 +119,7 @@ class Registry:
         return family
 
     def _create(self, family: Family[Any], values: tuple[str, ...]) -> Any:
-        """Creates a series, under the lock: a scrape sees it with its slots, or not at all."""
+        """Creates a series, under the lock: a scrape sees it with its slots or not at all."""
         if len(values) != len(family.names):
             raise ValueError(f"{family.name}: expected values of {family.names}, not {values}")
         with self._lock:
@@ -131,7 +131,7 @@ class Registry:
             return child
 
     def _place(self, family: Family[Any], values: tuple[str, ...]) -> tuple[memoryview[float], int]:
-        """The slots of a series: those it has, new ones in the file, or else in memory alone."""
+        """The slots of a series: existing ones, new ones in the file, or else in memory only."""
         key = family.name, values
         if key not in self._shared and self._files is not None:
             try:
@@ -155,10 +155,10 @@ class Registry:
             )
 
     def _adopt(self) -> None:
-        """Creates the series of the other workers in this one, too."""
+        """Creates the other workers' series in this worker, too."""
         if self._folder is None:
             return
-        with contextlib.suppress(OSError):  # the known workers are enough
+        with contextlib.suppress(OSError):  # the workers known so far are enough
             for path in self._folder.glob(LAYOUTS):
                 index = int(path.stem.partition("-")[2])
                 if index != self._index:

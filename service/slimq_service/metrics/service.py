@@ -1,7 +1,7 @@
-"""The service's metrics, on a registry that is handed in.
+"""The service's metrics, in a registry that the caller provides.
 
-Label values come from the repository's listing, never from a request: unknown names collapse to
-`unknown`. Every label set is initialised when a variant is added, so that `rate()` sees the first
+Label values come from the repository's listing, never from a request: unknown names count as
+`unknown`. Every label set is initialized when a variant is added, so that `rate()` sees the first
 event.
 """
 
@@ -71,7 +71,7 @@ class Metrics:
         self._unknown = self._variants[UNKNOWN, UNKNOWN]
 
     def add(self, policy: str, variant: str, actions: Sequence[str] = ()) -> None:
-        """Initialises the series of a variant of the repository.
+        """Initializes the series of a variant of the repository.
 
         Args:
             policy: its policy.
@@ -85,7 +85,7 @@ class Metrics:
             self._families.name_actions(self._variants[key], key, actions)
 
     def of(self, policy: str | None, variant: str | None) -> VariantMetrics:
-        """The series of a variant that has been added, or those of the unknown."""
+        """The series of a variant that has been added, otherwise those of `unknown`."""
         return self._variants.get((policy, variant), self._unknown)
 
     def error(self, policy: str | None, variant: str | None, code: str) -> None:
@@ -94,7 +94,7 @@ class Metrics:
         counters.get(code, counters[INTERNAL]).inc()
 
     def http_error(self, code: str) -> None:
-        """Counts any other error; the code is one of ours or of an HTTP status."""
+        """Counts any other error; the code is one of the service's or an HTTP status."""
         self._http_errors.labels(code).inc()
 
     def stream_closed(self, reason: str) -> None:

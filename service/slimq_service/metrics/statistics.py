@@ -1,7 +1,7 @@
 """Request statistics of each variant by stage, in counts and nanoseconds, for `/v2`.
 
 The counters are plain integers of this process that only the event loop touches; Triton's clients
-and load generators take differences of them. Prometheus' metrics are in `service.py`.
+and load generators compute differences. Prometheus' metrics are in `service.py`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class VariantStatistics:
 
 
 class Statistics:
-    """The totals of every variant with requests."""
+    """The totals of every variant that has had requests."""
 
     def __init__(self) -> None:
         self._variants: dict[tuple[str, str], VariantStatistics] = {}

@@ -19,7 +19,7 @@ class Plan:
         places: Mapping[tuple[str, tuple[str, ...]], int],
         used: int,
     ) -> None:
-        """Has no values yet.
+        """Starts without values.
 
         Args:
             families: all of them.
@@ -60,7 +60,7 @@ class Plan:
         self._values = np.full(len(self._starts), np.nan)
 
     def render(self, totals: Values, largest: Values) -> str:
-        """The text. Counts are summed apart from seconds, so that they stay whole numbers."""
+        """The text; counts are summed separately from other sums, so that they remain integers."""
         running = np.concatenate([[0.0], np.cumsum(np.where(self._counted, totals, 0.0))])
         values = running[self._last] - running[self._first]
         values[self._single] = totals[self._first[self._single]]

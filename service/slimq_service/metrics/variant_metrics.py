@@ -93,8 +93,8 @@ class VariantMetrics:
     def count_actions(self, actions: Sequence[int]) -> None:
         """Counts observations, and the greedy action of each.
 
-        Actions without a name, as while a policy with other actions is being published, are not
-        counted.
+        Actions without a name are not counted; they occur while a policy with other actions is
+        being published.
         """
         self.observations.inc(len(actions))
         counters = self.actions
@@ -121,7 +121,7 @@ class VariantFamilies:
         }
 
     def make(self, policy: str, variant: str) -> VariantMetrics:
-        """The series of a variant; none of its actions yet."""
+        """The series of a variant, without those of its actions."""
         key = policy, variant
         counters = self._counters
         gauges = {name: family.labels(*key) for name, family in self._gauges.items()}

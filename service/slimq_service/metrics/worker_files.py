@@ -25,7 +25,7 @@ MAX_VALUES_BYTES = 2**24
 """Size of a worker's slots; unused ones take no space on disk or in memory."""
 SLOT_BYTES = 8
 RESERVED_BYTES = 2**18
-"""Disk space that is allocated ahead of need, so that it is rarely asked for."""
+"""Disk space that is allocated in advance, so that allocations are rare."""
 CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 """Errors of file systems that cannot allocate space without writing to it."""
 
@@ -34,7 +34,7 @@ Entry = tuple[str, tuple[str, ...], int, int]
 
 
 def read_layout(path: Path, offset: int) -> tuple[list[Entry], int]:
-    """The complete lines after an offset, and where they end; none where they cannot be read."""
+    """The complete lines after an offset, and where they end; none if they cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -87,14 +87,14 @@ class OwnFiles:
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
-                with contextlib.suppress(OSError):  # or it is overwritten by the next
+                with contextlib.suppress(OSError):  # otherwise the next line would overwrite it
                     file.truncate(self._end)
                 raise
         self.used, self._end = end, self._end + len(line)
         return slot
 
     def _allocate(self, needed: int) -> None:
-        """Allocates space on disk: a write to a page of memory that has none kills the process.
+        """Allocates space on disk: writing to a mapped page without any would kill the process.
 
         Raises:
             OSError: there is not enough.
@@ -140,7 +140,7 @@ class OtherWorker:
         self._stored: Values = np.zeros(0)
 
     def adopt(self, families: Mapping[str, Family[Any]]) -> None:
-        """Creates every series of that worker in this one too."""
+        """Creates every series of that worker in this worker, too."""
         found, self._offset = read_layout(self._layout, self._offset)
         for entry in found:
             family = families.get(entry[0])
@@ -155,7 +155,7 @@ class OtherWorker:
         *,
         live: bool,
     ) -> tuple[Values, npt.NDArray[np.int64]]:
-        """Its values, and this worker's slots for them; without gauges if it is dead.
+        """Its values, and this worker's slots for them; without gauges if it is not `live`.
 
         If the file cannot be read, the last values are returned.
         """

@@ -23,8 +23,8 @@ class Lifecycle:
     """The state of the process, and of the service's other processes.
 
     Attributes:
-        workers: lists every process of a service that has several.
-        draining: true from the signal that ends the process on.
+        workers: returns the live workers; empty for a single process.
+        draining: whether the process has received the signal to end.
     """
 
     workers: Callable[[], list[Worker]] = list
@@ -76,13 +76,13 @@ class Readiness(BaseModel):
 
 
 def is_ready(catalogue: Catalogue, lifecycle: Lifecycle) -> bool:
-    """Whether the process is ready; `readiness` without the detail."""
+    """Whether the process is ready; `readiness` has the details."""
     able = any(health.state != "broken" for health in _healths(catalogue))
     return able and not catalogue.residents.awaited() and not lifecycle.draining
 
 
 def readiness(catalogue: Catalogue, lifecycle: Lifecycle) -> Readiness:
-    """Readiness, from the latest scan of the repository and the loads so far."""
+    """Readiness, according to the latest scan of the repository and the loads so far."""
     found = list(_healths(catalogue))
     problem = catalogue.scan_error
     unreadable = [str(p.error) for p in catalogue.scan.policies.values() if p.error]

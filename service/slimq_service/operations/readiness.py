@@ -1,4 +1,4 @@
-"""Readiness in metrics and in the log, whether or not anybody asks for `/readyz`."""
+"""Readiness in metrics and in the log, whether or not anybody requests `/readyz`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.snapshot import Key
 
 PERIOD_SECONDS = 1.0
-"""Interval of the updates, and so the maximum age of other workers' gauges in a scrape."""
+"""Interval of the updates, and thus the maximum age of other workers' gauges in a scrape."""
 
 
 class ReadyMetrics:
@@ -30,7 +30,7 @@ class ReadyMetrics:
         self.metrics.repository_readable.set(readable)
         self.metrics.ready.set(is_ready(catalogue, self._lifecycle))
         self.metrics.unshared_series.set(self.metrics.registry.unshared)
-        if not readable:  # unknown whether they exist
+        if not readable:  # it is unknown whether they exist
             return
         policies = catalogue.scan.policies
         missing = [

@@ -1,8 +1,8 @@
 """Metrics taken from manifests and reports: the size of each variant, and its measured return.
 
-They are lines of the text of `/metrics` that come from the repository when it is scraped, not from
-series: every worker knows them, requests pay nothing for them, and a variant that was removed or
-never evaluated has none, where a series would have to be 0.
+These lines of `/metrics` are made from the repository at each scrape, and are not series: every
+worker knows them, they cost requests nothing, and a variant that was removed or never evaluated has
+none, whereas a series would have to be 0.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class _Results:
-    """The results in a report that are exposed."""
+    """The results of a report that are exposed."""
 
     mean: float
     low: float
@@ -52,7 +52,7 @@ class _Results:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The lines of one variant, and the manifests they were written from."""
+    """The lines of one variant, and the manifests they were made from."""
 
     policy: PolicyManifest
     variant: VariantManifest
@@ -61,17 +61,17 @@ class _Rows:
 
     @property
     def report(self) -> tuple[str, str] | None:
-        """The key of its results, None if it has no report."""
+        """The hashes of the model and its report, None if it has no report."""
         return _report_key(self.variant)
 
     def are_current(self, policy: PolicyManifest, variant: VariantManifest) -> bool:
-        """Whether they are the lines of these manifests, with all there is to know."""
+        """Whether the lines were made from these manifests, and are complete."""
         complete = self.has_results or variant.report is None
         return complete and self.policy is policy and self.variant is variant
 
 
 class RepositoryMetrics:
-    """Writes the lines, and keeps them until a manifest changes."""
+    """Makes the lines, and caches them until a manifest changes."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         """Reads nothing yet.
@@ -85,7 +85,7 @@ class RepositoryMetrics:
         self._broken: dict[tuple[str, str], FileStamp | None] = {}
 
     def render(self) -> str:
-        """The text, with a line break at its end; in any thread, one at a time."""
+        """The text, with a final line break; in any thread, but only one at a time."""
         lines: dict[str, list[str]] = {name: [] for name in FAMILIES}
         scan = self._catalogue.scan
         for policy, scanned in scan.policies.items():
@@ -123,7 +123,7 @@ class RepositoryMetrics:
         return _Rows(policy, variant, lines, has_results=results is not None)
 
     def _read(self, repository: Repository, variant: VariantManifest) -> _Results | None:
-        """The results measured of this very model, None if there are none or they cannot be read.
+        """The results measured with exactly this model, None if there are none or unreadable ones.
 
         A broken report is not read and hashed again until its file changes.
         """
@@ -138,11 +138,11 @@ class RepositoryMetrics:
             return None
         try:
             report = repository.report(variant.policy, variant.name)
-        except SlimqError:  # requests for the report get the reason
+        except SlimqError:  # a request for the report returns the reason
             self._broken[key] = stamp
             return None
         if report is None or report.model_sha256 != variant.model.sha256:
-            return None  # published meanwhile: the next scan has it
+            return None  # published meanwhile: the next scan will find it
         results = self._results[key] = _Results.of(report)
         return results
 

@@ -1,8 +1,8 @@
 """The text of `/metrics`: series, metrics of the repository, and metrics of the processes.
 
-With several workers series are summed over them, see `registry`. Metrics of processes are summed
-over live workers, processor time over those that have ended too: a counter that falls would look
-like one that was reset.
+With several workers, series are summed over them (see `registry`), and so are metrics of processes,
+over the live workers. Processor time includes workers that have exited: a counter that decreases
+would look as if it had been reset.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Exposition:
             registry: the series.
             repository: the metrics of variants on disk.
             table: the states of all workers, None for a single process.
-            prepare: called before each scrape, to create series before they count.
+            prepare: called before each scrape, to create series in time for it.
         """
         self._prepare = prepare
         self._registry, self._repository = registry, repository
@@ -59,7 +59,7 @@ class Exposition:
             collector(registry=self._processes)
 
     def encode(self) -> bytes:
-        """The text; takes milliseconds, in any thread."""
+        """The text; takes milliseconds, and may be called in any thread."""
         with self._lock:
             self._prepare()
             text = self._registry.render() + self._repository.render()
@@ -67,7 +67,7 @@ class Exposition:
 
 
 class _Processes(Collector):
-    """Metrics of the live workers, summed, and how many workers there are and were replaced."""
+    """Sums of the live workers' metrics, and the numbers of live and of replaced workers."""
 
     def __init__(self, table: WorkerTable) -> None:
         self._table = table

@@ -24,9 +24,9 @@ WHOLE: Body = "whole"
 
 @dataclass(slots=True)
 class Call(Stages):
-    """What metrics, logs and errors need to know of a call; filled in along the way.
+    """What metrics, logs and errors need to know about a call; filled in along the way.
 
-    It has the time that each of its stages has taken, too.
+    It also has the time that each of its stages has taken.
 
     Attributes:
         policy: the policy's name.

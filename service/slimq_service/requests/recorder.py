@@ -90,7 +90,7 @@ class Recorder:
         Args:
             call: the call.
             code: of the error; None if it succeeded.
-            ended: when its result was there, by `perf_counter_ns`; 0 if there is none.
+            ended: when its result was available, by `perf_counter_ns`; 0 if there is none.
         """
         has_result, ended = ended != 0, ended or time.perf_counter_ns()
         policy, variant = call.policy, call.variant

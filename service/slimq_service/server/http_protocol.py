@@ -156,7 +156,8 @@ class BoundedProtocol(HttpConnection):
         if self._size > self._max_head and self.head_size() > self._max_head:
             raise self._head_too_large(f"{self.head_size()} bytes")
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise MalformedRequestError("pipeline", f"{MAX_PIPELINED} requests at once", "more")
+            limit = f"at most {MAX_PIPELINED} requests at once"
+            raise MalformedRequestError("pipeline", limit, "more")
         self._in_head = False
         self._carried = 0
         if self._timer is not None:

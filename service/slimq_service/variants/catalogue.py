@@ -29,7 +29,7 @@ class Catalogue:
 
     Attributes:
         repository: the repository on disk.
-        scan: the latest scan of it that succeeded.
+        scan: its latest successful scan.
         residents: the variants in memory.
     """
 
@@ -48,10 +48,10 @@ class Catalogue:
         Args:
             repository: the repository on disk.
             metrics: of the service.
-            retry_seconds: after which a broken variant is tried again.
+            retry_seconds: time after which a broken variant is tried again.
             max_batch: largest batch size to warm up.
             memory_budget: bytes that variants may take, None for no limit.
-            pinned: variants that are loaded at once and never evicted.
+            pinned: variants that are loaded at startup and never evicted.
             providers: what runs the models, as for `make_session`.
         """
         self.repository = repository
@@ -84,11 +84,11 @@ class Catalogue:
                 await self.refresh()
             except RepositoryError:
                 pass  # kept in scan_error, and logged
-            except Exception:  # whatever it is, later versions must still be noticed
+            except Exception:  # whatever the error, later versions must still be noticed
                 self._log.exception("repository scan failed")
 
     async def close(self) -> None:
-        """Ends the loads under way and the thread."""
+        """Cancels the loads in progress, and ends the thread."""
         await self._loader.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -101,7 +101,7 @@ class Catalogue:
             reread: variants whose files are read and hashed even if their stamps have not changed.
 
         Raises:
-            RepositoryError: it cannot be read; what was known, and is in memory, stays.
+            RepositoryError: it cannot be read; what was known or is in memory stays.
         """
         begun = self._scans
         self._reread |= reread
@@ -150,7 +150,7 @@ class Catalogue:
         return self.scan.variant_manifest(policy, variant)
 
     async def report(self, policy: str, variant: str) -> EvaluationReport | None:
-        """A variant's report, None before it is evaluated; read once for each version.
+        """A variant's report, None if it has not been evaluated; read once for each version.
 
         Raises:
             NotFoundError: unknown policy or variant.
@@ -195,13 +195,13 @@ class Catalogue:
             raise
 
     async def load(self, policy: str, variant: str) -> None:
-        """Loads the version on disk, whose files are read anew and hashed.
+        """Loads the version on disk, after reading and hashing its files again.
 
-        A version that failed is tried at once. One that is in memory already stays there.
+        A version that failed is retried at once. If it is in memory already, it stays there.
 
         Raises:
             NotFoundError: unknown policy or variant.
-            RepositoryError: it cannot be loaded; a version that is in memory goes on serving.
+            RepositoryError: it cannot be loaded; a version that is in memory keeps serving.
         """
         key = policy, variant
         await self.refresh(frozenset({key}))
@@ -216,9 +216,9 @@ class Catalogue:
             await asyncio.shield(state.task or self._loader.start(key, self.scan))
 
     async def unload(self, policy: str, variant: str) -> None:
-        """Drops a variant from memory; a load under way is waited for, and then dropped.
+        """Drops a variant from memory, after waiting for a load in progress.
 
-        Requests under way keep what they have; a later one loads the variant again.
+        Requests in progress keep its session; a later one loads the variant again.
 
         Raises:
             NotFoundError: unknown policy or variant.
@@ -232,7 +232,7 @@ class Catalogue:
         await self._loader.trim()
 
     async def _scan(self) -> None:
-        """Scans the repository, under the lock, and takes over the result."""
+        """Scans the repository, and applies the result; the caller holds the lock."""
         self._scans += 1
         reread, self._reread = self._reread, frozenset()
         arguments = self.repository, self.scan, self._retry_seconds, reread
@@ -246,7 +246,7 @@ class Catalogue:
             self._failure = error
             self.residents.mark_unreadable()
             return
-        except BaseException:  # the caller was cancelled: others must not take this scan for theirs
+        except BaseException:  # the caller was cancelled: this scan must not count for others
             self._scans -= 1
             self._reread |= reread
             raise

@@ -13,12 +13,12 @@ from slimq.core.observation import ObservationSpec
 from slimq.core.qfunction import QFunction
 
 REPEATS, REPEAT_SECONDS = 3, 10e-3
-"""Measured runs of each batch size after a warm-up, of which the fastest counts; no more begin once
-they have taken this long."""
+"""Maximum number of measured runs of each batch size after a warm-up, of which the fastest counts;
+no more are started once they have taken this many seconds."""
 DISPATCH_SECONDS = 50e-6
-"""Overhead of a batch beside its run: forming it, and the handoff to a thread and back."""
+"""Overhead of a batch in addition to its run: forming it, and the handoff to a thread and back."""
 BEST_TOLERANCE = 0.15
-"""Excess of the cost per observation over the cheapest batch size that may be noise."""
+"""Relative excess over the lowest cost per observation that may be noise."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Cost:
 
     @property
     def per_observation(self) -> float:
-        """Seconds of an observation in the best batch."""
+        """Expected seconds per observation in a batch of the best size."""
         return self.seconds(self.best_batch) / self.best_batch
 
     def largest_batch(self, seconds: float) -> int:

@@ -1,6 +1,6 @@
-"""Loads of variants: one at a time, in the repository's thread.
+"""Loads variants one at a time, in the repository's thread.
 
-Building ONNX sessions side by side is not documented as safe (onnxruntime #27089).
+Creating ONNX sessions concurrently is not documented as safe (onnxruntime #27089).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Loader:
         """Loads nothing yet.
 
         Args:
-            repository: where models are read.
-            thread: reads and builds them.
+            repository: where models are read from.
+            thread: where they are read and built.
             residents: receives the loaded variants.
             metrics: of the service.
             max_batch: largest batch size to warm up.
@@ -50,14 +50,14 @@ class Loader:
         self._log = structlog.get_logger(component="loader")
 
     def start(self, key: Key, scan: Scan) -> asyncio.Task[LoadedVariant]:
-        """Starts the load of a variant of a scan."""
+        """Starts to load a variant found by a scan."""
         task = asyncio.create_task(self._load(key, scan))
         self._residents.start(key, task)
         task.add_done_callback(_retrieve)
         return task
 
     def evict(self) -> None:
-        """Evicts what exceeds the budget, and trims memory if that was anything."""
+        """Evicts what exceeds the budget, and if anything was evicted, trims memory."""
         if self._residents.evict():
             trimming = asyncio.ensure_future(self.trim())
             self._trimming.add(trimming)
@@ -68,7 +68,7 @@ class Loader:
         await asyncio.get_running_loop().run_in_executor(self._thread, trim_memory)
 
     async def close(self) -> None:
-        """Ends the loads under way."""
+        """Cancels the loads in progress."""
         tasks: list[asyncio.Future[Any]] = [*self._residents.loads(), *self._trimming]
         for task in tasks:
             task.cancel()

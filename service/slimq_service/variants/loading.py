@@ -37,12 +37,12 @@ class Leases:
 
 @dataclass(frozen=True)
 class LoadedVariant:
-    """One version of a variant, ready to answer; never changed, only replaced.
+    """One version of a variant, ready to answer; immutable, and replaced as a whole.
 
     Attributes:
         policy: the manifest it was loaded with, so that observation layout and model fit each other
             while a new version is being published.
-        manifest: its own.
+        manifest: the variant's manifest.
         q_function: its model.
         cost: of a run, by batch size.
         batch_invariant: whether observations of several clients may share a batch.
@@ -74,7 +74,7 @@ def load(
     """Reads, verifies, builds and warms up a variant; too slow for the event loop.
 
     Args:
-        repository: where it is read.
+        repository: where it is read from.
         policy: the manifest it is loaded with.
         variant: its name.
         max_batch: largest batch size to warm up: the first run of a size allocates memory, and no
@@ -113,7 +113,7 @@ def is_batch_invariant(q_function: QFunction, spec: ObservationSpec) -> bool:
 
     They do if the model scales its activations by batch (DynamicQuantizeLinear): one client's
     observations would then change another's Q-values. Each test observation is run in a batch of
-    its own copies and in one with extreme values; both have the same shape, so the same rounding.
+    its own copies and in one with extreme values, of the same shape and so with the same rounding.
     """
     rows = _unlike_rows(spec)
     mixed = q_function(np.stack(rows))
@@ -140,7 +140,7 @@ def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
 
 
 def trim_memory() -> None:
-    """Returns memory that dropped models have freed to the system, where the C library can."""
+    """Returns memory freed by dropped models to the system, if the C library can."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim is not None:
@@ -148,7 +148,7 @@ def trim_memory() -> None:
 
 
 def resident_bytes() -> int:
-    """Resident memory of the process; 0 where the system does not report it."""
+    """Resident memory of the process; 0 if the system does not report it."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     except OSError:

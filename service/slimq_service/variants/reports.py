@@ -17,14 +17,14 @@ class Reports:
         """Reads nothing yet.
 
         Args:
-            repository: where reports are read.
-            thread: in which they are read.
+            repository: where reports are read from.
+            thread: the thread that reads them.
         """
         self._repository, self._thread = repository, thread
         self._kept: dict[tuple[str, str, str], EvaluationReport] = {}
 
     async def read(self, manifest: VariantManifest) -> EvaluationReport | None:
-        """A variant's report, None before it is evaluated; read once for each version.
+        """A variant's report, None if it has not been evaluated; read once for each version.
 
         Raises:
             NotFoundError: the variant was removed.

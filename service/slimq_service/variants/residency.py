@@ -1,7 +1,7 @@
 """Variants in memory: the state of each, and which are evicted when they exceed the budget.
 
-`Residents` is the one owner of that state; everything else reads it, and changes it by its methods,
-all in the event loop.
+`Residents` is the only owner of that state; everything else reads it, and changes it through its
+methods, all in the event loop.
 
 The least recently used variant is evicted first, but never one that a request is using (its memory
 would stay taken), a pinned one, or the one used last (a variant larger than the whole budget would
@@ -35,9 +35,9 @@ class VariantState:
         error: why the version on disk cannot be served.
         error_stamp: the stamp of that version.
         error_time: when it failed, by the monotonic clock.
-        unloaded: it was unloaded on request, and not loaded since.
+        unloaded: whether it was unloaded on request, and has not been loaded since.
         used: when it was last used, by the monotonic clock.
-        task: the load under way.
+        task: the load in progress.
     """
 
     loaded: LoadedVariant | None = None
@@ -49,11 +49,11 @@ class VariantState:
     task: asyncio.Task[LoadedVariant] | None = field(default=None, repr=False)
 
     def may_retry(self, stamp: VariantStamp, seconds: float) -> bool:
-        """Whether a load is worth trying: none failed, or of another version, or long ago.
+        """Whether to try a load: the last one did not fail, or failed long ago or for other files.
 
         Args:
-            stamp: of the variant's files now.
-            seconds: after which the same version is tried again.
+            stamp: current stamp of the variant's files.
+            seconds: time after which the same version is tried again.
         """
         if self.error is None or self.error_stamp != stamp:
             return True
@@ -74,13 +74,13 @@ class Residents:
         pinned: frozenset[Key],
         retry_seconds: float = 0.0,
     ) -> None:
-        """No variants yet.
+        """Starts without variants.
 
         Args:
             metrics: of the service.
             budget: bytes that variants may take, None for no limit.
             pinned: variants that stay in memory.
-            retry_seconds: after which a version that failed is tried again.
+            retry_seconds: time after which a version that failed is tried again.
         """
         self.pinned = pinned
         self._states: dict[Key, VariantState] = {}
@@ -113,7 +113,7 @@ class Residents:
         return [key for key, state in self._states.items() if state.loaded is not None]
 
     def loads(self) -> list[asyncio.Task[LoadedVariant]]:
-        """The loads under way."""
+        """The loads in progress."""
         return [state.task for state in self._states.values() if state.task is not None]
 
     def check_unpinned(self, policy: str, variant: str) -> None:
@@ -126,7 +126,7 @@ class Residents:
             raise ConflictError("variant", "one that is not pinned", f"{policy}/{variant}")
 
     def update(self, scan: Scan) -> list[Key]:
-        """Takes over a scan: new, removed and changed variants.
+        """Applies a scan: new, removed and changed variants.
 
         Returns:
             The variants to load now: changed ones in memory, pinned ones, and those whose last
@@ -139,7 +139,7 @@ class Residents:
         return [key for key, entry in found.items() if self._update(key, entry, scan)]
 
     def mark_unreadable(self) -> None:
-        """The repository cannot be read: until the next `update` nothing can be loaded."""
+        """Records that the repository cannot be read: nothing can be loaded until `update`."""
         self._readable = False
 
     def add(self, key: Key, actions: Sequence[str] = ()) -> VariantState:
@@ -160,7 +160,7 @@ class Residents:
         del self._states[key]
 
     def use(self, key: Key) -> VariantState | None:
-        """The state of a variant that a request uses now, None if it does not exist."""
+        """Marks a variant as used now, and returns its state, None if it does not exist."""
         state = self._states.get(key)
         if state is not None:
             state.used = time.monotonic()
@@ -172,7 +172,7 @@ class Residents:
         state.task, state.unloaded = task, False
 
     def finish(self, key: Key, task: asyncio.Task[LoadedVariant] | None) -> None:
-        """Records that a load has ended, however it did."""
+        """Records that a load has ended, successfully or not."""
         state = self._states.get(key)
         if state is not None and state.task is task:
             state.task = None
@@ -190,12 +190,12 @@ class Residents:
         measured.memory_bytes.set(loaded.memory_bytes)
 
     def renew(self, key: Key, entry: VariantScan, policy: PolicyManifest | None) -> bool:
-        """Puts the manifests on disk beside the model in memory, whose report may be new.
+        """Replaces only the manifests of a model in memory, for example if its report is new.
 
         Args:
             key: of the variant.
             entry: the variant on disk.
-            policy: the manifest of its policy there, as far as it can be read.
+            policy: the manifest of its policy on disk, if it can be read.
 
         Returns:
             False if nothing is in memory, or its model, or the policy's observations or actions
@@ -216,7 +216,7 @@ class Residents:
         return True
 
     def fail(self, key: Key, error: SlimqError, stamp: VariantStamp, at: float) -> None:
-        """The version on disk cannot be served; the one in memory goes on serving.
+        """Records that the version on disk cannot be served; the one in memory keeps serving.
 
         Args:
             key: of the variant.
@@ -239,7 +239,7 @@ class Residents:
         self._metrics.of(*key).broken.set(1)
 
     def unload(self, key: Key) -> None:
-        """Drops a variant from memory on request; requests under way keep what they have."""
+        """Drops a variant from memory on request; requests in progress keep its session."""
         if key in self._states:
             self._drop(key)
             self._states[key].unloaded = True
@@ -270,7 +270,7 @@ class Residents:
         return evicted
 
     def _update(self, key: Key, entry: VariantScan, scan: Scan) -> bool:
-        """Takes over one variant of a scan; returns whether it is to be loaded now."""
+        """Applies one variant of a scan; returns whether to load it now."""
         policy = scan.policies[key[0]].manifest
         state = self._states.get(key) or self.add(key, policy.actions if policy is not None else ())
         wanted = key in self.pinned or state.error is not None

@@ -1,7 +1,7 @@
 """Scans of the repository: the policies and variants on disk, and which of them are intact.
 
-By stat, not inotify, so that network mounts work. Files whose stamps have not changed are not read
-again; only an explicit load makes `scan_repository` trust no stamp.
+Scans use stat, not inotify, so that network mounts work. Files whose stamps have not changed are
+not read again, except those of an explicit load.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from slimq.core.repository import VARIANT_FILE, VARIANTS, Repository
 from slimq.core.stamp import FileStamp
 
 Key = tuple[str, str]
-"""The names of a policy and of one of its variants."""
+"""The names of a policy and one of its variants."""
 
 
 @dataclass(frozen=True)
 class VariantStamp:
-    """The stamps of the three files a variant is loaded from, None for one that cannot be read."""
+    """The stamps of the three files of a variant, None for each that cannot be read."""
 
     policy: FileStamp | None
     variant: FileStamp | None
@@ -55,7 +55,7 @@ class PolicyScan:
 
 @dataclass(frozen=True)
 class Scan:
-    """The repository as one scan found it."""
+    """The repository as found by one scan."""
 
     policies: Mapping[str, PolicyScan] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -128,7 +128,7 @@ def scan_repository(
         repository: the repository.
         previous: the last scan.
         retry_seconds: age after which a broken entry is read again, changed or not.
-        reread: variants that are read and hashed whatever their stamps say, with their policies.
+        reread: variants that are read and hashed with their policies, even if stamps are equal.
 
     Raises:
         RepositoryError: the repository cannot be listed, or all its policies are gone at once.
@@ -136,13 +136,13 @@ def scan_repository(
     scanner = _Scanner(repository, previous, retry_seconds, reread)
     scan = scanner.scan()
     if any(not scan.knows(*key) for key, _ in previous.entries()):
-        scan = scanner.scan()  # something is gone: perhaps only the first part of everything
+        scan = scanner.scan()  # something is gone, and the rest may be about to follow
     return scan
 
 
 @dataclass(frozen=True)
 class _Scanner:
-    """One scan's arguments, see `scan_repository`."""
+    """One scan; see `scan_repository` for the arguments."""
 
     repository: Repository
     previous: Scan
@@ -230,7 +230,7 @@ class _Scanner:
         return VariantScan(stamp, manifest, None, checked)
 
     def _is_due(self, known: PolicyScan | VariantScan) -> bool:
-        """Whether a broken entry is to be read again."""
+        """Whether to read a broken entry again."""
         age = time.monotonic() - known.checked
         return known.error is not None and age >= self.retry_seconds
 
@@ -243,7 +243,7 @@ def fresh_error(error: SlimqError | None, path: str) -> SlimqError:
 
 
 def as_slimq_error(problem: SlimqError | OSError, path: str) -> SlimqError:
-    """A `SlimqError` as it is, an `OSError` as a `RepositoryError` about this path."""
+    """Returns a `SlimqError` unchanged, an `OSError` as a `RepositoryError` about this path."""
     if isinstance(problem, SlimqError):
         return problem
     return RepositoryError(path, problem.strerror or str(problem))

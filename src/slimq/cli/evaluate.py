@@ -60,7 +60,7 @@ def evaluate(
         bool,
         typer.Option(
             "--force",
-            help="Evaluate again even if a report exists; resumes if that was interrupted.",
+            help="Evaluate again even if a report exists; an interrupted evaluation is resumed.",
         ),
     ] = False,
     no_latency: Annotated[

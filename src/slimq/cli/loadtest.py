@@ -66,18 +66,21 @@ def loadtest(
     rounds: Annotated[
         int, typer.Option(min=1, max=500, help="Blocks per variant in the closed and open loop.")
     ] = 20,
-    seconds: Annotated[float, typer.Option(min=0.05, max=60, help="Length of such a block.")] = 0.5,
-    sweeps: Annotated[int, typer.Option(min=1, max=50, help="Sweeps over the steps.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.05, max=60, help="Seconds per block.")] = 0.5,
+    sweeps: Annotated[
+        int, typer.Option(min=1, max=50, help="Number of sweeps over the steps.")
+    ] = 3,
     step: Annotated[
         float, typer.Option(min=1.02, max=4, help="Ratio of a step's rate to the previous one.")
     ] = 1.25,
-    step_seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Length of a step.")] = 2.0,
+    step_seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds per step.")] = 2.0,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Observations per request.")] = 1,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=60, help="Seconds until a request counts as failed.")
     ] = 5.0,
     minutes: Annotated[
-        float, typer.Option(min=0.05, max=1440, help="Time limit; no block starts after it.")
+        float,
+        typer.Option(min=0.05, max=1440, help="Time limit; no block starts that would exceed it."),
     ] = 15,
     seed: Annotated[
         int | None,

@@ -52,7 +52,7 @@ class LazyGroup(TyperGroup):
 
 app = typer.Typer(
     cls=LazyGroup,
-    help="Train DQN policies, compress them, prove what each variant keeps, and serve them.",
+    help="Train DQN policies, compress them, prove how well each variant plays, and serve them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

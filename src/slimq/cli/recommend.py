@@ -59,7 +59,9 @@ def recommend(
     aim: Annotated[
         Aim | None,
         typer.Option(
-            "--for", help="Cost to minimize.", show_default="latency if only bytes are limited"
+            "--for",
+            help="Cost to minimize.",
+            show_default="bytes; latency if only --max-bytes is given",
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -48,7 +48,8 @@ def search(
     ] = 0.02,
     trials: Annotated[int, typer.Option("--trials", help=_TRIALS_HELP)] = 100,
     minutes: Annotated[
-        float, typer.Option("--minutes", help="Time for trials; trials in progress still finish.")
+        float,
+        typer.Option("--minutes", help="Minutes for trials; trials in progress still finish."),
     ] = 60.0,
     workers: Annotated[
         int, typer.Option("--workers", help="Number of single-threaded processes.")
@@ -72,7 +73,7 @@ def search(
         "runs/search"
     ),
     device: Annotated[
-        str, typer.Option("--device", help="Device on which winners train: cpu, cuda or auto.")
+        str, typer.Option("--device", help="Device for training the best: cpu, cuda or auto.")
     ] = "cpu",
     as_json: JsonOption = False,
 ) -> None:

@@ -37,7 +37,7 @@ READ_FLAGS = (
 
 
 def status_of(root: Path, parts: tuple[str, ...]) -> os.stat_result | None:
-    """The status of a file or folder, None where it does not exist.
+    """The status of a file or folder, None if it does not exist.
 
     Raises:
         RepositoryError: a part is not a plain name, a link leaves the root, or it cannot be read.

@@ -76,7 +76,7 @@ def check_model(model: bytes, name: str) -> None:
 
 
 def find_problem(model: bytes) -> str | None:
-    """Describes the first problem of a serialised ONNX model; None if it is safe to load.
+    """Describes the first problem of a serialized ONNX model; None if it is safe to load.
 
     Raises:
         ValueError: the bytes are not a protobuf message.
@@ -97,7 +97,7 @@ def find_problem(model: bytes) -> str | None:
 
 
 def has_external_data(model: bytes) -> bool:
-    """Whether any tensor of a serialised ONNX model has external data.
+    """Whether any tensor of a serialized ONNX model has external data.
 
     Raises:
         ValueError: the bytes are not a protobuf message.

@@ -42,7 +42,7 @@ Act = Callable[[str, int | None], T]
 
 
 def display(parts: tuple[str, ...]) -> str:
-    """A path as errors name it: from the repository's root, with forward slashes."""
+    """A path as shown in errors: from the repository's root, with forward slashes."""
     return "/".join(parts)
 
 
@@ -141,7 +141,7 @@ def _walk(root: Path, parts: tuple[str, ...], act: Act[T]) -> T:
 
 
 def _target(name: str, folder: int, error: OSError) -> str:
-    """The target of the link that made an operation fail; its own name if it no longer is a link.
+    """The target of the link that made an operation fail; its own name if it is no longer a link.
 
     Raises:
         OSError: the operation failed for another reason.

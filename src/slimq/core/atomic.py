@@ -49,7 +49,7 @@ def publishing(root: Path, folder: tuple[str, ...]) -> Iterator[None]:
             yield
     except OSError as error:
         reason = error.strerror or str(error)
-        problem = f"cannot be published: {reason}; nothing published is lost"
+        problem = f"cannot be published: {reason}; nothing that was published is lost"
         raise RepositoryError(display(folder), problem) from error
 
 

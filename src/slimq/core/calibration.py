@@ -23,7 +23,7 @@ class CalibrationSet:
     """States visited by the full policy, with its Q-values.
 
     Attributes:
-        frames: `(frames, *frame)`, each frame once; whole observations where none are stacked.
+        frames: `(frames, *frame)`, each frame once; whole observations if frames are not stacked.
         indices: `(states, count)`, the frames that make up each state, oldest first; -1 is padding.
         q_values: `(states, actions)`, computed by the full policy.
     """
@@ -44,7 +44,7 @@ class CalibrationSet:
         return spec.check(frames.reshape(len(self), *spec.shape), "calibration")
 
     def to_bytes(self) -> bytes:
-        """Serialises the three arrays as a compressed npz."""
+        """Serializes the three arrays as a compressed npz."""
         stream = io.BytesIO()
         np.savez_compressed(
             stream, frames=self.frames, indices=self.indices, q_values=self.q_values

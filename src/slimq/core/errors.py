@@ -134,7 +134,7 @@ class AcceptGateError(GateError):
             f"{name} is {value:.6g}, {relation} {limit:.6g} is needed"
             for name, value, relation, limit in self.failures
         )
-        super().__init__(f"variant {variant!r} is not accepted, nothing was published: {listing}")
+        super().__init__(f"variant {variant!r} is not accepted and was not published: {listing}")
 
 
 class CheckFailedError(SlimqError):

@@ -44,7 +44,7 @@ def hold_lock(path: Path, seconds: float = 0.0) -> Iterator[None]:
     try:
         _acquire(lock, path, seconds)
     except Timeout:
-        waited = f" for {seconds:g} s" if seconds else ""
+        waited = f" (waited {seconds:g} s)" if seconds else ""
         raise TimeoutError(f"{path} is locked by another process{waited}") from None
     try:
         yield

@@ -45,9 +45,9 @@ class ObservationSpec(BaseModel):
     shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         min_length=1, max_length=8, description="without the batch axis"
     )
-    low: float | None = Field(default=None, description="smallest value, null where unbounded")
-    high: float | None = Field(default=None, description="largest value, null where unbounded")
-    stack: FrameStack | None = Field(default=None, description="set where frames are stacked")
+    low: float | None = Field(default=None, description="smallest value, null if unbounded")
+    high: float | None = Field(default=None, description="largest value, null if unbounded")
+    stack: FrameStack | None = Field(default=None, description="set if frames are stacked")
 
     @model_validator(mode="after")
     def _check_stack(self) -> ObservationSpec:
@@ -75,7 +75,7 @@ class ObservationSpec(BaseModel):
 
     @property
     def frame(self) -> ObservationSpec:
-        """The layout of the new data at each step: one frame, or all of it where none are stacked.
+        """The layout of the new data at each step: a frame, or all of it if frames are not stacked.
 
         A frame lacks the stacking axis, unless it has several entries along it.
         """
@@ -91,7 +91,7 @@ class ObservationSpec(BaseModel):
         return np.zeros((1, *self.shape), self.dtype)
 
     def push(self, before: Observations, frame: Observations) -> Observations:
-        """Adds a frame to an observation; returns a new array where frames are stacked.
+        """Adds a frame to an observation; returns a new array if frames are stacked.
 
         Args:
             before: `(1, *shape)`, the previous observation, or the padding.
@@ -164,6 +164,6 @@ class ObservationSpec(BaseModel):
 
 
 def _first(array: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> tuple[str, Any]:
-    """The first chosen value and its index, such as `[0][3]`, batch axis first."""
+    """The first value selected by a mask, and its index, such as `[0][3]`, batch axis first."""
     index = np.unravel_index(int(np.argmax(chosen)), array.shape)
     return "".join(f"[{i}]" for i in index), array[index]

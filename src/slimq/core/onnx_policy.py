@@ -46,7 +46,7 @@ def make_session(
     `run` is thread-safe; construction is not documented to be, so create one session at a time.
 
     Args:
-        model: the serialised ONNX model, uncompressed.
+        model: the serialized ONNX model, uncompressed.
         name: name of the model in errors.
         options: `session_options()` with profiling enabled, for inspection.
         providers: names from `PROVIDERS`, the preferred one first; operators that it lacks run on
@@ -106,7 +106,7 @@ class OnnxPolicy:
         """Loads the model, checks its signature and runs it once, which also warms it up.
 
         Args:
-            model: the serialised ONNX model, uncompressed.
+            model: the serialized ONNX model, uncompressed.
             observation: required layout of the model's `observation` input.
             actions: required number of Q-values per observation.
             name: name of the model in errors.

@@ -3,7 +3,7 @@
 The order of writes makes it safe. Content-named files come first, each written to a temporary name,
 synced and renamed; then the folder is synced; then the manifest is replaced, which is the only
 commit point. A process that dies midway leaves unreferenced files; the next publisher removes them
-after a grace period. One lock per policy serialises publishers; readers need no lock.
+after a grace period. One lock per policy serializes publishers; readers need no lock.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Publisher:
             if report.model_sha256 != old.model.sha256:
                 problem = "the report is for another model; the variant has been replaced since"
                 raise RepositoryError(display(folder), problem)
-            content = _serialise(report, display((*folder, "report")))
+            content = _serialize(report, display((*folder, "report")))
             entry = content_entry("report", ".json", content)
             self._write(folder, entry, content)
             manifest = old.model_copy(update={"report": entry})
@@ -305,7 +305,7 @@ class Publisher:
     def _commit(self, parts: tuple[str, ...], manifest: M, old: M | None) -> None:
         """Replaces the manifest; files that it no longer names start their grace period now."""
         refuse_links(self.root, parts)
-        content = _serialise(manifest, display(parts))
+        content = _serialize(manifest, display(parts))
         for name in _named(old) if old else ():
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self.root.joinpath(*parts[:-1], name), follow_symlinks=False)
@@ -324,8 +324,8 @@ def _named(manifest: PolicyManifest | VariantManifest) -> set[str]:
     return {entry.path for entry in _entries(manifest)}
 
 
-def _serialise(value: BaseModel, place: str) -> bytes:
-    """Serialises to indented JSON with sorted keys, and checks that it parses again."""
+def _serialize(value: BaseModel, place: str) -> bytes:
+    """Serializes to indented JSON with sorted keys, and checks that it parses again."""
     try:
         content = json.dumps(
             value.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False

@@ -73,7 +73,7 @@ class Fidelity(_Value):
     states: int = Field(ge=1)
     agreement: float = Field(ge=0, le=1, description="share of states with the same greedy action")
     near_ties: int = Field(
-        ge=0, description="states where the baseline's two best Q-values differ by at most 1e-4"
+        ge=0, description="states where the baseline's two best Q-values differ by less than 1e-4"
     )
     agreement_without_ties: float = Field(
         ge=0, le=1, description="agreement on states that are not near ties; 1 if there are none"

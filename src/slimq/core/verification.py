@@ -92,7 +92,7 @@ def _check_model(
         try:
             q_values = policy(states[start : start + BATCH])
         except Exception as error:  # ONNX Runtime's errors have no common base class
-            problem = f"does not run on states {start} and up: {first_line(error)}"
+            problem = f"does not run on the states from {start} on: {first_line(error)}"
             raise RepositoryError(place, problem) from error
         wrong = ~np.isfinite(q_values).all(axis=1)
         if wrong.any():

@@ -1,4 +1,4 @@
-"""Vectorised environments in which each environment is reset explicitly.
+"""Vectorized environments in which each environment is reset explicitly.
 
 Every episode starts from its own seed, chosen by the caller, and is the same for any number of
 parallel environments. There is no autoreset: the observation of an episode's last step is the

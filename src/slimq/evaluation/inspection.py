@@ -1,4 +1,4 @@
-"""Inspects a variant: operators before and after optimisation, their time, the size of tensors.
+"""Inspects a variant: operators before and after optimization, their time, the size of tensors.
 
 The sessions use the project's one configuration, plus the options for saving or profiling. ONNX
 Runtime's profile has a resolution of a microsecond and includes the profiler's overhead of a few
@@ -40,7 +40,7 @@ _KERNEL = "_kernel_time"
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """The time of one node of the optimised graph.
+    """The time of one node of the optimized graph.
 
     Attributes:
         operator: as in `Inspection.after`.
@@ -80,7 +80,7 @@ class Inspection:
         model_bytes: size after decompression; the same if the model is not compressed.
         graph_bytes: the part of `model_bytes` outside tensors: nodes, names, metadata.
         before: number of nodes per operator.
-        after: the same after optimisation; names are prefixed with a domain other than ONNX's and
+        after: the same after optimization; names are prefixed with a domain other than ONNX's and
             suffixed with a fused activation.
         operators: nodes in execution order.
         tensors: tensors, largest first.
@@ -145,7 +145,7 @@ def inspect_variant(
     states, source = _read_states(repository, manifest)
     batches = _make_batches(states, batch, iterations)
     with tempfile.TemporaryDirectory(prefix="slimq-inspect-") as folder:
-        optimised = _optimise(model, name, Path(folder))
+        optimized = _optimize(model, name, Path(folder))
         durations = _profile(model, name, batches, Path(folder))
     parsed = onnx.load_model_from_string(model)
     tensors = tuple(measure_tensors(parsed.graph, len(model)))
@@ -157,8 +157,8 @@ def inspect_variant(
         model_bytes=len(model),
         graph_bytes=len(model) - sum(tensor.bytes for tensor in tensors),
         before=count_operators(parsed.graph),
-        after=count_operators(optimised.graph),
-        operators=tuple(_summarise(durations, optimised.graph)),
+        after=count_operators(optimized.graph),
+        operators=tuple(_summarize(durations, optimized.graph)),
         tensors=tensors,
         batch=batch,
         iterations=iterations,
@@ -232,9 +232,9 @@ def _make_batches(states: Observations, size: int, count: int) -> list[Observati
     return [batches[index % distinct] for index in range(count)]
 
 
-def _optimise(model: bytes, name: str, folder: Path) -> onnx.ModelProto:
+def _optimize(model: bytes, name: str, folder: Path) -> onnx.ModelProto:
     options = session_options()
-    path = folder / "optimised.onnx"
+    path = folder / "optimized.onnx"
     options.optimized_model_filepath = str(path)
     make_session(model, name, options)
     return onnx.load_model(path)
@@ -261,7 +261,7 @@ def _profile(
     return {node: calls[-len(batches) :] for node, calls in durations.items()}
 
 
-def _summarise(
+def _summarize(
     durations: dict[_Node, list[float]], graph: onnx.GraphProto
 ) -> Iterator[OperatorTime]:
     named = {node.name: operator_of(node) for node in graph.node if node.name}

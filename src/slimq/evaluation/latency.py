@@ -105,7 +105,7 @@ def measure_latency(
             onnxruntime=version,
             variants=names,
             measurements=[
-                _summarise(mode, size, [run[name, mode, size] for run in runs])
+                _summarize(mode, size, [run[name, mode, size] for run in runs])
                 for mode in modes
                 for size in batches
             ],
@@ -217,7 +217,7 @@ def _interleave(
     return timings
 
 
-def _summarise(mode: LatencyMode, batch: int, runs: Sequence[_Timings]) -> LatencyMeasurement:
+def _summarize(mode: LatencyMode, batch: int, runs: Sequence[_Timings]) -> LatencyMeasurement:
     microseconds = [np.asarray(run.wall_ns) / 1e3 for run in runs]
     medians = [round(float(np.median(times)), 2) for times in microseconds]
     pooled = np.concatenate(microseconds)

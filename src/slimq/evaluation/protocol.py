@@ -89,7 +89,7 @@ def make_protocol(environment: EnvironmentSpec, settings: EvaluationSettings) ->
     )
 
 
-def summarise(
+def summarize(
     variant: VariantManifest,
     baseline: VariantManifest,
     protocol: EvaluationProtocol,

@@ -36,7 +36,7 @@ class Criteria:
         min_return: minimum mean return over the held-out episodes.
         mode: latency mode to use.
         batch: batch size to use.
-        goal: the cost to minimise; None derives it from the limits, see `resolve_goal`.
+        goal: the cost to minimize; None derives it from the limits, see `resolve_goal`.
     """
 
     margin: float = MARGIN
@@ -142,7 +142,7 @@ def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
 
 
 def resolve_goal(criteria: Criteria) -> Goal:
-    """The cost to minimise: the requested one, or else the one without a limit, or else bytes."""
+    """The cost to minimize: the requested one, or else the one without a limit, or else bytes."""
     if criteria.goal is not None:
         return criteria.goal
     only_bytes = criteria.max_bytes is not None and criteria.max_latency_us is None

@@ -31,7 +31,7 @@ from slimq.evaluation.protocol import (
     library_versions,
     make_protocol,
     other_versions,
-    summarise,
+    summarize,
 )
 from slimq.evaluation.returns import EpisodeLog, Progress, Silent, play_all, require_finite
 
@@ -155,7 +155,7 @@ class _Evaluator:
         episodes = self._play(variant, q_function)
         fidelity = self._fidelity(require_finite(q_function, f"{self.policy}/{name}"))
         latency = known.latency if known else None
-        report = summarise(variant, self.baseline, self.protocol, episodes, fidelity, latency)
+        report = summarize(variant, self.baseline, self.protocol, episodes, fidelity, latency)
         if known and known.protocol.episodes > self.settings.episodes and not self.settings.force:
             self.result.kept[name] = known.protocol.episodes
             self.result.reports[name] = report

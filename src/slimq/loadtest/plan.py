@@ -69,7 +69,7 @@ class Plan:
         batch: observations per request.
         timeout: seconds after which a request fails.
         warm_seconds: seconds of warm-up load for each variant.
-        minutes: time limit; no block starts after it.
+        minutes: time limit; no block starts that would exceed it.
         seed: seed of the order.
     """
 

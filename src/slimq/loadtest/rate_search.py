@@ -1,4 +1,4 @@
-"""Searches the highest sustained rate: the rate of each step, and the end of a sweep."""
+"""Searches for the highest sustained rate: the rate of each step, and the end of a sweep."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class RunInfo:
 
 def make_report(recording: Recording, plan: Plan, info: RunInfo) -> Report:
     """Makes the report of what has been recorded so far."""
-    summaries = _summarise(recording, plan)
+    summaries = _summarize(recording, plan)
     return Report(
         url=info.url,
         policy=info.policy,
@@ -133,7 +133,7 @@ def make_report(recording: Recording, plan: Plan, info: RunInfo) -> Report:
     )
 
 
-def _summarise(recording: Recording, plan: Plan) -> tuple[Summary, ...]:
+def _summarize(recording: Recording, plan: Plan) -> tuple[Summary, ...]:
     places = {subject.label: place for place, subject in enumerate(plan.subjects)}
     keys = sorted(
         recording.histograms,

@@ -33,7 +33,7 @@ def write_figures(report: Report, folder: Path) -> None:
     """Writes the JSON document, then the Markdown.
 
     Raises:
-        OSError: the disk is full, for example; no partial file is left.
+        OSError: for example, the disk is full; no partial file remains.
     """
     _write(folder, "json", render_document(report) + "\n")
     _write(folder, "md", render(report, markdown=True))

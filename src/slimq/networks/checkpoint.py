@@ -17,7 +17,7 @@ _KEY = "slimq.network"
 
 
 def save_network(network: QNetwork) -> bytes:
-    """Serialises a network; the same network always gives the same bytes."""
+    """Serializes a network; the same network always gives the same bytes."""
     weights = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in sorted(network.state_dict().items())

@@ -3,7 +3,7 @@
 The graph is built with `onnx.helper` from the network's modules rather than traced by
 `torch.onnx.export`: names are canonical (passes find a layer by its name), nothing in the file
 depends on the exporter's version or on the clock, and it takes milliseconds where the dynamo
-exporter takes seconds. The graph equals the traced one after optimisation. The feature map is
+exporter takes seconds. The graph equals the traced one after optimization. The feature map is
 flattened with Reshape, because the dense layer after a Flatten is not fused once it is quantized.
 Learned activation ranges are included as metadata, for the quantization pass.
 """

@@ -116,7 +116,7 @@ class Mask(_GridBase):
 class LinearLevels(_GridBase):
     """Evenly spaced levels: s·q with integers |q| ≤ `highest` (Jacob et al. 2018, symmetric).
 
-    With `fit`, the scale minimises the squared error; otherwise the largest weight determines it.
+    With `fit`, the scale minimizes the squared error; otherwise the largest weight determines it.
 
     Attributes:
         highest: largest code: 7 for 4 bits, 127 for 8.

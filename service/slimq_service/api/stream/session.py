@@ -41,7 +41,7 @@ class Session:
         headers: Headers,
         path: str,
     ) -> None:
-        """Begins an episode.
+        """Starts with a new episode.
 
         Args:
             pipeline: handles the stream's calls.

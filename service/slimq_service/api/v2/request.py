@@ -182,7 +182,7 @@ def _read_binary(
 ) -> Observations:
     field = "inputs[0].parameters.binary_data_size"
     if "data" in entry:
-        raise ConflictError("inputs[0].data", "no data beside binary_data_size", "both")
+        raise ConflictError("inputs[0].data", "no data together with binary_data_size", "both")
     if not frame.length_given:
         raise MalformedError(LENGTH_NAME, "the length of the JSON before a binary input", "nothing")
     needed = shape[0] * spec.item_bytes

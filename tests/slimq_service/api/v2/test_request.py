@@ -168,7 +168,7 @@ def binary_head(size: Any, shape: Any = (2, 4)) -> dict[str, Any]:
         ("binary_data_size: expected 32", binary_head(32.0), 32),
         ("binary_data_size: expected 32", binary_head("32"), 32),
         ("binary_data_size: expected 32", binary_head(True), 32),
-        ("inputs[0].data: expected no data beside binary_data_size", None, 16),
+        ("inputs[0].data: expected no data together with binary_data_size", None, 16),
         ("body: expected nothing after the JSON, received 3 bytes", changed(), 3),
     ],
 )
