@@ -41,7 +41,7 @@ PICTURE = ROOT / "docs" / "images" / "variants-compared.png"
 STEP_SECONDS = 5.0
 COLUMNS = 3
 UNITS = {"s": "s", "bytes": "B"}
-"""What values of a unit are written with, beside a prefix such as µ or M."""
+"""What values of a unit are written with, next to a prefix such as µ or M."""
 LABELS = {"ops": "per second", "percentunit": "share", "short": ""}
 LOGARITHMIC = ("p50", "p95", "p99")
 MOST_NAMES = 12

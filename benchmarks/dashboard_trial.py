@@ -136,7 +136,7 @@ def prometheus(target: str, folder: Path) -> Iterator[str]:
 
 
 def wait_until_settled(source: str) -> None:
-    """Until a Prometheus has scraped everything anew, and then evaluated every rule.
+    """Until a Prometheus has scraped everything again, and then evaluated every rule.
 
     Raises:
         TrialError: it takes too long.

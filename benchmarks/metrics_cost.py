@@ -25,7 +25,7 @@ import structlog
 
 from serving_cases import FRAMES_RAW, MLP_JSON, Request
 from serving_requests import Prepared, observe, path_of, prepare
-from serving_table import format_table, summarise
+from serving_table import format_table, summarize
 from serving_unmeasured import Forgetful
 from slimq.core.repository import Repository
 from slimq_service.app import Application, create_app
@@ -94,7 +94,7 @@ async def measure(
 def row(request: Request, turns: Turns) -> list[str]:
     """A line of the table."""
     pairs = list(zip(turns.measured, turns.unmeasured, strict=True))
-    ratio = summarise([ours / theirs for ours, theirs in pairs])
+    ratio = summarize([ours / theirs for ours, theirs in pairs])
     cost = statistics.median(ours - theirs for ours, theirs in pairs)
     medians = [f"{statistics.median(kind):.1f}" for kind in (turns.measured, turns.unmeasured)]
     ratios = [f"{value:.3f}" for value in (ratio.median, ratio.low, ratio.high)]

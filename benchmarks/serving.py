@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py --rounds 6 --seconds 3
 
-Each round starts every server anew, as processes on loopback, and gives the two sides of each case
+Each round starts every server afresh, as processes on loopback, and gives both sides of each case
 the same load with wrk, one after the other, the order changing from round to round. A server that
 is not measured is stopped (SIGSTOP). What is reported are ratios: both sides of one are taken
 within seconds of each other, so that what else the machine does falls on both. See
@@ -32,7 +32,7 @@ from serving_load import LoadError, find_wrk
 from serving_processes import ServerError
 from serving_requests import AnswerError, observe
 from serving_rounds import Bench, run
-from serving_table import Result, show_figures, show_ratios, summarise, verdict
+from serving_table import Result, show_figures, show_ratios, summarize, verdict
 from slimq.core.errors import SlimqError
 from slimq.core.repository import Repository
 
@@ -93,7 +93,7 @@ def as_json(known: dict[str, Any], results: Sequence[Result]) -> str:
     """Everything that was measured."""
     rows = []
     for result in results:
-        ratio = summarise(result.ratios)
+        ratio = summarize(result.ratios)
         row = asdict(result.case) | asdict(ratio)
         row["verdict"] = verdict(result.case.aim, ratio)
         row["ratios"] = result.ratios

@@ -64,7 +64,7 @@ def drive(url: str, body: Path, headers: dict[str, str], connections: int, secon
     Args:
         url: where to.
         body: the file that holds it.
-        headers: beside Host and Content-Length.
+        headers: besides Host and Content-Length.
         connections: how many.
         seconds: how long.
 

@@ -35,7 +35,7 @@ class Prepared:
     """A request as it travels, but for the path.
 
     Attributes:
-        headers: beside Host and Content-Length.
+        headers: besides Host and Content-Length.
         body: all of it.
         q_values: what must be answered, `(1, actions)`.
     """

@@ -80,7 +80,7 @@ class Result:
         return [ours.value(statistic) / theirs.value(statistic) for ours, theirs in pairs]
 
 
-def summarise(ratios: Sequence[float]) -> Ratio:
+def summarize(ratios: Sequence[float]) -> Ratio:
     """The median and the interval between two of the values that holds it with 95 % confidence.
 
     Of independent values, each is below the true median with probability 1/2, so that the interval
@@ -152,7 +152,7 @@ def show_ratios(results: Sequence[Result]) -> str:
     head = ["case", "compared", "statistic", "aim", "ratio", "low", "high", "verdict"]
     rows = []
     for result in results:
-        case, ratio = result.case, summarise(result.ratios)
+        case, ratio = result.case, summarize(result.ratios)
         numbers = [f"{value:.2f}" for value in (ratio.median, ratio.low, ratio.high)]
         rows.append(
             [

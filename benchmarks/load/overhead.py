@@ -1,4 +1,4 @@
-"""What the load generator itself takes: against a server that only answers, beside wrk and k6.
+"""What the load generator itself takes: against a server that only answers, next to wrk and k6.
 
     python benchmarks/load/overhead.py --k6 .venv-clients/bin/k6
 

@@ -11,7 +11,7 @@ from slimq.core.seeds import COLLECTION
 from slimq.environments.collection import Transitions, collect_states, collect_transitions
 
 OFFSET, STRIDE, SPAN = 100_000, 2_000, 800_000
-"""Where in the range of collection seeds a collector begins, moves on, and begins anew."""
+"""Where a collector starts in the range of collection seeds, how it advances, where it wraps."""
 
 
 def seeds_of_call(number: int) -> Sequence[int]:

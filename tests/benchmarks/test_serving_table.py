@@ -15,7 +15,7 @@ from serving_table import (
     format_table,
     show_figures,
     show_ratios,
-    summarise,
+    summarize,
     verdict,
 )
 
@@ -59,7 +59,7 @@ def test_the_interval_leaves_out_what_the_signs_of_the_rounds_allow(
     count: int, skipped: int
 ) -> None:
     """As in tables of the sign test: 9 values allow the second smallest, 12 the third."""
-    ratio = summarise([float(i) for i in reversed(range(count))])
+    ratio = summarize([float(i) for i in reversed(range(count))])
     assert ratio == Ratio((count - 1) / 2, float(skipped), float(count - 1 - skipped))
 
 

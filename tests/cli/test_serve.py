@@ -19,7 +19,7 @@ from slimq.cli.main import app
 def test_a_missing_directory_is_refused_with_a_remedy(slimq: Any, tmp_path: Path) -> None:
     done = slimq("serve", "--policies", tmp_path / "none")
     assert done.returncode == 2
-    assert "none: no such directory; give one with --policies" in done.stderr
+    assert "none: no such folder; give one with --policies" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 

@@ -55,7 +55,7 @@ class Stages:
     """Measures models of one policy against its baseline."""
 
     def __init__(self, source: Source, baseline: bytes) -> None:
-        """Takes the baseline's uncompressed model, which is loaded anew for each timing."""
+        """Takes the baseline's uncompressed model, which is loaded again for each timing."""
         self.source, self.baseline = source, baseline
         self.states: Observations = source.calibration.observations(source.manifest.observation)
 

@@ -138,7 +138,7 @@ def lock_study(folder: Path) -> Iterator[None]:
 
 
 def _truncate_partial_line(folder: Path) -> None:
-    """Truncates a partial last line left by a kill, so that the next line starts anew."""
+    """Truncates a partial last line left by a kill, so that the next line is a new one."""
     journal = folder / JOURNAL
     if journal.exists():
         content = journal.read_bytes()

@@ -34,6 +34,7 @@ MAX_INLINE_SECONDS = 200e-6
 MIN_INLINE_SECONDS = 50e-6
 """Bounds of the measured limit for inline runs; the upper one applies until it is measured."""
 FEW_THREADS = 2
+"""Threads up to which queued runs that others can wait for stay in the event loop."""
 
 
 class Engine:

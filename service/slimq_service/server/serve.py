@@ -42,7 +42,7 @@ def serve(settings: Settings, announce: Announce) -> None:
     """
     if not settings.policies.is_dir():
         path = str(settings.policies)
-        raise RepositoryError(path, "no such directory; give one with --policies")
+        raise RepositoryError(path, "no such folder; give one with --policies")
     for variable, near in unknown_variables(os.environ).items():
         log = structlog.get_logger(component="settings")
         log.warning("unknown variable", variable=variable, did_you_mean=near)

@@ -183,7 +183,7 @@ def test_urls_of_both_families() -> None:
 
 
 def test_a_missing_directory_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(RepositoryError, match="no such directory; give one with --policies"):
+    with pytest.raises(RepositoryError, match="no such folder; give one with --policies"):
         serve(Settings(policies=tmp_path / "none"), announce=lambda *_: None)
 
 
