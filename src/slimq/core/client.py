@@ -17,6 +17,7 @@ from slimq.core.errors import InvalidInputError, ServiceError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.qfunction import QValues
 from slimq.core.report import EvaluationReport
+from slimq.core.schema import read_document
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -196,7 +197,7 @@ class SlimqClient:
 
     def _read(self, model: type[Model], response: httpx.Response) -> Model:
         try:
-            return model.model_validate_json(response.content)
+            return read_document(response.content, model)
         except ValidationError as error:
             problem = f"invalid {model.__name__.lstrip('_')} in the response: {error.errors()[0]}"
             raise ServiceError(str(response.url), response.status_code, problem) from error

@@ -1,17 +1,18 @@
 """The manifests of the repository: `policy.json` and `variant.json`.
 
-They are frozen and versioned, and reject unknown keys. A file is referenced by content, as
-`{"path", "bytes", "sha256"}`; the sha256 is that of the stored bytes.
+They are frozen and versioned (`schema.py`), and reject unknown keys. A file is referenced by
+content, as `{"path", "bytes", "sha256"}`; the sha256 is that of the stored bytes.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.observation import ObservationSpec
+from slimq.core.schema import Versioned
 
 SLUG = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 MAX_WEIGHTS = 64
@@ -87,10 +88,9 @@ class Shadow(Manifest):
     share: float = Field(gt=0, le=1, description="share of the act requests")
 
 
-class PolicyManifest(Manifest):
+class PolicyManifest(Versioned):
     """`policy.json`: one trained agent for one environment."""
 
-    schema_version: Literal[1] = 1
     name: Slug
     environment: EnvironmentSpec
     observation: ObservationSpec
@@ -156,10 +156,9 @@ class RecipeRecord(Manifest):
     )
 
 
-class VariantManifest(Manifest):
+class VariantManifest(Versioned):
     """`variant.json`: one deployable ONNX form of a policy. Replacing it is the commit point."""
 
-    schema_version: Literal[1] = 1
     policy: Slug
     name: Slug
     parent: Sha256 | None = Field(description="sha256 of the checkpoint it was made from")

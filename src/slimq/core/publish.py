@@ -42,6 +42,7 @@ from slimq.core.repository import (
     Repository,
     parse,
 )
+from slimq.core.schema import MAJOR, MINOR, Versioned
 
 OURS = re.compile(r"[a-z]+-[0-9a-f]{12}(\.[a-z0-9]+)+")
 """File names given by publishing; garbage collection touches no other file."""
@@ -255,14 +256,14 @@ class Publisher:
     def _collect(self, policy: str, grace_seconds: float) -> list[str]:
         removed: list[str] = []
         folders: dict[tuple[str, ...], set[str]] = {
-            (policy,): _named(self.repository.policy(policy))
+            (policy,): _all_named(self.repository.policy(policy))
         }
         variants = self.root / policy / VARIANTS
         for path in sorted(variants.iterdir()) if variants.is_dir() else ():
             if path.is_dir() and not path.is_symlink() and re.fullmatch(SLUG, path.name):
                 complete = (path / VARIANT_FILE).exists()
                 folders[policy, VARIANTS, path.name] = (
-                    _named(self.repository.variant(policy, path.name)) if complete else set()
+                    _all_named(self.repository.variant(policy, path.name)) if complete else set()
                 )
         for folder, named in folders.items():
             removed += self._sweep(folder, named, time.time() - grace_seconds)
@@ -324,8 +325,31 @@ def _named(manifest: PolicyManifest | VariantManifest) -> set[str]:
     return {entry.path for entry in _entries(manifest)}
 
 
+def _all_named(manifest: PolicyManifest | VariantManifest) -> set[str]:
+    """Every file that a manifest names.
+
+    Raises:
+        RepositoryError: a newer slimq made it, which may name files that are unknown here.
+    """
+    if manifest.is_newer:
+        raise RepositoryError(manifest.name, f"{_made_by_newer(manifest)}; no file is removed")
+    return _named(manifest)
+
+
+def _made_by_newer(document: Versioned) -> str:
+    made = f"{document.schema_version}.{document.schema_minor}"
+    return f"was made by a newer slimq (schema {made}, this one writes {MAJOR}.{MINOR})"
+
+
 def _serialize(value: BaseModel, place: str) -> bytes:
-    """Serializes to indented JSON with sorted keys, and checks that it parses again."""
+    """Serializes to indented JSON with sorted keys, and checks that it parses again.
+
+    Raises:
+        RepositoryError: it is not finite, or of a newer minor version.
+    """
+    if isinstance(value, Versioned) and value.is_newer:
+        problem = "writing it would lose the fields that are new in it"
+        raise RepositoryError(place, f"{_made_by_newer(value)}; {problem}")
     try:
         content = json.dumps(
             value.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import Sha256, Slug
+from slimq.core.schema import Versioned
 
 LatencyMode = Literal["interleaved", "alone"]
 
@@ -117,13 +118,12 @@ class LatencyReport(_Value):
         return next(matching, None)
 
 
-class EvaluationReport(_Value):
+class EvaluationReport(Versioned):
     """One variant's evaluation: raw numbers per episode and their summary.
 
     `seeds`, `returns`, `lengths` and `trajectories` have one entry per episode, in seed order.
     """
 
-    schema_version: Literal[1] = 1
     policy: Slug
     variant: Slug
     model_sha256: Sha256 = Field(description="of the measured model's stored bytes")

@@ -39,6 +39,7 @@ from slimq.core.calibration import CalibrationSet, parse_calibration
 from slimq.core.errors import NotFoundError, RepositoryError, suggestion
 from slimq.core.manifest import SLUG, FileEntry, PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
+from slimq.core.schema import MAJOR, read_document
 from slimq.core.stamp import FileStamp
 
 POLICY_FILE, VARIANT_FILE, VARIANTS = "policy.json", "variant.json", "variants"
@@ -298,7 +299,7 @@ def parse(content: bytes, kind: type[M], place: str) -> M:
         RepositoryError: names the file, the key and the nearest valid key.
     """
     try:
-        return kind.model_validate_json(content)
+        return read_document(content, kind)
     except ValidationError as error:
         raise RepositoryError(place, _explain(error, kind)) from error
 
@@ -318,7 +319,9 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         valid = kind.model_fields if len(first["loc"]) == 1 else ()
         explanation = f"{key}: unknown key{suggestion(key, valid)}"
     elif key == "schema_version":
-        explanation = f"schema_version: this slimq reads 1, found {first['input']!r}"
+        explanation = f"schema_version: this slimq reads {MAJOR}, found {first['input']!r}"
+        if type(first["input"]) is int and first["input"] > MAJOR:
+            explanation += "; a newer slimq made it"
     elif key:
         explanation = f"{key}: {first['msg']}"
     else:
