@@ -93,14 +93,12 @@ def test_lines_are_counted_through_strings_of_several_lines() -> None:
         (
             "radius = 2.5",
             'radius = "wide"',
-            "shapes.0.circle.radius: Input should be a valid number, unable to parse string as a "
-            "number, received 'wide' (at line 6)",
+            "shapes.0.circle.radius: Input should be a valid number, received 'wide' (at line 6)",
         ),
         (
             "    2,",
             "    2.5,",
-            "shapes.1.square.sides.1: Input should be a valid integer, got a number with a "
-            "fractional part, received 2.5 (at line 10)",
+            "shapes.1.square.sides.1: Input should be a valid integer, received 2.5 (at line 10)",
         ),
         (
             '[frame]\nkind = "square"',
@@ -139,3 +137,51 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"binary\.toml: syntax: "):
         read_toml(tmp_path / "binary.toml")
+
+
+class Numbers(Strict):
+    rate: float = 0.5
+    steps: int = 1
+    fast: bool = False
+    name: str = ""
+    sides: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'rate = "1e-3"',
+        "rate = true",
+        'steps = "5"',
+        "steps = 1.5",
+        "steps = true",
+        "fast = 1",
+        'fast = "yes"',
+        "name = 5",
+        "name = true",
+        'sides = ["1"]',
+        "rate = 2026-11-29",
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_not_converted(text: str) -> None:
+    key = text.split()[0]
+    with pytest.raises(ConfigError, match=rf"a.toml: {key}.*received .*at line 1"):
+        parse_toml(text, "a.toml").validate(Numbers)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("rate = 1", Numbers(rate=1.0)),
+        ("steps = 1e6", Numbers(steps=1_000_000)),
+        ("sides = [1e1, 2]", Numbers(sides=(10, 2))),
+        ("fast = true\nname = '5'", Numbers(fast=True, name="5")),
+    ],
+)
+def test_numbers_may_be_written_as_people_do(text: str, expected: Numbers) -> None:
+    assert parse_toml(text, "a.toml").validate(Numbers) == expected
+
+
+def test_another_mistake_beside_a_whole_number_is_the_one_that_is_reported() -> None:
+    with pytest.raises(ConfigError, match=r"a.toml: rate"):
+        parse_toml("steps = 1e6\nrate = 'x'", "a.toml").validate(Numbers)

@@ -6,6 +6,7 @@ valid one.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class TomlDocument:
         keys: Sequence[Key] = (),
         prefix: str = "",
     ) -> T:
-        """Validates a table.
+        """Validates a table; a number is no string, and `true` is no number.
 
         Args:
             model: model of the table.
@@ -69,10 +70,11 @@ class TomlDocument:
         """
         values = self.values if values is None else values
         try:
-            return model.model_validate(values)
+            return _validate(model, values)
         except ValidationError as error:
             # A misspelt key is also reported as missing; the misspelling is more helpful.
-            first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+            found = [one for one in error.errors() if not _is_whole(one)]
+            first = min(found, key=lambda one: one["type"] != "extra_forbidden")
             location = first["loc"]
             place = ".".join(map(str, [*([prefix] if prefix else []), *location])) or "file"
             problem = _describe(model, first)
@@ -136,6 +138,25 @@ def parse_toml(text: str, source: str) -> TomlDocument:
         return TomlDocument(source, text, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source, "syntax", str(error)) from error
+
+
+def _validate(model: type[T], values: Mapping[str, Any]) -> T:
+    """Validates by the types that a file has, which pydantic's strict JSON mode does.
+
+    By itself, pydantic reads `"1e-3"` as a number, too. `1e6` may stand for an integer.
+    """
+    try:
+        return model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        if not all(map(_is_whole, error.errors())):
+            raise
+    return model.model_validate(values)
+
+
+def _is_whole(found: ErrorDetails) -> bool:
+    """Whether an error is about a float such as 1e6 where an integer is expected."""
+    value = found["input"]
+    return found["type"] == "int_type" and isinstance(value, float) and value.is_integer()
 
 
 def _describe(model: type[BaseModel], found: ErrorDetails) -> str:
