@@ -293,7 +293,7 @@ def test_a_full_disk_is_explained(
     model = mlp(5)
     manifest = variant_manifest("tiny", "new", content_entry("model", ".onnx", model))
     monkeypatch.setattr("os.write", full)
-    message = "tiny/variants/new: cannot be published: No space left on device; nothing published"
+    message = "tiny/variants/new: cannot be published: No space left on device; nothing that was"
     with pytest.raises(RepositoryError, match=message):
         publisher.publish_variant(manifest, model)
     assert list(publisher.root.rglob(f"{TEMPORARY}*")) == []

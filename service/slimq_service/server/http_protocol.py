@@ -252,7 +252,7 @@ class BoundedProtocol(HttpConnection):
         self._is_over = True
         self._stop_timer()
         request_id = self.limits.refused(error.code)
-        in_body = not self._in_head
+        in_body = self.cycle is not None and self.cycle.more_body
         answered = in_body and not self.is_answering()
         if self.is_answering():
             self.close_after_answer()
