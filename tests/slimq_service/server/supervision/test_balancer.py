@@ -14,6 +14,8 @@ import pytest
 from waiting import until
 
 CONNECTIONS = 32
+ATTEMPTS = 3
+"""A worker that a busy machine keeps from running for a second is passed over meanwhile."""
 REQUEST = b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -65,9 +67,13 @@ def test_connections_that_stay_open_are_spread_evenly(
     def all_answer() -> bool:
         return [worker["state"] for worker in states()] == ["answering"] * workers
 
-    until(all_answer, 60)
-    with kept_open(process, CONNECTIONS, at_once=at_once):
-        inodes = accepted_inodes(process.port)
-        counts = [connections_of(worker["pid"], inodes) for worker in states()]
-    assert sum(counts) == CONNECTIONS
-    assert max(counts) - min(counts) <= 2, counts
+    spreads: list[list[int]] = []
+    for _ in range(ATTEMPTS):
+        until(all_answer, 60)
+        with kept_open(process, CONNECTIONS, at_once=at_once):
+            inodes = accepted_inodes(process.port)
+            spreads.append([connections_of(worker["pid"], inodes) for worker in states()])
+        assert sum(spreads[-1]) == CONNECTIONS
+        if max(spreads[-1]) - min(spreads[-1]) <= 2:
+            return
+    pytest.fail(f"connections of each worker: {spreads}")
