@@ -119,7 +119,7 @@ def test_another_seed_offset_gives_different_states() -> None:
 
 
 def test_a_thousand_pong_states_store_each_frame_once_within_two_megabytes() -> None:
-    observation, _ = describe(PONG)
+    observation = describe(PONG).observation
     calibration = collect_calibration(PONG, observation, pixels, 1_000)
     content = calibration.to_bytes()
     assert len(content) <= 2_000_000

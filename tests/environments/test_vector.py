@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -106,7 +107,7 @@ def test_the_step_limit_counts_from_each_restart():
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_observations_have_the_described_layout_and_are_the_callers_own(spec):
-    observation, actions = describe(spec)
+    observation, actions, _ = describe(spec)
     vector = VectorEnvironment(spec, 2, threads=1)
     first = vector.start([0, 1])
     kept = first.copy()
@@ -146,3 +147,39 @@ def test_wrong_arguments_of_an_environment_are_refused_by_name():
 def test_continuous_actions_are_refused():
     with pytest.raises(InvalidInputError, match="discrete actions"):
         describe(EnvironmentSpec(id="MountainCarContinuous-v0"))
+
+
+class Counting(gymnasium.Env):
+    """Its actions are 5, 6 and 7; it counts them and refuses others."""
+
+    observation_space = gymnasium.spaces.Box(0, 10, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3, start=5)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.counts = np.zeros(3, np.float32)
+        return self.counts.copy(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.counts[action - 5] += 1
+        return self.counts.copy(), float(action), False, False, {}
+
+
+@pytest.fixture
+def counting():
+    gymnasium.register("slimq-tests/Counting-v0", entry_point=Counting)
+    yield EnvironmentSpec(id="slimq-tests/Counting-v0")
+    del gymnasium.registry["slimq-tests/Counting-v0"]
+
+
+def test_an_environment_gets_its_own_numbers_of_actions(counting):
+    described = describe(counting)
+    assert (described.actions, described.action_start) == (["5", "6", "7"], 5)
+    vector = VectorEnvironment(counting, 3)
+    vector.start([1, 2, 3])
+    result = vector.step(np.array([0, 1, 2]))
+    assert result.rewards.tolist() == [5.0, 6.0, 7.0]
+    assert result.observations.tolist() == np.eye(3).tolist()
+    vector.close()
+    assert [describe(spec).action_start for spec in (CARTPOLE, PONG)] == [0, 0]

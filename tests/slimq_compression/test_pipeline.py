@@ -303,7 +303,7 @@ def test_the_shipped_recipes_give_the_same_bytes_twice_for_the_pong_network(
     environment = EnvironmentSpec(
         id="PongNoFrameskip-v4", preprocessing=AtariPreprocessing(), max_episode_steps=200
     )
-    observation, actions = describe(environment)
+    observation, actions, _ = describe(environment)
     calibration = collect_calibration(environment, observation, TorchPolicy(network), 64)
     manifest = make_policy("pong", environment, observation, actions)
     source = Source(manifest, "0" * 64, network, calibration)

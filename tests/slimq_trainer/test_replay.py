@@ -143,7 +143,7 @@ def test_stacks_are_the_games_own_observations() -> None:
     spec = EnvironmentSpec(
         id="PongNoFrameskip-v4", preprocessing=AtariPreprocessing(), max_episode_steps=37
     )
-    layout, _ = describe(spec)
+    layout = describe(spec).observation
     environment = VectorEnvironment(spec, 2)
     buffer = ReplayBuffer(layout, 2 * 120, 2, 1, GAMMA, CPU)
     observations = environment.start([5, 6])

@@ -84,7 +84,7 @@ def make_learner(config: TrainConfig) -> Learner:
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     device = resolve_device(config.run.device)
-    observation, _ = describe(config.environment)
+    observation = describe(config.environment).observation
     spec = network_spec(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -146,7 +146,7 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
     Raises:
         InvalidInputError: the environment is unknown, or the network does not fit it.
     """
-    observation, actions = describe(config.environment)
+    observation, actions, _ = describe(config.environment)
     try:
         return QNetworkSpec(
             body=config.network,

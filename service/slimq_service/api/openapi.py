@@ -64,7 +64,11 @@ RESPONSE: dict[str, Any] = {
         "policy": {"type": "string"},
         "variant": {"type": "string", "description": "the variant that was run"},
         "sha256": {"type": "string", "description": "SHA-256 of the stored model"},
-        "actions": {"type": "array", "items": {"type": "integer"}},
+        "actions": {
+            "type": "array",
+            "items": {"type": "integer"},
+            "description": "greedy action of each observation, as the environment numbers it",
+        },
         "q_values": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
     },
 }

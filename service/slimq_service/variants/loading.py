@@ -58,6 +58,11 @@ class LoadedVariant:
     memory_bytes: int = 0
     leases: Leases = field(default_factory=Leases, compare=False)
 
+    def numbers_of(self, actions: list[int]) -> list[int]:
+        """The environment's numbers of actions, which are indices of Q-values here."""
+        start = self.policy.action_start
+        return [action + start for action in actions] if start else actions
+
     @property
     def sha256(self) -> str:
         """The sha256 of the stored model."""

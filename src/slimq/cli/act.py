@@ -31,7 +31,7 @@ def act(
 
     observations = read_observations(source)
     with SlimqClient(url, api_key=api_key) as client:
-        meanings = client.policy(policy).actions
+        manifest = client.policy(policy)
         result = client.act(policy, observations, variant)
     if as_json:
         document = {
@@ -46,4 +46,5 @@ def act(
     typer.echo(f"{policy} {result.variant} {result.sha256[:12]}")
     for action, row in zip(result.actions, result.q_values, strict=True):
         values = " ".join(f"{value:.6g}" for value in row)
-        typer.echo(f"{action} {meanings[action]}  {values}")
+        meaning = manifest.actions[action - manifest.action_start]
+        typer.echo(f"{action} {meaning}  {values}")

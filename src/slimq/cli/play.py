@@ -74,7 +74,9 @@ def play(
             answered.add(result.sha256)
             return result.q_values
 
-        tracer = stack.enter_context(_tracing(trace)) if trace is not None else None
+        tracer = None
+        if trace is not None:
+            tracer = stack.enter_context(_tracing(trace, manifest.action_start))
         bar = stack.enter_context(
             tqdm(total=episodes, unit="episode", desc=f"{policy} {chosen}", dynamic_ncols=True)
         )
@@ -151,8 +153,8 @@ class _Progress:
 
 
 class _Tracer:
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, action_start: int) -> None:
+        self._stream, self._action_start = stream, action_start
 
     def __call__(self, step: StepTrace, /) -> None:
         for seed, index, action, row in zip(
@@ -161,14 +163,14 @@ class _Tracer:
             line = {
                 "seed": int(seed),
                 "step": int(index),
-                "action": int(action),
+                "action": int(action) + self._action_start,
                 "q_values": [float(value) for value in row],
             }
             self._stream.write(json.dumps(line) + "\n")
 
 
 @contextlib.contextmanager
-def _tracing(path: Path) -> Iterator[_Tracer]:
+def _tracing(path: Path, action_start: int) -> Iterator[_Tracer]:
     from slimq.core.errors import InvalidInputError
 
     try:
@@ -177,4 +179,4 @@ def _tracing(path: Path) -> Iterator[_Tracer]:
         received = f"{path} ({error.strerror})"
         raise InvalidInputError("--trace", "a writable file", received) from error
     with stream:
-        yield _Tracer(stream)
+        yield _Tracer(stream, action_start)

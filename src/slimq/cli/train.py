@@ -122,7 +122,7 @@ def publish_policy(
     from slimq_trainer.run import versions
 
     checkpoint = run.best_network.read_bytes()
-    observation, actions = describe(config.environment)
+    observation, actions, action_start = describe(config.environment)
     q_function = TorchPolicy(load_network(checkpoint, str(run.best_network)))
     calibration = collect_calibration(
         config.environment, observation, q_function, config.calibration_states
@@ -135,6 +135,7 @@ def publish_policy(
         environment=config.environment,
         observation=observation,
         actions=actions,
+        action_start=action_start,
         training=TrainingRecord(
             config=config.model_dump(mode="json"),
             seed=config.seed,

@@ -95,6 +95,12 @@ class PolicyManifest(Versioned):
     environment: EnvironmentSpec
     observation: ObservationSpec
     actions: list[str] = Field(min_length=1, description="meaning of each action, by index")
+    action_start: int = Field(
+        default=0,
+        ge=-(2**31),
+        lt=2**31,
+        description="the environment's number of the first action: gymnasium's `Discrete.start`",
+    )
     training: TrainingRecord
     random_policy: RandomPolicyRecord
     checkpoint: FileEntry | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ale_py
 import gymnasium
@@ -39,6 +39,9 @@ class StepResult:
 
 
 class _VectorEnv(Protocol):
+    @property
+    def single_action_space(self) -> Any: ...
+
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]: ...
@@ -65,6 +68,7 @@ class VectorEnvironment:
         self.spec, self.count = spec, count
         atari = spec.preprocessing
         self._env = _make_atari(spec, atari, count, threads) if atari else _make(spec, count)
+        self._action_start = int(self._env.single_action_space.start)
         self._atari = atari is not None
         self._steps = np.zeros(count, dtype=np.int64)
         self._started = False
@@ -94,8 +98,12 @@ class VectorEnvironment:
         """Takes one agent step in every environment.
 
         An environment whose episode has ended must be restarted before its next step.
+
+        Args:
+            actions: `(count,)`, indices from 0 on, whatever the environment's own numbers are.
         """
-        observations, rewards, terminated, truncated, _ = self._env.step(actions)
+        taken = actions + self._action_start
+        observations, rewards, terminated, truncated, _ = self._env.step(taken)
         self._steps += 1
         over = self._steps >= self.spec.max_episode_steps
         terminated = np.asarray(terminated, dtype=np.bool_)
@@ -117,24 +125,39 @@ class VectorEnvironment:
         return np.array(observations, dtype=np.float32)
 
 
-def describe(spec: EnvironmentSpec) -> tuple[ObservationSpec, list[str]]:
-    """Returns an environment's observation layout and the meaning of each action.
+class Description(NamedTuple):
+    """An environment as a policy sees it.
+
+    Attributes:
+        observation: layout of an observation.
+        actions: meaning of each action.
+        action_start: the environment's number of the first one.
+    """
+
+    observation: ObservationSpec
+    actions: list[str]
+    action_start: int = 0
+
+
+def describe(spec: EnvironmentSpec) -> Description:
+    """Describes an environment.
 
     Raises:
         InvalidInputError: the environment is unknown, or its spaces are not supported.
     """
     env = make_single(spec)
     try:
-        count = _actions(spec, env)
+        numbers = _actions(spec, env)
         if spec.preprocessing is not None:
             _atari_game(spec)
             meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
-            return _atari_observation(spec.preprocessing), [str(m).lower() for m in meanings]
+            observation = _atari_observation(spec.preprocessing)
+            return Description(observation, [str(m).lower() for m in meanings], numbers.start)
         space = env.observation_space
         if not isinstance(space, gymnasium.spaces.Box):
             raise InvalidInputError("environment.id", "a Box observation space", str(space))
         observation = ObservationSpec(dtype="float32", shape=tuple(space.shape))
-        return observation, [str(index) for index in range(count)]
+        return Description(observation, [str(number) for number in numbers], numbers.start)
     finally:
         env.close()
 
@@ -154,11 +177,12 @@ def make_single(spec: EnvironmentSpec) -> gymnasium.Env[Any, Any]:
         ) from error
 
 
-def _actions(spec: EnvironmentSpec, env: gymnasium.Env[Any, Any]) -> int:
+def _actions(spec: EnvironmentSpec, env: gymnasium.Env[Any, Any]) -> range:
+    """The environment's numbers of its actions."""
     space = env.action_space
     if not isinstance(space, gymnasium.spaces.Discrete):
         raise InvalidInputError("environment.id", "discrete actions", f"{spec.id}: {space}")
-    return int(space.n)
+    return range(int(space.start), int(space.start + space.n))
 
 
 def _atari_game(spec: EnvironmentSpec) -> str:

@@ -597,3 +597,35 @@ def test_new_versions_defaults_and_weights_are_followed(
     answered()
     assert service.request("POST", "/v2/repository/models/tiny/unload", json=body).is_success
     assert answered()["variant"] == "other"  # loaded again
+
+
+def test_actions_have_the_environments_own_numbers_in_every_protocol(
+    tiny_repository: Path, start: Any, observations: Any
+) -> None:
+    """A policy whose first action is 5 (gymnasium's `Discrete(n, start=5)`)."""
+    path = tiny_repository / "tiny" / "policy.json"
+    plain = start().act("tiny", observations.tolist()).json()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"action_start": 5}))
+    service = start()
+    expected = [action + 5 for action in plain["actions"]]
+    found = service.act("tiny", observations.tolist()).json()
+    assert found == plain | {"actions": expected}
+    raw = service.request(
+        "POST",
+        "/v1/policies/tiny/act",
+        content=observations.tobytes(),
+        headers={"content-type": "application/octet-stream"},
+    )
+    assert raw.json()["actions"] == expected
+    body = {"observations": observations.tolist()}
+    compared = service.request("POST", "/v1/policies/tiny/compare", json=body).json()["variants"]
+    assert compared[0]["actions"] == expected
+    tensor = {"name": "observations", "datatype": "FP32", "shape": list(observations.shape)}
+    inputs = [tensor | {"data": observations.ravel().tolist()}]
+    infer = "/v2/models/tiny/versions/fp32/infer"
+    outputs = service.request("POST", infer, json={"inputs": inputs}).json()["outputs"]
+    assert {output["name"]: output for output in outputs}["actions"]["data"] == expected
+    options = {"parameters": {"binary_data_output": True}, "outputs": [{"name": "actions"}]}
+    binary = service.request("POST", infer, json={"inputs": inputs, **options})
+    length = int(binary.headers["inference-header-content-length"])
+    assert np.frombuffer(binary.content[length:], "<i8").tolist() == expected

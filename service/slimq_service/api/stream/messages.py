@@ -84,7 +84,8 @@ def render_response(variant: LoadedVariant, q_values: QValues | None) -> str:
     }
     if q_values is not None:
         row = np.ascontiguousarray(q_values[0])
-        response |= {"action": int(row.argmax()), "q_values": row}
+        (action,) = variant.numbers_of([int(row.argmax())])
+        response |= {"action": action, "q_values": row}
     return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 

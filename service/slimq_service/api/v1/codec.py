@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -76,7 +76,7 @@ class ActCodec:
         return problem_response(problem)
 
 
-def render_response(variant: LoadedVariant, q_values: QValues, actions: Any) -> bytes:
+def render_response(variant: LoadedVariant, q_values: QValues, actions: list[int]) -> bytes:
     """Renders the JSON of a response.
 
     Args:
@@ -87,4 +87,5 @@ def render_response(variant: LoadedVariant, q_values: QValues, actions: Any) -> 
     policy, name, sha256 = variant.policy.name, variant.manifest.name, variant.manifest.model.sha256
     head = f'{{"policy":"{policy}","variant":"{name}","sha256":"{sha256}","actions":'
     values = orjson.dumps(np.ascontiguousarray(q_values), option=orjson.OPT_SERIALIZE_NUMPY)
-    return b"".join((head.encode(), orjson.dumps(actions), b',"q_values":', values, b"}"))
+    numbers = orjson.dumps(variant.numbers_of(actions))
+    return b"".join((head.encode(), numbers, b',"q_values":', values, b"}"))

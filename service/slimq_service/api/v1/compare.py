@@ -112,7 +112,7 @@ class CompareEndpoint:
         row = {
             "variant": name,
             "sha256": variant.sha256,
-            "actions": q_values.argmax(axis=1),
+            "actions": variant.numbers_of(q_values.argmax(axis=1).tolist()),
             "q_values": q_values,
             "seconds": {"queue": inference.queue_seconds, "inference": inference.seconds},
         }

@@ -112,6 +112,7 @@ class InferCodec:
         """See `Codec.encode`; returns the requested outputs, in the requested order."""
         options: ResponseOptions = decoded.options
         q_values = np.ascontiguousarray(q_values, dtype="<f4")
+        actions = variant.numbers_of(actions)
         outputs: list[dict[str, Any]] = []
         tensors: list[bytes] = []
         for name, binary in options.outputs:

@@ -125,11 +125,14 @@ def test_random_messages_are_parsed_or_refused(content: bytes | str) -> None:
 
 def test_a_response_has_action_and_q_values_if_there_was_a_frame() -> None:
     variant: Any = SimpleNamespace(
-        policy=SimpleNamespace(name="tiny"), manifest=SimpleNamespace(name="fp32"), sha256="ab"
+        policy=SimpleNamespace(name="tiny"),
+        manifest=SimpleNamespace(name="fp32"),
+        sha256="ab",
+        numbers_of=lambda actions: [action + 5 for action in actions],
     )
     q_values = np.array([[0.1, 2.5], [9, 9]], np.float32)[:1]
     said = {"policy": "tiny", "variant": "fp32", "sha256": "ab"}
     answer = json.loads(render_response(variant, q_values))
-    assert answer == {**said, "action": 1, "q_values": [0.1, 2.5]}
+    assert answer == {**said, "action": 6, "q_values": [0.1, 2.5]}
     assert np.array(answer["q_values"], np.float32).tobytes() == q_values.tobytes()
     assert json.loads(render_response(variant, None)) == said

@@ -21,7 +21,9 @@ Q_VALUES = np.array([[0.1, 0.2], [2.5, -1.0], [3.0, 3.0]], np.float32)
 
 def written(*outputs: Output, identity: str | None = None, q_values: Any = Q_VALUES) -> Any:
     variant: Any = SimpleNamespace(
-        policy=SimpleNamespace(name="tiny"), manifest=SimpleNamespace(name="fp32")
+        policy=SimpleNamespace(name="tiny"),
+        manifest=SimpleNamespace(name="fp32"),
+        numbers_of=list,
     )
     decoded = Decoded(NUMBERS, options=ResponseOptions(identity, outputs))
     actions = np.asarray(q_values).argmax(axis=1).tolist()
