@@ -155,6 +155,9 @@ class Counting(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(0, 10, (3,), np.float32)
     action_space = gymnasium.spaces.Discrete(3, start=5)
 
+    def __init__(self, **arguments):
+        self.arguments = arguments
+
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.counts = np.zeros(3, np.float32)
@@ -183,3 +186,11 @@ def test_an_environment_gets_its_own_numbers_of_actions(counting):
     assert result.observations.tolist() == np.eye(3).tolist()
     vector.close()
     assert [describe(spec).action_start for spec in (CARTPOLE, PONG)] == [0, 0]
+
+
+def test_keyword_arguments_are_of_any_json_type(counting):
+    arguments = {"list": [1, [2.5, "x"]], "none": None, "table": {"a": {"b": True}}, "number": 1}
+    spec = counting.model_copy(update={"kwargs": arguments})
+    again = EnvironmentSpec.model_validate_json(spec.model_dump_json())
+    assert make_single(again).unwrapped.arguments == arguments
+    VectorEnvironment(again, 2).close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class AtariPreprocessing(BaseModel):
@@ -28,8 +28,8 @@ class EnvironmentSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(min_length=1, max_length=128, description="gymnasium id, such as CartPole-v1")
-    kwargs: dict[str, int | float | bool | str] = Field(
-        default_factory=dict, description="keyword arguments of gymnasium.make"
+    kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict, description="keyword arguments of gymnasium.make, of any JSON type"
     )
     preprocessing: AtariPreprocessing | None = Field(
         default=None,
