@@ -32,7 +32,7 @@ from slimq.core.seeds import TRAINING
 from slimq.environments.vector import VectorEnvironment, describe
 from slimq.networks.hardware import resolve_device, resolve_precision
 from slimq.networks.qnetwork import QNetwork, arrange
-from slimq.networks.specification import QNetworkSpec
+from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq.networks.targets import bootstrap_targets
 from slimq_trainer.config import AlgorithmConfig, TrainConfig
 from slimq_trainer.learner import Learner
@@ -40,6 +40,8 @@ from slimq_trainer.replay import Batch, ReplayBuffer
 from slimq_trainer.run import Run
 
 SEEDS_PER_TRAINING = 1_000_000
+IMAGE_CHANNELS = (1, 3, 4)
+"""Grey, RGB, RGB with alpha."""
 
 
 def train(config: TrainConfig, run: Run) -> Learner:
@@ -147,6 +149,10 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
         InvalidInputError: the environment is unknown, or the network does not fit it.
     """
     observation, actions, _ = describe(config.environment)
+    if isinstance(config.network, ConvSpec) and is_channels_last(observation.shape):
+        received = f"{config.environment.id} with shape {observation.shape}"
+        expected = "images with the channels first (channels, height, width)"
+        raise InvalidInputError("environment.id", expected, received)
     try:
         return QNetworkSpec(
             body=config.network,
@@ -158,6 +164,14 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         fitting = f"one that fits {config.environment.id}"
         raise InvalidInputError("network", fitting, problem) from error
+
+
+def is_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether a shape is one of images `(height, width, channels)`, as most environments have.
+
+    Convolutions would read their rows as channels.
+    """
+    return len(shape) == 3 and shape[2] in IMAGE_CHANNELS and shape[0] not in IMAGE_CHANNELS
 
 
 def act(learner: Learner, online: nn.Module) -> npt.NDArray[np.int64]:
