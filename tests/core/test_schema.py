@@ -80,6 +80,12 @@ def test_known_fields_of_a_newer_minor_version_are_checked_as_ever(root: Path) -
         read_document(stored, PolicyManifest)
 
 
+@pytest.mark.parametrize("stored", [b"[" * 100_000, b'{"schema_minor": 9', b"\xff", b"", b"[]"])
+def test_what_is_no_document_is_refused_as_one(stored: bytes) -> None:
+    with pytest.raises(ValidationError):
+        read_document(stored, PolicyManifest)
+
+
 def test_a_newer_major_version_is_refused_in_a_sentence(root: Path) -> None:
     change(root / "tiny" / "policy.json", schema_version=MAJOR + 1, **NEWER)
     found = f"this slimq reads {MAJOR}, found {MAJOR + 1}; a newer slimq made it"

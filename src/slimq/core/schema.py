@@ -58,7 +58,7 @@ def _known_part(content: bytes, error: ValidationError) -> bytes | None:
     """The document without its unknown fields; None unless it is of a newer minor version."""
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or document.get("schema_version", MAJOR) != MAJOR:
         return None

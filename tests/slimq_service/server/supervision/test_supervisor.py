@@ -160,7 +160,8 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(launch: Any) -> None:
     assert lost <= 4  # what that worker was answering, one for each client
     assert set(outcomes[replaced:]) == {200}
     total = metric(process, "slimq_requests_total" + LABELS)
-    assert len(outcomes) - lost <= total <= len(outcomes)
+    # It may have been killed between sending a response and counting it.
+    assert len(outcomes) - lost - 1 <= total <= len(outcomes)
     alive = sum(cpu_seconds(pid) for pid in pids(process))
     assert metric(process, "process_cpu_seconds_total") >= alive + spent > alive
     assert metric(process, "slimq_worker_restarts_total") == 1
