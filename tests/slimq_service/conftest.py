@@ -18,6 +18,7 @@ import pytest
 
 from builders import build_repository, make_mlp, make_policy_manifest, make_variant_manifest
 from places import POLICIES
+from processes import end
 from running import COMMAND
 from slimq.core.manifest import FileEntry
 from slimq_service.app import create_app
@@ -100,11 +101,7 @@ class Process:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        end(self.process)
 
 
 @pytest.fixture(scope="session")

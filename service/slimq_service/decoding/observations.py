@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from slimq.core.errors import (
     InvalidInputError,
@@ -27,7 +26,6 @@ from slimq.core.errors import (
 from slimq.core.observation import Observations, ObservationSpec
 from slimq_service.decoding.frames_in_json import PLACEHOLDER, read_frames
 from slimq_service.decoding.nested_lists import (
-    SPARE_LISTS,
     check_count,
     check_lists,
     flatten,
@@ -102,8 +100,7 @@ def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -
         return Envelope(media_type, body)
     if media_type == NPY:
         return Envelope(media_type, read_npy(body))
-    if len(body) > SPARE_LISTS:
-        check_lists(body, spec, max_batch, FIELD)
+    check_lists(body, spec, max_batch, FIELD)
     frames = spec.dtype == "uint8"
     document = _read_document(body, spec) if frames else read_object(body, KEYS, "body")
     if FIELD not in document:
@@ -143,10 +140,7 @@ def read_object(body: bytes, keys: Sequence[str], field: str) -> dict[str, Any]:
         ObservationError: the body contains NaN or an infinity.
         InvalidInputError: the body is not an object, or has an unknown key.
     """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        document = load_json(body, keys, field)  # raises an error that says where
+    document = load_json(body, keys, field)
     if not isinstance(document, dict):
         raise InvalidInputError(field, f"a JSON object with {keys[0]}", kind_of(document))
     for key in document:
@@ -216,8 +210,7 @@ def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observatio
     if rank == 1 and spec.dtype == "float32":
         vectors = read_vectors(value, spec.shape[0])
         if vectors is not None:
-            if len(vectors) > max_batch:
-                check_count(len(vectors), max_batch, FIELD)
+            check_count(len(vectors), max_batch, FIELD)
             return vectors
     lengths, first = _infer_shape(value, rank + 2)
     depth = len(lengths)

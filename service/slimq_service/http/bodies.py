@@ -78,16 +78,6 @@ async def read_body(receive: Receive, headers: Headers, limit: int, seconds: flo
         ClientGoneError: the client closed the connection.
         MalformedError: Content-Length is not a number.
     """
-    body, rest = take_body(receive, headers, limit)
-    return await collect(rest, limit, seconds) if body is None else body
-
-
-def take_body(receive: Receive, headers: Headers, limit: int) -> tuple[bytes | None, Receive]:
-    """The whole body if it has already arrived, otherwise None and a channel to `collect` it from.
-
-    Raises:
-        SlimqError: see `read_body`.
-    """
     announced = header(headers, b"content-length")
     if announced is not None:
         length = parse_length(announced)
@@ -98,19 +88,10 @@ def take_body(receive: Receive, headers: Headers, limit: int) -> tuple[bytes | N
             raise LimitError("body", limit, f"{length} bytes", "bytes")
     message, waiting = receive_nowait(receive)
     if message is not None and not message.get("more_body"):
-        return _check(message, 0, limit), receive
-    return None, Replay(message, waiting, receive)
-
-
-async def collect(receive: Receive, limit: int, seconds: float) -> bytes:
-    """Reads the whole body from a channel returned by `take_body`.
-
-    Raises:
-        SlimqError: see `read_body`.
-    """
+        return _check(message, 0, limit)
     try:
         async with asyncio.timeout(seconds):
-            return await _collect(receive, limit)
+            return await _collect(Replay(message, waiting, receive), limit)
     except TimeoutError:
         raise BodyTimeoutError(seconds) from None
 

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
-from slimq_service.http.bodies import Headers, collect, is_long, take_body
+from slimq_service.http.bodies import Headers, is_long, read_body
 from slimq_service.http.problems import Problem
 from slimq_service.http.responses import (
     WHOLE_RESPONSES,
@@ -136,10 +136,8 @@ class Pipeline:
     async def body(self, receive: Receive, headers: Headers, call: Call) -> bytes:
         """Reads the complete body, within the limits; see `read_body`."""
         call.body = PARTIAL
-        limit = self.settings.max_body_bytes
-        body, rest = take_body(receive, headers, limit)
-        if body is None:
-            body = await collect(rest, limit, self.settings.body_seconds)
+        limits = self.settings
+        body = await read_body(receive, headers, limits.max_body_bytes, limits.body_seconds)
         call.body = WHOLE
         call.began = time.perf_counter_ns()
         return body

@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import unix_connect
 
 from builders import build_repository
+from processes import end
 from running import COMMAND
 from slimq.core.errors import InvalidInputError
 from slimq_service.server.sockets import bind_public, listen, url_of
@@ -76,11 +77,7 @@ class Served:
         return self.process.wait(60)
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        end(self.process)
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def render_response(variant: LoadedVariant, q_values: QValues, actions: list[int
         q_values: `(batch, actions)`.
         actions: the greedy action of each row.
     """
-    policy, name, sha256 = variant.policy.name, variant.manifest.name, variant.manifest.model.sha256
+    policy, name, sha256 = variant.policy.name, variant.manifest.name, variant.sha256
     head = f'{{"policy":"{policy}","variant":"{name}","sha256":"{sha256}","actions":'
     values = orjson.dumps(np.ascontiguousarray(q_values), option=orjson.OPT_SERIALIZE_NUMPY)
     numbers = orjson.dumps(variant.numbers_of(actions))

@@ -17,7 +17,6 @@ from slimq.core.observation import Observations, ObservationSpec
 from slimq_service.api.v2.framing import LENGTH_NAME, Frame, split
 from slimq_service.api.v2.tensors import DATATYPES, INPUT, OUTPUTS
 from slimq_service.decoding.nested_lists import (
-    SPARE_LISTS,
     check_count,
     check_lists,
     flatten,
@@ -81,8 +80,7 @@ def read_request(
     frame = split(body, length)
     if frame.head is None:
         return InferRequest(None, _read_raw(frame.binary, spec, limits), _all_outputs(binary=True))
-    if len(frame.head) > SPARE_LISTS:
-        check_lists(frame.head, spec, limits.batch, INPUT)
+    check_lists(frame.head, spec, limits.batch, INPUT)
     document = load_json(frame.head, KEYS)
     if not isinstance(document, dict):
         raise InvalidInputError("body", "a JSON object with inputs", kind_of(document))

@@ -117,9 +117,7 @@ class Cycle:
     def add(self, body: bytes) -> None:
         """Adds a part of the request's body; copies only if an earlier part is still unread."""
         self.body = self.body + body if self.body else body
-        self._ready = True
-        if self._event is not None:
-            self._event.set()
+        self.set()
 
     async def run(self, app: ASGIApp) -> None:
         """Runs the application; whatever it does, the client gets a response or is cut off."""

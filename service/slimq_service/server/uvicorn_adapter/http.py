@@ -83,9 +83,9 @@ class HttpConnection(HttpToolsProtocol):
         return self.is_answering() and self.cycle.response_started
 
     def awaits_client(self) -> bool:
-        """Whether the client must send more: of a head, of a body that nobody needs, or a head."""
+        """Whether the client must send more: a head, or the rest of a body that nobody needs."""
         cycle = self.cycle
-        if cycle is None or "method" not in self.scope:
+        if cycle is None or self.is_in_head():
             return True
         return cycle.response_complete and (cycle.more_body or self._idle_since is None)
 
