@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+DEFAULT_EPISODE_STEPS = 27_000
+"""Step limit of an environment that has none: half an hour of Atari (Machado et al. 2018)."""
+
 
 class AtariPreprocessing(BaseModel):
     """Atari frame preprocessing (Mnih et al. 2015, Methods; Machado et al. 2018)."""
@@ -22,19 +25,46 @@ class AtariPreprocessing(BaseModel):
     )
 
 
+class WrapperSpec(BaseModel):
+    """A wrapper around an environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        min_length=1,
+        max_length=256,
+        description="a wrapper of gymnasium, such as FlattenObservation, or `module:Class` or "
+        "`FILE.py:Class`",
+    )
+    kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict, description="its keyword arguments, of any JSON type"
+    )
+
+
 class EnvironmentSpec(BaseModel):
     """A gymnasium environment and its wrappers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(min_length=1, max_length=128, description="gymnasium id, such as CartPole-v1")
+    id: str = Field(
+        min_length=1,
+        max_length=256,
+        description="gymnasium id, such as CartPole-v1; `module:Id` imports the module first; "
+        "`FILE.py:function` or `module:function` calls a function that returns an environment",
+    )
     kwargs: dict[str, JsonValue] = Field(
         default_factory=dict, description="keyword arguments of gymnasium.make, of any JSON type"
+    )
+    wrappers: tuple[WrapperSpec, ...] = Field(
+        default=(), max_length=32, description="wrappers, the innermost first"
     )
     preprocessing: AtariPreprocessing | None = Field(
         default=None,
         description="set for Atari games; null to use observations unchanged",
     )
-    max_episode_steps: int = Field(
-        default=27_000, ge=1, description="agent steps after which an episode is truncated"
+    max_episode_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="agent steps after which an episode is truncated; null: the environment's own "
+        f"limit, or {DEFAULT_EPISODE_STEPS:,} if it has none",
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from slimq.core.environment import EnvironmentSpec
+from slimq.core.errors import InvalidInputError
 from slimq.core.observation import ObservationSpec
 from slimq.core.schema import Versioned
 
@@ -57,6 +58,42 @@ class TrainingRecord(Manifest):
     )
 
 
+class Continuation(Manifest):
+    """Training that went on from an earlier checkpoint, with another configuration or for longer.
+
+    Only the part of the configuration that changed is recorded; the rest is in the training record.
+    """
+
+    from_sha256: Sha256 = Field(description="of the network that it started from")
+    from_step: int = Field(ge=0, description="agent steps that had been taken until then")
+    changes: dict[str, tuple[JsonValue, JsonValue]] = Field(
+        default_factory=dict,
+        description="value before and after of each key that changed, such as `algorithm.steps`",
+    )
+
+
+class ImportRecord(Manifest):
+    """The file that a policy was imported from, and how the import was checked."""
+
+    format: str = Field(description="kind of file, such as stable-baselines3")
+    algorithm: str = Field(description="such as DQN, QR-DQN or C51")
+    file: str = Field(description="name of the file")
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+    versions: dict[str, str] = Field(
+        default_factory=dict, description="versions of the program that made it, as the file says"
+    )
+    notes: tuple[str, ...] = Field(
+        default=(), description="what was left out or assumed, such as noise of the weights"
+    )
+    states: int = Field(ge=1, description="observations on which the import was checked")
+    max_error: float = Field(
+        ge=0,
+        description="largest difference from the source's Q-values, relative to the largest of "
+        "them in absolute value",
+    )
+
+
 class RandomPolicyRecord(Manifest):
     """The return of a uniformly random policy, the zero point of every return ratio."""
 
@@ -92,7 +129,9 @@ class PolicyManifest(Versioned):
     """`policy.json`: one trained agent for one environment."""
 
     name: Slug
-    environment: EnvironmentSpec
+    environment: EnvironmentSpec | None = Field(
+        description="null for an imported policy of which only observations are known"
+    )
     observation: ObservationSpec
     actions: list[str] = Field(min_length=1, description="meaning of each action, by index")
     action_start: int = Field(
@@ -101,9 +140,18 @@ class PolicyManifest(Versioned):
         lt=2**31,
         description="the environment's number of the first action: gymnasium's `Discrete.start`",
     )
-    training: TrainingRecord
-    random_policy: RandomPolicyRecord
+    training: TrainingRecord | None = Field(description="null for an imported policy")
+    random_policy: RandomPolicyRecord | None = Field(description="null without an environment")
+    imported: ImportRecord | None = Field(default=None, description="set for an imported policy")
+    history: tuple[Continuation, ...] = Field(
+        default=(), description="earlier checkpoints that training went on from, oldest first"
+    )
     checkpoint: FileEntry | None = None
+    graph: FileEntry | None = Field(
+        default=None,
+        description="the full policy as an ONNX graph, if it is no network that slimq has layers "
+        "for; then there is no checkpoint",
+    )
     calibration: FileEntry | None = None
     baseline_variant: Slug = "fp32"
     default_variant: Slug = "fp32"
@@ -116,6 +164,31 @@ class PolicyManifest(Versioned):
     shadow: Shadow | None = Field(
         default=None, description="variant that also computes a share of the requests"
     )
+
+    @property
+    def source(self) -> FileEntry | None:
+        """The file of the full policy that compression starts from: checkpoint or graph."""
+        return self.checkpoint or self.graph
+
+
+def require_environment(manifest: PolicyManifest, purpose: str) -> EnvironmentSpec:
+    """The environment of a policy, for whoever has to play.
+
+    Args:
+        manifest: the policy's.
+        purpose: what it is needed for, such as `slimq evaluate`.
+
+    Raises:
+        InvalidInputError: the policy has none.
+    """
+    if manifest.environment is None:
+        raise InvalidInputError(
+            "policy",
+            f"one with an environment, to play in, for {purpose}",
+            f"{manifest.name}, which was imported without one and is not proven in play",
+            "; import it again with --env",
+        )
+    return manifest.environment
 
 
 class StepFidelity(Manifest):
@@ -181,6 +254,6 @@ class VariantManifest(Versioned):
 
 def is_stale(variant: VariantManifest, policy: PolicyManifest) -> bool:
     """Whether a variant was made from a different checkpoint than the policy's current one."""
-    if variant.parent is None or policy.checkpoint is None:
+    if variant.parent is None or policy.source is None:
         return False
-    return variant.parent != policy.checkpoint.sha256
+    return variant.parent != policy.source.sha256

@@ -7,7 +7,9 @@ golden vectors in the tests pin them to the same bytes.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -17,7 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slimq.core.errors import ObservationError
 
-Observations = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Observations = npt.NDArray[np.uint8] | npt.NDArray[np.int32] | npt.NDArray[np.float32]
+Dtype = Literal["uint8", "int32", "float32"]
+INTEGER_RANGES = {"uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}
+MAX_CATEGORIES = 65_536
+"""Values of a category; each is an input of the network's first layer."""
 
 
 class FrameStack(BaseModel):
@@ -36,18 +42,75 @@ class FrameStack(BaseModel):
         return (*shape[: self.axis], shape[self.axis] // self.count, *shape[self.axis + 1 :])
 
 
+class ObservationPart(BaseModel):
+    """A named part of a flat observation: a leaf of a Dict or Tuple space, or integer codes.
+
+    Integers are sent as they are; the graph one-hot encodes those that are categories.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        min_length=1, max_length=256, description="key or index, joined with dots where nested"
+    )
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        max_length=8, description="without the batch axis; empty for a single number"
+    )
+    categories: tuple[Annotated[int, Field(ge=1, le=MAX_CATEGORIES)], ...] | None = Field(
+        default=None,
+        description="number of values of each element, in C order, where they are categories",
+    )
+    start: tuple[int, ...] | None = Field(
+        default=None, description="smallest value of each element; null for zeros"
+    )
+    integer: bool = Field(
+        default=False, description="whether values are integers, from `low` to `high`"
+    )
+    low: float | None = Field(default=None, description="smallest value, null if unbounded")
+    high: float | None = Field(default=None, description="largest value, null if unbounded")
+
+    @model_validator(mode="after")
+    def _check(self) -> ObservationPart:
+        for name in ("categories", "start"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.size:
+                raise ValueError(f"{name}: expected {self.size} values, received {len(values)}")
+        return self
+
+    @cached_property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def first(self) -> tuple[int, ...]:
+        """The smallest value of each category's element."""
+        return self.start or (0,) * self.size
+
+    @property
+    def encoded_size(self) -> int:
+        """Number of elements after the one-hot encoding of categories."""
+        return self.size if self.categories is None else sum(self.categories)
+
+
 class ObservationSpec(BaseModel):
     """The layout of one observation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dtype: Literal["uint8", "float32"]
+    dtype: Dtype
     shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         min_length=1, max_length=8, description="without the batch axis"
     )
     low: float | None = Field(default=None, description="smallest value, null if unbounded")
     high: float | None = Field(default=None, description="largest value, null if unbounded")
     stack: FrameStack | None = Field(default=None, description="set if frames are stacked")
+    parts: tuple[ObservationPart, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="parts of a flat observation, in order; null for an array of one kind",
+    )
 
     @model_validator(mode="after")
     def _check_stack(self) -> ObservationSpec:
@@ -56,6 +119,18 @@ class ObservationSpec(BaseModel):
         axis, count = self.stack.axis, self.stack.count
         if axis >= len(self.shape) or self.shape[axis] % count:
             raise ValueError(f"shape {self.shape} has no {count} frames along axis {axis}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> ObservationSpec:
+        if self.parts is None:
+            return self
+        if self.stack is not None:
+            raise ValueError("parts: expected null for stacked frames")
+        if self.shape != (size := sum(part.size for part in self.parts),):
+            raise ValueError(f"parts: together they have {size} elements, shape is {self.shape}")
+        if len({part.name for part in self.parts}) < len(self.parts):
+            raise ValueError("parts: names must be different")
         return self
 
     @cached_property
@@ -107,6 +182,39 @@ class ObservationSpec(BaseModel):
         pushed: Any = np.concatenate((kept, frame.reshape(1, *shape)), axis=axis)
         return np.ascontiguousarray(pushed)
 
+    def part_slices(self) -> dict[str, slice]:
+        """The elements of each named part in a flat observation; empty if there are no parts."""
+        ends = itertools.accumulate(part.size for part in self.parts or ())
+        return {
+            part.name: slice(end - part.size, end)
+            for part, end in zip(self.parts or (), ends, strict=True)
+        }
+
+    def join(
+        self, values: Mapping[str, npt.ArrayLike], field: str = "observations"
+    ) -> Observations:
+        """Joins named parts to flat observations, `(batch, size)`, and checks them.
+
+        Args:
+            values: for each part, `(batch, *part.shape)`, or a single one, `part.shape`.
+            field: name of the whole in errors.
+
+        Raises:
+            ObservationError: a part is missing, unknown or does not fit, or as `check`.
+        """
+        if self.parts is None:
+            expected = f"an array {self.dtype} {self.shape}; the observation has no named parts"
+            raise ObservationError(field, expected, f"parts {', '.join(map(str, values))}")
+        names = [part.name for part in self.parts]
+        if wrong := sorted(set(names) ^ set(values)):
+            problem = f"{'no part' if wrong[0] in names else 'an unknown part'} {wrong[0]!r}"
+            raise ObservationError(field, f"the parts {', '.join(names)}", problem)
+        rows = [_rows(part, values[part.name], f"{field}.{part.name}") for part in self.parts]
+        if len({len(part) for part in rows}) > 1:
+            counts = ", ".join(f"{n} {len(part)}" for n, part in zip(names, rows, strict=True))
+            raise ObservationError(field, "as many observations in every part", counts)
+        return self.check(np.concatenate(rows, axis=1), field)
+
     def check(self, array: npt.NDArray[Any], field: str = "observations") -> Observations:
         """Validates a batch and returns it C-contiguous, copying only where needed.
 
@@ -125,7 +233,57 @@ class ObservationSpec(BaseModel):
             raise ObservationError(field, expected, f"shape {array.shape}")
         if array.shape[0] == 0:
             raise ObservationError(field, "a batch of at least 1", "an empty batch")
-        return np.ascontiguousarray(self._cast(array, field))
+        checked = np.ascontiguousarray(self._cast(array, field))
+        if self.integer_ranges is not None:
+            self._check_ranges(checked, field)
+        return checked
+
+    @cached_property
+    def integer_ranges(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any], npt.NDArray[Any]] | None:
+        """Indices of the elements that are integers, with the smallest and the largest value."""
+        found: list[tuple[int, float, float]] = []
+        position = 0
+        for part in self.parts or ():
+            for index in range(part.size):
+                if part.categories is not None:
+                    first = part.first[index]
+                    found.append((position + index, first, first + part.categories[index] - 1))
+                elif part.integer:
+                    least = -math.inf if part.low is None else part.low
+                    most = math.inf if part.high is None else part.high
+                    found.append((position + index, least, most))
+            position += part.size
+        if not found:
+            return None
+        indices, lows, highs = zip(*found, strict=True)
+        return np.array(indices, dtype=np.intp), np.array(lows), np.array(highs)
+
+    def _check_ranges(self, array: Observations, field: str) -> None:
+        """Refuses values that are no integers of the part's range."""
+        if self.integer_ranges is None:
+            return
+        indices, low, high = self.integer_ranges
+        chosen = array[:, indices]
+        valid = (chosen >= low) & (chosen <= high)
+        if chosen.dtype.kind == "f":
+            valid &= chosen == np.floor(chosen)
+        if valid.all():
+            return
+        row, column = np.unravel_index(int(np.argmin(valid)), valid.shape)
+        element = int(indices[column])
+        name, at = self._name_of(element)
+        expected = f"an integer from {low[column]:.15g} to {high[column]:.15g} in {name!r}{at}"
+        received = f"{chosen[row, column]:.9g}"
+        raise ObservationError(f"{field}[{row}][{element}]", expected, received)
+
+    def _name_of(self, element: int) -> tuple[str, str]:
+        """The part of an element, and its index within it, such as `[2]`."""
+        for part in self.parts or ():
+            if element < part.size:
+                index = np.unravel_index(element, part.shape) if part.shape else ()
+                return part.name, "".join(f"[{i}]" for i in index)
+            element -= part.size
+        raise IndexError(element)
 
     def from_bytes(self, body: bytes | memoryview, field: str = "body") -> Observations:
         """Reads a batch from raw little-endian bytes, without a copy.
@@ -151,16 +309,35 @@ class ObservationSpec(BaseModel):
                 place, wrong = _first(array, ~finite)
                 raise ObservationError(field + place, "a finite float32", str(wrong))
             return values
-        if array.dtype == np.uint8:
+        if array.dtype == self.dtype:
             return array
+        low, high = INTEGER_RANGES[self.dtype]
+        expected = f"integers from {low} to {high}"
         if array.dtype.kind not in "fiu":
-            raise ObservationError(field, "integers from 0 to 255", f"dtype {array.dtype}")
+            raise ObservationError(field, expected, f"dtype {array.dtype}")
         with np.errstate(invalid="ignore"):
-            exact = (array >= 0) & (array <= 255) & (array == np.floor(array))
+            exact = (array >= low) & (array <= high) & (array == np.floor(array))
         if not exact.all():
             place, wrong = _first(array, ~exact)
-            raise ObservationError(field + place, "integers from 0 to 255", f"a value of {wrong}")
-        return array.astype(np.uint8)
+            raise ObservationError(field + place, expected, f"a value of {wrong}")
+        integers: Observations = array.astype(self.dtype)
+        return integers
+
+
+def _rows(part: ObservationPart, values: npt.ArrayLike, field: str) -> npt.NDArray[Any]:
+    """One part of a batch, `(batch, part.size)`."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ObservationError(field, "a rectangular array", "lists of unequal lengths") from None
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    if array.shape == part.shape:
+        array = array[np.newaxis]
+    if array.shape[1:] != part.shape or array.ndim == 0:
+        shape = ", ".join(map(str, part.shape))
+        raise ObservationError(field, f"shape (batch, {shape})", f"shape {array.shape}")
+    return array.reshape(len(array), part.size)
 
 
 def _first(array: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> tuple[str, Any]:

@@ -15,7 +15,7 @@ from slimq.core.providers import CPU, IDENTITY, check_available, full_names
 from slimq.core.qfunction import QValues
 
 INPUT, OUTPUT = "observation", "q_values"
-ELEMENT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+ELEMENT_TYPES = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
 
 
 def session_options() -> ort.SessionOptions:

@@ -315,7 +315,7 @@ class Publisher:
 
 def _entries(manifest: PolicyManifest | VariantManifest) -> list[FileEntry]:
     if isinstance(manifest, PolicyManifest):
-        entries = [manifest.checkpoint, manifest.calibration]
+        entries = [manifest.checkpoint, manifest.graph, manifest.calibration]
     else:
         entries = [manifest.model, manifest.report]
     return [entry for entry in entries if entry is not None]

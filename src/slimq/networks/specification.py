@@ -3,21 +3,28 @@
 A convolutional body is a list of layers: convolutions (plain, grouped, depthwise, with or without
 batch normalization), channel shuffles, and residual blocks of these. That covers the Nature
 network, MobileNet- and ShuffleNet-style networks, and the bottlenecks of low-rank factorizations.
+Observations with named parts go through one encoder each, or unchanged, into common dense layers.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from slimq.core.observation import Dtype, ObservationPart
+
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Shape = tuple[int, int, int]
 """Channels, height, width."""
+Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu", "tanh"]
+"""With the constants of torch: a slope of 0.01 for LeakyReLU, α = 1 for ELU, the exact GELU."""
 
 
 class ConvLayer(BaseModel):
-    """A convolution with optional batch normalization and ReLU."""
+    """A convolution with optional normalization and activation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +35,17 @@ class ConvLayer(BaseModel):
     padding: int = Field(default=0, ge=0, le=32, description="zeros on each side")
     groups: Width = Field(default=1, description="equal to the input channels: depthwise")
     batch_norm: bool = Field(default=False, description="batch normalization follows")
-    activation: bool = Field(default=True, description="a ReLU follows")
+    layer_norm: bool = Field(
+        default=False,
+        description="layer normalization of channels, rows and columns follows (Ba et al. 2016)",
+    )
+    activation: bool = Field(default=True, description="the body's activation follows")
+
+    @model_validator(mode="after")
+    def _check(self) -> ConvLayer:
+        if self.batch_norm and self.layer_norm:
+            raise ValueError("give batch_norm or layer_norm, not both")
+        return self
 
 
 class ShuffleLayer(BaseModel):
@@ -70,12 +87,15 @@ Layer = Annotated[
 
 
 class DenseLayer(BaseModel):
-    """A dense layer with options; without a ReLU it is the bottleneck of a factorized layer."""
+    """A dense layer with options; without activation, the bottleneck of a factorized layer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: Width
-    activation: bool = Field(default=True, description="a ReLU follows")
+    layer_norm: bool = Field(
+        default=False, description="layer normalization follows (Ba et al. 2016)"
+    )
+    activation: bool = Field(default=True, description="the body's activation follows")
 
 
 Hidden = Annotated[
@@ -132,74 +152,235 @@ class ConvSpec(BaseModel):
         le=255,
         description="pixel value treated as zero; the exporter folds it into the first bias",
     )
+    channels: Literal["first", "last"] | None = Field(
+        default=None,
+        description="axis of the channels in an image; the graph transposes those with the "
+        "channels last; null: first",
+    )
     convolutions: tuple[Layer, ...] = Field(min_length=1, max_length=32)
     hidden: Hidden
+    activation: Activation = Field(default="relu", description="nonlinearity between layers")
 
 
 class MLPSpec(BaseModel):
-    """Dense layers with ReLUs between them."""
+    """Dense layers with activations between them; takes observations of any shape, flattened."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["mlp"] = "mlp"
     hidden: Hidden
+    activation: Activation = Field(default="relu", description="nonlinearity between layers")
 
 
-class QNetworkSpec(BaseModel):
-    """A complete Q-network specification: body, input and output."""
+Encoder = Annotated[ConvSpec | MLPSpec, Field(discriminator="kind")]
+
+
+class MultiInputSpec(BaseModel):
+    """Named parts, each with its own encoder or flattened as it is, then common dense layers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    body: ConvSpec | MLPSpec = Field(discriminator="kind")
+    kind: Literal["multi"] = "multi"
+    encoders: dict[str, Encoder] = Field(
+        min_length=1, max_length=64, description="by name of the part; the others are flattened"
+    )
+    hidden: Hidden = Field(description="widths of the dense layers after the concatenation")
+    activation: Activation = Field(default="relu", description="nonlinearity of the dense layers")
+
+
+Body = Annotated[ConvSpec | MLPSpec | MultiInputSpec, Field(discriminator="kind")]
+
+
+class Atoms(BaseModel):
+    """A categorical distribution of the return (C51, Bellemare et al. 2017), as its mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    count: int = Field(ge=2, le=1_024, description="atoms per action")
+    low: float = Field(description="value of the first atom")
+    high: float = Field(description="value of the last atom")
+
+    @model_validator(mode="after")
+    def _check(self) -> Atoms:
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, received {self.low:g} and {self.high:g}")
+        return self
+
+
+class HeadSpec(BaseModel):
+    """The layers from the last hidden activation to the Q-values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dueling: bool = Field(
+        default=False,
+        description="Q = V + A - mean A, from two streams (Wang et al. 2016, equation 9)",
+    )
+    hidden: Hidden = Field(default=(), description="widths of each stream's own dense layers")
+    atoms: Atoms | None = Field(
+        default=None, description="distribution of the return that Q-values are the mean of"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadSpec:
+        if self.hidden and not self.dueling:
+            raise ValueError("hidden: expected none without dueling; give them to the network")
+        return self
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a single dense layer."""
+        return not self.dueling and self.atoms is None
+
+
+class Normalization(BaseModel):
+    """(x - mean) / deviation for every element of a float observation, then clipped.
+
+    The statistics are buffers of the network.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    clip: float | None = Field(
+        default=None, gt=0.0, description="largest absolute value; null: not clipped"
+    )
+
+
+class QNetworkSpec(BaseModel):
+    """A complete Q-network specification: input, body, head."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body: Body
     observation_shape: tuple[int, ...] = Field(min_length=1)
-    observation_dtype: Literal["uint8", "float32"]
+    observation_dtype: Dtype
+    observation_parts: tuple[ObservationPart, ...] | None = Field(
+        default=None, description="parts of a flat observation, as in its specification"
+    )
+    divisor: float = Field(
+        default=255.0, gt=0.0, description="uint8 observations without parts are divided by it"
+    )
+    divisors: dict[str, Annotated[float, Field(gt=0.0)]] = Field(
+        default_factory=dict, description="parts are divided by these, by name; others are not"
+    )
+    normalization: Normalization | None = Field(
+        default=None, description="normalization of float observations without parts"
+    )
     actions: int = Field(ge=1, le=4096)
+    head: HeadSpec = Field(default_factory=HeadSpec)
 
     @property
     def dense_layers(self) -> tuple[DenseLayer, ...]:
         """The dense layers before the head, all as `DenseLayer`."""
-        return tuple(
-            layer if isinstance(layer, DenseLayer) else DenseLayer(width=layer)
-            for layer in self.body.hidden
-        )
+        return dense_layers(self.body.hidden)
 
     @property
     def flat_width(self) -> int:
-        """Number of inputs of the first dense layer."""
+        """Number of inputs of the first dense layer after the convolutions or encoders."""
         if isinstance(self.body, MLPSpec):
-            return self.observation_shape[0]
-        channels, height, width = self.seen_shape
-        for layer in self.body.convolutions:
-            channels, height, width = shape_after(layer, (channels, height, width), "")
-        return channels * height * width
+            return self.encoded_width
+        if isinstance(self.body, ConvSpec):
+            return conv_width(self.body, self.seen_shape)
+        return sum(self.part_width(part) for part in self.observation_parts or ())
+
+    @property
+    def encoded_width(self) -> int:
+        """Number of elements of a flattened observation, with categories one-hot encoded."""
+        if self.observation_parts is None:
+            return math.prod(self.observation_shape)
+        return sum(part.encoded_size for part in self.observation_parts)
 
     @property
     def seen_shape(self) -> Shape:
-        """The input shape of the first convolution: the observation, cropped to the window."""
-        channels, height, width = self.observation_shape
-        shape = (channels, height, width)
-        if isinstance(self.body, MLPSpec) or self.body.window is None:
-            return shape
-        sizes = [stop - start for start, stop in self.body.window.spans(shape)]
-        return sizes[0], sizes[1], sizes[2]
+        """The input shape of the first convolution of a convolutional network."""
+        if not isinstance(self.body, ConvSpec):
+            raise TypeError("only a convolutional network sees a window")
+        return seen_shape(self.body, self.observation_shape)
+
+    def part_width(self, part: ObservationPart) -> int:
+        """Number of values that a part contributes to the common dense layers."""
+        encoder = self.body.encoders.get(part.name) if self.body.kind == "multi" else None
+        if encoder is None:
+            return part.encoded_size
+        if encoder.hidden:
+            return dense_layers(encoder.hidden)[-1].width
+        if isinstance(encoder, MLPSpec):
+            return part.encoded_size
+        return conv_width(encoder, seen_shape(encoder, part.shape))
 
     @model_validator(mode="after")
     def _check_shape(self) -> QNetworkSpec:
-        shape = self.observation_shape
-        if isinstance(self.body, MLPSpec):
-            if len(shape) != 1:
-                raise ValueError(f"an mlp network takes a vector, received shape {shape}")
-            return self
-        if len(shape) != 3:
-            expected = "a conv network takes (channels, height, width)"
-            raise ValueError(f"{expected}, received shape {shape}")
-        first = self.body.convolutions[0]
-        if self.body.background and (not isinstance(first, ConvLayer) or first.padding):
-            raise ValueError("background: the first layer must be a convolution without padding")
-        current = self.seen_shape
-        for index, layer in enumerate(self.body.convolutions):
-            current = shape_after(layer, current, f"convolutions[{index}]")
+        shape, parts = self.observation_shape, self.observation_parts
+        if parts is not None and shape != (size := sum(part.size for part in parts),):
+            raise ValueError(f"the parts have {size} elements, the observation has shape {shape}")
+        if self.normalization and (parts is not None or self.observation_dtype != "float32"):
+            raise ValueError("normalization: expected float32 observations without parts")
+        if unknown := sorted(set(self.divisors) - {part.name for part in parts or ()}):
+            raise ValueError(f"divisors: the observation has no part {unknown[0]!r}")
+        if isinstance(self.body, ConvSpec):
+            if parts is not None:
+                raise ValueError(
+                    "a conv network takes one array; for named parts, give kind = \"multi\" and "
+                    "an encoder for the image"
+                )
+            check_convolutions(self.body, shape)
+        elif isinstance(self.body, MultiInputSpec):
+            self._check_encoders(self.body)
         return self
+
+    def _check_encoders(self, body: MultiInputSpec) -> None:
+        parts = {part.name: part for part in self.observation_parts or ()}
+        if unknown := sorted(set(body.encoders) - set(parts)):
+            listing = ", ".join(parts) or "none"
+            raise ValueError(f"encoders: the observation has no part {unknown[0]!r}, but {listing}")
+        for name, encoder in body.encoders.items():
+            if isinstance(encoder, ConvSpec):
+                try:
+                    check_convolutions(encoder, parts[name].shape)
+                except ValueError as error:
+                    raise ValueError(f"encoders.{name}: {error}") from error
+                if parts[name].categories is not None:
+                    raise ValueError(f"encoders.{name}: categories have no rows and columns")
+
+
+def dense_layers(hidden: Sequence[int | DenseLayer]) -> tuple[DenseLayer, ...]:
+    """Dense layers, all as `DenseLayer`."""
+    return tuple(
+        layer if isinstance(layer, DenseLayer) else DenseLayer(width=layer) for layer in hidden
+    )
+
+
+def seen_shape(body: ConvSpec, shape: tuple[int, ...]) -> Shape:
+    """The input shape of the first convolution: the image, channels first, cropped."""
+    channels, height, width = shape if body.channels != "last" else (shape[2], *shape[:2])
+    if body.window is None:
+        return channels, height, width
+    sizes = [stop - start for start, stop in body.window.spans((channels, height, width))]
+    return sizes[0], sizes[1], sizes[2]
+
+
+def conv_width(body: ConvSpec, shape: Shape) -> int:
+    """Number of values after the convolutions, for an input of `shape`."""
+    for layer in body.convolutions:
+        shape = shape_after(layer, shape, "")
+    return math.prod(shape)
+
+
+def check_convolutions(body: ConvSpec, shape: tuple[int, ...]) -> None:
+    """Checks that convolutions fit images of a shape.
+
+    Raises:
+        ValueError: they do not; names the field.
+    """
+    if len(shape) != 3:
+        axes = "height, width, channels" if body.channels == "last" else "channels, height, width"
+        raise ValueError(f"a conv network takes ({axes}), received shape {shape}")
+    first = body.convolutions[0]
+    if body.background and (not isinstance(first, ConvLayer) or first.padding):
+        raise ValueError("background: the first layer must be a convolution without padding")
+    current = seen_shape(body, shape)
+    for index, layer in enumerate(body.convolutions):
+        current = shape_after(layer, current, f"convolutions[{index}]")
 
 
 def shape_after(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape, place: str) -> Shape:
