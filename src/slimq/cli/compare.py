@@ -122,10 +122,12 @@ def render_notes(comparison: Comparison) -> str:
     lines: list[str] = []
     protocol = comparison.protocol
     if protocol:
+        limit = protocol.environment.max_episode_steps
+        steps = f"at most {limit:,} agent steps" if limit else "the environment's own step limit"
         lines.append(
             f"{protocol.environment.id}: {protocol.episodes} {protocol.seed_range} episodes, "
-            f"ε {protocol.epsilon:g}, at most {protocol.environment.max_episode_steps:,} agent "
-            f"steps; a random policy's mean return is {comparison.random_mean:.2f}"
+            f"ε {protocol.epsilon:g}, {steps}; a random policy's mean return is "
+            f"{comparison.random_mean:.2f}"
         )
     if comparison.processor:
         lines.append(f"latency on {comparison.processor}, one thread, batch 1")

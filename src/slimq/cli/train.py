@@ -12,7 +12,13 @@ import typer
 
 from slimq.cli.extras import require
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
-from slimq.core.errors import CheckFailedError, ConfigError, InvalidInputError, SlimqError
+from slimq.core.errors import (
+    CheckFailedError,
+    ConfigError,
+    EnvironmentFailure,
+    InvalidInputError,
+    SlimqError,
+)
 
 if TYPE_CHECKING:
     from slimq.core.manifest import PolicyManifest
@@ -53,8 +59,8 @@ def train(
     require("train", "torch", "gymnasium", "safetensors", "tensorboard")
     from slimq.networks.hardware import resolve_device
     from slimq_trainer.config import load_config
-    from slimq_trainer.dqn import network_spec
     from slimq_trainer.dqn import train as train_policy
+    from slimq_trainer.fitting import network_spec
     from slimq_trainer.run import Run
 
     config = load_config(config_file)
@@ -65,7 +71,7 @@ def train(
     folder = run_folder or Path("runs") / config.policy
     if publish and not replace:
         _check_free(policies, config.policy)
-    with Run(folder, config) as run, _config_errors(config_file):
+    with Run(folder, config) as run, _config_errors(config_file), _name_checkpoint(folder):
         if fresh:
             run.clear()
         learner = train_policy(config, run)
@@ -86,7 +92,8 @@ def train(
     if publish:
         earlier = _find_default(policies, config.policy)
         manifest = publish_policy(config, run, learner, policies)
-        summary["random_return"] = manifest.random_policy.mean
+        if manifest.random_policy is not None:
+            summary["random_return"] = manifest.random_policy.mean
         summary["default_variant"] = manifest.default_variant
         summary["published"] = str(policies / config.policy)
         if earlier not in (None, manifest.default_variant):
@@ -166,6 +173,21 @@ def _config_errors(config_file: Path, table: str = "") -> Iterator[None]:
     except InvalidInputError as error:
         problem = f"expected {error.expected}, received {error.received}"
         raise ConfigError(str(config_file), f"{table}{error.field}", problem) from error
+
+
+@contextlib.contextmanager
+def _name_checkpoint(folder: Path) -> Iterator[None]:
+    """Adds to a failure of the environment from where the training can go on."""
+    from slimq_trainer.checkpoint import latest_checkpoint
+
+    try:
+        yield
+    except EnvironmentFailure as error:
+        path = latest_checkpoint(folder)
+        if path is None:
+            raise
+        problem = f"{error.problem}; the last checkpoint is kept: {path}"
+        raise EnvironmentFailure(error.environment, error.place, error.field, problem) from error
 
 
 def _check_free(policies: Path, name: str) -> None:

@@ -17,6 +17,7 @@ from slimq.core.errors import (
     EnvironmentFailure,
     InvalidInputError,
     MissingExtraError,
+    first_line,
     suggestion,
 )
 from slimq.core.observation import FrameStack
@@ -125,17 +126,17 @@ def _find(wrapper: WrapperSpec, environment: str, place: str) -> Reference:
         if not callable(reference.target):
             raise InvalidInputError(f"{place}.name", "a class or a function", wrapper.name)
         return reference
-    known = [
-        name
-        for name in gymnasium.wrappers.__all__
-        if inspect.isclass(found := getattr(gymnasium.wrappers, name, None))
-        and issubclass(found, gymnasium.Wrapper)
-    ]
-    if wrapper.name not in known:
+    try:
+        # Some import libraries that are only theirs.
+        found = getattr(gymnasium.wrappers, wrapper.name, None)
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        received = f"{wrapper.name}: {first_line(error)}"
+        raise InvalidInputError(f"{place}.name", "an installed library", received) from error
+    if not inspect.isclass(found) or not issubclass(found, gymnasium.Wrapper):
         expected = "a wrapper of gymnasium, `module:Class` or `FILE.py:Class`"
-        received = repr(wrapper.name) + suggestion(wrapper.name, known)
+        received = repr(wrapper.name) + suggestion(wrapper.name, gymnasium.wrappers.__all__)
         raise InvalidInputError(f"{place}.name", expected, received)
-    return Reference(getattr(gymnasium.wrappers, wrapper.name))
+    return Reference(found)
 
 
 def _transformation(

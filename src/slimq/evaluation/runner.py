@@ -14,8 +14,14 @@ from functools import partial
 
 import structlog
 
-from slimq.core.errors import CheckFailedError, InvalidInputError, NotFoundError, SlimqError
-from slimq.core.manifest import VariantManifest, is_stale
+from slimq.core.errors import (
+    CheckFailedError,
+    EnvironmentFailure,
+    InvalidInputError,
+    NotFoundError,
+    SlimqError,
+)
+from slimq.core.manifest import VariantManifest, is_stale, require_environment
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.publish import Publisher
@@ -24,6 +30,7 @@ from slimq.core.report import EvaluationReport, Fidelity
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
 from slimq.environments.rollout import Episode
+from slimq.environments.seeding import check_seeding
 from slimq.evaluation.fidelity import StateSample, measure_fidelity, q_values_of
 from slimq.evaluation.latency import PROCESSES, measure_latency
 from slimq.evaluation.protocol import (
@@ -79,6 +86,7 @@ def evaluate_policy(
         InvalidInputError: a setting is out of range, or only latency is requested on seeds whose
             reports are not published.
         RepositoryError: the policy's manifest or its baseline's is invalid.
+        EnvironmentFailure: the environment breaks its contract, or ignores its seed.
     """
     return _Evaluator(
         repository, policy, settings or EvaluationSettings(), progress or Silent()
@@ -100,6 +108,7 @@ class _Evaluator:
             raise InvalidInputError("seeds", expected, settings.seed_range.name)
         self.result = Evaluation(policy)
         self._states: tuple[Observations, QValues] | None = None
+        self._seeding_checked = False
 
     def run(self, variants: Sequence[str]) -> Evaluation:
         existing = self.repository.variants(self.policy)
@@ -111,6 +120,8 @@ class _Evaluator:
         for name in names:
             try:
                 self._evaluate(name)
+            except EnvironmentFailure:
+                raise
             except SlimqError as error:
                 self.result.failed[name] = error
         if self.publishes and self.settings.latency != "skip":
@@ -171,7 +182,10 @@ class _Evaluator:
         )
 
     def _play(self, variant: VariantManifest, q_function: QFunction) -> list[Episode]:
-        settings, spec = self.settings, self.manifest.environment
+        settings, spec = self.settings, require_environment(self.manifest, "slimq evaluate")
+        if not self._seeding_checked:
+            check_seeding(spec)
+            self._seeding_checked = True
         folder = settings.work / self.policy
         versions = {k: v for k, v in library_versions().items() if k != "slimq"}
         log = EpisodeLog.of(folder, variant.model.sha256, spec, settings.epsilon, versions)
