@@ -1,7 +1,7 @@
 """A corridor with doors: an environment of one's own, without a package and without registration.
 
-The agent walks along a corridor and has to open each door before it can pass. Whether a door is
-locked is drawn anew in every episode, from the seed. Actions are 1 (back), 2 (forward) and 3 (open).
+The agent walks along a corridor and has to open each locked door before it can pass. Which ones are
+locked is drawn anew in every episode, from the seed. Actions are 1 (back), 2 (forward), 3 (open).
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Corridor(gymnasium.Env[dict[str, Any], int]):
         )
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Draws the locked doors from the seed."""
         super().reset(seed=seed)
