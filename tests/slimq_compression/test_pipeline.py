@@ -16,13 +16,9 @@ from slimq.environments.collection import collect_calibration
 from slimq.environments.vector import describe
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import step_seed
-from slimq_compression.pipeline import (
-    Source,
-    is_current,
-    load_source,
-    run_recipe,
-)
+from slimq_compression.pipeline import is_current, run_recipe
 from slimq_compression.recipe import load_recipe, parse_recipe
+from slimq_compression.source import Source, load_source
 
 RECIPE = """
 name = "small"
