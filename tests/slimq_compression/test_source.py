@@ -125,9 +125,7 @@ def test_a_student_that_has_learned_nothing_is_refused_without_play(tmp_path: Pa
 
 def test_other_network_passes_cannot_change_a_graph(tmp_path: Path) -> None:
     source = load_source(publish(tmp_path, "categorical", as_graph=True), "mine")
-    content = (
-        'name = "p"\n[[network]]\npass = "prune_channels"\nratio = 0.5\n[accept]\nmargin = 0.1'
-    )
+    content = 'name = "p"\n[[network]]\npass = "low_rank"\nenergy = 0.5\n[accept]\nmargin = 0.1'
     message = r"^p\.toml: network\[1\]\.low_rank: mine is kept as an ONNX graph.*student"
     with pytest.raises(ConfigError, match=message):
         source.network(parse_recipe(content, "p.toml"))
