@@ -30,7 +30,7 @@ BROKEN = npy_header("{'descr': '<f4', 'shape': (")
 def test_an_input_of_neither_format_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "input"
     path.write_bytes(content)
-    with pytest.raises(InvalidInputError, match="npy, or JSON with observations"):
+    with pytest.raises(InvalidInputError, match="npy, npz, or JSON with observations"):
         read_observations(str(path))
 
 

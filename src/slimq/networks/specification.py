@@ -320,7 +320,7 @@ class QNetworkSpec(BaseModel):
         if isinstance(self.body, ConvSpec):
             if parts is not None:
                 raise ValueError(
-                    "a conv network takes one array; for named parts, give kind = \"multi\" and "
+                    'a conv network takes one array; for named parts, give kind = "multi" and '
                     "an encoder for the image"
                 )
             check_convolutions(self.body, shape)
