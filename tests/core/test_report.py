@@ -9,7 +9,9 @@ from slimq.core.report import EvaluationProtocol, EvaluationReport, Interval
 
 def protocol(**changes):
     values = {
-        "environment": EnvironmentSpec(id="ALE/Pong-v5", preprocessing=AtariPreprocessing()),
+        "environment": EnvironmentSpec(
+            id="ALE/Pong-v5", preprocessing=AtariPreprocessing(), max_episode_steps=27_000
+        ),
         "epsilon": 0.01,
         "episodes": 2,
         "seed_range": "held-out",

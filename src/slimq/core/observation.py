@@ -179,7 +179,7 @@ class ObservationSpec(BaseModel):
         return np.zeros((1, *self.shape), self.dtype)
 
     def zeros(self, batch: int = 1) -> Observations:
-        """Valid observations `(batch, *shape)`: zeros, or the nearest value of an integer's range."""
+        """Valid observations `(batch, *shape)`: zeros, or what is nearest in an integer's range."""
         values: Any = np.zeros((batch, *self.shape), self.dtype)
         if (ranges := self.integer_ranges) is not None:
             values[:, ranges.indices] = np.clip(0, ranges.low, ranges.high)

@@ -40,8 +40,8 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
     variants = attempt(repository.variants, policy) or []
     states: Observations | None = None
     if manifest is not None:
-        if (checkpoint := manifest.checkpoint) is not None:
-            attempt(repository.read_file, policy, checkpoint)
+        if (source := manifest.source) is not None:
+            attempt(repository.read_file, policy, source)
         states = attempt(_read_states, repository, manifest)
         for key, variant in _named_variants(manifest):
             if variant not in variants:

@@ -208,7 +208,9 @@ def test_the_curl_line_of_the_page_works(service: Any) -> None:
 def test_every_text_on_the_page_is_escaped() -> None:
     evil = "<script>alert(1)</script>"
     row = VariantRow(name=evil, default=False, precision=evil, problem=evil)
-    table = PolicyTable(name=evil, environment=evil, problem=evil, try_it=evil, variants=[row])
+    table = PolicyTable(
+        name=evil, environment=evil, proven_in_play=True, problem=evil, try_it=evil, variants=[row]
+    )
     page = render_html(Overview(version=evil, policies=[table]), prefix=evil)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 12
