@@ -119,7 +119,7 @@ def is_batch_invariant(q_function: QFunction, spec: ObservationSpec) -> bool:
     observations would then change another's Q-values. Each test observation is run in a batch of
     its own copies and in one with extreme values, of the same shape and so with the same rounding.
     """
-    rows = _unlike_rows(spec)
+    rows = unlike_rows(spec)
     mixed = q_function(np.stack(rows))
     for number, beside in enumerate(mixed):
         alone = q_function(np.stack([rows[number]] * len(rows)))[number]
@@ -130,7 +130,7 @@ def is_batch_invariant(q_function: QFunction, spec: ObservationSpec) -> bool:
     return True
 
 
-def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
+def unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
     """Valid observations `(*shape)` as different as possible: noise, zeros, and both extremes."""
     generator = np.random.default_rng(0)
     noise: npt.NDArray[Any]
