@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
+from slimq.networks.layers import ConvLayer, DenseLayer
 from slimq.networks.qnetwork import QNetwork, count_parameters
-from slimq.networks.specification import ConvLayer, ConvSpec, DenseLayer, QNetworkSpec
+from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 from slimq_compression.network.factorization import Cut, cut_convolution, cut_dense, singular_values
 from slimq_compression.network.units import UnitLayer, unit_layers
@@ -201,7 +202,7 @@ def _cut_network(network: QNetwork, layers: list[UnitLayer], ranks: Ranks) -> QN
 
 def _cut_spec(spec: QNetworkSpec, ranks: Ranks) -> QNetworkSpec:
     body = spec.body
-    values: dict[str, object] = {"kind": body.kind}
+    values: dict[str, object] = {"kind": body.kind, "activation": body.activation}
     hidden: list[int | DenseLayer] = []
     for index, dense in enumerate(body.hidden, start=1):
         if f"dense{index}" in ranks:
@@ -216,6 +217,7 @@ def _cut_spec(spec: QNetworkSpec, ranks: Ranks) -> QNetworkSpec:
                 channels = layer.channels
         values |= {
             "window": body.window,
+            "channels": body.channels,
             "background": body.background,
             "convolutions": convolutions,
         }

@@ -196,6 +196,18 @@ def require_environment(manifest: PolicyManifest, purpose: str) -> EnvironmentSp
     return manifest.environment
 
 
+def random_mean(manifest: PolicyManifest) -> float:
+    """The mean return of random play, the zero point of return ratios.
+
+    Raises:
+        InvalidInputError: the policy has no environment.
+    """
+    require_environment(manifest, "returns")
+    if manifest.random_policy is None:
+        raise InvalidInputError("random_policy", "the return of random play", "null")
+    return manifest.random_policy.mean
+
+
 class StepFidelity(Manifest):
     """A policy's fidelity to the full one on the calibration set."""
 
