@@ -170,6 +170,11 @@ class PolicyManifest(Versioned):
         """The file of the full policy that compression starts from: checkpoint or graph."""
         return self.checkpoint or self.graph
 
+    @property
+    def proven_in_play(self) -> bool:
+        """Whether there is an environment to play in; else there are agreement and regret only."""
+        return self.environment is not None
+
 
 def require_environment(manifest: PolicyManifest, purpose: str) -> EnvironmentSpec:
     """The environment of a policy, for whoever has to play.

@@ -87,7 +87,7 @@ def _check_model(
 ) -> None:
     policy = OnnxPolicy(model, manifest.observation, len(manifest.actions), place)
     if states is None:
-        states = np.zeros((1, *manifest.observation.shape), manifest.observation.dtype)
+        states = manifest.observation.zeros()
     for start in range(0, len(states), BATCH):
         try:
             q_values = policy(states[start : start + BATCH])
