@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial
 
 from slimq.core.errors import CheckFailedError
 from slimq.core.repository import Repository
+from slimq.core.threads import limit_threads
 from slimq_compression.accept import AcceptGate
 from slimq_compression.context import Progress, ignore, silent
 from slimq_compression.pipeline import Source, load_source
@@ -248,6 +249,7 @@ def _work_in_processes(
 def _work(settings: SearchSettings, tickets: Any) -> None:
     """Entry point of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    limit_threads(settings.threads)
     Worker(settings).run(lambda: tickets.acquire(block=False), lambda: None)
 
 

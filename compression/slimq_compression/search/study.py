@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from slimq.core.errors import ConfigError, InvalidInputError
 from slimq.core.locks import hold_lock, make_lock
 from slimq.core.manifest import SLUG
+from slimq.core.threads import MAX_THREADS
 from slimq_compression.context import step_seed
 
 JOURNAL, LOCK = "journal.jsonl", "search.lock"
@@ -45,7 +46,8 @@ class SearchSettings:
         margin: non-inferiority margin, as in a recipe's gate.
         trials: total trials of the study, including those of earlier runs.
         minutes: time limit of this run; a trial that has started is finished.
-        workers: number of processes, with one thread each.
+        workers: number of processes.
+        threads: threads of each of them.
         seed: seed of the sampler and of the recipes.
         effort: share of the full training for each trial.
         screening_episodes: episodes for every trial that is not pruned before.
@@ -62,6 +64,7 @@ class SearchSettings:
     trials: int = 100
     minutes: float = 60.0
     workers: int = 1
+    threads: int = 1
     seed: int = 0
     effort: float = 0.15
     screening_episodes: int = 10
@@ -73,6 +76,7 @@ class SearchSettings:
         ranges: list[tuple[str, float, float]] = [
             ("trials", 1, 100_000),
             ("workers", 1, 1_024),
+            ("threads", 1, MAX_THREADS),
             ("seed", 0, 2**31 - 1),
             ("screening_episodes", 2, 10_000),
             ("gate_episodes", 2, 10_000),
