@@ -7,15 +7,9 @@ import torch
 from slimq.core.onnx_policy import make_session
 from slimq.networks.architectures import ARCHITECTURES, BLOCK, Architecture, scaled
 from slimq.networks.export import export_onnx
+from slimq.networks.layers import ConvLayer, ResidualLayer, ShuffleLayer
 from slimq.networks.qnetwork import QNetwork, count_macs, count_parameters
-from slimq.networks.specification import (
-    NATURE,
-    ConvLayer,
-    ConvSpec,
-    QNetworkSpec,
-    ResidualLayer,
-    ShuffleLayer,
-)
+from slimq.networks.specification import NATURE, ConvSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 
 every_architecture = pytest.mark.parametrize("name", list(ARCHITECTURES))

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from slimq.networks.export import OPSET, RANGES, export_onnx
+from slimq.networks.layers import ConvLayer
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import NATURE, ConvLayer, ConvSpec, MLPSpec, QNetworkSpec
+from slimq.networks.specification import NATURE, ConvSpec, MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 
 MLP = QNetworkSpec(

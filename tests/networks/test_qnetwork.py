@@ -45,7 +45,6 @@ def test_mixed_precision_stays_close_and_returns_float32() -> None:
     ("body", "shape", "problem"),
     [
         (NATURE, (4,), "conv network takes"),
-        (MLPSpec(hidden=(4,)), (4, 84, 84), "mlp network takes a vector"),
         (NATURE, (4, 15, 84), r"convolutions\[1\].kernel: expected at most 2"),
         (NATURE, (4, 20, 84), r"convolutions\[2\].kernel: expected at most 1"),
     ],

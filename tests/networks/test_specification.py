@@ -6,8 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from slimq.networks.layers import DenseLayer, shape_after
 from slimq.networks.qnetwork import QNetwork, count_macs
-from slimq.networks.specification import ConvSpec, DenseLayer, MLPSpec, QNetworkSpec, shape_after
+from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
 
 FRAMES = (4, 20, 16)
 RESIDUAL = {

@@ -16,8 +16,9 @@ from slimq.core.publish import Publisher, content_entry
 from slimq.core.repository import Repository
 from slimq.environments.collection import Transitions, collect_calibration
 from slimq.networks.checkpoint import save_network
+from slimq.networks.layers import ConvLayer
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import NATURE, ConvLayer, ConvSpec, MLPSpec, QNetworkSpec
+from slimq.networks.specification import NATURE, ConvSpec, MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from slimq.core.errors import InvalidInputError
+from slimq.networks.layers import ConvLayer, ResidualLayer
 from slimq.networks.qnetwork import QNetwork, WeightedLayer, named_layers
-from slimq.networks.specification import ConvLayer, ConvSpec, ResidualLayer
+from slimq.networks.specification import ConvSpec
 
 
 @dataclass(frozen=True)

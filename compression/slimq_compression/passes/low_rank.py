@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
+from slimq.networks.layers import ConvLayer, DenseLayer
 from slimq.networks.qnetwork import QNetwork, count_parameters
-from slimq.networks.specification import ConvLayer, ConvSpec, DenseLayer, QNetworkSpec
+from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 from slimq_compression.network.factorization import Cut, cut_convolution, cut_dense, singular_values
 from slimq_compression.network.units import UnitLayer, unit_layers

@@ -25,8 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
+from slimq.networks.layers import DenseLayer
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import ConvSpec, DenseLayer, MLPSpec, QNetworkSpec
+from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 from slimq_compression.network.importance import Importance, unit_scores
 from slimq_compression.network.units import UnitLayer, unit_layers

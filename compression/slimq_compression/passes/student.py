@@ -25,8 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.architectures import ARCHITECTURES, Architecture
+from slimq.networks.layers import Hidden, Layer, Window
 from slimq.networks.qnetwork import QNetwork, named_layers
-from slimq.networks.specification import ConvSpec, Hidden, Layer, MLPSpec, QNetworkSpec, Window
+from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
 from slimq_compression.context import PassContext, evenly
 from slimq_compression.network.gradients import recording
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from slimq.core.errors import ObservationError
 
 Observations = npt.NDArray[np.uint8] | npt.NDArray[np.int32] | npt.NDArray[np.float32]
+IntegerRanges = tuple[npt.NDArray[np.intp], npt.NDArray[Any], npt.NDArray[Any]]
 Dtype = Literal["uint8", "int32", "float32"]
 INTEGER_RANGES = {"uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}
 MAX_CATEGORIES = 65_536
@@ -239,7 +240,9 @@ class ObservationSpec(BaseModel):
         return checked
 
     @cached_property
-    def integer_ranges(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any], npt.NDArray[Any]] | None:
+    def integer_ranges(
+        self,
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any], npt.NDArray[Any]] | None:
         """Indices of the elements that are integers, with the smallest and the largest value."""
         found: list[tuple[int, float, float]] = []
         position = 0

@@ -23,15 +23,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
-from slimq.networks.specification import (
-    NATURE,
-    ConvLayer,
-    ConvSpec,
-    InnerLayer,
-    Layer,
-    ResidualLayer,
-    ShuffleLayer,
-)
+from slimq.networks.layers import ConvLayer, InnerLayer, Layer, ResidualLayer, ShuffleLayer
+from slimq.networks.specification import NATURE, ConvSpec
 
 Architecture = Literal["nature", "mobilenet", "shufflenet"]
 

@@ -10,8 +10,9 @@ Learned activation ranges are included as metadata, for the quantization pass.
 
 from __future__ import annotations
 
+import collections
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,27 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from slimq.core.errors import InvalidInputError
+from slimq.networks.heads import Head
+from slimq.networks.inputs import Branches, Crop, Flatten, Normalize, Part
 from slimq.networks.qnetwork import ChannelShuffle, QNetwork, Residual, named_layers
-from slimq.networks.specification import ConvSpec, QNetworkSpec
+from slimq.networks.specification import ConvSpec
 
 OPSET = 21
 """Default: the first opset whose QuantizeLinear and DequantizeLinear support 4-bit integers."""
 
 INPUT, OUTPUT = "observation", "q_values"
 PRODUCER = "slimq"
+GELU_OPSET = 20
+"""The first opset that has Gelu."""
+_ACTIVATIONS: dict[type[nn.Module], tuple[str, str, dict[str, float]]] = {
+    nn.ReLU: ("relu", "Relu", {}),
+    nn.LeakyReLU: ("leaky_relu", "LeakyRelu", {"alpha": 0.01}),
+    nn.ELU: ("elu", "Elu", {"alpha": 1.0}),
+    nn.SiLU: ("silu", "Sigmoid", {}),
+    nn.GELU: ("gelu", "Gelu", {}),
+    nn.Tanh: ("tanh", "Tanh", {}),
+}
 RANGES = "slimq.ranges"
 """Metadata key of the learned activation ranges: a JSON object of `[low, high]` by tensor name."""
 
@@ -34,24 +48,19 @@ RANGES = "slimq.ranges"
 def export_onnx(network: QNetwork, opset: int = OPSET) -> bytes:
     """Exports a network to ONNX: `observation (batch, *shape)` to `q_values (batch, actions)`.
 
-    Layers are named `conv1`, `conv2`, …, `dense1`, … and `head`. The parameters of `conv1` are
-    `conv1.weight` and `conv1.bias`, its pre-activation is `conv1`, its activation `conv1.relu`, and
-    a batch normalization between them `conv1.norm`.
+    Layers have the names of `named_layers`: `conv1`, `conv2`, …, `dense1`, … and `head`. The
+    parameters of `conv1` are `conv1.weight` and `conv1.bias`, its pre-activation is `conv1`, its
+    activation `conv1.relu`, and a normalization between them `conv1.norm`.
 
     Args:
         network: on any device; exported as in evaluation mode, and not modified.
         opset: opset of the default domain.
     """
     spec = network.spec
-    graph = _Graph(network)
-    current = graph.window(spec)
-    if spec.observation_dtype == "uint8":
-        current = graph.add("Cast", [current], "frames", to=TensorProto.FLOAT)
-        scale = graph.constant("scale", np.array(1.0 / 255.0, np.float32))
-        current = graph.add("Mul", [current, scale], "scaled")
+    graph = _Graph(network, opset)
+    current = graph.inputs(network)
     current = graph.chain(network.features, current)
-    graph.add("Gemm", [current, *graph.parameters(network.head, "head")], OUTPUT, transB=1)
-    graph.nodes[-1].name = "head"
+    graph.head(network.head, current)
 
     element = helper.np_dtype_to_tensor_dtype(np.dtype(spec.observation_dtype))
     shape_in: list[str | int | None] = ["batch", *spec.observation_shape]
@@ -78,15 +87,15 @@ def export_onnx(network: QNetwork, opset: int = OPSET) -> bytes:
 class _Graph:
     """Collects nodes and weights, module by module."""
 
-    def __init__(self, network: QNetwork) -> None:
-        self.flat_width = network.spec.flat_width
-        self.channels = network.spec.seen_shape[0] if isinstance(network.spec.body, ConvSpec) else 0
+    def __init__(self, network: QNetwork, opset: int) -> None:
+        self.opset = opset
         self.background = network.background
         self.names = {id(module): name for name, module in named_layers(network).items()}
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.layer = ""
-        self.blocks = self.shuffles = 0
+        self.part_shape: tuple[int, ...] = ()
+        self.counts: collections.Counter[str] = collections.Counter()
 
     def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
@@ -102,16 +111,113 @@ class _Graph:
             for kind, tensor in module.named_parameters()
         ]
 
-    def window(self, spec: QNetworkSpec) -> str:
-        """Crops the observation to the network's window, before the cast from bytes."""
-        if not isinstance(spec.body, ConvSpec) or spec.body.window is None:
-            return INPUT
-        channels, height, width = spec.observation_shape
-        spans = spec.body.window.spans((channels, height, width))
-        starts, stops = zip(*spans, strict=True)
-        bounds = {"starts": starts, "stops": stops, "axes": (1, 2, 3)}
-        inputs = [self.constant(f"window.{k}", np.array(v, np.int64)) for k, v in bounds.items()]
-        return self.add("Slice", [INPUT, *inputs], "window")
+    def numbered(self, kind: str) -> str:
+        """`kind`, and from the second time on `kind2` and so on."""
+        self.counts[kind] += 1
+        return kind if self.counts[kind] == 1 else f"{kind}{self.counts[kind]}"
+
+    def inputs(self, network: QNetwork) -> str:
+        """From the observation to the float inputs of the features."""
+        spec, current = network.spec, INPUT
+        if isinstance(spec.body, ConvSpec):
+            current = self.crop(Crop(spec.body), current, spec.observation_shape)
+        if spec.observation_parts is not None:
+            if spec.observation_dtype != "float32":
+                current = self.add("Cast", [current], "numbers", to=TensorProto.FLOAT)
+            return current
+        if spec.observation_dtype != "float32":
+            current = self.add("Cast", [current], "frames", to=TensorProto.FLOAT)
+            if spec.divisor != 1.0:
+                scale = self.constant("scale", np.array(1.0 / spec.divisor, np.float32))
+                current = self.add("Mul", [current, scale], "scaled")
+        if network.normalize is not None:
+            current = self.normalized(network.normalize, current)
+        return current
+
+    def normalized(self, module: Normalize, current: str) -> str:
+        mean = self.constant("normalize.mean", _array(module.mean))
+        scale = self.constant("normalize.scale", _array(module.scale))
+        current = self.add("Sub", [current, mean], "centred")
+        current = self.add("Mul", [current, scale], "normalized")
+        if module.clip is None:
+            return current
+        bounds = [
+            self.constant(f"normalize.{name}", np.array(value, np.float32))
+            for name, value in (("low", -module.clip), ("high", module.clip))
+        ]
+        return self.add("Clip", [current, *bounds], "clipped")
+
+    def crop(self, module: Crop, current: str, shape: tuple[int, ...]) -> str:
+        """Puts channels first and crops to the window, before the cast from bytes."""
+        if module.body.channels == "last":
+            name = self.numbered("channels_first")
+            current = self.add("Transpose", [current], name, perm=[0, 3, 1, 2])
+            shape = (shape[2], *shape[:2])
+        if module.body.window is None:
+            return current
+        channels, height, width = shape
+        starts, stops = zip(*module.body.window.spans((channels, height, width)), strict=True)
+        return self.slice(current, self.numbered("window"), starts, stops)
+
+    def slice(self, current: str, name: str, starts: Sequence[int], stops: Sequence[int]) -> str:
+        """Takes a range of every axis after the batch."""
+        axes = range(1, len(starts) + 1)
+        bounds = {"starts": starts, "stops": stops, "axes": axes}
+        inputs = [self.constant(f"{name}.{k}", np.array(v, np.int64)) for k, v in bounds.items()]
+        return self.add("Slice", [current, *inputs], name)
+
+    def part(self, module: Part, current: str) -> str:
+        """One part of a flat observation."""
+        name = self.numbered("part")
+        if module.part.categories is not None:
+            columns = self.constant(f"{name}.columns", module.columns.cpu().numpy())
+            values = self.constant(f"{name}.values", _array(module.values))
+            current = self.add("Gather", [current, columns], f"{name}.elements", axis=1)
+            current = self.add("Equal", [current, values], f"{name}.equal")
+            return self.add("Cast", [current], name, to=TensorProto.FLOAT)
+        current = self.slice(current, name, [module.start], [module.start + module.part.size])
+        if module.divisor != 1.0:
+            scale = self.constant(f"{name}.scale", np.array(1.0 / module.divisor, np.float32))
+            current = self.add("Mul", [current, scale], f"{name}.scaled")
+        if module.shaped:
+            shape = self.constant(f"{name}.shape", np.array([-1, *module.part.shape], np.int64))
+            current = self.add("Reshape", [current, shape], f"{name}.shaped")
+        self.part_shape = module.part.shape
+        return current
+
+    def head(self, module: nn.Linear | Head, current: str) -> None:
+        """The layers from the last hidden activation to the Q-values."""
+        if isinstance(module, nn.Linear):
+            self.add("Gemm", [current, *self.parameters(module, "head")], OUTPUT, transB=1)
+            self.nodes[-1].name = "head"
+            return
+        value = None if module.value is None else self.chain(module.value, current)
+        values = self.chain(module.advantage, current)
+        atoms = len(module.support)
+        if atoms:
+            shape = np.array([-1, module.actions, atoms], np.int64)
+            values = self.add("Reshape", [values, self.constant("atoms.shape", shape)], "atoms")
+            if value is not None:
+                shape = np.array([-1, 1, atoms], np.int64)
+                given = [value, self.constant("value.shape", shape)]
+                value = self.add("Reshape", given, "value.atoms")
+        if value is not None:
+            mean = self.mean_of(values)
+            values = self.add("Sub", [values, mean], "relative")
+            values = self.add("Add", [value, values], "dueling" if atoms else OUTPUT)
+        if atoms:
+            values = self.add("Softmax", [values], "probabilities", axis=2)
+            support = self.constant("support", _array(module.support))
+            values = self.add("Mul", [values, support], "weighted")
+            axes = self.constant("sum.axes", np.array([2], np.int64))
+            self.add("ReduceSum", [values, axes], OUTPUT, keepdims=0)
+
+    def mean_of(self, values: str) -> str:
+        """The mean over actions; its axes became an input with opset 18."""
+        if self.opset < 18:
+            return self.add("ReduceMean", [values], "mean", axes=[1], keepdims=1)
+        axes = self.constant("mean.axes", np.array([1], np.int64))
+        return self.add("ReduceMean", [values, axes], "mean", keepdims=1)
 
     def chain(self, modules: Iterable[nn.Module], current: str) -> str:
         """Adds modules in sequence; returns the name of the last output."""
@@ -129,18 +235,46 @@ class _Graph:
                 return self.add("Gemm", inputs, self.layer, transB=1)
             case nn.BatchNorm2d():
                 return self.normalization(module, current)
-            case nn.ReLU():
-                return self.add("Relu", [current], f"{self.layer}.relu")
-            case nn.Flatten():
-                shape = self.constant("flat.shape", np.array([-1, self.flat_width], np.int64))
-                return self.add("Reshape", [current, shape], "flat")
+            case nn.LayerNorm():
+                name = f"{self.layer}.norm"
+                inputs = [current, *self.parameters(module, name)]
+                axis, epsilon = -len(module.normalized_shape), module.eps
+                return self.add("LayerNormalization", inputs, name, axis=axis, epsilon=epsilon)
+            case Flatten():
+                name = self.numbered("flat")
+                shape = self.constant(f"{name}.shape", np.array([-1, module.width], np.int64))
+                return self.add("Reshape", [current, shape], name)
             case ChannelShuffle():
                 return self.shuffle(module, current)
             case Residual():
-                self.blocks += 1
-                name = f"residual{self.blocks}"
+                self.counts["residual"] += 1
+                name = f"residual{self.counts['residual']}"
                 return self.add("Add", [current, self.chain(module.body, current)], name)
+            case Branches():
+                outputs = [self.chain(branch.children(), current) for branch in module.branches]
+                return (
+                    outputs[0]
+                    if len(outputs) == 1
+                    else self.add("Concat", outputs, "parts", axis=1)
+                )
+            case Part():
+                return self.part(module, current)
+            case Crop():
+                return self.crop(module, current, self.part_shape)
+            case _ if type(module) in _ACTIVATIONS:
+                return self.activation(module, current)
         raise TypeError(f"the exporter does not support {type(module).__name__}")
+
+    def activation(self, module: nn.Module, current: str) -> str:
+        kind, operator, attributes = _ACTIVATIONS[type(module)]
+        name = f"{self.layer}.{kind}"
+        if operator == "Sigmoid":
+            gate = self.add("Sigmoid", [current], f"{self.layer}.sigmoid")
+            return self.add("Mul", [current, gate], name)
+        if operator == "Gelu" and self.opset < GELU_OPSET:
+            expected = f"at least {GELU_OPSET} for a network with gelu"
+            raise InvalidInputError("export.opset", expected, str(self.opset))
+        return self.add(operator, [current], name, **attributes)
 
     def convolution(self, module: nn.Conv2d, current: str) -> str:
         self.layer = self.names[id(module)]
@@ -176,22 +310,12 @@ class _Graph:
 
     def shuffle(self, module: ChannelShuffle, current: str) -> str:
         """Adds a Gather over the channels, which copies whole planes."""
-        before = (
-            len(_array_of(self.weights, node.input[1]))
-            for node in reversed(self.nodes)
-            if node.op_type == "Conv"
-        )
-        channels = next(before, self.channels)
-        self.shuffles += 1
-        name = f"shuffle{self.shuffles}"
-        order = np.arange(channels, dtype=np.int64).reshape(module.groups, -1).T.flatten()
+        self.counts["shuffle"] += 1
+        name = f"shuffle{self.counts['shuffle']}"
+        order = np.arange(module.channels, dtype=np.int64).reshape(module.groups, -1).T.flatten()
         return self.add("Gather", [current, self.constant(f"{name}.order", order)], name, axis=1)
 
 
 def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
     values: np.ndarray[Any, Any] = tensor.detach().float().cpu().numpy()
     return values
-
-
-def _array_of(weights: list[onnx.TensorProto], name: str) -> np.ndarray[Any, Any]:
-    return numpy_helper.to_array(next(tensor for tensor in weights if tensor.name == name))

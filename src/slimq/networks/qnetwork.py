@@ -1,34 +1,49 @@
 """The Q-network: observations in, one Q-value per action out.
 
 Integer frames are scaled by 1/255 inside the network, so that callers pass the environment's bytes
-unchanged (Mnih et al. 2015, Methods: the networks of Extended Data Table 1).
+unchanged (Mnih et al. 2015, Methods: the networks of Extended Data Table 1). The same holds for
+normalization, for images with the channels last, and for categories, which are one-hot encoded.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
 
+from slimq.core.observation import ObservationPart
 from slimq.networks.grids import Grid
-from slimq.networks.specification import (
+from slimq.networks.heads import ACTIVATIONS, Head, dense_modules
+from slimq.networks.inputs import Branches, Crop, Flatten, Normalize, Part, starts_of
+from slimq.networks.layers import (
     ConvLayer,
-    ConvSpec,
-    QNetworkSpec,
     ResidualLayer,
     Shape,
     ShuffleLayer,
+    dense_layers,
     shape_after,
+)
+from slimq.networks.specification import (
+    Activation,
+    ConvSpec,
+    Encoder,
+    HeadSpec,
+    MLPSpec,
+    MultiInputSpec,
+    QNetworkSpec,
+    conv_width,
+    seen_shape,
 )
 
 
 class ChannelShuffle(nn.Module):
     """Permutes channels across groups, so that grouped convolutions mix (Zhang et al. 2018)."""
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.groups = groups
+        self.channels, self.groups = channels, groups
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns `(batch, channels, height, width)` with the channels permuted."""
@@ -56,10 +71,12 @@ WeightedLayer = nn.Conv2d | nn.Linear
 class QNetwork(nn.Module):
     """The network Q(s, ·; θ).
 
-    `features` is everything up to the last hidden activation, `head` the last dense layer.
+    `features` is everything between the float inputs and the last hidden activation, `head` the
+    rest: a dense layer, or a `Head`.
 
     Attributes:
         spec: the network's specification.
+        normalize: the normalization of observations; None if there is none.
         grids: constraints on each layer's weights by layer name, applied in order.
         ranges: learned activation ranges by tensor name in the exported graph.
     """
@@ -67,37 +84,52 @@ class QNetwork(nn.Module):
     def __init__(self, spec: QNetworkSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.normalize = (
+            Normalize(spec.observation_shape, spec.normalization.clip)
+            if spec.normalization
+            else None
+        )
         self.features = nn.Sequential(*_features(spec))
         last = spec.dense_layers[-1].width if spec.dense_layers else spec.flat_width
-        self.head = nn.Linear(last, spec.actions)
+        self.head: nn.Linear | Head = (
+            nn.Linear(last, spec.actions)
+            if spec.head.is_linear
+            else Head(spec.head, last, spec.actions, spec.body.activation)
+        )
         self.grids: dict[str, tuple[Grid, ...]] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q-values `(batch, actions)` for observations `(batch, *shape)`."""
-        hidden = self.features(self.scale(self.crop(observation)))
+        hidden = self.features(self.prepare(observation))
         q_values: Tensor = self.head(hidden)
         return q_values
 
-    def crop(self, observation: Tensor) -> Tensor:
-        """Crops `(batch, *shape)` observations to the network's window."""
+    def prepare(self, observation: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
+        """The float inputs of `features` for observations `(batch, *shape)`.
+
+        Args:
+            observation: as the environment gives them.
+            precision: of the result; named parts stay float32, since no smaller type holds every
+                code.
+        """
+        if self.spec.observation_parts is not None:
+            return observation.float()
         body = self.spec.body
-        if not isinstance(body, ConvSpec) or body.window is None:
-            return observation
-        channels, height, width = observation.shape[1:]
-        frames, rows, columns = (slice(*s) for s in body.window.spans((channels, height, width)))
-        return observation[:, frames, rows, columns]
+        if isinstance(body, ConvSpec):
+            observation = Crop(body)(observation)
+        if self.spec.observation_dtype != "float32":
+            scaled = observation.to(precision) * (1.0 / self.spec.divisor)
+            return scaled - self.background if self.background else scaled
+        if self.normalize is not None:
+            observation = self.normalize(observation)
+        return observation.to(precision)
 
     @property
     def background(self) -> float:
         """The value subtracted from the scaled frames."""
-        return self.spec.body.background / 255.0 if isinstance(self.spec.body, ConvSpec) else 0.0
-
-    def scale(self, observation: Tensor) -> Tensor:
-        """Scales frames to [0, 1] and subtracts the background; floats stay unchanged."""
-        if self.spec.observation_dtype == "uint8":
-            return observation.float() * (1.0 / 255.0) - self.background
-        return observation
+        body = self.spec.body
+        return body.background / self.spec.divisor if isinstance(body, ConvSpec) else 0.0
 
 
 class MixedPrecision(nn.Module):
@@ -113,9 +145,7 @@ class MixedPrecision(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q-values `(batch, actions)`, float32, for observations `(batch, *shape)`."""
-        scaled = self.network.crop(observation).to(torch.bfloat16)
-        if self.network.spec.observation_dtype == "uint8":
-            scaled = scaled * (1.0 / 255.0) - self.network.background
+        scaled = self.network.prepare(observation, torch.bfloat16)
         if scaled.dim() == 4:
             scaled = scaled.contiguous(memory_format=torch.channels_last)
         with torch.autocast(observation.device.type, dtype=torch.bfloat16):
@@ -140,37 +170,75 @@ def count_parameters(network: nn.Module) -> int:
 def named_layers(network: QNetwork) -> dict[str, WeightedLayer]:
     """The layers with weights in order of computation: `conv1`, …, `dense1`, …, `head`.
 
-    The exported graph, recipes and `grids` use the same names.
+    A `Head` has `value1`, …, `value` and `advantage1`, …, `advantage`, or only the latter. The
+    exported graph, recipes and `grids` use the same names.
     """
     layers: dict[str, WeightedLayer] = {}
     for kind, name in ((nn.Conv2d, "conv"), (nn.Linear, "dense")):
         found = [m for m in network.features.modules() if isinstance(m, kind)]
         layers |= {f"{name}{index}": layer for index, layer in enumerate(found, start=1)}
-    return layers | {"head": network.head}
+    if isinstance(network.head, nn.Linear):
+        return layers | {"head": network.head}
+    for name, stream in (("value", network.head.value), ("advantage", network.head.advantage)):
+        dense = [m for m in stream or () if isinstance(m, nn.Linear)]
+        layers |= {f"{name}{index}": layer for index, layer in enumerate(dense[:-1], start=1)}
+        if dense:
+            layers[name] = dense[-1]
+    return layers
 
 
-def activation_names(network: QNetwork) -> dict[str, nn.ReLU]:
-    """The ReLUs in order of computation, by output tensor: `conv1.relu` and so on."""
+def activation_names(network: QNetwork) -> dict[str, nn.Module]:
+    """The activations in order of computation, by output tensor: `conv1.relu` and so on."""
     names = {id(layer): name for name, layer in named_layers(network).items()}
-    found: dict[str, nn.ReLU] = {}
+    kinds = {kind: name for name, kind in ACTIVATIONS.items()}
+    found: dict[str, nn.Module] = {}
     last = ""
-    for module in network.features.modules():
+    for module in itertools.chain(network.features.modules(), network.head.modules()):
         last = names.get(id(module), last)
-        if isinstance(module, nn.ReLU):
-            found[f"{last}.relu"] = module
+        if type(module) in kinds:
+            found[f"{last}.{kinds[type(module)]}"] = module
     return found
 
 
 def count_macs(spec: QNetworkSpec) -> int:
     """Multiply-accumulates of one observation's forward pass, without biases and activations."""
+    body = spec.body
     macs = 0
-    if isinstance(spec.body, ConvSpec):
-        channels, height, width = spec.seen_shape
-        for layer in spec.body.convolutions:
-            macs += _conv_macs(layer, (channels, height, width))
-            channels, height, width = shape_after(layer, (channels, height, width), "")
-    dense = [spec.flat_width, *(layer.width for layer in spec.dense_layers), spec.actions]
-    return macs + sum(a * b for a, b in itertools.pairwise(dense))
+    if isinstance(body, ConvSpec):
+        macs += _convolution_macs(body, spec.seen_shape)
+    for part in spec.observation_parts or ():
+        encoder = body.encoders.get(part.name) if isinstance(body, MultiInputSpec) else None
+        if isinstance(encoder, ConvSpec):
+            shape = seen_shape(encoder, part.shape)
+            macs += _convolution_macs(encoder, shape)
+            macs += _dense_macs([conv_width(encoder, shape), *_widths(encoder)])
+        elif encoder is not None:
+            macs += _dense_macs([part.encoded_size, *_widths(encoder)])
+    widths = [spec.flat_width, *(layer.width for layer in spec.dense_layers)]
+    return macs + _dense_macs(widths) + _head_macs(spec.head, widths[-1], spec.actions)
+
+
+def _widths(body: Encoder) -> list[int]:
+    return [layer.width for layer in dense_layers(body.hidden)]
+
+
+def _dense_macs(widths: list[int]) -> int:
+    return sum(a * b for a, b in itertools.pairwise(widths))
+
+
+def _head_macs(head: HeadSpec, width: int, actions: int) -> int:
+    atoms = head.atoms.count if head.atoms else 1
+    hidden = [layer.width for layer in dense_layers(head.hidden)]
+    outputs = [actions * atoms, atoms] if head.dueling else [actions * atoms]
+    return sum(_dense_macs([width, *hidden, count]) for count in outputs)
+
+
+def _convolution_macs(body: ConvSpec, shape: Shape) -> int:
+    macs = 0
+    for layer in body.convolutions:
+        macs += _conv_macs(layer, shape)
+        shape = shape_after(layer, shape, "")
+    return macs
 
 
 def _conv_macs(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape) -> int:
@@ -187,29 +255,59 @@ def _conv_macs(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape) ->
 
 
 def _features(spec: QNetworkSpec) -> list[nn.Module]:
+    body, parts = spec.body, spec.observation_parts
     layers: list[nn.Module] = []
-    if isinstance(spec.body, ConvSpec):
-        shape = spec.seen_shape
-        for layer in spec.body.convolutions:
-            layers += _convolution(layer, shape)
-            shape = shape_after(layer, shape, "")
-        layers.append(nn.Flatten())
-    width = spec.flat_width
-    for dense in spec.dense_layers:
-        layers.append(nn.Linear(width, dense.width))
-        if dense.activation:
-            layers.append(nn.ReLU())
-        width = dense.width
-    return layers
+    if isinstance(body, ConvSpec):
+        layers += _convolutions(body, spec.seen_shape)
+    elif parts is not None:
+        layers.append(Branches(_branches(spec)))
+    elif len(spec.observation_shape) > 1:
+        layers.append(Flatten(spec.flat_width))
+    return layers + dense_modules(body.hidden, spec.flat_width, body.activation)
 
 
-def _convolution(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape) -> list[nn.Module]:
+def _branches(spec: QNetworkSpec) -> list[nn.Sequential]:
+    """For each part its encoding, then its encoder if it has one."""
+    parts = spec.observation_parts or ()
+    encoders = spec.body.encoders if isinstance(spec.body, MultiInputSpec) else {}
+    made = []
+    for part, start in zip(parts, starts_of(parts), strict=True):
+        encoder = encoders.get(part.name)
+        shaped = isinstance(encoder, ConvSpec)
+        divisor = spec.divisors.get(part.name, 1.0)
+        layers: list[nn.Module] = [Part(part, start, divisor, shaped=shaped)]
+        if encoder is not None:
+            layers += _encoder(encoder, part)
+        made.append(nn.Sequential(*layers))
+    return made
+
+
+def _encoder(body: Encoder, part: ObservationPart) -> list[nn.Module]:
+    if isinstance(body, MLPSpec):
+        return dense_modules(body.hidden, part.encoded_size, body.activation)
+    made: list[nn.Module] = [crop] if (crop := Crop(body)).changes else []
+    shape = seen_shape(body, part.shape)
+    made += _convolutions(body, shape)
+    return made + dense_modules(body.hidden, conv_width(body, shape), body.activation)
+
+
+def _convolutions(body: ConvSpec, shape: Shape) -> list[nn.Module]:
+    made: list[nn.Module] = []
+    for layer in body.convolutions:
+        made += _convolution(layer, shape, body.activation)
+        shape = shape_after(layer, shape, "")
+    return [*made, Flatten(math.prod(shape))]
+
+
+def _convolution(
+    layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape, activation: Activation
+) -> list[nn.Module]:
     if isinstance(layer, ShuffleLayer):
-        return [ChannelShuffle(layer.groups)]
+        return [ChannelShuffle(shape[0], layer.groups)]
     if isinstance(layer, ResidualLayer):
         body: list[nn.Module] = []
         for part in layer.layers:
-            body += _convolution(part, shape)
+            body += _convolution(part, shape, activation)
             shape = shape_after(part, shape, "")
         return [Residual(nn.Sequential(*body))]
     made: list[nn.Module] = [
@@ -224,6 +322,8 @@ def _convolution(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape) 
     ]
     if layer.batch_norm:
         made.append(nn.BatchNorm2d(layer.channels))
+    if layer.layer_norm:
+        made.append(nn.LayerNorm(shape_after(layer, shape, "")))
     if layer.activation:
-        made.append(nn.ReLU())
+        made.append(ACTIVATIONS[activation]())
     return made

@@ -9,132 +9,24 @@ Observations with named parts go through one encoder each, or unchanged, into co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slimq.core.observation import Dtype, ObservationPart
+from slimq.networks.layers import (
+    ConvLayer,
+    DenseLayer,
+    Hidden,
+    Layer,
+    Shape,
+    Window,
+    dense_layers,
+    shape_after,
+)
 
-Width = Annotated[int, Field(ge=1, le=65_536)]
-Shape = tuple[int, int, int]
-"""Channels, height, width."""
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu", "tanh"]
 """With the constants of torch: a slope of 0.01 for LeakyReLU, α = 1 for ELU, the exact GELU."""
-
-
-class ConvLayer(BaseModel):
-    """A convolution with optional normalization and activation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["conv"] = "conv"
-    channels: Width
-    kernel: int = Field(ge=1, le=32)
-    stride: int = Field(default=1, ge=1, le=32)
-    padding: int = Field(default=0, ge=0, le=32, description="zeros on each side")
-    groups: Width = Field(default=1, description="equal to the input channels: depthwise")
-    batch_norm: bool = Field(default=False, description="batch normalization follows")
-    layer_norm: bool = Field(
-        default=False,
-        description="layer normalization of channels, rows and columns follows (Ba et al. 2016)",
-    )
-    activation: bool = Field(default=True, description="the body's activation follows")
-
-    @model_validator(mode="after")
-    def _check(self) -> ConvLayer:
-        if self.batch_norm and self.layer_norm:
-            raise ValueError("give batch_norm or layer_norm, not both")
-        return self
-
-
-class ShuffleLayer(BaseModel):
-    """Permutes channels across `groups` groups (Zhang et al. 2018)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["shuffle"] = "shuffle"
-    groups: Width
-
-
-def _kind_of(value: Any) -> str:
-    """The discriminator tag of a layer; a table without `kind` is a convolution."""
-    kind = value.get("kind", "conv") if isinstance(value, dict) else getattr(value, "kind", "conv")
-    return kind if kind in ("conv", "shuffle", "residual") else "conv"
-
-
-InnerLayer = Annotated[
-    Annotated[ConvLayer, Tag("conv")] | Annotated[ShuffleLayer, Tag("shuffle")],
-    Discriminator(_kind_of),
-]
-
-
-class ResidualLayer(BaseModel):
-    """Adds its input to the output of its layers, which must preserve the shape."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["residual"] = "residual"
-    layers: tuple[InnerLayer, ...] = Field(min_length=1, max_length=8)
-
-
-Layer = Annotated[
-    Annotated[ConvLayer, Tag("conv")]
-    | Annotated[ShuffleLayer, Tag("shuffle")]
-    | Annotated[ResidualLayer, Tag("residual")],
-    Discriminator(_kind_of),
-]
-
-
-class DenseLayer(BaseModel):
-    """A dense layer with options; without activation, the bottleneck of a factorized layer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: Width
-    layer_norm: bool = Field(
-        default=False, description="layer normalization follows (Ba et al. 2016)"
-    )
-    activation: bool = Field(default=True, description="the body's activation follows")
-
-
-Hidden = Annotated[
-    tuple[Width | DenseLayer, ...],
-    Field(max_length=16, description="widths of the dense layers"),
-]
-
-
-Span = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
-
-
-class Window(BaseModel):
-    """The part of a frame stack that a network sees; each span is half-open.
-
-    Irrelevant input still costs time: the score above the field or, for a network that needs
-    velocity but not acceleration, the older frames.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    channels: Span | None = Field(default=None, description="frames of the stack; null for all")
-    rows: Span | None = Field(default=None, description="rows of each frame; null for all")
-    columns: Span | None = Field(default=None, description="columns of each frame; null for all")
-
-    def spans(self, shape: Shape) -> tuple[Span, Span, Span]:
-        """The spans within observations of `shape`.
-
-        Raises:
-            ValueError: a span is empty or exceeds the shape; names the field.
-        """
-        found: list[Span] = []
-        for name, size in zip(("channels", "rows", "columns"), shape, strict=True):
-            span: Span | None = getattr(self, name)
-            start, stop = span or (0, size)
-            if not start < stop <= size:
-                expected = f"expected start < stop <= {size}"
-                raise ValueError(f"window.{name}: {expected}, received {start}, {stop}")
-            found.append((start, stop))
-        return found[0], found[1], found[2]
 
 
 class ConvSpec(BaseModel):
@@ -299,7 +191,8 @@ class QNetworkSpec(BaseModel):
 
     def part_width(self, part: ObservationPart) -> int:
         """Number of values that a part contributes to the common dense layers."""
-        encoder = self.body.encoders.get(part.name) if self.body.kind == "multi" else None
+        body = self.body
+        encoder = body.encoders.get(part.name) if isinstance(body, MultiInputSpec) else None
         if encoder is None:
             return part.encoded_size
         if encoder.hidden:
@@ -320,7 +213,7 @@ class QNetworkSpec(BaseModel):
         if isinstance(self.body, ConvSpec):
             if parts is not None:
                 raise ValueError(
-                    "a conv network takes one array; for named parts, give kind = \"multi\" and "
+                    'a conv network takes one array; for named parts, give kind = "multi" and '
                     "an encoder for the image"
                 )
             check_convolutions(self.body, shape)
@@ -341,13 +234,8 @@ class QNetworkSpec(BaseModel):
                     raise ValueError(f"encoders.{name}: {error}") from error
                 if parts[name].categories is not None:
                     raise ValueError(f"encoders.{name}: categories have no rows and columns")
-
-
-def dense_layers(hidden: Sequence[int | DenseLayer]) -> tuple[DenseLayer, ...]:
-    """Dense layers, all as `DenseLayer`."""
-    return tuple(
-        layer if isinstance(layer, DenseLayer) else DenseLayer(width=layer) for layer in hidden
-    )
+                if encoder.background:
+                    raise ValueError(f"encoders.{name}.background: expected 0 with several inputs")
 
 
 def seen_shape(body: ConvSpec, shape: tuple[int, ...]) -> Shape:
@@ -381,43 +269,6 @@ def check_convolutions(body: ConvSpec, shape: tuple[int, ...]) -> None:
     current = seen_shape(body, shape)
     for index, layer in enumerate(body.convolutions):
         current = shape_after(layer, current, f"convolutions[{index}]")
-
-
-def shape_after(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape, place: str) -> Shape:
-    """Computes a layer's output shape `(channels, height, width)`.
-
-    Args:
-        layer: the layer.
-        shape: its input shape.
-        place: the layer's place in errors.
-
-    Raises:
-        ValueError: the layer does not fit the shape; names the field.
-    """
-    channels, height, width = shape
-    if isinstance(layer, ResidualLayer):
-        inner = shape
-        for index, part in enumerate(layer.layers):
-            inner = shape_after(part, inner, f"{place}.layers[{index}]")
-        if inner != shape:
-            problem = f"must preserve the shape {shape}, but change it to {inner}"
-            raise ValueError(f"{place}.layers: {problem}")
-        return shape
-    if channels % layer.groups:
-        raise ValueError(f"{place}.groups: must divide the {channels} input channels")
-    if isinstance(layer, ShuffleLayer):
-        return shape
-    if layer.channels % layer.groups:
-        raise ValueError(f"{place}.groups: must divide the {layer.channels} output channels")
-    height, width = height + 2 * layer.padding, width + 2 * layer.padding
-    if layer.kernel > min(height, width):
-        expected = f"expected at most {min(height, width)}, the padded input size"
-        raise ValueError(f"{place}.kernel: {expected}, received {layer.kernel}")
-    return (
-        layer.channels,
-        (height - layer.kernel) // layer.stride + 1,
-        (width - layer.kernel) // layer.stride + 1,
-    )
 
 
 NATURE = ConvSpec(

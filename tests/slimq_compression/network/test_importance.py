@@ -8,15 +8,9 @@ from torch import Tensor
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.checkpoint import save_network
+from slimq.networks.layers import ConvLayer, ResidualLayer, ShuffleLayer
 from slimq.networks.qnetwork import QNetwork, named_layers
-from slimq.networks.specification import (
-    ConvLayer,
-    ConvSpec,
-    MLPSpec,
-    QNetworkSpec,
-    ResidualLayer,
-    ShuffleLayer,
-)
+from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
 from slimq_compression.network.importance import (
     Importance,
     WeightImportance,

@@ -4,16 +4,9 @@ import pytest
 from torch import nn
 
 from slimq.core.errors import InvalidInputError
+from slimq.networks.layers import ConvLayer, DenseLayer, Layer, ResidualLayer, ShuffleLayer
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import (
-    ConvLayer,
-    ConvSpec,
-    DenseLayer,
-    Layer,
-    QNetworkSpec,
-    ResidualLayer,
-    ShuffleLayer,
-)
+from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.network.units import unit_layers
 
 

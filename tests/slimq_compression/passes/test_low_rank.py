@@ -9,15 +9,9 @@ from slimq.core.errors import InvalidInputError
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.networks.export import export_onnx
 from slimq.networks.grids import LinearLevels
+from slimq.networks.layers import ConvLayer, DenseLayer, ResidualLayer
 from slimq.networks.qnetwork import QNetwork, count_parameters, named_layers
-from slimq.networks.specification import (
-    ConvLayer,
-    ConvSpec,
-    DenseLayer,
-    MLPSpec,
-    QNetworkSpec,
-    ResidualLayer,
-)
+from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.graph.model import to_bytes
 from slimq_compression.passes import quantize_int8

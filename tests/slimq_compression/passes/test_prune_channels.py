@@ -6,15 +6,9 @@ import torch
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import LinearLevels
+from slimq.networks.layers import ConvLayer, DenseLayer, ShuffleLayer
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import (
-    ConvLayer,
-    ConvSpec,
-    DenseLayer,
-    MLPSpec,
-    QNetworkSpec,
-    ShuffleLayer,
-)
+from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.network.importance import Importance, unit_scores
 from slimq_compression.passes.prune_channels import Params, apply, keep_units

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from slimq.core.errors import InvalidInputError
 from slimq.networks.architectures import mobilenet
 from slimq.networks.checkpoint import save_network
+from slimq.networks.layers import ConvLayer
 from slimq.networks.qnetwork import QNetwork, count_parameters, named_layers
-from slimq.networks.specification import ConvLayer
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.passes import finetune
 from slimq_compression.passes.student import Initial, Params, apply, student_spec

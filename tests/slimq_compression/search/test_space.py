@@ -12,8 +12,9 @@ from optuna.trial import FixedTrial
 
 from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import ConfigError
+from slimq.networks.layers import Window
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import NATURE, MLPSpec, QNetworkSpec, Window
+from slimq.networks.specification import NATURE, MLPSpec, QNetworkSpec
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.passes import student
 from slimq_compression.search.space import (
