@@ -20,7 +20,7 @@ import structlog
 from tqdm import tqdm
 
 from slimq.core.atomic import TEMPORARY, append_whole, write_atomically
-from slimq.core.errors import TrainingError, first_line
+from slimq.core.errors import TrainingError, describe_system_error
 from slimq.core.locks import hold_lock
 from slimq.core.manifest import Continuation
 from slimq.core.seeds import SELECTION
@@ -294,9 +294,7 @@ class Run:
         except OSError as error:
             last = latest_checkpoint(self.folder)
             rest = "there is no checkpoint yet" if last is None else f"{last.name} is kept"
-            problem = error.strerror or first_line(error)
-            name = os.fsdecode(error.filename or self.folder)
-            raise TrainingError(f"{name}: cannot be written: {problem}; {rest}") from error
+            raise TrainingError(f"{describe_system_error(error)}; {rest}") from error
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self._resumed

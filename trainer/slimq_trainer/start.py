@@ -18,7 +18,8 @@ from slimq.core.errors import InvalidInputError, TrainingError
 from slimq.core.manifest import Continuation
 from slimq.core.repository import POLICY_FILE, Repository
 from slimq.networks.checkpoint import load_network
-from slimq.networks.specification import QNetworkSpec, dense_layers
+from slimq.networks.layers import DenseLayer
+from slimq.networks.specification import QNetworkSpec
 from slimq_trainer.changes import Changes, comparable, differences
 from slimq_trainer.checkpoint import (
     best_network,
@@ -124,10 +125,8 @@ def _normalized(spec: Any) -> Any:
     if not isinstance(spec, dict):
         return spec
     normal = {key: _normalized(value) for key, value in spec.items()}
-    if set(normal) == {"width", "layer_norm", "activation"}:
-        (plain,) = dense_layers([int(normal["width"])])
-        if normal == plain.model_dump(mode="json"):
-            return normal["width"]
+    if "width" in normal and normal == DenseLayer(width=normal["width"]).model_dump(mode="json"):
+        return normal["width"]
     return normal
 
 

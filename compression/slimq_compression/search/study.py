@@ -20,6 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from slimq.core.atomic import naming
 from slimq.core.errors import ConfigError, InvalidInputError
 from slimq.core.locks import hold_lock, make_lock
 from slimq.core.manifest import SLUG
@@ -123,6 +124,14 @@ class _JournalLock(JournalFileOpenLock):
         self._lock.release()
 
 
+class _Journal(JournalFileBackend):
+    """A journal that is named in system errors, such as a full disk."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with naming(Path(self._file_path)):
+            super().append_logs(logs)
+
+
 @contextlib.contextmanager
 def lock_study(folder: Path) -> Iterator[None]:
     """Locks a study's folder.
@@ -157,7 +166,7 @@ def open_study(settings: SearchSettings) -> optuna.Study:
     journal = settings.folder / JOURNAL
     lock = _JournalLock(journal)
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal), lock)),
+        storage=JournalStorage(_Journal(str(journal), lock)),
         study_name=settings.name,
         sampler=make_sampler(settings.seed, 0),
         directions=["minimize"] * len(OBJECTIVES),

@@ -49,6 +49,8 @@ def publishing(root: Path, folder: tuple[str, ...]) -> Iterator[None]:
             yield
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.filename is not None:
+            reason = f"{Path(os.fsdecode(error.filename)).name}: {reason}"
         problem = f"cannot be published: {reason}; nothing that was published is lost"
         raise RepositoryError(display(folder), problem) from error
 
