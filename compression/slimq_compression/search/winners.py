@@ -16,6 +16,7 @@ import optuna
 import torch
 from optuna.trial import FixedTrial
 
+from slimq.core.atomic import write_atomically
 from slimq.core.errors import ConfigError, SlimqError
 from slimq.core.repository import Repository
 from slimq.core.toml_files import parse_toml, read_toml
@@ -114,7 +115,7 @@ def publish_winners(
             continue
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_atomically(path, text.encode())
         published.add(found.number)
         yield Winner(found, seed, path, outcome, "")
 

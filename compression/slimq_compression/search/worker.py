@@ -74,7 +74,7 @@ class Worker:
 
     def __init__(self, settings: SearchSettings) -> None:
         self.settings = settings
-        torch.set_num_threads(1)
+        torch.set_num_threads(settings.threads)
         repository = Repository(settings.policies)
         self.source = load_source(repository, settings.policy)
         _, model = repository.read_model(settings.policy, self.source.manifest.baseline_variant)

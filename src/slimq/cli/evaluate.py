@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimq.cli.bars import redraw_seconds
-from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption, ThreadsOption
 from slimq.core.errors import CheckFailedError, InvalidInputError
+from slimq.core.threads import limit_threads
 
 if TYPE_CHECKING:
     from slimq.environments.rollout import Episode
@@ -69,6 +70,7 @@ def evaluate(
     only_latency: Annotated[
         bool, typer.Option("--only-latency", help="Measure only latency.")
     ] = False,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate variants on the same held-out episodes and publish a report for each.
@@ -81,6 +83,7 @@ def evaluate(
 
     if no_latency and only_latency:
         raise InvalidInputError("--only-latency", "either --no-latency or --only-latency", "both")
+    limit_threads(threads)
     require("play", "gymnasium", "ale_py")
     require("serve", "onnxruntime")
     from slimq.core.repository import Repository
