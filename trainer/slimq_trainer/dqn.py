@@ -43,7 +43,7 @@ SEEDS_PER_TRAINING = 1_000_000
 
 
 def train(config: TrainConfig, run: Run) -> Learner:
-    """Trains to the last step, resuming from the run's last checkpoint if there is one.
+    """Trains to the last step, from the run's last checkpoint or its start, if there is one.
 
     Args:
         config: the training configuration.
@@ -54,7 +54,8 @@ def train(config: TrainConfig, run: Run) -> Learner:
         stop.
 
     Raises:
-        TrainingError: the loss is no longer finite; the last checkpoint is kept.
+        TrainingError: the loss is no longer finite, or the disk is full; the last checkpoint is
+            kept.
         EnvironmentFailure: the environment breaks its contract; the last checkpoint is kept.
         InvalidInputError: the replay buffer does not fit in memory.
     """
@@ -98,7 +99,7 @@ def make_learner(config: TrainConfig) -> Learner:
     for network in (target, average):
         if network is not None:  # there is one statistic of the observations
             network.normalize = online.normalize
-    environment = VectorEnvironment(config.environment, algorithm.environments)
+    environment = VectorEnvironment(config.environment, algorithm.environments, config.run.threads)
     first = TRAINING.start + config.seed * SEEDS_PER_TRAINING
     seeds = list(range(first, first + algorithm.environments))
     learner = Learner(

@@ -14,6 +14,7 @@ from ale_py.vector_env import AtariVectorEnv
 from slimq.core.environment import DEFAULT_EPISODE_STEPS, AtariPreprocessing, EnvironmentSpec
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import FrameStack, Observations, ObservationSpec
+from slimq.core.threads import thread_limit
 from slimq.environments.results import StepResult
 
 
@@ -37,7 +38,7 @@ class AtariCopies:
         self._env = AtariVectorEnv(
             atari_game(spec),
             num_envs=count,
-            num_threads=threads,
+            num_threads=threads or thread_limit(),
             frameskip=atari.frame_skip,
             img_height=atari.size,
             img_width=atari.size,

@@ -19,7 +19,13 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from pydantic import ValidationError
 
 from slimq.core.errors import InvalidInputError, ObservationError
-from slimq.core.observation import INTEGER_RANGES, Dtype, ObservationPart, ObservationSpec
+from slimq.core.observation import (
+    INTEGER_RANGES,
+    Dtype,
+    IntegerRanges,
+    ObservationPart,
+    ObservationSpec,
+)
 
 Space = gymnasium.Space[Any]
 
@@ -120,7 +126,7 @@ class Encoder:
         return encoded
 
     @cached_property
-    def _ranges(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any], npt.NDArray[Any]] | None:
+    def _ranges(self) -> IntegerRanges | None:
         return self.spec.integer_ranges
 
     def _check_ranges(self, encoded: npt.NDArray[Any]) -> None:

@@ -38,7 +38,8 @@ class VectorEnvironment:
         Args:
             spec: the environment.
             count: number of copies.
-            threads: threads for stepping Atari games; 0 for one per core.
+            threads: threads for stepping Atari games; 0 for those that `thread_limit` allows, or
+                one per core.
 
         Raises:
             InvalidInputError: the environment is unknown, or its spaces are not supported.
