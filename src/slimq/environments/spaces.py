@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import gymnasium
@@ -22,7 +21,6 @@ from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import (
     INTEGER_RANGES,
     Dtype,
-    IntegerRanges,
     ObservationPart,
     ObservationSpec,
 )
@@ -106,8 +104,9 @@ class Encoder:
 
     def __init__(self, space: Space, spec: ObservationSpec) -> None:
         self.space, self.spec = space, spec
-        self._leaves = list(leaves(space))
-        self._slices = list(spec.part_slices().values())
+        places = spec.part_slices().values()
+        bounds = (_bounds(part) for part in spec.parts or ())
+        self._leaves = list(zip(leaves(space), spec.parts or (), places, bounds, strict=False))
 
     def encode(self, value: Any) -> npt.NDArray[Any]:
         """As the function `encode`."""
@@ -116,34 +115,42 @@ class Encoder:
             array = _array(value, self.space.shape or (), WHOLE)
             return np.array(_cast(array, spec.dtype, WHOLE), copy=True).reshape(spec.shape)
         encoded = np.empty(spec.shape, dtype=spec.dtype)
-        for leaf, part, place in zip(self._leaves, spec.parts, self._slices, strict=True):
+        for leaf, part, place, bounds in self._leaves:
             array = _array(_follow(leaf, value), part.shape, leaf.name)
-            if part.categories is not None or part.integer:
-                array = _integers(array, leaf.name)
+            if bounds is not None:
+                _check_range(array, *bounds, leaf.name)
             encoded[place] = _cast(array, spec.dtype, leaf.name).reshape(-1)
-        if self._ranges is not None:
-            self._check_ranges(encoded)
         return encoded
 
-    @cached_property
-    def _ranges(self) -> IntegerRanges | None:
-        return self.spec.integer_ranges
 
-    def _check_ranges(self, encoded: npt.NDArray[Any]) -> None:
-        if self._ranges is None:
-            return
-        indices, low, high = self._ranges
-        chosen = encoded[indices]
-        valid = (chosen >= low) & (chosen <= high)
-        if valid.all():
-            return
-        wrong = int(np.argmin(valid))
-        for leaf, place in zip(self._leaves, self._slices, strict=True):
-            if place.start <= indices[wrong] < place.stop:
-                index = np.unravel_index(indices[wrong] - place.start, leaf.space.shape or (1,))
-                where = leaf.name + "".join(f"[{i}]" for i in index if leaf.space.shape)
-                expected = f"an integer from {low[wrong]:.15g} to {high[wrong]:.15g}"
-                raise ObservationError(where, expected, f"{chosen[wrong]:.15g}")
+Bounds = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def _bounds(part: ObservationPart) -> Bounds | None:
+    """The smallest and the largest value of each element; None for numbers of any value."""
+    if part.categories is not None:
+        low = np.array(part.first, np.float64).reshape(part.shape)
+        return low, low + np.array(part.categories, np.float64).reshape(part.shape) - 1
+    if not part.integer:
+        return None
+    low = np.full(part.shape, -np.inf if part.low is None else part.low)
+    return low, np.full(part.shape, np.inf if part.high is None else part.high)
+
+
+def _check_range(
+    array: npt.NDArray[Any],
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+    field: str,
+) -> None:
+    """Refuses what is no integer of the range, before a cast could round it into the range."""
+    array = _integers(array, field)
+    valid = (array >= low) & (array <= high)
+    if not valid.all():
+        index = np.unravel_index(int(np.argmin(valid)), array.shape) if array.shape else ()
+        expected = f"an integer from {low[index]:.15g} to {high[index]:.15g}"
+        place = "".join(f"[{i}]" for i in index)
+        raise ObservationError(f"{field}{place}", expected, str(array[index]))
 
 
 def _check(found: list[Leaf], environment: str) -> None:
@@ -224,7 +231,7 @@ def _unfit(environment: str, error: ValueError) -> InvalidInputError:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         problem = f"{place}: {first['msg']}" if place else first["msg"]
-    expected = "observations of 1 to 8 axes and at most 256 parts, none of them empty"
+    expected = "an observation space within the limits of a layout"
     return InvalidInputError("environment.id", expected, f"{environment}: {problem}")
 
 

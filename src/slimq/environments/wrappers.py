@@ -91,6 +91,12 @@ def _check_normalization(env: Env, spec: EnvironmentSpec, index: int) -> None:
 def _apply(env: Env, wrapper: WrapperSpec, environment: str, place: str) -> Env:
     reference = _find(wrapper, environment, place)
     arguments = dict[str, Any](wrapper.kwargs)
+    if _is_gymnasiums(reference.target):
+        # JSON has no tuples, and some of these take nothing else.
+        arguments = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in arguments.items()
+        }
     if reference.target is gymnasium.wrappers.TransformObservation:
         arguments = _transformation(env, arguments, environment, place)
     try:
