@@ -90,7 +90,7 @@ def test_keyword_arguments_are_of_any_json_type(form: str) -> None:
         ("NoSuchGame-v0", r"environment\.id: expected a gymnasium id, received NoSuchGame-v0"),
         (
             "nothing.py:make",
-            r"environment\.id: expected a file, received nothing.py \(No such file",
+            r"environment\.id: expected a file, received nothing.py \(No such",
         ),
         ("game.py:mke", r"a name that game.py defines, received 'mke', did you mean 'make'\?"),
         ("arcade.py:NUMBER", r"expected a function or a class, received arcade.py:NUMBER, a int"),

@@ -15,6 +15,10 @@ from slimq.environments.vector import VectorEnvironment, describe
 
 Game = Callable[..., str]
 IMAGES = "self.observation_space = Box(0, 255, (8, 6, 3), np.uint8); self.observe = self.image"
+IMAGE = """    def image(self):
+        return self.np_random.integers(0, 256, (8, 6, 3), np.uint8)
+
+"""
 WRAPPERS = """
 import gymnasium
 import numpy as np
@@ -50,8 +54,7 @@ def wrapped(game: Game) -> Callable[..., EnvironmentSpec]:
     def make(*wrappers: tuple[str, dict[str, Any]], init: str = "pass") -> EnvironmentSpec:
         identifier = game(init=init)
         path = Path("game.py")
-        image = "    def image(self):\n        return self.np_random.integers(0, 256, (8, 6, 3), np.uint8)"
-        path.write_text(path.read_text().replace("    def observe", f"{image}\n\n    def observe"))
+        path.write_text(path.read_text().replace("    def observe", f"{IMAGE}    def observe"))
         Path("mine.py").write_text(WRAPPERS)
         specs = tuple(WrapperSpec(name=name, kwargs=kwargs) for name, kwargs in wrappers)
         return EnvironmentSpec(id=identifier, wrappers=specs)
@@ -215,7 +218,7 @@ def test_normalization_is_left_to_the_network(wrapped: Callable[..., Environment
         (
             [("TransformObservation", {"func": 3})],
             "pass",
-            r"wrappers\[0\]\.kwargs\.func: expected func = \"FILE\.py:function\" or \"module:function\"",
+            r"wrappers\[0\]\.kwargs\.func: expected func = \"FILE\.py:function\" or \"mod",
         ),
         (
             [
@@ -225,7 +228,7 @@ def test_normalization_is_left_to_the_network(wrapped: Callable[..., Environment
                 )
             ],
             "pass",
-            r"wrappers\[0\]\.kwargs\.observation_space: expected a gymnasium space, .* received a module",
+            r"wrappers\[0\]\.kwargs\.observation_space: expected a gymnasium space, .* a module",
         ),
         ([("mine.py:SPACE", {})], "pass", r"wrappers\[0\]\.name: expected a class or a function"),
         ([("other.py:Class", {})], "pass", r"wrappers\[0\]\.name: expected a file"),
