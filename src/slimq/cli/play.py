@@ -75,8 +75,8 @@ def play(
         environment = require_environment(manifest, "slimq play")
         # A service must not choose what code runs here.
         if not trust_environment and (code := named_code(environment)):
-            expected = "given for an environment that runs code of this machine"
-            raise InvalidInputError("--trust-environment", expected, f"none, for {code[0]}")
+            expected = "the flag, for an environment that runs code of this machine"
+            raise InvalidInputError("--trust-environment", expected, f"none for {code[0]}")
         chosen = variant or manifest.default_variant
         known = client.variants(policy)
         if chosen not in known:
