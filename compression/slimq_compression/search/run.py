@@ -27,9 +27,8 @@ from slimq.core.repository import Repository
 from slimq.core.threads import limit_threads
 from slimq_compression.accept import AcceptGate
 from slimq_compression.context import Progress, ignore, silent
-from slimq_compression.pipeline import Source, load_source
 from slimq_compression.recipe import parse_recipe
-from slimq_compression.search.space import Offer, background_of, digest_of_space
+from slimq_compression.search.space import Offer, background_of, digest_of_space, searched_network
 from slimq_compression.search.stages import Stages
 from slimq_compression.search.start import enqueue_published
 from slimq_compression.search.study import (
@@ -44,6 +43,7 @@ from slimq_compression.search.study import (
     round_objectives,
 )
 from slimq_compression.search.worker import Worker
+from slimq_compression.source import Source, load_source
 
 POLL_SECONDS, STOP_SECONDS = 0.5, 10.0
 
@@ -125,7 +125,7 @@ def search(
         on_trial(snapshot(study, settings))
         missing = settings.trials - len(finished_trials(study))
         if missing > 0:
-            background, network = background_of(source.calibration), source.teacher.spec
+            background, network = background_of(source.calibration), searched_network(source)
             offer, policy = Offer.current(), settings.policy
             enqueue_published(study, repository, policy, network, offer, background)
         try:
