@@ -86,12 +86,11 @@ def train(
     from slimq_trainer.start import require_same_network
 
     config = load_config(config_file)
+    limit_threads(threads if threads is not None else config.run.threads or None)
     if threads is not None:
         config = config.model_copy(
             update={"run": config.run.model_copy(update={"threads": threads})}
         )
-    # 0 in a configuration leaves the choice to OMP_NUM_THREADS, 0 on the command line does not.
-    limit_threads(config.run.threads or threads)
     with _config_errors(config_file):
         spec = network_spec(config)
     with _config_errors(config_file, "run."):
