@@ -117,7 +117,8 @@ def train(
     if publish:
         earlier = _find_default(policies, config.policy)
         manifest = publish_policy(config, run, learner, policies)
-        summary["random_return"] = manifest.random_policy.mean
+        random_policy = manifest.random_policy
+        summary["random_return"] = None if random_policy is None else random_policy.mean
         summary["default_variant"] = manifest.default_variant
         summary["published"] = str(policies / config.policy)
         if earlier not in (None, manifest.default_variant):
