@@ -166,6 +166,9 @@ def test_images_with_the_channels_last_are_the_same_as_transposed_ones() -> None
         ((10, 10, 10), None),
         ((4, 84, 4), None),
         ((8, 5, 6), None),
+        ((3, 3, 64), None),
+        ((64, 3, 64), None),
+        ((3, 64, 3), None),
         ((84, 84), None),
     ],
 )

@@ -31,7 +31,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "quantize_int4": {"smallest": 1},
     "store_weights": {"sparse": "delta"},
 }
-PLAIN = {"normalized", "categories"}
+PLAIN = {"normalized", "normalized-image", "categories"}
 """Kinds whose units can be removed: chains of layers up to a linear head."""
 STRUCTURED = {"prune_channels", "low_rank"}
 FAITHFUL = {"quantize_weights", "fold", "quantize_int8", "quantize_dynamic", "store_weights"}

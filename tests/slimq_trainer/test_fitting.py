@@ -16,7 +16,7 @@ from slimq.networks.checkpoint import load_network
 from slimq.networks.specification import NATURE, ConvSpec, MultiInputSpec
 from slimq_trainer.config import TrainConfig
 from slimq_trainer.dqn import act, make_learner, play, train
-from slimq_trainer.fitting import DENSE, SMALL_IMAGES, channels_of, network_spec
+from slimq_trainer.fitting import DENSE, SMALL_IMAGES, network_spec
 from slimq_trainer.run import Run
 
 NAME = "slimq-tests/Fitting-v0"
@@ -60,23 +60,6 @@ def config(
 
 def image(*shape: int, high: int = 255, dtype: Any = np.uint8) -> Box:
     return Box(0, high, shape, dtype)
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ((84, 84, 3), "last"),
-        ((64, 96, 1), "last"),
-        ((10, 10, 7), "last"),
-        ((4, 84, 84), "first"),
-        ((3, 3, 64), None),
-        ((10, 10, 10), None),
-        ((64, 3, 64), None),
-        ((3, 64, 3), None),
-    ],
-)
-def test_the_channels_are_the_smallest_outer_axis(shape: Any, expected: str | None) -> None:
-    assert channels_of(shape) == expected
 
 
 @pytest.mark.parametrize(
@@ -204,13 +187,13 @@ def test_a_step_limit_above_the_environments_own_is_refused(small_config: TrainC
         network_spec(config(small_config, space, environment={"id": NAME} | allowed))
 
 
-def test_images_are_normalized_as_they_come_or_not_at_all(small_config: TrainConfig) -> None:
+def test_images_are_normalized_element_by_element_as_they_come(small_config: TrainConfig) -> None:
     wrappers = [{"name": "NormalizeObservation"}]
-    first = config(small_config, Box(0, 1, (3, 8, 9)), CONV, wrappers)
-    learner = make_learner(first)
-    assert act(learner, learner.q_online).shape == (3,)
-    with pytest.raises(InvalidInputError, match=r"^network: expected channels first and no window"):
-        network_spec(config(small_config, Box(0, 1, (8, 9, 3)), CONV, wrappers))
+    for shape in ((3, 8, 9), (8, 9, 3)):
+        learner = make_learner(config(small_config, Box(0, 1, shape), CONV, wrappers))
+        assert act(learner, learner.q_online).shape == (3,)
+        assert learner.online.normalize is not None
+        assert learner.online.normalize.mean.shape == shape
 
 
 def test_the_head_of_the_configuration_is_built(small_config: TrainConfig) -> None:

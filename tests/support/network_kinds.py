@@ -52,6 +52,18 @@ KINDS: dict[str, QNetworkSpec] = {
         divisor=1.0,
         actions=3,
     ),
+    "normalized-image": QNetworkSpec(
+        body=ConvSpec(
+            channels="last",
+            window=Window(columns=(2, 8)),
+            convolutions=(ConvLayer(channels=4, kernel=3),),
+            hidden=(6,),
+        ),
+        observation_shape=(7, 9, 2),
+        observation_dtype="float32",
+        normalization=Normalization(),
+        actions=3,
+    ),
     "dueling": QNetworkSpec(
         body=ConvSpec(convolutions=(ConvLayer(channels=5, kernel=3),), hidden=()),
         observation_shape=(2, 8, 7),

@@ -24,6 +24,7 @@ from slimq.networks.specification import (
     MultiInputSpec,
     Normalization,
     QNetworkSpec,
+    channel_axis,
     check_convolutions,
 )
 from slimq_trainer.config import TrainConfig
@@ -52,8 +53,6 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
     observation, actions, _ = properties.description
     body = config.network or default_body(properties)
     body = arrange_channels(body, properties)
-    if properties.normalized and isinstance(body, ConvSpec):
-        _check_normalized(body)
     parts = observation.parts
     scale = {"divisor": observation.high or 1.0} if observation.dtype == "uint8" else {}
     try:
@@ -138,22 +137,6 @@ def arrange_channels(body: Body, properties: Properties) -> Body:
     return body.model_copy(update={"encoders": encoders})
 
 
-def channels_of(shape: tuple[int, ...]) -> Channels | None:
-    """The axis of an image's channels; None if no outer axis is smaller than both others."""
-    first, middle, last = shape
-    if last < min(first, middle):
-        return "last"
-    return "first" if first < min(middle, last) else None
-
-
-def _check_normalized(body: ConvSpec) -> None:
-    """Refuses what would normalize elements by the statistics of others."""
-    if body.channels == "last" or body.window is not None:
-        expected = "channels first and no window, as NormalizeObservation is the last wrapper"
-        received = f"channels {body.channels}" if body.window is None else "a window"
-        raise InvalidInputError("network", expected, received)
-
-
 def _image_body(
     shape: tuple[int, ...], channels: Channels | None, place: str = "network"
 ) -> ConvSpec | None:
@@ -178,7 +161,7 @@ def _with_channels(
         return body
     if body.channels is not None or len(shape) != 3:
         return body
-    found = channels_of(shape)
+    found = channel_axis(shape)
     if found is None:
         expected = '"first" or "last", as the shape does not tell which axis has the channels'
         raise InvalidInputError(f"{place}.channels", expected, f"nothing, for images {shape}")

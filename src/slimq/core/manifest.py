@@ -153,6 +153,11 @@ class PolicyManifest(Versioned):
         "for; then there is no checkpoint",
     )
     calibration: FileEntry | None = None
+    held_out: FileEntry | None = Field(
+        default=None,
+        description="recorded states that compression never sees, for the evaluation of a policy "
+        "without an environment; in the form of a calibration set",
+    )
     baseline_variant: Slug = "fp32"
     default_variant: Slug = "fp32"
     previous_default: Slug | None = Field(

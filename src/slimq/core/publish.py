@@ -335,7 +335,12 @@ class Publisher:
 
 def _entries(manifest: PolicyManifest | VariantManifest) -> list[FileEntry]:
     if isinstance(manifest, PolicyManifest):
-        entries = [manifest.checkpoint, manifest.graph, manifest.calibration]
+        entries = [
+            manifest.checkpoint,
+            manifest.graph,
+            manifest.calibration,
+            manifest.held_out,
+        ]
     else:
         entries = [manifest.model, manifest.report]
     return [entry for entry in entries if entry is not None]

@@ -200,7 +200,13 @@ class Repository:
         Raises:
             RepositoryError: it is missing, truncated, tampered with, or does not fit the policy.
         """
-        entry = manifest.calibration
+        return self._states(manifest, manifest.calibration)
+
+    def held_out(self, manifest: PolicyManifest) -> CalibrationSet | None:
+        """A policy's held-out states, None if the manifest names none. Raises as `calibration`."""
+        return self._states(manifest, manifest.held_out)
+
+    def _states(self, manifest: PolicyManifest, entry: FileEntry | None) -> CalibrationSet | None:
         if entry is None:
             return None
         content = self.read_file(manifest.name, entry)

@@ -43,6 +43,7 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
         if (source := manifest.source) is not None:
             attempt(repository.read_file, policy, source)
         states = attempt(_read_states, repository, manifest)
+        attempt(repository.held_out, manifest)
         for key, variant in _named_variants(manifest):
             if variant not in variants:
                 problem = f"{key}: there is no variant {variant!r}"

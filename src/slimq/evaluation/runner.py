@@ -196,10 +196,11 @@ class _Evaluator:
 
     @property
     def _recorded_states(self) -> FileEntry:
-        if self.manifest.calibration is None:
+        recorded = self.manifest.held_out or self.manifest.calibration
+        if recorded is None:
             problem = "has neither an environment to play in nor recorded states; import it again"
             raise CheckFailedError(f"{self.policy} {problem} with --env or --observations")
-        return self.manifest.calibration
+        return recorded
 
     def _compare_on_recorded_states(
         self, variant: VariantManifest, q_function: QFunction, latency: LatencyReport | None
@@ -257,10 +258,11 @@ class _Evaluator:
         return self._states
 
     def _read_states(self) -> Observations:
-        calibration = self.repository.calibration(self.manifest)
-        if calibration is None or not len(calibration):
+        recorded = self.repository.held_out(self.manifest)
+        recorded = recorded or self.repository.calibration(self.manifest)
+        if recorded is None or not len(recorded):
             raise CheckFailedError(f"{self.policy} has no recorded states")
-        return calibration.observations(self.manifest.observation)
+        return recorded.observations(self.manifest.observation)
 
     def _play_states(self, q_function: QFunction, protocol: EvaluationProtocol) -> Observations:
         sample = StateSample(protocol.fidelity_states)

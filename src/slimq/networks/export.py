@@ -119,6 +119,8 @@ class _Graph:
     def inputs(self, network: QNetwork) -> str:
         """From the observation to the float inputs of the features."""
         spec, current = network.spec, INPUT
+        if network.normalize is not None:
+            current = self.normalized(network.normalize, current)
         if isinstance(spec.body, ConvSpec):
             current = self.crop(Crop(spec.body), current, spec.observation_shape)
         if spec.observation_parts is not None:
@@ -130,8 +132,6 @@ class _Graph:
             if spec.divisor != 1.0:
                 scale = self.constant("scale", np.array(1.0 / spec.divisor, np.float32))
                 current = self.add("Mul", [current, scale], "scaled")
-        if network.normalize is not None:
-            current = self.normalized(network.normalize, current)
         return current
 
     def normalized(self, module: Normalize, current: str) -> str:

@@ -116,13 +116,13 @@ class QNetwork(nn.Module):
         if self.spec.observation_parts is not None:
             return observation.float()
         body = self.spec.body
+        if self.normalize is not None:
+            observation = self.normalize(observation)
         if isinstance(body, ConvSpec):
             observation = Crop(body)(observation)
         if self.spec.observation_dtype != "float32":
             scaled = observation.to(precision) * (1.0 / self.spec.divisor)
             return scaled - self.background if self.background else scaled
-        if self.normalize is not None:
-            observation = self.normalize(observation)
         return observation.to(precision)
 
     @property
