@@ -18,6 +18,7 @@ from slimq.core.errors import CheckFailedError, GateError, SlimqError
 
 COMMANDS = {
     "train": "slimq.cli.train",
+    "import": "slimq.cli.import_policy",
     "compress": "slimq.cli.compress",
     "evaluate": "slimq.cli.evaluate",
     "compare": "slimq.cli.compare",
