@@ -189,12 +189,14 @@ def _scale(
 ) -> None:
     other = next(name for name in node.input if name != current)
     factor = stored[other]
-    if factor.size != 1 or observation.dtype == "float32" or observation.parts is not None:
+    value = float(factor.ravel()[0]) if factor.size == 1 else 0.0
+    if value == 1.0:
+        return
+    if observation.dtype == "float32" or observation.parts is not None:
         raise _OtherError
-    value = float(factor.ravel()[0])
+    if not value > 0:
+        raise _OtherError
     divisor = value if kind == "Div" else 1.0 / value
-    if not divisor > 0:
-        raise _OtherError
     nearest = round(divisor)
     chain.divisor *= nearest if abs(divisor - nearest) < 1e-4 * divisor else divisor
 

@@ -121,6 +121,9 @@ def _free_batch(model: onnx.ModelProto) -> None:
         name = f"slimq.shape{len(added) + 1}"
         added.append(numpy_helper.from_array(freed, name))
         node.input[1] = name
+        kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
     model.graph.initializer.extend(added)
 
 

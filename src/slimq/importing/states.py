@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimq.core.errors import InvalidInputError, first_line
-from slimq.core.observation import Observations, ObservationSpec
+from slimq.core.observation import ObservationPart, Observations, ObservationSpec
 from slimq.importing.files import open_archive, read_file, read_member
 from slimq.importing.source import describe_layout, refuse
 
@@ -58,7 +58,11 @@ def states_for(
 
 
 def layout_of_states(
-    arrays: Mapping[str, npt.NDArray[Any]], described: ObservationSpec | None, name: str
+    arrays: Mapping[str, npt.NDArray[Any]],
+    described: ObservationSpec | None,
+    name: str,
+    *,
+    strict: bool = True,
 ) -> ObservationSpec:
     """The layout of states without an environment: that of the file, or of the arrays.
 
@@ -68,6 +72,8 @@ def layout_of_states(
         arrays: by key.
         described: as the policy's file describes observations; None if it does not.
         name: name of the states' file in errors.
+        strict: whether the policy takes nothing but the type that it describes; bytes are
+            otherwise kept as such.
 
     Raises:
         InvalidInputError: there are parts, but the policy's file describes none; or the arrays fit
@@ -78,15 +84,13 @@ def layout_of_states(
             received = ", ".join(arrays)
             shown = "one array" if described is None else describe_layout(described)
             raise refuse(name, f"the key {KEY!r} alone ({shown})", received)
-        return described
-    array = arrays[KEY]
-    if described is not None:
-        shape = described.shape
-        swapped = len(shape) == 3 and array.shape[1:] in (
-            (*shape[1:], shape[0]),
-            (shape[2], *shape[:2]),
+        parts = tuple(
+            _as_given(part, arrays.get(part.name), strict=strict) for part in described.parts
         )
-        if described.parts is None and swapped and array.shape[1:] != shape:
+        return described.model_copy(update={"parts": parts})
+    array = arrays[KEY]
+    if described is not None and (strict or array.dtype != np.uint8):
+        if described.parts is None and _is_swapped(array.shape[1:], described.shape):
             return described.model_copy(update={"shape": array.shape[1:]})
         return described
     if array.ndim < 2 or array.dtype.kind not in "fiub":
@@ -97,3 +101,24 @@ def layout_of_states(
     high = 1.0 if array.dtype == np.bool_ else 255.0 if kind == "uint8" else None
     low = None if high is None else 0.0
     return ObservationSpec(dtype=kind, shape=array.shape[1:], low=low, high=high)
+
+
+def _as_given(
+    part: ObservationPart, array: npt.NDArray[Any] | None, *, strict: bool
+) -> ObservationPart:
+    """The part, with the axes of an image as the states have them."""
+    if array is None or part.categories is not None:
+        return part
+    changes: dict[str, object] = {}
+    if _is_swapped(array.shape[1:], part.shape):
+        changes["shape"] = array.shape[1:]
+    if not strict and array.dtype == np.uint8:
+        changes |= {"integer": True, "low": 0.0, "high": 255.0}
+    return part.model_copy(update=changes)
+
+
+def _is_swapped(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an image has its channels at the other end of its shape."""
+    if len(shape) != 3 or given == shape:
+        return False
+    return given in ((*shape[1:], shape[0]), (shape[2], *shape[:2]))
