@@ -12,15 +12,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from slimq.core.errors import AcceptGateError, ConfigError, NotFoundError
+from slimq.core.manifest import random_mean, require_environment
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
 from slimq.core.seeds import SELECTION
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
-from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import Progress, silent
-from slimq_compression.pipeline import Source, Staged
-from slimq_compression.recipe import Accept, Recipe
+from slimq_compression.pipeline import Staged
+from slimq_compression.recipe import Accept, Recipe, applied
 from slimq_compression.selection import load_candidate, play_returns, score_returns
+from slimq_compression.source import Source
 
 AT_LEAST, AT_MOST = "at least", "at most"
 SEED_OFFSET = 100_000
@@ -91,7 +92,8 @@ class AcceptGate:
             ConfigError: the recipe's gate needs the baseline variant, which is not published, or
                 was made from another checkpoint.
         """
-        if not recipe.accept.plays or recipe.name == self.baseline or self._staged is not None:
+        plays = applied(recipe.accept, self.source.manifest).plays
+        if not plays or recipe.name == self.baseline or self._staged is not None:
             return
         policy = self.source.manifest.name
         against = f"the gate compares with the variant {self.baseline!r}, which"
@@ -119,6 +121,7 @@ class AcceptGate:
                 non-finite Q-values.
             CheckFailedError: the baseline is no better than random play, so there is no scale.
         """
+        accept = applied(accept, self.source.manifest)
         name = staged.manifest.name
         policy = self._policy(staged.model, name)
         criteria = []
@@ -139,7 +142,7 @@ class AcceptGate:
     def _compare(
         self, returns: Sequence[float], reference: Sequence[float], accept: Accept
     ) -> Iterable[Criterion]:
-        random = self.source.manifest.random_policy.mean
+        random = random_mean(self.source.manifest)
         score = score_returns(returns, reference, random, "accept")
         if accept.return_ratio is not None:
             yield Criterion("return_ratio", score.mean, AT_LEAST, accept.return_ratio)
@@ -153,7 +156,7 @@ class AcceptGate:
 
     def _reference(self, name: str, seeds: Sequence[int]) -> list[float]:
         if name == self.baseline:
-            return self._play(TorchPolicy(self.source.teacher), seeds, "accept: full policy")
+            return self._play(self.source.expert, seeds, "accept: full policy")
         if len(seeds) not in self._reference_returns:
             model = self._staged
             if model is None:
@@ -167,5 +170,5 @@ class AcceptGate:
         return load_candidate(self.source.manifest, model, name)
 
     def _play(self, policy: QFunction, seeds: Sequence[int], label: str) -> list[float]:
-        environment = self.source.manifest.environment
+        environment = require_environment(self.source.manifest, "the accept gate")
         return play_returns(environment, policy, seeds, label, self.progress)

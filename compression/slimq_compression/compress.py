@@ -16,9 +16,10 @@ from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 from slimq_compression.accept import AcceptGate, Verdict
 from slimq_compression.context import Progress, ignore, silent
-from slimq_compression.pipeline import OnStep, Source, is_current, load_source, run_recipe
+from slimq_compression.pipeline import OnStep, is_current, run_recipe
 from slimq_compression.recipe import Recipe
 from slimq_compression.resume import StepStore
+from slimq_compression.source import Source, load_source
 
 _log = structlog.get_logger(__name__)
 

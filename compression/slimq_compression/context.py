@@ -7,6 +7,7 @@ does not depend on how much randomness earlier steps used.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -17,8 +18,10 @@ import torch
 
 from slimq.core.calibration import CalibrationSet
 from slimq.core.observation import Observations, ObservationSpec
+from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
-from slimq.networks.qnetwork import QNetwork
+from slimq.networks.qnetwork import QNetwork, arrange
+from slimq.networks.torch_policy import TorchPolicy
 
 
 class ProgressBar(Protocol):
@@ -128,7 +131,7 @@ class PassContext:
     """Everything a pass may use besides its input and its parameters.
 
     Attributes:
-        teacher: the full policy's network; must not be modified.
+        teacher: the full policy: a network, which must not be modified, or a graph.
         observation: the layout of its observations.
         calibration: states of its play with its Q-values.
         collect: plays on collection seeds.
@@ -139,7 +142,7 @@ class PassContext:
         torch_generator: torch generator on the CPU, seeded with `seed`.
     """
 
-    teacher: QNetwork
+    teacher: QNetwork | OnnxPolicy
     observation: ObservationSpec
     calibration: CalibrationSet
     collect: Collector
@@ -152,6 +155,13 @@ class PassContext:
     def __post_init__(self) -> None:
         object.__setattr__(self, "generator", np.random.default_rng(self.seed))
         object.__setattr__(self, "torch_generator", torch.Generator().manual_seed(self.seed))
+
+    def expert(self) -> QFunction:
+        """The full policy as a Q-function, on the device."""
+        if isinstance(self.teacher, OnnxPolicy):
+            return self.teacher
+        network = arrange(copy.deepcopy(self.teacher)).to(self.device).eval()
+        return TorchPolicy(network, self.device)
 
     @property
     def states(self) -> Observations:

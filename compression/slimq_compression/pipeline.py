@@ -7,7 +7,6 @@ bytes.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +19,9 @@ import onnx
 import structlog
 import torch
 
-from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import ConfigError, InvalidInputError, NotFoundError, RepositoryError
 from slimq.core.manifest import (
     FileEntry,
-    PolicyManifest,
     RecipeRecord,
     StepFidelity,
     StepRecord,
@@ -33,20 +30,20 @@ from slimq.core.manifest import (
 from slimq.core.observation import Observations
 from slimq.core.publish import content_entry
 from slimq.core.qfunction import QFunction
-from slimq.core.repository import POLICY_FILE, Repository
+from slimq.core.repository import Repository
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
-from slimq.networks.checkpoint import load_network
 from slimq.networks.export import export_onnx
 from slimq.networks.hardware import describe_hardware, resolve_precision
 from slimq.networks.qnetwork import QNetwork, count_macs, count_parameters
 from slimq.networks.torch_policy import TorchPolicy
-from slimq_compression.collector import PolicyCollector
+from slimq_compression.collector import make_collector
 from slimq_compression.context import PassContext, Progress, ignore, silent, step_seed
 from slimq_compression.graph.model import opset_of, to_bytes
-from slimq_compression.graph.weights import count_weights, describe_precision
-from slimq_compression.recipe import Recipe, Step
+from slimq_compression.graph.weights import count_graph_macs, count_weights, describe_precision
+from slimq_compression.recipe import Recipe, Step, applied
 from slimq_compression.resume import Finished, StepStore
 from slimq_compression.selection import open_candidate
+from slimq_compression.source import Source
 from slimq_compression.storage.packing import compact, compress_file
 
 LIBRARIES = ("slimq", "numpy", "onnx", "onnxruntime", "torch", "zstandard")
@@ -57,29 +54,6 @@ OnStep = Callable[[StepRecord], None]
 T = TypeVar("T", QNetwork, onnx.ModelProto)
 Counts = tuple[int, int, int]
 """Parameters, nonzero parameters, and multiply-accumulates."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Input of compression: a policy with its checkpoint and calibration set."""
-
-    manifest: PolicyManifest
-    checkpoint_sha256: str
-    teacher: QNetwork
-    calibration: CalibrationSet
-
-    @property
-    def digest(self) -> str:
-        """Digest of checkpoint, calibration set and environment."""
-        environment = self.manifest.environment.model_dump_json()
-        terms = f"{self.checkpoint_sha256} {self.calibration_sha256} {environment}"
-        return hashlib.sha256(terms.encode()).hexdigest()
-
-    @property
-    def calibration_sha256(self) -> str | None:
-        """SHA-256 of the stored calibration set; None if there is none."""
-        entry = self.manifest.calibration
-        return None if entry is None else entry.sha256
 
 
 @dataclass(frozen=True)
@@ -95,24 +69,6 @@ class Staged:
     manifest: VariantManifest
     model: bytes
     stored: bytes
-
-
-def load_source(repository: Repository, policy: str) -> Source:
-    """Reads a policy's checkpoint and calibration set.
-
-    Raises:
-        NotFoundError: the policy does not exist.
-        RepositoryError: its checkpoint or calibration set is missing or invalid.
-    """
-    manifest = repository.policy(policy)
-    calibration = repository.calibration(manifest)
-    if manifest.checkpoint is None or calibration is None:
-        missing = "checkpoint" if manifest.checkpoint is None else "calibration"
-        problem = f"{missing}: is null, so there is nothing to compress from; train the policy"
-        raise RepositoryError(f"{policy}/{POLICY_FILE}", problem)
-    content = repository.read_file(policy, manifest.checkpoint)
-    teacher = load_network(content, f"{policy}/{manifest.checkpoint.path}")
-    return Source(manifest, manifest.checkpoint.sha256, teacher, calibration)
 
 
 def run_recipe(
@@ -140,7 +96,7 @@ def run_recipe(
         ConfigError: a step's parameters do not fit this network.
     """
     run = _Run(recipe, source, device or torch.device("cpu"), progress, on_step)
-    network = run.resume(store) if store and resume else source.teacher
+    network = run.resume(store) if store and resume else source.network(recipe)
     for step in recipe.network[len(run.records) :]:
         network = run.network_step(step, network)
         if store:
@@ -163,7 +119,7 @@ def run_recipe(
             seed=recipe.seed,
             steps=run.records,
             calibration_sha256=source.calibration_sha256,
-            accept=recipe.accept.model_dump(mode="json"),
+            accept=applied(recipe.accept, source.manifest).model_dump(mode="json"),
         ),
         model=entry,
         precision=describe_precision(model),
@@ -195,7 +151,7 @@ def is_current(recipe: Recipe, source: Source, repository: Repository) -> bool:
         and made.recipe.seed == recipe.seed
         and steps == recipe.fingerprint
         and made.recipe.calibration_sha256 == source.calibration_sha256
-        and made.recipe.accept == recipe.accept.model_dump(mode="json")
+        and made.recipe.accept == applied(recipe.accept, source.manifest).model_dump(mode="json")
     )
 
 
@@ -210,7 +166,7 @@ class _Run:
     ) -> None:
         self.recipe, self.source, self.device = recipe, source, device
         self.progress, self.on_step = progress, on_step
-        self.collector = PolicyCollector(source.manifest.environment)
+        self.collector = make_collector(source.manifest, source.calibration)
         self.records: list[StepRecord] = []
         self.macs = 0
 
@@ -223,7 +179,7 @@ class _Run:
         """Restores the network and the records of steps that were finished before."""
         found = store.find(self.source.digest, self.recipe, self.device)
         if found is None:
-            return self.source.teacher
+            return self.source.network(self.recipe)
         self.collector.calls = found.plays
         for record in found.records:
             self.records.append(record)
@@ -254,11 +210,18 @@ class _Run:
 
     def export(self, network: QNetwork) -> onnx.ModelProto:
         started = time.monotonic()
-        content = export_onnx(network, self.recipe.export.opset)
         parameters = self.recipe.export.model_dump(mode="json")
-        counts = self._count(network)
+        if self.source.graph is not None and not self.recipe.network:
+            content = self.source.graph
+            model = onnx.load_model_from_string(content)
+            self.macs = count_graph_macs(model)
+            counts = (*count_weights(model), self.macs)
+        else:
+            content = export_onnx(network, self.recipe.export.opset)
+            model = onnx.load_model_from_string(content)
+            counts = self._count(network)
         self._record_model("export", parameters, counts, content, started)
-        return onnx.load_model_from_string(content)
+        return model
 
     def graph_step(self, step: Step, model: onnx.ModelProto) -> onnx.ModelProto:
         started = time.monotonic()

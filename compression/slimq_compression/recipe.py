@@ -32,7 +32,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.errors import nearest, suggestion
-from slimq.core.manifest import Slug
+from slimq.core.manifest import PolicyManifest, Slug
 from slimq.core.toml_files import TomlDocument, parse_toml, read_toml
 from slimq.networks.export import OPSET
 from slimq_compression.catalogue import CATALOGUE, Pass, Phase, names
@@ -103,6 +103,22 @@ class Accept(BaseModel):
     def checks_behaviour(self) -> bool:
         """Whether a criterion concerns the variant's behaviour, not only its size."""
         return self.plays or self.agreement is not None
+
+
+UNPROVEN_AGREEMENT = 0.95
+"""Share of the full policy's greedy actions that stands in for play where there is none."""
+
+
+def applied(accept: Accept, manifest: PolicyManifest) -> Accept:
+    """The criteria that can be checked for a policy.
+
+    Without an environment nothing can be played: the criteria of play give way to agreement on the
+    recorded states, which does not prove how the variant plays.
+    """
+    if manifest.environment is not None or not accept.plays:
+        return accept
+    agreement = max(accept.agreement or 0.0, UNPROVEN_AGREEMENT)
+    return accept.model_copy(update={"margin": None, "return_ratio": None, "agreement": agreement})
 
 
 class _Frame(BaseModel):

@@ -71,6 +71,7 @@ def test_list_prints_json(command: Any, tiny_repository: Path) -> None:
         "bytes": model.bytes,
         "sha256": model.sha256,
         "mean_return": 123.456,
+        "agreement": 0.97,
         "stale": False,
     }
     assert rows[0]["variants"][1]["mean_return"] is None
@@ -112,6 +113,7 @@ def test_list_of_an_empty_repository_says_so(tmp_path: Path) -> None:
 def test_show_prints_a_policy(command: Any, tiny_repository: Path) -> None:
     shown = json.loads(command("show", "tiny", "--json").stdout)
     variants = shown.pop("variants")
+    assert shown.pop("proven_in_play") is True
     assert shown == Repository(tiny_repository).policy("tiny").model_dump(mode="json")
     assert [row["variant"] for row in variants] == ["fp32", "other"]
     text = command("show", "tiny").stdout

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
+from parts import SPECS
 from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import ObservationError
 from slimq.core.observation import FrameStack, ObservationSpec
@@ -191,3 +192,34 @@ def test_without_a_stack_the_new_frame_is_the_observation() -> None:
 def test_a_stack_that_does_not_fit_the_shape_is_refused(axis: int, count: int) -> None:
     with pytest.raises(ValidationError, match=f"has no {count} frames along axis {axis}"):
         ObservationSpec(dtype="uint8", shape=(4, 6, 6), stack=FrameStack(axis=axis, count=count))
+
+
+def test_layouts_with_parts_are_equal_whatever_was_computed_of_them() -> None:
+    for spec in SPECS.values():
+        copy = ObservationSpec.model_validate_json(spec.model_dump_json())
+        assert spec.integer_ranges is not None
+        assert copy.integer_ranges is not None
+        assert spec == copy
+        assert hash(spec) == hash(copy)
+    assert SPECS["taxi"] != SPECS["maze"]
+
+
+@pytest.mark.parametrize("spec", [TINY, FRAMES, *SPECS.values()])
+def test_zeros_are_valid_observations(spec: ObservationSpec) -> None:
+    zeros = spec.zeros(3)
+    assert spec.check(zeros) is zeros or np.array_equal(spec.check(zeros), zeros)
+    assert (zeros.shape, zeros.dtype) == ((3, *spec.shape), spec.dtype)
+    if spec.integer_ranges is None:
+        assert not zeros.any()
+
+
+@pytest.mark.parametrize("dtype", ["<i8", ">i2", "<u8", "<f8"])
+def test_integers_pass_in_any_dtype_that_holds_them(dtype: str) -> None:
+    taxi = SPECS["taxi"]
+    checked = taxi.check(np.array([[1000], [1499]]).astype(dtype))
+    assert checked.dtype == np.int32
+    assert checked.tolist() == [[1000], [1499]]
+    with pytest.raises(
+        ObservationError, match="an integer from 1000 to 1499 in 'state', received 15"
+    ):
+        taxi.check(np.array([[1500]]).astype(dtype))

@@ -4,12 +4,20 @@ import pytest
 from pydantic import ValidationError
 
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
-from slimq.core.report import EvaluationProtocol, EvaluationReport, Interval
+from slimq.core.report import (
+    EvaluationProtocol,
+    EvaluationReport,
+    Fidelity,
+    Interval,
+    Played,
+)
 
 
 def protocol(**changes):
     values = {
-        "environment": EnvironmentSpec(id="ALE/Pong-v5", preprocessing=AtariPreprocessing()),
+        "environment": EnvironmentSpec(
+            id="ALE/Pong-v5", preprocessing=AtariPreprocessing(), max_episode_steps=27_000
+        ),
         "epsilon": 0.01,
         "episodes": 2,
         "seed_range": "held-out",
@@ -73,3 +81,49 @@ def test_a_report_without_one_entry_per_episode_is_refused_by_name(field):
 def test_unknown_keys_are_refused():
     with pytest.raises(ValidationError, match="surprise"):
         EvaluationReport.model_validate(report().model_dump() | {"surprise": 1})
+
+
+UNPLAYED = dict.fromkeys(Played._fields) | {
+    "states_sha256": "e" * 64,
+    "fidelity": Fidelity(
+        states=3,
+        agreement=1,
+        near_ties=0,
+        agreement_without_ties=1,
+        regret=0,
+        q_error_mean=0,
+        q_error_max=0,
+    ),
+}
+
+
+def test_without_an_environment_everything_that_comes_from_play_is_null():
+    unplayed = report(**UNPLAYED)
+    assert unplayed.played is None
+    assert EvaluationReport.model_validate_json(unplayed.model_dump_json()) == unplayed
+    played = report().played
+    assert played is not None
+    assert (played.mean, played.returns) == (20.5, [20.0, 21.0])
+
+
+@pytest.mark.parametrize("name", Played._fields[1:])
+def test_play_is_reported_as_a_whole_or_not_at_all(name):
+    with pytest.raises(ValidationError, match=f"{name}: expected a value"):
+        report(**{name: None})
+    with pytest.raises(ValidationError, match=f"{name}: expected null without a protocol"):
+        report(**UNPLAYED | {name: getattr(report(), name)})
+
+
+@pytest.mark.parametrize("name", ["fidelity", "states_sha256"])
+def test_without_play_fidelity_refers_to_recorded_states(name):
+    with pytest.raises(ValidationError, match="expected both, as nothing was played"):
+        report(**UNPLAYED | {name: None})
+    with pytest.raises(ValidationError, match="expected null, as states come from play"):
+        report(states_sha256="e" * 64)
+
+
+def test_a_report_from_before_recorded_states_is_still_valid():
+    document = report().model_dump(mode="json")
+    del document["states_sha256"]
+    document["schema_minor"] = 0
+    assert EvaluationReport.model_validate(document).played == report().played

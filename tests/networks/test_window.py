@@ -106,7 +106,7 @@ def test_a_background_counts_as_zero_and_costs_the_graph_nothing() -> None:
     network = QNetwork(spec.model_copy(update={"body": body})).eval()
     frames = draw_frames()
     blank = torch.full((1, 4, 20, 16), 87, dtype=torch.uint8)
-    assert torch.equal(network.scale(blank), torch.zeros(1, 4, 20, 16))
+    assert torch.equal(network.prepare(blank), torch.zeros(1, 2, 16, 14))
     model = export_onnx(network)
     policy = OnnxPolicy(model, OBSERVATION, 3)
     np.testing.assert_allclose(policy(frames), TorchPolicy(network)(frames), atol=1e-5)

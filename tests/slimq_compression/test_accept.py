@@ -9,8 +9,9 @@ from slimq.core.seeds import SELECTION
 from slimq.environments.rollout import play_episodes
 from slimq_compression.accept import AcceptGate, Criterion, Verdict
 from slimq_compression.compress import compress
-from slimq_compression.pipeline import load_source, run_recipe
+from slimq_compression.pipeline import run_recipe
 from slimq_compression.recipe import Accept, parse_recipe
+from slimq_compression.source import load_source
 
 FP32 = 'name = "fp32"\n[accept]\nagreement = 0.99\nreturn_ratio = 0.99\nepisodes = 4\n'
 INT8 = """

@@ -11,9 +11,10 @@ import torch
 
 from slimq_compression import resume
 from slimq_compression.context import silent
-from slimq_compression.pipeline import load_source, run_recipe
+from slimq_compression.pipeline import run_recipe
 from slimq_compression.recipe import Recipe, parse_recipe
 from slimq_compression.resume import StepStore
+from slimq_compression.source import load_source
 
 FINETUNE = """
 [[network]]

@@ -7,7 +7,7 @@ import pytest
 from slimq_trainer.config import TrainConfig
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config() -> TrainConfig:
     """CartPole with every option that takes part in a checkpoint, done in a second."""
     return make_config()

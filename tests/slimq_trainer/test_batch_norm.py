@@ -102,7 +102,7 @@ def test_the_minibatch_alone_moves_the_statistics_not_the_next_states(
     batch = learner.replay.sample(16, learner.sampling)
     first = learner.online.features[0]
     with torch.no_grad():
-        given = first(learner.online.scale(batch.observations))
+        given = first(learner.online.prepare(batch.observations))
     temporal_difference_errors(learner.q_online, learner.q_target, batch, learner.config.algorithm)
     expected = 0.1 * given.mean(dim=(0, 2, 3))
     assert torch.allclose(statistics(learner.online)[0], expected, atol=1e-6)

@@ -237,7 +237,8 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     train_in(tmp_path, small_config)
     algorithm = small_config.algorithm.model_copy(update={"gamma": 0.5})
     other = small_config.model_copy(update={"algorithm": algorithm, "seed": 8})
-    with pytest.raises(TrainingError, match=r"other values of algorithm\.gamma, seed; restore"):
+    message = r"other values of algorithm\.gamma, seed; restore .*, go on from it with --from "
+    with pytest.raises(TrainingError, match=message):
         train_in(tmp_path, other)
 
 
@@ -272,8 +273,9 @@ def test_a_second_save_at_the_same_step_never_removes_the_first_before_its_time(
     assert latest_checkpoint(tmp_path) == first
     with monkeypatch.context() as patch:
         patch.setattr("slimq_trainer.checkpoint.remove_checkpoint", fail)
+        empty = {"seconds": 1.0, "curve": [], "best": None, "history": [], "origin": []}
         with pytest.raises(OSError, match="killed here"):
-            save_checkpoint(tmp_path, learner, {"seconds": 1.0, "curve": [], "best": None})
+            save_checkpoint(tmp_path, learner, empty)
     assert latest_checkpoint(tmp_path) != first
     assert train_in(tmp_path, small_config).step == small_config.algorithm.steps
     assert len(list(tmp_path.glob("checkpoint-*"))) == 1

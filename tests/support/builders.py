@@ -27,7 +27,8 @@ TINY_ACTIONS = ["left", "right"]
 FRAMES_ACTIONS = ["noop", "fire", "right", "left", "right-fire", "left-fire"]
 
 
-def _model(nodes: list[Any], constants: dict[str, Any], inputs: Any, outputs: Any) -> bytes:
+def make_model(nodes: list[Any], constants: dict[str, Any], inputs: Any, outputs: Any) -> bytes:
+    """A model with one input, of this element type and shape, and this number of Q-values."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     element, shape = inputs
@@ -59,7 +60,7 @@ def make_mlp(seed: int = 0, width: int = 8) -> bytes:
         helper.make_node("Relu", ["hidden"], ["rectified"]),
         helper.make_node("Gemm", ["rectified", "w2", "b2"], ["q_values"]),
     ]
-    return _model(nodes, constants, (TensorProto.FLOAT, (4,)), 2)
+    return make_model(nodes, constants, (TensorProto.FLOAT, (4,)), 2)
 
 
 def make_frames_model(seed: int = 0) -> bytes:
@@ -79,7 +80,7 @@ def make_frames_model(seed: int = 0) -> bytes:
         helper.make_node("ReduceMean", ["scaled", "axes"], ["means"], keepdims=0),
         helper.make_node("Gemm", ["means", "w", "b"], ["q_values"]),
     ]
-    return _model(nodes, constants, (TensorProto.UINT8, (4, 84, 84)), 6)
+    return make_model(nodes, constants, (TensorProto.UINT8, (4, 84, 84)), 6)
 
 
 def make_policy_manifest(name: str, calibration: FileEntry | None = None) -> PolicyManifest:
@@ -175,13 +176,21 @@ def build_repository(root: Path) -> Path:
     Written file by file, not by the Publisher, so that it also pins the form on disk.
     """
     for policy, make in (("tiny", make_mlp), ("tiny_frames", make_frames_model)):
-        folder = root / policy
-        folder.mkdir(parents=True)
-        calibration = _write(folder, "calibration", ".npz", make_calibration(policy))
-        _write_manifest(folder / "policy.json", make_policy_manifest(policy, calibration))
-        for seed, variant in enumerate(("fp32", "other")):
-            home = folder / "variants" / variant
-            home.mkdir(parents=True)
-            entry = _write(home, "model", ".onnx", make(seed))
-            _write_manifest(home / "variant.json", make_variant_manifest(policy, variant, entry))
+        models = {"fp32": make(0), "other": make(1)}
+        write_policy(root, make_policy_manifest(policy), make_calibration(policy), models)
     return root
+
+
+def write_policy(
+    root: Path, manifest: PolicyManifest, calibration: bytes, models: dict[str, bytes]
+) -> None:
+    """Writes a policy with its calibration set and a variant for each model."""
+    folder = root / manifest.name
+    folder.mkdir(parents=True)
+    entry = _write(folder, "calibration", ".npz", calibration)
+    _write_manifest(folder / "policy.json", manifest.model_copy(update={"calibration": entry}))
+    for variant, model in models.items():
+        home = folder / "variants" / variant
+        home.mkdir(parents=True)
+        entry = _write(home, "model", ".onnx", model)
+        _write_manifest(home / "variant.json", make_variant_manifest(manifest.name, variant, entry))

@@ -2,33 +2,47 @@
 
 Simulators are not saved but restored: each environment is restarted from its episode's seed and
 replays the episode's actions, which leads to the same state in CartPole and, without sticky
-actions, in the Atari games. A checkpoint is a folder that is renamed into place only once complete,
-so a process killed at any moment leaves the previous checkpoint intact.
+actions, in the Atari games. If that leads to another observation than the saved one, because an
+environment ignores its seed, the episode is given up: the replay buffer keeps it as truncated.
+
+A checkpoint is a folder that is renamed into place only once complete, so a process killed at any
+moment leaves the previous checkpoint intact.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import structlog
 import torch
 import zstandard
 from torch import Tensor
 
-from slimq.core.atomic import sync_folder
+from slimq.core.atomic import naming, sync_folder, write_atomically
 from slimq.core.errors import TrainingError, first_line
 from slimq.core.observation import Observations
 from slimq.environments.vector import VectorEnvironment
+from slimq.networks.checkpoint import save_network
+from slimq.networks.qnetwork import QNetwork
+from slimq.networks.specification import QNetworkSpec
+from slimq_trainer.changes import comparable, differences
 from slimq_trainer.learner import Learner
 from slimq_trainer.replay import ReplayBuffer
 
+FORMAT = 2
+"""Version of the checkpoint's layout; the first one did not contain it."""
 _PREFIX = "checkpoint-"
+_BEST = "best-"
+_STATE, _REPLAY = "state.pt", "replay.zst"
 _UNFINISHED = ".unfinished"
 _UNREADABLE = (
     OSError,
@@ -41,6 +55,7 @@ _UNREADABLE = (
 )
 _REPLAY_FIELDS = ("frames", "actions", "rewards", "terminated", "ended", "ages")
 _BLOCK_ROWS = 4096
+_log = structlog.get_logger(__name__)
 
 
 def save_checkpoint(folder: Path, learner: Learner, progress: dict[str, Any]) -> Path:
@@ -50,17 +65,26 @@ def save_checkpoint(folder: Path, learner: Learner, progress: dict[str, Any]) ->
         folder: the folder of checkpoints.
         learner: the state to save.
         progress: the caller's own values, returned by `load_checkpoint`.
+
+    Raises:
+        OSError: it cannot be written; the previous ones stay, and nothing is left of it.
     """
     # The name is unique even if this step was saved before: nothing is replaced in place.
     path = folder / f"{_PREFIX}{learner.step:012d}-{time.time_ns()}"
     unfinished = folder / f"{path.name}{_UNFINISHED}"
-    unfinished.mkdir(parents=True)
-    _write_replay(unfinished / "replay.zst", learner.replay)
-    with (unfinished / "state.pt").open("wb") as file:
-        torch.save(_state(learner) | {"progress": progress}, file)
-        _flush(file)
-    unfinished.rename(path)
-    sync_folder(folder)
+    with naming(path):
+        unfinished.mkdir(parents=True)
+        try:
+            _write_replay(unfinished / _REPLAY, learner.replay)
+            # Not written by torch, which reports a full disk as an error of its own.
+            state = io.BytesIO()
+            torch.save(_state(learner) | {"progress": progress}, state)
+            write_atomically(unfinished / _STATE, state.getvalue())
+            unfinished.rename(path)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        sync_folder(folder)
     remove_checkpoints(folder, keep=path)
     return path
 
@@ -85,55 +109,88 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(complete, default=None)
 
 
-def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
-    """Restores a new learner of the same configuration; returns the saved progress.
+def best_network(folder: Path, step: int) -> Path:
+    """The file of the best network, saved at an agent step.
+
+    Its name contains the step, so that a checkpoint always finds its own best network.
+    """
+    return folder / f"{_BEST}{step:012d}.safetensors"
+
+
+def best_networks(folder: Path) -> list[Path]:
+    """The files of best networks in a folder, in the order of their steps."""
+    return sorted(folder.glob(f"{_BEST}*"))
+
+
+def read_state(path: Path, device: torch.device | None = None) -> dict[str, Any]:
+    """Reads a checkpoint without its replay buffer.
+
+    Raises:
+        TrainingError: it has another format, or cannot be read.
+    """
+    try:
+        state = torch.load(path / _STATE, map_location=device or "cpu", weights_only=True)
+        found = state.get("format", 1)
+    except (*_UNREADABLE, AttributeError) as error:
+        raise _unreadable(path, error) from error
+    if found != FORMAT:
+        raise TrainingError(
+            f"{path}: is a checkpoint of format {found}, this slimq reads format {FORMAT}; use "
+            "--fresh to start over, or --from with its best-*.safetensors for the weights alone"
+        )
+    return dict(state)
+
+
+def network_of(state: dict[str, Any]) -> bytes:
+    """The network that a checkpoint would evaluate and publish, in slimq's format."""
+    network = QNetwork(QNetworkSpec.model_validate_json(state["network"]))
+    network.load_state_dict(state["average"] or state["online"])
+    return save_network(network)
+
+
+def load_checkpoint(
+    path: Path, learner: Learner, changeable: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Restores a new learner; returns the saved progress.
+
+    Args:
+        path: the checkpoint.
+        learner: as made by its configuration.
+        changeable: keys of the configuration that may differ from the checkpoint's.
 
     Raises:
         TrainingError: the checkpoint has a different configuration, or cannot be read.
     """
-    try:
-        state = torch.load(path / "state.pt", map_location=learner.device, weights_only=True)
-        _check_config(path, learner, state["config"])
-        _restore(learner, state)
-        _read_replay(path / "replay.zst", learner.replay)
-    except _UNREADABLE as error:
+    state = read_state(path, learner.device)
+    changes = differences(state["config"], comparable(learner.config, learner.precision))
+    if refused := [key for key in changes if key not in changeable]:
         raise TrainingError(
-            f"{path}: cannot be read ({first_line(error)}); use --fresh to start over"
-        ) from error
-    learner.observations = replay_episodes(
-        learner.environment, learner.episode_seeds, learner.episode_actions
-    )
+            f"{path}: was made with other values of {', '.join(refused)}; restore the "
+            f"configuration, go on from it with --from {path.parent}, or use --fresh to start over"
+        )
+    try:
+        _restore(learner, state)
+        _read_replay(path / _REPLAY, learner.replay)
+        saved = state["observations"].cpu().numpy()
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    _restore_episodes(learner, saved)
     progress: dict[str, Any] = state["progress"]
     return progress
 
 
-def _check_config(path: Path, learner: Learner, saved: dict[str, Any]) -> None:
-    wanted = _comparable(learner)
-    if saved != wanted:
-        raise TrainingError(
-            f"{path}: was made with other values of {', '.join(_changes(saved, wanted))}; "
-            "restore the configuration, or use --fresh to start over"
-        )
-
-
-def _changes(saved: dict[str, Any], wanted: dict[str, Any], table: str = "") -> list[str]:
-    """The keys that differ, such as `algorithm.gamma`."""
-    found = []
-    for key in sorted(saved.keys() | wanted.keys()):
-        before, now = saved.get(key), wanted.get(key)
-        if before != now and isinstance(before, dict) and isinstance(now, dict):
-            found += _changes(before, now, f"{table}{key}.")
-        elif before != now:
-            found.append(f"{table}{key}")
-    return found
+def _unreadable(path: Path, error: Exception) -> TrainingError:
+    return TrainingError(f"{path}: cannot be read ({first_line(error)}); use --fresh to start over")
 
 
 def _restore(learner: Learner, state: dict[str, Any]) -> None:
     learner.online.load_state_dict(state["online"])
     learner.target.load_state_dict(state["target"])
     if learner.average is not None:
-        learner.average.load_state_dict(state["average"])
+        learner.average.load_state_dict(state["average"] or state["online"])
     learner.optimizer.load_state_dict(state["optimizer"])
+    for group in learner.optimizer.param_groups:  # its epsilon may have changed
+        group["eps"] = learner.config.algorithm.optimizer_epsilon
     learner.exploration.bit_generator.state = state["exploration"]
     learner.sampling.set_state(state["sampling"].cpu())
     learner.episode_seeds = list(state["episode_seeds"])
@@ -148,14 +205,46 @@ def _restore(learner: Learner, state: dict[str, Any]) -> None:
         learner.replay.priorities.largest.fill_(state["largest_priority"])
 
 
+def _restore_episodes(learner: Learner, saved: Observations) -> None:
+    """Restores the environments; begins new episodes where that leads to another observation."""
+    replayed, strayed = replay_episodes(
+        learner.environment, learner.episode_seeds, learner.episode_actions
+    )
+    learner.observations = replayed
+    for index, (found, expected) in enumerate(zip(replayed, saved, strict=True)):
+        strayed[index] |= found.tobytes() != expected.tobytes()
+    if not strayed.any():
+        return
+    given_up = np.flatnonzero(strayed)
+    learner.replay.truncate(given_up, saved)
+    for index in given_up.tolist():
+        learner.episode_seeds[index] = learner.next_seed
+        learner.episode_actions[index] = []
+        learner.episode_returns[index] = 0.0
+        learner.next_seed += 1
+    seeds = [learner.episode_seeds[index] for index in given_up]
+    learner.observations = learner.environment.restart(strayed, seeds)
+    _log.warning(
+        "episodes begun anew: from the same seed, the same actions led to other observations",
+        environment=learner.config.environment.id,
+        episodes=len(given_up),
+        of=learner.environment.count,
+    )
+
+
 def replay_episodes(
     environment: VectorEnvironment, seeds: list[int], actions: list[list[int]]
-) -> Observations:
-    """Restores every environment by replaying its actions from its seed."""
+) -> tuple[Observations, npt.NDArray[np.bool_]]:
+    """Restores every environment by replaying its actions from its seed.
+
+    Returns:
+        The observations, and which episodes ended although they had not when they were played.
+    """
     observations = environment.start(seeds)
     longest = max(len(taken) for taken in actions)
     delay = [longest - len(taken) for taken in actions]
     waiting = np.zeros(len(seeds), dtype=np.bool_)
+    strayed = np.zeros(len(seeds), dtype=np.bool_)
     for tick in range(longest):
         restart = np.array([tick > 0 and tick == wait for wait in delay]) | waiting
         if restart.any():
@@ -167,17 +256,21 @@ def replay_episodes(
         ]
         result = environment.step(np.array(row, dtype=np.int64))
         observations, waiting = result.observations, result.ended
+        strayed |= waiting & np.array([tick >= wait for wait in delay])
     late = np.array([wait == longest for wait in delay]) | waiting
     if longest and late.any():
         chosen = [seed for seed, now in zip(seeds, late, strict=True) if now]
         observations = environment.restart(late, chosen)
-    return observations
+    return observations, strayed
 
 
 def _state(learner: Learner) -> dict[str, Any]:
     priorities = learner.replay.priorities
     return {
-        "config": _comparable(learner),
+        "format": FORMAT,
+        "config": comparable(learner.config, learner.precision),
+        "network": learner.online.spec.model_dump_json(),
+        "observations": torch.from_numpy(learner.observations.copy()),
         "online": learner.online.state_dict(),
         "target": learner.target.state_dict(),
         "average": None if learner.average is None else learner.average.state_dict(),
@@ -198,12 +291,6 @@ def _state(learner: Learner) -> dict[str, Any]:
     }
 
 
-def _comparable(learner: Learner) -> dict[str, Any]:
-    """The part of the configuration that must match the checkpoint; run settings may change."""
-    config = learner.config.model_dump(mode="json", exclude={"run", "calibration_states"})
-    return config | {"precision": learner.precision}
-
-
 def _used(replay: ReplayBuffer) -> int:
     return int(np.minimum(replay.written, replay.rows).max())
 
@@ -213,7 +300,8 @@ def _write_replay(path: Path, replay: ReplayBuffer) -> None:
         with zstandard.ZstdCompressor(level=1).stream_writer(file, closefd=False) as stream:
             for block in _blocks(replay):
                 stream.write(block.contiguous().cpu().numpy().data)
-        _flush(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read_replay(path: Path, replay: ReplayBuffer) -> None:
@@ -237,8 +325,3 @@ def _blocks(replay: ReplayBuffer) -> Iterator[Tensor]:
         for environment in range(replay.environments):
             for start in range(0, used, _BLOCK_ROWS):
                 yield tensor[environment, start : min(start + _BLOCK_ROWS, used)]
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

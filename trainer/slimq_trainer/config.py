@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import Slug
+from slimq.core.threads import MAX_THREADS
 from slimq.core.toml_files import read_toml
 from slimq.networks.specification import NATURE, ConvSpec, MLPSpec
 
@@ -116,7 +117,12 @@ class RunConfig(_Config):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 if the processor supports it"
     )
-    threads: int = Field(default=0, ge=0, le=256, description="torch threads; 0: all cores")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_THREADS,
+        description="threads of torch and of Atari games; 0: all cores; --threads takes precedence",
+    )
     checkpoint_minutes: float = Field(
         default=5.0, gt=0.0, description="minutes between checkpoints"
     )

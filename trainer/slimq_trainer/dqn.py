@@ -45,7 +45,7 @@ IMAGE_CHANNELS = (1, 3, 4)
 
 
 def train(config: TrainConfig, run: Run) -> Learner:
-    """Trains to the last step, resuming from the run's last checkpoint if there is one.
+    """Trains to the last step, from the run's last checkpoint or its start, if there is one.
 
     Args:
         config: the training configuration.
@@ -56,7 +56,8 @@ def train(config: TrainConfig, run: Run) -> Learner:
         stop.
 
     Raises:
-        TrainingError: the loss is no longer finite; the last checkpoint is kept.
+        TrainingError: the loss is no longer finite, or the disk is full; the last checkpoint is
+            kept.
         InvalidInputError: the replay buffer does not fit in memory.
     """
     algorithm = config.algorithm
@@ -94,7 +95,7 @@ def make_learner(config: TrainConfig) -> Learner:
     target = arrange(QNetwork(spec)).to(device).eval().requires_grad_(requires_grad=False)
     target.load_state_dict(online.state_dict())
     average = copy.deepcopy(target) if algorithm.average_decay is not None else None
-    environment = VectorEnvironment(config.environment, algorithm.environments)
+    environment = VectorEnvironment(config.environment, algorithm.environments, config.run.threads)
     first = TRAINING.start + config.seed * SEEDS_PER_TRAINING
     seeds = list(range(first, first + algorithm.environments))
     return Learner(

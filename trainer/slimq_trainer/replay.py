@@ -114,11 +114,22 @@ class ReplayBuffer:
         self.episode_steps += 1
         over = np.flatnonzero(ended)
         if len(over):
-            nothing = np.zeros(len(over), dtype=np.bool_)
-            no_action = np.full(len(over), NO_ACTION, dtype=np.int64)
-            no_reward = np.zeros(len(over), dtype=np.float32)
-            self._write(over, last_observations[over], no_action, no_reward, nothing, nothing)
-            self.episode_steps[over] = 0
+            self._write_last(over, last_observations)
+
+    def truncate(
+        self, environments: npt.NDArray[np.int64], last_observations: Observations
+    ) -> None:
+        """Ends episodes in progress as if they had been truncated after their last step.
+
+        Args:
+            environments: the environments whose episodes end.
+            last_observations: `(environments, *shape)`, of all environments.
+        """
+        begun = environments[self.episode_steps[environments] > 0]
+        if len(begun):
+            last = (self.written[begun] - 1) % self.rows
+            self.ended[torch.from_numpy(begun), torch.from_numpy(last)] = True
+            self._write_last(begun, last_observations)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Samples a minibatch, uniformly or by priority."""
@@ -152,6 +163,19 @@ class ReplayBuffer:
         """Updates priorities from the temporal-difference errors `(batch,)` of a minibatch."""
         if self.priorities:
             self.priorities.update(batch.environments, batch.rows, errors)
+
+    def _write_last(self, environments: npt.NDArray[np.int64], observations: Observations) -> None:
+        """Adds the row without an action that ends an episode."""
+        count = len(environments)
+        self._write(
+            environments,
+            observations[environments],
+            np.full(count, NO_ACTION, dtype=np.int64),
+            np.zeros(count, dtype=np.float32),
+            np.zeros(count, dtype=np.bool_),
+            np.zeros(count, dtype=np.bool_),
+        )
+        self.episode_steps[environments] = 0
 
     def _write(
         self,

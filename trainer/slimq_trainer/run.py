@@ -5,39 +5,45 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import numpy as np
 import structlog
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from slimq.core.atomic import TEMPORARY, write_atomically
-from slimq.core.errors import TrainingError
+from slimq.core.atomic import TEMPORARY, append_whole, write_atomically
+from slimq.core.errors import TrainingError, describe_system_error
 from slimq.core.locks import hold_lock
+from slimq.core.manifest import Continuation
 from slimq.core.seeds import SELECTION
 from slimq.environments.rollout import play_episodes
 from slimq.networks.checkpoint import save_network
 from slimq.networks.hardware import flushed_denormals
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_trainer.checkpoint import (
+    best_network,
+    best_networks,
     latest_checkpoint,
     load_checkpoint,
     remove_checkpoints,
     save_checkpoint,
 )
 from slimq_trainer.config import TrainConfig
+from slimq_trainer.continuation import begin, is_resumed
+from slimq_trainer.events import EventLog
 from slimq_trainer.learner import Learner
+from slimq_trainer.start import HISTORY, Start
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 LOCK = ".lock"
-_BEST = "best-"
 _log = structlog.get_logger()
 
 
@@ -47,8 +53,26 @@ class Run:
     Holds an exclusive lock on the folder, which the system releases when the process dies.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, *, progress: bool = True) -> None:
-        self.folder, self.config = folder, config
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainConfig,
+        *,
+        start: Start | None = None,
+        progress: bool = True,
+    ) -> None:
+        """Prepares a run.
+
+        Args:
+            folder: folder of checkpoints and logs.
+            config: the training configuration.
+            start: earlier weights or an earlier training to go on from, unless the folder already
+                has a checkpoint of what began there.
+            progress: whether to show a progress bar.
+        """
+        self.folder, self.config, self.start = folder, config, start
+        self.history: tuple[Continuation, ...] = ()
+        self._origin: list[str] = []
         self.stopping = False
         self.seconds = 0.0
         self.curve: list[tuple[int, float]] = []
@@ -74,6 +98,9 @@ class Run:
             raise TrainingError(
                 f"{self.folder}: in use by another training; choose another folder with --run"
             ) from None
+        except OSError:
+            self._bar.close()
+            raise
         self._exit.enter_context(flushed_denormals())
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._stop)
@@ -92,12 +119,8 @@ class Run:
 
     @property
     def best_network(self) -> Path:
-        """The network with the highest return on selection seeds so far.
-
-        Its name contains the agent step, so that a checkpoint always finds its own best network.
-        """
-        step = self.best[0] if self.best else 0
-        return self.folder / f"{_BEST}{step:012d}.safetensors"
+        """The network with the highest return on selection seeds so far."""
+        return best_network(self.folder, self.best[0] if self.best else 0)
 
     @property
     def target_reached(self) -> bool:
@@ -121,24 +144,50 @@ class Run:
         (self.folder / METRICS).unlink(missing_ok=True)
 
     def restore(self, learner: Learner) -> None:
-        """Restores the learner from the last checkpoint, if there is one."""
+        """Restores the learner from the last checkpoint, or else from the start, if there is one.
+
+        Raises:
+            TrainingError: the checkpoint is of another training, or cannot be read; or a file
+                cannot be written.
+        """
         path = latest_checkpoint(self.folder)
-        if path is not None:
-            progress = load_checkpoint(path, learner)
-            self.seconds = progress["seconds"]
-            self.curve = [(int(step), float(value)) for step, value in progress["curve"]]
-            self.best = progress["best"]
-            self._updates_logged = learner.updates
+        begins = self.start is not None and not is_resumed(self.folder, self.start, learner)
+        if self.start is not None and begins:
+            self._begin(learner, self.start)
+        elif path is not None:
+            self._take_over(load_checkpoint(path, learner), learner)
             if self.best is not None and not self.best_network.exists():
                 raise TrainingError(f"{self.best_network}: is missing; use --fresh to start over")
-            self._drop_records_after(learner.step)
             _log.info("resumed", checkpoint=str(path), step=learner.step)
-        self._writer = self._exit.enter_context(
-            SummaryWriter(str(self.folder / TENSORBOARD), purge_step=learner.step)
-        )
+        with self._disk_errors():
+            self._drop_records_after(learner.step)
+            self._events = EventLog(self.folder / TENSORBOARD, learner.step)
+        if begins:
+            if self.best is None:
+                # So that a training that only makes good weights worse does not publish its own.
+                self._select(learner)
+            self.save(learner)  # before the first step, so that any interruption resumes here
         self._bar.update(learner.step - self._bar.n)
         self._bar.unpause()
         self._resumed = self._checkpointed = self._logged = time.monotonic()
+
+    def _begin(self, learner: Learner, start: Start) -> None:
+        progress, continuation = begin(learner, start)
+        if progress is not None:
+            self._take_over(progress, learner)
+            if self.best is not None and not self.best_network.exists():
+                with self._disk_errors():
+                    write_atomically(self.best_network, start.network)
+        self.history = (*start.history, continuation)
+        self._origin = list(start.digests)
+
+    def _take_over(self, progress: dict[str, Any], learner: Learner) -> None:
+        self.seconds = progress["seconds"]
+        self.curve = [(int(step), float(value)) for step, value in progress["curve"]]
+        self.best = progress["best"]
+        self.history = HISTORY.validate_python(progress["history"])
+        self._origin = progress["origin"]
+        self._updates_logged = learner.updates
 
     def after_step(self, learner: Learner) -> None:
         """Logs, evaluates and checkpoints as due at this agent step."""
@@ -155,13 +204,21 @@ class Run:
         """Writes a checkpoint.
 
         Raises:
-            TrainingError: the loss or a weight is not finite; the last checkpoint stays.
+            TrainingError: the loss or a weight is not finite, or the disk is full; the last
+                checkpoint stays.
         """
         learner.check_finite()
         self.seconds, self._resumed = self._elapsed(), time.monotonic()
-        progress = {"seconds": self.seconds, "curve": self.curve, "best": self.best}
-        save_checkpoint(self.folder, learner, progress)
-        self._remove_networks(keep=self.best_network)
+        progress = {
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "best": self.best,
+            "history": HISTORY.dump_python(self.history, mode="json"),
+            "origin": self._origin,
+        }
+        with self._disk_errors():
+            save_checkpoint(self.folder, learner, progress)
+            self._remove_networks(keep=self.best_network)
         self._checkpointed = time.monotonic()
 
     def finish(self, learner: Learner) -> None:
@@ -185,41 +242,59 @@ class Run:
         }
         learner.losses.zero_()
         self._updates_logged, self._logged = learner.updates, now
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            record = {"step": step, "updates": learner.updates, "seconds": self._elapsed()} | values
-            file.write(json.dumps(record) + "\n")
+        record = {"step": step, "updates": learner.updates, "seconds": self._elapsed()} | values
+        with self._disk_errors():
+            self._events.add(values, step)
+            append_whole(self.folder / METRICS, (json.dumps(record) + "\n").encode())
         self._bar.set_postfix({"return": f"{values['train/return']:.1f}"}, refresh=False)
 
     def _select(self, learner: Learner) -> None:
         seeds = SELECTION.seeds(self.config.run.evaluate_episodes)
         policy = TorchPolicy(learner.policy, learner.device)
         episodes = play_episodes(
-            self.config.environment, policy, seeds, environments=min(len(seeds), 16)
+            self.config.environment,
+            policy,
+            seeds,
+            environments=min(len(seeds), 16),
+            threads=self.config.run.threads,
         )
         mean = float(np.mean([episode.return_ for episode in episodes]))
         self.curve.append((learner.step, mean))
-        self._writer.add_scalar("selection/return", mean, learner.step)
+        with self._disk_errors():
+            self._events.add({"selection/return": mean}, learner.step)
         _log.info("selection", step=learner.step, updates=learner.updates, mean_return=mean)
         if self.best is None or mean >= self.best[1]:
             self.best = (learner.step, mean)
-            write_atomically(self.best_network, save_network(learner.policy))
+            with self._disk_errors():
+                write_atomically(self.best_network, save_network(learner.policy))
 
     def _remove_networks(self, keep: Path | None = None) -> None:
         """Removes best networks except `keep`, and temporary files of a killed process."""
-        for pattern in (f"{_BEST}*", f"{TEMPORARY}*"):
-            for path in self.folder.glob(pattern):
-                if path != keep:
-                    path.unlink()
+        for path in [*best_networks(self.folder), *self.folder.glob(f"{TEMPORARY}*")]:
+            if path != keep:
+                path.unlink()
 
     def _drop_records_after(self, step: int) -> None:
         """Drops records beyond the last checkpoint: those steps will be logged again."""
         path = self.folder / METRICS
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _logged_step(line) <= step]
-            path.write_text("".join(kept), encoding="utf-8")
+        if not path.exists():
+            return
+        kept = 0
+        for line in path.read_bytes().splitlines(keepends=True):
+            if _logged_step(line) > step:
+                break
+            kept += len(line)
+        os.truncate(path, kept)  # needs no space, unlike writing the file again
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Turns system errors on writing into one line that says what is left."""
+        try:
+            yield
+        except OSError as error:
+            last = latest_checkpoint(self.folder)
+            rest = "there is no checkpoint yet" if last is None else f"{last.name} is kept"
+            raise TrainingError(f"{describe_system_error(error)}; {rest}") from error
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self._resumed
@@ -231,7 +306,7 @@ def _crossed(learner: Learner, every: int) -> bool:
     return learner.step // every > before // every
 
 
-def _logged_step(line: str) -> float:
+def _logged_step(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +11,11 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from slimq.core.errors import InvalidInputError
-from slimq_compression.graph.model import WEIGHTED, weighted_nodes
+from slimq_compression.graph.model import WEIGHTED, coded_nodes, producers, weighted_nodes
 
 DENSE = ("Gemm", "MatMul")
+Role = Literal["convolutions", "dense", "head"]
+ROLES: tuple[Role, ...] = ("convolutions", "dense", "head")
 
 
 def float_layers(
@@ -37,7 +40,7 @@ def choose_layers(
 
     Args:
         model: the graph.
-        wanted: names of layers; None for all.
+        wanted: names of layers, or the roles `convolutions`, `dense` and `head`; None for all.
         place: the parameter that names them, such as `quantize_int8.layers`.
         operators: operators that the pass can encode.
 
@@ -45,14 +48,48 @@ def choose_layers(
         InvalidInputError: a named layer cannot be encoded, or no layer can.
     """
     available = float_layers(model, operators)
-    unknown = [name for name in wanted or () if name not in available]
+    roles = layer_roles(model)
+    unknown = [name for name in wanted or () if name not in available and name not in ROLES]
     if unknown:
-        listing = ", ".join(available) or "none"
+        listing = ", ".join([*ROLES, *available])
         raise InvalidInputError(place, f"layers with float weights ({listing})", repr(unknown[0]))
     if not available:
         expected = f"a graph with float weights in {' or '.join(operators)}"
         raise InvalidInputError(place, expected, "one without")
-    return {name: node for name, node in available.items() if wanted is None or name in wanted}
+    if wanted is None:
+        return available
+    chosen = {
+        name: node
+        for name, node in available.items()
+        if name in wanted or roles[node.name] in wanted
+    }
+    if not chosen:
+        raise InvalidInputError(place, f"roles of layers ({', '.join(available)})", repr(wanted))
+    return chosen
+
+
+def layer_roles(model: onnx.ModelProto) -> dict[str, Role]:
+    """The role of each layer by name: one that feeds no other layer with weights is a head."""
+    made_by = producers(model)
+    layers = weighted_nodes(model) + coded_nodes(model)
+    inner: set[str] = set()
+    for node in layers:
+        waiting, seen = [node.input[0]], set[str]()
+        while waiting:
+            before = made_by.get(waiting.pop())
+            if before is None or before.name in seen:
+                continue
+            seen.add(before.name)
+            waiting += before.input
+        inner |= seen
+    return {
+        node.name: "head"
+        if node.name not in inner
+        else "convolutions"
+        if node.op_type == "Conv"
+        else "dense"
+        for node in layers
+    }
 
 
 def output_axis(node: onnx.NodeProto) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimq.core.observation import Observations
-from slimq.core.qfunction import QValues
+from slimq.core.qfunction import QFunction, QValues
 from slimq.networks.hardware import flushed_denormals, resolve_precision
 from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
 from slimq.networks.torch_policy import TorchPolicy
@@ -116,9 +116,8 @@ def distil(network: QNetwork, params: DistillationParams, context: PassContext) 
         context: provides the teacher and the collector.
     """
     student = arrange(copy.deepcopy(network)).to(context.device)
-    teacher = arrange(copy.deepcopy(context.teacher)).to(context.device).eval()
     latent = LatentNetwork(student, params.activation_bits, context.device)
-    player, expert = (TorchPolicy(n, context.device) for n in (student, teacher))
+    player, expert = TorchPolicy(student, context.device), context.expert()
     learner = _Learner(latent, params, context)
     replay = Replay(params.replay_states, context.generator)
     with context.progress("finetune", params.rounds * params.updates, "update") as bar:
@@ -245,7 +244,7 @@ class _Learner:
             bar.update(1)
 
 
-def label(teacher: TorchPolicy, states: Observations) -> QValues:
+def label(teacher: QFunction, states: Observations) -> QValues:
     """The teacher's Q-values `(states, actions)`, in batches."""
     parts = [
         teacher(states[start : start + LABEL_BATCH]) for start in range(0, len(states), LABEL_BATCH)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import SETTLED, Grid, project
 from slimq.networks.qnetwork import QNetwork, activation_names, named_layers
 
@@ -30,6 +31,9 @@ class LatentNetwork:
     Attributes:
         network: the network with latent weights, for the optimizer to update.
         grids: its grids, by layer name.
+
+    Raises:
+        InvalidInputError: activations are to be quantized, and one is not a ReLU.
     """
 
     def __init__(
@@ -44,6 +48,10 @@ class LatentNetwork:
         self._levels: dict[str, _ActivationLevels] = {}
         if activation_bits is not None:
             for name, module in activation_names(network).items():
+                if not isinstance(module, nn.ReLU):
+                    expected = "null for a network with activations other than ReLU"
+                    received = f"{activation_bits}, and {name}"
+                    raise InvalidInputError("finetune.activation_bits", expected, received)
                 self._levels[name] = _ActivationLevels(activation_bits)
                 module.register_forward_hook(self._levels[name])
         self.advance(0.0)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from slimq.core.errors import InvalidInputError
-from slimq.networks.layers import ConvLayer, ResidualLayer
+from slimq.networks.heads import ACTIVATIONS
+from slimq.networks.layers import ResidualLayer, ShuffleLayer
 from slimq.networks.qnetwork import QNetwork, WeightedLayer, named_layers
-from slimq.networks.specification import ConvSpec
+from slimq.networks.specification import ConvSpec, MultiInputSpec, QNetworkSpec
 
 
 @dataclass(frozen=True)
@@ -47,30 +48,58 @@ def unit_layers(network: QNetwork, owner: str) -> list[UnitLayer]:
         owner: name of the pass, for errors.
 
     Raises:
-        InvalidInputError: there are grouped convolutions, shuffles or residual blocks, which couple
-            the units of several layers.
+        InvalidInputError: as `check_plain`.
     """
-    _check_plain(network, owner)
+    check_plain(network.spec, owner)
     names = {id(layer): name for name, layer in named_layers(network).items()}
+    activations = tuple(ACTIVATIONS.values())
     found: list[UnitLayer] = []
     for module in network.features:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             found.append(UnitLayer(names[id(module)], module, None, module))
         elif isinstance(module, nn.BatchNorm2d):
             found[-1] = UnitLayer(found[-1].name, found[-1].layer, module, module)
-        elif isinstance(module, nn.ReLU):
+        elif isinstance(module, activations):
             found[-1] = UnitLayer(found[-1].name, found[-1].layer, found[-1].norm, module)
     return found
 
 
-def _check_plain(network: QNetwork, owner: str) -> None:
-    body = network.spec.body
-    for index, layer in enumerate(body.convolutions if isinstance(body, ConvSpec) else ()):
-        if isinstance(layer, ConvLayer) and layer.groups == 1:
-            continue
-        if isinstance(layer, ConvLayer):
-            found = f"a convolution with {layer.groups} groups"
-        else:
-            found = "a residual block" if isinstance(layer, ResidualLayer) else "a channel shuffle"
+def check_plain(spec: QNetworkSpec, owner: str) -> None:
+    """Checks that a network is a chain of convolutions and dense layers up to a linear head.
+
+    Args:
+        spec: the network's specification.
+        owner: name of the pass, for errors.
+
+    Raises:
+        InvalidInputError: it is not; names what couples the units of several layers.
+    """
+    found = _coupling(spec)
+    if found is not None:
         expected = "a network of plain convolutions and dense layers"
-        raise InvalidInputError(f"{owner}.network", expected, f"convolutions[{index}]: {found}")
+        raise InvalidInputError(f"{owner}.network", expected, found)
+
+
+def _coupling(spec: QNetworkSpec) -> str | None:
+    """What makes a network more than a plain chain; None if it is one."""
+    body = spec.body
+    if isinstance(body, MultiInputSpec):
+        return "one with several inputs"
+    if not spec.head.is_linear:
+        return "one with a dueling head" if spec.head.dueling else "one with a distributional head"
+    for index, layer in enumerate(body.convolutions if isinstance(body, ConvSpec) else ()):
+        found = None
+        if isinstance(layer, ResidualLayer):
+            found = "a residual block"
+        elif isinstance(layer, ShuffleLayer):
+            found = "a channel shuffle"
+        elif layer.groups > 1:
+            found = f"a convolution with {layer.groups} groups"
+        elif layer.layer_norm:
+            found = "layer normalization"
+        if found:
+            return f"convolutions[{index}]: {found}"
+    for index, dense in enumerate(spec.dense_layers):
+        if dense.layer_norm:
+            return f"hidden[{index}]: layer normalization"
+    return None

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimq.core.qfunction import QValues
+from slimq.core.qfunction import QFunction, QValues
 from slimq.networks.hardware import flushed_denormals, resolve_precision
 from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
 from slimq.networks.targets import bootstrap_targets
@@ -93,7 +93,7 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     latent = LatentNetwork(online, None, context.device)
     teacher = None
     if params.teacher_weight:
-        teacher = TorchPolicy(copy.deepcopy(context.teacher).to(context.device), context.device)
+        teacher = context.expert()
     player = TorchPolicy(online, context.device)
     learner = _Learner(latent, params, context)
     replay = Replay(params.replay_rounds, context.generator)
@@ -186,7 +186,7 @@ class _Learner:
         return loss
 
 
-def _label(teacher: TorchPolicy | None, played: TransitionBatch, actions: int) -> QValues:
+def _label(teacher: QFunction | None, played: TransitionBatch, actions: int) -> QValues:
     """The teacher's Q-values `(steps, actions)`; zeros without a teacher."""
     states = played.observations
     if teacher is None:

@@ -202,7 +202,7 @@ def _cut_network(network: QNetwork, layers: list[UnitLayer], ranks: Ranks) -> QN
 
 def _cut_spec(spec: QNetworkSpec, ranks: Ranks) -> QNetworkSpec:
     body = spec.body
-    values: dict[str, object] = {"kind": body.kind}
+    values: dict[str, object] = {"kind": body.kind, "activation": body.activation}
     hidden: list[int | DenseLayer] = []
     for index, dense in enumerate(body.hidden, start=1):
         if f"dense{index}" in ranks:
@@ -217,6 +217,7 @@ def _cut_spec(spec: QNetworkSpec, ranks: Ranks) -> QNetworkSpec:
                 channels = layer.channels
         values |= {
             "window": body.window,
+            "channels": body.channels,
             "background": body.background,
             "convolutions": convolutions,
         }

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from slimq.core.errors import InvalidInputError
 from slimq.networks.layers import DenseLayer
 from slimq.networks.qnetwork import QNetwork
-from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
+from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 from slimq_compression.network.importance import Importance, unit_scores
 from slimq_compression.network.units import UnitLayer, unit_layers
@@ -123,7 +123,7 @@ def keep_units(network: QNetwork, kept: list[Tensor]) -> QNetwork:
             if old.norm is not None and new.norm is not None:
                 _copy_normalization(old.norm, new.norm, outputs)
             inputs, before = outputs, old.layer
-        everything = torch.arange(len(network.head.weight))
+        everything = torch.arange(network.spec.actions)
         if inputs is not None:
             inputs = _spread(inputs, before, network.head)
         _copy_slice(network.head, smaller.head, everything, inputs)
@@ -198,7 +198,7 @@ def _spread(kept: Tensor, before: nn.Module | None, layer: nn.Module) -> Tensor:
 
 def _narrowed(spec: QNetworkSpec, widths: list[int]) -> QNetworkSpec:
     """The specification with other widths."""
-    body: ConvSpec | MLPSpec = copy.copy(spec.body)
+    body = copy.copy(spec.body)
     count = len(body.convolutions) if isinstance(body, ConvSpec) else 0
     update: dict[str, object] = {
         "hidden": tuple(

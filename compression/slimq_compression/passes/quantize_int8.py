@@ -39,11 +39,10 @@ from slimq_compression.context import PassContext
 from slimq_compression.graph.layers import choose_layers
 from slimq_compression.quantization.bias_correction import correct_biases
 from slimq_compression.quantization.qdq import (
-    OPERATORS,
     Placement,
     Ranges,
-    activations_of,
     insert_qdq,
+    quantizable_tensors,
     scaled_frames,
 )
 from slimq_compression.quantization.ranges import (
@@ -80,7 +79,8 @@ class Params(BaseModel):
     layers: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="names of layers to quantize; null: all with float weights",
+        description="names of layers to quantize, or roles: convolutions, dense, head; null: all "
+        "with float weights",
     )
     calibration: Calibration = Field(
         default=Calibration.MIN_MAX, description="calibration method for activation ranges"
@@ -146,11 +146,8 @@ def _ranges(model: onnx.ModelProto, states: Observations, params: Params) -> Ran
         ranges[INPUT] = whole.range()
     else:
         ranges[frames.tensor] = (0.0, 255.0 * frames.scale)
-    names = [
-        node.output[0]
-        for node in activations_of(model)
-        if node.op_type in OPERATORS and node.output[0] not in (*ranges, *learned, OUTPUT)
-    ]
+    known = {*ranges, *learned, OUTPUT}
+    names = [name for name in quantizable_tensors(model) if name not in known]
     ranges |= activation_ranges(model, names, states, params.calibration, params.percentile)
     # The quantizer needs a range for every activation, although the Q-values are not quantized.
     return ranges | learned | {OUTPUT: (-1.0, 1.0)}

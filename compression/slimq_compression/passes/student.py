@@ -19,6 +19,7 @@ is too small for the teacher's function, no amount of training helps.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -27,7 +28,7 @@ from slimq.core.errors import InvalidInputError
 from slimq.networks.architectures import ARCHITECTURES, Architecture
 from slimq.networks.layers import Hidden, Layer, Window
 from slimq.networks.qnetwork import QNetwork, named_layers
-from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
+from slimq.networks.specification import Body, ConvSpec, HeadSpec, QNetworkSpec, channel_axis
 from slimq_compression.context import PassContext, evenly
 from slimq_compression.network.gradients import recording
 
@@ -98,6 +99,8 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
         student = QNetwork(spec).eval()
+    if student.normalize is not None and network.normalize is not None:
+        student.normalize.load_state_dict(network.normalize.state_dict())
     if params.initial is Initial.DATA:
         _fit_to_data(student, context)
     return student
@@ -124,14 +127,13 @@ def _fit_to_data(student: QNetwork, context: PassContext) -> None:
 
 
 def student_spec(given: QNetworkSpec, params: Params) -> QNetworkSpec:
-    """The student's specification. Raises as `apply`."""
+    """The student's specification: a body of its own, the given inputs, a linear head.
+
+    Raises as `apply`.
+    """
     try:
-        return QNetworkSpec(
-            body=_body(given.body, params),
-            observation_shape=given.observation_shape,
-            observation_dtype=given.observation_dtype,
-            actions=given.actions,
-        )
+        changed = {"body": _body(given, params), "head": HeadSpec()}
+        return QNetworkSpec.model_validate({**dict(given), **changed})
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         fitting = f"layers that fit observations of {given.observation_shape}"
@@ -139,16 +141,37 @@ def student_spec(given: QNetworkSpec, params: Params) -> QNetworkSpec:
         raise InvalidInputError(f"student.{named}", fitting, problem) from error
 
 
-def _body(given: ConvSpec | MLPSpec, params: Params) -> ConvSpec | MLPSpec:
+def _body(network: QNetworkSpec, params: Params) -> Body:
+    given = network.body
     hidden = given.hidden if params.hidden is None else params.hidden
+    if params.architecture is None and params.convolutions is None:
+        return given.model_copy(update={"hidden": hidden})
+    channels = _channels(network)
     if params.architecture is not None:
         body = ARCHITECTURES[params.architecture](params.width)
-        return body if params.hidden is None else body.model_copy(update={"hidden": hidden})
-    if params.convolutions is not None:
-        return ConvSpec(
-            window=params.window,
-            background=params.background,
-            convolutions=params.convolutions,
-            hidden=hidden,
+        update = {"channels": channels}
+        return body.model_copy(
+            update=update if params.hidden is None else {**update, "hidden": hidden}
         )
-    return given.model_copy(update={"hidden": hidden})
+    return ConvSpec(
+        window=params.window,
+        background=params.background,
+        channels=channels,
+        convolutions=params.convolutions or (),
+        hidden=hidden,
+    )
+
+
+def _channels(network: QNetworkSpec) -> Literal["first", "last"] | None:
+    """The axis of an image's channels, as in the given network; otherwise by their shape."""
+    if isinstance(network.body, ConvSpec):
+        return network.body.channels
+    if network.observation_parts is not None:
+        expected = "one image rather than named parts; give hidden for dense layers"
+        raise InvalidInputError("student.convolutions", expected, "parts")
+    axis = channel_axis(network.observation_shape)
+    if axis is None and len(network.observation_shape) == 3:
+        expected = "an image whose channels are fewer than its rows and columns"
+        received = f"shape {network.observation_shape}"
+        raise InvalidInputError("student.convolutions", expected, received)
+    return axis

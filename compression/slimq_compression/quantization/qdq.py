@@ -80,11 +80,26 @@ def activations_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return found
 
 
+def quantizable_tensors(model: onnx.ModelProto) -> list[str]:
+    """The float tensors whose range the quantizer may need, in order of computation."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    # Inference stops at operators that are not standard, whose outputs are floats.
+    others = {
+        value.name
+        for value in (*inferred.graph.value_info, *inferred.graph.output)
+        if value.type.tensor_type.elem_type not in (TensorProto.UNDEFINED, TensorProto.FLOAT)
+    }
+    nodes = activations_of(model)
+    quantizable = [node for node in nodes if node.op_type in OPERATORS]
+    wanted = {name for node in quantizable for name in (node.output[0], *node.input)} - others
+    return [name for node in nodes for name in node.output if name in wanted]
+
+
 def scaled_frames(model: onnx.ModelProto) -> Frames | None:
     """Finds the conversion of uint8 frames to floats; None if observations are not frames."""
     codes = INPUT
     cast = next((node for node in model.graph.node if codes in node.input), None)
-    if cast is not None and cast.op_type == "Slice":
+    while cast is not None and cast.op_type in ("Slice", "Transpose"):
         codes = cast.output[0]
         cast = next((node for node in model.graph.node if codes in node.input), None)
     if cast is None or cast.op_type != "Cast":

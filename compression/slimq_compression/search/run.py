@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +22,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from slimq.core.errors import CheckFailedError
+from slimq.core.errors import CheckFailedError, describe_system_error
 from slimq.core.repository import Repository
+from slimq.core.threads import limit_threads
 from slimq_compression.accept import AcceptGate
 from slimq_compression.context import Progress, ignore, silent
-from slimq_compression.pipeline import Source, load_source
 from slimq_compression.recipe import parse_recipe
-from slimq_compression.search.space import Offer, background_of, digest_of_space
+from slimq_compression.search.space import Offer, background_of, digest_of_space, searched_network
 from slimq_compression.search.stages import Stages
 from slimq_compression.search.start import enqueue_published
 from slimq_compression.search.study import (
@@ -42,6 +43,7 @@ from slimq_compression.search.study import (
     round_objectives,
 )
 from slimq_compression.search.worker import Worker
+from slimq_compression.source import Source, load_source
 
 POLL_SECONDS, STOP_SECONDS = 0.5, 10.0
 
@@ -123,7 +125,7 @@ def search(
         on_trial(snapshot(study, settings))
         missing = settings.trials - len(finished_trials(study))
         if missing > 0:
-            background, network = background_of(source.calibration), source.teacher.spec
+            background, network = background_of(source.calibration), searched_network(source)
             offer, policy = Offer.current(), settings.policy
             enqueue_published(study, repository, policy, network, offer, background)
         try:
@@ -222,8 +224,9 @@ def _work_in_processes(
     """Workers take a ticket per trial, so that exactly the requested number is run."""
     spawn = multiprocessing.get_context("spawn")
     tickets = spawn.Semaphore(missing)
+    problems = spawn.SimpleQueue()
     workers = [
-        spawn.Process(target=_work, args=(settings, tickets), name=f"search-{index}")
+        spawn.Process(target=_work, args=(settings, tickets, problems), name=f"search-{index}")
         for index in range(1, min(settings.workers, missing) + 1)
     ]
     seen = len(finished_trials(study))
@@ -242,13 +245,20 @@ def _work_in_processes(
     died = [f"{w.name} (exit code {w.exitcode})" for w in workers if w.exitcode]
     if died:
         problem = f"{', '.join(died)} died, perhaps out of memory"
+        if not problems.empty():
+            problem = problems.get()
         raise CheckFailedError(f"search: {problem}; rerun the command to resume")
 
 
-def _work(settings: SearchSettings, tickets: Any) -> None:
+def _work(settings: SearchSettings, tickets: Any, problems: Any) -> None:
     """Entry point of a worker process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    Worker(settings).run(lambda: tickets.acquire(block=False), lambda: None)
+    limit_threads(settings.threads)
+    try:
+        Worker(settings).run(lambda: tickets.acquire(block=False), lambda: None)
+    except OSError as error:  # such as a full disk
+        problems.put(describe_system_error(error))
+        sys.exit(1)
 
 
 def _end_with_parent() -> None:

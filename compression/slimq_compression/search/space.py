@@ -23,7 +23,9 @@ from optuna.trial import BaseTrial
 from slimq.core.calibration import CalibrationSet
 from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.catalogue import CATALOGUE
+from slimq_compression.network.units import check_plain
 from slimq_compression.recipe import Recipe, parse_recipe
+from slimq_compression.source import Source
 
 Kind = Literal["conv", "mlp"]
 
@@ -183,11 +185,23 @@ def background_of(calibration: CalibrationSet) -> int:
     return int(np.bincount(calibration.frames.reshape(-1), minlength=256).argmax())
 
 
+def searched_network(source: Source) -> QNetworkSpec:
+    """The network whose variants are searched.
+
+    Raises:
+        RepositoryError: the policy is kept as a graph.
+        InvalidInputError: its network is not a plain chain of layers.
+    """
+    spec = source.require_network("the search").spec
+    check_plain(spec, "search")
+    return spec
+
+
 def suggest(
     trial: BaseTrial, network: QNetworkSpec, offer: Offer, background: int = 0
 ) -> Candidate:
     """Chooses a candidate; each parameter has a fixed range, whatever was chosen before."""
-    kind: Kind = network.body.kind
+    kind: Kind = "conv" if isinstance(network.body, ConvSpec) else "mlp"
     structure = trial.suggest_categorical("structure", offer.structures)
     keep: tuple[float, ...] = ()
     convolutions: tuple[dict[str, int], ...] = ()

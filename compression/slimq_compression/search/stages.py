@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from slimq.core.manifest import random_mean, require_environment
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction
 from slimq.core.report import Fidelity, LatencyMeasurement
@@ -19,7 +20,6 @@ from slimq.core.seeds import SELECTION
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.evaluation.latency import measure_latency
 from slimq_compression.context import Progress, silent
-from slimq_compression.pipeline import Source
 from slimq_compression.selection import (
     Score,
     load_candidate,
@@ -27,6 +27,7 @@ from slimq_compression.selection import (
     scale_over_random,
     score_returns,
 )
+from slimq_compression.source import Source
 
 SCREENING_OFFSET, GATE_OFFSET = 200_000, 300_000
 """Offsets into selection seeds; the trainer uses 0, the accept gate `accept.SEED_OFFSET`."""
@@ -78,7 +79,7 @@ class Stages:
             screening=tuple(self.play(policy, screening, SCREENING_OFFSET, label, progress)),
             gate=tuple(self.play(policy, gate, GATE_OFFSET, label, progress)),
         )
-        random = self.source.manifest.random_policy.mean
+        random = random_mean(self.source.manifest)
         for returns in (reference.screening, reference.gate):
             scale_over_random(returns, random, "search")
         return reference
@@ -110,7 +111,7 @@ class Stages:
     def score(self, policy: QFunction, reference: Sequence[float], offset: int) -> Score:
         """Plays the baseline's seeds and compares with its returns `reference`."""
         returns = self.play(policy, len(reference), offset, "search: candidate")
-        return score_returns(returns, reference, self.source.manifest.random_policy.mean, "search")
+        return score_returns(returns, reference, random_mean(self.source.manifest), "search")
 
     def play(
         self,
@@ -122,7 +123,7 @@ class Stages:
     ) -> list[float]:
         """Plays selection episodes; returns are ordered by seed."""
         seeds = SELECTION.seeds(episodes, offset=offset)
-        environment = self.source.manifest.environment
+        environment = require_environment(self.source.manifest, "the search")
         return play_returns(environment, policy, seeds, label, progress)
 
 

@@ -20,9 +20,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from slimq.core.atomic import naming
 from slimq.core.errors import ConfigError, InvalidInputError
 from slimq.core.locks import hold_lock, make_lock
 from slimq.core.manifest import SLUG
+from slimq.core.threads import MAX_THREADS
 from slimq_compression.context import step_seed
 
 JOURNAL, LOCK = "journal.jsonl", "search.lock"
@@ -45,7 +47,8 @@ class SearchSettings:
         margin: non-inferiority margin, as in a recipe's gate.
         trials: total trials of the study, including those of earlier runs.
         minutes: time limit of this run; a trial that has started is finished.
-        workers: number of processes, with one thread each.
+        workers: number of processes.
+        threads: threads of each of them.
         seed: seed of the sampler and of the recipes.
         effort: share of the full training for each trial.
         screening_episodes: episodes for every trial that is not pruned before.
@@ -62,6 +65,7 @@ class SearchSettings:
     trials: int = 100
     minutes: float = 60.0
     workers: int = 1
+    threads: int = 1
     seed: int = 0
     effort: float = 0.15
     screening_episodes: int = 10
@@ -73,6 +77,7 @@ class SearchSettings:
         ranges: list[tuple[str, float, float]] = [
             ("trials", 1, 100_000),
             ("workers", 1, 1_024),
+            ("threads", 1, MAX_THREADS),
             ("seed", 0, 2**31 - 1),
             ("screening_episodes", 2, 10_000),
             ("gate_episodes", 2, 10_000),
@@ -119,6 +124,14 @@ class _JournalLock(JournalFileOpenLock):
         self._lock.release()
 
 
+class _Journal(JournalFileBackend):
+    """A journal that is named in system errors, such as a full disk."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with naming(Path(self._file_path)):
+            super().append_logs(logs)
+
+
 @contextlib.contextmanager
 def lock_study(folder: Path) -> Iterator[None]:
     """Locks a study's folder.
@@ -153,7 +166,7 @@ def open_study(settings: SearchSettings) -> optuna.Study:
     journal = settings.folder / JOURNAL
     lock = _JournalLock(journal)
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal), lock)),
+        storage=JournalStorage(_Journal(str(journal), lock)),
         study_name=settings.name,
         sampler=make_sampler(settings.seed, 0),
         directions=["minimize"] * len(OBJECTIVES),

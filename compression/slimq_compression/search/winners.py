@@ -16,16 +16,24 @@ import optuna
 import torch
 from optuna.trial import FixedTrial
 
+from slimq.core.atomic import write_atomically
 from slimq.core.errors import ConfigError, SlimqError
 from slimq.core.repository import Repository
 from slimq.core.toml_files import parse_toml, read_toml
 from slimq_compression.compress import Outcome, compress
 from slimq_compression.context import Progress, ignore, silent
-from slimq_compression.pipeline import OnStep, Source, load_source
+from slimq_compression.pipeline import OnStep
 from slimq_compression.recipe import Recipe
 from slimq_compression.search.run import Found, ranking
-from slimq_compression.search.space import Offer, background_of, make_recipe, suggest
+from slimq_compression.search.space import (
+    Offer,
+    background_of,
+    make_recipe,
+    searched_network,
+    suggest,
+)
 from slimq_compression.search.study import SearchSettings
+from slimq_compression.source import Source, load_source
 
 MAX_ATTEMPTS = 3
 """Maximum full trainings per requested variant."""
@@ -107,7 +115,7 @@ def publish_winners(
             continue
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_atomically(path, text.encode())
         published.add(found.number)
         yield Winner(found, seed, path, outcome, "")
 
@@ -138,7 +146,7 @@ def winning_recipe(
 ) -> tuple[Recipe, str]:
     """Makes a trial's recipe with a training of `effort`, and its TOML text."""
     offer, background = Offer.current(), background_of(source.calibration)
-    candidate = suggest(FixedTrial(found.params), source.teacher.spec, offer, background)
+    candidate = suggest(FixedTrial(found.params), searched_network(source), offer, background)
     accept: dict[str, float | int] = {
         "episodes": settings.gate_episodes,
         "margin": settings.margin,

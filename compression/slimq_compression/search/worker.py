@@ -23,8 +23,15 @@ from optuna.trial import FrozenTrial, TrialState
 from slimq.core.errors import SlimqError
 from slimq.core.report import Fidelity
 from slimq.core.repository import Repository
-from slimq_compression.pipeline import Staged, load_source, run_recipe
-from slimq_compression.search.space import Candidate, Offer, background_of, make_recipe, suggest
+from slimq_compression.pipeline import Staged, run_recipe
+from slimq_compression.search.space import (
+    Candidate,
+    Offer,
+    background_of,
+    make_recipe,
+    searched_network,
+    suggest,
+)
 from slimq_compression.search.stages import GATE_OFFSET, SCREENING_OFFSET, Reference, Stages
 from slimq_compression.search.study import (
     SearchSettings,
@@ -34,6 +41,7 @@ from slimq_compression.search.study import (
     make_sampler,
     open_study,
 )
+from slimq_compression.source import load_source
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +74,7 @@ class Worker:
 
     def __init__(self, settings: SearchSettings) -> None:
         self.settings = settings
-        torch.set_num_threads(1)
+        torch.set_num_threads(settings.threads)
         repository = Repository(settings.policies)
         self.source = load_source(repository, settings.policy)
         _, model = repository.read_model(settings.policy, self.source.manifest.baseline_variant)
@@ -100,7 +108,7 @@ class Worker:
             self.study.tell(trial, figures.values)
 
     def _objective(self, trial: optuna.Trial) -> Figures:
-        candidate = suggest(trial, self.source.teacher.spec, self.offer, self.background)
+        candidate = suggest(trial, searched_network(self.source), self.offer, self.background)
         trial.set_user_attr("candidate", candidate.describe())
         if (duplicate := self._find_duplicate(trial)) is not None:
             return _copy_result(trial, duplicate)

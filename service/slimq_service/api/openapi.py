@@ -48,9 +48,10 @@ REQUEST: dict[str, Any] = {
     "required": ["observations"],
     "properties": {
         "observations": {
-            "type": "array",
+            "type": ["array", "object"],
             "description": "nested lists (batch, *shape), or one observation without the batch "
-            "dimension; the policy's manifest has shape and dtype",
+            "dimension; the policy's manifest has shape and dtype. If it has parts, also an object "
+            "with such lists for each part by name.",
             "minItems": 1,
             "items": {},
         },
@@ -81,6 +82,10 @@ REQUEST_EXAMPLES = {
         "summary": "two observations for a given variant",
         "value": {"observations": [[0, 0, 0, 0], [0.1, 0, -0.1, 0]], "variant": "int8"},
     },
+}
+PARTS_EXAMPLE = {
+    "summary": "two observations of a policy with named parts",
+    "value": {"observations": {"position": [[0, 0.5], [1, 0]], "direction": [0, 3]}},
 }
 RESPONSE_EXAMPLE = {
     "policy": "cartpole",
@@ -203,12 +208,12 @@ def _act(names: list[str], problem: dict[str, Any]) -> dict[str, Any]:
             key,
             schema.CONTENT_ENCODING,
         ],
-        **_body_and_responses(REQUEST_EXAMPLES, response, problem),
+        **_body_and_responses({**REQUEST_EXAMPLES, "parts": PARTS_EXAMPLE}, response, problem),
     }
 
 
 def _compare(problem: dict[str, Any]) -> dict[str, Any]:
-    examples = {"one": REQUEST_EXAMPLES["one"]}
+    examples = {"one": REQUEST_EXAMPLES["one"], "parts": PARTS_EXAMPLE}
     response = {"schema": {"$ref": "#/components/schemas/CompareAnswer"}}
     described = "comma-separated names; by default all variants of the policy"
     reference = "the variant to compare with; by default the policy's baseline"
@@ -231,7 +236,11 @@ def _body_and_responses(
 ) -> dict[str, Any]:
     request = {"schema": {"$ref": "#/components/schemas/ActRequest"}, "examples": examples}
     binary = {"type": "string", "format": "binary"}
-    raw = {**binary, "description": "little-endian numbers of the policy's dtype in C order"}
+    raw = {
+        **binary,
+        "description": "little-endian numbers of the policy's dtype in C order; parts follow each "
+        "other in the order of the manifest",
+    }
     npy = {**binary, "description": "an array (batch, *shape) in NumPy's npy format"}
     return {
         "requestBody": {

@@ -51,7 +51,8 @@ def check_lists(body: bytes, spec: ObservationSpec, max_batch: int, field: str) 
     """
     if len(body) <= SPARE_LISTS:
         return
-    lists_each = sum(itertools.accumulate(spec.shape[:-1], operator.mul, initial=1))
+    shapes = [spec.shape] if spec.parts is None else [part.shape for part in spec.parts]
+    lists_each = sum(map(_count_lists, shapes))
     limit = max_batch * lists_each + SPARE_LISTS
     if len(body) > limit and (count := _count(body, _CONTAINERS)) > limit:
         received = f"a body of {count} lists, objects and keys"
@@ -61,6 +62,11 @@ def check_lists(body: bytes, spec: ObservationSpec, max_batch: int, field: str) 
     limit = max_batch * math.prod(spec.shape) + SPARE_LISTS
     if len(body) > limit and (count := _count(body, _SEPARATORS)) > limit:
         raise LimitError(field, max_batch, f"a body of {count} commas and quotes", "observations")
+
+
+def _count_lists(shape: tuple[int, ...]) -> int:
+    """Lists in an array of this shape, itself included."""
+    return sum(itertools.accumulate(shape[:-1], operator.mul, initial=1))
 
 
 def _count(body: bytes, characters: bytes) -> int:

@@ -18,22 +18,19 @@ import numpy.typing as npt
 
 from slimq.core.errors import (
     InvalidInputError,
-    ObservationError,
     SlimqError,
     first_line,
     suggestion,
 )
 from slimq.core.observation import Observations, ObservationSpec
+from slimq_service.decoding.batches_in_json import read_batch
 from slimq_service.decoding.frames_in_json import PLACEHOLDER, read_frames
 from slimq_service.decoding.nested_lists import (
     check_count,
     check_lists,
-    flatten,
     is_typed_array,
     kind_of,
     load_json,
-    read_vectors,
-    to_array,
 )
 from slimq_service.errors import MalformedError
 
@@ -53,7 +50,7 @@ class Envelope:
 
     Attributes:
         media_type: one of `MEDIA_TYPES`.
-        content: raw bytes, an array, or nested lists from JSON that was not read as an array.
+        content: raw bytes, an array, or the JSON value that was not read as an array.
         variant: the variant that the body names.
     """
 
@@ -72,14 +69,12 @@ class Envelope:
             count = len(self.content) // spec.item_bytes
             check_count(count, max_batch, FIELD)
             return spec.from_bytes(self.content)
-        if type(self.content) is list:
-            return _from_lists(self.content, spec, max_batch)
         if isinstance(self.content, np.ndarray):
             array: npt.NDArray[Any] = self.content
             if array.ndim == len(spec.shape) + 1:
                 check_count(array.shape[0], max_batch, FIELD)
             return spec.check(array, "body" if self.media_type == NPY else FIELD)
-        return _from_lists(self.content, spec, max_batch)
+        return read_batch(self.content, spec, max_batch, FIELD)
 
 
 def parse(media_type: str, body: bytes, spec: ObservationSpec, max_batch: int) -> Envelope:
@@ -203,47 +198,6 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
         return native.reshape(shape, order="F" if fortran else "C")
     except (ValueError, TypeError) as error:  # an empty array may have arbitrary other dimensions
         raise MalformedError("body", "an npy file with a valid shape", str(error)) from None
-
-
-def _from_lists(value: Any, spec: ObservationSpec, max_batch: int) -> Observations:
-    rank = len(spec.shape)
-    if rank == 1 and spec.dtype == "float32":
-        vectors = read_vectors(value, spec.shape[0])
-        if vectors is not None:
-            check_count(len(vectors), max_batch, FIELD)
-            return vectors
-    lengths, first = _infer_shape(value, rank + 2)
-    depth = len(lengths)
-    expected = f"a list of shape (batch, {', '.join(map(str, spec.shape))})"
-    if depth == 0:
-        raise ObservationError(FIELD, expected, kind_of(value))
-    if value == []:
-        raise ObservationError(FIELD, "a batch of at least 1", "an empty batch")
-    if isinstance(first, dict) and depth <= rank:
-        raise ObservationError(FIELD + "[0]" * depth, "lists of numbers", kind_of(first))
-    is_list_missing = depth <= rank and type(first) not in (int, float, list)
-    if lengths == spec.shape or (depth == rank and not is_list_missing):
-        numbers, count = flatten(value, spec.shape, FIELD), 1
-    elif depth == rank + 1 or is_list_missing:
-        count = len(value)
-        check_count(count, max_batch, FIELD)
-        numbers = flatten(value, (count, *spec.shape), FIELD)
-    else:
-        more = ", …" if isinstance(first, list) and first else ""
-        received = f"a list of shape ({', '.join(map(str, lengths))}{more})"
-        raise ObservationError(FIELD, expected, received)
-    return spec.check(to_array(numbers, spec).reshape(count, *spec.shape), FIELD)
-
-
-def _infer_shape(value: Any, max_depth: int) -> tuple[tuple[int, ...], Any]:
-    """The lengths of nested lists along their first elements, and the innermost first element."""
-    lengths: list[int] = []
-    while isinstance(value, list) and len(lengths) < max_depth:
-        lengths.append(len(value))
-        if not value:
-            break
-        value = value[0]
-    return tuple(lengths), value
 
 
 def _length(length: int) -> str:

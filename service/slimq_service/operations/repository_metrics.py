@@ -20,6 +20,7 @@ from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.snapshot import Key
 
 FAMILIES = {
+    "slimq_policy_proven_in_play": "1 if the policy has an environment to play in, else 0",
     "slimq_policy_random_return": "Mean return of random actions, the zero of return ratios",
     "slimq_variant_info": "1, with a variant's precision and the sha256 of its stored model",
     "slimq_variant_baseline": "1 for the baseline variant of its policy, else 0",
@@ -37,17 +38,18 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class _Results:
-    """The results of a report that are exposed."""
+    """The results of a report that are exposed; returns are the mean and its interval's ends."""
 
-    mean: float
-    low: float
-    high: float
+    returns: tuple[float, float, float] | None
     agreement: float | None
 
     @classmethod
     def of(cls, report: EvaluationReport) -> _Results:
         agreement = report.fidelity.agreement if report.fidelity is not None else None
-        return cls(report.mean, report.interval.low, report.interval.high, agreement)
+        played = report.played
+        if played is None:
+            return cls(None, agreement)
+        return cls((played.mean, played.interval.low, played.interval.high), agreement)
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,8 @@ class RepositoryMetrics:
         scan = self._catalogue.scan
         for policy, scanned in scan.policies.items():
             if scanned.manifest is not None:
-                value = scanned.manifest.random_policy.mean
-                line = f'slimq_policy_random_return{{policy="{policy}"}} {value!r}'
-                lines["slimq_policy_random_return"].append(line)
+                for name, value in _policy_values(scanned.manifest):
+                    lines[name].append(f'{name}{{policy="{policy}"}} {value!r}')
         known, self._known = self._known, {}
         for key, entry in scan.entries():
             policy_manifest = scan.policies[key[0]].manifest
@@ -153,6 +154,13 @@ def _report_key(variant: VariantManifest) -> tuple[str, str] | None:
     return None if report is None else (variant.model.sha256, report.sha256)
 
 
+def _policy_values(policy: PolicyManifest) -> Iterator[tuple[str, float]]:
+    """Name and value of every line of a policy."""
+    yield "slimq_policy_proven_in_play", float(policy.proven_in_play)
+    if policy.random_policy is not None:
+        yield "slimq_policy_random_return", policy.random_policy.mean
+
+
 def _values(
     policy: PolicyManifest, variant: VariantManifest, results: _Results | None
 ) -> Iterator[tuple[str, str, float]]:
@@ -166,8 +174,8 @@ def _values(
     yield "slimq_variant_macs", "", variant.macs
     if results is None:
         return
-    yield "slimq_variant_return", "", results.mean
-    yield "slimq_variant_return_low", "", results.low
-    yield "slimq_variant_return_high", "", results.high
+    if results.returns is not None:
+        for end, value in zip(("", "_low", "_high"), results.returns, strict=True):
+            yield f"slimq_variant_return{end}", "", value
     if results.agreement is not None:
         yield "slimq_variant_agreement_ratio", "", results.agreement

@@ -78,7 +78,7 @@ def measure(q_function: QFunction, spec: ObservationSpec, max_batch: int) -> Cos
     sizes = {2**step for step in range(max_batch.bit_length())} | {max_batch}
     measured: dict[int, float] = {}
     for batch in sorted(sizes):
-        zeros = np.zeros((batch, *spec.shape), dtype=spec.numpy_dtype)
+        zeros = spec.zeros(batch)
         q_function(zeros)
         times: list[float] = []
         while len(times) < REPEATS and sum(times) < REPEAT_SECONDS:

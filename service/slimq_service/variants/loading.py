@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from slimq.core.errors import RepositoryError
 from slimq.core.manifest import PolicyManifest, VariantManifest
-from slimq.core.observation import ObservationSpec
+from slimq.core.observation import INTEGER_RANGES, ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.providers import CPU
 from slimq.core.qfunction import QFunction
@@ -23,7 +23,7 @@ from slimq.core.repository import Repository
 from slimq_service.variants.cost import Cost, measure
 
 EXTREME = 1e3
-"""Larger than any observation value of a float32 environment."""
+"""Larger than any observation value of a float32 environment; integers stay in their range."""
 BATCH_TOLERANCE = 1e-3
 """Tolerance of batch invariance, relative to the largest Q-value."""
 
@@ -102,8 +102,7 @@ def load(
     except Exception as error:  # whatever the runtime raises for a model that cannot run
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, f"the model does not run: {error}") from error
-    zeros: Any = np.zeros((1, *policy.observation.shape), policy.observation.numpy_dtype)
-    if not np.isfinite(q_function(zeros)).all():
+    if not np.isfinite(q_function(policy.observation.zeros())).all():
         path = f"{policy.name}/{variant}/{manifest.model.path}"
         raise RepositoryError(path, "returns non-finite Q-values for an all-zero observation")
     least = len(content)
@@ -120,7 +119,7 @@ def is_batch_invariant(q_function: QFunction, spec: ObservationSpec) -> bool:
     observations would then change another's Q-values. Each test observation is run in a batch of
     its own copies and in one with extreme values, of the same shape and so with the same rounding.
     """
-    rows = _unlike_rows(spec)
+    rows = unlike_rows(spec)
     mixed = q_function(np.stack(rows))
     for number, beside in enumerate(mixed):
         alone = q_function(np.stack([rows[number]] * len(rows)))[number]
@@ -131,16 +130,23 @@ def is_batch_invariant(q_function: QFunction, spec: ObservationSpec) -> bool:
     return True
 
 
-def _unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
-    """Observations `(*shape)` as different as possible: noise, zeros, and both extremes."""
+def unlike_rows(spec: ObservationSpec) -> list[npt.NDArray[Any]]:
+    """Valid observations `(*shape)` as different as possible: noise, zeros, and both extremes."""
     generator = np.random.default_rng(0)
-    if spec.dtype == "uint8":
-        noise: Any = generator.integers(0, 256, spec.shape)
-        constants: tuple[float, ...] = (0, 255)
+    noise: npt.NDArray[Any]
+    if spec.dtype == "float32":
+        noise, least, most = generator.normal(0, 0.1, spec.shape), -EXTREME, EXTREME
     else:
-        noise = generator.normal(0, 0.1, spec.shape)
-        constants = (0, -EXTREME, EXTREME)
+        noise = generator.integers(0, 256, spec.shape)
+        least, most = np.clip(INTEGER_RANGES[spec.dtype], -EXTREME, EXTREME)
+    constants = (least, most, 0.0) if least else (least, most)
     rows = [noise, *(np.full(spec.shape, value) for value in constants)]
+    if (ranges := spec.integer_ranges) is not None:
+        low = np.where(np.isinf(ranges.low), np.minimum(ranges.high, 0) - EXTREME, ranges.low)
+        high = np.where(np.isinf(ranges.high), np.maximum(low, 0) + EXTREME, ranges.high)
+        drawn = low + np.floor(generator.random(low.shape) * (high - low + 1))
+        for row, values in zip(rows, (drawn, low, high, np.clip(0, low, high)), strict=False):
+            row[ranges.indices] = values
     return [row.astype(spec.numpy_dtype) for row in rows]
 
 

@@ -17,7 +17,12 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 def act(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     source: Annotated[
-        str, typer.Option("--input", help="Observations: FILE.npy, FILE.json, or - for stdin.")
+        str,
+        typer.Option(
+            "--input",
+            help="Observations: FILE.npy, FILE.npz with one array per part, FILE.json, JSON, or - "
+            "for stdin.",
+        ),
     ],
     url: UrlOption = DEFAULT_URL,
     variant: Annotated[

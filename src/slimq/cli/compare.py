@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,8 @@ COLUMNS = (
     "parameters",
     "MACs",
 )
+UNPROVEN_COLUMNS = (*COLUMNS[:3], "agreement", "regret", *COLUMNS[9:])
+"""Columns for a policy without an environment, which has no returns."""
 _MISSING = "–"
 
 
@@ -51,8 +54,9 @@ def compare(
     """Compare a policy's variants: size, return, loss, agreement and latency.
 
     Latency is at batch 1. "paired, low" is the lower bound of the 95 % interval of
-    (variant − full) / (full − random); a variant is non-inferior if it is at least −2 %. Exits
-    with 1 if a variant cannot be read.
+    (variant − full) / (full − random); a variant is non-inferior if it is at least −2 %. A policy
+    without an environment is not proven in play: it has agreement and regret on its recorded
+    states instead. Exits with 1 if a variant cannot be read.
     """
     from slimq.cli.extras import require
     from slimq.core.errors import CheckFailedError, InvalidInputError
@@ -70,7 +74,7 @@ def compare(
     if as_json:
         print_json(to_json(comparison))
     else:
-        lines = [COLUMNS, *(table_row(row) for row in comparison.rows)]
+        lines = table(comparison)
         typer.echo(markdown_table(lines) if markdown else text_table(lines))
         typer.echo(render_notes(comparison), nl=False)
     for name, problem in comparison.failed.items():
@@ -94,6 +98,19 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         if row.difference:
             plain["difference"]["non_inferior"] = row.difference.non_inferior
     return values
+
+
+def table(comparison: Comparison) -> list[Sequence[str]]:
+    """The heading and a row for each variant; without returns if nothing was played."""
+    if comparison.proven_in_play:
+        return [COLUMNS, *(table_row(row) for row in comparison.rows)]
+    return [UNPROVEN_COLUMNS, *(_unproven_row(row) for row in comparison.rows)]
+
+
+def _unproven_row(row: ComparisonRow) -> list[str]:
+    cells, fidelity = table_row(row), row.fidelity
+    regret = _number(fidelity.regret if fidelity else None, "{:.4g}")
+    return [*cells[:3], cells[8], regret, *cells[9:]]
 
 
 def table_row(row: ComparisonRow) -> list[str]:
@@ -120,12 +137,17 @@ def table_row(row: ComparisonRow) -> list[str]:
 def render_notes(comparison: Comparison) -> str:
     """Notes on how the figures were measured and what is missing; may be empty."""
     lines: list[str] = []
+    if comparison.evidence is not None:
+        lines.append(comparison.evidence)
     protocol = comparison.protocol
     if protocol:
+        steps = protocol.environment.max_episode_steps
+        limit = "" if steps is None else f", at most {steps:,} agent steps"
+        random = comparison.random_mean
         lines.append(
             f"{protocol.environment.id}: {protocol.episodes} {protocol.seed_range} episodes, "
-            f"ε {protocol.epsilon:g}, at most {protocol.environment.max_episode_steps:,} agent "
-            f"steps; a random policy's mean return is {comparison.random_mean:.2f}"
+            f"ε {protocol.epsilon:g}{limit}"
+            + ("" if random is None else f"; a random policy's mean return is {random:.2f}")
         )
     if comparison.processor:
         lines.append(f"latency on {comparison.processor}, one thread, batch 1")

@@ -11,9 +11,16 @@ import typer
 
 from slimq.cli.bars import progress_bar
 from slimq.cli.extras import require
-from slimq.cli.options import DEFAULT_POLICIES, RECIPES, JsonOption, PoliciesOption
+from slimq.cli.options import (
+    DEFAULT_POLICIES,
+    RECIPES,
+    JsonOption,
+    PoliciesOption,
+    ThreadsOption,
+)
 from slimq.cli.outcomes import show_outcome, show_step
 from slimq.core.errors import NotFoundError
+from slimq.core.threads import limit_threads
 
 if TYPE_CHECKING:
     from slimq_compression.compress import Outcome
@@ -42,6 +49,7 @@ def compress(
     device: Annotated[
         str, typer.Option("--device", help="Device for fine-tuning: cpu, cuda or auto.")
     ] = "cpu",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make variants of a policy from recipes and publish those that pass their accept gate.
@@ -49,6 +57,7 @@ def compress(
     If a recipe is rejected or fails, the others still run; the command then fails at the end.
     After an interruption, the same command resumes after the last finished network step.
     """
+    limit_threads(threads)
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "safetensors")
     from slimq.core.repository import Repository
     from slimq.networks.hardware import resolve_device

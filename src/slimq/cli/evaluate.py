@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimq.cli.bars import redraw_seconds
-from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption, ThreadsOption
 from slimq.core.errors import CheckFailedError, InvalidInputError
+from slimq.core.threads import limit_threads
 
 if TYPE_CHECKING:
     from slimq.environments.rollout import Episode
@@ -69,16 +70,20 @@ def evaluate(
     only_latency: Annotated[
         bool, typer.Option("--only-latency", help="Measure only latency.")
     ] = False,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate variants on the same held-out episodes and publish a report for each.
 
-    After an interruption, the same command resumes with the next episode.
+    A policy without an environment is not played: its variants are compared with the full policy
+    on its recorded states, and stay unproven in play. After an interruption, the same command
+    resumes with the next episode.
     """
     from slimq.cli.extras import require
 
     if no_latency and only_latency:
         raise InvalidInputError("--only-latency", "either --no-latency or --only-latency", "both")
+    limit_threads(threads)
     require("play", "gymnasium", "ale_py")
     require("serve", "onnxruntime")
     from slimq.core.repository import Repository
@@ -170,14 +175,19 @@ def render_text(evaluation: Evaluation) -> str:
     """One line per variant; `slimq compare` shows more."""
     lines: list[str] = []
     for name, report in evaluation.reports.items():
-        agreement = f"{report.fidelity.agreement:.1%}" if report.fidelity else "unknown"
+        fidelity, played = report.fidelity, report.played
+        agreement = f"{fidelity.agreement:.1%}" if fidelity else "unknown"
         known = " (already evaluated)" if name in evaluation.cached else ""
         if episodes := evaluation.kept.get(name):
             known = f" (not published: use --force to replace the report of {episodes} episodes)"
-        lines.append(
-            f"{name}: mean {report.mean:.2f} ({report.interval.low:.2f} to "
-            f"{report.interval.high:.2f}), IQM {report.iqm:.2f}, agreement {agreement}, "
-            f"{report.distinct_trajectories} of {len(report.seeds)} episodes distinct, "
-            f"{report.bytes:,} bytes{known}"
-        )
+        figures = f"agreement {agreement}"
+        if played is not None:
+            low, high = played.interval.low, played.interval.high
+            distinct = f"{played.distinct_trajectories} of {len(played.seeds)} episodes distinct"
+            mean = f"mean {played.mean:.2f} ({low:.2f} to {high:.2f}), IQM {played.iqm:.2f}"
+            figures = f"{mean}, {figures}, {distinct}"
+        elif fidelity is not None:
+            figures += f", regret {fidelity.regret:.4g} on {fidelity.states:,} recorded states"
+            figures += ", not proven in play"
+        lines.append(f"{name}: {figures}, {report.bytes:,} bytes{known}")
     return "\n".join(lines) if lines else "nothing was evaluated"

@@ -243,11 +243,12 @@ def _read_observations(
     """The observations, and a description of their source."""
     from slimq.cli.loadtest_output import readable
     from slimq.cli.observations import read_observations
+    from slimq.core.batches import as_batch
     from slimq.core.repository import Repository
     from slimq.loadtest.requests import read_calibration
 
     if source is not None:
-        found = spec.check(read_observations(source), "--input")
+        found = as_batch(spec, read_observations(source), "--input")
         return found, f"{len(found)} observations from {readable(source)}"
     found = read_calibration(Repository(policies), policy, spec)
     return found, f"{len(found):,} observations from the calibration set"

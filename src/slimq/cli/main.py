@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from slimq import __version__
-from slimq.core.errors import CheckFailedError, GateError, SlimqError
+from slimq.core.errors import CheckFailedError, GateError, SlimqError, describe_system_error
 
 COMMANDS = {
     "train": "slimq.cli.train",
@@ -96,13 +95,8 @@ def main() -> None:
         sys.exit(1 if isinstance(error, (GateError, CheckFailedError)) else 2)
     except OSError as error:
         structlog.get_logger(__name__).debug("traceback of the error", exc_info=error)
-        typer.echo(f"slimq: {_explain(error)}", err=True)
+        typer.echo(f"slimq: {describe_system_error(error)}", err=True)
         sys.exit(2)
-
-
-def _explain(error: OSError) -> str:
-    problem = error.strerror or str(error) or type(error).__name__
-    return problem if error.filename is None else f"{os.fsdecode(error.filename)}: {problem}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from slimq.core.threads import MAX_THREADS
+
 PoliciesOption = Annotated[
     Path,
     typer.Option("--policies", envvar="SLIMQ_POLICIES", help="Folder of the policy repository."),
@@ -20,6 +22,16 @@ ApiKeyOption = Annotated[
         envvar="SLIMQ_API_KEY",
         help="API key, if the service requires one. Prefer the environment variable: it does not "
         "show in process lists.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=0,
+        max=MAX_THREADS,
+        help="Threads of torch and of Atari games; 0: all cores.",
+        show_default=False,
     ),
 ]
 

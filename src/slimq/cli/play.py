@@ -54,6 +54,7 @@ def play(
 
     from slimq.core.client import SlimqClient
     from slimq.core.errors import ServiceError
+    from slimq.core.manifest import require_environment
     from slimq.core.observation import Observations
     from slimq.core.qfunction import QValues
     from slimq.core.seeds import HELD_OUT
@@ -63,6 +64,7 @@ def play(
     played = []
     with SlimqClient(url, api_key=api_key) as client, contextlib.ExitStack() as stack:
         manifest = client.policy(policy)
+        environment = require_environment(manifest, "slimq play")
         chosen = variant or manifest.default_variant
         known = client.variants(policy)
         if chosen not in known:
@@ -88,7 +90,7 @@ def play(
             progress(step)
 
         for episode in play_episodes(
-            manifest.environment,
+            environment,
             ask,
             seeds,
             epsilon=epsilon,

@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 app.command()(route)
 
+NOT_PROVEN = "no environment, not proven in play"
+
 
 @app.command("list")
 def list_policies(policies: PoliciesOption = DEFAULT_POLICIES, as_json: JsonOption = False) -> None:
@@ -36,7 +38,8 @@ def list_policies(policies: PoliciesOption = DEFAULT_POLICIES, as_json: JsonOpti
             rows.append(
                 {
                     "policy": name,
-                    "environment": manifest.environment.id,
+                    "environment": manifest.environment.id if manifest.environment else None,
+                    "proven_in_play": manifest.proven_in_play,
                     "baseline_variant": manifest.baseline_variant,
                     "default_variant": manifest.default_variant,
                     "variants": _summaries(repository, manifest),
@@ -53,7 +56,7 @@ def list_policies(policies: PoliciesOption = DEFAULT_POLICIES, as_json: JsonOpti
         if "problem" in row:
             typer.echo(f"{row['policy']}: {row['problem']}")
             continue
-        typer.echo(f"{row['policy']} ({row['environment']})")
+        typer.echo(f"{row['policy']} ({row['environment'] or NOT_PROVEN})")
         for variant in row["variants"]:
             typer.echo(_variant_line(variant, row["default_variant"]))
 
@@ -73,6 +76,7 @@ def show(
     if variant is None:
         manifest = repository.policy(policy)
         shown = manifest.model_dump(mode="json") | {"variants": _summaries(repository, manifest)}
+        shown["proven_in_play"] = manifest.proven_in_play
     else:
         shown = repository.variant(policy, variant).model_dump(mode="json")
         report = repository.report(policy, variant)
@@ -185,6 +189,7 @@ def _summary(repository: Repository, policy: PolicyManifest, variant: str) -> di
         "bytes": manifest.model.bytes,
         "sha256": manifest.model.sha256,
         "mean_return": report.mean if report else None,
+        "agreement": report.fidelity.agreement if report and report.fidelity else None,
         "stale": is_stale(manifest, policy),
     }
 
@@ -193,8 +198,12 @@ def _variant_line(row: dict[str, Any], default: str) -> str:
     name = f"  {row['variant']}{' (default)' if row['variant'] == default else ''}"
     if "problem" in row:
         return f"{name:<34}{row['problem']}"
-    mean = row["mean_return"]
-    played = "not evaluated" if mean is None else f"mean return {mean:.2f}"
+    mean, agreement = row["mean_return"], row["agreement"]
+    played = (
+        "not evaluated" if agreement is None else f"agreement {agreement:.1%}, not proven in play"
+    )
+    if mean is not None:
+        played = f"mean return {mean:.2f}"
     if row["stale"]:
         played += ", made from another checkpoint"
     return f"{name:<34}{row['precision']:<12}{row['bytes']:>12,} bytes   {played}"

@@ -37,7 +37,8 @@ def promote(
     that name no variant.
 
     Exits with 1 if the variant has no report, was made from another checkpoint, or is not shown to
-    be non-inferior to the baseline. A rollback needs no evidence.
+    be non-inferior to the baseline, as no variant can be of a policy without an environment; then
+    only --force promotes it. A rollback needs no evidence.
     """
     from slimq.core.publish import Publisher
     from slimq.core.repository import Repository
@@ -77,8 +78,8 @@ def check_evidence(repository: Repository, policy: str, variant: str) -> None:
     """Checks in the reports that a variant is non-inferior to the baseline.
 
     Raises:
-        CheckFailedError: it has no report for this model and checkpoint, or may lose more than the
-            margin.
+        CheckFailedError: it has no report for this model and checkpoint, may lose more than the
+            margin, or cannot be played.
     """
     from slimq.evaluation.comparison import compare_variants
     from slimq.evaluation.recommendation import margin_miss, missing_evidence
@@ -88,6 +89,8 @@ def check_evidence(repository: Repository, policy: str, variant: str) -> None:
     row = next((row for row in comparison.rows if row.variant == variant), None)
     if row is None:
         reasons = [comparison.failed.get(variant, "it no longer exists")]
+    elif comparison.evidence is not None:
+        reasons = [comparison.evidence]
     else:
         miss = margin_miss(row, MARGIN)
         reasons = missing_evidence(row) or ([] if miss is None else [miss[0]])

@@ -56,6 +56,14 @@ def recommend(
     min_return: Annotated[
         float | None, typer.Option("--min-return", help="Minimum mean return over the episodes.")
     ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            "--min-agreement",
+            help="Minimum share of states with the full policy's action, from 0 to 1; required for "
+            "a policy that is not proven in play.",
+        ),
+    ] = None,
     aim: Annotated[
         Aim | None,
         typer.Option(
@@ -68,7 +76,9 @@ def recommend(
 ) -> None:
     """Name the variant to deploy: the cheapest one that is non-inferior and meets every limit.
 
-    Reads only the reports. Exits with 1 if no variant fits.
+    Reads only the reports. A policy without an environment has no returns, so none of its variants
+    can be shown to be non-inferior: --min-agreement then chooses by agreement on its recorded
+    states. Exits with 1 if no variant fits.
     """
     from slimq.core.repository import Repository
     from slimq.evaluation.comparison import compare_variants
@@ -82,6 +92,7 @@ def recommend(
             None if max_latency is None else parse_duration(max_latency, "--max-latency")
         ),
         min_return=min_return,
+        min_agreement=min_agreement,
         mode=latency.value,
         batch=batch,
         goal=None if aim is None else aim.value,
@@ -103,6 +114,7 @@ def describe(found: Recommendation) -> list[str]:
         criteria = _criteria(found)
         lines.append(f"{found.choice.variant}: the {cost} variant of {found.policy} {criteria}")
         lines += [f"  {line}" for line in _figures(found.choice, found)]
+        lines += [f"  {found.evidence}"] if found.evidence else []
     if found.runners_up:
         lines.append("also fit, next best first:")
         lines += [
@@ -126,6 +138,10 @@ def explain_failure(found: Recommendation) -> str:
 def _criteria(found: Recommendation) -> str:
     criteria = found.criteria
     parts = [f"that is non-inferior at {criteria.margin:.2%}"]
+    if found.evidence is not None:
+        parts = ["that meets every limit"]
+    if criteria.min_agreement is not None:
+        parts.append(f"with an agreement of at least {criteria.min_agreement:.2%}")
     if criteria.max_bytes is not None:
         parts.append(f"at most {criteria.max_bytes:,} bytes")
     if criteria.max_latency_us is not None:
@@ -142,5 +158,8 @@ def _figures(candidate: Candidate, found: Recommendation) -> list[str]:
         faster = "" if candidate.faster is None else f" (× {candidate.faster:.2f} faster)"
         how = f"{found.criteria.mode}, batch {found.criteria.batch}"
         lines.append(f"p50 {candidate.latency_us:.1f} µs {how}{faster}")
-    lines.append(f"mean return {candidate.mean:.2f}, lower bound {candidate.low:+.2%}")
+    if candidate.mean is not None and candidate.low is not None:
+        lines.append(f"mean return {candidate.mean:.2f}, lower bound {candidate.low:+.2%}")
+    if candidate.agreement is not None and found.criteria.min_agreement is not None:
+        lines.append(f"agreement {candidate.agreement:.2%}")
     return [*lines, *candidate.notes]

@@ -12,10 +12,16 @@ import typer
 
 from slimq.cli.bars import progress_bar, redraw_seconds
 from slimq.cli.extras import require
-from slimq.cli.options import DEFAULT_POLICIES, RECIPES, JsonOption, PoliciesOption
+from slimq.cli.options import (
+    DEFAULT_POLICIES,
+    RECIPES,
+    JsonOption,
+    PoliciesOption,
+)
 from slimq.cli.outcomes import describe, show_step
 from slimq.cli.units import parse_bytes, parse_duration
 from slimq.core.errors import CheckFailedError
+from slimq.core.threads import MAX_THREADS, available_cores, limit_threads
 
 if TYPE_CHECKING:
     from slimq_compression.search.run import Found, Snapshot
@@ -51,9 +57,18 @@ def search(
         float,
         typer.Option("--minutes", help="Minutes for trials; trials in progress still finish."),
     ] = 60.0,
-    workers: Annotated[
-        int, typer.Option("--workers", help="Number of single-threaded processes.")
-    ] = 1,
+    workers: Annotated[int, typer.Option("--workers", help="Number of processes.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=0,
+            max=MAX_THREADS,
+            help="Threads of each worker, 1 by default, and for training the best; 0: all cores, "
+            "shared by the workers.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sampler and the recipes.")] = 0,
     effort: Annotated[
         float, typer.Option("--effort", help="Share of the full training for each trial.")
@@ -81,6 +96,7 @@ def search(
 
     After an interruption, the same command resumes.
     """
+    limit_threads(threads)
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "optuna")
     from slimq.networks.hardware import resolve_device
     from slimq_compression.search.run import pareto_front
@@ -97,6 +113,7 @@ def search(
         trials=trials,
         minutes=minutes,
         workers=workers,
+        threads=_worker_threads(threads, workers),
         seed=seed,
         effort=effort,
         work=work,
@@ -111,6 +128,7 @@ def search(
         raise
     finally:
         bar.close()
+    limit_threads(threads)  # a single worker runs in this process, with its own limit
     found = pareto_front(made)
     if not as_json:
         typer.echo("\n".join(_table(found, settings)))
@@ -131,6 +149,12 @@ def search(
     if as_json:
         typer.echo(json.dumps(_to_json(settings, found, winners), indent=2))
     _conclude(policy, publish, winners)
+
+
+def _worker_threads(threads: int | None, workers: int) -> int:
+    if threads == 0:
+        return max(1, available_cores() // max(1, workers))
+    return threads or 1
 
 
 def _conclude(policy: str, wanted: int, winners: list[Winner]) -> None:

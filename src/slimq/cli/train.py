@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimq.cli.extras import require
-from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption, ThreadsOption
 from slimq.core.errors import CheckFailedError, ConfigError, InvalidInputError, SlimqError
+from slimq.core.threads import limit_threads
 
 if TYPE_CHECKING:
     from slimq.core.manifest import PolicyManifest
     from slimq_trainer.config import TrainConfig
     from slimq_trainer.learner import Learner
     from slimq_trainer.run import Run
+    from slimq_trainer.start import Start
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -35,8 +38,21 @@ def train(
         Path | None,
         typer.Option("--run", help="Folder for checkpoints and logs; default runs/POLICY."),
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="CHECKPOINT",
+            help="Go on from earlier training: a run folder, a .safetensors network, or a policy "
+            "of the repository (its folder or policy.json).",
+        ),
+    ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over even if a checkpoint exists.")
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Start over even if a checkpoint exists; with --from, take only the weights.",
+        ),
     ] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an existing policy of the same name.")
@@ -44,11 +60,16 @@ def train(
     publish: Annotated[
         bool, typer.Option(help="Publish the trained policy in the repository.")
     ] = True,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a DQN policy and publish it.
 
     After an interruption, the same command resumes. Ctrl-C saves a checkpoint first.
+
+    --from RUN goes on with the whole state of an earlier run, for more steps or with another
+    learning rate, say, if the replay buffer fits the new configuration. Otherwise, and from a
+    network or a policy, it takes the weights and begins at step 0. The policy records both.
     """
     require("train", "torch", "gymnasium", "safetensors", "tensorboard")
     from slimq.networks.hardware import resolve_device
@@ -56,16 +77,27 @@ def train(
     from slimq_trainer.dqn import network_spec
     from slimq_trainer.dqn import train as train_policy
     from slimq_trainer.run import Run
+    from slimq_trainer.start import require_same_network
 
     config = load_config(config_file)
+    if threads is not None:
+        config = config.model_copy(
+            update={"run": config.run.model_copy(update={"threads": threads})}
+        )
+    # 0 in a configuration leaves the choice to OMP_NUM_THREADS, 0 on the command line does not.
+    limit_threads(config.run.threads or threads)
     with _config_errors(config_file):
-        network_spec(config)
+        spec = network_spec(config)
     with _config_errors(config_file, "run."):
         resolve_device(config.run.device)
     folder = run_folder or Path("runs") / config.policy
     if publish and not replace:
         _check_free(policies, config.policy)
-    with Run(folder, config) as run, _config_errors(config_file):
+    start = None if start_from is None else _find_start(start_from, folder, fresh=fresh)
+    if start is not None:
+        with _config_errors(config_file):
+            require_same_network(start, spec)
+    with Run(folder, config, start=start) as run, _config_errors(config_file):
         if fresh:
             run.clear()
         learner = train_policy(config, run)
@@ -150,12 +182,32 @@ def publish_policy(
         random_policy=RandomPolicyRecord(
             mean=float(np.mean(returns)), episodes=len(returns), seeds=HELD_OUT.name
         ),
+        history=run.history,
         checkpoint=network_entry,
         calibration=calibration_entry,
     )
     files = {network_entry.path: checkpoint, calibration_entry.path: calibration}
     Publisher(Repository(policies)).publish_policy(manifest, files)
     return manifest
+
+
+def _find_start(path: Path, folder: Path, *, fresh: bool) -> Start:
+    """Finds what a training starts from; with `fresh`, takes its weights alone.
+
+    Raises:
+        InvalidInputError: clearing the run folder would delete it.
+    """
+    from slimq_trainer.start import find_start
+
+    start = find_start(path)
+    typer.echo(f"slimq: {path}: found {start.found}", err=True)
+    if not fresh:
+        return start
+    if start.folder.resolve() == folder.resolve():
+        raise InvalidInputError(
+            "--from", "a place outside the run folder, which --fresh clears", str(path)
+        )
+    return dataclasses.replace(start, checkpoint=None)
 
 
 @contextlib.contextmanager

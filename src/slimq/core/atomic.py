@@ -49,6 +49,8 @@ def publishing(root: Path, folder: tuple[str, ...]) -> Iterator[None]:
             yield
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.filename is not None:
+            reason = f"{Path(os.fsdecode(error.filename)).name}: {reason}"
         problem = f"cannot be published: {reason}; nothing that was published is lost"
         raise RepositoryError(display(folder), problem) from error
 
@@ -57,16 +59,56 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes the whole file or leaves the old one in place; returns once the data is on disk.
 
     Raises:
-        OSError: the write failed, for example because the disk is full; no partial file remains.
+        OSError: the write failed, for example because the disk is full; it names `path`, and no
+            partial file remains.
     """
+    with naming(path):
+        _write_and_rename(path, content)
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Appends to a file, creating it if missing; other processes must not write to it meanwhile.
+
+    Raises:
+        OSError: the write failed; it names `path`, and the file is as before.
+    """
+    with naming(path):
+        is_new = not path.exists()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        before = os.fstat(descriptor).st_size
+        try:
+            _write_all(descriptor, content)
+        except BaseException:
+            os.ftruncate(descriptor, before)
+            if is_new:
+                path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds the name of a file to system errors in this context: those of open files have none.
+
+    Raises:
+        OSError: the same error, with `path` as its `filename`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_and_rename(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o666)
     try:
         try:
-            remaining = memoryview(content)
-            while remaining:
-                remaining = remaining[os.write(descriptor, remaining) :]
+            _write_all(descriptor, content)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -76,6 +118,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[os.write(descriptor, remaining) :]
 
 
 def sync_folder(path: Path) -> None:

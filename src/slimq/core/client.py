@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
+from slimq.core.batches import as_batch
 from slimq.core.errors import InvalidInputError, ServiceError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.qfunction import QValues
@@ -134,13 +136,18 @@ class SlimqClient:
         return self._read(EvaluationReport, self._get(path))
 
     def act(
-        self, policy: str, observations: npt.NDArray[Any], variant: str | None = None
+        self,
+        policy: str,
+        observations: npt.ArrayLike | Mapping[str, Any],
+        variant: str | None = None,
     ) -> ActResult:
         """Requests actions and Q-values for a batch, sent as raw little-endian bytes.
 
         Args:
             policy: the policy's name; its manifest is fetched once, for the observation layout.
-            observations: `(batch, *shape)`, or one observation `shape`.
+            observations: `(batch, *shape)`, or one observation `shape`; for an observation of named
+                parts also a mapping of such arrays by name, nested or with names joined by dots, or
+                a tuple of them, as the environment gives them.
             variant: the variant that should answer; None for the policy's default.
 
         Raises:
@@ -148,7 +155,7 @@ class SlimqClient:
             ServiceError: the service cannot be reached or answers with an error.
         """
         spec = (self._manifests.get(policy) or self.policy(policy)).observation
-        body = spec.check(np.asarray(observations)).astype(spec.numpy_dtype, copy=False).tobytes()
+        body = as_batch(spec, observations).astype(spec.numpy_dtype, copy=False).tobytes()
         path = f"/v1/policies/{_segment(policy)}"
         path += f"/variants/{_segment(variant)}/act" if variant is not None else "/act"
         headers = {"content-type": "application/octet-stream"}

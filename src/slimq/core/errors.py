@@ -8,6 +8,7 @@ problem document, the command line into one line on stderr.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -168,6 +169,12 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its type; further lines are often traces."""
     return "".join(str(error).splitlines()[:1]) or type(error).__name__
+
+
+def describe_system_error(error: OSError) -> str:
+    """Describes a system error in one line, with the file if it has one."""
+    problem = error.strerror or first_line(error)
+    return problem if error.filename is None else f"{os.fsdecode(error.filename)}: {problem}"
 
 
 def _rebuild(kind: type[SlimqError], message: tuple[Any, ...], data: dict[str, Any]) -> SlimqError:

@@ -170,6 +170,11 @@ class PolicyManifest(Versioned):
         """The file of the full policy that compression starts from: checkpoint or graph."""
         return self.checkpoint or self.graph
 
+    @property
+    def proven_in_play(self) -> bool:
+        """Whether there is an environment to play in; else there are agreement and regret only."""
+        return self.environment is not None
+
 
 def require_environment(manifest: PolicyManifest, purpose: str) -> EnvironmentSpec:
     """The environment of a policy, for whoever has to play.
@@ -189,6 +194,18 @@ def require_environment(manifest: PolicyManifest, purpose: str) -> EnvironmentSp
             "; import it again with --env",
         )
     return manifest.environment
+
+
+def random_mean(manifest: PolicyManifest) -> float:
+    """The mean return of random play, the zero point of return ratios.
+
+    Raises:
+        InvalidInputError: the policy has no environment.
+    """
+    require_environment(manifest, "returns")
+    if manifest.random_policy is None:
+        raise InvalidInputError("random_policy", "the return of random play", "null")
+    return manifest.random_policy.mean
 
 
 class StepFidelity(Manifest):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from slimq.core.errors import ObservationError
 
 Observations = npt.NDArray[np.uint8] | npt.NDArray[np.int32] | npt.NDArray[np.float32]
-IntegerRanges = tuple[npt.NDArray[np.intp], npt.NDArray[Any], npt.NDArray[Any]]
 Dtype = Literal["uint8", "int32", "float32"]
 INTEGER_RANGES = {"uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}
 MAX_CATEGORIES = 65_536
@@ -92,6 +92,18 @@ class ObservationPart(BaseModel):
     def encoded_size(self) -> int:
         """Number of elements after the one-hot encoding of categories."""
         return self.size if self.categories is None else sum(self.categories)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerRanges:
+    """The elements of a flat observation that are integers, with smallest and largest value.
+
+    Compared by identity: pydantic compares what a model has cached, and arrays have no truth value.
+    """
+
+    indices: npt.NDArray[np.intp]
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
 
 
 class ObservationSpec(BaseModel):
@@ -166,6 +178,13 @@ class ObservationSpec(BaseModel):
         """The observation before an episode's first frame, `(1, *shape)`."""
         return np.zeros((1, *self.shape), self.dtype)
 
+    def zeros(self, batch: int = 1) -> Observations:
+        """Valid observations `(batch, *shape)`: zeros, or what is nearest in an integer's range."""
+        values: Any = np.zeros((batch, *self.shape), self.dtype)
+        if (ranges := self.integer_ranges) is not None:
+            values[:, ranges.indices] = np.clip(0, ranges.low, ranges.high)
+        return values  # type: ignore[no-any-return]
+
     def push(self, before: Observations, frame: Observations) -> Observations:
         """Adds a frame to an observation; returns a new array if frames are stacked.
 
@@ -234,16 +253,13 @@ class ObservationSpec(BaseModel):
             raise ObservationError(field, expected, f"shape {array.shape}")
         if array.shape[0] == 0:
             raise ObservationError(field, "a batch of at least 1", "an empty batch")
-        checked = np.ascontiguousarray(self._cast(array, field))
         if self.integer_ranges is not None:
-            self._check_ranges(checked, field)
-        return checked
+            self._check_ranges(array, self.integer_ranges, field)
+        return np.ascontiguousarray(self._cast(array, field))
 
     @cached_property
-    def integer_ranges(
-        self,
-    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any], npt.NDArray[Any]] | None:
-        """Indices of the elements that are integers, with the smallest and the largest value."""
+    def integer_ranges(self) -> IntegerRanges | None:
+        """The elements that are integers, with their ranges; None if there are none."""
         found: list[tuple[int, float, float]] = []
         position = 0
         for part in self.parts or ():
@@ -259,24 +275,27 @@ class ObservationSpec(BaseModel):
         if not found:
             return None
         indices, lows, highs = zip(*found, strict=True)
-        return np.array(indices, dtype=np.intp), np.array(lows), np.array(highs)
+        return IntegerRanges(
+            np.array(indices, np.intp), np.array(lows, np.float64), np.array(highs, np.float64)
+        )
 
-    def _check_ranges(self, array: Observations, field: str) -> None:
-        """Refuses values that are no integers of the part's range."""
-        if self.integer_ranges is None:
+    def _check_ranges(self, array: npt.NDArray[Any], ranges: IntegerRanges, field: str) -> None:
+        """Refuses values that are no integers of the part's range, before they are rounded."""
+        if array.dtype.kind not in "fiu":
             return
-        indices, low, high = self.integer_ranges
-        chosen = array[:, indices]
-        valid = (chosen >= low) & (chosen <= high)
+        chosen = array[:, ranges.indices]
+        valid = (chosen >= ranges.low) & (chosen <= ranges.high)
         if chosen.dtype.kind == "f":
-            valid &= chosen == np.floor(chosen)
+            with np.errstate(invalid="ignore"):
+                valid &= chosen == np.floor(chosen)
         if valid.all():
             return
         row, column = np.unravel_index(int(np.argmin(valid)), valid.shape)
-        element = int(indices[column])
+        element = int(ranges.indices[column])
         name, at = self._name_of(element)
-        expected = f"an integer from {low[column]:.15g} to {high[column]:.15g} in {name!r}{at}"
-        received = f"{chosen[row, column]:.9g}"
+        least, most = ranges.low[column], ranges.high[column]
+        expected = f"an integer from {least:.15g} to {most:.15g} in {name!r}{at}"
+        received = f"{chosen[row, column]:.15g}"
         raise ObservationError(f"{field}[{row}][{element}]", expected, received)
 
     def _name_of(self, element: int) -> tuple[str, str]:
@@ -310,7 +329,11 @@ class ObservationSpec(BaseModel):
             finite = np.isfinite(values)
             if not finite.all():
                 place, wrong = _first(array, ~finite)
-                raise ObservationError(field + place, "a finite float32", str(wrong))
+                expected = "a finite float32"
+                if self.parts is not None:
+                    name, at = self._name_of(int(np.argmax(~finite)) % self.size)
+                    expected += f" in {name!r}{at}"
+                raise ObservationError(field + place, expected, str(wrong))
             return values
         if array.dtype == self.dtype:
             return array
@@ -335,11 +358,13 @@ def _rows(part: ObservationPart, values: npt.ArrayLike, field: str) -> npt.NDArr
         raise ObservationError(field, "a rectangular array", "lists of unequal lengths") from None
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
+    if array.dtype.kind not in "fiu":
+        raise ObservationError(field, "numbers", f"dtype {array.dtype}")
     if array.shape == part.shape:
         array = array[np.newaxis]
     if array.shape[1:] != part.shape or array.ndim == 0:
-        shape = ", ".join(map(str, part.shape))
-        raise ObservationError(field, f"shape (batch, {shape})", f"shape {array.shape}")
+        shape = ", ".join(["batch", *map(str, part.shape)])
+        raise ObservationError(field, f"shape ({shape})", f"shape {array.shape}")
     return array.reshape(len(array), part.size)
 
 

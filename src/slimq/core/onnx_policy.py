@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from slimq.core._protobuf import check_model
@@ -127,7 +126,7 @@ class OnnxPolicy:
             f"{name}: output", self.session.get_outputs(), (OUTPUT, "tensor(float)", (actions,))
         )
         for batch in (2, 1):
-            zeros = np.zeros((batch, *observation.shape), observation.dtype)
+            zeros = observation.zeros(batch)
             try:
                 shape = self(zeros).shape
             except Exception as error:  # as above

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import structlog
@@ -94,7 +94,7 @@ class Publisher:
         entries = _entries(manifest)
         if unnamed := sorted(set(files) - {entry.path for entry in entries}):
             raise RepositoryError(f"{manifest.name}/{unnamed[0]}", "is not named by the manifest")
-        with publishing(self.root, folder):
+        with publishing(self.root, folder), self._cleaned_up(folder, PolicyManifest):
             for entry in entries:
                 self._write(folder, entry, files.get(entry.path))
             old = self._current((*folder, POLICY_FILE), PolicyManifest)
@@ -121,7 +121,7 @@ class Publisher:
         place = display((*folder, manifest.model.path))
         check_entry(model, manifest.model, place)
         check_model(decode(model, manifest.model, place), place)
-        with publishing(self.root, folder):
+        with publishing(self.root, folder), self._cleaned_up(folder, VariantManifest):
             self._write(folder, manifest.model, model)
             old = self._current((*folder, VARIANT_FILE), VariantManifest)
             if old and manifest.report is None and old.model.sha256 == manifest.model.sha256:
@@ -140,7 +140,7 @@ class Publisher:
         """
         self.repository.variant(policy, variant)
         folder = (policy, VARIANTS, variant)
-        with publishing(self.root, folder):
+        with publishing(self.root, folder), self._cleaned_up(folder, VariantManifest):
             old = self.repository.variant(policy, variant)
             if (report.policy, report.variant) != (policy, variant):
                 problem = f"the report is for {report.policy}/{report.variant}"
@@ -277,6 +277,26 @@ class Publisher:
                 path.unlink()
                 removed.append(display((*folder, path.name)))
         return removed
+
+    @contextlib.contextmanager
+    def _cleaned_up(self, folder: tuple[str, ...], kind: type[M]) -> Iterator[None]:
+        """Removes the new files of a publication that fails, such as on a full disk."""
+        place = self.root.joinpath(*folder)
+        before = set(place.iterdir())
+        try:
+            yield
+        except OSError:
+            # The manifest may have been replaced before the failure, and names its files then.
+            parts = (*folder, POLICY_FILE if kind is PolicyManifest else VARIANT_FILE)
+            with contextlib.suppress(OSError, SlimqError):
+                current = self._current(parts, kind)
+                named = _named(current) if current else set()
+                for path in set(place.iterdir()) - before:
+                    if OURS.fullmatch(path.name) and path.name not in named:
+                        path.unlink()
+                if not any(place.iterdir()):
+                    place.rmdir()
+            raise
 
     def _write(self, folder: tuple[str, ...], entry: FileEntry, content: bytes | None) -> None:
         """Writes a file named by a manifest; without content, checks the existing one."""

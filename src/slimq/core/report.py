@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -69,7 +69,7 @@ class Interval(_Value):
 
 
 class Fidelity(_Value):
-    """A variant's fidelity to the baseline, on states from the baseline's held-out play."""
+    """A variant's fidelity to the baseline, on states from its held-out play, or recorded ones."""
 
     states: int = Field(ge=1)
     agreement: float = Field(ge=0, le=1, description="share of states with the same greedy action")
@@ -118,10 +118,27 @@ class LatencyReport(_Value):
         return next(matching, None)
 
 
+class Played(NamedTuple):
+    """What play gives: the numbers of every episode, in seed order, and their summary."""
+
+    protocol: EvaluationProtocol
+    seeds: list[int]
+    returns: list[float]
+    lengths: list[int]
+    trajectories: list[str]
+    distinct_trajectories: int
+    mean: float
+    interval: Interval
+    iqm: float
+    iqm_interval: Interval
+
+
 class EvaluationReport(Versioned):
     """One variant's evaluation: raw numbers per episode and their summary.
 
-    `seeds`, `returns`, `lengths` and `trajectories` have one entry per episode, in seed order.
+    `seeds`, `returns`, `lengths` and `trajectories` have one entry per episode, in seed order. Of a
+    policy without an environment they are null, as is everything in `Played`: nothing was played,
+    and fidelity refers to recorded states.
     """
 
     policy: Slug
@@ -129,23 +146,53 @@ class EvaluationReport(Versioned):
     model_sha256: Sha256 = Field(description="of the measured model's stored bytes")
     baseline_variant: Slug
     baseline_sha256: Sha256 = Field(description="of the baseline that fidelity refers to")
-    protocol: EvaluationProtocol
-    seeds: list[int]
-    returns: list[float] = Field(description="undiscounted")
-    lengths: list[int] = Field(description="agent steps")
-    trajectories: list[Sha256] = Field(description="sha256 of each episode's actions")
-    distinct_trajectories: int = Field(ge=1)
-    mean: float
-    interval: Interval = Field(description="percentile bootstrap of the mean")
-    iqm: float = Field(description="interquartile mean: mean of the middle half of the returns")
-    iqm_interval: Interval = Field(description="percentile bootstrap of the interquartile mean")
+    protocol: EvaluationProtocol | None = None
+    seeds: list[int] | None = None
+    returns: list[float] | None = Field(default=None, description="undiscounted")
+    lengths: list[int] | None = Field(default=None, description="agent steps")
+    trajectories: list[Sha256] | None = Field(
+        default=None, description="sha256 of each episode's actions"
+    )
+    distinct_trajectories: int | None = Field(default=None, ge=1)
+    mean: float | None = None
+    interval: Interval | None = Field(default=None, description="percentile bootstrap of the mean")
+    iqm: float | None = Field(
+        default=None, description="interquartile mean: mean of the middle half of the returns"
+    )
+    iqm_interval: Interval | None = Field(
+        default=None, description="percentile bootstrap of the interquartile mean"
+    )
+    states_sha256: Sha256 | None = Field(
+        default=None,
+        description="of the file of recorded states that fidelity refers to; null if they come "
+        "from play",
+    )
     fidelity: Fidelity | None = Field(description="null if the baseline could not be loaded")
     bytes: int = Field(ge=0, description="size of the model on disk, everything included")
     latency: LatencyReport | None = None
     versions: dict[str, str] = Field(description="library versions during play")
 
+    @property
+    def played(self) -> Played | None:
+        """The part of the report that comes from play; None if the policy has no environment."""
+        values = [getattr(self, name) for name in Played._fields]
+        return None if values[0] is None else Played(*values)
+
     @model_validator(mode="after")
-    def _check_lengths(self) -> EvaluationReport:
+    def _check_parts(self) -> EvaluationReport:
+        missing = [name for name in Played._fields if getattr(self, name) is None]
+        if self.protocol is None:
+            if given := [name for name in Played._fields if name not in missing]:
+                raise ValueError(
+                    f"{given[0]}: expected null without a protocol, as nothing was played"
+                )
+            if self.fidelity is None or self.states_sha256 is None:
+                raise ValueError("fidelity, states_sha256: expected both, as nothing was played")
+            return self
+        if missing:
+            raise ValueError(f"{missing[0]}: expected a value, as a protocol is given")
+        if self.states_sha256 is not None:
+            raise ValueError("states_sha256: expected null, as states come from play")
         episodes = self.protocol.episodes
         for name in ("seeds", "returns", "lengths", "trajectories"):
             count = len(getattr(self, name))

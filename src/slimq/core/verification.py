@@ -40,8 +40,8 @@ def find_problems(repository: Repository, policy: str) -> list[RepositoryError]:
     variants = attempt(repository.variants, policy) or []
     states: Observations | None = None
     if manifest is not None:
-        if (checkpoint := manifest.checkpoint) is not None:
-            attempt(repository.read_file, policy, checkpoint)
+        if (source := manifest.source) is not None:
+            attempt(repository.read_file, policy, source)
         states = attempt(_read_states, repository, manifest)
         for key, variant in _named_variants(manifest):
             if variant not in variants:
@@ -87,7 +87,7 @@ def _check_model(
 ) -> None:
     policy = OnnxPolicy(model, manifest.observation, len(manifest.actions), place)
     if states is None:
-        states = np.zeros((1, *manifest.observation.shape), manifest.observation.dtype)
+        states = manifest.observation.zeros()
     for start in range(0, len(states), BATCH):
         try:
             q_values = policy(states[start : start + BATCH])

@@ -21,6 +21,7 @@ from gymnasium.vector import AutoresetMode
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import FrameStack, Observations, ObservationSpec
+from slimq.core.threads import thread_limit
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class VectorEnvironment:
         Args:
             spec: the environment.
             count: number of copies.
-            threads: threads for stepping Atari games; 0 for one per core.
+            threads: threads for stepping Atari games; 0 for those that `thread_limit` allows, or
+                one per core.
 
         Raises:
             InvalidInputError: the environment is unknown, or its spaces are not supported.
@@ -213,7 +215,7 @@ def _make_atari(
     vector: _VectorEnv = AtariVectorEnv(
         _atari_game(spec),
         num_envs=count,
-        num_threads=threads,
+        num_threads=threads or thread_limit(),
         frameskip=atari.frame_skip,
         img_height=atari.size,
         img_width=atari.size,

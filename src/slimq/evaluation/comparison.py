@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from slimq.core.errors import InvalidInputError, SlimqError
-from slimq.core.manifest import VariantManifest, is_stale
+from slimq.core.manifest import PolicyManifest, VariantManifest, is_stale
 from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, Interval
 from slimq.core.repository import Repository
 from slimq.evaluation.latency import BATCHES, latency_ratio
@@ -60,16 +61,29 @@ class Comparison:
     """All variants of a policy: the baseline first, then the others from largest to smallest.
 
     Attributes:
+        random_mean: mean return of random actions; None without an environment.
         failed: variants that could not be read, with the reason.
+        proven_in_play: whether the policy has an environment, so that returns can be measured.
+        recorded_states: without one, the number of states that fidelity refers to.
     """
 
     policy: str
     baseline: str
-    random_mean: float
+    random_mean: float | None
     protocol: EvaluationProtocol | None
     processor: str | None
     rows: tuple[ComparisonRow, ...]
     failed: dict[str, str]
+    proven_in_play: bool = True
+    recorded_states: int | None = None
+
+    @property
+    def evidence(self) -> str | None:
+        """What stands in for returns, in one line; None if there are returns."""
+        if self.proven_in_play:
+            return None
+        states = f"on {self.recorded_states:,} recorded states" if self.recorded_states else "only"
+        return f"not proven in play: no environment; agreement and regret {states}"
 
 
 def compare_variants(repository: Repository, policy: str) -> Comparison:
@@ -80,7 +94,7 @@ def compare_variants(repository: Repository, policy: str) -> Comparison:
         RepositoryError: the policy's manifest is invalid.
     """
     manifest = repository.policy(policy)
-    random_mean = manifest.random_policy.mean
+    random_mean = None if manifest.random_policy is None else manifest.random_policy.mean
     variants: dict[str, VariantManifest] = {}
     reports: dict[str, EvaluationReport] = {}
     failed: dict[str, str] = {}
@@ -91,7 +105,7 @@ def compare_variants(repository: Repository, policy: str) -> Comparison:
         except SlimqError as error:
             failed[name] = str(error)
             continue
-        report, note = _read_report(repository, policy, variants[name])
+        report, note = _read_report(repository, manifest, variants[name])
         notes[name] = [note] if note else []
         if is_stale(variants[name], manifest):
             command = f"slimq compress {policy} {name}"
@@ -117,20 +131,33 @@ def compare_variants(repository: Repository, policy: str) -> Comparison:
             for v in ordered
         ),
         failed=failed,
+        proven_in_play=manifest.proven_in_play,
+        recorded_states=_recorded_states(reports.values()),
     )
 
 
+def _recorded_states(reports: Iterable[EvaluationReport]) -> int | None:
+    """The number of states in reports of policies that were not played."""
+    found = (report.fidelity.states for report in reports if report.fidelity and not report.played)
+    return next(found, None)
+
+
 def _read_report(
-    repository: Repository, policy: str, variant: VariantManifest
+    repository: Repository, policy: PolicyManifest, variant: VariantManifest
 ) -> tuple[EvaluationReport | None, str | None]:
+    command = f"run slimq evaluate {policy.name}"
     try:
-        report = repository.report(policy, variant.name)
+        report = repository.report(policy.name, variant.name)
     except SlimqError as error:
         return None, str(error)
     if report is None:
-        return None, f"not evaluated: run slimq evaluate {policy}"
+        return None, f"not evaluated: {command}"
     if report.model_sha256 != variant.model.sha256:
-        return None, f"its report is for another model: run slimq evaluate {policy}"
+        return None, f"its report is for another model: {command}"
+    if policy.proven_in_play and report.played is None:
+        return None, f"its report is from recorded states, not from play: {command}"
+    if not policy.proven_in_play and report.played is not None:
+        return None, f"its report is from an environment that the policy no longer has: {command}"
     return report, None
 
 
@@ -139,7 +166,7 @@ def _row(
     report: EvaluationReport | None,
     baseline: VariantManifest | None,
     full: EvaluationReport | None,
-    random_mean: float,
+    random_mean: float | None,
     notes: list[str],
 ) -> ComparisonRow:
     difference: PairedDifference | None = None
@@ -149,7 +176,8 @@ def _row(
         notes = [*notes, f"not compared: {baseline.name} was made from another checkpoint"]
     elif report and full:
         try:
-            difference = paired_difference(report, full, random_mean)
+            if random_mean is not None:
+                difference = paired_difference(report, full, random_mean)
         except InvalidInputError as error:
             notes = [*notes, str(error)]
         if differing := other_versions(report.versions, full.versions):

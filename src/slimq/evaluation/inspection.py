@@ -220,7 +220,7 @@ def _check_range(name: str, value: int, maximum: int) -> None:
 def _read_states(repository: Repository, manifest: PolicyManifest) -> tuple[Observations, str]:
     spec, calibration = manifest.observation, repository.calibration(manifest)
     if calibration is None:
-        return np.zeros((1, *spec.shape), spec.dtype), "zeros"
+        return spec.zeros(), "zeros"
     return calibration.observations(spec), "calibration"
 
 

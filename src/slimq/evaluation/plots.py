@@ -68,8 +68,8 @@ def draw_training(manifest: PolicyManifest, folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    training = manifest.training
-    if not training.curve:
+    training, random = manifest.training, manifest.random_policy
+    if training is None or not training.curve:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     with rc_context(_RC):
@@ -77,9 +77,8 @@ def draw_training(manifest: PolicyManifest, folder: Path) -> list[Path]:
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.plot([step for step, _ in training.curve], [mean for _, mean in training.curve], "o-")
-        axes.axhline(
-            manifest.random_policy.mean, color="tab:grey", linestyle=":", label="random policy"
-        )
+        if random is not None:
+            axes.axhline(random.mean, color="tab:grey", linestyle=":", label="random policy")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel("agent steps")
         axes.set_ylabel("mean return on selection seeds")
@@ -89,7 +88,8 @@ def draw_training(manifest: PolicyManifest, folder: Path) -> list[Path]:
             fontsize=9,
         )
         axes.grid(visible=True, alpha=0.25)
-        axes.legend(loc="best")
+        if random is not None:
+            axes.legend(loc="best")
         return _save(figure, folder / f"{manifest.name}-training")
 
 
@@ -177,7 +177,8 @@ def _number(axis: Any, formatter: Any, values: Sequence[float]) -> None:
 def _title(comparison: Comparison, *, latency: bool) -> str:
     if latency:
         where = f" on {comparison.processor}" if comparison.processor else ""
-        return f"{comparison.policy}: point alone, bar to interleaved{where}"
+        unproven = "" if comparison.proven_in_play else " (not proven in play)"
+        return f"{comparison.policy}{unproven}: point alone, bar to interleaved{where}"
     protocol = comparison.protocol
     if protocol is None:
         return f"{comparison.policy}: mean and bootstrap interval"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import InvalidInputError
-from slimq.core.manifest import VariantManifest
+from slimq.core.manifest import FileEntry, VariantManifest
 from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, LatencyReport
 from slimq.core.seeds import HELD_OUT, SeedRange
 from slimq.evaluation.latency import ITERATIONS
@@ -70,12 +70,7 @@ def make_protocol(environment: EnvironmentSpec, settings: EvaluationSettings) ->
     Raises:
         InvalidInputError: a setting is out of range.
     """
-    for name in ("episodes", "environments", "states", "state_episodes", "resamples", "iterations"):
-        value = getattr(settings, name)
-        if value < 1:
-            raise InvalidInputError(name, "at least 1", str(value))
-    if not 0 <= settings.epsilon <= 1:
-        raise InvalidInputError("epsilon", "a number from 0 to 1", str(settings.epsilon))
+    check_settings(settings)
     return EvaluationProtocol(
         environment=environment,
         epsilon=settings.epsilon,
@@ -87,6 +82,20 @@ def make_protocol(environment: EnvironmentSpec, settings: EvaluationSettings) ->
         fidelity_states=settings.states,
         fidelity_episodes=settings.state_episodes,
     )
+
+
+def check_settings(settings: EvaluationSettings) -> None:
+    """Checks the ranges of settings.
+
+    Raises:
+        InvalidInputError: one is out of range.
+    """
+    for name in ("episodes", "environments", "states", "state_episodes", "resamples", "iterations"):
+        value = getattr(settings, name)
+        if value < 1:
+            raise InvalidInputError(name, "at least 1", str(value))
+    if not 0 <= settings.epsilon <= 1:
+        raise InvalidInputError("epsilon", "a number from 0 to 1", str(settings.epsilon))
 
 
 def summarize(
@@ -120,6 +129,28 @@ def summarize(
         iqm_interval=interquartile_interval(
             returns, resamples=protocol.resamples, confidence=protocol.confidence
         ),
+        fidelity=fidelity,
+        bytes=variant.model.bytes,
+        latency=latency,
+        versions=library_versions(),
+    )
+
+
+def summarize_recorded(
+    variant: VariantManifest,
+    baseline: VariantManifest,
+    states: FileEntry,
+    fidelity: Fidelity,
+    latency: LatencyReport | None = None,
+) -> EvaluationReport:
+    """Builds the report of a policy without an environment, from its recorded states."""
+    return EvaluationReport(
+        policy=variant.policy,
+        variant=variant.name,
+        model_sha256=variant.model.sha256,
+        baseline_variant=baseline.name,
+        baseline_sha256=baseline.model.sha256,
+        states_sha256=states.sha256,
         fidelity=fidelity,
         bytes=variant.model.bytes,
         latency=latency,

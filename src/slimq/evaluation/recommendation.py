@@ -5,6 +5,9 @@ and it meets every limit. The eligible variant with the lowest cost (bytes, or t
 call) is chosen; ties go to the higher return, then to the other cost. No eligible variant is then
 both cheaper and better than the choice. A limit on something that was not measured is not met.
 
+A policy without an environment has no returns: there, a variant is eligible if its agreement with
+the baseline on recorded states is at least a given share, and ties go to the higher agreement.
+
 The choice uses held-out reports and tests each variant at the margin separately, so among very many
 variants one may pass by luck. When choosing among dozens, evaluate the choice again on other
 episodes.
@@ -17,10 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from slimq.core.errors import InvalidInputError
+from slimq.core.errors import CheckFailedError, InvalidInputError
 from slimq.core.report import LatencyMode
 from slimq.evaluation.comparison import Comparison, ComparisonRow
-from slimq.evaluation.statistics import MARGIN, PairedDifference
+from slimq.evaluation.statistics import MARGIN
 
 Goal = Literal["bytes", "latency"]
 
@@ -34,6 +37,8 @@ class Criteria:
         max_bytes: limit on the size on disk.
         max_latency_us: limit on the median time of one call.
         min_return: minimum mean return over the held-out episodes.
+        min_agreement: minimum share of states with the baseline's action; required for a policy
+            without an environment, of which nothing else is known.
         mode: latency mode to use.
         batch: batch size to use.
         goal: the cost to minimize; None derives it from the limits, see `resolve_goal`.
@@ -43,6 +48,7 @@ class Criteria:
     max_bytes: int | None = None
     max_latency_us: float | None = None
     min_return: float | None = None
+    min_agreement: float | None = None
     mode: LatencyMode = "alone"
     batch: int = 1
     goal: Goal | None = None
@@ -54,6 +60,9 @@ class Criteria:
             raise InvalidInputError("batch", "at least 1", str(self.batch))
         if self.min_return is not None and not math.isfinite(self.min_return):
             raise InvalidInputError("min_return", "a finite number", f"{self.min_return:g}")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            received = f"{self.min_agreement:g}"
+            raise InvalidInputError("min_agreement", "a share from 0 to 1", received)
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,9 @@ class Candidate:
 
     Attributes:
         smaller: the baseline's size divided by its own.
-        low: lower bound of the paired difference, as a share of full − random.
+        mean: mean return; None if the policy is not proven in play.
+        low: lower bound of the paired difference, as a share of full − random; likewise.
+        agreement: share of states with the baseline's action; None if it was not measured.
         latency_us: for the criteria's mode and batch; None if it was not measured.
         faster: the baseline's latency divided by its own; None if measured in different runs.
         notes: remarks on its report.
@@ -71,8 +82,9 @@ class Candidate:
     variant: str
     bytes: int
     smaller: float | None
-    mean: float
-    low: float
+    mean: float | None
+    low: float | None
+    agreement: float | None
     latency_us: float | None
     faster: float | None
     notes: tuple[str, ...]
@@ -100,6 +112,7 @@ class Recommendation:
         choice: None if no variant is eligible.
         runners_up: the other eligible variants, best first.
         nearest: without a choice, the rejected variant that misses by the smallest share.
+        evidence: what stands in for returns; None if the policy is proven in play.
     """
 
     policy: str
@@ -109,25 +122,39 @@ class Recommendation:
     runners_up: tuple[Candidate, ...]
     rejected: tuple[Rejection, ...]
     nearest: Rejection | None
+    evidence: str | None = None
 
 
 def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
-    """Chooses among the variants of a comparison."""
+    """Chooses among the variants of a comparison.
+
+    Raises:
+        CheckFailedError: the policy is not proven in play, and no agreement is required instead.
+    """
+    if not comparison.proven_in_play and criteria.min_agreement is None:
+        problem = "has no environment, so no variant can be shown to be non-inferior in play"
+        remedy = "choose by agreement with --min-agreement"
+        raise CheckFailedError(f"{comparison.policy} {problem}; {remedy}")
     goal = resolve_goal(criteria)
     eligible: list[Candidate] = []
     rejected = [Rejection(name, (why,), None) for name, why in comparison.failed.items()]
     scale = _return_scale(comparison)
     for row in comparison.rows:
-        missing = [*missing_evidence(row), *_missing_latency(row, criteria, goal)]
+        missing = [
+            *missing_evidence(row, proven_in_play=comparison.proven_in_play),
+            *_missing_agreement(row, criteria),
+            *_missing_latency(row, criteria, goal),
+        ]
+        if criteria.min_return is not None and not comparison.proven_in_play:
+            missing.append("no return was measured, as the policy has no environment")
         misses = list(_misses(row, criteria, scale))
         reasons = (*missing, *(reason for reason, _ in misses))
-        difference, mean = row.difference, row.mean
-        if missing or difference is None or mean is None:
+        if missing or (comparison.proven_in_play and row.difference is None):
             rejected.append(Rejection(row.variant, reasons, None))
         elif misses:
             rejected.append(Rejection(row.variant, reasons, max(share for _, share in misses)))
         else:
-            eligible.append(_candidate(row, criteria, difference, mean))
+            eligible.append(_candidate(row, criteria))
     eligible.sort(key=lambda candidate: _rank(candidate, goal))
     near = [rejection for rejection in rejected if rejection.excess is not None]
     return Recommendation(
@@ -138,6 +165,7 @@ def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
         runners_up=tuple(eligible[1:]),
         rejected=tuple(rejected),
         nearest=None if eligible else min(near, key=lambda r: r.excess or 0.0, default=None),
+        evidence=comparison.evidence,
     )
 
 
@@ -149,8 +177,15 @@ def resolve_goal(criteria: Criteria) -> Goal:
     return "latency" if only_bytes else "bytes"
 
 
-def missing_evidence(row: ComparisonRow) -> list[str]:
-    """Reasons why a variant's report is no evidence for its return; empty if it is."""
+def missing_evidence(row: ComparisonRow, *, proven_in_play: bool = True) -> list[str]:
+    """Reasons why a variant's report is no evidence for its return; empty if it is.
+
+    Args:
+        row: the variant.
+        proven_in_play: whether there can be returns; else agreement on recorded states is evidence.
+    """
+    if not proven_in_play:
+        return list(row.notes) if row.stale or row.fidelity is None else []
     if row.mean is not None and row.difference is None:
         return [*row.notes, "its returns cannot be paired with a report of the baseline"]
     return list(row.notes) if row.stale or row.mean is None else []
@@ -163,6 +198,11 @@ def margin_miss(row: ComparisonRow, margin: float) -> tuple[str, float] | None:
     excess = -margin - row.difference.low
     low = f"{row.difference.low:+.2%} of the return at the lower bound"
     return f"{low} is {excess:.2%} below the margin of {-margin:+.2%}", excess
+
+
+def _missing_agreement(row: ComparisonRow, criteria: Criteria) -> Iterator[str]:
+    if criteria.min_agreement is not None and row.fidelity is None and not row.notes:
+        yield "its agreement was not measured"
 
 
 def _missing_latency(row: ComparisonRow, criteria: Criteria, goal: Goal) -> Iterator[str]:
@@ -197,24 +237,33 @@ def _misses(
         short = criteria.min_return - row.mean
         share = short / (scale or abs(criteria.min_return) or 1.0)
         yield f"mean return {row.mean:.2f} is {short:.2f} below {criteria.min_return:g}", share
+    yield from _agreement_miss(row, criteria)
+
+
+def _agreement_miss(row: ComparisonRow, criteria: Criteria) -> Iterator[tuple[str, float]]:
+    least = criteria.min_agreement
+    if least is None or row.fidelity is None or row.fidelity.agreement >= least:
+        return
+    short = least - row.fidelity.agreement
+    yield f"agreement {row.fidelity.agreement:.2%} is {short:.2%} below {least:.2%}", short
 
 
 def _return_scale(comparison: Comparison) -> float | None:
     full = next((row.mean for row in comparison.rows if row.variant == comparison.baseline), None)
-    above = None if full is None else full - comparison.random_mean
+    random = comparison.random_mean
+    above = None if full is None or random is None else full - random
     return above if above is not None and above > 0 else None
 
 
-def _candidate(
-    row: ComparisonRow, criteria: Criteria, difference: PairedDifference, mean: float
-) -> Candidate:
+def _candidate(row: ComparisonRow, criteria: Criteria) -> Candidate:
     latency = row.find_latency(criteria.mode, criteria.batch)
     return Candidate(
         variant=row.variant,
         bytes=row.bytes,
         smaller=row.smaller,
-        mean=mean,
-        low=difference.low,
+        mean=row.mean,
+        low=row.difference.low if row.difference else None,
+        agreement=row.fidelity.agreement if row.fidelity else None,
         latency_us=latency.p50_us if latency else None,
         faster=latency.faster if latency else None,
         notes=row.notes,
@@ -222,7 +271,11 @@ def _candidate(
 
 
 def _rank(candidate: Candidate, goal: Goal) -> tuple[float, float, float, str]:
-    """Sort key, best first: the goal's cost, then the higher return, then the other cost."""
+    """Sort key, best first: the goal's cost, then the higher return, then the other cost.
+
+    Without returns, the higher agreement takes their place.
+    """
     latency = math.inf if candidate.latency_us is None else candidate.latency_us
     costs = (candidate.bytes, latency) if goal == "bytes" else (latency, candidate.bytes)
-    return costs[0], -candidate.mean, costs[1], candidate.variant
+    quality = candidate.agreement if candidate.mean is None else candidate.mean
+    return costs[0], -(quality or 0.0), costs[1], candidate.variant

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import structlog
 
+from slimq.core.atomic import naming
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import Observations
@@ -102,7 +103,7 @@ class EpisodeLog:
         """Appends an episode; it is on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(asdict(episode)).encode() + b"\n"
-        with self.path.open("ab+") as file:
+        with naming(self.path), self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":

@@ -3,7 +3,8 @@
 All variants play the same seeds with the same protocol. Nothing is measured twice: episodes are
 logged as they end, and a variant whose report matches the model, baseline and protocol is skipped.
 Reports on held-out seeds are published; others are only returned, as is a report with fewer
-episodes than the published one.
+episodes than the published one. A policy without an environment is not played: its variants are
+compared with the baseline on its recorded states.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from functools import partial
 import structlog
 
 from slimq.core.errors import CheckFailedError, InvalidInputError, NotFoundError, SlimqError
-from slimq.core.manifest import VariantManifest, is_stale
+from slimq.core.manifest import FileEntry, VariantManifest, is_stale
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.publish import Publisher
 from slimq.core.qfunction import QFunction, QValues
-from slimq.core.report import EvaluationReport, Fidelity
+from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, LatencyReport
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
 from slimq.environments.rollout import Episode
@@ -28,10 +29,12 @@ from slimq.evaluation.fidelity import StateSample, measure_fidelity, q_values_of
 from slimq.evaluation.latency import PROCESSES, measure_latency
 from slimq.evaluation.protocol import (
     EvaluationSettings,
+    check_settings,
     library_versions,
     make_protocol,
     other_versions,
     summarize,
+    summarize_recorded,
 )
 from slimq.evaluation.returns import EpisodeLog, Progress, Silent, play_all, require_finite
 
@@ -76,8 +79,8 @@ def evaluate_policy(
 
     Raises:
         NotFoundError: the policy or a variant does not exist.
-        InvalidInputError: a setting is out of range, or only latency is requested on seeds whose
-            reports are not published.
+        InvalidInputError: a setting is out of range, only latency is requested on seeds whose
+            reports are not published, or other seeds for a policy without an environment.
         RepositoryError: the policy's manifest or its baseline's is invalid.
     """
     return _Evaluator(
@@ -93,10 +96,15 @@ class _Evaluator:
         self.manifest = repository.policy(policy)
         self.policy = policy
         self.baseline = repository.variant(policy, self.manifest.baseline_variant)
-        self.protocol = make_protocol(self.manifest.environment, settings)
+        check_settings(settings)
+        environment = self.manifest.environment
+        self.protocol = None if environment is None else make_protocol(environment, settings)
         self.publishes = settings.seed_range == HELD_OUT
         if settings.latency == "only" and not self.publishes:
             expected = "held-out, as latency is only published in held-out reports"
+            raise InvalidInputError("seeds", expected, settings.seed_range.name)
+        if self.protocol is None and not self.publishes:
+            expected = f"held-out, as {policy} has no environment to play in"
             raise InvalidInputError("seeds", expected, settings.seed_range.name)
         self.result = Evaluation(policy)
         self._states: tuple[Observations, QValues] | None = None
@@ -152,12 +160,16 @@ class _Evaluator:
             self.result.reports[name] = known
             self.result.cached.append(name)
             return
-        episodes = self._play(variant, q_function)
-        fidelity = self._fidelity(require_finite(q_function, f"{self.policy}/{name}"))
         latency = known.latency if known else None
+        if self.protocol is None:
+            self._publish(self._compare_on_recorded_states(variant, q_function, latency))
+            return
+        episodes = self._play(variant, q_function, self.protocol)
+        fidelity = self._fidelity(require_finite(q_function, f"{self.policy}/{name}"))
         report = summarize(variant, self.baseline, self.protocol, episodes, fidelity, latency)
-        if known and known.protocol.episodes > self.settings.episodes and not self.settings.force:
-            self.result.kept[name] = known.protocol.episodes
+        published = known.protocol.episodes if known and known.protocol else 0
+        if published > self.settings.episodes and not self.settings.force:
+            self.result.kept[name] = published
             self.result.reports[name] = report
             return
         self._publish(report)
@@ -167,11 +179,30 @@ class _Evaluator:
             report.protocol == self.protocol
             and report.baseline_sha256 == self.baseline.model.sha256
             and report.fidelity is not None
+            and (self.protocol is not None or report.states_sha256 == self._recorded_states.sha256)
             and not other_versions(report.versions, library_versions())
         )
 
-    def _play(self, variant: VariantManifest, q_function: QFunction) -> list[Episode]:
-        settings, spec = self.settings, self.manifest.environment
+    @property
+    def _recorded_states(self) -> FileEntry:
+        if self.manifest.calibration is None:
+            problem = "has neither an environment to play in nor recorded states; import it again"
+            raise CheckFailedError(f"{self.policy} {problem} with --env or --observations")
+        return self.manifest.calibration
+
+    def _compare_on_recorded_states(
+        self, variant: VariantManifest, q_function: QFunction, latency: LatencyReport | None
+    ) -> EvaluationReport:
+        recorded = self._recorded_states
+        states, full = self._baseline_states()
+        q_values = q_values_of(require_finite(q_function, f"{self.policy}/{variant.name}"), states)
+        fidelity = measure_fidelity(q_values, full)
+        return summarize_recorded(variant, self.baseline, recorded, fidelity, latency)
+
+    def _play(
+        self, variant: VariantManifest, q_function: QFunction, protocol: EvaluationProtocol
+    ) -> list[Episode]:
+        settings, spec = self.settings, protocol.environment
         folder = settings.work / self.policy
         versions = {k: v for k, v in library_versions().items() if k != "slimq"}
         log = EpisodeLog.of(folder, variant.model.sha256, spec, settings.epsilon, versions)
@@ -179,7 +210,7 @@ class _Evaluator:
         episodes = play_all(
             spec,
             q_function,
-            self.protocol.seeds,
+            protocol.seeds,
             current,
             epsilon=settings.epsilon,
             environments=settings.environments,
@@ -201,21 +232,36 @@ class _Evaluator:
     def _baseline_states(self) -> tuple[Observations, QValues]:
         if self._states is None:
             _, q_function = self._load(self.baseline.name)
-            sample = StateSample(self.protocol.fidelity_states)
-            play_all(
-                self.manifest.environment,
-                q_function,
-                self.protocol.seeds[: self.protocol.fidelity_episodes],
-                None,
-                epsilon=self.settings.epsilon,
-                environments=self.settings.environments,
-                name=f"{self.policy}/{self.baseline.name} states",
-                progress=self.progress,
-                on_step=sample.add,
-            )
-            states = sample.observations()
-            self._states = states, q_values_of(q_function, states)
+            place = f"{self.policy}/{self.baseline.name}"
+            if self.protocol is None:
+                states = self._read_states()
+                q_values = q_values_of(require_finite(q_function, place), states)
+            else:
+                states = self._play_states(q_function, self.protocol)
+                q_values = q_values_of(q_function, states)
+            self._states = states, q_values
         return self._states
+
+    def _read_states(self) -> Observations:
+        calibration = self.repository.calibration(self.manifest)
+        if calibration is None or not len(calibration):
+            raise CheckFailedError(f"{self.policy} has no recorded states")
+        return calibration.observations(self.manifest.observation)
+
+    def _play_states(self, q_function: QFunction, protocol: EvaluationProtocol) -> Observations:
+        sample = StateSample(protocol.fidelity_states)
+        play_all(
+            protocol.environment,
+            q_function,
+            protocol.seeds[: protocol.fidelity_episodes],
+            None,
+            epsilon=self.settings.epsilon,
+            environments=self.settings.environments,
+            name=f"{self.policy}/{self.baseline.name} states",
+            progress=self.progress,
+            on_step=sample.add,
+        )
+        return sample.observations()
 
     def _publish(self, report: EvaluationReport) -> None:
         if self.publishes:

@@ -87,22 +87,23 @@ def paired_difference(
         margin: non-inferiority margin, as a share of full − random.
 
     Raises:
-        InvalidInputError: the protocols or the seeds differ, or the baseline is no better than
-            random.
+        InvalidInputError: one was not played, the protocols or the seeds differ, or the baseline
+            is no better than random.
     """
-    if variant.protocol != full.protocol or variant.seeds != full.seeds:
+    one, other = variant.played, full.played
+    if one is None or other is None or one[:2] != other[:2]:
         raise InvalidInputError(
             f"report of {variant.variant}",
             f"the protocol and seeds of {full.variant}'s report",
             "different ones; evaluate both again",
         )
-    scale = full.mean - random_mean
+    scale = other.mean - random_mean
     if scale <= 0:
         raise InvalidInputError(
-            f"report of {full.variant}", f"a mean above random's {random_mean:g}", f"{full.mean:g}"
+            f"report of {full.variant}", f"a mean above random's {random_mean:g}", f"{other.mean:g}"
         )
-    ratios = (np.asarray(variant.returns) - np.asarray(full.returns)) / scale
-    protocol = full.protocol
+    ratios = (np.asarray(one.returns) - np.asarray(other.returns)) / scale
+    protocol = other.protocol
     interval = mean_interval(ratios, resamples=protocol.resamples, confidence=protocol.confidence)
     return PairedDifference(float(ratios.mean()), interval.low, interval.high, margin, len(ratios))
 

@@ -238,6 +238,19 @@ class QNetworkSpec(BaseModel):
                     raise ValueError(f"encoders.{name}.background: expected 0 with several inputs")
 
 
+def channel_axis(shape: tuple[int, ...]) -> Literal["first", "last"] | None:
+    """The axis of an image's channels, which are fewer than its rows and columns; None if unclear.
+
+    Args:
+        shape: of the image, without the batch axis.
+    """
+    if len(shape) != 3 or shape[0] == shape[2]:
+        return None
+    if shape[0] < min(shape[1:]):
+        return "first"
+    return "last" if shape[2] < min(shape[:2]) else None
+
+
 def seen_shape(body: ConvSpec, shape: tuple[int, ...]) -> Shape:
     """The input shape of the first convolution: the image, channels first, cropped."""
     channels, height, width = shape if body.channels != "last" else (shape[2], *shape[:2])

@@ -123,7 +123,7 @@ def test_the_taylor_score_of_a_channel_adds_up_over_its_positions_with_signs(mak
     (score, *_) = unit_scores(network, Importance.TAYLOR, 4, context)
     total = torch.zeros(4)
     for state in torch.from_numpy(context.states):
-        values = network.features[:3](network.scale(state[None])).detach().requires_grad_()
+        values = network.features[:3](network.prepare(state[None])).detach().requires_grad_()
         network.head(network.features[3:](values)).max().backward()
         total += (values * values.grad).sum(dim=(0, 2, 3)).abs().detach() / 4
     torch.testing.assert_close(score.float(), total, rtol=1e-4, atol=1e-8)

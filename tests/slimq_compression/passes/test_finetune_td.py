@@ -20,7 +20,7 @@ from slimq_compression.collector import PolicyCollector
 from slimq_compression.network.straight_through import attach_grids
 from slimq_compression.passes import student
 from slimq_compression.passes.finetune_td import Params, Replay, apply
-from slimq_compression.pipeline import load_source
+from slimq_compression.source import load_source
 
 CARTPOLE = EnvironmentSpec(id="CartPole-v1", max_episode_steps=100)
 SHORT = Params(rounds=2, steps=64, updates=20, batch_size=16, learning_rate=1e-3)

@@ -19,8 +19,9 @@ from typing import Any
 import onnx
 
 from slimq.core.repository import Repository
-from slimq_compression.pipeline import load_source, run_recipe
+from slimq_compression.pipeline import run_recipe
 from slimq_compression.recipe import Recipe, Step, load_recipe
+from slimq_compression.source import load_source
 
 SHORT = {"rounds": 1, "states": 64, "steps": 64, "updates": 2, "batch_size": 16, "keep_every": 1}
 """Most of each that a training gets."""

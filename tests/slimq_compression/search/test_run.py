@@ -21,7 +21,6 @@ from slimq.core.seeds import HELD_OUT, SELECTION
 from slimq.core.verification import find_problems
 from slimq_compression import accept
 from slimq_compression.compress import compress
-from slimq_compression.pipeline import load_source
 from slimq_compression.recipe import load_recipe
 from slimq_compression.search.run import Snapshot, pareto_front, ranking, search, snapshot
 from slimq_compression.search.space import suggest
@@ -39,6 +38,7 @@ from slimq_compression.search.study import (
 )
 from slimq_compression.search.winners import attempts, publish_winners, winning_recipe
 from slimq_compression.search.worker import MIN_PEERS, Worker
+from slimq_compression.source import load_source
 
 SHIPPED = Path(__file__).parents[3] / "policies" / "cartpole"
 Make = Callable[..., SearchSettings]

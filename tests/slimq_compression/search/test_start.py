@@ -12,10 +12,10 @@ import pytest
 from optuna.trial import FixedTrial, TrialState
 
 from slimq.core.repository import Repository
-from slimq_compression.pipeline import load_source
 from slimq_compression.recipe import Recipe, load_recipe
 from slimq_compression.search.space import Offer, background_of, make_recipe, suggest
 from slimq_compression.search.start import enqueue_published
+from slimq_compression.source import load_source
 
 ROOT = Path(__file__).parents[3]
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from slimq_service.api.openapi import REQUEST_EXAMPLES
+from slimq.core.observation import ObservationPart, ObservationSpec
+from slimq_service.api.openapi import PARTS_EXAMPLE, REQUEST_EXAMPLES
+from slimq_service.decoding.observations import JSON, parse
 
 
 def test_act_and_compare_are_documented_with_examples(service: Any) -> None:
@@ -68,3 +71,17 @@ def test_the_examples_match_real_responses(service: Any) -> None:
         assert answer.status_code == 200
         documented = service.get("/openapi.json").json()["components"]["schemas"]["ActAnswer"]
         assert set(answer.json()) == set(documented["required"])
+
+
+def test_the_example_by_part_is_a_batch_of_two() -> None:
+    spec = ObservationSpec(
+        dtype="float32",
+        shape=(3,),
+        parts=(
+            ObservationPart(name="position", shape=(2,)),
+            ObservationPart(name="direction", shape=(), categories=(4,)),
+        ),
+    )
+    body = json.dumps(PARTS_EXAMPLE["value"]).encode()
+    batch = parse(JSON, body, spec, 2).observations(spec, 2)
+    assert batch.tolist() == [[0, 0.5, 0], [1, 0, 3]]

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from parts import build_parts_repository
 from places import POLICIES
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
+from slimq.evaluation.protocol import EvaluationSettings
+from slimq.evaluation.runner import evaluate_policy
 
 OF_INT8 = '{policy="cartpole",variant="int8"}'
 
@@ -44,6 +47,7 @@ def test_a_variants_facts_are_those_of_its_manifest_and_report(
     assert service.metric("slimq_variant_info" + labels) == 1
     random = evaluated.policy("cartpole").random_policy.mean
     assert service.metric('slimq_policy_random_return{policy="cartpole"}') == random
+    assert service.metric('slimq_policy_proven_in_play{policy="cartpole"}') == 1
 
 
 def test_the_baseline_and_the_default_are_told_apart(evaluated: Repository, start: Any) -> None:
@@ -124,3 +128,22 @@ def test_a_broken_report_is_read_once_until_it_is_mended(
     path.write_bytes(good)
     assert "slimq_variant_return" + OF_INT8 in service.get("/metrics").text
     assert sorted(asked) == ["fp32", "int8", "int8"]
+
+
+def test_a_policy_without_an_environment_has_an_agreement_and_no_returns(
+    start: Any, tmp_path: Path
+) -> None:
+    root = build_parts_repository(tmp_path / "parts")
+    settings = EvaluationSettings(latency="skip")
+    fidelity = (
+        evaluate_policy(Repository(root), "maze", settings=settings).reports["other"].fidelity
+    )
+    assert fidelity is not None
+    service = start(root)
+    of_other = '{policy="maze",variant="other"}'
+    agreement = service.metric("slimq_variant_agreement_ratio" + of_other)
+    assert agreement == fidelity.agreement
+    assert service.metric('slimq_policy_proven_in_play{policy="maze"}') == 0
+    text = service.get("/metrics").text
+    assert "slimq_variant_return" not in text
+    assert "slimq_policy_random_return" not in text

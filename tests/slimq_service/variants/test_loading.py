@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from builders import make_frames_model
+from parts import SPECS, build_parts_repository
 from places import POLICIES
 from slimq.core.errors import RepositoryError
-from slimq.core.observation import ObservationSpec
+from slimq.core.observation import ObservationPart, ObservationSpec
 from slimq.core.repository import Repository
-from slimq_service.variants.loading import is_batch_invariant, load, trim_memory
+from slimq_service.variants.loading import is_batch_invariant, load, trim_memory, unlike_rows
 
 
 def test_a_variant_is_loaded_with_its_policy(repositories: Any) -> None:
@@ -74,3 +76,38 @@ def test_a_model_that_an_extreme_observation_is_too_much_for_is_tried_with_the_o
     spec = ObservationSpec(dtype="float32", shape=(4,))
     assert not np.isfinite(overflow(np.full((1, 4), 1e3, np.float32))).any()
     assert is_batch_invariant(overflow, spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *SPECS.values(),
+        ObservationSpec(dtype="int32", shape=(2, 2)),
+        ObservationSpec(dtype="uint8", shape=(3,)),
+        ObservationSpec(dtype="float32", shape=(3,)),
+        ObservationSpec(
+            dtype="float32",
+            shape=(2,),
+            parts=(
+                ObservationPart(name="above", shape=(), integer=True, low=5_000),
+                ObservationPart(name="below", shape=(), integer=True, high=-5_000),
+            ),
+        ),
+    ],
+)
+def test_a_batch_is_tried_with_valid_observations_that_differ(spec: ObservationSpec) -> None:
+    rows = np.stack(unlike_rows(spec))
+    np.testing.assert_array_equal(spec.check(rows), rows)
+    assert (rows.min(axis=0) < rows.max(axis=0)).all()
+
+
+@pytest.mark.parametrize("policy", SPECS)
+def test_models_that_fail_out_of_range_are_loaded_with_what_is_in_it(
+    policy: str, tmp_path: Path
+) -> None:
+    repository = Repository(build_parts_repository(tmp_path / "policies"))
+    loaded = load(repository, repository.policy(policy), "fp32")
+    assert loaded.batch_invariant
+    if policy == "taxi":
+        with pytest.raises(Exception, match="out of data bounds"):
+            loaded.q_function(np.zeros((1, 1), np.int32))

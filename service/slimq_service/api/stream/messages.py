@@ -1,7 +1,7 @@
 """Parsing of stream messages, and rendering of their responses.
 
 A binary message is the newest frame. A text message is a JSON object with at least one of the keys
-`observation` (the newest frame as nested lists), `reset` and `variant`.
+`observation` (the newest frame as nested lists, or by part), `reset` and `variant`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import orjson
 from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
+from slimq_service.decoding.batches_in_json import read_batch
 from slimq_service.decoding.nested_lists import check_lists, flatten, kind_of, to_array
 from slimq_service.decoding.observations import read_object, read_variant
 from slimq_service.errors import LimitError
@@ -94,6 +95,14 @@ def render_problem(problem: Problem) -> str:
     return orjson.dumps(problem).decode()
 
 
+def _read_lists(value: Any, spec: ObservationSpec) -> Observations:
+    """One frame `(1, *frame)` from nested lists, or from named parts."""
+    if spec.parts is not None and isinstance(value, dict):
+        return read_batch(value, spec, 1, FIELD)
+    numbers = to_array(flatten(value, spec.shape, FIELD), spec)
+    return spec.check(numbers.reshape(1, *spec.shape), FIELD)
+
+
 def _read_text(text: bytes, spec: ObservationSpec) -> StreamMessage:
     if len(text) > MAX_TEXT_BYTES:
         raise LimitError(MESSAGE, MAX_TEXT_BYTES, f"{len(text)} bytes", "bytes of text")
@@ -103,8 +112,7 @@ def _read_text(text: bytes, spec: ObservationSpec) -> StreamMessage:
     if not isinstance(reset, bool):
         raise InvalidInputError("reset", "true or false", kind_of(reset))
     if FIELD in document:
-        numbers = to_array(flatten(document[FIELD], spec.shape, FIELD), spec)
-        return StreamMessage(spec.check(numbers.reshape(1, *spec.shape), FIELD), reset, variant)
+        return StreamMessage(_read_lists(document[FIELD], spec), reset, variant)
     if not reset and variant is None:
         expected = f"at least one of {FIELD}, reset and variant"
         raise InvalidInputError(MESSAGE, expected, "none of them")

@@ -11,9 +11,10 @@ DESCRIPTION = """A WebSocket: the server keeps the frame stack, and each message
 
 A binary message is the newest frame as raw little-endian bytes, or the whole observation if the
 policy does not stack frames. A text message is a JSON object with at least one of `observation`
-(the same as nested lists), `reset` (true to begin an episode) and `variant` (the variant to use
-from now on). The response has `policy`, `variant`, `sha256` and, if the message had a frame,
-`action` and `q_values`. Otherwise it is a problem document, and the message had no effect."""
+(the same as nested lists, or an object with one list per part), `reset` (true to begin an episode)
+and `variant` (the variant to use from now on). The response has `policy`, `variant`, `sha256` and,
+if the message had a frame, `action` and `q_values`. Otherwise it is a problem document, and the
+message had no effect."""
 PROBLEMS = {
     400: "Path and query name different variants.",
     403: "A page of another site opened the stream.",

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from slimq.core.differences import find_differences
 from slimq.core.errors import InvalidInputError, ObservationError, SlimqError
-from slimq.core.observation import Observations
+from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
 from slimq_service.api.v1.codec import ActCodec
 from slimq_service.errors import ConflictError, LimitError
@@ -74,18 +74,24 @@ class CompareEndpoint:
         )
         if decoded.variant is not None:
             raise ConflictError("variant", "variants in the query only", "one in the body")
-        compared, failed = await self._compare(receive, call, names, decoded.observations())
+        observations, spec = decoded.observations(), policy.observation
+        compared, failed = await self._compare(receive, call, names, observations, spec)
         return Response(200, JSON, render(policy.name, reference, compared, failed))
 
     async def _compare(
-        self, receive: Receive, call: Call, names: list[str], observations: Observations
+        self,
+        receive: Receive,
+        call: Call,
+        names: list[str],
+        observations: Observations,
+        spec: ObservationSpec,
     ) -> tuple[list[dict[str, Any]], dict[str, Problem]]:
         """The rows of the variants, the reference first, and the problems of those that failed."""
         compared, failed = [], {}
         expected: QValues | None = None
         for name in names:
             try:
-                row, q_values = await self._run(receive, call, name, observations)
+                row, q_values = await self._run(receive, call, name, observations, spec)
             except SlimqError as error:
                 if expected is None:
                     raise
@@ -96,13 +102,17 @@ class CompareEndpoint:
         return compared, failed
 
     async def _run(
-        self, receive: Receive, call: Call, name: str, observations: Observations
+        self,
+        receive: Receive,
+        call: Call,
+        name: str,
+        observations: Observations,
+        spec: ObservationSpec,
     ) -> tuple[dict[str, Any], QValues]:
         """Runs one variant; returns its row and Q-values."""
         pipeline, policy = self._pipeline, str(call.policy)
         variant = await pipeline.variant(call, policy, name)
-        shape, spec = observations.shape[1:], variant.policy.observation
-        if (shape, observations.dtype) != (spec.shape, spec.numpy_dtype):
+        if variant.policy.observation is not spec and variant.policy.observation != spec:
             raise ObservationError(
                 "observations", "the policy's new layout", "the layout before a new version"
             )

@@ -13,6 +13,7 @@ from slimq import __version__
 from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest, is_stale
 from slimq.core.report import EvaluationReport
+from slimq_service.api.v1.policies import environment_of
 from slimq_service.http.forwarded import Proxies
 from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.snapshot import PolicyScan
@@ -27,6 +28,9 @@ pre{background:#f3f3f3;padding:.7rem;overflow-x:auto}.broken{color:#a40000}
 @media(prefers-color-scheme:dark){body{color:#e8e8e8;background:#161616}pre{background:#262626}
 th,td{border-color:#444}a{color:#8ab4f8}.broken{color:#ff8a80}}
 """
+
+
+NOT_PROVEN = "not proven in play: no environment, agreement on recorded states only"
 
 
 class VariantRow(BaseModel):
@@ -56,6 +60,7 @@ class PolicyTable(BaseModel):
 
     name: str
     environment: str | None
+    proven_in_play: bool = Field(description="false without an environment to measure returns in")
     problem: str | None = None
     try_it: str | None = None
     variants: list[VariantRow]
@@ -77,7 +82,8 @@ async def make_overview(catalogue: Catalogue, base_url: str) -> Overview:
         policies.append(
             PolicyTable(
                 name=name,
-                environment=manifest.environment.id if manifest else None,
+                environment=environment_of(manifest),
+                proven_in_play=manifest is not None and manifest.proven_in_play,
                 problem=str(scanned.error) if scanned.error else None,
                 try_it=example(manifest, base_url) if manifest else None,
                 variants=rows,
@@ -93,10 +99,7 @@ def example(policy: PolicyManifest, base_url: str) -> str:
     if spec.size > 64:
         line = f"head -c {spec.item_bytes} /dev/zero | curl -s '{url}'"
         return f"{line} -H 'content-type: application/octet-stream' --data-binary @-"
-    zeros: object = 0
-    for dim in reversed(spec.shape):
-        zeros = [zeros] * dim
-    body = json.dumps({"observations": [zeros]})
+    body = json.dumps({"observations": spec.zeros().tolist()})
     return f"curl -s '{url}' -H 'content-type: application/json' -d '{body}'"
 
 
@@ -189,9 +192,10 @@ def _measured(report: EvaluationReport, baseline_sha256: str | None) -> dict[str
     fidelity = report.fidelity if report.baseline_sha256 == baseline_sha256 else None
     if report.latency is not None:
         latency = report.latency.find("interleaved", 1) or report.latency.find("alone", 1)
+    interval = report.interval
     return {
         "mean_return": report.mean,
-        "interval": (report.interval.low, report.interval.high),
+        "interval": None if interval is None else (interval.low, interval.high),
         "agreement": fidelity.agreement if fidelity else None,
         "latency_p50_us": latency.p50_us if latency else None,
     }
@@ -203,7 +207,10 @@ def _section(policy: PolicyTable) -> str:
     head = "".join(f"<th>{text}</th>" for text in (*headings, "agreement", "p50 latency"))
     problem = f'<p class="broken">{escape(policy.problem)}</p>' if policy.problem else ""
     line = f"<pre>{escape(policy.try_it)}</pre>" if policy.try_it else ""
-    title = f"{escape(policy.name)} <small>{escape(policy.environment or '')}</small>"
+    about = policy.environment or ""
+    if policy.problem is None and not policy.proven_in_play:
+        about = NOT_PROVEN
+    title = f"{escape(policy.name)} <small>{escape(about)}</small>"
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<h2>{title}</h2>{problem}<div class="scroll">{table}</div>{line}'
 

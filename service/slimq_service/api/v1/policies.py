@@ -16,7 +16,11 @@ class PolicySummary(BaseModel):
 
     name: str
     environment: str | None = Field(
-        description="id of its environment; null if the manifest is unreadable"
+        description="id of its environment; null if it has none, or the manifest is unreadable"
+    )
+    proven_in_play: bool = Field(
+        description="whether returns can be measured: false without an environment, when agreement "
+        "and regret on recorded states are all the evidence"
     )
     default_variant: str | None = Field(description="serves requests that name no variant")
     baseline_variant: str | None
@@ -47,6 +51,13 @@ class VariantList(BaseModel):
     variants: list[VariantSummary]
 
 
+def environment_of(manifest: PolicyManifest | None) -> str | None:
+    """The id of a policy's environment; None if it has none, or its manifest is unreadable."""
+    if manifest is None or manifest.environment is None:
+        return None
+    return manifest.environment.id
+
+
 def list_policies(catalogue: Catalogue) -> PolicyList:
     """The policies in the latest scan of the repository."""
     summaries = []
@@ -55,7 +66,8 @@ def list_policies(catalogue: Catalogue) -> PolicyList:
         summaries.append(
             PolicySummary(
                 name=name,
-                environment=manifest.environment.id if manifest else None,
+                environment=environment_of(manifest),
+                proven_in_play=manifest is not None and manifest.proven_in_play,
                 default_variant=manifest.default_variant if manifest else None,
                 baseline_variant=manifest.baseline_variant if manifest else None,
                 variants=list(scanned.variants),

@@ -211,7 +211,7 @@ def _read_data(
         flatten(data, (len(data),), field)  # raises if an element is not a number
         expected = f"a list of {count} numbers (shape {list(shape)})"
         raise ObservationError(field, expected, kind_of(data))
-    if not nested and spec.dtype == "float32":
+    if not nested and spec.dtype == "float32" and spec.integer_ranges is None:
         vector = read_vectors([data], count)
         if vector is not None:
             return vector.reshape(shape)

@@ -6,7 +6,7 @@ from typing import Any
 
 from slimq_service.api.v2.documents import TAG
 from slimq_service.api.v2.framing import LENGTH_NAME
-from slimq_service.api.v2.tensors import ACTIONS, INPUT, OUTPUTS, Q_VALUES
+from slimq_service.api.v2.tensors import ACTIONS, DATATYPES, INPUT, OUTPUTS, Q_VALUES
 from slimq_service.http.content_encoding import ALIASES, WINDOW_BITS
 
 FAILURE = {"schema": {"$ref": "#/components/schemas/Failure"}}
@@ -54,7 +54,10 @@ REQUEST: dict[str, Any] = {
                         **SHAPE,
                         "description": "the batch size, then the model's input shape",
                     },
-                    "datatype": {"enum": ["UINT8", "FP32"], "description": "the model's datatype"},
+                    "datatype": {
+                        "enum": list(DATATYPES.values()),
+                        "description": "the model's datatype",
+                    },
                     "parameters": {
                         **PARAMETERS,
                         "properties": {

@@ -13,7 +13,7 @@ ACTIONS = "actions"
 OUTPUTS = (Q_VALUES, ACTIONS)
 PLATFORM = "onnx_onnxv1"
 DATATYPES_OF_OUTPUTS = {Q_VALUES: "FP32", ACTIONS: "INT64"}
-DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
+DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 
 @dataclass(frozen=True)

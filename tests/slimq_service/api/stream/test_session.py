@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from parts import SPECS, build_parts_repository, draw_parts
 from slimq.core.manifest import PolicyManifest, Routing
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
@@ -491,3 +492,32 @@ def test_messages_count_in_the_metrics_and_statistics_of_their_variant(
     assert service.metric("slimq_streams_open") == 0
     assert service.metric('slimq_streams_closed_total{reason="client"}') == 1
     assert service.metric("slimq_requests_in_flight") == 0
+
+
+@pytest.mark.parametrize("policy", SPECS)
+def test_observations_of_parts_are_one_message_as_bytes_lists_or_by_name(
+    start: Any, open_wire: Any, tmp_path: Path, policy: str
+) -> None:
+    service, spec = start(build_parts_repository(tmp_path / "parts")), SPECS[policy]
+    drawn = draw_parts(spec, 1)
+    batch = spec.join(drawn)
+    named = {name: values[0].tolist() for name, values in drawn.items()}
+    wrong = batch.copy()
+    wrong[0, -1] = 200
+
+    async def play() -> list[Any]:
+        wire = await open_wire(service, f"/v1/policies/{policy}/stream")
+        messages = (batch, {"observation": batch[0].tolist()}, {"observation": named})
+        answers = [await wire.ask(message) for message in messages]
+        refused = (wrong, {"observation": wrong[0].tolist()}, {"observation": {}})
+        answers += [await wire.ask(message) for message in refused]
+        await wire.gone()
+        return answers
+
+    *answers, raw, flat, empty = service.run(play())
+    assert answers == [act(service, policy, "fp32", batch)] * 3
+    part = (spec.parts or ())[-1].name
+    for problem in (raw, flat):
+        assert problem["code"] == "invalid-observation"
+        assert f"in {part!r}" in problem["detail"]
+    assert "received no part" in empty["detail"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from builders import make_mlp, make_policy_manifest
+from parts import build_parts_repository
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.report import (
     EvaluationProtocol,
@@ -20,6 +21,8 @@ from slimq.core.report import (
     LatencyReport,
 )
 from slimq.core.repository import Repository
+from slimq.evaluation.protocol import EvaluationSettings
+from slimq.evaluation.runner import evaluate_policy
 from slimq_service.api.v1.page import (
     Overview,
     PolicyTable,
@@ -208,7 +211,9 @@ def test_the_curl_line_of_the_page_works(service: Any) -> None:
 def test_every_text_on_the_page_is_escaped() -> None:
     evil = "<script>alert(1)</script>"
     row = VariantRow(name=evil, default=False, precision=evil, problem=evil)
-    table = PolicyTable(name=evil, environment=evil, problem=evil, try_it=evil, variants=[row])
+    table = PolicyTable(
+        name=evil, environment=evil, proven_in_play=True, problem=evil, try_it=evil, variants=[row]
+    )
     page = render_html(Overview(version=evil, policies=[table]), prefix=evil)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 12
@@ -236,3 +241,23 @@ def test_a_quote_in_the_host_cannot_leave_the_curl_line(service: Any) -> None:
 )
 def test_json_is_returned_if_preferred(accept: str, json_wanted: bool) -> None:
     assert prefers_json(accept) is json_wanted
+
+
+def test_a_policy_without_an_environment_is_not_proven_in_play(start: Any, tmp_path: Any) -> None:
+    root = build_parts_repository(tmp_path / "parts")
+    evaluated = evaluate_policy(
+        Repository(root), "maze", settings=EvaluationSettings(latency="skip")
+    )
+    service = start(root)
+    overview = service.get("/", headers={"accept": "application/json"}).json()
+    table = next(table for table in overview["policies"] if table["name"] == "maze")
+    assert (table["environment"], table["proven_in_play"], table["problem"]) == (None, False, None)
+    row = next(row for row in table["variants"] if row["name"] == "other")
+    fidelity = evaluated.reports["other"].fidelity
+    assert fidelity is not None
+    assert (row["mean_return"], row["interval"], row["problem"]) == (None, None, None)
+    assert row["agreement"] == fidelity.agreement
+    page = service.get("/", headers={"accept": "text/html"}).text
+    assert page.count("not proven in play") == len(overview["policies"])
+    report = service.get("/v1/policies/maze/variants/other/report").json()
+    assert report["returns"] is None

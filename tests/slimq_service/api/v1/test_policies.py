@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from parts import SPECS, build_parts_repository
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.repository import Repository
 
@@ -12,6 +14,21 @@ def test_policies_are_listed_with_their_variants(service: Any) -> None:
     assert found[0]["variants"] == ["fp32", "other"]
     assert found[0]["default_variant"] == "fp32"
     assert found[0]["environment"] == "CartPole-v1"
+    assert found[0]["proven_in_play"] is True
+
+
+def test_policies_without_an_environment_are_listed_as_not_proven(
+    start: Any, tmp_path: Path
+) -> None:
+    service = start(build_parts_repository(tmp_path / "parts"))
+    found = service.get("/v1/policies").json()["policies"]
+    assert [policy["name"] for policy in found] == sorted(SPECS)
+    for policy in found:
+        assert (policy["environment"], policy["proven_in_play"]) == (None, False)
+        manifest = PolicyManifest.model_validate(
+            service.get(f"/v1/policies/{policy['name']}").json()
+        )
+        assert manifest.environment is None
 
 
 def test_manifests_are_returned_unchanged(service: Any, tiny_repository: Any) -> None:

@@ -9,7 +9,7 @@ from slimq.core.observation import ObservationSpec
 from slimq_service.api.v2.tensors import OUTPUTS, Tensor, input_tensor, output_tensors
 
 DTYPES = get_args(ObservationSpec.model_fields["dtype"].annotation)
-NUMPY = {"UINT8": np.uint8, "FP32": np.float32}
+NUMPY = {"UINT8": np.uint8, "INT32": np.int32, "FP32": np.float32}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,0 +1,123 @@
+"""The input of compression: a policy's full network or graph, and its calibration set."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from slimq.core.calibration import CalibrationSet
+from slimq.core.errors import ConfigError, RepositoryError
+from slimq.core.manifest import PolicyManifest
+from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.qfunction import QFunction
+from slimq.core.repository import POLICY_FILE, Repository
+from slimq.networks.checkpoint import load_network
+from slimq.networks.qnetwork import QNetwork
+from slimq.networks.specification import MLPSpec, QNetworkSpec
+from slimq.networks.torch_policy import TorchPolicy
+from slimq_compression.recipe import Recipe
+
+STUDENT = "student"
+"""The pass that needs no network to start from."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Input of compression: a policy with its checkpoint or graph, and its calibration set.
+
+    Attributes:
+        manifest: the policy's.
+        checkpoint_sha256: of the stored checkpoint, or of the graph where there is none.
+        teacher: the full policy: a network, or a graph that no network pass can change.
+        calibration: states with the full policy's Q-values.
+        graph: the full policy's ONNX graph, if it has no network.
+    """
+
+    manifest: PolicyManifest
+    checkpoint_sha256: str
+    teacher: QNetwork | OnnxPolicy
+    calibration: CalibrationSet
+    graph: bytes | None = None
+
+    @property
+    def digest(self) -> str:
+        """Digest of checkpoint, calibration set and environment."""
+        environment = self.manifest.environment
+        described = "" if environment is None else environment.model_dump_json()
+        terms = f"{self.checkpoint_sha256} {self.calibration_sha256} {described}"
+        return hashlib.sha256(terms.encode()).hexdigest()
+
+    @property
+    def calibration_sha256(self) -> str | None:
+        """SHA-256 of the stored calibration set; None if there is none."""
+        entry = self.manifest.calibration
+        return None if entry is None else entry.sha256
+
+    @property
+    def expert(self) -> QFunction:
+        """The full policy as a Q-function, on the CPU."""
+        return self.teacher if isinstance(self.teacher, OnnxPolicy) else TorchPolicy(self.teacher)
+
+    def network(self, recipe: Recipe) -> QNetwork:
+        """The network that a recipe's first network pass is given.
+
+        For a graph, that is a network of the same observations and actions without hidden layers,
+        which only a student may replace.
+
+        Raises:
+            ConfigError: the policy is a graph, and the recipe begins with another network pass.
+        """
+        if isinstance(self.teacher, QNetwork):
+            return self.teacher
+        if recipe.network and recipe.network[0].name != STUDENT:
+            problem = (
+                f"{self.manifest.name} is kept as an ONNX graph, which this pass cannot change; "
+                f"begin with the pass {STUDENT}, or use graph passes"
+            )
+            raise ConfigError(recipe.source, recipe.network[0].place, problem)
+        return outline(self.manifest)
+
+    def require_network(self, purpose: str) -> QNetwork:
+        """The full policy's network.
+
+        Raises:
+            RepositoryError: the policy is a graph.
+        """
+        if isinstance(self.teacher, QNetwork):
+            return self.teacher
+        problem = f"the policy is kept as an ONNX graph; {purpose} needs a network"
+        raise RepositoryError(f"{self.manifest.name}/{POLICY_FILE}", problem)
+
+
+def outline(manifest: PolicyManifest) -> QNetwork:
+    """An untrained network without hidden layers, for a policy's observations and actions."""
+    spec = QNetworkSpec(
+        body=MLPSpec(hidden=()),
+        observation_shape=manifest.observation.shape,
+        observation_dtype=manifest.observation.dtype,
+        observation_parts=manifest.observation.parts,
+        divisor=manifest.observation.high or 255.0,
+        actions=len(manifest.actions),
+    )
+    return QNetwork(spec).eval()
+
+
+def load_source(repository: Repository, policy: str) -> Source:
+    """Reads a policy's checkpoint or graph, and its calibration set.
+
+    Raises:
+        NotFoundError: the policy does not exist.
+        RepositoryError: its checkpoint, graph or calibration set is missing or invalid.
+    """
+    manifest = repository.policy(policy)
+    calibration = repository.calibration(manifest)
+    if manifest.source is None or calibration is None:
+        missing = "checkpoint" if manifest.source is None else "calibration"
+        problem = f"{missing}: is null, so there is nothing to compress from; train the policy"
+        raise RepositoryError(f"{policy}/{POLICY_FILE}", problem)
+    content = repository.read_file(policy, manifest.source)
+    place, sha256 = f"{policy}/{manifest.source.path}", manifest.source.sha256
+    if manifest.checkpoint is not None:
+        return Source(manifest, sha256, load_network(content, place), calibration)
+    graph = OnnxPolicy(content, manifest.observation, len(manifest.actions), place)
+    return Source(manifest, sha256, graph, calibration, content)

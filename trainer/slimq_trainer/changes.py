@@ -1,0 +1,70 @@
+"""Configurations compared: what a checkpoint depends on, and what may change in flight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import JsonValue
+
+from slimq_trainer.config import TrainConfig
+
+Changes = dict[str, tuple[JsonValue, JsonValue]]
+"""Values before and after, by key, such as `algorithm.gamma`."""
+
+NOT_COMPARED = {"run", "calibration_states"}
+"""Settings that may differ between a checkpoint and the training that resumes it."""
+CHANGEABLE = frozenset(
+    {
+        "policy",
+        "precision",
+        "algorithm.steps",
+        "algorithm.batch_size",
+        "algorithm.learning_starts",
+        "algorithm.update_every",
+        "algorithm.target_update_every",
+        "algorithm.gamma",
+        "algorithm.epsilon_start",
+        "algorithm.epsilon_end",
+        "algorithm.epsilon_steps",
+        "algorithm.learning_rate",
+        "algorithm.learning_rate_end",
+        "algorithm.optimizer_epsilon",
+        "algorithm.loss",
+        "algorithm.gradient_clip",
+        "algorithm.double",
+        "algorithm.importance_exponent",
+        "algorithm.average_decay",
+    }
+)
+"""Keys that may change while replay buffer and optimizer go on.
+
+The replay buffer depends on the others: on its size, the number of environments, n-step windows,
+priorities, and rewards that are stored clipped. Discounts are applied when it is sampled.
+"""
+
+
+def comparable(config: TrainConfig, precision: str) -> dict[str, Any]:
+    """The part of a configuration that a checkpoint depends on.
+
+    Args:
+        config: the configuration.
+        precision: the precision that its `run.precision` resolves to.
+    """
+    return config.model_dump(mode="json", exclude=NOT_COMPARED) | {"precision": precision}
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], table: str = "") -> Changes:
+    """The keys with other values, each with both; a missing key is null."""
+    found: Changes = {}
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= differences(old, new, f"{table}{key}.")
+        elif old != new:
+            found[f"{table}{key}"] = (old, new)
+    return found
+
+
+def fixed_keys(changes: Changes) -> list[str]:
+    """The changed keys with which only the weights can be taken over."""
+    return [key for key in changes if key not in CHANGEABLE]
