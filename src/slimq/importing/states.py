@@ -87,11 +87,11 @@ def layout_of_states(
         parts = tuple(
             _as_given(part, arrays.get(part.name), strict=strict) for part in described.parts
         )
-        return described.model_copy(update={"parts": parts})
+        return _changed(described, parts=parts)
     array = arrays[KEY]
     if described is not None and (strict or array.dtype != np.uint8):
         if described.parts is None and _is_swapped(array.shape[1:], described.shape):
-            return described.model_copy(update={"shape": array.shape[1:]})
+            return _changed(described, shape=array.shape[1:])
         return described
     if array.ndim < 2 or array.dtype.kind not in "fiub":
         raise refuse(name, "numbers of shape (states, ...)", f"{array.dtype} {array.shape}")
@@ -101,6 +101,11 @@ def layout_of_states(
     high = 1.0 if array.dtype == np.bool_ else 255.0 if kind == "uint8" else None
     low = None if high is None else 0.0
     return ObservationSpec(dtype=kind, shape=array.shape[1:], low=low, high=high)
+
+
+def _changed(layout: ObservationSpec, **changes: object) -> ObservationSpec:
+    """A copy without what was computed from the old fields."""
+    return ObservationSpec.model_validate({**dict(layout), **changes})
 
 
 def _as_given(
@@ -114,7 +119,7 @@ def _as_given(
         changes["shape"] = array.shape[1:]
     if not strict and array.dtype == np.uint8:
         changes |= {"integer": True, "low": 0.0, "high": 255.0}
-    return part.model_copy(update=changes)
+    return ObservationPart.model_validate({**dict(part), **changes})
 
 
 def _is_swapped(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
