@@ -139,7 +139,14 @@ def normalized() -> None:
     states = (RNG.normal(size=(STATES, 4)) * [1, 2, 0.3, 2]).astype(np.float32)
     q_values = q_values_of(model, env.normalize_obs(states))
     vectors = str(FOLDER / "normalized.pkl")
-    add("normalized", "normalized.zip", {"observations": states}, q_values, "--vecnormalize", vectors)
+    add(
+        "normalized",
+        "normalized.zip",
+        {"observations": states},
+        q_values,
+        "--vecnormalize",
+        vectors,
+    )
     np.savez(FOLDER / "normalized.npz", mean=env.obs_rms.mean, var=env.obs_rms.var,
              epsilon=env.epsilon, clip=env.clip_obs)  # fmt: skip
     numbers = str(FOLDER / "normalized.npz")
@@ -343,9 +350,9 @@ def onnx_files() -> None:
         )  # fmt: skip
         with torch.no_grad():
             q_values = network(*(torch.from_numpy(value).float() for value in inputs)).numpy()
-        states = dict(zip(names, inputs, strict=True)) if len(names) > 1 else {
-            "observations": inputs[0]
-        }
+        states = (
+            dict(zip(names, inputs, strict=True)) if len(names) > 1 else {"observations": inputs[0]}
+        )
         options = ("--divisor", "1") if inputs[0].dtype == np.uint8 else ()
         add(name, f"{name}.onnx", states, q_values, *options)
 
@@ -368,7 +375,9 @@ def torch_files() -> None:
     from safetensors.torch import save_file
 
     vectors = RNG.normal(size=(STATES, 4)).astype(np.float32)
-    network = nn.Sequential(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 2))
+    network = nn.Sequential(
+        nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 2)
+    )
     with torch.no_grad():
         q_values = network(torch.from_numpy(vectors)).numpy()
     torch.save(network.state_dict(), FOLDER / "sequence.pt")

@@ -6,9 +6,7 @@ from slimq.importing.msgpack import MessagePackError, read_msgpack
 
 # Written by flax.serialization.to_bytes({"a": np.arange(3, dtype=np.float32), "n": 300, "t": True}).
 FLAX = bytes.fromhex(
-    "83a161c719019391"
-    "03a7666c6f61743332c40c000000000000803f00000040"
-    "a16ecd012ca174c3"
+    "83a161c71901939103a7666c6f61743332c40c000000000000803f00000040a16ecd012ca174c3"
 )
 
 

@@ -70,7 +70,16 @@ def test_no_module_is_imported() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no pickle", b"\x80\x04", b"\x80\x04K\x01", b"N0.", b"(.", b"h\x05.", b"\x80\x04}K\x01s."],
+    [
+        b"",
+        b"no pickle",
+        b"\x80\x04",
+        b"\x80\x04K\x01",
+        b"N0.",
+        b"(.",
+        b"h\x05.",
+        b"\x80\x04}K\x01s.",
+    ],
 )
 def test_what_is_no_pickle_is_refused(content: bytes) -> None:
     with pytest.raises(PickleError, match="is not a pickle"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import pickle
 import zipfile
@@ -55,7 +56,7 @@ def dense(*widths: int, seed: int = 0) -> dict[str, Tensor]:
     """Weights `0.weight`, `0.bias`, `2.weight`, … of layers with these widths."""
     torch.manual_seed(seed)
     found = {}
-    for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         found[f"{2 * index}.weight"] = torch.randn(outputs, inputs) / inputs**0.5
         found[f"{2 * index}.bias"] = torch.randn(outputs)
     return found

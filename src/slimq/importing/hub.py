@@ -23,13 +23,12 @@ NOT_POLICIES = re.compile(
 STATISTICS = ("vec_normalize.pkl", "vecnormalize.pkl")
 MAX_TEXT = 1 << 20
 ENVIRONMENT_PATTERNS = {
-    "args.yml": re.compile(r"^-? *- env(?:_id)?\n +- (\S+)$|^env(?:_id)?: *(\S+)$", re.MULTILINE),
+    "args.yml": re.compile(r"^[ -]*- env(?:_id)?\n +- (\S+)$|^env(?:_id)?: *(\S+)$", re.MULTILINE),
     "README.md": re.compile(
         r"'env_id': '([^'\n]+)'|[Aa]gent [Pp]laying \*\*([^*\n]+)\*\*|playing \*\*([^*\n]+)\*\*"
     ),
 }
-FRAME_STACK = re.compile(r"^-? *- frame_stack\n +- (\d+)$|^frame_stack: *(\d+)$", re.MULTILINE)
-WRAPPERS = re.compile(r"^-? *- env_wrapper\n((?: +- .*\n?)+)|^env_wrapper: *(.+)$", re.MULTILINE)
+WRAPPERS = re.compile(r"^[ -]*- env_wrapper\n((?: +- .*\n?)+)|^env_wrapper: *(.+)$", re.MULTILINE)
 ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
 
 

@@ -159,9 +159,7 @@ def _find_place(source: Source, request: Request) -> _Place:
     if arrays is None:
         expected = "--env ID, to play in, or --observations STATES.npz, to check the import on"
         raise InvalidInputError("--env", expected, "neither, and the file names no environment")
-    layout = layout_of_states(
-        arrays, source.layout, str(request.states), strict=source.strict
-    )
+    layout = layout_of_states(arrays, source.layout, str(request.states), strict=source.strict)
     states = _thin(states_for(arrays, layout, str(request.states)))
     return _Place(layout, None, 0, None, states)
 

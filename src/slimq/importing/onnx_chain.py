@@ -127,10 +127,8 @@ def _step(
 ) -> None:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     kind = node.op_type
-    if (
-        node.domain not in ("", "ai.onnx")
-        or (current != node.input[0]
-        and kind not in ("Add", "Mul"))
+    if node.domain not in ("", "ai.onnx") or (
+        current != node.input[0] and kind not in ("Add", "Mul")
     ):
         raise _OtherError
     if kind in ("Identity", "Dropout"):

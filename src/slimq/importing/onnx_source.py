@@ -46,12 +46,14 @@ class OriginalPolicy:
         feeds: the plan for its inputs.
         output: name of its Q-values.
         batched: whether its batch axis is dynamic.
+        file: name of the file in errors.
     """
 
     session: Any
     feeds: Sequence[Feed]
     output: str
     batched: bool
+    file: str
 
     def __call__(self, observations: Observations, /) -> QValues:
         """Q-values `(batch, actions)` for observations `(batch, *shape)`."""
@@ -63,7 +65,10 @@ class OriginalPolicy:
     def _run(self, batch: Observations) -> QValues:
         feeds = {feed.value.name: feed.array(batch) for feed in self.feeds}
         values = np.asarray(self.session.run([self.output], feeds)[0])
-        return values.astype(np.float32).reshape(len(batch), -1)
+        if values.ndim != 2 or len(values) != len(batch):
+            received = f"shape {values.shape} for a batch of {len(batch)}"
+            raise refuse(self.file, "Q-values (batch, actions)", received)
+        return values.astype(np.float32)
 
 
 def read_onnx(path: Path, hints: Hints) -> Source:
@@ -105,6 +110,8 @@ def _fit(
     reference = _open_original(model, feeds, output, name)
     try:
         expected = reference(states)
+    except InvalidInputError:
+        raise
     except Exception as error:  # ONNX Runtime's errors have no common base class
         raise refuse(name, "a model that runs on observations", first_line(error)[:200]) from error
     actions = expected.shape[1]
@@ -139,7 +146,7 @@ def _open_original(
     except RepositoryError as error:
         raise refuse(name, "a model that ONNX Runtime accepts", error.problem) from error
     batched = all(feed.value.shape[0] is None for feed in feeds)
-    return OriginalPolicy(session, feeds, output.name, batched)
+    return OriginalPolicy(session, feeds, output.name, batched, name)
 
 
 def _check_graph(

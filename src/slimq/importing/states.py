@@ -53,7 +53,9 @@ def states_for(
         ObservationError: they do not fit.
     """
     if set(arrays) == {KEY}:
-        return layout.check(arrays[KEY], f"{name}: {KEY}")
+        array = arrays[KEY]
+        values = array.astype(np.uint8) if array.dtype == np.bool_ else array
+        return layout.check(values, f"{name}: {KEY}")
     return layout.join(dict(arrays), name)
 
 
@@ -105,7 +107,7 @@ def layout_of_states(
 
 def _changed(layout: ObservationSpec, **changes: object) -> ObservationSpec:
     """A copy without what was computed from the old fields."""
-    return ObservationSpec.model_validate({**dict(layout), **changes})
+    return ObservationSpec.model_validate({**layout.model_dump(), **changes})
 
 
 def _as_given(
@@ -119,7 +121,7 @@ def _as_given(
         changes["shape"] = array.shape[1:]
     if not strict and array.dtype == np.uint8:
         changes |= {"integer": True, "low": 0.0, "high": 255.0}
-    return ObservationPart.model_validate({**dict(part), **changes})
+    return ObservationPart.model_validate({**part.model_dump(), **changes})
 
 
 def _is_swapped(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -96,7 +96,8 @@ def _from_slimq(spec: QNetworkSpec, weights: dict[str, Tensor], name: str) -> So
 
 def _from_file(weights: dict[str, Tensor], described: NetworkFile, form: str, name: str) -> Source:
     groups = _groups(weights, name)
-    last = [key for key in groups if "val" not in key.lower()] or list(groups)
+    streams = [key for key in groups if "adv" in key.lower()] if described.head.dueling else []
+    last = streams or list(groups)
     outputs = groups[last[-1]]["weight"].shape[0]
     atoms = described.head.atoms.count if described.head.atoms else 1
     actions = described.actions or outputs // atoms
