@@ -108,7 +108,7 @@ def test_observations_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     frames = save(tmp_path / "y.cleanrl_model", atari(3).state_dict())
     with pytest.raises(InvalidInputError, match="uint8 images"):
         read_model(frames).fit(ObservationSpec(dtype="float32", shape=(4, 84, 84)))
-    with pytest.raises(InvalidInputError, match="x: expected|for these observations|fit the"):
+    with pytest.raises(InvalidInputError, match=r"for these observations"):
         read_model(frames).fit(ObservationSpec(dtype="uint8", shape=(4, 64, 64)))
 
 

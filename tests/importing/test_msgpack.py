@@ -4,7 +4,7 @@ import pytest
 
 from slimq.importing.msgpack import MessagePackError, read_msgpack
 
-# Written by flax.serialization.to_bytes({"a": np.arange(3, dtype=np.float32), "n": 300, "t": True}).
+# flax.serialization.to_bytes({"a": np.arange(3, dtype=np.float32), "n": 300, "t": True})
 FLAX = bytes.fromhex(
     "83a161c71901939103a7666c6f61743332c40c000000000000803f00000040a16ecd012ca174c3"
 )

@@ -132,11 +132,16 @@ def image_model(path: Path, element: int, batch: Any = 1, layout: str = "first")
     shape = [batch, 2, 10, 10] if layout == "first" else [batch, 10, 10, 2]
     if layout == "last":
         front.append(("Transpose", "x", "t", {"perm": [0, 3, 1, 2]}))
-    nodes = [*front, ("Conv", ("t" if layout == "last" else "x") + " conv", "c",
-                      {"strides": [2, 2]}),
-             ("Relu", "c", "r"), ("Reshape", "r shape", "flat"), ("MatMul", "flat last", "q")]  # fmt: skip
-    constants = {"scale": np.float32(255), "conv": CONV, "last": LAST,
-                 "shape": np.array([batch if batch == 1 else -1, 96], np.int64)}  # fmt: skip
+    image = "t" if layout == "last" else "x"
+    nodes = [
+        *front,
+        ("Conv", f"{image} conv", "c", {"strides": [2, 2]}),
+        ("Relu", "c", "r"),
+        ("Reshape", "r shape", "flat"),
+        ("MatMul", "flat last", "q"),
+    ]
+    shape_of_rows = np.array([batch if batch == 1 else -1, 96], np.int64)
+    constants = {"scale": np.float32(255), "conv": CONV, "last": LAST, "shape": shape_of_rows}
     return make(path, nodes, constants, {"image": (element, shape)}, {"q": (F, [batch, 3])})
 
 

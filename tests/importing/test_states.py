@@ -68,7 +68,7 @@ def test_other_files_are_refused_and_objects_are_not_unpickled(tmp_path: Path) -
     hostile = np.empty(1, object)
     hostile[0] = Payload(trace)
     np.savez(tmp_path / "x.npz", observations=hostile)
-    with pytest.raises(InvalidInputError, match="'observations.npy': Object arrays cannot"):
+    with pytest.raises(InvalidInputError, match=r"'observations\.npy': Object arrays cannot"):
         read_states(tmp_path / "x.npz")
     assert not trace.exists()
     (tmp_path / "y.npz").write_bytes(b"\x93NUMPY")
