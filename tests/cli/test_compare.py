@@ -125,3 +125,14 @@ def test_two_output_formats_at_once_are_refused(run):
     code, out, err = run("--json", "--markdown")
     assert (code, out) == (2, "")
     assert "either --json or --markdown" in err
+
+
+def test_without_the_return_of_random_play_no_return_is_compared(run, attach, tiny_repository):
+    for variant in ("fp32", "other"):
+        attach(variant, [100.0, 120.0])
+    path = tiny_repository / "tiny" / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"random_policy": None}))
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert "other: the return of random play, the zero of return ratios, is not known" in out
+    assert "random policy" not in out

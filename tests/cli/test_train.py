@@ -109,11 +109,6 @@ def test_an_unknown_key_is_refused_in_one_line(tmp_path: Path, config: Path) -> 
         ),
         (
             '"CartPole-v1"',
-            '"PongNoFrameskip-v4"\npreprocessing = {}',
-            "an mlp network takes a vector",
-        ),
-        (
-            '"CartPole-v1"',
             '"CartPole-v1"\npreprocessing = {}',
             "environment.preprocessing: expected a registered Atari game, received CartPole-v1",
         ),

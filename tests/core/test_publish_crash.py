@@ -293,7 +293,9 @@ def test_a_full_disk_is_explained(
     model = mlp(5)
     manifest = variant_manifest("tiny", "new", content_entry("model", ".onnx", model))
     monkeypatch.setattr("os.write", full)
-    message = "tiny/variants/new: cannot be published: No space left on device; nothing that was"
+    path = manifest.model.path
+    message = f"tiny/variants/new: cannot be published: {path}: No space left on device; nothing"
     with pytest.raises(RepositoryError, match=message):
         publisher.publish_variant(manifest, model)
     assert list(publisher.root.rglob(f"{TEMPORARY}*")) == []
+    assert not (publisher.root / "tiny/variants/new").exists()

@@ -194,3 +194,13 @@ def _fails_beyond_two() -> bytes:
     opset = [helper.make_opsetid("", 21)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=10)
     return bytes(model.SerializeToString())
+
+
+def test_a_missing_graph_of_a_policy_without_a_checkpoint_is_found(
+    repository: Repository, problems: Any
+) -> None:
+    entry = content_entry("policy", ".onnx", b"graph")
+    manifest = repository.policy("tiny").model_copy(update={"graph": entry})
+    path = repository.root / "tiny" / "policy.json"
+    path.write_text(manifest.model_dump_json(), encoding="utf-8")
+    assert problems() == [f"tiny/{entry.path}: is missing"]

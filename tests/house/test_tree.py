@@ -19,6 +19,8 @@ STILL_TOO_LONG: dict[str, int] = {}
 OF_FILES = ("docker", "house", "shipped")
 """Folders of tests that look at other files than modules."""
 CROSS_CUTTING = {
+    "cli/test_full_disk.py",
+    "cli/test_train_from.py",
     "cli/test_unproven.py",
     "core/test_publish_crash.py",
     "evaluation/test_unproven.py",
@@ -45,6 +47,7 @@ CROSS_CUTTING = {
     "slimq_service/test_mounts.py",
     "slimq_service/test_soak.py",
     "slimq_trainer/test_batch_norm.py",
+    "slimq_trainer/test_full_disk.py",
 }
 """Test files of behaviour that several modules share, or of a page of the documentation."""
 

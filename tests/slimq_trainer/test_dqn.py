@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -22,11 +21,9 @@ from slimq_trainer.dqn import (
     descend,
     exploration_rate,
     importance,
-    is_channels_last,
     learning_rate,
     loss_of,
     make_learner,
-    network_spec,
     play,
     temporal_difference_errors,
     train,
@@ -469,40 +466,3 @@ def test_without_averaging_the_online_network_is_published(small_config: TrainCo
     plain = small_config.algorithm.model_copy(update={"average_decay": None})
     learner = make_learner(small_config.model_copy(update={"algorithm": plain}))
     assert learner.policy is learner.online
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ((84, 84, 3), True),
-        ((64, 96, 1), True),
-        ((10, 10, 4), True),
-        ((4, 84, 84), False),
-        ((3, 84, 84), False),
-        ((3, 64, 3), False),
-        ((10, 10, 7), False),
-        ((84, 84), False),
-    ],
-)
-def test_images_with_the_channels_last_are_known(shape: Any, expected: bool) -> None:
-    assert is_channels_last(shape) is expected
-
-
-def test_convolutions_do_not_read_rows_as_channels(small_config: TrainConfig) -> None:
-    """Of any environment with images as `(height, width, channels)`."""
-
-    class Images(gymnasium.Env[Any, Any]):
-        observation_space = gymnasium.spaces.Box(0, 255, (40, 48, 3), np.uint8)
-        action_space = gymnasium.spaces.Discrete(2)
-
-    name = "slimq-tests/Images-v0"
-    gymnasium.register(name, entry_point=Images)
-    layer = {"channels": 4, "kernel": 3, "stride": 1}
-    network = {"kind": "conv", "convolutions": [layer], "hidden": [8]}
-    changed = {"environment": {"id": name}, "network": network}
-    try:
-        config = TrainConfig.model_validate(small_config.model_dump() | changed)
-        with pytest.raises(InvalidInputError, match=r"channels first.*Images-v0.*\(40, 48, 3\)"):
-            network_spec(config)
-    finally:
-        del gymnasium.registry[name]

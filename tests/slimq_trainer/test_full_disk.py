@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from slimq.core.errors import TrainingError
 from slimq_trainer.checkpoint import latest_checkpoint
 from slimq_trainer.config import TrainConfig
 from slimq_trainer.dqn import train
-from slimq_trainer.events import EventLog
 from slimq_trainer.learner import Learner
 from slimq_trainer.run import METRICS, TENSORBOARD, Run
 
@@ -99,19 +97,3 @@ def test_a_disk_that_is_full_from_the_start_has_no_checkpoint_yet(
     ):
         train(small_config, run)
     assert contents(disk).keys() == {"run", "run/.lock", f"run/{TENSORBOARD}"}
-
-
-def test_an_event_log_is_what_tensorboard_reads(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    first = EventLog(tmp_path, 0)
-    first.add({"train/loss": 0.5, "train/return": 9.0}, 100)
-    first.add({"train/loss": 0.25}, 200)
-    os.utime(first.path, (0, 0))
-    second = EventLog(tmp_path, 150)
-    second.add({"train/loss": 0.125}, 200)
-    found = EventAccumulator(str(tmp_path))
-    found.Reload()
-    losses = [(event.step, event.value) for event in found.Scalars("train/loss")]
-    assert losses == [(100, 0.5), (200, 0.125)]
-    assert [event.value for event in found.Scalars("train/return")] == [9.0]

@@ -224,6 +224,7 @@ def _restore_episodes(learner: Learner, saved: Observations) -> None:
         learner.next_seed += 1
     seeds = [learner.episode_seeds[index] for index in given_up]
     learner.observations = learner.environment.restart(strayed, seeds)
+    learner.observe(learner.observations[strayed])
     _log.warning(
         "episodes begun anew: from the same seed, the same actions led to other observations",
         environment=learner.config.environment.id,

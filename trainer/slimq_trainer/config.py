@@ -15,7 +15,7 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import Slug
 from slimq.core.threads import MAX_THREADS
 from slimq.core.toml_files import read_toml
-from slimq.networks.specification import NATURE, ConvSpec, MLPSpec
+from slimq.networks.specification import Body, HeadSpec
 
 
 class _Config(BaseModel):
@@ -149,7 +149,15 @@ class TrainConfig(_Config):
         default=1, ge=0, le=900, description="seed of networks, exploration and episodes"
     )
     environment: EnvironmentSpec
-    network: ConvSpec | MLPSpec = Field(default=NATURE, discriminator="kind")
+    network: Body | None = Field(
+        default=None,
+        description="layers up to the head; null: the Nature network for images of at least 36 "
+        "pixels, one small convolution for smaller ones, an encoder for each image among other "
+        "parts, and two dense layers of 64 for everything else",
+    )
+    head: HeadSpec = Field(
+        default_factory=HeadSpec, description="layers from the network to the Q-values"
+    )
     algorithm: AlgorithmConfig
     run: RunConfig = Field(default_factory=RunConfig)
     calibration_states: int = Field(

@@ -23,25 +23,23 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError, first_line
 from slimq.core.observation import ObservationSpec
 from slimq.core.seeds import TRAINING
+from slimq.environments.seeding import check_seeding
 from slimq.environments.vector import VectorEnvironment, describe
 from slimq.networks.hardware import resolve_device, resolve_precision
 from slimq.networks.qnetwork import QNetwork, arrange
-from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq.networks.targets import bootstrap_targets
 from slimq_trainer.config import AlgorithmConfig, TrainConfig
+from slimq_trainer.fitting import network_spec
 from slimq_trainer.learner import Learner
 from slimq_trainer.replay import Batch, ReplayBuffer
 from slimq_trainer.run import Run
 
 SEEDS_PER_TRAINING = 1_000_000
-IMAGE_CHANNELS = (1, 3, 4)
-"""Grey, RGB, RGB with alpha."""
 
 
 def train(config: TrainConfig, run: Run) -> Learner:
@@ -58,9 +56,11 @@ def train(config: TrainConfig, run: Run) -> Learner:
     Raises:
         TrainingError: the loss is no longer finite, or the disk is full; the last checkpoint is
             kept.
+        EnvironmentFailure: the environment breaks its contract; the last checkpoint is kept.
         InvalidInputError: the replay buffer does not fit in memory.
     """
     algorithm = config.algorithm
+    check_seeding(config.environment)
     learner = make_learner(config)
     run.restore(learner)
     online, target = learner.q_online, learner.q_target
@@ -78,6 +78,7 @@ def train(config: TrainConfig, run: Run) -> Learner:
         run.after_step(learner)
 
     run.finish(learner)
+    learner.environment.close()
     return learner
 
 
@@ -95,10 +96,13 @@ def make_learner(config: TrainConfig) -> Learner:
     target = arrange(QNetwork(spec)).to(device).eval().requires_grad_(requires_grad=False)
     target.load_state_dict(online.state_dict())
     average = copy.deepcopy(target) if algorithm.average_decay is not None else None
+    for network in (target, average):
+        if network is not None:  # there is one statistic of the observations
+            network.normalize = online.normalize
     environment = VectorEnvironment(config.environment, algorithm.environments, config.run.threads)
     first = TRAINING.start + config.seed * SEEDS_PER_TRAINING
     seeds = list(range(first, first + algorithm.environments))
-    return Learner(
+    learner = Learner(
         config=config,
         device=device,
         precision=resolve_precision(config.run.precision, device),
@@ -117,6 +121,8 @@ def make_learner(config: TrainConfig) -> Learner:
         next_seed=first + algorithm.environments,
         losses=torch.zeros((), device=device),
     )
+    learner.observe(learner.observations)
+    return learner
 
 
 def make_replay(
@@ -141,38 +147,6 @@ def make_replay(
         received = f"{algorithm.replay_size}: {first_line(error)}"
         fitting = "a capacity that fits in memory"
         raise InvalidInputError("algorithm.replay_size", fitting, received) from error
-
-
-def network_spec(config: TrainConfig) -> QNetworkSpec:
-    """The network specification, with inputs and outputs from the environment.
-
-    Raises:
-        InvalidInputError: the environment is unknown, or the network does not fit it.
-    """
-    observation, actions, _ = describe(config.environment)
-    if isinstance(config.network, ConvSpec) and is_channels_last(observation.shape):
-        received = f"{config.environment.id} with shape {observation.shape}"
-        expected = "images with the channels first (channels, height, width)"
-        raise InvalidInputError("environment.id", expected, received)
-    try:
-        return QNetworkSpec(
-            body=config.network,
-            observation_shape=observation.shape,
-            observation_dtype=observation.dtype,
-            actions=len(actions),
-        )
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-        fitting = f"one that fits {config.environment.id}"
-        raise InvalidInputError("network", fitting, problem) from error
-
-
-def is_channels_last(shape: tuple[int, ...]) -> bool:
-    """Whether a shape is one of images `(height, width, channels)`, as most environments have.
-
-    Convolutions would read their rows as channels.
-    """
-    return len(shape) == 3 and shape[2] in IMAGE_CHANNELS and shape[0] not in IMAGE_CHANNELS
 
 
 def act(learner: Learner, online: nn.Module) -> npt.NDArray[np.int64]:
@@ -205,6 +179,7 @@ def play(learner: Learner, actions: npt.NDArray[np.int64]) -> None:
         result.observations,
     )
     learner.observations = result.observations
+    learner.observe(result.observations)
     learner.step += learner.environment.count
     for index, action in enumerate(actions.tolist()):
         learner.episode_actions[index].append(action)
@@ -219,6 +194,7 @@ def play(learner: Learner, actions: npt.NDArray[np.int64]) -> None:
             learner.episodes += 1
         seeds = [learner.episode_seeds[index] for index in over]
         learner.observations = learner.environment.restart(result.ended, seeds)
+        learner.observe(learner.observations[result.ended])
 
 
 def updates_due(learner: Learner) -> int:

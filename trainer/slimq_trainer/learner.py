@@ -59,6 +59,11 @@ class Learner:
         """The network to evaluate and publish: the average if one is kept."""
         return self.average if self.average is not None else self.online
 
+    def observe(self, observations: Observations) -> None:
+        """Adds new observations `(batch, *shape)` to the statistics that normalize them."""
+        if self.online.normalize is not None:
+            self.online.normalize.update(torch.from_numpy(observations))
+
     def check_finite(self) -> None:
         """Checks the loss since the last report, and the weights.
 

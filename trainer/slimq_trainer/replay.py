@@ -21,6 +21,7 @@ from slimq.core.observation import Observations, ObservationSpec
 from slimq_trainer.priorities import Priorities
 
 NO_ACTION = -1
+DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ReplayBuffer:
         self.rows, self.environments, self.device = capacity // environments, environments, device
         self.stack = observation.stack.count if observation.stack else 1
         frame = observation.shape[1:] if observation.stack else observation.shape
-        dtype = torch.uint8 if observation.dtype == "uint8" else torch.float32
+        dtype = DTYPES[observation.dtype]
         shape = (environments, self.rows)
         self.frames = torch.zeros((*shape, math.prod(frame)), dtype=dtype, device=device)
         self.actions = torch.full(shape, NO_ACTION, dtype=torch.int64, device=device)

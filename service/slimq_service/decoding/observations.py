@@ -69,7 +69,7 @@ class Envelope:
             count = len(self.content) // spec.item_bytes
             check_count(count, max_batch, FIELD)
             return spec.from_bytes(self.content)
-        if isinstance(self.content, np.ndarray):
+        if type(self.content) is np.ndarray:
             array: npt.NDArray[Any] = self.content
             if array.ndim == len(spec.shape) + 1:
                 check_count(array.shape[0], max_batch, FIELD)

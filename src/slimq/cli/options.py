@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from slimq.core.threads import MAX_THREADS
-
 PoliciesOption = Annotated[
     Path,
     typer.Option("--policies", envvar="SLIMQ_POLICIES", help="Folder of the policy repository."),
@@ -28,8 +26,6 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--threads",
-        min=0,
-        max=MAX_THREADS,
         help="Threads of torch and of Atari games; 0: all cores.",
         show_default=False,
     ),

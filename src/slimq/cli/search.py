@@ -21,7 +21,7 @@ from slimq.cli.options import (
 from slimq.cli.outcomes import describe, show_step
 from slimq.cli.units import parse_bytes, parse_duration
 from slimq.core.errors import CheckFailedError
-from slimq.core.threads import MAX_THREADS, available_cores, limit_threads
+from slimq.core.threads import available_cores, limit_threads
 
 if TYPE_CHECKING:
     from slimq_compression.search.run import Found, Snapshot
@@ -62,8 +62,6 @@ def search(
         int | None,
         typer.Option(
             "--threads",
-            min=0,
-            max=MAX_THREADS,
             help="Threads of each worker, 1 by default, and for training the best; 0: all cores, "
             "shared by the workers.",
             show_default=False,

@@ -13,7 +13,13 @@ import typer
 
 from slimq.cli.extras import require
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption, ThreadsOption
-from slimq.core.errors import CheckFailedError, ConfigError, InvalidInputError, SlimqError
+from slimq.core.errors import (
+    CheckFailedError,
+    ConfigError,
+    EnvironmentFailure,
+    InvalidInputError,
+    SlimqError,
+)
 from slimq.core.threads import limit_threads
 
 if TYPE_CHECKING:
@@ -74,18 +80,17 @@ def train(
     require("train", "torch", "gymnasium", "safetensors", "tensorboard")
     from slimq.networks.hardware import resolve_device
     from slimq_trainer.config import load_config
-    from slimq_trainer.dqn import network_spec
     from slimq_trainer.dqn import train as train_policy
+    from slimq_trainer.fitting import network_spec
     from slimq_trainer.run import Run
     from slimq_trainer.start import require_same_network
 
     config = load_config(config_file)
+    limit_threads(threads if threads is not None else config.run.threads or None)
     if threads is not None:
         config = config.model_copy(
             update={"run": config.run.model_copy(update={"threads": threads})}
         )
-    # 0 in a configuration leaves the choice to OMP_NUM_THREADS, 0 on the command line does not.
-    limit_threads(config.run.threads or threads)
     with _config_errors(config_file):
         spec = network_spec(config)
     with _config_errors(config_file, "run."):
@@ -97,7 +102,8 @@ def train(
     if start is not None:
         with _config_errors(config_file):
             require_same_network(start, spec)
-    with Run(folder, config, start=start) as run, _config_errors(config_file):
+    checked = _config_errors(config_file)
+    with Run(folder, config, start=start) as run, checked, _name_checkpoint(folder):
         if fresh:
             run.clear()
         learner = train_policy(config, run)
@@ -118,7 +124,8 @@ def train(
     if publish:
         earlier = _find_default(policies, config.policy)
         manifest = publish_policy(config, run, learner, policies)
-        summary["random_return"] = manifest.random_policy.mean
+        if manifest.random_policy is not None:
+            summary["random_return"] = manifest.random_policy.mean
         summary["default_variant"] = manifest.default_variant
         summary["published"] = str(policies / config.policy)
         if earlier not in (None, manifest.default_variant):
@@ -218,6 +225,21 @@ def _config_errors(config_file: Path, table: str = "") -> Iterator[None]:
     except InvalidInputError as error:
         problem = f"expected {error.expected}, received {error.received}"
         raise ConfigError(str(config_file), f"{table}{error.field}", problem) from error
+
+
+@contextlib.contextmanager
+def _name_checkpoint(folder: Path) -> Iterator[None]:
+    """Adds to a failure of the environment from where the training can go on."""
+    from slimq_trainer.checkpoint import latest_checkpoint
+
+    try:
+        yield
+    except EnvironmentFailure as error:
+        path = latest_checkpoint(folder)
+        if path is None:
+            raise
+        problem = f"{error.problem}; the last checkpoint is kept: {path}"
+        raise EnvironmentFailure(error.environment, error.place, error.field, problem) from error
 
 
 def _check_free(policies: Path, name: str) -> None:

@@ -120,6 +120,26 @@ class TrainingError(SlimqError):
     code = "training"
 
 
+class EnvironmentFailure(SlimqError):  # noqa: N818
+    """A fault of an environment: an exception in it, or a value that breaks its contract.
+
+    Attributes:
+        environment: its id.
+        place: where it happened, such as `episode of seed 7, step 12`.
+        field: the function or the value at fault.
+    """
+
+    code = "environment"
+
+    def __init__(self, environment: str, place: str, field: str, problem: str) -> None:
+        self.environment, self.place, self.field, self.problem = environment, place, field, problem
+        super().__init__(f"{environment}: {place}: {field}: {problem}")
+
+    def members(self) -> dict[str, Any]:
+        """The environment, the place and the field."""
+        return {"environment": self.environment, "place": self.place, "field": self.field}
+
+
 class GateError(SlimqError):
     """A variant that failed its recipe's accept gate; nothing was published."""
 

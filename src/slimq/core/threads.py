@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+from slimq.core.errors import InvalidInputError
+
 VARIABLE = "OMP_NUM_THREADS"
 MAX_THREADS = 256
 
@@ -22,9 +24,14 @@ def limit_threads(count: int | None) -> None:
 
     Args:
         count: number of threads; 0 for one per core, None to leave everything as it is.
+
+    Raises:
+        InvalidInputError: it is out of range.
     """
     if count is None:
         return
+    if not 0 <= count <= MAX_THREADS:
+        raise InvalidInputError("--threads", f"0 to {MAX_THREADS}", str(count))
     threads = count or available_cores()
     os.environ[VARIABLE] = str(threads)
     torch = sys.modules.get("torch")

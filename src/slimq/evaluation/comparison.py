@@ -174,10 +174,11 @@ def _row(
     if baseline and _parents_differ(variant, baseline):
         fidelity = None
         notes = [*notes, f"not compared: {baseline.name} was made from another checkpoint"]
-    elif report and full:
+    elif report and report.played and full and random_mean is None:
+        notes = [*notes, "the return of random play, the zero of return ratios, is not known"]
+    elif report and report.played and full and random_mean is not None:
         try:
-            if random_mean is not None:
-                difference = paired_difference(report, full, random_mean)
+            difference = paired_difference(report, full, random_mean)
         except InvalidInputError as error:
             notes = [*notes, str(error)]
         if differing := other_versions(report.versions, full.versions):

@@ -15,7 +15,13 @@ from functools import partial
 
 import structlog
 
-from slimq.core.errors import CheckFailedError, InvalidInputError, NotFoundError, SlimqError
+from slimq.core.errors import (
+    CheckFailedError,
+    EnvironmentFailure,
+    InvalidInputError,
+    NotFoundError,
+    SlimqError,
+)
 from slimq.core.manifest import FileEntry, VariantManifest, is_stale
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import OnnxPolicy
@@ -25,6 +31,7 @@ from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, La
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
 from slimq.environments.rollout import Episode
+from slimq.environments.seeding import check_seeding
 from slimq.evaluation.fidelity import StateSample, measure_fidelity, q_values_of
 from slimq.evaluation.latency import PROCESSES, measure_latency
 from slimq.evaluation.protocol import (
@@ -82,6 +89,7 @@ def evaluate_policy(
         InvalidInputError: a setting is out of range, only latency is requested on seeds whose
             reports are not published, or other seeds for a policy without an environment.
         RepositoryError: the policy's manifest or its baseline's is invalid.
+        EnvironmentFailure: the environment breaks its contract, or ignores its seed.
     """
     return _Evaluator(
         repository, policy, settings or EvaluationSettings(), progress or Silent()
@@ -108,6 +116,7 @@ class _Evaluator:
             raise InvalidInputError("seeds", expected, settings.seed_range.name)
         self.result = Evaluation(policy)
         self._states: tuple[Observations, QValues] | None = None
+        self._seeding_checked = False
 
     def run(self, variants: Sequence[str]) -> Evaluation:
         existing = self.repository.variants(self.policy)
@@ -119,6 +128,8 @@ class _Evaluator:
         for name in names:
             try:
                 self._evaluate(name)
+            except EnvironmentFailure:
+                raise
             except SlimqError as error:
                 self.result.failed[name] = error
         if self.publishes and self.settings.latency != "skip":
@@ -203,6 +214,9 @@ class _Evaluator:
         self, variant: VariantManifest, q_function: QFunction, protocol: EvaluationProtocol
     ) -> list[Episode]:
         settings, spec = self.settings, protocol.environment
+        if not self._seeding_checked:
+            check_seeding(spec)
+            self._seeding_checked = True
         folder = settings.work / self.policy
         versions = {k: v for k, v in library_versions().items() if k != "slimq"}
         log = EpisodeLog.of(folder, variant.model.sha256, spec, settings.epsilon, versions)

@@ -60,7 +60,9 @@ class PolicyTable(BaseModel):
 
     name: str
     environment: str | None
-    proven_in_play: bool = Field(description="false without an environment to measure returns in")
+    proven_in_play: bool | None = Field(
+        description="false without an environment to measure returns in"
+    )
     problem: str | None = None
     try_it: str | None = None
     variants: list[VariantRow]
@@ -83,7 +85,7 @@ async def make_overview(catalogue: Catalogue, base_url: str) -> Overview:
             PolicyTable(
                 name=name,
                 environment=environment_of(manifest),
-                proven_in_play=manifest is not None and manifest.proven_in_play,
+                proven_in_play=manifest.proven_in_play if manifest else None,
                 problem=str(scanned.error) if scanned.error else None,
                 try_it=example(manifest, base_url) if manifest else None,
                 variants=rows,
@@ -207,9 +209,7 @@ def _section(policy: PolicyTable) -> str:
     head = "".join(f"<th>{text}</th>" for text in (*headings, "agreement", "p50 latency"))
     problem = f'<p class="broken">{escape(policy.problem)}</p>' if policy.problem else ""
     line = f"<pre>{escape(policy.try_it)}</pre>" if policy.try_it else ""
-    about = policy.environment or ""
-    if policy.problem is None and not policy.proven_in_play:
-        about = NOT_PROVEN
+    about = NOT_PROVEN if policy.proven_in_play is False else policy.environment or ""
     title = f"{escape(policy.name)} <small>{escape(about)}</small>"
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<h2>{title}</h2>{problem}<div class="scroll">{table}</div>{line}'

@@ -18,9 +18,9 @@ class PolicySummary(BaseModel):
     environment: str | None = Field(
         description="id of its environment; null if it has none, or the manifest is unreadable"
     )
-    proven_in_play: bool = Field(
+    proven_in_play: bool | None = Field(
         description="whether returns can be measured: false without an environment, when agreement "
-        "and regret on recorded states are all the evidence"
+        "and regret on recorded states are all the evidence; null if the manifest is unreadable"
     )
     default_variant: str | None = Field(description="serves requests that name no variant")
     baseline_variant: str | None
@@ -67,7 +67,7 @@ def list_policies(catalogue: Catalogue) -> PolicyList:
             PolicySummary(
                 name=name,
                 environment=environment_of(manifest),
-                proven_in_play=manifest is not None and manifest.proven_in_play,
+                proven_in_play=manifest.proven_in_play if manifest else None,
                 default_variant=manifest.default_variant if manifest else None,
                 baseline_variant=manifest.baseline_variant if manifest else None,
                 variants=list(scanned.variants),

@@ -60,3 +60,14 @@ def test_a_missing_report_lists_the_variants_that_have_one(service: Any) -> None
     problem = service.get("/v1/policies/tiny/variants/fp32/report").json()
     assert problem["available"] == []
     assert "report" in problem["detail"]
+
+
+def test_an_unreadable_policy_is_neither_proven_nor_unproven(
+    start: Any, tiny_repository: Path
+) -> None:
+    (tiny_repository / "tiny" / "policy.json").write_text("{")
+    service = start()
+    found = service.get("/v1/policies").json()["policies"]
+    assert found[0]["problem"]
+    assert (found[0]["environment"], found[0]["proven_in_play"]) == (None, None)
+    assert "not proven in play" not in service.get("/", headers={"accept": "text/html"}).text

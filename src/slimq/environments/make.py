@@ -1,0 +1,157 @@
+"""Makes one environment from its specification: by gymnasium id, or by a function of one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from typing import Any
+
+import ale_py
+import gymnasium
+
+from slimq.core.environment import EnvironmentSpec
+from slimq.core.errors import EnvironmentFailure, InvalidInputError, first_line, suggestion
+from slimq.environments.foreign import (
+    FILE_REFERENCE,
+    Reference,
+    explain,
+    find_attribute,
+    foreign_line,
+    guarded,
+    load,
+    load_module,
+    missing_dependency,
+)
+from slimq.environments.wrappers import wrap
+
+Env = gymnasium.Env[Any, Any]
+
+CREATION = "creation"
+_VERSIONED = re.compile(r".+-v\d+")
+
+
+def make_single(spec: EnvironmentSpec) -> Env:
+    """Makes the environment with its wrappers, without Atari preprocessing and normalization.
+
+    Raises:
+        InvalidInputError: an unknown environment or wrapper, or arguments that it does not take.
+        MissingExtraError: it needs a library that is not installed.
+        EnvironmentFailure: the environment's code raises an exception, or makes no environment.
+    """
+    env = _create(spec)
+    try:
+        wrapped = wrap(env, spec)
+        for name in ("observation_space", "action_space"):
+            _check_space(spec, wrapped, name)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            env.close()
+        raise
+    return wrapped
+
+
+def step_limit(env: Env) -> int | None:
+    """The environment's own limit of steps per episode, None if it has none."""
+    limits = []
+    inner: Any = env
+    while isinstance(inner, gymnasium.Wrapper):
+        if isinstance(inner, gymnasium.wrappers.TimeLimit):
+            limits.append(int(inner._max_episode_steps))
+        inner = inner.env
+    return min(limits, default=None)
+
+
+def action_range(spec: EnvironmentSpec, env: Env) -> range:
+    """The environment's own numbers of its actions.
+
+    Raises:
+        InvalidInputError: its actions are not discrete.
+    """
+    space = env.action_space
+    if not isinstance(space, gymnasium.spaces.Discrete):
+        raise InvalidInputError("environment.id", "discrete actions", f"{spec.id}: {space}")
+    return range(int(space.start), int(space.start + space.n))
+
+
+def _create(spec: EnvironmentSpec) -> Env:
+    gymnasium.register_envs(ale_py)
+    function = _find_function(spec)
+    return _call(spec, function) if function else _make_registered(spec)
+
+
+def _find_function(spec: EnvironmentSpec) -> Reference | None:
+    """The function or class that makes the environment; None if gymnasium has its id."""
+    if FILE_REFERENCE.fullmatch(spec.id):
+        return _require_callable(load(spec.id, spec.id, "environment.id"), spec)
+    module_name, colon, name = spec.id.partition(":")
+    if not colon:
+        return None
+    module = load_module(module_name, spec.id, "environment.id")
+    if name in gymnasium.registry:
+        return None
+    found = find_attribute(module, name)
+    if found is not None:
+        return _require_callable(Reference(found), spec)
+    # Packages made for gymnasium's former plugins register their ids in a function of this name.
+    register = getattr(module, "register_envs", None)
+    if callable(register):
+        with guarded(spec.id, CREATION, "register_envs"):
+            register()
+    if name in gymnasium.registry or _VERSIONED.fullmatch(name):
+        return None
+    names = [known for known in vars(module) if not known.startswith("_")]
+    expected = f"an id that {module_name} registers, or a function that it defines"
+    received = repr(name) + suggestion(name, [*names, *gymnasium.registry])
+    raise InvalidInputError("environment.id", expected, received)
+
+
+def _require_callable(reference: Reference, spec: EnvironmentSpec) -> Reference:
+    if not callable(reference.target):
+        received = f"{spec.id}, a {type(reference.target).__name__}"
+        raise InvalidInputError("environment.id", "a function or a class", received)
+    return reference
+
+
+def _call(spec: EnvironmentSpec, reference: Reference) -> Env:
+    arguments = dict[str, Any](spec.kwargs)
+    try:
+        inspect.signature(reference.target).bind(**arguments)
+    except TypeError as error:
+        expected = f"arguments that {spec.id} takes"
+        raise InvalidInputError("environment.kwargs", expected, str(error)) from error
+    except ValueError:
+        pass
+    with guarded(spec.id, CREATION, "constructor"), reference.importable():
+        env = reference.target(**arguments)
+    if not isinstance(env, gymnasium.Env):
+        problem = f"expected a gymnasium.Env, received a {type(env).__name__}"
+        raise EnvironmentFailure(spec.id, CREATION, "return value", problem)
+    return env
+
+
+def _make_registered(spec: EnvironmentSpec) -> Env:
+    name = spec.id.partition(":")[2] or spec.id
+    # Its checks are fewer than ours, and end in assertions and warnings.
+    arguments = {"disable_env_checker": True} | dict[str, Any](spec.kwargs)
+    try:
+        return gymnasium.make(name, **arguments)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise missing_dependency(error, "environment.id") from error
+    except (Exception, SystemExit) as error:
+        if foreign_line(error) is not None:
+            raise EnvironmentFailure(spec.id, CREATION, "constructor", explain(error)) from error
+        if isinstance(error, gymnasium.error.Error):
+            received = f"{spec.id}: {first_line(error)}"
+            raise InvalidInputError("environment.id", "a gymnasium id", received) from error
+        field = "environment.kwargs" if spec.kwargs else "environment.id"
+        expected = f"arguments that {spec.id} takes" if spec.kwargs else "a gymnasium id"
+        raise InvalidInputError(field, expected, f"{spec.id}: {explain(error)}") from error
+
+
+def _check_space(spec: EnvironmentSpec, env: Env, name: str) -> None:
+    with guarded(spec.id, CREATION, name):
+        space = getattr(env, name)
+    if not isinstance(space, gymnasium.Space):
+        problem = f"expected a gymnasium space, received a {type(space).__name__}"
+        raise EnvironmentFailure(spec.id, CREATION, name, problem)

@@ -1,0 +1,179 @@
+"""Wrappers by name: gymnasium's own, and those of other modules and files.
+
+NormalizeObservation is not applied: its running statistics would make an episode depend on those
+played before it. The network holds the statistics instead, so that observations stay as they are
+everywhere, over HTTP too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import gymnasium
+
+from slimq.core.environment import EnvironmentSpec, WrapperSpec
+from slimq.core.errors import (
+    EnvironmentFailure,
+    InvalidInputError,
+    MissingExtraError,
+    first_line,
+    suggestion,
+)
+from slimq.core.observation import FrameStack
+from slimq.environments.foreign import Reference, explain, load, missing_dependency
+from slimq.environments.spaces import holds_zero, is_float_box
+
+Env = gymnasium.Env[Any, Any]
+
+NORMALIZE = "NormalizeObservation"
+EPSILON = 1e-8
+"""Added to the variance, as gymnasium does by default."""
+MAX_FRAMES = 64
+
+
+def is_normalized(spec: EnvironmentSpec) -> bool:
+    """Whether the network normalizes observations."""
+    return bool(spec.wrappers) and spec.wrappers[-1].name == NORMALIZE
+
+
+def wrap(env: Env, spec: EnvironmentSpec) -> Env:
+    """Applies the wrappers of a specification, the innermost first.
+
+    Raises:
+        InvalidInputError: an unknown wrapper or argument, or NormalizeObservation where it cannot
+            be part of the network.
+        MissingExtraError: a wrapper needs a library that is not installed.
+        EnvironmentFailure: a wrapper raises an exception, or is none.
+    """
+    if spec.wrappers and spec.preprocessing is not None:
+        raise InvalidInputError(
+            "environment.wrappers", "none beside preprocessing", spec.wrappers[0].name
+        )
+    for index, wrapper in enumerate(spec.wrappers):
+        place = f"environment.wrappers[{index}]"
+        if wrapper.name == NORMALIZE:
+            _check_normalization(env, spec, index)
+        else:
+            env = _apply(env, wrapper, spec.id, place)
+    return env
+
+
+def frame_stack(env: Env) -> FrameStack | None:
+    """The stack of frames that the outermost wrapper keeps, if new frames alone can rebuild it."""
+    if not isinstance(env, gymnasium.wrappers.FrameStackObservation):
+        return None
+    padded = env.padding_type == "zero" and holds_zero(env.env.observation_space)
+    if not padded or env.stack_size > MAX_FRAMES:
+        return None
+    return FrameStack(axis=0, count=env.stack_size, padding="zero")
+
+
+def stacks_images(env: Env) -> bool:
+    """Whether the channels of an image are frames, along the first axis."""
+    if not isinstance(env, gymnasium.wrappers.FrameStackObservation):
+        return False
+    return len(env.observation_space.shape or ()) == 3
+
+
+def _check_normalization(env: Env, spec: EnvironmentSpec, index: int) -> None:
+    place, wrapper = f"environment.wrappers[{index}]", spec.wrappers[index]
+    if index < len(spec.wrappers) - 1:
+        following = spec.wrappers[index + 1].name
+        raise InvalidInputError(place, f"{NORMALIZE} as the last wrapper", f"{following} after it")
+    if not is_float_box(env.observation_space):
+        raise InvalidInputError(place, "a Box of floats to normalize", str(env.observation_space))
+    if (wrapper.kwargs or {"epsilon": EPSILON}) != {"epsilon": EPSILON}:
+        expected = f"no arguments of {NORMALIZE}; the network's epsilon is {EPSILON:g}"
+        raise InvalidInputError(f"{place}.kwargs", expected, str(wrapper.kwargs))
+
+
+def _apply(env: Env, wrapper: WrapperSpec, environment: str, place: str) -> Env:
+    reference = _find(wrapper, environment, place)
+    arguments = dict[str, Any](wrapper.kwargs)
+    if _is_gymnasiums(reference.target):
+        # JSON has no tuples, and some of these take nothing else.
+        arguments = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in arguments.items()
+        }
+    if reference.target is gymnasium.wrappers.TransformObservation:
+        arguments = _transformation(env, arguments, environment, place)
+    try:
+        inspect.signature(reference.target).bind(env, **arguments)
+    except TypeError as error:
+        received = f"{wrapper.name}: {error}"
+        raise InvalidInputError(f"{place}.kwargs", "its arguments", received) from error
+    except ValueError:
+        pass
+    try:
+        with reference.importable():
+            wrapped = reference.target(env, **arguments)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise missing_dependency(error, f"{place}.name") from error
+    except ModuleNotFoundError as error:
+        if error.name == "cv2":
+            raise MissingExtraError("cv2", "images") from error
+        raise EnvironmentFailure(environment, "creation", wrapper.name, explain(error)) from error
+    except (Exception, SystemExit) as error:
+        if _is_gymnasiums(reference.target):
+            received = f"{wrapper.name}: {explain(error)}"
+            raise InvalidInputError(place, "a wrapper that fits", received) from error
+        raise EnvironmentFailure(environment, "creation", wrapper.name, explain(error)) from error
+    if not isinstance(wrapped, gymnasium.Env):
+        problem = f"expected a gymnasium.Env, received a {type(wrapped).__name__}"
+        raise EnvironmentFailure(environment, "creation", wrapper.name, problem)
+    return wrapped
+
+
+def _find(wrapper: WrapperSpec, environment: str, place: str) -> Reference:
+    if ":" in wrapper.name:
+        reference = load(wrapper.name, environment, f"{place}.name")
+        if not callable(reference.target):
+            raise InvalidInputError(f"{place}.name", "a class or a function", wrapper.name)
+        return reference
+    try:
+        # Some import libraries that are only theirs.
+        found = getattr(gymnasium.wrappers, wrapper.name, None)
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        received = f"{wrapper.name}: {first_line(error)}"
+        raise InvalidInputError(f"{place}.name", "an installed library", received) from error
+    if not inspect.isclass(found) or not issubclass(found, gymnasium.Wrapper):
+        expected = "a wrapper of gymnasium, `module:Class` or `FILE.py:Class`"
+        received = repr(wrapper.name) + suggestion(wrapper.name, gymnasium.wrappers.__all__)
+        raise InvalidInputError(f"{place}.name", expected, received)
+    return Reference(found)
+
+
+def _transformation(
+    env: Env, arguments: dict[str, Any], environment: str, place: str
+) -> dict[str, Any]:
+    """The function and the space that TransformObservation takes, from their names."""
+    found = dict(arguments)
+    found.setdefault("observation_space", None)
+    function = found.get("func")
+    if not isinstance(function, str):
+        expected = 'func = "FILE.py:function" or "module:function"'
+        raise InvalidInputError(f"{place}.kwargs.func", expected, repr(function))
+    found["func"] = load(function, environment, f"{place}.kwargs.func").target
+    if not callable(found["func"]):
+        raise InvalidInputError(f"{place}.kwargs.func", "a function", function)
+    if found["observation_space"] is not None:
+        field = f"{place}.kwargs.observation_space"
+        space = load(str(found["observation_space"]), environment, field).target
+        if not isinstance(space, gymnasium.Space) and callable(space):
+            try:
+                space = space(env.observation_space)
+            except (Exception, SystemExit) as error:
+                raise EnvironmentFailure(
+                    environment, "creation", "observation_space", explain(error)
+                ) from error
+        if not isinstance(space, gymnasium.Space):
+            expected = "a gymnasium space, or a function from the inner space to one"
+            raise InvalidInputError(field, expected, f"a {type(space).__name__}")
+        found["observation_space"] = space
+    return found
+
+
+def _is_gymnasiums(target: Any) -> bool:
+    return str(getattr(target, "__module__", "")).partition(".")[0] == "gymnasium"
