@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from places import ROOT
@@ -31,6 +32,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "env.toml").write_text(CARTPOLE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def balancing() -> dict[str, torch.Tensor]:
+    """A network that pushes the cart to where the pole falls."""
+    layers = {key: value * 0.01 for key, value in dense(4, 16, 2).items()}
+    falls = torch.tensor([0.0, 0.2, 1.0, 1.0])
+    layers["0.weight"][:2] += torch.stack([falls, -falls])
+    layers["2.weight"][:, :2] += torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    return layers
 
 
 def run(*arguments: str) -> Any:
@@ -146,6 +156,7 @@ def test_the_command_ends_in_one_line_without_a_traceback(folder: Path) -> None:
 
 
 def test_an_imported_policy_is_compressed(folder: Path) -> None:
+    sb3_zip(folder / "dqn.zip", q_net(balancing()))
     arguments = ("--config", "env.toml", "--calibration-states", "64")
     assert run("dqn.zip", "--policy", "mine", *arguments).exit_code == 0
     (folder / "fp32.toml").write_text(FP32)
