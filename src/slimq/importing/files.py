@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,8 +111,11 @@ def load_tensors(content: bytes, name: str) -> Any:
         expected = "a file that torch.save wrote"
         raise refuse(name, expected, "something else", "name its kind with --framework")
     archive = open_archive(content, name)
-    for info in archive.infolist():
+    infos = archive.infolist()
+    for info in infos:
         _check_size(info, name)
+    if (total_bytes := sum(info.file_size for info in infos)) > MAX_FILE_BYTES:
+        raise refuse(name, f"at most {MAX_FILE_BYTES:,} bytes unpacked", f"{total_bytes:,}")
     pickled = [member for member in archive.namelist() if member.endswith("data.pkl")]
     if not pickled:
         listing = ", ".join(archive.namelist()[:8]) or "nothing"
@@ -220,8 +222,3 @@ def sizes(tensors: Mapping[str, Tensor], limit: int = 6) -> str:
     listing = [f"{name[:64]} {tuple(value.shape)}" for name, value in tensors.items()]
     more = f" and {len(listing) - limit} more" if len(listing) > limit else ""
     return (", ".join(listing[:limit]) or "no tensors") + more
-
-
-def total(tensors: Mapping[str, Tensor]) -> int:
-    """Number of elements of all tensors."""
-    return sum(math.prod(value.shape) for value in tensors.values())

@@ -80,7 +80,7 @@ def _from_pickle(content: bytes, name: str) -> Statistics | None:
         mean, variance = to_array(rms.fields["mean"]), to_array(rms.fields["var"])
         epsilon = float(to_array(fields.get("epsilon", EPSILON)))
         clip = float(to_array(fields.get("clip_obs", CLIP)))
-    except (PickleError, KeyError) as error:
+    except (PickleError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise refuse(name, expected, f"a pickle that {first_line(error)}", REMEDY) from error
     return _statistics(mean, variance, epsilon, clip, name)
 

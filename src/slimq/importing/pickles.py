@@ -122,7 +122,7 @@ def to_array(value: Any) -> npt.NDArray[Any]:
         if module in RECONSTRUCT and name == "scalar":
             dtype, data = value.arguments
             return _array(data, _dtype(dtype), (), "C")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
         raise PickleError(f"expected an array of numbers: {error}") from error
     raise PickleError(f"expected an array of numbers, found {value.maker}")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from slimq.core.errors import first_line
 from slimq.core.observation import ObservationSpec
 from slimq.importing.architecture import (
     Architecture,
@@ -61,6 +62,16 @@ ACTIVATIONS: dict[str, Activation] = {
 EXTRACTORS = ("FlattenExtractor", "NatureCNN", "CombinedExtractor")
 NETWORKS = {"q_net": "DQN", "quantile_net": "QR-DQN"}
 """Name of the network in the policy, and its algorithm."""
+UNREADABLE = (
+    PickleError,
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+)
+"""Errors of spaces whose fields are not as expected."""
 STRIDES = (4, 2, 1)
 """Of the three convolutions of `NatureCNN`."""
 VERSIONS = ("Python", "Stable-Baselines3", "PyTorch", "Numpy", "Gymnasium", "OpenAI Gym")
@@ -110,8 +121,9 @@ def read_zip(path: Path, hints: Hints) -> Source:
     try:
         layout = layout_of(space)
         actions = count_actions(_unpickled(data, "action_space", name))
-    except (PickleError, KeyError, ValueError, TypeError) as error:
-        raise refuse(name, "spaces that slimq supports", str(error).splitlines()[0]) from error
+    except UNREADABLE as error:
+        problem = f"one without {error}" if isinstance(error, KeyError) else first_line(error)
+        raise refuse(name, "spaces that slimq supports", problem) from error
     _check_starts(layout, name)
     prefix = f"{network}."
     contents = Contents(
