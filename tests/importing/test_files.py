@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -61,6 +62,13 @@ def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
         archive.writestr("x/constants.pkl", pickle.dumps(()))
     with pytest.raises(InvalidInputError, match="TorchScript"):
         load_tensors((tmp_path / "x.pt").read_bytes(), "x")
+
+
+def test_the_form_of_old_torch_is_named(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    torch.save(dense(4, 2), stream, _use_new_zipfile_serialization=False)
+    with pytest.raises(InvalidInputError, match=r"torch before 1\.6.*save it again"):
+        load_tensors(stream.getvalue(), "x")
 
 
 def test_a_truncated_file_is_refused() -> None:

@@ -62,6 +62,12 @@ def test_statistics_beside_the_policy_are_used(tmp_path: Path) -> None:
         read_source(tmp_path, Hints())
 
 
+def test_statistics_that_are_not_used_are_mentioned(tmp_path: Path) -> None:
+    path = sb3_zip(tmp_path / "dqn.zip", q_net(dense(4, 2)))
+    (tmp_path / "vec_normalize.pkl").touch()
+    assert "vec_normalize.pkl lies beside the file" in read_source(path, Hints()).notes[-1]
+
+
 def test_a_folder_without_a_policy_or_with_several_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     (tmp_path / "optimizer.pt").touch()

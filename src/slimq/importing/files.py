@@ -24,6 +24,8 @@ MAX_MEMBER_BYTES = 1 << 30
 MAX_RATIO, RATIO_FROM = 64, 16 << 20
 """A larger member may not be this many times its compressed size: weights hardly compress."""
 SAVE_TENSORS = 'save its tensors alone: torch.save(model.state_dict(), "weights.pt")'
+LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+"""Beginning of a file that torch wrote before 1.6."""
 HARMLESS = frozenset(
     (
         "collections.OrderedDict",
@@ -106,6 +108,10 @@ def load_tensors(content: bytes, name: str) -> Any:
         InvalidInputError: it is damaged, would need to execute code, or unpacks to too much.
     """
     if content[:2] != b"PK":
+        if content[: len(LEGACY)] == LEGACY:
+            received = "one in the form of torch before 1.6, which is a bare pickle"
+            remedy = "load it with torch and save it again"
+            raise refuse(name, "a file that torch.save writes today", received, remedy)
         if content[:1] == b"\x80":
             raise _would_execute(content, name)
         expected = "a file that torch.save wrote"

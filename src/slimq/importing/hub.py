@@ -64,6 +64,14 @@ def with_statistics(folder: Path, hints: Hints) -> Hints:
     return replace(hints, vecnormalize=found)
 
 
+def statistics_beside(policy: Path) -> str | None:
+    """A note about statistics in the same folder that are not used; None without any."""
+    found = next((name for name in STATISTICS if (policy.parent / name).is_file()), None)
+    if found is None:
+        return None
+    return f"{found} lies beside the file: give it with --vecnormalize if the policy needs it"
+
+
 def with_environment(source: Source, folder: Path, policy: Path) -> Source:
     """The source, with the environment that the folder names."""
     if source.environment is not None:

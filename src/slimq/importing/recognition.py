@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from slimq.importing.cleanrl import read_model
 from slimq.importing.files import open_archive, read_file
 from slimq.importing.flax_form import is_msgpack, read_flax
-from slimq.importing.hub import find_policy, with_environment, with_statistics
+from slimq.importing.hub import (
+    find_policy,
+    statistics_beside,
+    with_environment,
+    with_statistics,
+)
 from slimq.importing.onnx_source import read_onnx
 from slimq.importing.source import Framework, Hints, Source, refuse
 from slimq.importing.stable_baselines import read_zip
@@ -40,12 +46,16 @@ def read_source(path: Path, hints: Hints) -> Source:
         if hints.framework not in (None, "hub"):
             raise refuse(str(path), f"a file of {hints.framework}", "a folder")
         policy = find_policy(path)
-        inner = with_statistics(path, Hints(**{**vars(hints), "framework": None}))
+        inner = with_statistics(path, replace(hints, framework=None))
         return with_environment(read_source(policy, inner), path, policy)
     if hints.framework == "hub":
         raise refuse(str(path), "a folder", "a file", "leave out --framework hub")
     framework = hints.framework or _recognise(path)
-    return READERS[framework](path, hints)
+    source = READERS[framework](path, hints)
+    if framework in ("sb3", "sb3-contrib") and hints.vecnormalize is None:
+        note = statistics_beside(path)
+        return source if note is None else replace(source, notes=(*source.notes, note))
+    return source
 
 
 def _recognise(path: Path) -> Framework:
