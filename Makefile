@@ -68,7 +68,7 @@ clean: ## Remove environments, caches and builds; keep runs/ and policies/
 	$(call begin,.venv)
 	.venv/bin/python $(INSTALL) 'pip>=25.1'
 	.venv/bin/python $(INSTALL) '$(TORCH)'
-	.venv/bin/python $(INSTALL) --group dev --editable '.[all]'
+	.venv/bin/python $(INSTALL) --group dev --editable '.[all,games,images]'
 	$(call finish,.venv)
 
 .venv-serve/.stamp: pyproject.toml

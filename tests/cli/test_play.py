@@ -105,3 +105,34 @@ def test_the_bar_counts_steps_while_an_episode_is_played(
     shown = [int(found) for found in re.findall(r"steps=(\d+)", capsys.readouterr().err)]
     count = len(trace.read_text().splitlines())
     assert set(shown) == set(range(1, count + 1))
+
+
+@pytest.mark.parametrize("code", ["game.py:make", "minigrid:MiniGrid-Empty-5x5-v0"])
+def test_a_service_does_not_choose_what_code_runs_here(
+    served_with: Any, slimq: Any, tiny_repository: Path, code: str
+) -> None:
+    path = tiny_repository / "tiny" / "policy.json"
+    document = json.loads(path.read_text())
+    document["environment"]["id"] = code
+    path.write_text(json.dumps(document))
+    done = slimq("play", "tiny", "--url", served_with())
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "slimq: --trust-environment: expected the flag, for an environment that runs code of "
+        f"this machine, received none for {code}"
+    )
+
+
+def test_a_trusted_environment_is_made(
+    served_with: Any, slimq: Any, tiny_repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "game.py").write_text(
+        "import gymnasium\ndef make():\n    return gymnasium.make('CartPole-v1')\n"
+    )
+    path = tiny_repository / "tiny" / "policy.json"
+    document = json.loads(path.read_text())
+    document["environment"]["id"] = "game.py:make"
+    path.write_text(json.dumps(document))
+    done = slimq("play", "tiny", "--url", served_with(), "--trust-environment", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "mean return of tiny fp32 over 2 episodes" in done.stdout

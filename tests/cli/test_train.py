@@ -145,3 +145,71 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_same_command_resumes(
     assert "resumed" in done.stderr
     assert json.loads(done.stdout)["steps"] == 30_000
     assert not (tmp_path / "policies").exists()
+
+
+GAME = """
+import gymnasium
+import numpy as np
+
+
+class Game(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-9, 9, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    played = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.played = 0, self.played + 1
+        return self.np_random.random(3, dtype=np.float32), {{}}
+
+    def step(self, action):
+        self.steps += 1
+        observation = self.np_random.random(3, dtype=np.float32)
+        if self.played > 20:
+            {fault}
+        return observation, 1.0, self.steps >= 10, False, {{}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ("observation[1] = np.nan", "observation[1]: expected a finite float32, received nan"),
+        ("raise RuntimeError('lost')", "step(): RuntimeError: lost (game.py:20)"),
+    ],
+)
+def test_a_failing_environment_ends_in_one_line_and_keeps_the_checkpoint(
+    tmp_path: Path, config: Path, fault: str, problem: str
+) -> None:
+    (tmp_path / "game.py").write_text(GAME.format(fault=fault))
+    text = config.read_text().replace('"CartPole-v1"', '"game.py:Game"')
+    config.write_text(text + "checkpoint_minutes = 1e-9\n")
+    done = slimq(tmp_path, "train", str(config))
+    assert done.returncode == 2
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("slimq: game.py:Game: episode of seed ")
+    assert f", step 0: {problem}; the last checkpoint is kept: " in line
+    assert Path(tmp_path, line.rpartition(": ")[2]).is_dir()
+    assert "Traceback" not in done.stderr
+    assert "learning_rate" not in done.stderr
+    assert not (tmp_path / "policies").exists()
+
+
+def test_an_environment_that_ignores_its_seed_is_not_trained_on(
+    tmp_path: Path, config: Path
+) -> None:
+    (tmp_path / "game.py").write_text(GAME.format(fault="pass").replace("seed=seed", "seed=None"))
+    config.write_text(config.read_text().replace('"CartPole-v1"', '"game.py:Game"'))
+    done = slimq(tmp_path, "train", str(config))
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("slimq: game.py:Game: episode of seed 0, reset: observation: differs")
+
+
+def test_a_step_limit_above_the_environments_own_is_refused_with_its_key(
+    tmp_path: Path, config: Path
+) -> None:
+    config.write_text(config.read_text().replace("steps = 100\n", "steps = 501\n"))
+    done = slimq(tmp_path, "train", str(config))
+    assert done.returncode == 2
+    assert f"slimq: {config}: environment.max_episode_steps: expected at most 500" in done.stderr

@@ -52,6 +52,19 @@ def test_booleans_are_bytes() -> None:
     assert as_batch(buttons, {"keys": pressed}).tolist() == expected
 
 
+def test_an_only_part_may_have_its_own_shape() -> None:
+    taxi = SPECS["taxi"]
+    assert as_batch(taxi, 1007).tolist() == [[1007]]
+    assert as_batch(taxi, np.array([1007])).tolist() == [[1007]]
+    assert as_batch(taxi, np.array([1007, 1003])).tolist() == [[1007], [1003]]
+    assert as_batch(taxi, [[1007], [1003]]).tolist() == [[1007], [1003]]
+    part = ObservationPart(name="grid", shape=(2, 2), integer=True, low=0, high=4)
+    grid = ObservationSpec(dtype="uint8", shape=(4,), parts=(part,))
+    assert as_batch(grid, [[[0, 1], [2, 3]]]).tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(ObservationError, match=r"an integer from 0 to 4 in 'grid'\[1\]\[1\]"):
+        as_batch(grid, [[0, 1], [2, 5]])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -7,6 +7,7 @@ import pytest
 
 from slimq.core.errors import (
     CheckFailedError,
+    EnvironmentFailure,
     InvalidInputError,
     NotFoundError,
     RepositoryError,
@@ -298,3 +299,30 @@ def test_unknown_names_are_refused_with_the_available_ones(repository, settings)
 def test_settings_out_of_range_are_refused_by_name(repository, settings, name, value):
     with pytest.raises(InvalidInputError, match=name):
         make_protocol(repository.policy("tiny").environment, settings(**{name: value}))
+
+
+GAME = """
+import gymnasium
+import numpy as np
+
+class Game(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-9, 9, (4,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.random.default_rng().random(4, dtype=np.float32), {}
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(4, np.float32), 1.0, self.steps > 3, False, {}
+"""
+
+
+def test_an_environment_that_ignores_its_seed_is_not_evaluated(repository, settings, tmp_path):
+    (tmp_path / "game.py").write_text(GAME)
+    path = repository.root / "tiny" / "policy.json"
+    document = json.loads(path.read_text())
+    document["environment"]["id"] = f"{tmp_path}/game.py:Game"
+    path.write_text(json.dumps(document))
+    with pytest.raises(EnvironmentFailure, match=r"seed 0, reset: observation: differs when the"):
+        evaluate_policy(repository, "tiny", settings=settings())
+    assert repository.report("tiny", "fp32") is None

@@ -72,6 +72,7 @@ def test_without_either_the_line_says_what_is_needed(tmp_path: Path) -> None:
         prepare(request_of(path))
 
 
+@pytest.mark.slow
 def test_the_environment_of_the_file_is_used(tmp_path: Path, quick: None) -> None:
     weights = {"atoms": torch.linspace(-1, 1, 3)}
     weights |= {f"network.{key}": value for key, value in dense(4, 8, 6).items()}

@@ -17,7 +17,8 @@ from slimq.networks.checkpoint import save_network
 from slimq_trainer.changes import CHANGEABLE, comparable, differences
 from slimq_trainer.checkpoint import latest_checkpoint
 from slimq_trainer.config import AlgorithmConfig, TrainConfig
-from slimq_trainer.dqn import learning_rate, make_learner, network_spec, train
+from slimq_trainer.dqn import learning_rate, make_learner, train
+from slimq_trainer.fitting import network_spec
 from slimq_trainer.learner import Learner
 from slimq_trainer.run import Run
 from slimq_trainer.start import find_start, require_same_network
@@ -279,11 +280,14 @@ def test_a_network_that_differs_is_refused_with_the_field(
 
 
 def test_a_dense_layer_in_its_long_form_is_the_same(
-    trained: Path, small_config: TrainConfig
+    tmp_path: Path, trained: Path, small_config: TrainConfig
 ) -> None:
     long = {"network": {"kind": "mlp", "hidden": [{"width": 16}]}}
     other = TrainConfig.model_validate(small_config.model_dump() | long)
     require_same_network(find_start(trained), network_spec(other))
+    other = with_algorithm(other, steps=1_206)
+    learner, _ = train_in(tmp_path / "second", other, trained)  # with the whole state
+    assert (learner.step, len(learner.replay)) == (1_206, 900)
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,15 @@ def test_a_step_limit_above_the_environments_own_is_refused(small_config: TrainC
         network_spec(config(small_config, space, environment={"id": NAME} | allowed))
 
 
+def test_images_are_normalized_as_they_come_or_not_at_all(small_config: TrainConfig) -> None:
+    wrappers = [{"name": "NormalizeObservation"}]
+    first = config(small_config, Box(0, 1, (3, 8, 9)), CONV, wrappers)
+    learner = make_learner(first)
+    assert act(learner, learner.q_online).shape == (3,)
+    with pytest.raises(InvalidInputError, match=r"^network: expected channels first and no window"):
+        network_spec(config(small_config, Box(0, 1, (8, 9, 3)), CONV, wrappers))
+
+
 def test_the_head_of_the_configuration_is_built(small_config: TrainConfig) -> None:
     spec = network_spec(config(small_config, Box(-1, 1, (4,)), head={"dueling": True}))
     assert spec.head.dueling

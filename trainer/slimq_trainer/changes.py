@@ -66,5 +66,9 @@ def differences(before: dict[str, Any], now: dict[str, Any], table: str = "") ->
 
 
 def fixed_keys(changes: Changes) -> list[str]:
-    """The changed keys with which only the weights can be taken over."""
-    return [key for key in changes if key not in CHANGEABLE]
+    """The changed keys with which only the weights can be taken over.
+
+    Those of the network are not among them: it is compared as a whole, and always the same.
+    """
+    tables = ("network", "head")
+    return [key for key in changes if key not in CHANGEABLE and key.split(".")[0] not in tables]

@@ -34,7 +34,7 @@ from slimq.environments.vector import VectorEnvironment
 from slimq.networks.checkpoint import save_network
 from slimq.networks.qnetwork import QNetwork
 from slimq.networks.specification import QNetworkSpec
-from slimq_trainer.changes import comparable, differences
+from slimq_trainer.changes import comparable, differences, fixed_keys
 from slimq_trainer.learner import Learner
 from slimq_trainer.replay import ReplayBuffer
 
@@ -148,22 +148,21 @@ def network_of(state: dict[str, Any]) -> bytes:
     return save_network(network)
 
 
-def load_checkpoint(
-    path: Path, learner: Learner, changeable: frozenset[str] = frozenset()
-) -> dict[str, Any]:
+def load_checkpoint(path: Path, learner: Learner, *, goes_on: bool = False) -> dict[str, Any]:
     """Restores a new learner; returns the saved progress.
 
     Args:
         path: the checkpoint.
         learner: as made by its configuration.
-        changeable: keys of the configuration that may differ from the checkpoint's.
+        goes_on: whether all keys but `fixed_keys` may differ from the checkpoint's; the networks
+            must be the same.
 
     Raises:
         TrainingError: the checkpoint has a different configuration, or cannot be read.
     """
     state = read_state(path, learner.device)
     changes = differences(state["config"], comparable(learner.config, learner.precision))
-    if refused := [key for key in changes if key not in changeable]:
+    if refused := fixed_keys(changes) if goes_on else list(changes):
         raise TrainingError(
             f"{path}: was made with other values of {', '.join(refused)}; restore the "
             f"configuration, go on from it with --from {path.parent}, or use --fresh to start over"

@@ -11,7 +11,7 @@ import structlog
 from slimq.core.errors import InvalidInputError, TrainingError
 from slimq.core.manifest import Continuation
 from slimq.networks.checkpoint import load_network, save_network
-from slimq_trainer.changes import CHANGEABLE, Changes, comparable, differences, fixed_keys
+from slimq_trainer.changes import Changes, comparable, differences, fixed_keys
 from slimq_trainer.checkpoint import latest_checkpoint, load_checkpoint, read_state
 from slimq_trainer.learner import Learner
 from slimq_trainer.start import Start, require_same_network
@@ -62,6 +62,7 @@ def begin(learner: Learner, start: Start) -> tuple[dict[str, Any] | None, Contin
         InvalidInputError: the networks differ, or the earlier training already took all steps.
         TrainingError: the checkpoint cannot be read.
     """
+    require_same_network(start, learner.online.spec)
     changes = start.changes(learner.config, learner.precision)
     fixed = fixed_keys(changes)
     if start.checkpoint is None or fixed:
@@ -71,7 +72,7 @@ def begin(learner: Learner, start: Start) -> tuple[dict[str, Any] | None, Contin
         _log.info("started with the weights", start=str(start.path), found=start.found, **reason)
         digest = hashlib.sha256(start.network).hexdigest()
         return None, _record(digest, start.step, changes)
-    progress = load_checkpoint(start.checkpoint, learner, CHANGEABLE)
+    progress = load_checkpoint(start.checkpoint, learner, goes_on=True)
     steps = learner.config.algorithm.steps
     if learner.step >= steps:
         expected = f"more than the {learner.step:,} steps that {start.path} has taken"
@@ -88,7 +89,6 @@ def begin(learner: Learner, start: Start) -> tuple[dict[str, Any] | None, Contin
 
 
 def _take_weights(learner: Learner, start: Start) -> None:
-    require_same_network(start, learner.online.spec)
     weights = load_network(start.network, str(start.path)).state_dict()
     for network in (learner.online, learner.target, learner.average):
         if network is not None:

@@ -51,11 +51,14 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
     check_step_limit(config.environment, properties.step_limit)
     observation, actions, _ = properties.description
     body = config.network or default_body(properties)
+    body = arrange_channels(body, properties)
+    if properties.normalized and isinstance(body, ConvSpec):
+        _check_normalized(body)
     parts = observation.parts
     scale = {"divisor": observation.high or 1.0} if observation.dtype == "uint8" else {}
     try:
         return QNetworkSpec(
-            body=arrange_channels(body, properties),
+            body=body,
             observation_shape=observation.shape,
             observation_dtype=observation.dtype,
             observation_parts=parts,
@@ -141,6 +144,14 @@ def channels_of(shape: tuple[int, ...]) -> Channels | None:
     if last < min(first, middle):
         return "last"
     return "first" if first < min(middle, last) else None
+
+
+def _check_normalized(body: ConvSpec) -> None:
+    """Refuses what would normalize elements by the statistics of others."""
+    if body.channels == "last" or body.window is not None:
+        expected = "channels first and no window, as NormalizeObservation is the last wrapper"
+        received = f"channels {body.channels}" if body.window is None else "a window"
+        raise InvalidInputError("network", expected, received)
 
 
 def _image_body(

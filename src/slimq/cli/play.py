@@ -42,6 +42,13 @@ def play(
     epsilon: Annotated[
         float, typer.Option(min=0, max=1, help="Probability of a random action.")
     ] = 0.01,
+    trust_environment: Annotated[
+        bool,
+        typer.Option(
+            "--trust-environment",
+            help="Run the files and modules of this machine that the policy's environment names.",
+        ),
+    ] = False,
     trace: Annotated[
         Path | None, typer.Option(help="Write one JSON line per agent step to this file.")
     ] = None,
@@ -53,11 +60,12 @@ def play(
     from tqdm import tqdm
 
     from slimq.core.client import SlimqClient
-    from slimq.core.errors import ServiceError
+    from slimq.core.errors import InvalidInputError, ServiceError
     from slimq.core.manifest import require_environment
     from slimq.core.observation import Observations
     from slimq.core.qfunction import QValues
     from slimq.core.seeds import HELD_OUT
+    from slimq.environments.foreign import named_code
     from slimq.environments.rollout import play_episodes
 
     seeds = HELD_OUT.seeds(episodes, seed_offset)
@@ -65,6 +73,10 @@ def play(
     with SlimqClient(url, api_key=api_key) as client, contextlib.ExitStack() as stack:
         manifest = client.policy(policy)
         environment = require_environment(manifest, "slimq play")
+        # A service must not choose what code runs here.
+        if not trust_environment and (code := named_code(environment)):
+            expected = "the flag, for an environment that runs code of this machine"
+            raise InvalidInputError("--trust-environment", expected, f"none for {code[0]}")
         chosen = variant or manifest.default_variant
         known = client.variants(policy)
         if chosen not in known:

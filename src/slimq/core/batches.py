@@ -17,7 +17,8 @@ def as_batch(spec: ObservationSpec, observations: Any, field: str = "observation
     Args:
         spec: the layout of one observation.
         observations: `(batch, *shape)` or one observation; for an observation of named parts also a
-            mapping of such arrays by name, nested or with names joined by dots, or a tuple of them.
+            mapping of such arrays by name, nested or with names joined by dots, or a tuple of them;
+            of a single part also what has its own shape, as a number of a Discrete space.
         field: name of the observations in errors.
 
     Raises:
@@ -34,7 +35,16 @@ def as_batch(spec: ObservationSpec, observations: Any, field: str = "observation
     except ValueError:
         expected = "a rectangular array"
         raise ObservationError(field, expected, "lists of unequal lengths") from None
+    if _is_only_part(spec, array.shape):
+        return spec.join({part.name: array for part in spec.parts or ()}, field)
     return spec.check(array.astype(np.uint8) if array.dtype == np.bool_ else array, field)
+
+
+def _is_only_part(spec: ObservationSpec, shape: tuple[int, ...]) -> bool:
+    """Whether a shape is that of the only part, as of the single number of a Discrete space."""
+    if spec.parts is None or len(spec.parts) > 1 or spec.shape in (shape, shape[1:]):
+        return False
+    return spec.parts[0].shape in (shape, shape[1:])
 
 
 def _named_parts(observations: Any, field: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import gymnasium
 import numpy as np
 
 import slimq
+from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import EnvironmentFailure, InvalidInputError, MissingExtraError, first_line
 from slimq.core.errors import suggestion as suggest
 
@@ -137,6 +138,14 @@ def load_module(name: str, environment: str, field: str) -> ModuleType:
         raise InvalidInputError(field, "an installed module", repr(name), hint) from error
     except (Exception, SystemExit) as error:
         raise EnvironmentFailure(environment, _CREATION, name, explain(error)) from error
+
+
+def named_code(spec: EnvironmentSpec) -> list[str]:
+    """The files and modules whose code an environment runs, apart from registered environments."""
+    named = [spec.id, *(wrapper.name for wrapper in spec.wrappers)]
+    for wrapper in spec.wrappers:
+        named += [value for value in wrapper.kwargs.values() if isinstance(value, str)]
+    return [name for name in named if ":" in name]
 
 
 def find_attribute(module: ModuleType, name: str) -> Any:
