@@ -126,6 +126,8 @@ def test_observations_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"network.0.weight": torch.ones(8, 4), "network.0.bias": torch.ones(7)}, "that fit"),
         ({"network.0.weight": torch.ones(8, 4), "network.1.weight": torch.ones(2, 8)},
          "an activation after every"),
+        ({**named(dense(4, 8, 2)), "value.weight": torch.ones(2)}, "only the layers .*value.weig"),
+        ({**named(dense(4, 8, 2)), "value_head.0.weight": torch.ones(2, 2)}, "only the layers"),
         ({**named(dense(4, 8, 2)), "network.x.weight": torch.ones(2)}, "network.x.weight"),
     ],
 )  # fmt: skip

@@ -217,6 +217,17 @@ def test_bad_files_are_refused_in_a_line(tmp_path: Path, changes: Any, problem: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["q_net.value_net.0.weight", "q_net.features_extractor.own.weight", "q_net.q_net.1.x"]
+)
+def test_layers_beside_the_known_ones_are_refused(tmp_path: Path, name: str) -> None:
+    weights = q_net(dense(4, 6, 2)) | {name: torch.ones(2, 2)}
+    source = read_zip(sb3_zip(tmp_path / "x.zip", weights), Hints())
+    assert source.layout is not None
+    with pytest.raises(InvalidInputError, match=r"only the layers|dense layers q_net\.0"):
+        source.fit(source.layout)
+
+
 def test_an_activation_given_by_the_user_wins(tmp_path: Path) -> None:
     layers = dense(4, 6, 2)
     path = sb3_zip(tmp_path / "x.zip", q_net(layers), keywords={"activation_fn": nn.Sigmoid})

@@ -28,6 +28,8 @@ from slimq.importing.sequential import Step, run, stack_of, steps_of
 from slimq.importing.source import Fitted, Source, describe_layout, refuse
 from slimq.networks.specification import Atoms
 
+HEADS = ("value_head.", "advantage_head.")
+"""Names of Rainbow's streams."""
 SUPPORTS = ("atoms", "support")
 """Buffers with the values of the atoms, in C51 and in Rainbow."""
 
@@ -186,6 +188,14 @@ def _check_algorithm(weights: Mapping[str, Tensor], file: str) -> None:
     if not any(name.startswith("network.") for name in weights):
         remedy = "give the network with --framework torch --network FILE.toml"
         raise refuse(file, "layers named network.0 and so on", sizes(weights), remedy)
+    dueling = all(any(n.startswith(head) for n in weights) for head in HEADS)
+    known = ("network.", *HEADS) if dueling else ("network.",)
+    for name in weights:
+        if not name.startswith(known) and name not in SUPPORTS:
+            remedy = (
+                "give the network with --framework torch --network FILE.toml, or export to ONNX"
+            )
+            raise refuse(file, "only the layers of a network of CleanRL", repr(name[:64]), remedy)
 
 
 def _name_of(model: CleanModel) -> str:

@@ -7,9 +7,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import zipfile
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +35,7 @@ from slimq.importing.files import (
 )
 from slimq.importing.mixed_activations import replace_activations
 from slimq.importing.normalization import read_statistics
-from slimq.importing.pickles import Global, PickleError, read_pickle
+from slimq.importing.pickles import PickleError
 from slimq.importing.source import Fitted, Hints, Source, describe_layout, refuse
 from slimq.importing.spaces import (
     count_actions,
@@ -48,20 +45,17 @@ from slimq.importing.spaces import (
     layout_of,
     shape_of,
 )
+from slimq.importing.stable_baselines_data import (
+    NETWORKS,
+    activation_of,
+    keywords_of,
+    network_of,
+    read_data,
+    unpickled,
+)
 from slimq.importing.stable_baselines_forward import StableBaselinesPolicy
 from slimq.networks.specification import Activation
 
-ACTIVATIONS: dict[str, Activation] = {
-    "ReLU": "relu",
-    "LeakyReLU": "leaky_relu",
-    "ELU": "elu",
-    "SiLU": "silu",
-    "GELU": "gelu",
-    "Tanh": "tanh",
-}
-EXTRACTORS = ("FlattenExtractor", "NatureCNN", "CombinedExtractor")
-NETWORKS = {"q_net": "DQN", "quantile_net": "QR-DQN"}
-"""Name of the network in the policy, and its algorithm."""
 UNREADABLE = (
     PickleError,
     KeyError,
@@ -113,14 +107,14 @@ def read_zip(path: Path, hints: Hints) -> Source:
     """
     name = str(path)
     archive = open_archive(read_file(path), name)
-    data = _read_data(archive, name)
+    data = read_data(archive, name)
     weights = state_dict(load_tensors(read_member(archive, "policy.pth", name), name), name)
-    network = _network_of(data, weights, name)
-    keywords = _keywords(data, name)
-    space = _unpickled(data, "observation_space", name)
+    network = network_of(data, weights, name)
+    keywords = keywords_of(data, name)
+    space = unpickled(data, "observation_space", name)
     try:
         layout = layout_of(space)
-        actions = count_actions(_unpickled(data, "action_space", name))
+        actions = count_actions(unpickled(data, "action_space", name))
     except UNREADABLE as error:
         problem = f"one without {error}" if isinstance(error, KeyError) else first_line(error)
         raise refuse(name, "spaces that slimq supports", problem) from error
@@ -132,7 +126,7 @@ def read_zip(path: Path, hints: Hints) -> Source:
         weights={k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)},
         space=space,
         actions=actions,
-        activation=hints.activation or _activation(keywords, name),
+        activation=hints.activation or activation_of(keywords, name),
         normalize_images=keywords.get("normalize_images") is not False,
     )
     statistics = read_statistics(hints.vecnormalize) if hints.vecnormalize else None
@@ -186,6 +180,7 @@ def _architecture(contents: Contents, statistics: Statistics | None) -> Architec
     if contents.network == "quantile_net":
         layers = (*layers[:-1], _mean_of_quantiles(layers[-1], contents))
     hidden, output = layers[:-1], layers[-1:]
+    _check_names(contents)
     if kind_of(contents.space) != "Dict":
         cnn = _nature(contents, "features_extractor.")
         body = Stack(dense=hidden)
@@ -220,6 +215,21 @@ def _architecture(contents: Contents, statistics: Statistics | None) -> Architec
         images={key: shape_of(space) for key, space in spaces.items() if key in encoders},
         parts=tuple(spaces),
     )
+
+
+def _check_names(contents: Contents) -> None:
+    """Refuses layers beside the known ones, which a policy class of the user's own may have."""
+    known = [f"{contents.network}."]
+    if kind_of(contents.space) == "Dict":
+        keys = inner_spaces(contents.space)
+        known += [f"features_extractor.extractors.{key}." for key in keys]
+    else:
+        known += ["features_extractor.cnn.", "features_extractor.linear."]
+    for name in contents.weights:
+        if not name.startswith(tuple(known)):
+            remedy = "export the policy to ONNX and import that"
+            expected = "only the layers of a policy of Stable-Baselines3"
+            raise refuse(contents.file, expected, repr(name[:64]), remedy)
 
 
 def _dense(contents: Contents) -> tuple[Dense, ...]:
@@ -268,89 +278,6 @@ def _nature(contents: Contents, prefix: str) -> Stack | None:
     )
     dense = Dense(found["linear.0.weight"], found["linear.0.bias"])
     return Stack(convolutions, (dense,))
-
-
-def _read_data(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
-    try:
-        data = json.loads(read_member(archive, "data", name))
-    except (ValueError, RecursionError) as error:
-        raise refuse(name, "JSON in 'data'", "something else") from error
-    if not isinstance(data, dict):
-        raise refuse(name, "an object in 'data'", f"a {type(data).__name__}")
-    return data
-
-
-def _unpickled(data: dict[str, Any], key: str, name: str) -> Any:
-    """A value of `data` that is stored as a base64 pickle, as data; plain values as they are."""
-    value = data.get(key)
-    if not isinstance(value, dict) or ":serialized:" not in value:
-        return value
-    try:
-        return read_pickle(base64.b64decode(value[":serialized:"], validate=True))
-    except (PickleError, binascii.Error, TypeError, ValueError) as error:
-        received = f"a pickle in {key!r} that {str(error).splitlines()[0][:120]}"
-        raise refuse(name, "a file of Stable-Baselines3", received) from error
-
-
-def _network_of(data: dict[str, Any], weights: dict[str, Tensor], name: str) -> str:
-    """`q_net` or `quantile_net`.
-
-    Raises:
-        InvalidInputError: the file is of another algorithm, which is named.
-    """
-    for network in NETWORKS:
-        if any(key.startswith(f"{network}.{network}.") for key in weights):
-            return network
-    expected = "a DQN or QR-DQN policy, which has Q-values"
-    raise refuse(name, expected, f"a policy of {_algorithm_of(data, name)}")
-
-
-def _algorithm_of(data: dict[str, Any], name: str) -> str:
-    """The algorithm of a file that has no Q-network of discrete actions."""
-    policy = _unpickled(data, "policy_class", name)
-    module, _ = policy if isinstance(policy, Global) else ("", "")
-    for part in module.split("."):
-        if part in ("sac", "td3", "tqc", "ppo", "a2c", "trpo", "ddpg", "crossq", "ppo_mask"):
-            return part.upper()
-    if "recurrent" in module:
-        return "recurrent PPO"
-    if "clip_range" in data:
-        return "PPO"
-    if "cg_max_steps" in data:
-        return "TRPO"
-    if "gae_lambda" in data:
-        return "A2C"
-    return str(policy) if isinstance(policy, Global) else "an unknown algorithm"
-
-
-def _keywords(data: dict[str, Any], name: str) -> dict[str, Any]:
-    keywords = _unpickled(data, "policy_kwargs", name)
-    keywords = keywords if isinstance(keywords, dict) else {}
-    extractor = keywords.get("features_extractor_class")
-    known = isinstance(extractor, Global) and (
-        extractor.module.startswith("stable_baselines3.") and extractor.name in EXTRACTORS
-    )
-    if extractor is not None and not known:
-        shown = extractor if isinstance(extractor, Global) else "a class of its own"
-        expected = f"one of the features extractors {', '.join(EXTRACTORS)}"
-        remedy = "export the policy to ONNX and import that"
-        raise refuse(name, expected, str(shown), remedy)
-    return keywords
-
-
-def _activation(keywords: dict[str, Any], name: str) -> Activation:
-    found = keywords.get("activation_fn")
-    if found is None:
-        return "relu"
-    if (
-        isinstance(found, Global)
-        and found.name in ACTIVATIONS
-        and found.module.startswith("torch.")
-    ):
-        return ACTIVATIONS[found.name]
-    shown = str(found) if isinstance(found, Global) else "a function that is not a class of torch"
-    remedy = "give --activation if it is one of them, or import the policy as ONNX"
-    raise refuse(name, f"an activation of {', '.join(ACTIVATIONS)}", shown, remedy)
 
 
 def _check_starts(layout: ObservationSpec, name: str) -> None:
