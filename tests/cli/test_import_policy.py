@@ -16,6 +16,7 @@ from policy_files import Payload, dense, q_net, save, sb3_zip, write_states
 from slimq.cli.main import app
 from slimq.core.errors import SlimqError
 from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 from slimq.core.verification import find_problems
 
@@ -100,6 +101,19 @@ def test_an_existing_policy_needs_replace(folder: Path) -> None:
     assert run(*arguments).exit_code == 0
     assert "--policy: expected an unused name, or --replace" in str(run(*arguments).exception)
     assert run(*arguments, "--replace").exit_code == 0
+
+
+def test_a_replaced_policy_says_that_its_default_is_the_full_network_again(folder: Path) -> None:
+    arguments = ("dqn.zip", "--policy", "mine", "--observations", "states.npz")
+    assert run(*arguments).exit_code == 0
+    repository = Repository(folder / "policies")
+    variant, model = repository.read_model("mine", "fp32")
+    publisher = Publisher(repository)
+    publisher.publish_variant(variant.model_copy(update={"name": "small"}), model)
+    publisher.promote("mine", "small")
+    done = run(*arguments, "--replace")
+    assert "the default is fp32 again, because small was made from the previous" in done.stderr
+    assert repository.policy("mine").default_variant == "fp32"
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import typer
 
 from slimq.cli.extras import require
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
-from slimq.core.errors import InvalidInputError
+from slimq.core.errors import InvalidInputError, SlimqError
 
 if TYPE_CHECKING:
     from slimq.core.environment import EnvironmentSpec
+    from slimq.core.repository import Repository
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -152,9 +153,25 @@ def import_policy(
     )
     summary = summarize(prepared)
     if not dry_run:
+        earlier = _default_variant(repository, policy)
         publish(repository, prepared, replace=replace)
         summary["published"] = str(policies / policy)
+        if earlier not in (None, prepared.manifest.default_variant):
+            typer.echo(
+                f"slimq: {policy}: the default is {prepared.manifest.default_variant} again, "
+                f"because {earlier} was made from the previous network; compress and evaluate it "
+                f"again, then run slimq promote {policy} {earlier}",
+                err=True,
+            )
     _print(summary, as_json=as_json)
+
+
+def _default_variant(repository: Repository, policy: str) -> str | None:
+    """The default variant of the policy to be replaced; None if there is no readable policy."""
+    try:
+        return repository.policy(policy).default_variant
+    except SlimqError:
+        return None
 
 
 def _check_name(name: str) -> None:
