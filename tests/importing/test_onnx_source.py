@@ -203,6 +203,17 @@ def test_several_inputs_become_the_parts_of_one(tmp_path: Path) -> None:
     check(path, swapped, lambda states: dense_q(states[:, [1, 2, 3, 0]]))
 
 
+def test_a_single_code_feeds_an_input_without_further_axes(tmp_path: Path) -> None:
+    table = GENERATOR.normal(size=(16, 3)).astype(np.float32)
+    inputs = {"state": (TensorProto.INT64, ["n"])}
+    nodes = [("Gather", "table state", "q", {"axis": 0})]
+    path = make(tmp_path / "x.onnx", nodes, {"table": table}, inputs)
+    part = ObservationPart(name="observation", shape=(), categories=(16,))
+    observation = ObservationSpec(dtype="int32", shape=(1,), parts=(part,))
+    fitted = check(path, observation, lambda states: table[states[:, 0]])
+    assert fitted.network is None
+
+
 def test_names_that_slimq_uses_are_freed(tmp_path: Path) -> None:
     nodes = [("Gemm", "q_values w1 b1", "observation"), ("Sigmoid", "observation", "r"), MLP[2]]
     path = make(tmp_path / "x.onnx", nodes, DENSE, {"q_values": (F, ["n", 4])})

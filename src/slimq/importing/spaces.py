@@ -57,7 +57,6 @@ def layout_of(space: Any) -> ObservationSpec:
     if kind == "Box":
         dtype = box_dtype(space)
         low, high = bounds_of(space)
-        low, high = (0.0, 1.0) if dtype_of(space) == "bool" else (low, high)
         return ObservationSpec(dtype=dtype, shape=shape_of(space) or (1,), low=low, high=high)
     if kind == "Dict":
         parts = tuple(part_of(name, inner) for name, inner in inner_spaces(space).items())
@@ -113,8 +112,6 @@ def part_of(name: str, space: Any) -> ObservationPart:
     if kind == "Box":
         low, high = bounds_of(space)
         name_of_dtype = dtype_of(space)
-        if name_of_dtype == "bool":
-            low, high = 0.0, 1.0
         integer = name_of_dtype in ("bool", "uint8")
         return ObservationPart(
             name=name, shape=shape_of(space), integer=integer, low=low, high=high
