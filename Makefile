@@ -38,7 +38,7 @@ run: .venv-serve/.stamp ## Serve policies/ at PORT (8000), from an environment w
 test: .venv/.stamp ## Run the tests that take seconds
 	.venv/bin/pytest -m 'not slow' -n $(JOBS)
 
-slow: .venv/.stamp .venv-clients/.stamp ## Run the tests that take minutes
+slow: .venv/.stamp .venv-clients/.stamp .venv-imports/.stamp ## Run the tests that take minutes
 	@status=0; .venv/bin/pytest -m slow || status=$$?; \
 	if [ $$status = 5 ]; then echo "no slow tests yet"; else exit $$status; fi
 
@@ -59,7 +59,7 @@ lock: .venv/.stamp ## Update the pins of the images; UPGRADE=1 takes the newest 
 	.venv/bin/python docker/lock.py $(if $(UPGRADE),--upgrade)
 
 clean: ## Remove environments, caches and builds; keep runs/ and policies/
-	rm -rf .venv .venv-serve .venv-clients dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-serve .venv-clients .venv-imports dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch is installed first, by itself, so that a CPU build from an extra index is chosen before the other
@@ -83,3 +83,11 @@ clean: ## Remove environments, caches and builds; keep runs/ and policies/
 	.venv-clients/bin/python $(INSTALL) 'pip>=25.1'
 	.venv-clients/bin/python $(INSTALL) --group clients
 	$(call finish,.venv-clients)
+
+# Programs whose files `slimq import` reads, for the tests that make such files.
+.venv-imports/.stamp: pyproject.toml
+	$(call begin,.venv-imports)
+	.venv-imports/bin/python $(INSTALL) 'pip>=25.1'
+	.venv-imports/bin/python $(INSTALL) '$(TORCH)'
+	.venv-imports/bin/python $(INSTALL) --group imports
+	$(call finish,.venv-imports)

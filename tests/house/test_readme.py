@@ -21,6 +21,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/decisions.md",
+    "docs/import.md",
     "docs/operations.md",
     "docs/loadtest.md",
     "docs/service.md",

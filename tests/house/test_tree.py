@@ -24,6 +24,7 @@ CROSS_CUTTING = {
     "cli/test_unproven.py",
     "core/test_publish_crash.py",
     "evaluation/test_unproven.py",
+    "importing/test_real_files.py",
     "loadtest/test_calibration.py",
     "loadtest/test_stall.py",
     "networks/test_kinds.py",

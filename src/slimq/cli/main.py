@@ -17,6 +17,7 @@ from slimq.core.errors import CheckFailedError, GateError, SlimqError, describe_
 
 COMMANDS = {
     "train": "slimq.cli.train",
+    "import": "slimq.cli.import_policy",
     "compress": "slimq.cli.compress",
     "evaluate": "slimq.cli.evaluate",
     "compare": "slimq.cli.compare",

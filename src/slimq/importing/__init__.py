@@ -1,0 +1,1 @@
+"""Imports policies that other programs trained, without executing anything in their files."""

@@ -1,0 +1,131 @@
+"""Observations that a user gives in an npz file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimq.core.errors import InvalidInputError, first_line
+from slimq.core.observation import ObservationPart, Observations, ObservationSpec
+from slimq.importing.files import open_archive, read_file, read_member
+from slimq.importing.source import describe_layout, refuse
+
+KEY = "observations"
+
+
+def read_states(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Reads the arrays of an npz file; pickled objects are refused.
+
+    Raises:
+        InvalidInputError: the file is something else, or damaged.
+    """
+    content, name = read_file(path), str(path)
+    expected = f"an npz file with {KEY!r}, or with an array per part"
+    if content[:2] != b"PK":
+        raise refuse(name, expected, "another kind of file", "write it with numpy.savez")
+    archive = open_archive(content, name)
+    found = {}
+    for member in archive.namelist():
+        try:
+            data = read_member(archive, member, name)
+            found[member.removesuffix(".npy")] = np.load(io.BytesIO(data), allow_pickle=False)
+        except InvalidInputError:
+            raise
+        except Exception as error:  # an npy header is Python source: its reader raises anything
+            raise refuse(name, expected, f"{member!r}: {first_line(error)[:120]}") from error
+    arrays = {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
+    if not arrays:
+        raise refuse(name, expected, "an empty archive")
+    return arrays
+
+
+def states_for(
+    arrays: Mapping[str, npt.NDArray[Any]], layout: ObservationSpec, name: str
+) -> Observations:
+    """The states as observations of a layout.
+
+    Raises:
+        ObservationError: they do not fit.
+    """
+    if set(arrays) == {KEY}:
+        array = arrays[KEY]
+        values = array.astype(np.uint8) if array.dtype == np.bool_ else array
+        return layout.check(values, f"{name}: {KEY}")
+    return layout.join(dict(arrays), name)
+
+
+def layout_of_states(
+    arrays: Mapping[str, npt.NDArray[Any]],
+    described: ObservationSpec | None,
+    name: str,
+    *,
+    strict: bool = True,
+) -> ObservationSpec:
+    """The layout of states without an environment: that of the file, or of the arrays.
+
+    Images may have their channels last where the file has them first, or the reverse.
+
+    Args:
+        arrays: by key.
+        described: as the policy's file describes observations; None if it does not.
+        name: name of the states' file in errors.
+        strict: whether the policy takes nothing but the type that it describes; bytes are
+            otherwise kept as such.
+
+    Raises:
+        InvalidInputError: there are parts, but the policy's file describes none; or the arrays fit
+            no observations.
+    """
+    if set(arrays) != {KEY}:
+        if described is None or described.parts is None:
+            received = ", ".join(arrays)
+            shown = "one array" if described is None else describe_layout(described)
+            raise refuse(name, f"the key {KEY!r} alone ({shown})", received)
+        parts = tuple(
+            _as_given(part, arrays.get(part.name), strict=strict) for part in described.parts
+        )
+        return _changed(described, parts=parts)
+    array = arrays[KEY]
+    if described is not None and (strict or array.dtype != np.uint8):
+        if described.parts is None and _is_swapped(array.shape[1:], described.shape):
+            return _changed(described, shape=array.shape[1:])
+        return described
+    if array.ndim < 2 or array.dtype.kind not in "fiub":
+        raise refuse(name, "numbers of shape (states, ...)", f"{array.dtype} {array.shape}")
+    kind = "uint8" if array.dtype in (np.uint8, np.bool_) else "float32"
+    if array.dtype.kind in "iu" and kind != "uint8":
+        kind = "int32"
+    high = 1.0 if array.dtype == np.bool_ else 255.0 if kind == "uint8" else None
+    low = None if high is None else 0.0
+    return ObservationSpec(dtype=kind, shape=array.shape[1:], low=low, high=high)
+
+
+def _changed(layout: ObservationSpec, **changes: object) -> ObservationSpec:
+    """A copy without what was computed from the old fields."""
+    return ObservationSpec.model_validate({**layout.model_dump(), **changes})
+
+
+def _as_given(
+    part: ObservationPart, array: npt.NDArray[Any] | None, *, strict: bool
+) -> ObservationPart:
+    """The part, with the axes of an image as the states have them."""
+    if array is None or part.categories is not None:
+        return part
+    changes: dict[str, object] = {}
+    if _is_swapped(array.shape[1:], part.shape):
+        changes["shape"] = array.shape[1:]
+    if not strict and array.dtype == np.uint8:
+        changes |= {"integer": True, "low": 0.0, "high": 255.0}
+    return ObservationPart.model_validate({**part.model_dump(), **changes})
+
+
+def _is_swapped(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an image has its channels at the other end of its shape."""
+    if len(shape) != 3 or given == shape:
+        return False
+    return given in ((*shape[1:], shape[0]), (shape[2], *shape[:2]))
