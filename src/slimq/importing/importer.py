@@ -37,8 +37,9 @@ from slimq.environments.rollout import random_returns
 from slimq.environments.vector import describe
 from slimq.evaluation.fidelity import measure_fidelity
 from slimq.importing.checking import draw_observations, evaluate, relative_error
-from slimq.importing.onnx_counts import count_graph
-from slimq.importing.onnx_reading import opset_of
+from slimq.importing.hub import find_policy
+from slimq.importing.onnx.counts import count_graph
+from slimq.importing.onnx.loading import opset_of
 from slimq.importing.recognition import read_source
 from slimq.importing.source import Fitted, Hints, Source, describe_layout, refuse
 from slimq.importing.states import layout_of_states, read_states, states_for
@@ -219,8 +220,6 @@ def _calibrate(
 
 
 def _record(source: Source, fitted: Fitted, path: Path, states: int, error: float) -> ImportRecord:
-    from slimq.importing.hub import find_policy
-
     file = find_policy(path) if path.is_dir() else path
     content = file.read_bytes()
     return ImportRecord(

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from slimq.importing.cleanrl import read_model
-from slimq.importing.files import open_archive, read_file
-from slimq.importing.flax_form import is_msgpack, read_flax
+from slimq.importing.cleanrl.flax_form import is_msgpack, read_flax
+from slimq.importing.cleanrl.torch_form import read_model
+from slimq.importing.files.reading import open_archive, read_file
 from slimq.importing.hub import (
     find_policy,
     statistics_beside,
     with_environment,
     with_statistics,
 )
-from slimq.importing.onnx_source import read_onnx
+from slimq.importing.onnx.reader import read_onnx
+from slimq.importing.plain_weights.reader import is_safetensors, read_weights
 from slimq.importing.source import Framework, Hints, Source, refuse
-from slimq.importing.stable_baselines import read_zip
-from slimq.importing.torch_weights import is_safetensors, read_weights
+from slimq.importing.stable_baselines.reader import read_zip
 
 KINDS = (
     "a zip of Stable-Baselines3, a .cleanrl_model, a torch state dict, safetensors, an ONNX model, "

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from slimq.core.errors import InvalidInputError, first_line
 from slimq.core.observation import ObservationPart, Observations, ObservationSpec
-from slimq.importing.files import open_archive, read_file, read_member
+from slimq.importing.files.reading import open_archive, read_file, read_member
 from slimq.importing.source import describe_layout, refuse
 
 KEY = "observations"

@@ -1,0 +1,1 @@
+"""Policies of CleanRL, from torch and from JAX."""

@@ -1,0 +1,1 @@
+"""Weights without a program: a torch state dict or safetensors."""

@@ -1,0 +1,1 @@
+"""Policies of Stable-Baselines3 and sb3-contrib."""
