@@ -21,6 +21,8 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/decisions.md",
+    "docs/environments.md",
+    "docs/import.md",
     "docs/import.md",
     "docs/operations.md",
     "docs/loadtest.md",
