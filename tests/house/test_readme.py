@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import shlex
@@ -21,6 +22,8 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/decisions.md",
+    "docs/environments.md",
+    "docs/import.md",
     "docs/import.md",
     "docs/operations.md",
     "docs/loadtest.md",
@@ -79,7 +82,7 @@ def test_every_configuration_and_recipe_it_mentions_exists(root: Path, readme: s
         if words[0] == "train":
             assert (root / words[1]).exists()
         if words[0] == "compress":
-            for name in words[2:]:
+            for name in itertools.takewhile(lambda word: not word.startswith("-"), words[2:]):
                 files = [
                     root / "recipes" / place
                     for place in (f"{words[1]}/{name}.toml", f"{name}.toml")
