@@ -70,6 +70,11 @@ def test_a_policy_with_states_is_published(folder: Path) -> None:
     manifest = repository.policy("mine")
     assert manifest.imported is not None
     assert manifest.imported.states == 64
+    calibration, held_out = repository.calibration(manifest), repository.held_out(manifest)
+    assert calibration is not None
+    assert held_out is not None
+    assert summary["calibration_states"] == len(calibration) == 52
+    assert summary["held_out_states"] == len(held_out) == 12
 
 
 def test_the_text_says_that_nothing_is_proven_in_play(folder: Path) -> None:
@@ -77,7 +82,36 @@ def test_the_text_says_that_nothing_is_proven_in_play(folder: Path) -> None:
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert "environment: none" in lines
+    assert {"calibration_states: 52", "held_out_states: 12"} < set(lines)
     assert lines[-1] == "note: without an environment, the policy is not proven in play"
+
+
+def test_the_text_says_that_there_are_too_few_states_to_hold_some_out(folder: Path) -> None:
+    write_states(folder / "states.npz", observations=np.ones((9, 4)))
+    done = run("dqn.zip", "--policy", "mine", "--observations", "states.npz")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert {"calibration_states: 9", "held_out_states: 0"} < set(lines)
+    assert lines[-2].startswith("note: with 9 of the 10 states needed to keep some from compr")
+
+
+def test_a_policy_with_states_is_compressed_and_evaluated_on_others(folder: Path) -> None:
+    sb3_zip(folder / "dqn.zip", q_net(balancing()))
+    run("dqn.zip", "--policy", "mine", "--observations", "states.npz")
+    int8 = str(ROOT / "recipes" / "int8.toml")
+    for arguments in (["compress", "mine", int8], ["evaluate", "mine", "--no-latency"]):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, (done.output, done.exception)
+    repository = Repository(folder / "policies")
+    manifest, report = repository.policy("mine"), repository.report("mine", "int8")
+    assert manifest.held_out is not None
+    assert report is not None
+    assert report.states_sha256 == manifest.held_out.sha256
+    assert report.fidelity is not None
+    assert report.fidelity.states == 12
+    recipe = repository.variant("mine", "int8").recipe
+    assert manifest.calibration is not None
+    assert recipe.calibration_sha256 == manifest.calibration.sha256
 
 
 def test_a_configuration_gives_the_environment(folder: Path) -> None:

@@ -11,10 +11,11 @@ from policy_files import dense, forward, q_net, save, sb3_zip, write_states
 from slimq.core.calibration import CalibrationSet
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import InvalidInputError
+from slimq.core.manifest import FileEntry
 from slimq.core.onnx_policy import OnnxPolicy
-from slimq.importing import importer
+from slimq.importing import importer, observations
 from slimq.importing.checking import relative_error
-from slimq.importing.importer import Request, prepare, summarize
+from slimq.importing.importer import Prepared, Request, prepare, summarize
 from slimq.importing.source import Fitted, Hints, Source
 
 CARTPOLE = EnvironmentSpec(id="CartPole-v1", max_episode_steps=100)
@@ -63,6 +64,59 @@ def test_with_states_alone_nothing_is_proven_in_play(tmp_path: Path) -> None:
     assert manifest.actions == ["0", "1"]
     assert manifest.imported is not None
     assert manifest.imported.states == 7
+
+
+def recorded(prepared: Prepared, entry: FileEntry | None) -> CalibrationSet:
+    assert entry is not None
+    return CalibrationSet.from_bytes(prepared.files[entry.path])
+
+
+@pytest.mark.parametrize("count", [10, 11, 34])
+def test_every_fifth_recorded_state_is_kept_from_compression(tmp_path: Path, count: int) -> None:
+    layers = dense(4, 8, 2)
+    path = sb3_zip(tmp_path / "x.zip", q_net(layers))
+    drawn = np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
+    states = write_states(tmp_path / "s.npz", observations=drawn)
+    prepared = prepare(request_of(path, states=states))
+    manifest = prepared.manifest
+    calibration = recorded(prepared, manifest.calibration)
+    held_out = recorded(prepared, manifest.held_out)
+    kept = held_out.observations(manifest.observation)
+    np.testing.assert_array_equal(kept, drawn[4::5])
+    rest = np.delete(drawn, np.s_[4::5], axis=0)
+    np.testing.assert_array_equal(calibration.observations(manifest.observation), rest)
+    assert relative_error(forward(layers, kept), held_out.q_values) < 1e-5
+    assert manifest.imported is not None
+    assert manifest.imported.states == count
+    assert manifest.imported.notes == ()
+    summary = summarize(prepared)
+    assert summary["calibration_states"] == len(calibration) == count - count // 5
+    assert summary["held_out_states"] == len(held_out) == count // 5
+    assert prepare(request_of(path, states=states)).files == prepared.files
+
+
+def test_fewer_than_ten_states_are_not_split_and_a_note_says_so(tmp_path: Path) -> None:
+    path = sb3_zip(tmp_path / "x.zip", q_net(dense(4, 8, 2)))
+    states = write_states(tmp_path / "s.npz", observations=np.ones((9, 4)))
+    prepared = prepare(request_of(path, states=states))
+    assert prepared.manifest.held_out is None
+    assert len(recorded(prepared, prepared.manifest.calibration)) == 9
+    summary = summarize(prepared)
+    assert (summary["calibration_states"], summary["held_out_states"]) == (9, 0)
+    assert "9 of the 10 states needed" in str(summary["notes"])
+
+
+def test_with_an_environment_the_states_of_a_file_are_for_the_check_alone(
+    tmp_path: Path, quick: None
+) -> None:
+    path = sb3_zip(tmp_path / "x.zip", q_net(dense(4, 8, 2)))
+    states = write_states(tmp_path / "s.npz", observations=np.ones((20, 4)))
+    prepared = prepare(request_of(path, environment=CARTPOLE, states=states))
+    assert prepared.manifest.held_out is None
+    assert prepared.manifest.imported is not None
+    assert prepared.manifest.imported.states == 20 + 40
+    assert prepared.manifest.imported.notes == ()
+    assert summarize(prepared)["held_out_states"] is None
 
 
 def test_without_either_the_line_says_what_is_needed(tmp_path: Path) -> None:
@@ -131,10 +185,10 @@ def test_q_values_that_overflow_are_refused(tmp_path: Path) -> None:
 
 
 def test_many_states_are_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importer, "MAX_STATES", 10)
+    monkeypatch.setattr(observations, "MAX_STATES", 10)
     path = sb3_zip(tmp_path / "x.zip", q_net(dense(4, 2)))
-    observations = np.random.default_rng(0).normal(size=(100, 4))
-    states = write_states(tmp_path / "s.npz", observations=observations)
+    drawn = np.random.default_rng(0).normal(size=(100, 4))
+    states = write_states(tmp_path / "s.npz", observations=drawn)
     manifest = prepare(request_of(path, states=states)).manifest
     assert manifest.imported is not None
     assert manifest.imported.states == 10

@@ -51,7 +51,7 @@ def test_a_policy_is_published_with_its_baseline(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "policies").iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("call", range(1, 6))
+@pytest.mark.parametrize("call", range(1, 7))
 def test_a_full_disk_leaves_nothing_of_a_new_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
@@ -62,7 +62,7 @@ def test_a_full_disk_leaves_nothing_of_a_new_policy(
     assert not (tmp_path / "policies").exists()
 
 
-@pytest.mark.parametrize("call", range(1, 6))
+@pytest.mark.parametrize("call", range(1, 7))
 def test_a_full_disk_leaves_the_policy_that_was_to_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:

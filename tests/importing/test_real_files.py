@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from places import ROOT
 from slimq.cli.main import app
+from slimq.core.manifest import PolicyManifest
+from slimq.core.observation import Observations
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
 from slimq.core.verification import find_problems
@@ -49,6 +51,15 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["import", *arguments])
 
 
+def observations(repository: Repository, manifest: PolicyManifest) -> Observations:
+    """The states of the file in their order, of which every fifth is held out."""
+    calibration, held_out = repository.calibration(manifest), repository.held_out(manifest)
+    assert calibration is not None
+    assert held_out is not None
+    seen, kept = (part.observations(manifest.observation) for part in (calibration, held_out))
+    return np.insert(seen, np.arange(1, len(kept) + 1) * 4, kept, axis=0)
+
+
 def test_every_file_has_the_q_values_of_its_program(folder: Path, tmp_path: Path) -> None:
     repository = Repository(tmp_path / "policies")
     cases = json.loads((folder / "cases.json").read_text())
@@ -56,16 +67,15 @@ def test_every_file_has_the_q_values_of_its_program(folder: Path, tmp_path: Path
     graphs = set()
     for case in cases:
         name = case["name"]
-        states = str(folder / f"{name}.states.npz")
-        options = ["--observations", states, "--policies", str(repository.root), *case["options"]]
+        file = str(folder / f"{name}.states.npz")
+        options = ["--observations", file, "--policies", str(repository.root), *case["options"]]
         done = run(str(folder / case["file"]), "--policy", name, "--json", *options)
         assert done.exit_code == 0, (name, done.output, done.exception)
         manifest = repository.policy(name)
-        calibration = repository.calibration(manifest)
-        assert calibration is not None
+        states = observations(repository, manifest)
         _, model = repository.read_model(name, "fp32")
         policy = OnnxPolicy(model, manifest.observation, len(manifest.actions))
-        q_values = policy(calibration.observations(manifest.observation))
+        q_values = policy(states)
         expected = np.load(folder / f"{name}.q_values.npy")
         assert relative_error(expected, q_values) < 1e-4, name
         assert find_problems(repository, name) == []

@@ -9,7 +9,7 @@ import pytest
 from policy_files import Payload, write_states
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import ObservationPart, ObservationSpec
-from slimq.importing.states import layout_of_states, read_states, states_for
+from slimq.importing.states import layout_of_states, read_states, split_states, states_for
 
 IMAGE = ObservationSpec(dtype="uint8", shape=(3, 5, 6), low=0, high=255)
 PARTS = ObservationSpec(
@@ -77,3 +77,18 @@ def test_other_files_are_refused_and_objects_are_not_unpickled(tmp_path: Path) -
     np.savez(tmp_path / "z.npz")
     with pytest.raises(InvalidInputError, match="empty archive"):
         read_states(tmp_path / "z.npz")
+
+
+@pytest.mark.parametrize("count", [10, 14, 15, 1000])
+def test_every_fifth_state_is_held_out(count: int) -> None:
+    calibration, held_out = split_states(np.arange(count)[:, np.newaxis])
+    assert held_out is not None
+    assert held_out[:2].ravel().tolist() == [4, 9]
+    assert len(held_out) == count // 5
+    assert sorted([*calibration.ravel(), *held_out.ravel()]) == list(range(count))
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_few_states_are_not_split(count: int) -> None:
+    states = np.ones((count, 4))
+    assert split_states(states) == (states, None)

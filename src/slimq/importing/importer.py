@@ -1,4 +1,4 @@
-"""Makes a policy from a source: observations, self-check, calibration set, manifests, models.
+"""Makes a policy from a source: observations, self-check, recorded states, manifests, models.
 
 Everything is made and checked in memory; `publication.py` writes it.
 """
@@ -17,7 +17,6 @@ import torch
 
 from slimq.core.calibration import CalibrationSet
 from slimq.core.environment import EnvironmentSpec
-from slimq.core.errors import InvalidInputError
 from slimq.core.manifest import (
     ImportRecord,
     PolicyManifest,
@@ -27,22 +26,20 @@ from slimq.core.manifest import (
     StepRecord,
     VariantManifest,
 )
-from slimq.core.observation import Observations, ObservationSpec
+from slimq.core.observation import Observations
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.publish import content_entry
 from slimq.core.qfunction import QFunction
 from slimq.core.seeds import HELD_OUT
-from slimq.environments.collection import collect_calibration
 from slimq.environments.rollout import random_returns
-from slimq.environments.vector import describe
 from slimq.evaluation.fidelity import measure_fidelity
 from slimq.importing.checking import draw_observations, evaluate, relative_error
 from slimq.importing.hub import find_policy
+from slimq.importing.observations import Place, Recorded, find_place, notes_of, record_states
 from slimq.importing.onnx.counts import count_graph
 from slimq.importing.onnx.loading import opset_of
 from slimq.importing.recognition import read_source
 from slimq.importing.source import Fitted, Hints, Source, describe_layout, refuse
-from slimq.importing.states import layout_of_states, read_states, states_for
 from slimq.networks.checkpoint import save_network
 from slimq.networks.export import export_onnx
 from slimq.networks.qnetwork import count_macs, count_parameters
@@ -52,8 +49,6 @@ MAX_ERROR = 1e-4
 """Largest difference from the source's Q-values, relative to the largest of them."""
 DRAWN = 64
 """Observations within the bounds of the space, checked before the policy plays."""
-MAX_STATES = 10_000
-"""States of a file that are kept; more are thinned out evenly."""
 RANDOM_EPISODES = 100
 VARIANT = "fp32"
 LIBRARIES = ("slimq", "numpy", "onnx", "onnxruntime", "torch")
@@ -89,31 +84,17 @@ class Prepared:
         files: its files by name.
         variant: manifest of the full network as a variant.
         model: the variant's ONNX model.
+        calibration_states: number of states that compression calibrates on.
+        held_out_states: number of states that it never sees; None with an environment, where
+            evaluation plays.
     """
 
     manifest: PolicyManifest
     files: dict[str, bytes]
     variant: VariantManifest
     model: bytes
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where observations come from.
-
-    Attributes:
-        observation: their layout.
-        actions: meaning of each action; None if only their number is known.
-        action_start: the environment's number of the first one.
-        environment: None without one.
-        states: given by the user; None without.
-    """
-
-    observation: ObservationSpec
-    actions: list[str] | None
-    action_start: int
-    environment: EnvironmentSpec | None
-    states: Observations | None
+    calibration_states: int
+    held_out_states: int | None
 
 
 def prepare(request: Request) -> Prepared:
@@ -124,56 +105,27 @@ def prepare(request: Request) -> Prepared:
         ConfigError: the network file is invalid.
     """
     source = read_source(request.path, request.hints)
-    place = _find_place(source, request)
+    place = find_place(source, request.environment, request.states)
     fitted = source.fit(place.observation)
     model = export_onnx(fitted.network) if fitted.network is not None else fitted.graph or b""
     states = draw_observations(place.observation, DRAWN) if place.states is None else place.states
     actions = _check_actions(source, fitted.reference, states, place, request)
     policy = OnnxPolicy(model, place.observation, actions, str(request.path))
     error = _check(fitted.reference, policy, states, request.path)
-    calibration = _calibrate(place, fitted, policy, request)
-    seen = calibration.observations(place.observation)
-    error = max(error, _check(fitted.reference, policy, seen, request.path))
-    checked = len(seen) + (len(states) if place.states is None else 0)
-    record = _record(source, fitted, request.path, checked, error)
-    return _stage(request, place, fitted, record, calibration, policy, model, actions)
-
-
-def _find_place(source: Source, request: Request) -> _Place:
-    """The layout of observations, from the environment or the states."""
-    environment = request.environment
-    if environment is None and request.states is None:
-        environment = source.environment
-    arrays = None if request.states is None else read_states(request.states)
-    if environment is not None:
-        description = describe(environment)
-        states = None
-        if arrays is not None:
-            states = _thin(states_for(arrays, description.observation, str(request.states)))
-        return _Place(
-            description.observation,
-            list(description.actions),
-            description.action_start,
-            environment,
-            states,
-        )
-    if arrays is None:
-        expected = "--env ID, to play in, or --observations STATES.npz, to check the import on"
-        raise InvalidInputError("--env", expected, "neither, and the file names no environment")
-    layout = layout_of_states(arrays, source.layout, str(request.states), strict=source.strict)
-    states = _thin(states_for(arrays, layout, str(request.states)))
-    return _Place(layout, None, 0, None, states)
-
-
-def _thin(states: Observations) -> Observations:
-    if len(states) <= MAX_STATES:
-        return states
-    kept: Observations = states[np.linspace(0, len(states) - 1, MAX_STATES).astype(int)]
-    return kept
+    checked = len(states)
+    full: QFunction = policy if fitted.network is None else TorchPolicy(fitted.network)
+    recorded = record_states(place, full, request.calibration_states)
+    if place.environment is not None:
+        seen = recorded.calibration.observations(place.observation)
+        error = max(error, _check(fitted.reference, policy, seen, request.path))
+        checked += len(seen)
+    notes = (*source.notes, *fitted.notes, *notes_of(place, recorded))
+    record = _record(source, request.path, checked, error, notes)
+    return _stage(request, place, fitted, record, recorded, policy, model, actions)
 
 
 def _check_actions(
-    source: Source, reference: QFunction, states: Observations, place: _Place, request: Request
+    source: Source, reference: QFunction, states: Observations, place: Place, request: Request
 ) -> int:
     """Compares the number of actions with the environment's; returns it."""
     actions = source.actions
@@ -204,22 +156,9 @@ def _check(reference: QFunction, policy: QFunction, states: Observations, path: 
     return error
 
 
-def _calibrate(
-    place: _Place, fitted: Fitted, policy: OnnxPolicy, request: Request
-) -> CalibrationSet:
-    """States with the full policy's Q-values, from play or from the user's file."""
-    full: QFunction = policy if fitted.network is None else TorchPolicy(fitted.network)
-    if place.environment is not None:
-        return collect_calibration(
-            place.environment, place.observation, full, request.calibration_states
-        )
-    if place.states is None:
-        raise TypeError("neither an environment nor states")
-    indices = np.arange(len(place.states), dtype=np.int32)[:, np.newaxis]
-    return CalibrationSet(place.states, indices, evaluate(full, place.states))
-
-
-def _record(source: Source, fitted: Fitted, path: Path, states: int, error: float) -> ImportRecord:
+def _record(
+    source: Source, path: Path, states: int, error: float, notes: tuple[str, ...]
+) -> ImportRecord:
     file = find_policy(path) if path.is_dir() else path
     content = file.read_bytes()
     return ImportRecord(
@@ -229,7 +168,7 @@ def _record(source: Source, fitted: Fitted, path: Path, states: int, error: floa
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         versions=dict(source.versions),
-        notes=(*source.notes, *fitted.notes),
+        notes=notes,
         states=states,
         max_error=error,
     )
@@ -237,19 +176,24 @@ def _record(source: Source, fitted: Fitted, path: Path, states: int, error: floa
 
 def _stage(
     request: Request,
-    place: _Place,
+    place: Place,
     fitted: Fitted,
     record: ImportRecord,
-    calibration: CalibrationSet,
+    recorded: Recorded,
     policy: OnnxPolicy,
     model: bytes,
     actions: int,
 ) -> Prepared:
     """Builds the manifests around the models."""
+    calibration = recorded.calibration
     stored = calibration.to_bytes()
     calibration_entry = content_entry("calibration", ".npz", stored)
     files = {calibration_entry.path: stored}
-    checkpoint = graph = None
+    held_out = checkpoint = graph = None
+    if recorded.held_out is not None:
+        kept = recorded.held_out.to_bytes()
+        held_out = content_entry("heldout", ".npz", kept)
+        files[held_out.path] = kept
     if fitted.network is not None:
         weights = save_network(fitted.network)
         checkpoint = content_entry("checkpoint", ".safetensors", weights)
@@ -269,6 +213,7 @@ def _stage(
         checkpoint=checkpoint,
         graph=graph,
         calibration=calibration_entry,
+        held_out=held_out,
     )
     source = checkpoint or graph
     variant = _variant(
@@ -280,10 +225,18 @@ def _stage(
         model,
         calibration_entry.sha256,
     )
-    return Prepared(manifest, files, variant, model)
+    kept_states = 0 if recorded.held_out is None else len(recorded.held_out)
+    return Prepared(
+        manifest,
+        files,
+        variant,
+        model,
+        calibration_states=len(calibration),
+        held_out_states=kept_states if place.environment is None else None,
+    )
 
 
-def _random_policy(place: _Place, actions: int) -> RandomPolicyRecord | None:
+def _random_policy(place: Place, actions: int) -> RandomPolicyRecord | None:
     if place.environment is None:
         return None
     returns = random_returns(place.environment, actions, HELD_OUT.seeds(RANDOM_EPISODES))
@@ -361,6 +314,8 @@ def summarize(prepared: Prepared) -> dict[str, object]:
         "network": "network" if manifest.checkpoint else "graph",
         "parameters": prepared.variant.parameters,
         "states": record.states,
+        "calibration_states": prepared.calibration_states,
+        "held_out_states": prepared.held_out_states,
         "max_error": record.max_error,
         "random_return": manifest.random_policy.mean if manifest.random_policy else None,
         "notes": list(record.notes),

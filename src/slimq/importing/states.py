@@ -16,6 +16,10 @@ from slimq.importing.files.reading import open_archive, read_file, read_member
 from slimq.importing.source import describe_layout, refuse
 
 KEY = "observations"
+HELD_OUT_EVERY = 5
+"""Of this many consecutive states, compression never sees the last."""
+MIN_TO_SPLIT = 10
+"""With fewer states than these, compression needs them all."""
 
 
 def read_states(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -57,6 +61,19 @@ def states_for(
         values = array.astype(np.uint8) if array.dtype == np.bool_ else array
         return layout.check(values, f"{name}: {KEY}")
     return layout.join(dict(arrays), name)
+
+
+def split_states(states: Observations) -> tuple[Observations, Observations | None]:
+    """Splits recorded states, `(states, *shape)`, always in the same way.
+
+    Returns:
+        The states that compression calibrates on, and every fifth state, which it never sees; None
+        if there are too few to split.
+    """
+    if len(states) < MIN_TO_SPLIT:
+        return states, None
+    is_held_out = np.arange(len(states)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    return states[~is_held_out], states[is_held_out]
 
 
 def layout_of_states(
