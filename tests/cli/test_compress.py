@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from slimq.cli.compress import resolve_recipe
 from slimq.cli.main import app
-from slimq.core.errors import AcceptGateError, NotFoundError
+from slimq.core.errors import AcceptGateError, InvalidInputError, NotFoundError
 
 pytest.importorskip("torch")
 
@@ -84,6 +85,24 @@ def test_an_unknown_recipe_lists_the_available_ones(folder: Path) -> None:
     with pytest.raises(NotFoundError, match="unknown recipe 'fp23', did you mean 'fp32'"):
         resolve_recipe("fp23", "cartpole")
     assert resolve_recipe("elsewhere/my.toml", "cartpole") == Path("elsewhere/my.toml")
+
+
+def test_a_recipe_of_another_policy_is_shown_rather_than_called_unknown(folder: Path) -> None:
+    (folder / "recipes" / "pong").mkdir()
+    (folder / "recipes" / "pong" / "slim.toml").write_text(FP32, encoding="utf-8")
+    message = (
+        r"recipe: expected .* for any policy \(fp32\), received 'slim'.*recipes/pong/slim.toml"
+    )
+    with pytest.raises(InvalidInputError, match=message):
+        resolve_recipe("slim", "cartpole")
+
+
+def test_the_returns_behind_the_gate_are_printed(folder: Path) -> None:
+    (folder / "recipes" / "fp32.toml").write_text(FP32 + "margin = 1.0\nepisodes = 2\n")
+    lines = run("cartpole", "fp32").stdout.splitlines()
+    assert re.fullmatch(
+        r"  played: mean return [\d.]+, the full policy's [\d.]+; 0 of 2 episodes differ", lines[-1]
+    )
 
 
 def test_a_policys_own_recipe_takes_precedence(folder: Path) -> None:

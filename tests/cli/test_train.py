@@ -72,6 +72,7 @@ def test_training_publishes_a_policy(tmp_path: Path, config: Path) -> None:
     assert calibration.observations(manifest.observation).shape == (50, 4)
     assert network.spec.actions == 2
 
+    assert "slimq: next, make its full variant: slimq compress short fp32\n" in done.stderr
     again = slimq(tmp_path, "train", str(config))
     assert again.returncode == 2
     assert "--replace" in again.stderr

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +65,10 @@ def test_a_wrong_file_is_refused_with_its_place(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_config(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize(("optimizer", "term"), [("adam", 1e-8), ("rmsprop", 0.1)])
+def test_the_term_in_the_denominator_is_the_optimizers_own(optimizer: Any, term: float) -> None:
+    assert AlgorithmConfig(steps=100_000, optimizer=optimizer).denominator_term == term
+    given = AlgorithmConfig(steps=100_000, optimizer=optimizer, optimizer_epsilon=0.5)
+    assert given.denominator_term == 0.5

@@ -189,7 +189,7 @@ def _restore(learner: Learner, state: dict[str, Any]) -> None:
         learner.average.load_state_dict(state["average"] or state["online"])
     learner.optimizer.load_state_dict(state["optimizer"])
     for group in learner.optimizer.param_groups:  # its epsilon may have changed
-        group["eps"] = learner.config.algorithm.optimizer_epsilon
+        group["eps"] = learner.config.algorithm.denominator_term
     learner.exploration.bit_generator.state = state["exploration"]
     learner.sampling.set_state(state["sampling"].cpu())
     learner.episode_seeds = list(state["episode_seeds"])

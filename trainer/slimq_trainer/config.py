@@ -61,8 +61,10 @@ class AlgorithmConfig(_Config):
         le=1.0,
         description="final learning rate, annealed linearly; null: constant",
     )
-    optimizer_epsilon: float = Field(
-        default=0.1, gt=0.0, description="term added to the denominator"
+    optimizer_epsilon: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="term added to the denominator; null: 0.1 for rmsprop, 1e-8 for adam",
     )
     loss: Literal["squared", "huber"] = Field(
         default="squared", description="loss on the temporal-difference error"
@@ -97,6 +99,13 @@ class AlgorithmConfig(_Config):
         description="publish a moving average of the weights over 1 / (1 - average_decay) updates "
         "(Polyak & Juditsky 1992); null: publish the last weights",
     )
+
+    @property
+    def denominator_term(self) -> float:
+        """`optimizer_epsilon`, or the optimizer's default."""
+        if self.optimizer_epsilon is not None:
+            return self.optimizer_epsilon
+        return 1e-8 if self.optimizer == "adam" else 0.1
 
     @model_validator(mode="after")
     def _check(self) -> AlgorithmConfig:

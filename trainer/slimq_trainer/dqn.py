@@ -293,7 +293,7 @@ def make_optimizer(
     Torch adds ε outside the root, g / (√(E[g²] − E[g]²) + ε); the publication adds it inside. The
     default of 0.1 is the smallest denominator of the published form, √0.01.
     """
-    rate, epsilon = algorithm.learning_rate, algorithm.optimizer_epsilon
+    rate, epsilon = algorithm.learning_rate, algorithm.denominator_term
     if algorithm.optimizer == "adam":
         fused = device.type in {"cpu", "cuda"}
         return torch.optim.Adam(network.parameters(), lr=rate, eps=epsilon, fused=fused)

@@ -19,7 +19,7 @@ from slimq.cli.options import (
     ThreadsOption,
 )
 from slimq.cli.outcomes import show_outcome, show_step
-from slimq.core.errors import NotFoundError
+from slimq.core.errors import InvalidInputError, NotFoundError
 from slimq.core.threads import limit_threads
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def resolve_recipe(name: str, policy: str, folder: Path = RECIPES) -> Path:
 
     Raises:
         NotFoundError: no such recipe in the folders; lists those available.
+        InvalidInputError: only other policies have a recipe of this name.
     """
     if name.endswith(".toml") or "/" in name:
         return Path(name)
@@ -100,6 +101,10 @@ def resolve_recipe(name: str, policy: str, folder: Path = RECIPES) -> Path:
         if path.is_file():
             return path
     found = {path.stem for place in folders for path in place.glob("*.toml")}
+    if others := sorted(folder.glob(f"*/{name}.toml")):
+        expected = f"a recipe for {policy} or for any policy ({', '.join(sorted(found))})"
+        hint = f"; copy {others[0]} and fit it to the policy"
+        raise InvalidInputError("recipe", expected, f"{name!r}, of other policies", hint)
     raise NotFoundError("recipe", name, found)
 
 

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from slimq.core.manifest import StepRecord
+    from slimq_compression.accept import Verdict
     from slimq_compression.compress import Outcome
 
 
@@ -30,7 +31,20 @@ def describe(outcome: Outcome) -> list[str]:
         limit = f"{criterion.relation} {criterion.limit:.6g}"
         judged = "passed" if criterion.holds else "failed"
         lines.append(f"  {judged}: {criterion.name} {criterion.value:.6g} ({limit})")
+    if outcome.verdict is not None and outcome.verdict.returns:
+        lines.append(f"  {_describe_play(outcome.verdict)}")
     return lines
+
+
+def _describe_play(verdict: Verdict) -> str:
+    """The two mean returns that the criteria of play come from."""
+    returns, reference = verdict.returns, verdict.reference_returns
+    differing = sum(a != b for a, b in zip(returns, reference, strict=True))
+    own, full = (sum(values) / len(values) for values in (returns, reference))
+    return (
+        f"played: mean return {own:.6g}, the full policy's {full:.6g}; "
+        f"{differing} of {len(returns)} episodes differ"
+    )
 
 
 def show_step(step: StepRecord) -> None:

@@ -128,6 +128,7 @@ def train(
             summary["random_return"] = manifest.random_policy.mean
         summary["default_variant"] = manifest.default_variant
         summary["published"] = str(policies / config.policy)
+        _advise(config, summary, policies)
         if earlier not in (None, manifest.default_variant):
             typer.echo(
                 f"slimq: {config.policy}: the default is {manifest.default_variant} again, because "
@@ -140,6 +141,21 @@ def train(
     else:
         for key, value in summary.items():
             typer.echo(f"{key}: {value}")
+
+
+def _advise(config: TrainConfig, summary: dict[str, object], policies: Path) -> None:
+    """Says on stderr what to do next, and that a policy is no better than chance."""
+    best, random = summary["best_return"], summary.get("random_return")
+    if isinstance(best, float) and isinstance(random, float) and best <= random:
+        typer.echo(
+            f"slimq: {config.policy} plays no better than random ({best:.6g} against {random:.6g});"
+            " train longer, or with other settings",
+            err=True,
+        )
+    place = "" if policies == DEFAULT_POLICIES else f" --policies {policies}"
+    typer.echo(
+        f"slimq: next, make its full variant: slimq compress {config.policy} fp32{place}", err=True
+    )
 
 
 def publish_policy(
