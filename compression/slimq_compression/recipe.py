@@ -121,19 +121,31 @@ def applied(accept: Accept, manifest: PolicyManifest) -> Accept:
     return accept.model_copy(update={"margin": None, "return_ratio": None, "agreement": agreement})
 
 
-class _Frame(BaseModel):
-    """A recipe without the parameters of its passes."""
+class Frame(BaseModel):
+    """Top level of a recipe; the keys of a step are those of its pass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Slug = Field(description="name of the variant to make")
-    description: str = Field(default="", max_length=500)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    network: list[dict[str, Any]] = Field(default_factory=list)
-    export: ExportParams = Field(default_factory=ExportParams)
-    graph: list[dict[str, Any]] = Field(default_factory=list)
-    store: Store = Field(default_factory=Store)
-    accept: Accept = Field(default_factory=Accept)
+    description: str = Field(
+        default="", max_length=500, description="one line on the variant, kept in its manifest"
+    )
+    seed: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="seed of the passes that draw or play"
+    )
+    network: list[dict[str, Any]] = Field(
+        default_factory=list, description="passes on the torch network, in order, each with `pass`"
+    )
+    export: ExportParams = Field(
+        default_factory=ExportParams, description="export to ONNX, between network and graph passes"
+    )
+    graph: list[dict[str, Any]] = Field(
+        default_factory=list, description="passes on the ONNX graph, in order, each with `pass`"
+    )
+    store: Store = Field(default_factory=Store, description="storage of the file")
+    accept: Accept = Field(
+        default_factory=Accept, description="criteria that the variant must meet to be published"
+    )
 
 
 @dataclass(frozen=True)
@@ -199,7 +211,7 @@ def parse_recipe(content: str, source: str) -> Recipe:
 
 
 def _make_recipe(document: TomlDocument) -> Recipe:
-    frame = document.validate(_Frame)
+    frame = document.validate(Frame)
     recipe = Recipe(
         source=document.source,
         name=frame.name,

@@ -21,6 +21,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/configuration.md",
     "docs/decisions.md",
     "docs/environments.md",
     "docs/import.md",

@@ -157,7 +157,7 @@ class TrainConfig(_Config):
     seed: int = Field(
         default=1, ge=0, le=900, description="seed of networks, exploration and episodes"
     )
-    environment: EnvironmentSpec
+    environment: EnvironmentSpec = Field(description="the environment and its preprocessing")
     network: Body | None = Field(
         default=None,
         description="layers up to the head; null: the Nature network for images of at least 36 "
@@ -167,8 +167,10 @@ class TrainConfig(_Config):
     head: HeadSpec = Field(
         default_factory=HeadSpec, description="layers from the network to the Q-values"
     )
-    algorithm: AlgorithmConfig
-    run: RunConfig = Field(default_factory=RunConfig)
+    algorithm: AlgorithmConfig = Field(description="hyper-parameters of DQN")
+    run: RunConfig = Field(
+        default_factory=RunConfig, description="hardware, checkpoints, evaluation, early stopping"
+    )
     calibration_states: int = Field(
         default=1_000, ge=1, le=100_000, description="states kept for calibration"
     )

@@ -17,10 +17,10 @@ class ConvLayer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["conv"] = "conv"
-    channels: Width
-    kernel: int = Field(ge=1, le=32)
-    stride: int = Field(default=1, ge=1, le=32)
+    kind: Literal["conv"] = Field(default="conv", description="a convolution, also without `kind`")
+    channels: Width = Field(description="output channels")
+    kernel: int = Field(ge=1, le=32, description="rows and columns of the kernel")
+    stride: int = Field(default=1, ge=1, le=32, description="step of the kernel, in pixels")
     padding: int = Field(default=0, ge=0, le=32, description="zeros on each side")
     groups: Width = Field(default=1, description="equal to the input channels: depthwise")
     batch_norm: bool = Field(default=False, description="batch normalization follows")
@@ -42,8 +42,8 @@ class ShuffleLayer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["shuffle"] = "shuffle"
-    groups: Width
+    kind: Literal["shuffle"] = Field(default="shuffle", description="a channel shuffle")
+    groups: Width = Field(description="groups of channels; must divide the channels")
 
 
 def _kind_of(value: Any) -> str:
@@ -63,8 +63,10 @@ class ResidualLayer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["residual"] = "residual"
-    layers: tuple[InnerLayer, ...] = Field(min_length=1, max_length=8)
+    kind: Literal["residual"] = Field(default="residual", description="a residual block")
+    layers: tuple[InnerLayer, ...] = Field(
+        min_length=1, max_length=8, description="layers whose output the input is added to"
+    )
 
 
 Layer = Annotated[
@@ -80,7 +82,7 @@ class DenseLayer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: Width
+    width: Width = Field(description="outputs")
     layer_norm: bool = Field(
         default=False, description="layer normalization follows (Ba et al. 2016)"
     )

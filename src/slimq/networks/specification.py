@@ -34,7 +34,7 @@ class ConvSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["conv"] = "conv"
+    kind: Literal["conv"] = Field(default="conv", description="convolutions, for images")
     window: Window | None = Field(
         default=None, description="part of the frames that the network sees; null for all"
     )
@@ -49,7 +49,9 @@ class ConvSpec(BaseModel):
         description="axis of the channels in an image; the graph transposes those with the "
         "channels last; null: first",
     )
-    convolutions: tuple[Layer, ...] = Field(min_length=1, max_length=32)
+    convolutions: tuple[Layer, ...] = Field(
+        min_length=1, max_length=32, description="layers before the dense ones"
+    )
     hidden: Hidden
     activation: Activation = Field(default="relu", description="nonlinearity between layers")
 
@@ -59,7 +61,7 @@ class MLPSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["mlp"] = "mlp"
+    kind: Literal["mlp"] = Field(default="mlp", description="dense layers, for anything")
     hidden: Hidden
     activation: Activation = Field(default="relu", description="nonlinearity between layers")
 
@@ -72,7 +74,9 @@ class MultiInputSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["multi"] = "multi"
+    kind: Literal["multi"] = Field(
+        default="multi", description="encoders, for observations with named parts"
+    )
     encoders: dict[str, Encoder] = Field(
         min_length=1, max_length=64, description="by name of the part; the others are flattened"
     )
