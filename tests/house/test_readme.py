@@ -25,7 +25,6 @@ PAGES = (
     "docs/decisions.md",
     "docs/environments.md",
     "docs/import.md",
-    "docs/import.md",
     "docs/operations.md",
     "docs/loadtest.md",
     "docs/service.md",

@@ -17,13 +17,28 @@ import pytest
 from websockets.sync.client import connect
 
 from places import ROOT
-from running import COMMAND, announced
+from running import COMMAND, announced, serve
 from slimq.core.repository import Repository
 
 PROGRAMS = ROOT / ".venv-imports"
 SETUP = ("python3", ".venv-sb3/bin/pip")
 """Programs of the lines that install Stable-Baselines3, which `make slow` has done."""
-SECONDS = 600
+SECONDS = 900
+ENV = "CartPole-v1"
+SAVE = """
+import sys
+from safetensors.torch import load_file
+from stable_baselines3 import DQN
+model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [256, 256]})
+names = {"features.0": "0", "features.2": "2", "head": "4"}
+state = {}
+for name, values in load_file(sys.argv[1]).items():
+    layer, _, kind = name.rpartition(".")
+    state[f"q_net.{names[layer]}.{kind}"] = values
+for network in (model.q_net, model.q_net_target):
+    network.load_state_dict(state)
+model.save(sys.argv[2])
+"""
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,7 +66,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(words: list[str], place: Path) -> str:
+def run(words: list[str], place: Path, codes: tuple[int, ...] = (0,)) -> str:
     variables = dict(os.environ)
     if words[0] == "slimq":
         words = [*COMMAND, *words[1:]]
@@ -60,8 +75,69 @@ def run(words: list[str], place: Path) -> str:
     done = subprocess.run(
         words, cwd=place, capture_output=True, text=True, timeout=SECONDS, env=variables
     )
-    assert done.returncode == 0, (words, done.stderr[-2000:])
+    assert done.returncode in codes, (words, done.stderr[-2000:])
     return done.stdout
+
+
+def test_the_commands_of_the_section_work_in_their_order(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    lines = [words for words in lines_of_the_section() if words[0] not in SETUP]
+    serving = next(index for index, words in enumerate(lines) if words[1] == "serve")
+    for words in lines[:serving]:
+        # How well a policy plays after a short training, and so the gate's verdict, depends on the
+        # processor: the gate may refuse int8, with exit code 1.
+        run(words, place, (0, 1) if words[1] == "compress" else (0,))
+    repository = Repository(place / "my-policies")
+    imported = repository.policy("mine")
+    assert imported.imported is not None
+    assert imported.imported.format == "stable-baselines3"
+    assert imported.random_policy is not None
+    report = repository.report("mine", "fp32")
+    assert report is not None
+    assert report.played is not None
+    assert report.played.mean > 2 * imported.random_policy.mean
+    served = [*COMMAND, *lines[serving][1:]]
+    with announced(served, SECONDS) as (_, url):
+        assert url == "http://127.0.0.1:8001"
+        asked, played = lines[serving + 1 : serving + 3]
+        answer = json.loads(run(asked, place))
+        assert answer["variant"] == "fp32"
+        assert answer["actions"][0] in (0, 1)
+        assert "mean" in run(played, place)
+    for words in lines[serving + 3 :]:
+        run(words, place)
+    assert repository.report("corridor", "int8") is not None
+
+
+def test_an_imported_policy_is_compressed_evaluated_served_and_played(place: Path) -> None:
+    """The weights of the shipped CartPole policy, in a file that Stable-Baselines3 saves."""
+    policies = ["--policies", str(place / "policies")]
+    weights = ROOT / "policies/cartpole" / checkpoint_of("cartpole")
+    run([str(place / ".venv-sb3/bin/python"), "-c", SAVE, str(weights), "strong"], place)
+    run(["slimq", "import", "strong.zip", "--policy", "mine", "--env", ENV, *policies], place)
+    run(["slimq", "compress", "mine", "int8", *policies], place)
+    run(["slimq", "evaluate", "mine", "--no-latency", *policies], place)
+    repository = Repository(place / "policies")
+    for name in ("fp32", "int8"):
+        report = repository.report("mine", name)
+        assert report is not None
+        assert report.played is not None
+        assert report.played.mean > 490
+    with serve(place / "policies", SECONDS) as (_, url):
+        state = {"observations": [[0.01, -0.02, 0.03, 0.04]]}
+        answer = httpx.post(f"{url}/v1/policies/mine/variants/int8/act", json=state).json()
+        assert answer["variant"] == "int8"
+        assert_every_way_gives_the_same(url, answer)
+        played = run(["slimq", "play", "mine", "--variant", "int8", "--url", url, "--json"], place)
+        assert json.loads(played)["mean"] > 400
+
+
+def checkpoint_of(policy: str) -> str:
+    checkpoint = Repository(ROOT / "policies").policy(policy).checkpoint
+    assert checkpoint is not None
+    return checkpoint.path
 
 
 def assert_every_way_gives_the_same(url: str, answer: dict[str, Any]) -> None:
@@ -75,7 +151,7 @@ def assert_every_way_gives_the_same(url: str, answer: dict[str, Any]) -> None:
         found = httpx.post(act, content=content, headers=headers).json()
         assert found["q_values"] == answer["q_values"]
         assert found["actions"] == answer["actions"]
-    tensor = {"name": "observation", "shape": [1, 4], "datatype": "FP32"}
+    tensor = {"name": "observations", "shape": [1, 4], "datatype": "FP32"}
     inputs = {"inputs": [{**tensor, "data": state.ravel().tolist()}]}
     outputs = httpx.post(f"{url}/v2/models/mine/versions/int8/infer", json=inputs).json()["outputs"]
     q_values = next(output["data"] for output in outputs if output["name"] == "q_values")
@@ -84,35 +160,3 @@ def assert_every_way_gives_the_same(url: str, answer: dict[str, Any]) -> None:
     with connect(address) as client:
         client.send(state.tobytes())
         assert json.loads(client.recv())["action"] == answer["actions"][0]
-
-
-def test_the_commands_of_the_section_work_in_their_order(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(place)
-    lines = [words for words in lines_of_the_section() if words[0] not in SETUP]
-    serving = next(index for index, words in enumerate(lines) if words[1] == "serve")
-    for words in lines[:serving]:
-        run(words, place)
-    repository = Repository(place / "my-policies")
-    imported = repository.policy("mine")
-    assert imported.imported is not None
-    assert imported.imported.format.startswith("stable-baselines3")
-    assert set(repository.variants("mine")) == {"fp32", "int8", "int8-dynamic"}
-    for name in repository.variants("mine"):
-        report = repository.report("mine", name)
-        assert report is not None
-        assert report.played is not None
-        assert report.played.mean > 10 * imported.random_policy.mean, name
-    served = [*COMMAND, *lines[serving][1:]]
-    with announced(served, SECONDS) as (_, url):
-        assert url == "http://127.0.0.1:8001"
-        asked, played = lines[serving + 1 : serving + 3]
-        answer = json.loads(run(asked, place))
-        assert answer["variant"] == "int8"
-        assert answer["actions"][0] in (0, 1)
-        assert "mean" in run(played, place)
-        assert_every_way_gives_the_same(url, answer)
-    for words in lines[serving + 3 :]:
-        run(words, place)
-    assert repository.report("corridor", "int8") is not None
