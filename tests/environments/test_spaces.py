@@ -151,7 +151,7 @@ def test_other_spaces_are_refused_by_name(space: Any, kind: str) -> None:
         (Discrete(70_000), "less than or equal to 65536"),
         (Dict({"id": Discrete(3, start=2**31)}), "'id' from 2147483648 to 2147483650"),
         (Tuple([Discrete(3, start=2**24), Box(0, 1, (1,))]), "categories from -16777216"),
-        (Discrete(4, start=2**25), "received Test-v0: 'observation' from 33554432 to 33554435"),
+        (Discrete(4, start=2**25), "received 'observation' from 33554432 to 33554435"),
         (MultiDiscrete([2], start=[-(2**24) - 1]), "'observation' from -16777217 to -16777216"),
         (
             Dict(a=Discrete(2), m=MultiDiscrete([60_000] * 20)),

@@ -60,7 +60,9 @@ def guarded(environment: str, place: str, field: str) -> Iterator[None]:
     """Turns every exception of foreign code into an `EnvironmentFailure`."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise EnvironmentFailure(environment, place, field, explain(error)) from error
 
 
@@ -68,7 +70,7 @@ def explain(error: BaseException) -> str:
     """An exception on one line: its type, its message and the line that raised it."""
     error = _origin(error)
     kind = type(error).__name__
-    message = first_line(error) if isinstance(error, Exception) else str(error)
+    message = "".join(_message(error).splitlines()[:1])
     text = kind if message in ("", kind) else f"{kind}: {message}"
     if len(text) > MAX_MESSAGE:
         text = text[: MAX_MESSAGE - 1] + "…"
@@ -136,7 +138,9 @@ def load_module(name: str, environment: str, field: str) -> ModuleType:
             raise MissingExtraError(top, _EXTRAS[top]) from error
         hint = f"; for a file, give {top}.py:NAME" if Path(f"{top}.py").exists() else ""
         raise InvalidInputError(field, "an installed module", repr(name), hint) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise EnvironmentFailure(environment, _CREATION, name, explain(error)) from error
 
 
@@ -213,8 +217,19 @@ def _no_attribute(module: ModuleType, place: str, name: str, field: str) -> Inva
 def _origin(error: BaseException) -> BaseException:
     """The exception that gymnasium raised again with more text, without its traceback."""
     cause = error.__cause__
-    again = type(error) is type(cause) and str(error).startswith(str(cause))
-    return cause if again and cause is not None else error
+    if cause is None or type(error) is not type(cause):
+        return error
+    return cause if _message(error).startswith(_message(cause)) else error
+
+
+def _message(error: BaseException) -> str:
+    """An exception's message; making it is foreign code, too."""
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return ""
 
 
 def _last_line(error: BaseException) -> str | None:

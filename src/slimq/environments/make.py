@@ -62,6 +62,22 @@ def step_limit(env: Env) -> int | None:
     return min(limits, default=None)
 
 
+def check_step_limit(spec: EnvironmentSpec, own: int | None) -> None:
+    """Refuses a step limit that the environment's own limit would keep from taking effect.
+
+    Raises:
+        InvalidInputError: the specification's limit is above the environment's own.
+    """
+    if own is None or spec.max_episode_steps is None or spec.max_episode_steps <= own:
+        return
+    remedy = "kwargs.max_episode_steps" if _VERSIONED.fullmatch(spec.id) else "its own code"
+    raise InvalidInputError(
+        "environment.max_episode_steps",
+        f"at most {own}, the limit of {spec.id} itself, which {remedy} can raise",
+        str(spec.max_episode_steps),
+    )
+
+
 def action_range(spec: EnvironmentSpec, env: Env) -> range:
     """The environment's own numbers of its actions.
 
@@ -138,7 +154,9 @@ def _make_registered(spec: EnvironmentSpec) -> Env:
         return gymnasium.make(name, **arguments)
     except gymnasium.error.DependencyNotInstalled as error:
         raise missing_dependency(error, "environment.id") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if foreign_line(error) is not None:
             raise EnvironmentFailure(spec.id, CREATION, "constructor", explain(error)) from error
         if isinstance(error, gymnasium.error.Error):

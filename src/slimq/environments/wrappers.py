@@ -115,7 +115,9 @@ def _apply(env: Env, wrapper: WrapperSpec, environment: str, place: str) -> Env:
         if error.name == "cv2":
             raise MissingExtraError("cv2", "images") from error
         raise EnvironmentFailure(environment, "creation", wrapper.name, explain(error)) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if _is_gymnasiums(reference.target):
             received = f"{wrapper.name}: {explain(error)}"
             raise InvalidInputError(place, "a wrapper that fits", received) from error
@@ -164,7 +166,9 @@ def _transformation(
         if not isinstance(space, gymnasium.Space) and callable(space):
             try:
                 space = space(env.observation_space)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise EnvironmentFailure(
                     environment, "creation", "observation_space", explain(error)
                 ) from error
