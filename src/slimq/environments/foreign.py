@@ -6,6 +6,7 @@ in that code it was raised.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -32,6 +33,8 @@ from slimq.core.errors import suggestion as suggest
 FILE_REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[^:]+)", re.DOTALL)
 MAX_MESSAGE = 300
 """Characters of a foreign message that are shown."""
+MAX_NAMES = 8
+"""Names of a file that are listed."""
 _EXTRAS = {"minatar": "games", "minigrid": "games", "Box2D": "games", "cv2": "images"}
 _CREATION = "creation"
 
@@ -158,6 +161,18 @@ def find_attribute(module: ModuleType, name: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found
+
+
+def defined_names(path: Path) -> str:
+    """Says which functions and classes a file defines, without running it; empty if none."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = [one.name for one in body if isinstance(one, kinds) and not one.name.startswith("_")]
+    more = ", …" if len(names) > MAX_NAMES else ""
+    return f"it defines {', '.join(names[:MAX_NAMES])}{more}" if names else ""
 
 
 def missing_dependency(error: gymnasium.error.DependencyNotInstalled, field: str) -> Exception:

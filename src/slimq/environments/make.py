@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -15,6 +16,7 @@ from slimq.core.errors import EnvironmentFailure, InvalidInputError, first_line,
 from slimq.environments.foreign import (
     FILE_REFERENCE,
     Reference,
+    defined_names,
     explain,
     find_attribute,
     foreign_line,
@@ -100,6 +102,9 @@ def _find_function(spec: EnvironmentSpec) -> Reference | None:
     """The function or class that makes the environment; None if gymnasium has its id."""
     if FILE_REFERENCE.fullmatch(spec.id):
         return _require_callable(load(spec.id, spec.id, "environment.id"), spec)
+    if (file := spec.id.removesuffix(":")).endswith(".py"):
+        hint = f"; {listing}" if (listing := defined_names(Path(file))) else ""
+        raise InvalidInputError("environment.id", "FILE.py:NAME", repr(spec.id), hint)
     module_name, colon, name = spec.id.partition(":")
     if not colon:
         return None
