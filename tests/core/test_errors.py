@@ -11,6 +11,12 @@ from slimq.core import errors
 
 EXAMPLES: list[tuple[errors.SlimqError, str, int, str]] = [
     (
+        errors.EnvironmentFailure("Game-v0", "episode of seed 7, step 2", "reward", "none"),
+        "environment",
+        500,
+        "Game-v0: episode of seed 7, step 2: reward: none",
+    ),
+    (
         errors.InvalidInputError("batch", "at most 5", "7"),
         "invalid-input",
         422,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -223,3 +224,16 @@ def test_integers_pass_in_any_dtype_that_holds_them(dtype: str) -> None:
         ObservationError, match="an integer from 1000 to 1499 in 'state', received 15"
     ):
         taxi.check(np.array([[1500]]).astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([{"name": "a", "shape": (), "categories": (2,), "start": (2**24,)}], "received 'a' from"),
+        ([{"name": "a", "shape": (20,), "categories": (60_000,) * 20}], "1,200,000 in 'a'"),
+    ],
+)
+def test_categories_that_a_graph_cannot_tell_apart_or_hold_are_refused(parts, message):
+    size = math.prod(parts[0]["shape"])
+    with pytest.raises(ValidationError, match=message):
+        ObservationSpec(dtype="int32", shape=(size,), parts=parts)

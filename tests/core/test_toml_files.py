@@ -24,6 +24,12 @@ class Square(Strict):
     sides: tuple[int, int] = (1, 1)
 
 
+class Paper(Strict):
+    width: int
+    height: int
+    color: str = "white"
+
+
 class Drawing(Strict):
     title: str
     shapes: list[Annotated[Circle | Square, Field(discriminator="kind")]] = []
@@ -84,7 +90,7 @@ def test_lines_are_counted_through_strings_of_several_lines() -> None:
     ("old", "new", "message"),
     [
         ("title", "titel", "titel: unknown key 'titel', did you mean 'title'? (at line 2)"),
-        ('title = "One"\n', "", "title: Field required"),
+        ('title = "One"\n', "", "title: is missing"),
         (
             "radius = 2.5",
             "radus = 2.5",
@@ -105,7 +111,7 @@ def test_lines_are_counted_through_strings_of_several_lines() -> None:
             '[frame]\nkind = "square"\nsidse = [1, 1]',
             "frame.sidse: unknown key 'sidse', did you mean 'sides'? (at line 17)",
         ),
-        ('[frame]\nkind = "square"', "[frame]", "frame.kind: Field required (at line 15)"),
+        ('[frame]\nkind = "square"', "[frame]", "frame.kind: is missing (at line 15)"),
         ('"circle"', '"oval"', "shapes.0: Input tag 'oval' found using 'kind' does not match "),
         ("sides = [", "sides = ", "syntax: "),
     ],
@@ -121,9 +127,7 @@ def test_a_mistake_is_named_with_place_line_and_nearest_key(
 
 def test_a_table_without_some_of_its_keys_is_checked_in_its_place() -> None:
     document = parse_toml(TEXT, "a.toml")
-    with pytest.raises(
-        ConfigError, match=r"^a\.toml: shape 2\.sides: Field required \(at line 8\)$"
-    ):
+    with pytest.raises(ConfigError, match=r"^a\.toml: shape 2\.sides: is missing \(at line 8\)$"):
         document.validate(Sides, {}, ["shapes", 1], "shape 2")
 
 
@@ -185,3 +189,22 @@ def test_numbers_may_be_written_as_people_do(text: str, expected: Numbers) -> No
 def test_another_mistake_beside_a_whole_number_is_the_one_that_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"a.toml: rate"):
         parse_toml("steps = 1e6\nrate = 'x'", "a.toml").validate(Numbers)
+
+
+class Page(Strict):
+    paper: Paper
+    pen: int = Field(description="its width")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pen = 1", "paper: expected a table [paper] with width, height"),
+        ("[paper]\nwidth = 1\nheight = 1", "pen: is missing (its width)"),
+        ("pen = 1\n[paper]\nwidth = 1", "paper.height: is missing (at line 2)"),
+    ],
+)
+def test_what_is_missing_is_told_by_its_keys_or_its_meaning(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_toml(text, "a.toml").validate(Page)
+    assert str(caught.value) == f"a.toml: {message}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slimq.core.environment import EnvironmentSpec
-from slimq.core.errors import EnvironmentFailure
+from slimq.core.errors import EnvironmentFailure, InvalidInputError
 from slimq.environments.guarded import GuardedEnvironment
 from slimq.environments.vector import VectorEnvironment, describe
 
@@ -68,6 +68,17 @@ def play(spec: EnvironmentSpec, steps: int = 5) -> None:
             r"step 0: step\(\): expected .*, received a tuple of 4, the form of gym before 0.26",
         ),
         ({"answer": "return None"}, r"step 0: step\(\): expected .*, received a NoneType"),
+        ({"step": "raise GeneratorExit"}, r"step 2: step\(\): GeneratorExit \(game\.py:\d+\)"),
+        ({"reset": "raise Stop('hm')"}, r"reset: reset\(\): Stop: hm \(game\.py:\d+\)"),
+        ({"init": "raise Stop('hm')"}, r"creation: constructor: Stop: hm \(game\.py:\d+\)"),
+        ({"close": "raise Stop('hm')"}, r"close: close\(\): Stop: hm \(game\.py:\d+\)"),
+        ({"reset": "raise Mute"}, r"reset: reset\(\): Mute \(game\.py:\d+\)"),
+        (
+            {"step": "reward = Mute()"},
+            r"reward: expected a number, received one whose repr raises Stop \(Mute\)",
+        ),
+        ({"step": "terminated = Mute()"}, r"terminated: expected a bool, received one whose repr"),
+        ({"step": "observation = Mute()"}, r"step 2: observation: Stop \(game\.py:\d+\)"),
         ({"close": "raise OSError('gone')"}, r"close: close\(\): OSError: gone"),
     ],
 )
@@ -84,6 +95,22 @@ def test_an_exception_names_the_line_that_raised_it(game: Game, place: str) -> N
     identifier = game(**{place: "raise ValueError('first\\nsecond')"})
     with pytest.raises(EnvironmentFailure, match=r"ValueError: first \(game\.py:\d+\)$"):
         play(EnvironmentSpec(id=identifier))
+
+
+def test_an_interruption_is_no_fault_of_the_environment(game: Game) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        play(EnvironmentSpec(id=game(step="raise KeyboardInterrupt")))
+
+
+def test_a_step_limit_above_the_environments_own_is_refused() -> None:
+    above = EnvironmentSpec(id="CartPole-v1", max_episode_steps=501)
+    message = r"^environment\.max_episode_steps: expected at most 500, the limit of CartPole-v1"
+    for use in (describe, lambda spec: VectorEnvironment(spec, 1)):
+        with pytest.raises(InvalidInputError, match=message):
+            use(above)
+    raised = above.model_copy(update={"kwargs": {"max_episode_steps": 600}})
+    for allowed in (raised, above.model_copy(update={"max_episode_steps": 500})):
+        assert describe(allowed).actions == ["0", "1"]
 
 
 def test_a_failure_in_close_does_not_hide_the_first_one(game: Game) -> None:

@@ -158,8 +158,20 @@ def test_the_own_step_limit_is_that_of_gymnasium(spec: EnvironmentSpec, limit: i
     assert step_limit(make_single(spec)) == limit
 
 
+@pytest.mark.parametrize("end", ["", ":"])
+def test_a_file_without_a_name_gets_the_names_that_it_defines(game: Game, end: str) -> None:
+    game(folder="mine")
+    message = (
+        r"expected FILE\.py:NAME, received 'mine/game\.py:?'; it defines Stop, Mute, Game, make$"
+    )
+    with pytest.raises(InvalidInputError, match=message):
+        make_single(EnvironmentSpec(id=f"mine/game.py{end}"))
+    with pytest.raises(InvalidInputError, match=r"expected FILE\.py:NAME, received 'absent\.py'$"):
+        make_single(EnvironmentSpec(id="absent.py"))
+
+
 @pytest.mark.parametrize(
-    ("configured", "own", "length"), [(None, 12, 12), (5, 12, 5), (40, 12, 12), (None, None, 30)]
+    ("configured", "own", "length"), [(None, 12, 12), (5, 12, 5), (None, None, 30)]
 )
 def test_the_smaller_limit_ends_an_episode(
     game: Game, configured: int | None, own: int | None, length: int

@@ -146,11 +146,20 @@ def test_other_spaces_are_refused_by_name(space: Any, kind: str) -> None:
     [
         (Dict({"a.b": Discrete(2), "a": Dict({"b": Discrete(2)})}), "different names.*'a.b' twice"),
         (Dict({}), "no elements"),
-        (Box(0, 1, (2, 0)), "greater than or equal to 1"),
+        (Box(0, 1, (2, 0)), "with elements"),
         (Box(0, 1, (1,) * 9), "at most 8"),
         (Discrete(70_000), "less than or equal to 65536"),
         (Dict({"id": Discrete(3, start=2**31)}), "'id' from 2147483648 to 2147483650"),
         (Tuple([Discrete(3, start=2**24), Box(0, 1, (1,))]), "categories from -16777216"),
+        (Discrete(4, start=2**25), "received 'observation' from 33554432 to 33554435"),
+        (MultiDiscrete([2], start=[-(2**24) - 1]), "'observation' from -16777217 to -16777216"),
+        (
+            Dict(a=Discrete(2), m=MultiDiscrete([60_000] * 20)),
+            "one-hot codes, received 1,200,000 in 'm'",
+        ),
+        (Box(0, 2**40, (2,), np.int64), "'observation' with the bound 1099511627776"),
+        (Dict(n=Box(-(2**24) - 1, 0, (2,), np.int32)), "'n' with the bound -16777217"),
+        (Box(0, 1, (0,), np.uint8), "with elements, received Test-v0: 'observation' of shape"),
     ],
 )
 def test_spaces_that_no_layout_holds_are_refused(space: Any, message: str) -> None:
@@ -183,6 +192,25 @@ def test_values_outside_the_space_are_refused_by_place(name: str, value: Any, me
     space = SPACES[name]
     with pytest.raises(ObservationError, match=message):
         encode(space, layout(space, "Test-v0"), value)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.int32])
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_unbounded_box_of_integers_takes_those_that_float32_holds(
+    dtype: Any, nested: bool
+) -> None:
+    limits = np.iinfo(dtype)
+    box = Box(limits.min, limits.max, (2,), dtype)
+    space: Any = Dict(n=box) if nested else box
+    spec = layout(space, "Test-v0")
+
+    def encoded(*values: int) -> Any:
+        array = np.array(values, dtype)
+        return encode(space, spec, {"n": array} if nested else array).tolist()
+
+    assert encoded(3, 2**24) == [3.0, 2.0**24]
+    with pytest.raises(ObservationError, match=r"\[1\]: expected integers from .*16777217"):
+        encoded(3, 2**24 + 1)
 
 
 def test_only_spaces_that_hold_zero_are_padded_with_it() -> None:

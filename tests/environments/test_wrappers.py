@@ -126,6 +126,22 @@ def test_an_own_wrapper_gets_its_arguments(wrapped: Callable[..., EnvironmentSpe
     np.testing.assert_allclose(twice, plain * 8, rtol=1e-6)
 
 
+def test_a_wrapper_gets_arrays_where_it_declares_them(
+    wrapped: Callable[..., EnvironmentSpec],
+) -> None:
+    bounds = {"min_obs": [0, 0, -1], "max_obs": [18, 1, 1.5]}
+    plain = first_observation(wrapped())
+    scaled = first_observation(wrapped(("RescaleObservation", bounds)))
+    np.testing.assert_allclose(
+        scaled, (plain + 9) / 18 * np.array([18, 1, 2.5]) + [0, 0, -1], rtol=1e-5
+    )
+    ragged = wrapped(("RescaleObservation", bounds | {"min_obs": [[0], 0]}))
+    with pytest.raises(
+        InvalidInputError, match=r"wrappers\[0\]\.kwargs\.min_obs: expected numbers"
+    ):
+        describe(ragged)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="needs slimq[images]")
 def test_images_are_resized(wrapped: Callable[..., EnvironmentSpec]) -> None:
     spec = wrapped(("ResizeObservation", {"shape": [4, 5]}), init=IMAGES)

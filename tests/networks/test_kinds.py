@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from network_kinds import KINDS, PARTS, draw_observations, layout_of, make_kind
 from slimq.core.errors import InvalidInputError
+from slimq.core.observation import ObservationPart
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.networks.checkpoint import load_network, save_network
 from slimq.networks.export import export_onnx
 from slimq.networks.heads import ACTIVATIONS
+from slimq.networks.inputs import Part
 from slimq.networks.layers import ConvLayer, DenseLayer
 from slimq.networks.qnetwork import (
     MixedPrecision,
@@ -217,3 +219,11 @@ def test_streams_of_their_own_and_two_normalizations_are_refused() -> None:
     with pytest.raises(ValidationError, match="batch_norm or layer_norm, not both"):
         ConvLayer(channels=2, kernel=1, batch_norm=True, layer_norm=True)
     assert DenseLayer(width=2, layer_norm=True).layer_norm
+
+
+def test_each_code_of_a_part_stands_for_one_value_of_one_element() -> None:
+    part = Part(ObservationPart(name="m", shape=(2,), categories=(3, 2), start=(2**24 - 2, -1)), 4)
+    flat = torch.zeros(1, 6, dtype=torch.int32)
+    flat[0, 4:] = torch.tensor([2**24, -1])
+    assert part.columns.tolist() == [4, 4, 4, 5, 5]
+    assert part(flat).tolist() == [[0.0, 0.0, 1.0, 1.0, 0.0]]

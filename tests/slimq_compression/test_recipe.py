@@ -98,7 +98,7 @@ def test_every_shipped_recipe_is_valid_and_named_like_its_file(path: Path) -> No
     ("old", "new", "message"),
     [
         ("seed = 7", "sed = 7", "sed: unknown key 'sed', did you mean 'seed'?"),
-        ('name = "small"', "", "name: Field required"),
+        ('name = "small"', "", "name: is missing"),
         ('name = "small"', 'nmae = "small"', "nmae: unknown key 'nmae', did you mean 'name'?"),
         ('name = "small"', 'name = "Not a slug"', "name: String should match pattern"),
         (

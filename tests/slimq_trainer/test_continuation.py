@@ -327,8 +327,9 @@ def test_a_checkpoint_of_another_format_is_refused_and_says_what_to_do(
         message = re.escape(f"{path}: is a checkpoint of {said}, this slimq reads format 2; use ")
         with pytest.raises(TrainingError, match=message):
             train_in(trained, small_config)
-        with pytest.raises(TrainingError, match=message):
+        with pytest.raises(TrainingError, match=message) as raised:
             find_start(trained)
+        assert "--fresh" not in str(raised.value)
 
 
 def test_a_policy_of_the_repository_gives_weights_configuration_and_history(

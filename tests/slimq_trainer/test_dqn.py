@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
 from slimq.core.errors import InvalidInputError, TrainingError
-from slimq_trainer.checkpoint import latest_checkpoint, save_checkpoint
+from slimq_trainer.checkpoint import latest_checkpoint, read_state, save_checkpoint
 from slimq_trainer.config import AlgorithmConfig, TrainConfig
 from slimq_trainer.dqn import (
     act,
@@ -296,8 +296,13 @@ def test_a_damaged_checkpoint_is_named(
     else:
         whole = (last / name).read_bytes()
         (last / name).write_bytes(whole[:-200] if isinstance(content, str) else content)
-    with pytest.raises(TrainingError, match=r"checkpoint-.*cannot be read.*--fresh"):
+    with pytest.raises(TrainingError, match=r"checkpoint-.*cannot be read.*--fresh") as raised:
         train_in(tmp_path, small_config)
+    assert "weights_only" not in str(raised.value)
+    if name == "state.pt":
+        # It is not what --fresh would replace.
+        with pytest.raises(TrainingError, match=r"checkpoint-.*cannot be read \(.*\)$"):
+            read_state(last, starts_over=False)
 
 
 def test_a_missing_best_network_is_named(tmp_path: Path, small_config: TrainConfig) -> None:

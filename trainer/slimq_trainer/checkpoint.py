@@ -122,8 +122,15 @@ def best_networks(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_BEST}*"))
 
 
-def read_state(path: Path, device: torch.device | None = None) -> dict[str, Any]:
+def read_state(
+    path: Path, device: torch.device | None = None, *, starts_over: bool = True
+) -> dict[str, Any]:
     """Reads a checkpoint without its replay buffer.
+
+    Args:
+        path: the checkpoint.
+        device: where its tensors go; by default the CPU.
+        starts_over: whether --fresh would do without it, so that errors advise it.
 
     Raises:
         TrainingError: it has another format, or cannot be read.
@@ -132,11 +139,12 @@ def read_state(path: Path, device: torch.device | None = None) -> dict[str, Any]
         state = torch.load(path / _STATE, map_location=device or "cpu", weights_only=True)
         found = state.get("format", 1)
     except (*_UNREADABLE, AttributeError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, starts_over=starts_over) from error
     if found != FORMAT:
+        fresh = "--fresh to start over, or " if starts_over else ""
         raise TrainingError(
             f"{path}: is a checkpoint of format {found}, this slimq reads format {FORMAT}; use "
-            "--fresh to start over, or --from with its best-*.safetensors for the weights alone"
+            f"{fresh}--from with its best-*.safetensors for the weights alone"
         )
     return dict(state)
 
@@ -160,7 +168,7 @@ def load_checkpoint(path: Path, learner: Learner, *, goes_on: bool = False) -> d
     Raises:
         TrainingError: the checkpoint has a different configuration, or cannot be read.
     """
-    state = read_state(path, learner.device)
+    state = read_state(path, learner.device, starts_over=not goes_on)
     changes = differences(state["config"], comparable(learner.config, learner.precision))
     if refused := fixed_keys(changes) if goes_on else list(changes):
         raise TrainingError(
@@ -172,14 +180,18 @@ def load_checkpoint(path: Path, learner: Learner, *, goes_on: bool = False) -> d
         _read_replay(path / _REPLAY, learner.replay)
         saved = state["observations"].cpu().numpy()
     except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, starts_over=not goes_on) from error
     _restore_episodes(learner, saved)
     progress: dict[str, Any] = state["progress"]
     return progress
 
 
-def _unreadable(path: Path, error: Exception) -> TrainingError:
-    return TrainingError(f"{path}: cannot be read ({first_line(error)}); use --fresh to start over")
+def _unreadable(path: Path, error: Exception, *, starts_over: bool) -> TrainingError:
+    # torch's own text advises to load the file without its protection against foreign code.
+    unpickled = isinstance(error, pickle.UnpicklingError)
+    problem = f"{_STATE} is damaged or no checkpoint" if unpickled else first_line(error)
+    remedy = "; use --fresh to start over" if starts_over else ""
+    return TrainingError(f"{path}: cannot be read ({problem}){remedy}")
 
 
 def _restore(learner: Learner, state: dict[str, Any]) -> None:

@@ -6,12 +6,10 @@ that is smaller than the other two; where none is, the configuration has to say.
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from pydantic import ValidationError
 
-from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import InvalidInputError
 from slimq.environments.description import Properties, examine
 from slimq.networks.layers import ConvLayer
@@ -37,7 +35,6 @@ SMALL_IMAGES = ConvSpec(convolutions=(ConvLayer(channels=16, kernel=3),), hidden
 """Default for images too small for the Nature network (Young & Tian 2019, section 3)."""
 ENCODER_WIDTH = 256
 """Outputs of the default encoder of an image among other parts."""
-_REGISTERED = re.compile(r".+-v\d+")
 
 
 def network_spec(config: TrainConfig) -> QNetworkSpec:
@@ -49,7 +46,6 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
         EnvironmentFailure: the environment cannot be made.
     """
     properties = examine(config.environment)
-    check_step_limit(config.environment, properties.step_limit)
     observation, actions, _ = properties.description
     body = config.network or default_body(properties)
     body = arrange_channels(body, properties)
@@ -75,22 +71,6 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         fitting = f"one that fits {config.environment.id}"
         raise InvalidInputError("network", fitting, problem) from error
-
-
-def check_step_limit(spec: EnvironmentSpec, own: int | None) -> None:
-    """Refuses a step limit that the environment's own limit would keep from taking effect.
-
-    Raises:
-        InvalidInputError: the configured limit is above the environment's own.
-    """
-    if own is None or spec.max_episode_steps is None or spec.max_episode_steps <= own:
-        return
-    remedy = "kwargs.max_episode_steps" if _REGISTERED.fullmatch(spec.id) else "its own code"
-    raise InvalidInputError(
-        "environment.max_episode_steps",
-        f"at most {own}, the limit of {spec.id} itself, which {remedy} can raise",
-        str(spec.max_episode_steps),
-    )
 
 
 def default_body(properties: Properties) -> Body:

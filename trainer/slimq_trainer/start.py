@@ -134,7 +134,7 @@ def _from_run(folder: Path) -> Start:
     path = latest_checkpoint(folder)
     if path is None:
         return _from_file(best_networks(folder)[-1])
-    state = read_state(path)
+    state = read_state(path, starts_over=False)
     progress = state["progress"]
     step, found = state["step"], f"a run folder with a checkpoint at agent step {state['step']:,}"
     if progress["best"] is None:

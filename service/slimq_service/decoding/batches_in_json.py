@@ -16,6 +16,8 @@ from slimq_service.decoding.nested_lists import (
     to_array,
 )
 
+_MAX_NAMES = 8
+
 
 def read_batch(value: Any, spec: ObservationSpec, max_batch: int, field: str) -> Observations:
     """Converts nested lists, or an object with the named parts of a batch, to observations.
@@ -38,7 +40,28 @@ def read_batch(value: Any, spec: ObservationSpec, max_batch: int, field: str) ->
             return vectors
     if spec.parts is not None and type(value) is dict:
         return _read_parts(value, spec, max_batch, field)
+    if spec.parts is not None:
+        _check_form(value, spec, field)
     return spec.check(_read_lists(value, spec.shape, spec, max_batch, field), field)
+
+
+def _check_form(value: Any, spec: ObservationSpec, field: str) -> None:
+    """Refuses lists that are no flat observations, where those have parts, with the right form."""
+    lengths, first = _infer_shape(value, 3)
+    is_object, is_number = isinstance(first, dict), type(first) in (int, float)
+    if not (is_object or len(lengths) > 2 or (is_number and lengths[-1:] != (spec.size,))):
+        return
+    parts = spec.parts or ()
+    names = ", ".join(repr(part.name) for part in parts[:_MAX_NAMES])
+    more = ", …" if len(parts) > _MAX_NAMES else ""
+    noun = "part" if len(parts) == 1 else "parts"
+    form = f"an object with the {noun} {names}{more}, a batch in each"
+    shape = ", ".join(map(str, lengths)) + (", …" if isinstance(first, list) and first else "")
+    received = "a list of objects" if is_object else f"a list of shape ({shape})"
+    if not lengths:
+        received = kind_of(value)
+    expected = f"{form}, or a list of shape (batch, {spec.size})"
+    raise ObservationError(field, expected, received)
 
 
 def _read_parts(

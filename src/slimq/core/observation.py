@@ -25,6 +25,10 @@ Dtype = Literal["uint8", "int32", "float32"]
 INTEGER_RANGES = {"uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}
 MAX_CATEGORIES = 65_536
 """Values of a category; each is an input of the network's first layer."""
+MAX_CODES = 1_000_000
+"""One-hot codes of an observation; each takes memory in every batch."""
+FLOAT_INTEGERS = 2**24
+"""Beyond it float32, in which codes are compared, does not hold every integer."""
 
 
 class FrameStack(BaseModel):
@@ -76,6 +80,11 @@ class ObservationPart(BaseModel):
             values = getattr(self, name)
             if values is not None and len(values) != self.size:
                 raise ValueError(f"{name}: expected {self.size} values, received {len(values)}")
+        for first, count in zip(self.first, self.categories or (), strict=False):
+            if not -FLOAT_INTEGERS <= first <= first + count - 1 <= FLOAT_INTEGERS:
+                limits = f"from {-FLOAT_INTEGERS} to {FLOAT_INTEGERS}"
+                received = f"{self.name!r} from {first} to {first + count - 1}"
+                raise ValueError(f"expected categories {limits}, received {received}")
         return self
 
     @cached_property
@@ -144,6 +153,11 @@ class ObservationSpec(BaseModel):
             raise ValueError(f"parts: together they have {size} elements, shape is {self.shape}")
         if len({part.name for part in self.parts}) < len(self.parts):
             raise ValueError("parts: names must be different")
+        coded = [part for part in self.parts if part.categories is not None]
+        if sum(part.encoded_size for part in coded) > MAX_CODES:
+            most = max(coded, key=lambda part: part.encoded_size)
+            received = f"{most.encoded_size:,} in {most.name!r}"
+            raise ValueError(f"expected at most {MAX_CODES:,} one-hot codes, received {received}")
         return self
 
     @cached_property

@@ -77,7 +77,7 @@ class TomlDocument:
             first = min(found, key=lambda one: one["type"] != "extra_forbidden")
             location = first["loc"]
             place = ".".join(map(str, [*([prefix] if prefix else []), *location])) or "file"
-            problem = _describe(model, first)
+            problem = _describe(model, first, nested=bool(prefix))
             raise self.error(place, problem, [*keys, *_keys_of(values, location)]) from error
 
     def line(self, keys: Sequence[Key]) -> int | None:
@@ -159,16 +159,34 @@ def _is_whole(found: ErrorDetails) -> bool:
     return found["type"] == "int_type" and isinstance(value, float) and value.is_integer()
 
 
-def _describe(model: type[BaseModel], found: ErrorDetails) -> str:
+def _describe(model: type[BaseModel], found: ErrorDetails, *, nested: bool) -> str:
     """Describes one of pydantic's errors, with the value received or the nearest key."""
     location = found["loc"]
+    if found["type"] == "missing":
+        return _describe_missing(model, location, nested=nested or len(location) > 1)
     if found["type"] == "extra_forbidden":
         name = str(location[-1])
         return f"unknown key {name!r}{suggestion(name, _valid_keys(model, location[:-1]))}"
     problem = found["msg"].removeprefix("Value error, ")
-    if found["type"] in ("missing", "value_error") or isinstance(found["input"], Mapping):
+    if found["type"] == "value_error" or isinstance(found["input"], Mapping):
         return problem
     return f"{problem}, received {found['input']!r}"
+
+
+def _describe_missing(model: type[BaseModel], location: Sequence[Key], *, nested: bool) -> str:
+    """Says what a key that is missing stands for."""
+    name = str(location[-1])
+    for owner in _models_at(model, location[:-1]):
+        if (field := owner.model_fields.get(name)) is None:
+            continue
+        tables = _models_in(field.annotation)
+        if len(tables) == 1 and tables[0] is field.annotation:
+            required = [key for key, one in tables[0].model_fields.items() if one.is_required()]
+            keys = f" with {', '.join(required)}" if required else ""
+            return f"expected a table{'' if nested else f' [{name}]'}{keys}"
+        if field.description:
+            return f"is missing ({field.description})"
+    return "is missing"
 
 
 def _depth(values: Any, keys: Sequence[Key]) -> int:
@@ -193,6 +211,12 @@ def _keys_of(values: Any, location: Iterable[Key]) -> list[Key]:
 
 def _valid_keys(model: type[BaseModel], location: Iterable[Key]) -> list[str]:
     """The valid keys of the table at a pydantic location."""
+    models = _models_at(model, location)
+    return list(dict.fromkeys(key for model in models for key in model.model_fields))
+
+
+def _models_at(model: type[BaseModel], location: Iterable[Key]) -> list[type[BaseModel]]:
+    """The models that the table at a pydantic location may have."""
     models = [model]
     for step in location:
         if isinstance(step, int):
@@ -204,7 +228,7 @@ def _valid_keys(model: type[BaseModel], location: Iterable[Key]) -> list[str]:
             for found in _models_in(model.model_fields[step].annotation)
         ]
         models = inner or [model for model in models if step in _tags(model)]
-    return list(dict.fromkeys(key for model in models for key in model.model_fields))
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -6,6 +6,7 @@ in that code it was raised.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -32,6 +33,8 @@ from slimq.core.errors import suggestion as suggest
 FILE_REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[^:]+)", re.DOTALL)
 MAX_MESSAGE = 300
 """Characters of a foreign message that are shown."""
+MAX_NAMES = 8
+"""Names of a file that are listed."""
 _EXTRAS = {"minatar": "games", "minigrid": "games", "Box2D": "games", "cv2": "images"}
 _CREATION = "creation"
 
@@ -60,7 +63,9 @@ def guarded(environment: str, place: str, field: str) -> Iterator[None]:
     """Turns every exception of foreign code into an `EnvironmentFailure`."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise EnvironmentFailure(environment, place, field, explain(error)) from error
 
 
@@ -68,7 +73,7 @@ def explain(error: BaseException) -> str:
     """An exception on one line: its type, its message and the line that raised it."""
     error = _origin(error)
     kind = type(error).__name__
-    message = first_line(error) if isinstance(error, Exception) else str(error)
+    message = "".join(_message(error).splitlines()[:1])
     text = kind if message in ("", kind) else f"{kind}: {message}"
     if len(text) > MAX_MESSAGE:
         text = text[: MAX_MESSAGE - 1] + "…"
@@ -136,7 +141,9 @@ def load_module(name: str, environment: str, field: str) -> ModuleType:
             raise MissingExtraError(top, _EXTRAS[top]) from error
         hint = f"; for a file, give {top}.py:NAME" if Path(f"{top}.py").exists() else ""
         raise InvalidInputError(field, "an installed module", repr(name), hint) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise EnvironmentFailure(environment, _CREATION, name, explain(error)) from error
 
 
@@ -154,6 +161,18 @@ def find_attribute(module: ModuleType, name: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found
+
+
+def defined_names(path: Path) -> str:
+    """Says which functions and classes a file defines, without running it; empty if none."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = [one.name for one in body if isinstance(one, kinds) and not one.name.startswith("_")]
+    more = ", …" if len(names) > MAX_NAMES else ""
+    return f"it defines {', '.join(names[:MAX_NAMES])}{more}" if names else ""
 
 
 def missing_dependency(error: gymnasium.error.DependencyNotInstalled, field: str) -> Exception:
@@ -213,8 +232,19 @@ def _no_attribute(module: ModuleType, place: str, name: str, field: str) -> Inva
 def _origin(error: BaseException) -> BaseException:
     """The exception that gymnasium raised again with more text, without its traceback."""
     cause = error.__cause__
-    again = type(error) is type(cause) and str(error).startswith(str(cause))
-    return cause if again and cause is not None else error
+    if cause is None or type(error) is not type(cause):
+        return error
+    return cause if _message(error).startswith(_message(cause)) else error
+
+
+def _message(error: BaseException) -> str:
+    """An exception's message; making it is foreign code, too."""
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return ""
 
 
 def _last_line(error: BaseException) -> str | None:

@@ -17,7 +17,7 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import EnvironmentFailure, ObservationError
 from slimq.core.observation import ObservationSpec
 from slimq.environments.foreign import explain
-from slimq.environments.make import action_range, make_single, step_limit
+from slimq.environments.make import action_range, check_step_limit, make_single, step_limit
 from slimq.environments.spaces import Encoder, layout
 from slimq.environments.wrappers import frame_stack
 
@@ -39,7 +39,8 @@ class GuardedEnvironment:
         """Makes the environment.
 
         Raises:
-            InvalidInputError: it is unknown, or its spaces are not supported.
+            InvalidInputError: it is unknown, its spaces are not supported, or its own step limit
+                is below that of the specification.
             EnvironmentFailure: it cannot be made.
         """
         self.spec = spec
@@ -50,6 +51,8 @@ class GuardedEnvironment:
         try:
             self.actions = action_range(spec, self.env)
             self.observation = observation_of(spec, self.env)
+            self.step_limit = step_limit(self.env)
+            check_step_limit(spec, self.step_limit)
         except BaseException:
             self._failed = True
             self.close()
@@ -57,14 +60,15 @@ class GuardedEnvironment:
         self._encoder = Encoder(self.env.observation_space, self.observation)
         space = self.env.action_space
         self._number = space.dtype.type if isinstance(space, gymnasium.spaces.Discrete) else int
-        self.step_limit = step_limit(self.env)
 
     def reset(self, seed: int) -> npt.NDArray[Any]:
         """Starts the episode of a seed; returns the first observation, `observation.shape`."""
         self._seed, self._step = seed, -1
         try:
             answer = self.env.reset(seed=seed)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._fail("reset()", explain(error), error)
         if not isinstance(answer, tuple) or len(answer) != 2:
             self._fail("reset()", f"expected (observation, info), received {_form(answer)}")
@@ -79,7 +83,9 @@ class GuardedEnvironment:
         """Takes an action, counted from 0; returns the observation and how the step ended."""
         try:
             answer = self.env.step(self._number(self.actions.start + action))
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._fail("step()", explain(error), error)
         if not isinstance(answer, tuple) or len(answer) != 5:
             expected = "expected (observation, reward, terminated, truncated, info)"
@@ -100,7 +106,9 @@ class GuardedEnvironment:
         """Frees the environment; after a failure, a further one is not reported."""
         try:
             self.env.close()
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if not self._failed:
                 self._failed = True
                 raise EnvironmentFailure(
@@ -119,14 +127,20 @@ class GuardedEnvironment:
             whole = error.field.startswith("observation") and self.observation.parts is None
             field = error.field if whole else f"observation {error.field!r}"
             self._fail(field, f"expected {error.expected}, received {error.received}", error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._fail("observation", explain(error), error)
 
     def _reward(self, value: Any) -> float:
         try:
             if isinstance(value, (str, bytes)) or getattr(value, "shape", ()) not in ((), None):
                 raise TypeError
             reward = float(value)
-        except (TypeError, ValueError):
-            self._fail("reward", f"expected a number, received {_short(value)}")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._fail("reward", f"expected a number, received {_short(value)}", error)
         if not math.isfinite(reward) or abs(reward) > _MAX_REWARD:
             self._fail("reward", f"expected a finite float32, received {reward:g}")
         return reward
@@ -164,6 +178,12 @@ def _form(answer: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value).splitlines()[0] if repr(value) else ""
+    """A value on one line; a representation is foreign code, too."""
+    try:
+        text = "".join(repr(value).splitlines()[:1])
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        text = f"one whose repr raises {type(error).__name__}"
     shown = text if len(text) <= 60 else text[:59] + "…"
     return f"{shown} ({type(value).__name__})"

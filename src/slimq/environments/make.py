@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -15,6 +16,7 @@ from slimq.core.errors import EnvironmentFailure, InvalidInputError, first_line,
 from slimq.environments.foreign import (
     FILE_REFERENCE,
     Reference,
+    defined_names,
     explain,
     find_attribute,
     foreign_line,
@@ -62,6 +64,22 @@ def step_limit(env: Env) -> int | None:
     return min(limits, default=None)
 
 
+def check_step_limit(spec: EnvironmentSpec, own: int | None) -> None:
+    """Refuses a step limit that the environment's own limit would keep from taking effect.
+
+    Raises:
+        InvalidInputError: the specification's limit is above the environment's own.
+    """
+    if own is None or spec.max_episode_steps is None or spec.max_episode_steps <= own:
+        return
+    remedy = "kwargs.max_episode_steps" if _VERSIONED.fullmatch(spec.id) else "its own code"
+    raise InvalidInputError(
+        "environment.max_episode_steps",
+        f"at most {own}, the limit of {spec.id} itself, which {remedy} can raise",
+        str(spec.max_episode_steps),
+    )
+
+
 def action_range(spec: EnvironmentSpec, env: Env) -> range:
     """The environment's own numbers of its actions.
 
@@ -84,6 +102,9 @@ def _find_function(spec: EnvironmentSpec) -> Reference | None:
     """The function or class that makes the environment; None if gymnasium has its id."""
     if FILE_REFERENCE.fullmatch(spec.id):
         return _require_callable(load(spec.id, spec.id, "environment.id"), spec)
+    if (file := spec.id.removesuffix(":")).endswith(".py"):
+        hint = f"; {listing}" if (listing := defined_names(Path(file))) else ""
+        raise InvalidInputError("environment.id", "FILE.py:NAME", repr(spec.id), hint)
     module_name, colon, name = spec.id.partition(":")
     if not colon:
         return None
@@ -138,7 +159,9 @@ def _make_registered(spec: EnvironmentSpec) -> Env:
         return gymnasium.make(name, **arguments)
     except gymnasium.error.DependencyNotInstalled as error:
         raise missing_dependency(error, "environment.id") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if foreign_line(error) is not None:
             raise EnvironmentFailure(spec.id, CREATION, "constructor", explain(error)) from error
         if isinstance(error, gymnasium.error.Error):

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import (
+    FLOAT_INTEGERS,
     INTEGER_RANGES,
     Dtype,
     ObservationPart,
@@ -30,8 +31,6 @@ Space = gymnasium.Space[Any]
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these"
 WHOLE = "observation"
 """Name of the only part of a space without names."""
-FLOAT_INTEGERS = 2**24
-"""Beyond it float32 does not hold every integer."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def layout(space: Space, environment: str) -> ObservationSpec:
     try:
         parts = tuple(_part(leaf) for leaf in found)
         return ObservationSpec(
-            dtype=_common_dtype(parts, environment),
+            dtype=_common_dtype(parts),
             shape=(sum(part.size for part in parts),),
             parts=parts,
         )
@@ -107,18 +106,23 @@ class Encoder:
         places = spec.part_slices().values()
         bounds = (_bounds(part) for part in spec.parts or ())
         self._leaves = list(zip(leaves(space), spec.parts or (), places, bounds, strict=False))
+        self._wide = {leaf.path for leaf in leaves(space) if _is_wide(leaf.space)}
 
     def encode(self, value: Any) -> npt.NDArray[Any]:
         """As the function `encode`."""
         spec = self.spec
         if spec.parts is None:
             array = _array(value, self.space.shape or (), WHOLE)
+            if self._wide:
+                _check_exact(array, WHOLE)
             return np.array(_cast(array, spec.dtype, WHOLE), copy=True).reshape(spec.shape)
         encoded = np.empty(spec.shape, dtype=spec.dtype)
         for leaf, part, place, bounds in self._leaves:
             array = _array(_follow(leaf, value), part.shape, leaf.name)
             if bounds is not None:
                 _check_range(array, *bounds, leaf.name)
+            if leaf.path in self._wide:
+                _check_exact(array, leaf.name)
             encoded[place] = _cast(array, spec.dtype, leaf.name).reshape(-1)
         return encoded
 
@@ -153,6 +157,14 @@ def _check_range(
         raise ObservationError(f"{field}{place}", expected, str(array[index]))
 
 
+def _check_exact(array: npt.NDArray[Any], field: str) -> None:
+    """Refuses integers that float32 would round."""
+    wrong = np.asarray(_beyond_float(array))
+    if wrong.any():
+        expected = f"integers from {-FLOAT_INTEGERS} to {FLOAT_INTEGERS}, as float32 holds them"
+        _refuse(array, wrong, expected, field)
+
+
 def _check(found: list[Leaf], environment: str) -> None:
     if not found:
         raise InvalidInputError(
@@ -169,11 +181,48 @@ def _check(found: list[Leaf], environment: str) -> None:
                 f"{environment}:{named} {kind}",
                 hint,
             )
+        if 0 in (leaf.space.shape or ()):
+            received = f"{environment}: {leaf.name!r} of shape {leaf.space.shape}"
+            raise InvalidInputError(
+                "environment.id", "an observation space with elements", received
+            )
+        if isinstance(leaf.space, Box):
+            _check_integer_bounds(leaf, environment)
     names = [leaf.name for leaf in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidInputError(
             "environment.id", "parts with different names", f"{environment}: {twice[0]!r} twice"
         )
+
+
+def _check_integer_bounds(leaf: Leaf, environment: str) -> None:
+    """Refuses a Box of integers whose range float32 does not hold; unbounded ones pass."""
+    if not _is_wide(leaf.space):
+        return
+    limits = np.iinfo(leaf.space.dtype)
+    # gymnasium bounds an unbounded Box of integers up to two steps within the dtype's range.
+    for bounds, open_end in (
+        (leaf.space.low, leaf.space.low <= limits.min + 2),  # type: ignore[attr-defined]
+        (leaf.space.high, leaf.space.high >= limits.max - 2),  # type: ignore[attr-defined]
+    ):
+        wrong = _beyond_float(bounds) & ~open_end
+        if wrong.any():
+            expected = f"integers from {-FLOAT_INTEGERS} to {FLOAT_INTEGERS}, as float32 holds them"
+            received = f"{environment}: {leaf.name!r} with the bound {bounds[wrong][0]}"
+            raise InvalidInputError("environment.id", expected, received)
+
+
+def _is_wide(space: Space) -> bool:
+    """Whether a space is a Box of integers with bounds that float32 does not hold."""
+    if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.integer):
+        return False
+    return bool((_beyond_float(space.low) | _beyond_float(space.high)).any())
+
+
+def _beyond_float(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which numbers are beyond the integers that float32 holds; NaN is not."""
+    beyond: npt.NDArray[np.bool_] = (array < -FLOAT_INTEGERS) | (array > FLOAT_INTEGERS)
+    return beyond
 
 
 def _box_layout(space: Box, environment: str) -> ObservationSpec:
@@ -210,18 +259,11 @@ def _part(leaf: Leaf) -> ObservationPart:
     return ObservationPart(name=leaf.name, shape=shape)
 
 
-def _common_dtype(parts: tuple[ObservationPart, ...], environment: str) -> Dtype:
+def _common_dtype(parts: tuple[ObservationPart, ...]) -> Dtype:
     """The smallest dtype that holds every part."""
     if all(part.integer for part in parts):
         return "uint8"
     integral = all(part.integer or part.categories is not None for part in parts)
-    limit = INTEGER_RANGES["int32"][1] if integral else FLOAT_INTEGERS
-    for part in parts:
-        for first, count in zip(part.first, part.categories or (), strict=False):
-            if not -limit <= first <= first + count - 1 <= limit:
-                received = f"{environment}: {part.name!r} from {first} to {first + count - 1}"
-                expected = f"categories from {-limit} to {limit}"
-                raise InvalidInputError("environment.id", expected, received)
     return "int32" if integral else "float32"
 
 
@@ -230,7 +272,8 @@ def _unfit(environment: str, error: ValueError) -> InvalidInputError:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        problem = f"{place}: {first['msg']}" if place else first["msg"]
+        message = first["msg"].removeprefix("Value error, ")
+        problem = f"{place}: {message}" if place else message
     expected = "an observation space within the limits of a layout"
     return InvalidInputError("environment.id", expected, f"{environment}: {problem}")
 

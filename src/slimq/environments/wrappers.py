@@ -8,9 +8,11 @@ everywhere, over HTTP too.
 from __future__ import annotations
 
 import inspect
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from slimq.core.environment import EnvironmentSpec, WrapperSpec
 from slimq.core.errors import (
@@ -91,12 +93,7 @@ def _check_normalization(env: Env, spec: EnvironmentSpec, index: int) -> None:
 def _apply(env: Env, wrapper: WrapperSpec, environment: str, place: str) -> Env:
     reference = _find(wrapper, environment, place)
     arguments = dict[str, Any](wrapper.kwargs)
-    if _is_gymnasiums(reference.target):
-        # JSON has no tuples, and some of these take nothing else.
-        arguments = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in arguments.items()
-        }
+    arguments = _convert_lists(reference.target, arguments, f"{place}.kwargs")
     if reference.target is gymnasium.wrappers.TransformObservation:
         arguments = _transformation(env, arguments, environment, place)
     try:
@@ -115,7 +112,9 @@ def _apply(env: Env, wrapper: WrapperSpec, environment: str, place: str) -> Env:
         if error.name == "cv2":
             raise MissingExtraError("cv2", "images") from error
         raise EnvironmentFailure(environment, "creation", wrapper.name, explain(error)) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if _is_gymnasiums(reference.target):
             received = f"{wrapper.name}: {explain(error)}"
             raise InvalidInputError(place, "a wrapper that fits", received) from error
@@ -124,6 +123,30 @@ def _apply(env: Env, wrapper: WrapperSpec, environment: str, place: str) -> Env:
         problem = f"expected a gymnasium.Env, received a {type(wrapped).__name__}"
         raise EnvironmentFailure(environment, "creation", wrapper.name, problem)
     return wrapped
+
+
+def _convert_lists(target: Any, arguments: dict[str, Any], place: str) -> dict[str, Any]:
+    """Makes arrays of lists where a wrapper declares them, and tuples where it is gymnasium's.
+
+    JSON has neither, and some of gymnasium's take nothing else.
+    """
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        parameters = MappingProxyType({})
+    converted = dict(arguments)
+    for name, value in arguments.items():
+        if not isinstance(value, list):
+            continue
+        if name in parameters and "ndarray" in str(parameters[name].annotation):
+            try:
+                converted[name] = np.array(value, np.float32)
+            except (TypeError, ValueError) as error:
+                expected = "numbers, in lists of equal lengths"
+                raise InvalidInputError(f"{place}.{name}", expected, first_line(error)) from error
+        elif _is_gymnasiums(target):
+            converted[name] = tuple(value)
+    return converted
 
 
 def _find(wrapper: WrapperSpec, environment: str, place: str) -> Reference:
@@ -164,7 +187,9 @@ def _transformation(
         if not isinstance(space, gymnasium.Space) and callable(space):
             try:
                 space = space(env.observation_space)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise EnvironmentFailure(
                     environment, "creation", "observation_space", explain(error)
                 ) from error

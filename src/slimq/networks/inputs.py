@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,15 +76,12 @@ class Part(nn.Module):
     ) -> None:
         super().__init__()
         self.start, self.part, self.divisor, self.shaped = start, part, divisor, shaped
-        categories = part.categories or ()
-        columns = [start + i for i, count in enumerate(categories) for _ in range(count)]
-        values = [
-            low + code
-            for low, count in zip(part.first, categories, strict=False)
-            for code in range(count)
-        ]
-        self.register_buffer("columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
-        self.register_buffer("values", torch.tensor(values, dtype=torch.float32), persistent=False)
+        counts = np.array(part.categories or (), np.int64)
+        elements = np.repeat(np.arange(len(counts)), counts)
+        codes = np.arange(len(elements)) - (np.cumsum(counts) - counts)[elements]
+        values = np.array(part.first, np.int64)[elements] + codes
+        self.register_buffer("columns", torch.from_numpy(start + elements), persistent=False)
+        self.register_buffer("values", torch.from_numpy(values).float(), persistent=False)
 
     def forward(self, flat: Tensor) -> Tensor:
         """`(batch, encoded_size)`, or `(batch, *part.shape)` if shaped, of `(batch, size)`."""

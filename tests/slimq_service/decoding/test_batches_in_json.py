@@ -79,6 +79,25 @@ def test_a_missing_part_is_named() -> None:
         read({})
 
 
+@pytest.mark.parametrize(
+    ("value", "received"),
+    [
+        ([ONE, ONE], "a list of objects"),
+        ([[ONE]], "a list of objects"),
+        ([ONE["image"], 3], "a list of shape (2, 2, 3, …)"),
+        ([[[0] * 13]], "a list of shape (1, 1, 13)"),
+        ([[0] * 12], "a list of shape (1, 12)"),
+        ([0] * 12, "a list of shape (12)"),
+        (7, "the number 7"),
+    ],
+)
+def test_lists_that_are_no_flat_observations_are_told_the_form(value: Any, received: str) -> None:
+    form = "an object with the parts 'image', 'direction', a batch in each, or a list of shape"
+    with pytest.raises(ObservationError) as raised:
+        read(value)
+    assert f"observations: expected {form} (batch, 13), received {received}" in str(raised.value)
+
+
 def test_parts_are_refused_where_there_are_none() -> None:
     with pytest.raises(ObservationError, match="received an object with the keys"):
         read(ONE, ObservationSpec(dtype="float32", shape=(13,)))
