@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from slimq.importing.environments import environment_of, named_environment
+from slimq.core.errors import InvalidInputError
+from slimq.importing.environments import check_registered, environment_of, named_environment
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,29 @@ def test_either_key_names_the_environment() -> None:
         environment = environment_of({key: "Acrobot-v1"})
         assert environment is not None
         assert environment.id == "Acrobot-v1"
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "PongNoFrameskip-v4", "ALE/Pong-v5"])
+def test_registered_environments_of_a_file_are_used(name: str) -> None:
+    environment = named_environment(name)
+    assert environment is not None
+    check_registered(environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("own:Thing-v5", "own:Thing-v5, which is code: give --env own:Thing-v5 if you trust it"),
+        ("os:CartPole-v1", "os:CartPole-v1, which is code"),
+        ("x.py:make; ls\n", r"'x.py:make; ls\n', which is code"),
+        ("Thing-v5", "Thing-v5, which gymnasium has not registered: give --env MODULE:Thing-v5"),
+        ("ALE/Thing-v5", "ALE/Thing-v5, which gymnasium has not registered"),
+    ],
+)
+def test_other_environments_of_a_file_are_refused(name: str, problem: str) -> None:
+    environment = named_environment(name)
+    assert environment is not None
+    with pytest.raises(InvalidInputError) as refused:
+        check_registered(environment)
+    assert f"the file names the environment {problem}" in str(refused.value)
+    assert "\n" not in str(refused.value)
