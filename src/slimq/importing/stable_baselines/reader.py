@@ -110,7 +110,7 @@ def read_zip(path: Path, hints: Hints) -> Source:
         layout = layout_of(space)
         actions = count_actions(unpickled(data, "action_space", name))
     except UNREADABLE as error:
-        problem = f"one without {error}" if isinstance(error, KeyError) else first_line(error)
+        problem = f"one without {error}" if isinstance(error, KeyError) else first_line(error)[:160]
         raise refuse(name, "spaces that slimq supports", problem) from error
     _check_starts(layout, name)
     prefix = f"{network}."

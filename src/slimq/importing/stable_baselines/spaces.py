@@ -24,7 +24,7 @@ def kind_of(space: Any) -> str:
             return str(space.arguments[0].name)
         if module.split(".")[0] in ("gym", "gymnasium") and name in KINDS:
             return name
-        raise PickleError(f"expected a space of gymnasium, found {space.maker}")
+        raise PickleError(f"expected a space of gymnasium, found {str(space.maker)[:120]}")
     raise PickleError("expected a space of gymnasium")
 
 
@@ -166,5 +166,5 @@ def _within_bytes(low: float | None, high: float | None) -> bool:
 def _pairs(arguments: Any) -> list[tuple[str, Any]]:
     """The entries of an OrderedDict that was pickled as a list of pairs."""
     if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], list):
-        return [(str(pair[0]), pair[1]) for pair in arguments[0]]
+        return [(pair[0], pair[1]) for pair in arguments[0] if isinstance(pair[0], str)]
     return []
