@@ -363,3 +363,36 @@ def test_observations_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     five = ObservationSpec(dtype="float32", shape=(5,))
     with pytest.raises(InvalidInputError, match=r"obs float32 \(\?, 4\), received float32 \(5,\)"):
         read_onnx(path, Hints()).fit(five)
+
+
+def flat(**shapes: tuple[int, ...]) -> ObservationSpec:
+    parts = tuple(ObservationPart(name=name, shape=shape) for name, shape in shapes.items())
+    return ObservationSpec(dtype="float32", shape=(sum(p.size for p in parts),), parts=parts)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"p": (2,), "q": (3,)},
+        {"left": (2,), "q": (3,)},
+        {"p": (2,), "q": (2,)},
+        {"left": (3,), "right": (2,)},
+    ],
+)
+def test_every_input_needs_a_part_of_its_own(tmp_path: Path, parts: Any) -> None:
+    nodes = [("Concat", "left right", "c", {"axis": 1}), ("MatMul", "c w", "q")]
+    inputs = {name: (F, ["n", 2]) for name in ("left", "right")}
+    path = make(tmp_path / "x.onnx", nodes, {"w": W1[:, :3]}, inputs)
+    with pytest.raises(InvalidInputError, match=r"a part named or shaped as|observations for left"):
+        read_onnx(path, Hints()).fit(flat(**parts))
+
+
+def test_an_input_of_another_name_gets_the_part_that_is_left(tmp_path: Path) -> None:
+    nodes = [("Concat", "left right", "c", {"axis": 1}), ("MatMul", "c w", "q")]
+    inputs = {name: (F, ["n", 2]) for name in ("left", "right")}
+    path = make(tmp_path / "x.onnx", nodes, {"w": W1[:, :3]}, inputs)
+    observation = flat(other=(2,), left=(2,))
+    states = draw_observations(observation, 5)
+    found = read_onnx(path, Hints()).fit(observation).reference(states)
+    expected = np.concatenate([states[:, 2:], states[:, :2]], axis=1) @ W1[:, :3]
+    assert relative_error(expected, found) < 1e-5
