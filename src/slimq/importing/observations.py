@@ -36,7 +36,7 @@ class Place:
     Attributes:
         observation: their layout.
         actions: meaning of each action; None if only their number is known.
-        action_start: the environment's number of the first one.
+        action_start: the environment's number of the first one, or the file's.
         environment: None without one.
         states: given by the user; None without.
     """
@@ -97,7 +97,7 @@ def find_place(source: Source, environment: EnvironmentSpec | None, file: Path |
         raise InvalidInputError("--env", expected, "neither, and the file names no environment")
     layout = layout_of_states(arrays, source.layout, name, strict=source.strict)
     states = _thin(states_for(arrays, layout, name))
-    return Place(layout, None, 0, None, states)
+    return Place(layout, None, source.action_start or 0, None, states)
 
 
 def _thin(states: Observations) -> Observations:

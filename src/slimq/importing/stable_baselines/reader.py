@@ -41,7 +41,7 @@ from slimq.importing.stable_baselines.data import (
 from slimq.importing.stable_baselines.forward import StableBaselinesPolicy
 from slimq.importing.stable_baselines.normalization import read_statistics
 from slimq.importing.stable_baselines.spaces import (
-    count_actions,
+    actions_of,
     inner_spaces,
     is_image,
     kind_of,
@@ -108,7 +108,7 @@ def read_zip(path: Path, hints: Hints) -> Source:
     space = unpickled(data, "observation_space", name)
     try:
         layout = layout_of(space)
-        actions = count_actions(unpickled(data, "action_space", name))
+        actions, action_start = actions_of(unpickled(data, "action_space", name))
     except UNREADABLE as error:
         problem = f"one without {error}" if isinstance(error, KeyError) else first_line(error)[:160]
         raise refuse(name, "spaces that slimq supports", problem) from error
@@ -138,6 +138,7 @@ def read_zip(path: Path, hints: Hints) -> Source:
         layout=layout,
         versions=_versions(archive, name),
         notes=tuple(notes),
+        action_start=action_start,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from slimq.core.observation import ObservationPart, ObservationSpec
 from slimq.importing.files.pickles import Global, Made, PickleError, dtype_name, to_array
 
+MAX_START = 2**31 - 1
 KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict", "Tuple")
 
 
@@ -36,15 +37,19 @@ def fields_of(space: Any) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def count_actions(space: Any) -> int:
-    """Number of actions of a pickled Discrete space.
+def actions_of(space: Any) -> tuple[int, int]:
+    """Number of actions of a pickled Discrete space, and the number of its first one.
 
     Raises:
         PickleError: it is something else.
     """
     if (kind := kind_of(space)) != "Discrete":
         raise PickleError(f"expected Discrete actions, found {kind}")
-    return int(to_array(fields_of(space)["n"]))
+    fields = fields_of(space)
+    count, start = int(to_array(fields["n"])), int(to_array(fields.get("start", 0)))
+    if count < 1 or abs(start) > MAX_START:
+        raise PickleError(f"expected numbers of actions, found {count} from {start} on")
+    return count, start
 
 
 def layout_of(space: Any) -> ObservationSpec:
