@@ -97,6 +97,8 @@ def describe_layout(layout: ObservationSpec) -> str:
     for part in layout.parts:
         if part.categories is not None:
             kind = "categories " + "×".join(map(str, part.categories[:8]))
+        elif part.integer and part.low is not None and part.high is not None:
+            kind = f"integers {part.low:g} to {part.high:g}"
         else:
             kind = "integers" if part.integer else "numbers"
         described.append(f"{part.name}: {kind} {part.shape}")

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from slimq.core.errors import first_line
-from slimq.core.observation import ObservationSpec
+from slimq.core.observation import ObservationPart, ObservationSpec
 from slimq.importing.files.pickles import PickleError
 from slimq.importing.files.reading import open_archive, read_file, read_member
 from slimq.importing.files.tensors import load_tensors, sizes, state_dict
@@ -307,15 +307,25 @@ def _same_parts(contents: Contents, layout: ObservationSpec, observation: Observ
         ours = dict(zip(theirs, ours.values(), strict=True))
     if set(ours) != set(theirs):
         return False
-    for name, part in theirs.items():
-        other = ours[name]
-        shapes = [part.shape, (*part.shape[1:], *part.shape[:1])]
-        fits = other.shape in shapes if len(part.shape) == 3 else other.size == part.size
-        if not fits or other.categories != part.categories or other.integer != part.integer:
-            return False
-        if (other.start or None) != (part.start or None):
-            return False
-    return True
+    return all(_same_part(contents, part, ours[name]) for name, part in theirs.items())
+
+
+def _same_part(contents: Contents, part: ObservationPart, other: ObservationPart) -> bool:
+    """Compares a part with the one at hand; shape () is that of a Discrete, (1,) of a lone one."""
+    shapes = [part.shape or (1,)]
+    if _is_encoded_image(contents, part.name):
+        shapes.append((*part.shape[1:], part.shape[0]))
+    same = (other.shape or (1,)) in shapes and other.categories == part.categories
+    if part.integer and (other.low, other.high) != (part.low, part.high):
+        return False
+    return same and other.integer == part.integer and other.first == part.first
+
+
+def _is_encoded_image(contents: Contents, key: str) -> bool:
+    """Whether a part of a Dict is an image with convolutions, which take the channels first."""
+    if kind_of(contents.space) != "Dict" or not is_image(inner_spaces(contents.space)[key]):
+        return False
+    return f"features_extractor.extractors.{key}.cnn.0.weight" in contents.weights
 
 
 def _versions(archive: zipfile.ZipFile, name: str) -> dict[str, str]:
