@@ -275,3 +275,14 @@ def test_other_parts_are_refused(tmp_path: Path, part: Any, changes: Any) -> Non
     check(source.fit(source.layout), source.layout)
     with pytest.raises(InvalidInputError, match=r"expected observations a: .* received a: "):
         source.fit(with_part(source.layout, **changes))
+
+
+def test_a_tuple_is_refused_as_such(tmp_path: Path) -> None:
+    space = spaces.Tuple((spaces.Box(-1, 1, (4,)),))
+    path = sb3_zip(tmp_path / "x.zip", q_net(dense(4, 2)), space)
+    with pytest.raises(InvalidInputError, match="received a Tuple, which Stable-Baselines3"):
+        read_zip(path, Hints())
+    inside = spaces.Dict({"a": space, "b": spaces.Box(-1, 1, (4,))})
+    path = sb3_zip(tmp_path / "y.zip", q_net(dense(4, 2)), inside)
+    with pytest.raises(InvalidInputError, match="'a' is a Tuple within a Dict"):
+        read_zip(path, Hints())

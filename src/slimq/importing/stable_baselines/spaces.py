@@ -65,6 +65,8 @@ def layout_of(space: Any) -> ObservationSpec:
         return ObservationSpec(dtype=dtype, shape=shape_of(space) or (1,), low=low, high=high)
     if kind == "Dict":
         parts = tuple(part_of(name, inner) for name, inner in inner_spaces(space).items())
+    elif kind == "Tuple":
+        raise PickleError("a Tuple, which Stable-Baselines3 has no network for")
     else:
         parts = (part_of("observation", space),)
     if all(part.categories is not None or part.integer for part in parts):
