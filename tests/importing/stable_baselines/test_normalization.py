@@ -144,3 +144,10 @@ def test_numbers_that_unpack_to_too_much_are_refused(tmp_path: Path) -> None:
     np.savez_compressed(path, mean=np.zeros(3 << 20), var=np.ones(4))
     with pytest.raises(InvalidInputError, match="64 times their file"):
         read_statistics(path)
+
+
+def test_notes_do_not_name_folders_of_this_machine(tmp_path: Path) -> None:
+    np.savez(tmp_path / "normalize.npz", mean=np.zeros(4), var=np.ones(4))
+    path = sb3_zip(tmp_path / "x.zip", q_net(dense(4, 2)))
+    source = read_zip(path, Hints(vecnormalize=tmp_path / "normalize.npz"))
+    assert source.notes == ("normalizes with normalize.npz",)

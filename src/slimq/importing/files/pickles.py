@@ -166,8 +166,9 @@ def _dtype(value: Any) -> np.dtype[Any]:
         raise PickleError(f"expected a type of numbers, found a {type(code).__name__}")
     if code not in NUMBERS:
         raise PickleError(f"expected a type of numbers, found {code[:32]}")
-    order = value.state[1] if value.state else "|"
-    made: np.dtype[Any] = np.dtype(code).newbyteorder(order if order in ("<", ">") else "=")
+    order: Any = value.state[1] if value.state else "|"
+    order = order if order in ("<", ">") else "="
+    made: np.dtype[Any] = np.dtype(code).newbyteorder(order)
     return made
 
 

@@ -124,10 +124,12 @@ def read_zip(path: Path, hints: Hints) -> Source:
         normalize_images=keywords.get("normalize_images") is not False,
     )
     statistics = read_statistics(hints.vecnormalize) if hints.vecnormalize else None
-    if statistics and (layout.parts is not None or layout.dtype != "float32"):
+    if statistics and not takes_statistics(layout):
         received = f"observations {describe_layout(layout)} in {name}"
         raise refuse(str(hints.vecnormalize), "float observations without parts", received)
-    notes = [] if statistics is None else [f"normalizes with {hints.vecnormalize}"]
+    notes = []
+    if statistics is not None and hints.vecnormalize is not None:
+        notes.append(f"normalizes with {hints.vecnormalize.name}")
     if contents.network == "quantile_net":
         notes.append("the quantiles are reduced to their mean")
     return Source(
@@ -140,6 +142,11 @@ def read_zip(path: Path, hints: Hints) -> Source:
         notes=tuple(notes),
         action_start=action_start,
     )
+
+
+def takes_statistics(layout: ObservationSpec) -> bool:
+    """Whether slimq normalizes such observations: float ones without parts."""
+    return layout.parts is None and layout.dtype == "float32"
 
 
 def _fit(
