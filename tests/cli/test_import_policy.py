@@ -127,7 +127,14 @@ def test_a_configuration_gives_the_environment(folder: Path) -> None:
 def test_a_dry_run_publishes_nothing(folder: Path) -> None:
     done = run("dqn.zip", "--policy", "mine", "--observations", "states.npz", "--dry-run")
     assert done.exit_code == 0
+    assert "published: nothing (--dry-run)" in done.stdout
+    done = run("dqn.zip", "--policy", "mine", "--observations", "states.npz", "--dry-run", "--json")
+    assert json.loads(done.stdout)["published"] is None
     assert not (folder / "policies").exists()
+
+
+def test_the_help_names_the_table_of_the_configuration() -> None:
+    assert "[environment]," in run("--help").output
 
 
 def test_an_existing_policy_needs_replace(folder: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
 
 from policy_files import dense, q_net, save, sb3_zip
@@ -66,6 +68,9 @@ def test_statistics_that_are_not_used_are_mentioned(tmp_path: Path) -> None:
     path = sb3_zip(tmp_path / "dqn.zip", q_net(dense(4, 2)))
     (tmp_path / "vec_normalize.pkl").touch()
     assert "vec_normalize.pkl lies beside the file" in read_source(path, Hints()).notes[-1]
+    pixels = gymnasium.spaces.Box(0, 255, (4,), np.uint8)
+    path = sb3_zip(tmp_path / "pixels.zip", q_net(dense(4, 2)), pixels)
+    assert read_source(path, Hints()).notes == ()
 
 
 def test_a_folder_without_a_policy_or_with_several_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -192,3 +193,13 @@ def test_many_states_are_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
     manifest = prepare(request_of(path, states=states)).manifest
     assert manifest.imported is not None
     assert manifest.imported.states == 10
+
+
+def test_the_number_of_the_first_action_is_that_of_the_file(tmp_path: Path) -> None:
+    space = gymnasium.spaces.Discrete(2, start=5)
+    path = sb3_zip(tmp_path / "x.zip", q_net(dense(4, 8, 2)), actions=space)
+    states = write_states(tmp_path / "s.npz", observations=np.ones((7, 4)))
+    manifest = prepare(request_of(path, states=states)).manifest
+    assert (manifest.action_start, manifest.actions) == (5, ["0", "1"])
+    with pytest.raises(InvalidInputError, match="actions from 5 on, as the policy has, received"):
+        prepare(request_of(path, environment=CARTPOLE))

@@ -71,7 +71,7 @@ def test_other_files_are_refused_and_objects_are_not_unpickled(tmp_path: Path) -
     with pytest.raises(InvalidInputError, match=r"'observations\.npy': Object arrays cannot"):
         read_states(tmp_path / "x.npz")
     assert not trace.exists()
-    (tmp_path / "y.npz").write_bytes(b"\x93NUMPY")
+    (tmp_path / "y.npz").write_bytes(b"\x89HDF")
     with pytest.raises(InvalidInputError, match=r"write it with numpy\.savez"):
         read_states(tmp_path / "y.npz")
     np.savez(tmp_path / "z.npz")
@@ -92,3 +92,14 @@ def test_every_fifth_state_is_held_out(count: int) -> None:
 def test_few_states_are_not_split(count: int) -> None:
     states = np.ones((count, 4))
     assert split_states(states) == (states, None)
+
+
+def test_one_array_may_be_an_npy_file(tmp_path: Path) -> None:
+    array = np.arange(8.0).reshape(2, 4)
+    np.save(tmp_path / "x.npy", array)
+    found = read_states(tmp_path / "x.npy")
+    assert list(found) == ["observations"]
+    np.testing.assert_array_equal(found["observations"], array)
+    (tmp_path / "y.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-8])
+    with pytest.raises(InvalidInputError, match="the array: "):
+        read_states(tmp_path / "y.npy")

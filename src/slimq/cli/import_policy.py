@@ -57,7 +57,7 @@ def import_policy(
         typer.Option(
             "--env",
             help="Environment that it plays in, such as CartPole-v1; Atari games get the usual "
-            "frames. Default: the one that the file names.",
+            "frames. Default: the one that the file names, if gymnasium has registered it.",
         ),
     ] = None,
     env_kwargs: Annotated[
@@ -67,15 +67,16 @@ def import_policy(
         Path | None,
         typer.Option(
             "--config",
-            help="TOML file with [environment], for wrappers and preprocessing; instead of --env.",
+            help="TOML file with \\[environment], for wrappers and preprocessing; instead of "
+            "--env.",
         ),
     ] = None,
     observations: Annotated[
         Path | None,
         typer.Option(
             "--observations",
-            help="npz file with observations, or with an array per part; without an environment, "
-            "nothing is proven in play.",
+            help="npz or npy file with observations, or npz file with an array per part; without "
+            "an environment, nothing is proven in play.",
         ),
     ] = None,
     policies: PoliciesOption = DEFAULT_POLICIES,
@@ -152,6 +153,7 @@ def import_policy(
         )
     )
     summary = summarize(prepared)
+    summary["published"] = None
     if not dry_run:
         earlier = _default_variant(repository, policy)
         publish(repository, prepared, replace=replace)
@@ -232,6 +234,8 @@ def _print(summary: dict[str, Any], *, as_json: bool) -> None:
         typer.echo(json.dumps(summary))
         return
     notes = summary.pop("notes")
+    if summary["published"] is None:
+        summary["published"] = "nothing (--dry-run)"
     for key, value in summary.items():
         shown = f"{value:.3g}" if isinstance(value, float) else value
         typer.echo(f"{key}: {'none' if shown is None else shown}")

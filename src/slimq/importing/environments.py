@@ -1,14 +1,22 @@
-"""Environments that files of other programs name."""
+"""Environments that files of other programs name.
+
+An environment may be code: `FILE.py:function` and `module:Id` are imported when it is made. What a
+file names is used only if it is an id that gymnasium or ALE has registered.
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import ale_py
+import gymnasium
 from pydantic import ValidationError
 
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
+from slimq.core.errors import InvalidInputError
 
 ATARI = re.compile(r"(?:ALE/)?([A-Za-z0-9]+?)(?:NoFrameskip-v\d|-v5)")
 KEYS = ("env_id", "env")
@@ -38,3 +46,23 @@ def named_environment(name: str) -> EnvironmentSpec | None:
         return EnvironmentSpec(id=name)
     except ValidationError:
         return None
+
+
+def check_registered(environment: EnvironmentSpec) -> None:
+    """Checks that an environment that a file names can be made without code that the file names.
+
+    Raises:
+        InvalidInputError: it is code, or no registered id.
+    """
+    gymnasium.register_envs(ale_py)
+    name = environment.id
+    if ":" not in name and name in gymnasium.registry:
+        return
+    shown = shlex.quote(name.encode("unicode_escape").decode("ascii"))
+    is_code = ":" in name
+    problem = "is code" if is_code else "gymnasium has not registered"
+    option = f"--env {shown}" if is_code else f"--env MODULE:{shown}"
+    received = f"nothing, and the file names the environment {shown}, which {problem}"
+    raise InvalidInputError(
+        "--env", "an environment to play in", received, f": give {option} if you trust it"
+    )

@@ -127,7 +127,7 @@ def prepare(request: Request) -> Prepared:
 def _check_actions(
     source: Source, reference: QFunction, states: Observations, place: Place, request: Request
 ) -> int:
-    """Compares the number of actions with the environment's; returns it."""
+    """Compares the actions with the environment's; returns their number."""
     actions = source.actions
     if actions is None:
         actions = reference(states[:1]).shape[1]
@@ -135,6 +135,9 @@ def _check_actions(
         environment = place.environment.id if place.environment else "the environment"
         expected = f"{actions} actions, as the policy has"
         raise refuse(str(request.path), expected, f"{len(place.actions)} of {environment}")
+    if source.action_start not in (None, place.action_start):
+        expected = f"actions from {source.action_start} on, as the policy has"
+        raise refuse(str(request.path), expected, f"actions from {place.action_start} on")
     return actions
 
 

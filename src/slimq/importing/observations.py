@@ -15,6 +15,7 @@ from slimq.core.qfunction import QFunction
 from slimq.environments.collection import collect_calibration
 from slimq.environments.vector import describe
 from slimq.importing.checking import evaluate
+from slimq.importing.environments import check_registered
 from slimq.importing.source import Source
 from slimq.importing.states import (
     MIN_TO_SPLIT,
@@ -35,7 +36,7 @@ class Place:
     Attributes:
         observation: their layout.
         actions: meaning of each action; None if only their number is known.
-        action_start: the environment's number of the first one.
+        action_start: the environment's number of the first one, or the file's.
         environment: None without one.
         states: given by the user; None without.
     """
@@ -64,15 +65,19 @@ def find_place(source: Source, environment: EnvironmentSpec | None, file: Path |
     """The layout of observations, from the environment or the states.
 
     Args:
-        source: what is imported; its environment is used if nothing else is given.
+        source: what is imported; its environment is used if nothing else is given, and if it is a
+            registered one.
         environment: where the policy plays.
         file: npz file with observations.
 
     Raises:
-        InvalidInputError: there is neither, or the states do not fit.
+        InvalidInputError: there is neither, the states do not fit, or the file names code as its
+            environment.
     """
     if environment is None and file is None:
         environment = source.environment
+        if environment is not None:
+            check_registered(environment)
     name = str(file)
     arrays = None if file is None else read_states(file)
     if environment is not None:
@@ -92,7 +97,7 @@ def find_place(source: Source, environment: EnvironmentSpec | None, file: Path |
         raise InvalidInputError("--env", expected, "neither, and the file names no environment")
     layout = layout_of_states(arrays, source.layout, name, strict=source.strict)
     states = _thin(states_for(arrays, layout, name))
-    return Place(layout, None, 0, None, states)
+    return Place(layout, None, source.action_start or 0, None, states)
 
 
 def _thin(states: Observations) -> Observations:

@@ -18,7 +18,7 @@ from slimq.importing.hub import (
 from slimq.importing.onnx.reader import read_onnx
 from slimq.importing.plain_weights.reader import is_safetensors, read_weights
 from slimq.importing.source import Framework, Hints, Source, refuse
-from slimq.importing.stable_baselines.reader import read_zip
+from slimq.importing.stable_baselines.reader import read_zip, takes_statistics
 
 KINDS = (
     "a zip of Stable-Baselines3, a .cleanrl_model, a torch state dict, safetensors, an ONNX model, "
@@ -52,7 +52,8 @@ def read_source(path: Path, hints: Hints) -> Source:
         raise refuse(str(path), "a folder", "a file", "leave out --framework hub")
     framework = hints.framework or _recognise(path)
     source = READERS[framework](path, hints)
-    if framework in ("sb3", "sb3-contrib") and hints.vecnormalize is None:
+    normalizes = source.layout is not None and takes_statistics(source.layout)
+    if framework in ("sb3", "sb3-contrib") and normalizes and hints.vecnormalize is None:
         note = statistics_beside(path)
         return source if note is None else replace(source, notes=(*source.notes, note))
     return source

@@ -68,6 +68,7 @@ class Source:
         environment: the environment that the file names; None if it names none.
         versions: of the program that made the file.
         notes: what was assumed or left out.
+        action_start: the environment's number of the first action; None if the file does not say.
         strict: whether observations must be of the file's layout; otherwise `fit` adapts them.
     """
 
@@ -80,6 +81,7 @@ class Source:
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     strict: bool = True
+    action_start: int | None = None
 
 
 def refuse(file: str, expected: str, received: str, remedy: str = "") -> InvalidInputError:
@@ -95,6 +97,8 @@ def describe_layout(layout: ObservationSpec) -> str:
     for part in layout.parts:
         if part.categories is not None:
             kind = "categories " + "×".join(map(str, part.categories[:8]))
+        elif part.integer and part.low is not None and part.high is not None:
+            kind = f"integers {part.low:g} to {part.high:g}"
         else:
             kind = "integers" if part.integer else "numbers"
         described.append(f"{part.name}: {kind} {part.shape}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimq.core.errors import InvalidInputError, first_line
 from slimq.core.observation import ObservationPart, Observations, ObservationSpec
-from slimq.importing.files.reading import open_archive, read_file, read_member
+from slimq.importing.files.arrays import read_array, read_arrays
+from slimq.importing.files.reading import read_file
 from slimq.importing.source import describe_layout, refuse
 
 KEY = "observations"
+NPY = b"\x93NUMPY"
+"""Beginning of an npy file."""
 HELD_OUT_EVERY = 5
 """Of this many consecutive states, compression never sees the last."""
 MIN_TO_SPLIT = 10
@@ -23,27 +24,20 @@ MIN_TO_SPLIT = 10
 
 
 def read_states(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Reads the arrays of an npz file; pickled objects are refused.
+    """Reads the arrays of an npz file, or the one of an npy file; pickled objects are refused.
 
     Raises:
         InvalidInputError: the file is something else, or damaged.
     """
     content, name = read_file(path), str(path)
-    expected = f"an npz file with {KEY!r}, or with an array per part"
+    if content.startswith(NPY):
+        return {KEY: read_array(content, name, "the array")}
     if content[:2] != b"PK":
+        expected = f"an npz file with {KEY!r}, or with an array per part, or an npy file"
         raise refuse(name, expected, "another kind of file", "write it with numpy.savez")
-    archive = open_archive(content, name)
-    found = {}
-    for member in archive.namelist():
-        try:
-            data = read_member(archive, member, name)
-            found[member.removesuffix(".npy")] = np.load(io.BytesIO(data), allow_pickle=False)
-        except InvalidInputError:
-            raise
-        except Exception as error:  # an npy header is Python source: its reader raises anything
-            raise refuse(name, expected, f"{member!r}: {first_line(error)[:120]}") from error
-    arrays = {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
+    arrays = read_arrays(content, name)
     if not arrays:
+        expected = f"an npz file with {KEY!r}, or with an array per part"
         raise refuse(name, expected, "an empty archive")
     return arrays
 

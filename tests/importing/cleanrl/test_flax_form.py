@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from msgpack_bytes import layers, pack
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import ObservationSpec
 from slimq.importing.checking import draw_observations, relative_error
@@ -18,36 +17,6 @@ from slimq.networks.torch_policy import TorchPolicy
 
 VECTOR = ObservationSpec(dtype="float32", shape=(4,))
 FRAMES = ObservationSpec(dtype="uint8", shape=(4, 84, 84), low=0, high=255)
-
-
-def pack(value: Any) -> bytes:
-    """MessagePack with arrays as flax writes them."""
-    if isinstance(value, dict):
-        head = struct.pack(">BH", 0xDE, len(value))
-        return head + b"".join(pack(part) for pair in value.items() for part in pair)
-    if isinstance(value, str):
-        return struct.pack(">BB", 0xD9, len(value)) + value.encode()
-    if isinstance(value, float):
-        return struct.pack(">Bd", 0xCB, value)
-    if isinstance(value, int):
-        return struct.pack(">Bi", 0xD2, value)
-    if isinstance(value, tuple | list):
-        return struct.pack(">BH", 0xDC, len(value)) + b"".join(map(pack, value))
-    if isinstance(value, bytes):
-        return struct.pack(">BI", 0xC6, len(value)) + value
-    inner = pack((value.shape, value.dtype.name, value.tobytes()))
-    return struct.pack(">BIb", 0xC9, len(inner), 1) + inner
-
-
-def layers(*widths: int, start: int = 0) -> dict[str, Any]:
-    generator = np.random.default_rng(1)
-    return {
-        f"Dense_{start + i}": {
-            "kernel": generator.normal(size=pair).astype(np.float32) / pair[0] ** 0.5,
-            "bias": generator.normal(size=pair[1]).astype(np.float32),
-        }
-        for i, pair in enumerate(itertools.pairwise(widths))
-    }
 
 
 def write(path: Path, value: Any) -> Path:

@@ -110,3 +110,45 @@ def test_a_space_of_gymnasium_is_read_without_it() -> None:
     found = read_pickle(pickle.dumps(space))
     assert found.maker == Global("gymnasium.spaces.box", "Box")
     np.testing.assert_array_equal(to_array(found.fields["high"]), space.high)
+
+
+TUPLES = b")" + b"\x85" * 5_000
+DOUBLING = b")" + b"2\x86" * 60
+"""A tuple of two of itself, sixty times over: showing or hashing it would never end."""
+
+
+@pytest.mark.parametrize("nested", [TUPLES, DOUBLING], ids=["deep", "doubling"])
+@pytest.mark.parametrize(
+    "program",
+    [b"%b\x8c\x01a\x93.", b"\x8c\x01a%b\x93.", b"}%bK\x01s.", b"\x8c\x01a)%b\x92."],
+    ids=["module", "name", "key", "keywords"],
+)
+def test_nested_values_are_refused_without_being_shown(nested: bytes, program: bytes) -> None:
+    with pytest.raises(PickleError) as refused:
+        read_pickle(b"\x80\x04" + program % nested)
+    assert len(str(refused.value)) < 200
+    assert globals_of(b"\x80\x04" + program % nested) == []
+
+
+@pytest.mark.parametrize("nested", [TUPLES, DOUBLING], ids=["deep", "doubling"])
+def test_arrays_of_nested_values_are_refused_without_showing_them(nested: bytes) -> None:
+    value = read_pickle(b"\x80\x04" + nested + b".")
+    dtype = Made(Global("numpy", "dtype"), ("f4",))
+    scalar = Global("numpy.core.multiarray", "scalar")
+    of_buffer = Global("numpy.core.numeric", "_frombuffer")
+    for made in (
+        value,
+        Made(value, ()),
+        Made(scalar, (dtype, value)),
+        Made(scalar, (Made(Global("numpy", "dtype"), (value,)), b"0000")),
+        Made(scalar, (dtype, Made(Global("_codecs", "encode"), (value,)))),
+        Made(of_buffer, (b"0000", dtype, (value,), "C")),
+    ):
+        with pytest.raises(PickleError, match="expected a") as refused:
+            to_array(made)
+        assert len(str(refused.value)) < 200
+
+
+def test_long_names_are_not_shown() -> None:
+    with pytest.raises(PickleError, match="a name of 5,000 characters"):
+        read_pickle(b"c" + b"a" * 5_000 + b"\nb\n.")

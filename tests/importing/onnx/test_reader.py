@@ -363,3 +363,90 @@ def test_observations_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     five = ObservationSpec(dtype="float32", shape=(5,))
     with pytest.raises(InvalidInputError, match=r"obs float32 \(\?, 4\), received float32 \(5,\)"):
         read_onnx(path, Hints()).fit(five)
+
+
+def flat(**shapes: tuple[int, ...]) -> ObservationSpec:
+    parts = tuple(ObservationPart(name=name, shape=shape) for name, shape in shapes.items())
+    return ObservationSpec(dtype="float32", shape=(sum(p.size for p in parts),), parts=parts)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"p": (2,), "q": (3,)},
+        {"left": (2,), "q": (3,)},
+        {"p": (2,), "q": (2,)},
+        {"left": (3,), "right": (2,)},
+    ],
+)
+def test_every_input_needs_a_part_of_its_own(tmp_path: Path, parts: Any) -> None:
+    nodes = [("Concat", "left right", "c", {"axis": 1}), ("MatMul", "c w", "q")]
+    inputs = {name: (F, ["n", 2]) for name in ("left", "right")}
+    path = make(tmp_path / "x.onnx", nodes, {"w": W1[:, :3]}, inputs)
+    with pytest.raises(InvalidInputError, match=r"a part named or shaped as|observations for left"):
+        read_onnx(path, Hints()).fit(flat(**parts))
+
+
+def test_an_input_of_another_name_gets_the_part_that_is_left(tmp_path: Path) -> None:
+    nodes = [("Concat", "left right", "c", {"axis": 1}), ("MatMul", "c w", "q")]
+    inputs = {name: (F, ["n", 2]) for name in ("left", "right")}
+    path = make(tmp_path / "x.onnx", nodes, {"w": W1[:, :3]}, inputs)
+    observation = flat(other=(2,), left=(2,))
+    states = draw_observations(observation, 5)
+    found = read_onnx(path, Hints()).fit(observation).reference(states)
+    expected = np.concatenate([states[:, 2:], states[:, :2]], axis=1) @ W1[:, :3]
+    assert relative_error(expected, found) < 1e-5
+
+
+FORMS: list[list[Any]] = [
+    [("Identity", "0", "1")],
+    [("Cast", "0", "1", {"to": F})],
+    [("Unsqueeze", "0 axis", "1"), ("Squeeze", "1 axis", "2")],
+    [("Flatten", "0", "1"), ("Reshape", "1 shape", "2"), ("Identity", "2", "3")],
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(node[0] for node in form))
+@pytest.mark.parametrize(
+    ("operator", "problem"),
+    [
+        ("Softmax", "probabilities of actions in"),
+        ("LogSoftmax", "probabilities of actions in"),
+        ("ArgMax", "only the chosen action"),
+    ],
+)
+def test_choices_and_probabilities_are_found_in_another_form(
+    tmp_path: Path, operator: str, problem: str, form: list[Any]
+) -> None:
+    attributes = {"axis": 1, "keepdims": 1} if operator == "ArgMax" else {"axis": 1}
+    first: list[Any] = [(operator, "q", "0", attributes)]
+    if operator == "ArgMax":
+        first = [(operator, "q", "i", attributes), ("Cast", "i", "0", {"to": F})]
+    width = 1 if operator == "ArgMax" else 3
+    constants = DENSE | {"axis": np.array([1]), "shape": np.array([-1, width])}
+    outputs = {form[-1][2]: (F, ["n", width])}
+    nodes = [*MLP, *first, *form]
+    path = make(tmp_path / "x.onnx", nodes, constants, {"obs": (F, ["n", 4])}, outputs)
+    with pytest.raises(InvalidInputError, match=problem):
+        read_onnx(path, Hints())
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [("RandomNormalLike", {"scale": 1e-6}), ("RandomUniformLike", {}), ("Bernoulli", {})],
+)
+def test_operators_that_draw_numbers_are_refused(
+    tmp_path: Path, operator: str, attributes: dict[str, Any]
+) -> None:
+    nodes = [*MLP[:2], (operator, "r", "noise", attributes), ("Add", "r noise", "s"),
+             ("Gemm", "s w2 b2", "q")]  # fmt: skip
+    path = make(tmp_path / "x.onnx", nodes, DENSE, {"obs": (F, ["n", 4])})
+    with pytest.raises(InvalidInputError, match=f"the operator {operator}, which draws numbers"):
+        read_onnx(path, Hints())
+
+
+def test_an_output_that_uses_itself_is_refused(tmp_path: Path) -> None:
+    nodes = [("Identity", "b", "a"), ("Identity", "a", "b")]
+    path = make(tmp_path / "x.onnx", nodes, {}, {"obs": (F, ["n", 4])}, {"a": (F, ["n", 3])})
+    with pytest.raises(InvalidInputError):
+        read_onnx(path, Hints()).fit(VECTOR)

@@ -118,3 +118,36 @@ def test_wrong_numbers_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x").write_text(text)
     with pytest.raises(InvalidInputError, match="mean, var and, optionally, epsilon and clip"):
         read_statistics(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"PK\x03\x04garbage", "a complete zip archive"),
+        (b'{"mean":' + b"[" * 200_000, "nested too deeply"),
+        (b'{"mean":' + b"[" * 500, "mean, var and"),
+    ],
+)
+def test_damaged_numbers_are_refused_in_a_line(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
+    path = tmp_path / "normalize.npz"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match=problem) as refused:
+        read_statistics(path)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 500
+
+
+def test_numbers_that_unpack_to_too_much_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "normalize.npz"
+    np.savez_compressed(path, mean=np.zeros(3 << 20), var=np.ones(4))
+    with pytest.raises(InvalidInputError, match="64 times their file"):
+        read_statistics(path)
+
+
+def test_notes_do_not_name_folders_of_this_machine(tmp_path: Path) -> None:
+    np.savez(tmp_path / "normalize.npz", mean=np.zeros(4), var=np.ones(4))
+    path = sb3_zip(tmp_path / "x.zip", q_net(dense(4, 2)))
+    source = read_zip(path, Hints(vecnormalize=tmp_path / "normalize.npz"))
+    assert source.notes == ("normalizes with normalize.npz",)

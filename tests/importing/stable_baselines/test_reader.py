@@ -234,3 +234,55 @@ def test_an_activation_given_by_the_user_wins(tmp_path: Path) -> None:
     source = read_zip(path, Hints(activation="tanh"))
     assert source.layout is not None
     check(source.fit(source.layout), source.layout, lambda s: forward(layers, s, torch.tanh))
+
+
+def test_an_image_of_a_dict_may_have_the_channels_last(tmp_path: Path) -> None:
+    space = spaces.Dict({"a": IMAGE, "c": spaces.Box(-1, 1, (2, 2))})
+    weights = q_net(dense(16 + 4, 2)) | nature("q_net.features_extractor.extractors.a.")
+    source = read_zip(sb3_zip(tmp_path / "x.zip", weights, space), Hints())
+    assert source.layout is not None
+    observation = with_part(source.layout, shape=(36, 40, 3))
+    check(source.fit(observation), observation)
+
+
+def with_part(layout: ObservationSpec, **changes: Any) -> ObservationSpec:
+    """A layout with changes of its first part."""
+    first, *others = (part.model_dump() for part in layout.parts or ())
+    return ObservationSpec.model_validate(
+        {**layout.model_dump(), "parts": [{**first, **changes}, *others]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        (spaces.Box(-1, 1, (2, 3, 4)), {"shape": (3, 4, 2)}),
+        (spaces.Box(-1, 1, (2, 6)), {"shape": (6, 2)}),
+        (spaces.Box(-1, 1, (4,)), {"shape": (2, 2)}),
+        (spaces.MultiBinary(6), {"shape": (2, 3)}),
+        (spaces.MultiDiscrete([2, 3]), {"categories": (3, 2)}),
+        (spaces.Box(0, 100, (3,), np.uint8), {"high": 255.0}),
+        (spaces.Box(0, 100, (3,), np.uint8), {"low": 1.0}),
+        (IMAGE, {"shape": (36, 40, 3)}),
+    ],
+)
+def test_other_parts_are_refused(tmp_path: Path, part: Any, changes: Any) -> None:
+    width = gymnasium.spaces.utils.flatdim(part)
+    space = spaces.Dict({"a": part, "b": spaces.Box(-1, 1, (2,))})
+    path = sb3_zip(tmp_path / "x.zip", q_net(dense(width + 2, 2)), space)
+    source = read_zip(path, Hints())
+    assert source.layout is not None
+    check(source.fit(source.layout), source.layout)
+    with pytest.raises(InvalidInputError, match=r"expected observations a: .* received a: "):
+        source.fit(with_part(source.layout, **changes))
+
+
+def test_a_tuple_is_refused_as_such(tmp_path: Path) -> None:
+    space = spaces.Tuple((spaces.Box(-1, 1, (4,)),))
+    path = sb3_zip(tmp_path / "x.zip", q_net(dense(4, 2)), space)
+    with pytest.raises(InvalidInputError, match="received a Tuple, which Stable-Baselines3"):
+        read_zip(path, Hints())
+    inside = spaces.Dict({"a": space, "b": spaces.Box(-1, 1, (4,))})
+    path = sb3_zip(tmp_path / "y.zip", q_net(dense(4, 2)), inside)
+    with pytest.raises(InvalidInputError, match="'a' is a Tuple within a Dict"):
+        read_zip(path, Hints())

@@ -23,6 +23,20 @@ MAX_ELEMENTS = 2**26
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"b1", "f2", "f4", "f8"}
 """Types of array elements, as in a pickled `numpy.dtype`."""
 KEYS = (str, bytes, int, float, bool, type(None))
+DAMAGE = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""Errors of the machine, or of the values on its stack."""
+MAX_PROBLEM = 120
+"""Characters of an error that are shown: they may come from the pickle."""
+MAX_NAME = 1024
+"""Characters of a module or attribute."""
 RECONSTRUCT = ("numpy.core.multiarray", "numpy._core.multiarray")
 NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 
@@ -83,8 +97,8 @@ def read_pickle(content: bytes) -> Any:
             machine.step(opcode.name, argument)
     except PickleError:
         raise
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
-        raise PickleError(f"is not a pickle: {error}") from error
+    except DAMAGE as error:
+        raise PickleError(f"is not a pickle: {_short(error)}") from error
     raise PickleError("is not a pickle: it ends early")
 
 
@@ -96,7 +110,7 @@ def globals_of(content: bytes) -> list[Global]:
             if opcode.name == "STOP":
                 break
             machine.step(opcode.name, argument)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError):
+    except DAMAGE:
         pass
     return list(dict.fromkeys(machine.globals))
 
@@ -122,9 +136,11 @@ def to_array(value: Any) -> npt.NDArray[Any]:
         if module in RECONSTRUCT and name == "scalar":
             dtype, data = value.arguments
             return _array(data, _dtype(dtype), (), "C")
-    except (TypeError, ValueError, IndexError, OverflowError) as error:
-        raise PickleError(f"expected an array of numbers: {error}") from error
-    raise PickleError(f"expected an array of numbers, found {value.maker}")
+    except PickleError:
+        raise
+    except DAMAGE as error:
+        raise PickleError(f"expected an array of numbers: {_short(error)}") from error
+    raise PickleError(f"expected an array of numbers, found {str(value.maker)[:MAX_PROBLEM]}")
 
 
 def dtype_name(value: Any) -> str:
@@ -142,14 +158,17 @@ def _dtype(value: Any) -> np.dtype[Any]:
         names = {np.dtype(code).name: code for code in NUMBERS}
         if value in names:
             return np.dtype(names[value])
-        raise PickleError(f"expected a type of numbers, found {value}")
+        raise PickleError(f"expected a type of numbers, found {value[:64]}")
     if not isinstance(value, Made) or value.maker != Global("numpy", "dtype"):
         raise PickleError("expected a numpy.dtype")
     code = value.arguments[0]
+    if not isinstance(code, str):
+        raise PickleError(f"expected a type of numbers, found a {type(code).__name__}")
     if code not in NUMBERS:
-        raise PickleError(f"expected a type of numbers, found {str(code)[:32]}")
-    order = value.state[1] if value.state else "|"
-    made: np.dtype[Any] = np.dtype(code).newbyteorder(order if order in ("<", ">") else "=")
+        raise PickleError(f"expected a type of numbers, found {code[:32]}")
+    order: Any = value.state[1] if value.state else "|"
+    order = order if order in ("<", ">") else "="
+    made: np.dtype[Any] = np.dtype(code).newbyteorder(order)
     return made
 
 
@@ -157,12 +176,15 @@ def _array(data: Any, dtype: np.dtype[Any], shape: Any, order: str) -> npt.NDArr
     if isinstance(data, str):  # protocols before 3 store bytes as text
         data = data.encode("latin-1")
     if isinstance(data, Made):  # and protocol 2 as a call of codecs.encode
-        data = str(data.arguments[0]).encode("latin-1")
+        text = data.arguments[0]
+        data = text.encode("latin-1") if isinstance(text, str) else None
     if not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple):
         raise PickleError("expected an array of numbers")
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise PickleError("expected an array of numbers, found a shape of something else")
     count = math.prod(shape)
     if count > MAX_ELEMENTS or count * dtype.itemsize != len(data):
-        raise PickleError(f"an array of shape {shape} has {len(data)} bytes")
+        raise PickleError(f"an array of shape {str(shape)[:64]} has {len(data)} bytes")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
     return array.astype(dtype.newbyteorder("="))
 
@@ -226,7 +248,7 @@ class _Machine:
             module, _, attribute = argument.partition(" ")
         else:
             attribute, module = self.pop(), self.pop()
-        found = Global(str(module), str(attribute))
+        found = _global(module, attribute)
         self.globals.append(found)
         self.stack.append(found)
 
@@ -262,13 +284,15 @@ class _Machine:
             self.stack.append(Made(maker, arguments))
         elif name == "NEWOBJ_EX":
             keywords, arguments, maker = self.pop(), self.pop(), self.pop()
+            if not isinstance(keywords, dict):
+                raise PickleError("is not a pickle: keyword arguments are no dict")
             self.stack.append(Made(maker, arguments, entries=dict(keywords)))
         elif name == "OBJ":
             maker, *arguments = self.pop_group()
             self.stack.append(Made(maker, tuple(arguments)))
         elif name == "INST":
             module, _, attribute = argument.partition(" ")
-            found = Global(module, attribute)
+            found = _global(module, attribute)
             self.globals.append(found)
             self.stack.append(Made(found, tuple(self.pop_group())))
         elif name == "BUILD":
@@ -299,6 +323,26 @@ EMPTY: dict[str, Any] = {
     "EMPTY_SET": list,
 }
 IGNORED = frozenset(("PROTO", "FRAME", "READONLY_BUFFER"))
+
+
+def _global(module: Any, attribute: Any) -> Global:
+    """A global of two names; other values may be nested too deeply to show, or to compare."""
+    for name in (module, attribute):
+        if not isinstance(name, str):
+            raise PickleError(f"is not a pickle: a global is named by a {type(name).__name__}")
+        if len(name) > MAX_NAME:
+            raise PickleError(f"is not a pickle: a global has a name of {len(name):,} characters")
+    return Global(module, attribute)
+
+
+def _short(error: BaseException) -> str:
+    """The first line of an error, bounded; errors of nested values do not say what they are."""
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply"
+    if isinstance(error, KeyError):  # its text is the whole key
+        return "it refers to what it has not stored"
+    lines = str(error).splitlines()
+    return lines[0][:MAX_PROBLEM] if lines else type(error).__name__
 
 
 def _pairs(values: list[Any]) -> Iterator[tuple[Any, Any]]:

@@ -126,25 +126,26 @@ def plan_feeds(
         received = describe_layout(observation)
         listing = ", ".join(map(str, inputs))
         raise refuse(file, f"observations for the inputs {listing}", received)
-    by_name = {part.name: part for part in parts}
-    pairs = [(value, by_name.get(value.name)) for value in inputs]
-    if any(part is None for _, part in pairs):
-        pairs = _by_shape(inputs, parts, file)
     return [
         _feed(value, slices[part.name], part.shape, observation, divisor, file, part)
-        for value, part in pairs
-        if part is not None
+        for value, part in _pair(inputs, parts, file)
     ]
 
 
-def _by_shape(
+def _pair(
     inputs: Sequence[Value], parts: Sequence[ObservationPart], file: str
-) -> list[tuple[Value, ObservationPart | None]]:
-    """Pairs of inputs and parts of other names, if only one pairing fits."""
-    pairs: list[tuple[Value, ObservationPart | None]] = []
+) -> list[tuple[Value, ObservationPart]]:
+    """Pairs every input with a part of its own: by name, else by shape if only one is left."""
+    by_name = {part.name: part for part in parts}
+    named = {value.name for value in inputs} & set(by_name)
+    rest = [part for part in parts if part.name not in named]
+    pairs: list[tuple[Value, ObservationPart]] = []
     for value in inputs:
-        fitting = [part for part in parts if _fits(value.rest, part.shape)]
-        if len(fitting) != 1:
+        fitting = [part for part in rest if _fits(value.rest, part.shape)]
+        if value.name in named:
+            fitting = [by_name[value.name]]
+        taken = [part.name for _, part in pairs]
+        if len(fitting) != 1 or fitting[0].name in taken:
             received = ", ".join(f"{part.name} {part.shape}" for part in parts)
             remedy = "give the environment's keys the names of the inputs"
             raise refuse(file, f"a part named or shaped as {value}", received, remedy)

@@ -35,6 +35,16 @@ INTEGERS: dict[int, str] = {
 ELEMENTS: dict[int, str] = FLOATS | INTEGERS
 
 
+PASSING = frozenset(
+    ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Dropout")
+)
+"""Operators that change the form of values, but not what they are."""
+CHOICES = frozenset(("ArgMax", "TopK"))
+PROBABILITIES = frozenset(("Softmax", "LogSoftmax"))
+DRAWING = frozenset(("Multinomial", "Bernoulli"))
+"""Operators that draw numbers, beside those whose names begin with Random."""
+
+
 @dataclass(frozen=True)
 class Value:
     """An input or output of a graph.
@@ -87,6 +97,7 @@ def parse_model(content: bytes, file: str) -> onnx.ModelProto:
     if model.functions:
         model = _expand(model, file)
     _check_opset(model, file)
+    _check_operators(model, file)
     for tensor in model.graph.initializer:
         if tensor.data_type in FLOATS:
             checked(numpy_helper.to_array(tensor), tensor.name, file)
@@ -122,6 +133,14 @@ def _expand(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
     if problem is not None:
         raise refuse(file, "a feed-forward model", f"one that {problem}")
     return expanded
+
+
+def _check_operators(model: onnx.ModelProto, file: str) -> None:
+    for node in model.graph.node:
+        if node.op_type.startswith("Random") or node.op_type in DRAWING:
+            received = f"the operator {node.op_type[:64]}, which draws numbers"
+            remedy = "export the network alone, without noise or sampling"
+            raise refuse(file, "a model with the same Q-values every time", received, remedy)
 
 
 def _check_opset(model: onnx.ModelProto, file: str) -> None:
@@ -181,21 +200,33 @@ def choose_output(model: onnx.ModelProto, wanted: str | None, file: str) -> Valu
         outputs = [value for value in outputs if value.name == wanted]
         if not outputs:
             raise refuse("--output", f"one of {listing}", repr(wanted))
-    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    made_by = {value.name: _maker_of(model, value.name) for value in outputs}
     fitting = [v for v in outputs if v.element in FLOATS and len(v.shape) in (0, 2)]
+    chosen = CHOICES & set(made_by.values()) or all(v.element in INTEGERS for v in outputs)
+    fitting = [value for value in fitting if made_by[value.name] not in CHOICES]
     if not fitting:
-        kinds = {made_by.get(value.name) for value in outputs}
-        if "ArgMax" in kinds or all(v.element in INTEGERS for v in outputs):
+        if chosen:
             received = f"only the chosen action ({listing})"
             remedy = "export the values before the argmax"
             raise refuse(file, "an output of Q-values, float (batch, actions)", received, remedy)
         raise refuse(file, "an output of Q-values, float (batch, actions)", listing)
     if len(fitting) > 1:
         raise refuse(file, "one output of Q-values", listing, "name it with --output")
-    if made_by.get(fitting[0].name) in ("Softmax", "LogSoftmax"):
+    if made_by[fitting[0].name] in PROBABILITIES:
         received = f"probabilities of actions in {fitting[0].name!r}"
         raise refuse(file, "an output of Q-values", received, "export the values of a DQN")
     return fitting[0]
+
+
+def _maker_of(model: onnx.ModelProto, name: str) -> str:
+    """The operator that makes a value, before those that change its form alone; empty if none."""
+    nodes = {output: node for node in model.graph.node for output in node.output}
+    for _ in nodes:  # a graph that is not checked yet may have a cycle
+        node = nodes.get(name)
+        if node is None or node.op_type not in PASSING or not node.input:
+            return "" if node is None else str(node.op_type)
+        name = node.input[0]
+    return ""
 
 
 def constants_of(model: onnx.ModelProto) -> Mapping[str, TensorProto]:

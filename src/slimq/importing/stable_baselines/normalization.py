@@ -7,7 +7,6 @@ optionally, `epsilon` and `clip`.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from slimq.core.errors import first_line
+from slimq.importing.files.arrays import read_arrays
 from slimq.importing.files.pickles import Made, PickleError, read_pickle, to_array
 from slimq.importing.files.reading import read_file
 from slimq.importing.files.tensors import checked
@@ -40,20 +40,21 @@ def read_statistics(path: Path) -> Statistics | None:
     content, name = read_file(path), str(path)
     try:
         if content[:2] == b"PK":
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return _from_numbers({key: arrays[key] for key in arrays.files}, name)
+            return _from_numbers(read_arrays(content, name), name)
         if content.lstrip()[:1] == b"{":
             return _from_numbers(json.loads(content), name)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, OverflowError, RecursionError) as error:
         expected = "mean, var and, optionally, epsilon and clip"
-        raise refuse(name, expected, first_line(error), REMEDY) from error
+        deep = isinstance(error, RecursionError)
+        received = "values that are nested too deeply" if deep else first_line(error)[:120]
+        raise refuse(name, expected, received, REMEDY) from error
     return _from_pickle(content, name)
 
 
 def _from_numbers(found: Mapping[str, Any], name: str) -> Statistics:
     unknown = sorted(set(found) - {"mean", "var", "epsilon", "clip", "count"})
     if unknown or not {"mean", "var"} <= set(found):
-        listing = ", ".join(map(str, found)) or "nothing"
+        listing = ", ".join(map(str, found))[:120] or "nothing"
         raise refuse(name, "mean, var and, optionally, epsilon and clip", listing, REMEDY)
     clip = found.get("clip")
     clip = None if clip is None else float(clip)
@@ -73,7 +74,7 @@ def _from_pickle(content: bytes, name: str) -> Statistics | None:
             return None
         rms = fields["obs_rms"]
         if isinstance(rms, dict):
-            received = f"statistics of the parts {', '.join(map(str, rms))}"
+            received = f"statistics of the parts {', '.join(map(str, rms))[:120]}"
             remedy = "slimq normalizes single arrays only; export the policy to ONNX with them"
             raise refuse(name, "statistics of one array", received, remedy)
         if not isinstance(rms, Made):
@@ -82,7 +83,8 @@ def _from_pickle(content: bytes, name: str) -> Statistics | None:
         epsilon = float(to_array(fields.get("epsilon", EPSILON)))
         clip = float(to_array(fields.get("clip_obs", CLIP)))
     except (PickleError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise refuse(name, expected, f"a pickle that {first_line(error)}", REMEDY) from error
+        received = f"a pickle that {first_line(error)[:120]}"
+        raise refuse(name, expected, received, REMEDY) from error
     return _statistics(mean, variance, epsilon, clip, name)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from slimq.core.errors import first_line
-from slimq.core.observation import ObservationSpec
+from slimq.core.observation import ObservationPart, ObservationSpec
 from slimq.importing.files.pickles import PickleError
 from slimq.importing.files.reading import open_archive, read_file, read_member
 from slimq.importing.files.tensors import load_tensors, sizes, state_dict
@@ -41,7 +41,7 @@ from slimq.importing.stable_baselines.data import (
 from slimq.importing.stable_baselines.forward import StableBaselinesPolicy
 from slimq.importing.stable_baselines.normalization import read_statistics
 from slimq.importing.stable_baselines.spaces import (
-    count_actions,
+    actions_of,
     inner_spaces,
     is_image,
     kind_of,
@@ -108,9 +108,9 @@ def read_zip(path: Path, hints: Hints) -> Source:
     space = unpickled(data, "observation_space", name)
     try:
         layout = layout_of(space)
-        actions = count_actions(unpickled(data, "action_space", name))
+        actions, action_start = actions_of(unpickled(data, "action_space", name))
     except UNREADABLE as error:
-        problem = f"one without {error}" if isinstance(error, KeyError) else first_line(error)
+        problem = f"one without {error}" if isinstance(error, KeyError) else first_line(error)[:160]
         raise refuse(name, "spaces that slimq supports", problem) from error
     _check_starts(layout, name)
     prefix = f"{network}."
@@ -124,10 +124,12 @@ def read_zip(path: Path, hints: Hints) -> Source:
         normalize_images=keywords.get("normalize_images") is not False,
     )
     statistics = read_statistics(hints.vecnormalize) if hints.vecnormalize else None
-    if statistics and (layout.parts is not None or layout.dtype != "float32"):
+    if statistics and not takes_statistics(layout):
         received = f"observations {describe_layout(layout)} in {name}"
         raise refuse(str(hints.vecnormalize), "float observations without parts", received)
-    notes = [] if statistics is None else [f"normalizes with {hints.vecnormalize}"]
+    notes = []
+    if statistics is not None and hints.vecnormalize is not None:
+        notes.append(f"normalizes with {hints.vecnormalize.name}")
     if contents.network == "quantile_net":
         notes.append("the quantiles are reduced to their mean")
     return Source(
@@ -138,7 +140,13 @@ def read_zip(path: Path, hints: Hints) -> Source:
         layout=layout,
         versions=_versions(archive, name),
         notes=tuple(notes),
+        action_start=action_start,
     )
+
+
+def takes_statistics(layout: ObservationSpec) -> bool:
+    """Whether slimq normalizes such observations: float ones without parts."""
+    return layout.parts is None and layout.dtype == "float32"
 
 
 def _fit(
@@ -306,15 +314,25 @@ def _same_parts(contents: Contents, layout: ObservationSpec, observation: Observ
         ours = dict(zip(theirs, ours.values(), strict=True))
     if set(ours) != set(theirs):
         return False
-    for name, part in theirs.items():
-        other = ours[name]
-        shapes = [part.shape, (*part.shape[1:], *part.shape[:1])]
-        fits = other.shape in shapes if len(part.shape) == 3 else other.size == part.size
-        if not fits or other.categories != part.categories or other.integer != part.integer:
-            return False
-        if (other.start or None) != (part.start or None):
-            return False
-    return True
+    return all(_same_part(contents, part, ours[name]) for name, part in theirs.items())
+
+
+def _same_part(contents: Contents, part: ObservationPart, other: ObservationPart) -> bool:
+    """Compares a part with the one at hand; shape () is that of a Discrete, (1,) of a lone one."""
+    shapes = [part.shape or (1,)]
+    if _is_encoded_image(contents, part.name):
+        shapes.append((*part.shape[1:], part.shape[0]))
+    same = (other.shape or (1,)) in shapes and other.categories == part.categories
+    if part.integer and (other.low, other.high) != (part.low, part.high):
+        return False
+    return same and other.integer == part.integer and other.first == part.first
+
+
+def _is_encoded_image(contents: Contents, key: str) -> bool:
+    """Whether a part of a Dict is an image with convolutions, which take the channels first."""
+    if kind_of(contents.space) != "Dict" or not is_image(inner_spaces(contents.space)[key]):
+        return False
+    return f"features_extractor.extractors.{key}.cnn.0.weight" in contents.weights
 
 
 def _versions(archive: zipfile.ZipFile, name: str) -> dict[str, str]:

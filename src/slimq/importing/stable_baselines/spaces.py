@@ -9,6 +9,7 @@ import numpy as np
 from slimq.core.observation import ObservationPart, ObservationSpec
 from slimq.importing.files.pickles import Global, Made, PickleError, dtype_name, to_array
 
+MAX_START = 2**31 - 1
 KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict", "Tuple")
 
 
@@ -24,7 +25,7 @@ def kind_of(space: Any) -> str:
             return str(space.arguments[0].name)
         if module.split(".")[0] in ("gym", "gymnasium") and name in KINDS:
             return name
-        raise PickleError(f"expected a space of gymnasium, found {space.maker}")
+        raise PickleError(f"expected a space of gymnasium, found {str(space.maker)[:120]}")
     raise PickleError("expected a space of gymnasium")
 
 
@@ -36,15 +37,19 @@ def fields_of(space: Any) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def count_actions(space: Any) -> int:
-    """Number of actions of a pickled Discrete space.
+def actions_of(space: Any) -> tuple[int, int]:
+    """Number of actions of a pickled Discrete space, and the number of its first one.
 
     Raises:
         PickleError: it is something else.
     """
     if (kind := kind_of(space)) != "Discrete":
         raise PickleError(f"expected Discrete actions, found {kind}")
-    return int(to_array(fields_of(space)["n"]))
+    fields = fields_of(space)
+    count, start = int(to_array(fields["n"])), int(to_array(fields.get("start", 0)))
+    if count < 1 or abs(start) > MAX_START:
+        raise PickleError(f"expected numbers of actions, found {count} from {start} on")
+    return count, start
 
 
 def layout_of(space: Any) -> ObservationSpec:
@@ -60,6 +65,8 @@ def layout_of(space: Any) -> ObservationSpec:
         return ObservationSpec(dtype=dtype, shape=shape_of(space) or (1,), low=low, high=high)
     if kind == "Dict":
         parts = tuple(part_of(name, inner) for name, inner in inner_spaces(space).items())
+    elif kind == "Tuple":
+        raise PickleError("a Tuple, which Stable-Baselines3 has no network for")
     else:
         parts = (part_of("observation", space),)
     if all(part.categories is not None or part.integer for part in parts):
@@ -166,5 +173,5 @@ def _within_bytes(low: float | None, high: float | None) -> bool:
 def _pairs(arguments: Any) -> list[tuple[str, Any]]:
     """The entries of an OrderedDict that was pickled as a list of pairs."""
     if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], list):
-        return [(str(pair[0]), pair[1]) for pair in arguments[0]]
+        return [(pair[0], pair[1]) for pair in arguments[0] if isinstance(pair[0], str)]
     return []
