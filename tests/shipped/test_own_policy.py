@@ -107,8 +107,8 @@ def test_the_commands_of_the_section_work_in_their_order(
         assert answer["actions"][0] in (0, 1)
         assert "mean" in run(played, place)
     for words in lines[serving + 3 :]:
-        run(words, place)
-    assert repository.report("corridor", "int8") is not None
+        run(words, place, (0, 1) if words[1] == "compress" else (0,))
+    assert repository.report("corridor", "fp32") is not None
 
 
 def test_an_imported_policy_is_compressed_evaluated_served_and_played(place: Path) -> None:
