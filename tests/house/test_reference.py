@@ -89,7 +89,7 @@ def test_the_minimal_configuration_is_valid_and_sets_what_is_for_atari_only(page
     config = TrainConfig.model_validate(tomllib.loads(examples(page)[0]))
     algorithm, atari = config.algorithm, AlgorithmConfig(steps=10**6)
     assert algorithm.optimizer == "adam"
-    assert algorithm.optimizer_epsilon < atari.optimizer_epsilon
+    assert algorithm.denominator_term < atari.denominator_term
     assert not algorithm.clip_rewards
     assert algorithm.learning_starts < algorithm.epsilon_steps < algorithm.steps
     assert algorithm.target_update_every * algorithm.update_every < algorithm.steps / 10

@@ -51,8 +51,9 @@ def choose_layers(
     roles = layer_roles(model)
     unknown = [name for name in wanted or () if name not in available and name not in ROLES]
     if unknown:
-        listing = ", ".join([*ROLES, *available])
-        raise InvalidInputError(place, f"layers with float weights ({listing})", repr(unknown[0]))
+        listing = ", ".join(available) or "none"
+        expected = f"{', '.join(ROLES)} or layers with float weights ({listing})"
+        raise InvalidInputError(place, expected, repr(unknown[0]))
     if not available:
         expected = f"a graph with float weights in {' or '.join(operators)}"
         raise InvalidInputError(place, expected, "one without")

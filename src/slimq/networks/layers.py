@@ -5,7 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
+
+
+def without_layer_norm(values: dict[str, Any]) -> dict[str, Any]:
+    """Leaves the option out where it is off, so that recipes from before it stay the same."""
+    return (
+        values
+        if values.get("layer_norm")
+        else {k: v for k, v in values.items() if k != "layer_norm"}
+    )
+
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Shape = tuple[int, int, int]
@@ -35,6 +54,10 @@ class ConvLayer(BaseModel):
         if self.batch_norm and self.layer_norm:
             raise ValueError("give batch_norm or layer_norm, not both")
         return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_layer_norm(handler(self))
 
 
 class ShuffleLayer(BaseModel):
@@ -87,6 +110,10 @@ class DenseLayer(BaseModel):
         default=False, description="layer normalization follows (Ba et al. 2016)"
     )
     activation: bool = Field(default=True, description="the body's activation follows")
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_layer_norm(handler(self))
 
 
 Hidden = Annotated[
