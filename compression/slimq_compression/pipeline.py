@@ -33,13 +33,14 @@ from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.networks.export import export_onnx
+from slimq.networks.graph_counts import count_graph
 from slimq.networks.hardware import describe_hardware, resolve_precision
 from slimq.networks.qnetwork import QNetwork, count_macs, count_parameters
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.collector import make_collector
 from slimq_compression.context import PassContext, Progress, ignore, silent, step_seed
 from slimq_compression.graph.model import opset_of, to_bytes
-from slimq_compression.graph.weights import count_graph_macs, count_weights, describe_precision
+from slimq_compression.graph.weights import count_weights, describe_precision
 from slimq_compression.recipe import Recipe, Step, applied
 from slimq_compression.resume import Finished, StepStore
 from slimq_compression.selection import open_candidate
@@ -214,8 +215,8 @@ class _Run:
         if self.source.graph is not None and not self.recipe.network:
             content = self.source.graph
             model = onnx.load_model_from_string(content)
-            self.macs = count_graph_macs(model)
-            counts = (*count_weights(model), self.macs)
+            counts = count_graph(model)
+            self.macs = counts[2]
         else:
             content = export_onnx(network, self.recipe.export.opset)
             model = onnx.load_model_from_string(content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from slimq.core.errors import InvalidInputError
 from slimq.core.onnx_policy import make_session
 from slimq.networks.export import INPUT
 from slimq_compression.graph import integer_layers
@@ -78,31 +76,6 @@ def count_weights(model: onnx.ModelProto) -> tuple[int, int]:
     """Counts weights and biases, and the nonzero ones."""
     weights = decoded_weights(model).values()
     return sum(w.size for w in weights), sum(int(np.count_nonzero(w)) for w in weights)
-
-
-def count_graph_macs(model: onnx.ModelProto) -> int:
-    """Multiply-accumulates of one observation in the layers with weights, without biases.
-
-    Raises:
-        InvalidInputError: the shape of a layer's output is not known.
-    """
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*inferred.graph.value_info, *inferred.graph.output)
-    }
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    macs = 0
-    for node in weighted_nodes(model):
-        if node.input[1] not in stored:
-            continue
-        shape = shapes.get(node.output[0])
-        if not shape or not all(shape[1:]):
-            raise InvalidInputError("graph", "known shapes of all layers", f"none of {node.name!r}")
-        weight = list(stored[node.input[1]].dims)
-        outputs = weight[0] if node.op_type == "Conv" else shape[-1]
-        macs += math.prod(shape[1:]) * math.prod(weight) // outputs
-    return macs
 
 
 def describe_precision(model: onnx.ModelProto) -> str:

@@ -36,12 +36,12 @@ from slimq.evaluation.fidelity import measure_fidelity
 from slimq.importing.checking import draw_observations, evaluate, relative_error
 from slimq.importing.hub import find_policy
 from slimq.importing.observations import Place, Recorded, find_place, notes_of, record_states
-from slimq.importing.onnx.counts import count_graph
 from slimq.importing.onnx.loading import opset_of
 from slimq.importing.recognition import read_source
 from slimq.importing.source import Fitted, Hints, Source, describe_layout, refuse
 from slimq.networks.checkpoint import save_network
 from slimq.networks.export import export_onnx
+from slimq.networks.graph_counts import count_graph
 from slimq.networks.qnetwork import count_macs, count_parameters
 from slimq.networks.torch_policy import TorchPolicy
 
