@@ -97,9 +97,23 @@ def test_activation_levels_need_relus() -> None:
         CATALOGUE["finetune"].apply(context.teacher, params, context)
 
 
-def test_a_student_sees_normalized_observations_too() -> None:
-    context = make_context("normalized")
-    made = CATALOGUE["student"].apply(
-        context.teacher, CATALOGUE["student"].params(hidden=[3]), context
-    )
+@pytest.mark.parametrize("kind", ["normalized", "normalized-image"])
+@pytest.mark.parametrize("name", ["student", "prune_channels", "low_rank"])
+def test_a_network_made_anew_sees_normalized_observations_too(name: str, kind: str) -> None:
+    context, row = make_context(kind), CATALOGUE[name]
+    made = row.apply(context.teacher, row.params(**PARAMETERS[name]), context)
     assert made.normalize.mean.tolist() == context.teacher.normalize.mean.tolist()
+    assert made.normalize.variance.tolist() == context.teacher.normalize.variance.tolist()
+
+
+@pytest.mark.parametrize("kind", sorted(PLAIN))
+@pytest.mark.parametrize(
+    ("name", "everything"), [("prune_channels", {"ratio": 1.0}), ("low_rank", {"energy": 1.0})]
+)
+def test_a_pass_that_leaves_nothing_out_changes_nothing(
+    name: str, everything: dict[str, float], kind: str
+) -> None:
+    context, row = make_context(kind), CATALOGUE[name]
+    made = row.apply(context.teacher, row.params(**everything), context)
+    found = TorchPolicy(made)(context.states)
+    np.testing.assert_allclose(found, context.calibration.q_values, rtol=1e-3, atol=1e-4)

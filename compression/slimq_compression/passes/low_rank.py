@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.layers import ConvLayer, DenseLayer
-from slimq.networks.qnetwork import QNetwork, count_parameters
+from slimq.networks.qnetwork import QNetwork, count_parameters, derive
 from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 from slimq_compression.network.factorization import Cut, cut_convolution, cut_dense, singular_values
@@ -182,7 +182,7 @@ def _size(unit: UnitLayer, rank: tuple[int, ...]) -> int:
 
 
 def _cut_network(network: QNetwork, layers: list[UnitLayer], ranks: Ranks) -> QNetwork:
-    cut = QNetwork(_cut_spec(network.spec, ranks))
+    cut = derive(network, _cut_spec(network.spec, ranks))
     made: Iterator[UnitLayer] = iter(unit_layers(cut, "low_rank"))
     for unit in layers:
         weight, bias = (tensor.detach() for tensor in unit.layer.parameters())

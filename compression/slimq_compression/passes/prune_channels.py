@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.layers import DenseLayer
-from slimq.networks.qnetwork import QNetwork
+from slimq.networks.qnetwork import QNetwork, derive
 from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 from slimq_compression.network.importance import Importance, unit_scores
@@ -111,7 +111,7 @@ def keep_units(network: QNetwork, kept: list[Tensor]) -> QNetwork:
         InvalidInputError: the network has groups, shuffles or residual blocks.
     """
     given = unit_layers(network, "prune_channels")
-    smaller = QNetwork(_narrowed(network.spec, [len(indices) for indices in kept]))
+    smaller = derive(network, _narrowed(network.spec, [len(indices) for indices in kept]))
     taken = unit_layers(smaller, "prune_channels")
     inputs: Tensor | None = None
     before: nn.Module | None = None

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from slimq.core.errors import InvalidInputError
 from slimq.networks.architectures import ARCHITECTURES, Architecture
 from slimq.networks.layers import Hidden, Layer, Window
-from slimq.networks.qnetwork import QNetwork, named_layers
+from slimq.networks.qnetwork import QNetwork, derive, named_layers
 from slimq.networks.specification import Body, ConvSpec, HeadSpec, QNetworkSpec, channel_axis
 from slimq_compression.context import PassContext, evenly
 from slimq_compression.network.gradients import recording
@@ -98,9 +98,7 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     spec = student_spec(network.spec, params)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        student = QNetwork(spec).eval()
-    if student.normalize is not None and network.normalize is not None:
-        student.normalize.load_state_dict(network.normalize.state_dict())
+        student = derive(network, spec).eval()
     if params.initial is Initial.DATA:
         _fit_to_data(student, context)
     return student

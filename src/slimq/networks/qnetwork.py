@@ -132,6 +132,19 @@ class QNetwork(nn.Module):
         return body.background / self.spec.divisor if isinstance(body, ConvSpec) else 0.0
 
 
+def derive(network: QNetwork, spec: QNetworkSpec) -> QNetwork:
+    """An untrained network of another body or head that normalizes its inputs as `network` does.
+
+    Args:
+        network: the network that it will replace; not modified.
+        spec: its specification, with the same inputs.
+    """
+    derived = QNetwork(spec)
+    if derived.normalize is not None and network.normalize is not None:
+        derived.normalize.load_state_dict(network.normalize.state_dict())
+    return derived
+
+
 class MixedPrecision(nn.Module):
     """A network with `features` in bfloat16 and the head in float32.
 
