@@ -48,7 +48,6 @@ def choose_layers(
         InvalidInputError: a named layer cannot be encoded, or no layer can.
     """
     available = float_layers(model, operators)
-    roles = layer_roles(model)
     unknown = [name for name in wanted or () if name not in available and name not in ROLES]
     if unknown:
         listing = ", ".join(available) or "none"
@@ -59,6 +58,7 @@ def choose_layers(
         raise InvalidInputError(place, expected, "one without")
     if wanted is None:
         return available
+    roles = layer_roles(model)
     chosen = {
         name: node
         for name, node in available.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -115,6 +115,12 @@ class IntegerRanges:
     high: npt.NDArray[np.float64]
 
 
+def slices_of(parts: Sequence[ObservationPart]) -> list[slice]:
+    """The elements of each part in a flat observation, in order."""
+    ends = itertools.accumulate(part.size for part in parts)
+    return [slice(end - part.size, end) for part, end in zip(parts, ends, strict=True)]
+
+
 class ObservationSpec(BaseModel):
     """The layout of one observation."""
 
@@ -218,11 +224,8 @@ class ObservationSpec(BaseModel):
 
     def part_slices(self) -> dict[str, slice]:
         """The elements of each named part in a flat observation; empty if there are no parts."""
-        ends = itertools.accumulate(part.size for part in self.parts or ())
-        return {
-            part.name: slice(end - part.size, end)
-            for part, end in zip(self.parts or (), ends, strict=True)
-        }
+        parts = self.parts or ()
+        return {part.name: place for part, place in zip(parts, slices_of(parts), strict=True)}
 
     def join(
         self, values: Mapping[str, npt.ArrayLike], field: str = "observations"

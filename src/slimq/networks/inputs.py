@@ -6,8 +6,6 @@ are.
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -139,8 +137,3 @@ class Flatten(nn.Flatten):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-
-
-def starts_of(parts: tuple[ObservationPart, ...]) -> list[int]:
-    """The index of each part's first element in a flat observation."""
-    return [0, *itertools.accumulate(part.size for part in parts[:-1])]

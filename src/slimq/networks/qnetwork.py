@@ -13,10 +13,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from slimq.core.observation import ObservationPart
+from slimq.core.observation import ObservationPart, slices_of
 from slimq.networks.grids import Grid
 from slimq.networks.heads import ACTIVATIONS, Head, dense_modules
-from slimq.networks.inputs import Branches, Crop, Flatten, Normalize, Part, starts_of
+from slimq.networks.inputs import Branches, Crop, Flatten, Normalize, Part
 from slimq.networks.layers import (
     ConvLayer,
     ResidualLayer,
@@ -284,11 +284,11 @@ def _branches(spec: QNetworkSpec) -> list[nn.Sequential]:
     parts = spec.observation_parts or ()
     encoders = spec.body.encoders if isinstance(spec.body, MultiInputSpec) else {}
     made = []
-    for part, start in zip(parts, starts_of(parts), strict=True):
+    for part, place in zip(parts, slices_of(parts), strict=True):
         encoder = encoders.get(part.name)
         shaped = isinstance(encoder, ConvSpec)
         divisor = spec.divisors.get(part.name, 1.0)
-        layers: list[nn.Module] = [Part(part, start, divisor, shaped=shaped)]
+        layers: list[nn.Module] = [Part(part, place.start, divisor, shaped=shaped)]
         if encoder is not None:
             layers += _encoder(encoder, part)
         made.append(nn.Sequential(*layers))
