@@ -141,7 +141,9 @@ def test_a_file_that_cannot_be_loaded_names_its_line(
 
 
 def test_a_package_of_an_extra_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "minatar", None)
+    imported = [name for name in sys.modules if name.startswith("minatar.")]
+    for name in ("minatar", *imported):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"minatar is not installed: .*slimq\[games\]"):
         make_single(EnvironmentSpec(id="minatar.gym:MinAtar/Breakout-v1"))
 
