@@ -20,3 +20,8 @@ def test_an_event_log_is_what_tensorboard_reads(tmp_path: Path) -> None:
     losses = [(event.step, event.value) for event in found.Scalars("train/loss")]
     assert losses == [(100, 0.5), (200, 0.125)]
     assert [event.value for event in found.Scalars("train/return")] == [9.0]
+
+
+def test_sessions_that_begin_in_one_second_are_read_in_their_order(tmp_path: Path) -> None:
+    paths = [EventLog(tmp_path, step).path for step in range(20)]
+    assert sorted(paths) == paths

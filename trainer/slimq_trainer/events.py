@@ -34,8 +34,11 @@ class EventLog:
             OSError: it cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        unique = f"{os.getpid()}.{secrets.token_hex(4)}"
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{unique}"
+        # TensorBoard reads the files in the order of their names, which sessions that begin in one
+        # second must keep.
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        unique = f"{nanoseconds:09d}.{os.getpid()}.{secrets.token_hex(4)}"
+        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{unique}"
         self.path = folder / name
         begin = Event(wall_time=time.time(), step=step, file_version="brain.Event:2")
         purge = Event(
