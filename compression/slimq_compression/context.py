@@ -20,7 +20,7 @@ from slimq.core.calibration import CalibrationSet
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
-from slimq.networks.qnetwork import QNetwork, arrange
+from slimq.networks.qnetwork import QNetwork, arrange, count_parameters
 from slimq.networks.torch_policy import TorchPolicy
 
 
@@ -138,6 +138,7 @@ class PassContext:
         seed: seed of this step, derived from the recipe's.
         device: device to train on.
         progress: opens a progress bar.
+        graph_parameters: weights and biases of a graph; unused for a network.
         generator: numpy generator, seeded with `seed`.
         torch_generator: torch generator on the CPU, seeded with `seed`.
     """
@@ -149,6 +150,7 @@ class PassContext:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = silent
+    graph_parameters: int = 0
     generator: np.random.Generator = field(init=False)
     torch_generator: torch.Generator = field(init=False)
 
@@ -162,6 +164,13 @@ class PassContext:
             return self.teacher
         network = arrange(copy.deepcopy(self.teacher)).to(self.device).eval()
         return TorchPolicy(network, self.device)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights and biases of the full policy."""
+        if isinstance(self.teacher, QNetwork):
+            return count_parameters(self.teacher)
+        return self.graph_parameters
 
     @property
     def states(self) -> Observations:

@@ -256,6 +256,7 @@ class _Run:
             seed=step_seed(self.recipe.seed, len(self.records)),
             device=self.device,
             progress=self.progress,
+            graph_parameters=self.source.graph_parameters,
         )
         try:
             changed: T = step.row.apply(given, step.params, context)

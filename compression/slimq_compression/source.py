@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import onnx
+
 from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import ConfigError, RepositoryError
 from slimq.core.manifest import PolicyManifest
@@ -12,6 +14,7 @@ from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import POLICY_FILE, Repository
 from slimq.networks.checkpoint import load_network
+from slimq.networks.graph_counts import count_graph
 from slimq.networks.qnetwork import QNetwork
 from slimq.networks.specification import MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
@@ -52,6 +55,13 @@ class Source:
         """SHA-256 of the stored calibration set; None if there is none."""
         entry = self.manifest.calibration
         return None if entry is None else entry.sha256
+
+    @property
+    def graph_parameters(self) -> int:
+        """Weights and biases of the graph; 0 if the policy has a network."""
+        if self.graph is None:
+            return 0
+        return count_graph(onnx.load_model_from_string(self.graph))[0]
 
     @property
     def expert(self) -> QFunction:

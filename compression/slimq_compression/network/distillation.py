@@ -11,11 +11,18 @@ from __future__ import annotations
 import copy
 import math
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,9 +32,18 @@ from slimq.networks.hardware import flushed_denormals, resolve_precision
 from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext, ProgressBar
+from slimq_compression.network.q_scale import QScale, Units, measure_scale, scale_outputs
 from slimq_compression.network.straight_through import LatentNetwork
 
 LABEL_BATCH = 256
+ABSOLUTE = QScale()
+
+
+def without_absolute_units(values: dict[str, Any]) -> dict[str, Any]:
+    """Leaves the option out where it is off, so that recipes from before it stay the same."""
+    if values.get("units") != Units.ABSOLUTE:
+        return values
+    return {key: value for key, value in values.items() if key != "units"}
 
 
 class Loss(StrEnum):
@@ -50,14 +66,20 @@ class DistillationParams(BaseModel):
         description="kl: between policies at a temperature; nll: of the teacher's greedy action; "
         "regret: expected regret under the teacher's Q-values; huber, mse: on Q-values",
     )
+    units: Units = Field(
+        default=Units.TEACHER,
+        description="teacher: temperature in multiples of the teacher's median difference between "
+        "the best and the worst action, errors of Q-values in multiples of their standard "
+        "deviation; absolute: both in Q-values",
+    )
     temperature: float = Field(
-        default=0.05,
+        default=0.5,
         gt=0.0,
         le=100.0,
-        description="temperature tau of kl, nll and regret, in units of Q-values",
+        description="temperature tau of kl, nll and regret, in `units`",
     )
     q_weight: float = Field(
-        default=1.0,
+        default=0.5,
         ge=0.0,
         le=1_000.0,
         description="weight of the Huber term added to kl, nll and regret",
@@ -106,6 +128,10 @@ class DistillationParams(BaseModel):
             raise ValueError("replay_states must hold at least the states of one round")
         return self
 
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_absolute_units(handler(self))
+
 
 def distil(network: QNetwork, params: DistillationParams, context: PassContext) -> QNetwork:
     """Trains a copy of the network by distillation; it stays on its grids.
@@ -115,10 +141,13 @@ def distil(network: QNetwork, params: DistillationParams, context: PassContext) 
         params: parameters of the distillation.
         context: provides the teacher and the collector.
     """
+    scale = measure_scale(context.calibration.q_values, params.units)
+    unit = scale.unit
     student = arrange(copy.deepcopy(network)).to(context.device)
+    scale_outputs(student, 1.0 / unit)
     latent = LatentNetwork(student, params.activation_bits, context.device)
     player, expert = TorchPolicy(student, context.device), context.expert()
-    learner = _Learner(latent, params, context)
+    learner = _Learner(latent, params, scale.divided(unit), context)
     replay = Replay(params.replay_states, context.generator)
     with context.progress("finetune", params.rounds * params.updates, "update") as bar:
         for index in range(params.rounds):
@@ -130,12 +159,14 @@ def distil(network: QNetwork, params: DistillationParams, context: PassContext) 
                     epsilon=params.epsilon,
                     keep_every=params.keep_every,
                 )
-            replay.add(states, torch.from_numpy(label(expert, states)))
+            replay.add(states, torch.from_numpy(label(expert, states)) / unit)
             student.train()
             with flushed_denormals():
                 learner.learn(replay, bar, f"round {index + 1}/{params.rounds}")
     trained = copy.deepcopy(network)
+    scale_outputs(trained, 1.0 / unit)
     latent.write_to(trained)
+    scale_outputs(trained, unit)
     return trained
 
 
@@ -159,13 +190,24 @@ def expected_regret(student: Tensor, teacher: Tensor, temperature: float) -> Ten
     return (F.softmax(student / temperature, dim=1) * lost).sum(dim=1).mean()
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, params: DistillationParams) -> Tensor:
-    """The loss on `(batch, actions)` Q-values."""
+def distillation_loss(
+    student: Tensor, teacher: Tensor, params: DistillationParams, scale: QScale = ABSOLUTE
+) -> Tensor:
+    """The loss on `(batch, actions)` Q-values.
+
+    Args:
+        student: the student's Q-values.
+        teacher: the teacher's.
+        params: the loss and its weights.
+        scale: temperatures are in multiples of its gap, errors in multiples of its spread.
+    """
+    errors = student / scale.spread, teacher / scale.spread
     if params.loss is Loss.MSE:
-        return F.mse_loss(student, teacher)
-    huber = F.smooth_l1_loss(student, teacher)
+        return F.mse_loss(*errors)
+    huber = F.smooth_l1_loss(*errors)
     if params.loss is Loss.HUBER:
         return huber
+    student, teacher = student / scale.gap, teacher / scale.gap
     if params.loss is Loss.NLL:
         greedy = teacher.argmax(dim=1)
         likelihood = F.cross_entropy(student / params.temperature, greedy)
@@ -211,9 +253,14 @@ class _Learner:
     """Adam with cosine decay of the learning rate over all rounds."""
 
     def __init__(
-        self, latent: LatentNetwork, params: DistillationParams, context: PassContext
+        self,
+        latent: LatentNetwork,
+        params: DistillationParams,
+        scale: QScale,
+        context: PassContext,
     ) -> None:
         self.latent, self.params, self.device = latent, params, context.device
+        self.scale = scale
         student = latent.network
         precision = resolve_precision(params.precision, context.device)
         self.network = MixedPrecision(student) if precision == "bf16" else student
@@ -232,7 +279,7 @@ class _Learner:
             self.optimizer.zero_grad(set_to_none=True)
             with self.latent.projected():
                 q_values = self.network(states.to(self.device))
-                loss = distillation_loss(q_values, labels.to(self.device), params)
+                loss = distillation_loss(q_values, labels.to(self.device), params, self.scale)
                 if params.slimming:
                     loss = loss + params.slimming * sum(scale.abs().sum() for scale in self.scales)
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -9,7 +9,9 @@ Frames are mostly background: with standard initialization, a first layer's outp
 constants with small variations, and the first thousands of updates only remove the constants.
 `initial = "data"` does so at once (Salimans & Kingma 2016, 1602.07868, §3; Mishkin & Matas 2016,
 1511.06422): layer by layer, every unit's pre-activation gets mean 0 and variance 1 over the
-calibration set, and the Q-values get the teacher's mean.
+calibration set, and the Q-values get the teacher's mean. `initial = "teacher"` gives Q-values the
+teacher's standard deviation as well, so that training starts at the right scale whatever the unit
+of reward.
 
 It costs nothing by itself. The student does not play well until it is trained by a following
 `finetune`, with more rounds than after pruning, since no trained weights are kept. If the student
@@ -18,11 +20,20 @@ is too small for the teacher's function, no amount of training helps.
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.architectures import ARCHITECTURES, Architecture
@@ -31,6 +42,7 @@ from slimq.networks.qnetwork import QNetwork, derive, named_layers
 from slimq.networks.specification import Body, ConvSpec, HeadSpec, QNetworkSpec, channel_axis
 from slimq_compression.context import PassContext, evenly
 from slimq_compression.network.gradients import recording
+from slimq_compression.network.shapes import Shape, image_body, measure_view, shape_student
 
 STATES = 256
 """Calibration states used for initialization."""
@@ -41,6 +53,7 @@ MIN_DEVIATION = 1e-3
 class Initial(StrEnum):
     """Initialization of the student's weights."""
 
+    TEACHER = "teacher"
     DATA = "data"
     RANDOM = "random"
 
@@ -50,6 +63,18 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    share: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="weights and biases as a share of the full policy's: the widest student that "
+        "fits, of an architecture chosen for the observations",
+    )
+    shape: Shape = Field(
+        default=Shape.FITTED,
+        description="with share: fitted, few layers with wide strides; narrowed, the given "
+        "network's layers with fewer units",
+    )
     architecture: Architecture | None = Field(
         default=None, description="named architecture, for frames; null: defined by the layers"
     )
@@ -71,21 +96,36 @@ class Params(BaseModel):
     hidden: Hidden | None = Field(default=None, description="widths of the hidden dense layers")
 
     initial: Initial = Field(
-        default=Initial.DATA,
-        description="data: mean 0 and variance 1 per unit on the calibration set; random: as drawn",
+        default=Initial.TEACHER,
+        description="data: mean 0 and variance 1 per unit on the calibration set; teacher: also "
+        "the teacher's mean and standard deviation of Q-values; random: as drawn",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Params:
-        if self.architecture is None and self.convolutions is None and self.hidden is None:
-            raise ValueError("give at least one of architecture, convolutions and hidden")
+        layers = (self.architecture, self.convolutions, self.hidden)
+        if self.share is not None and any(given is not None for given in layers):
+            raise ValueError("give share, or architecture, convolutions and hidden, not both")
+        if self.share is None and all(given is None for given in layers):
+            raise ValueError("give share, or at least one of architecture, convolutions and hidden")
+        if self.share is None and self.shape is not Shape.FITTED:
+            raise ValueError("shape requires share")
         if self.architecture is not None and self.convolutions is not None:
             raise ValueError("give architecture or convolutions, not both")
-        if (self.window is not None or self.background) and self.convolutions is None:
-            raise ValueError("window and background require convolutions")
+        seen = self.window is not None or bool(self.background)
+        if seen and self.convolutions is None and self.share is None:
+            raise ValueError("window and background require convolutions or share")
         if self.architecture is None and self.width != 1.0:
             raise ValueError("width requires architecture")
         return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves share out where it is off, so that recipes from before it stay the same."""
+        values: dict[str, Any] = handler(self)
+        if self.share is None:
+            del values["share"], values["shape"]
+        return values
 
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
@@ -95,20 +135,28 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
         InvalidInputError: convolutions are given for vectors, or layers do not fit the
             observations.
     """
-    spec = student_spec(network.spec, params)
+    if params.share is None:
+        spec = student_spec(network.spec, params)
+    else:
+        most = math.floor(params.share * context.parameters)
+        given = _seeing(network.spec, params, context)
+        spec = shape_student(given, params.shape, most, "student.share")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
         student = derive(network, spec).eval()
-    if params.initial is Initial.DATA:
-        _fit_to_data(student, context)
+    if params.initial is not Initial.RANDOM:
+        _fit_to_data(student, context, spread=params.initial is Initial.TEACHER)
     return student
 
 
-def _fit_to_data(student: QNetwork, context: PassContext) -> None:
-    """Normalizes every unit to mean 0 and variance 1 on calibration states; modifies `student`."""
+def _fit_to_data(student: QNetwork, context: PassContext, *, spread: bool) -> None:
+    """Normalizes every unit to mean 0 and variance 1 on calibration states; modifies `student`.
+
+    With `spread`, Q-values get the teacher's standard deviation rather than none in particular.
+    """
     chosen = evenly(len(context.calibration), STATES)
     states = torch.from_numpy(context.states[chosen])
-    wanted = torch.from_numpy(context.calibration.q_values[chosen]).mean(dim=0)
+    wanted = torch.from_numpy(context.calibration.q_values[chosen])
     with torch.no_grad():
         for layer in named_layers(student).values():
             with recording([layer]) as recorded:
@@ -117,11 +165,29 @@ def _fit_to_data(student: QNetwork, context: PassContext) -> None:
             mean, deviation = outputs.mean(dim=1), outputs.std(dim=1).clamp_min(MIN_DEVIATION)
             bias = layer.bias if layer.bias is not None else torch.zeros_like(mean)
             if layer is student.head:
-                bias += wanted - mean
+                varied = float(wanted.std(dim=0).mean())
+                factor = varied / float(deviation.mean()) if spread and varied else 1.0
+                layer.weight *= factor
+                bias *= factor
+                bias += wanted.mean(dim=0) - mean * factor
                 continue
             layer.weight /= deviation.view(-1, *[1] * (layer.weight.dim() - 1))
             bias -= mean
             bias /= deviation
+
+
+def _seeing(given: QNetworkSpec, params: Params, context: PassContext) -> QNetworkSpec:
+    """The given specification with what the student sees of an image, as far as it is not given."""
+    image = image_body(given)
+    if image is None:
+        return given
+    view = measure_view(context.states, image)
+    window = params.window or image.window or view.window
+    background = params.background or (view.background if given.observation_dtype == "uint8" else 0)
+    update = {"window": window, "background": background}
+    if isinstance(given.body, ConvSpec):
+        return given.model_copy(update={"body": given.body.model_copy(update=update)})
+    return given.model_copy(update={"body": image.model_copy(update=update)})
 
 
 def student_spec(given: QNetworkSpec, params: Params) -> QNetworkSpec:

@@ -11,6 +11,7 @@ float32, and an encoder can recover the scale by division.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self
 
@@ -45,6 +46,10 @@ class Grid(Protocol):
         """A copy of the grid with its tensors on a device."""
         ...
 
+    def scaled(self, factor: float, /) -> Self:
+        """The grid of weights multiplied by a power of two."""
+        ...
+
 
 def project(weight: Tensor, grids: tuple[Grid, ...]) -> Tensor:
     """Projects a weight onto all grids, in order."""
@@ -67,6 +72,10 @@ class _GridBase:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+    def scaled(self, factor: float, /) -> Self:  # noqa: ARG002
+        """The grid of weights multiplied by a power of two: the same, where no level has a size."""
+        return replace(self)
 
 
 @dataclass
@@ -158,6 +167,10 @@ class LinearLevels(_GridBase):
             return rows.view(len(weight), -1)[:, : weight.shape[1]]
         return rows.view_as(weight)
 
+    def scaled(self, factor: float, /) -> Self:
+        """The grid of weights multiplied by a power of two."""
+        return replace(self, scale=None if self.scale is None else self.scale * factor)
+
     def _on_levels(self, rows: Tensor, scale: Tensor) -> Tensor:
         return (rows / scale).round().clamp(-self.highest, self.highest) * scale
 
@@ -210,6 +223,11 @@ class PowerOfTwoLevels(_GridBase):
         small = magnitude < torch.exp2(lowest - 1)
         return torch.where(small, torch.zeros_like(rows), value).view_as(weight)
 
+    def scaled(self, factor: float, /) -> Self:
+        """The grid of weights multiplied by a power of two."""
+        shift = math.log2(factor)
+        return replace(self, exponent=None if self.exponent is None else self.exponent + shift)
+
 
 @dataclass
 class Codebook(_GridBase):
@@ -259,6 +277,10 @@ class Codebook(_GridBase):
         projected = torch.zeros_like(weight)
         projected[kept] = self.centres[_nearest(weight[kept], self.centres)]
         return projected
+
+    def scaled(self, factor: float, /) -> Self:
+        """The grid of weights multiplied by a power of two."""
+        return replace(self, centres=None if self.centres is None else self.centres * factor)
 
 
 def _due(fitted: float, progress: float) -> bool:

@@ -200,6 +200,14 @@ def named_layers(network: QNetwork) -> dict[str, WeightedLayer]:
     return layers
 
 
+def output_layers(network: QNetwork) -> dict[str, WeightedLayer]:
+    """The layers whose outputs are Q-values or sum to them; none with a distributional head."""
+    layers = named_layers(network)
+    if network.spec.head.atoms is not None:
+        return {}
+    return {name: layers[name] for name in ("head", "value", "advantage") if name in layers}
+
+
 def activation_names(network: QNetwork) -> dict[str, nn.Module]:
     """The activations in order of computation, by output tensor: `conv1.relu` and so on."""
     names = {id(layer): name for name, layer in named_layers(network).items()}

@@ -122,7 +122,7 @@ def test_layers_that_do_not_fit_the_observations_are_refused_by_name(
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({}, "give at least one of architecture, convolutions and hidden"),
+        ({}, "give share, or at least one of architecture, convolutions and hidden"),
         ({"width": 0.5, "hidden": [4]}, "width requires architecture"),
         ({"window": {}, "hidden": [4]}, "window and background require convolutions"),
         ({"background": 87, "hidden": [4]}, "window and background require convolutions"),
@@ -145,7 +145,7 @@ def test_a_student_with_batch_normalization_learns_from_the_teacher(
     teacher = make_network("conv")
     context = make_context("conv", teacher)
     student = apply(teacher, Params.model_validate({"convolutions": BLOCKS}), context)
-    params = finetune.Params(loss="mse", rounds=2, states=100, updates=40, learning_rate=5e-3)
+    params = finetune.Params(loss="mse", rounds=2, states=100, updates=80, learning_rate=1e-2)
     states = make_states("conv", 64, seed=99)
     target = TorchPolicy(teacher)(states)
     errors = [
