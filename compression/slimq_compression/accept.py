@@ -2,8 +2,8 @@
 
 Episodes are played on selection seeds, never on held-out ones, paired with the baseline variant:
 same episode seeds, same exploration. The baseline itself is compared with the torch network that it
-was exported from. Whatever the criteria, the model is run once on all calibration states, so that
-no model with non-finite Q-values is published.
+was exported from. Whatever the criteria, the model is run once on the states by which agreement is
+judged, so that no model with non-finite Q-values is published.
 """
 
 from __future__ import annotations
@@ -150,9 +150,9 @@ class AcceptGate:
             yield Criterion("margin", score.low, AT_LEAST, -accept.margin)
 
     def _agreement(self, policy: QFunction) -> float:
-        states = self.source.calibration.observations(self.source.manifest.observation)
+        states = self.source.judged.observations(self.source.manifest.observation)
         q_values = q_values_of(policy, states)
-        return measure_fidelity(q_values, self.source.calibration.q_values).agreement
+        return measure_fidelity(q_values, self.source.judged.q_values).agreement
 
     def _reference(self, name: str, seeds: Sequence[int]) -> list[float]:
         if name == self.baseline:

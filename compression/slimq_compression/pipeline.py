@@ -173,8 +173,8 @@ class _Run:
 
     @cached_property
     def states(self) -> Observations:
-        """The calibration states, on which every step is measured."""
-        return self.source.calibration.observations(self.source.manifest.observation)
+        """The states on which every step is measured."""
+        return self.source.judged.observations(self.source.manifest.observation)
 
     def resume(self, store: StepStore) -> QNetwork:
         """Restores the network and the records of steps that were finished before."""
@@ -277,7 +277,7 @@ class _Run:
         q_values = q_values_of(q_function, self.states)
         if not np.isfinite(q_values).all():
             return None
-        fidelity = measure_fidelity(q_values, self.source.calibration.q_values)
+        fidelity = measure_fidelity(q_values, self.source.judged.q_values)
         return StepFidelity(agreement=fidelity.agreement, regret=fidelity.regret)
 
     def _hardware(self, step: Step) -> str | None:

@@ -71,7 +71,7 @@ class Accept(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     episodes: int = Field(
-        default=10, ge=1, le=1_000, description="selection episodes, paired with the baseline's"
+        default=10, ge=1, le=100_000, description="selection episodes, paired with the baseline's"
     )
     margin: float | None = Field(
         default=None,

@@ -25,10 +25,12 @@ class Score:
     Attributes:
         mean: the candidate's mean score.
         low: lower 95 % bound of the paired difference from the baseline.
+        high: its upper bound.
     """
 
     mean: float
     low: float
+    high: float
 
     @property
     def loss(self) -> float:
@@ -101,5 +103,5 @@ def score_returns(
         CheckFailedError: the baseline is no better than random play, so there is no scale.
     """
     scale = scale_over_random(reference, random, place)
-    differences = (np.asarray(returns) - np.asarray(reference)) / scale
-    return Score((float(np.mean(returns)) - random) / scale, mean_interval(differences).low)
+    interval = mean_interval((np.asarray(returns) - np.asarray(reference)) / scale)
+    return Score((float(np.mean(returns)) - random) / scale, interval.low, interval.high)

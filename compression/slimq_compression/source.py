@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from slimq.core.calibration import CalibrationSet
@@ -15,13 +16,15 @@ from slimq.core.qfunction import QFunction
 from slimq.core.repository import POLICY_FILE, Repository
 from slimq.networks.checkpoint import load_network
 from slimq.networks.graph_counts import count_graph
-from slimq.networks.qnetwork import QNetwork
+from slimq.networks.qnetwork import QNetwork, count_parameters
 from slimq.networks.specification import MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.recipe import Recipe
 
 STUDENT = "student"
 """The pass that needs no network to start from."""
+JUDGED_EVERY = 5
+"""One of this many recorded states is for judging, where there is no environment."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class Source:
         manifest: the policy's.
         checkpoint_sha256: of the stored checkpoint, or of the graph where there is none.
         teacher: the full policy: a network, or a graph that no network pass can change.
-        calibration: states with the full policy's Q-values.
+        calibration: states with the full policy's Q-values, for passes.
+        judged: those on which agreement is judged: the same, or, for a policy without an
+            environment, whose recorded states are all that passes learn from, a fifth of them that
+            passes do not see.
         graph: the full policy's ONNX graph, if it has no network.
     """
 
@@ -40,6 +46,7 @@ class Source:
     checkpoint_sha256: str
     teacher: QNetwork | OnnxPolicy
     calibration: CalibrationSet
+    judged: CalibrationSet
     graph: bytes | None = None
 
     @property
@@ -55,6 +62,19 @@ class Source:
         """SHA-256 of the stored calibration set; None if there is none."""
         entry = self.manifest.calibration
         return None if entry is None else entry.sha256
+
+    @property
+    def spec(self) -> QNetworkSpec:
+        """The full policy's network, or, for a graph, one without hidden layers."""
+        network = self.teacher if isinstance(self.teacher, QNetwork) else outline(self.manifest)
+        return network.spec
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases of the full policy."""
+        if isinstance(self.teacher, QNetwork):
+            return count_parameters(self.teacher)
+        return self.graph_parameters
 
     @property
     def graph_parameters(self) -> int:
@@ -112,6 +132,18 @@ def outline(manifest: PolicyManifest) -> QNetwork:
     return QNetwork(spec).eval()
 
 
+def divide(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
+    """The states to learn from, and every fifth to judge by; both all of them if they are few."""
+    judged = np.arange(len(calibration)) % JUDGED_EVERY == JUDGED_EVERY - 1
+    if not judged.any():
+        return calibration, calibration
+    learned, kept = (
+        replace(calibration, indices=calibration.indices[rows], q_values=calibration.q_values[rows])
+        for rows in (~judged, judged)
+    )
+    return learned, kept
+
+
 def load_source(repository: Repository, policy: str) -> Source:
     """Reads a policy's checkpoint or graph, and its calibration set.
 
@@ -125,9 +157,12 @@ def load_source(repository: Repository, policy: str) -> Source:
         missing = "checkpoint" if manifest.source is None else "calibration"
         problem = f"{missing}: is null, so there is nothing to compress from; train the policy"
         raise RepositoryError(f"{policy}/{POLICY_FILE}", problem)
+    judged = calibration
+    if manifest.environment is None:
+        calibration, judged = divide(calibration)
     content = repository.read_file(policy, manifest.source)
     place, sha256 = f"{policy}/{manifest.source.path}", manifest.source.sha256
     if manifest.checkpoint is not None:
-        return Source(manifest, sha256, load_network(content, place), calibration)
+        return Source(manifest, sha256, load_network(content, place), calibration, judged)
     graph = OnnxPolicy(content, manifest.observation, len(manifest.actions), place)
-    return Source(manifest, sha256, graph, calibration, content)
+    return Source(manifest, sha256, graph, calibration, judged, content)

@@ -302,7 +302,7 @@ def test_the_shipped_recipes_give_the_same_bytes_twice_for_the_pong_network(
     observation, actions, _ = describe(environment)
     calibration = collect_calibration(environment, observation, TorchPolicy(network), 64)
     manifest = make_policy("pong", environment, observation, actions)
-    source = Source(manifest, "0" * 64, network, calibration)
+    source = Source(manifest, "0" * 64, network, calibration, calibration)
     short = {"rounds": 2, "states": 64, "updates": 4, "batch_size": 16, "keep_every": 1}
     for name, most in (("fp32", 6_760_000), ("int8", 1_730_000), ("pruned-int8", 843_000)):
         folder = Path(__file__).parents[2] / "recipes"

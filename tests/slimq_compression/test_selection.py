@@ -23,10 +23,10 @@ def test_a_score_is_a_share_of_the_baseline_over_random_and_the_bound_of_its_los
 
 def test_the_baseline_scores_one_and_loses_nothing() -> None:
     score = score_returns([3.0, 5.0], [3.0, 5.0], 1.0, "search")
-    assert score == Score(1.0, 0.0)
+    assert score == Score(1.0, 0.0, 0.0)
     assert score.loss == 0.0
-    assert Score(1.25, 0.1).loss == 0.0
-    assert Score(0.75, -0.5).loss == 0.25
+    assert Score(1.25, 0.1, 0.4).loss == 0.0
+    assert Score(0.75, -0.5, 0.0).loss == 0.25
 
 
 def test_whoever_asks_is_told_that_the_baseline_is_no_better_than_random() -> None:

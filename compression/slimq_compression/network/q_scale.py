@@ -32,7 +32,7 @@ class QScale:
 
     Attributes:
         gap: median over states of the difference between the best and the worst action's Q-value.
-        spread: standard deviation of Q-values over states and actions.
+        spread: standard deviation of an action's Q-values over states, mean over actions.
     """
 
     gap: float = 1.0
@@ -54,7 +54,7 @@ def measure_scale(q_values: QValues, units: Units) -> QScale:
         return QScale()
     exact = q_values.astype(np.float64)
     gaps = exact.max(axis=1) - exact.min(axis=1)
-    spread = float(exact.std()) or 1.0
+    spread = float(exact.std(axis=0).mean()) or float(exact.std()) or 1.0
     return QScale(float(np.median(gaps)) or float(gaps.mean()) or spread, spread)
 
 

@@ -15,22 +15,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from slimq.core.errors import CheckFailedError, describe_system_error
 from slimq.core.repository import Repository
 from slimq.core.threads import limit_threads
-from slimq_compression.accept import AcceptGate
+from slimq_compression.compress import ensure_baseline
 from slimq_compression.context import Progress, ignore, silent
-from slimq_compression.recipe import parse_recipe
-from slimq_compression.search.space import Offer, background_of, digest_of_space, searched_network
+from slimq_compression.search.proposals import Space
+from slimq_compression.search.spaces import open_space
 from slimq_compression.search.stages import Stages
-from slimq_compression.search.start import enqueue_published
 from slimq_compression.search.study import (
     SearchSettings,
     complete_trials,
@@ -63,6 +62,8 @@ class Found:
         low: lower 95 % bound of the paired difference; None if the gate's episodes were not played.
         loss: 1 − score, at least 0.
         params: Optuna's parameters.
+        acceptable: whether it passed the gate's episodes, or lost no more than the margin in so few
+            of them that they leave it open.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Found:
     low: float | None
     loss: float
     params: dict[str, Any]
+    acceptable: bool = False
 
     def passed(self, margin: float) -> bool:
         """Whether it passed the gate's episodes in the search."""
@@ -89,11 +91,17 @@ class Snapshot:
         ended: number of finished trials.
         complete: number of complete trials.
         best: the first of `ranking`; None if no trial is complete.
+        running: descriptions of the trials in progress.
+        smallest: the smallest acceptable trial; None if there is none.
+        full_bytes: size of the full variant.
     """
 
     ended: int
     complete: int
     best: Found | None
+    running: tuple[str, ...] = ()
+    smallest: Found | None = None
+    full_bytes: int = 0
 
 
 OnTrial = Callable[[Snapshot], None]
@@ -111,7 +119,7 @@ def search(
 
     Raises:
         NotFoundError: the policy does not exist.
-        ConfigError: another search is using the study, or the baseline variant is missing.
+        ConfigError: another search is using the study.
         InvalidInputError: the study was made with other settings.
         CheckFailedError: the baseline is no better than random play, or a worker died.
         KeyboardInterrupt: interrupted; the study can be resumed.
@@ -121,15 +129,14 @@ def search(
     with lock_study(settings.folder):
         study = open_study(settings)
         requeue_trials(study, settings.folder)
-        _prepare(settings, study, source, repository, progress)
+        space = open_space(settings, source)
+        _prepare(settings, study, space, source, repository, progress)
         on_trial(snapshot(study, settings))
         missing = settings.trials - len(finished_trials(study))
         if missing > 0:
-            background, network = background_of(source.calibration), searched_network(source)
-            offer, policy = Offer.current(), settings.policy
-            enqueue_published(study, repository, policy, network, offer, background)
+            space.prepare(study, repository)
         try:
-            if settings.workers == 1:
+            if settings.workers == 1 and settings.plan == "sampled":
                 _work_here(settings, study, missing, on_trial)
             elif missing > 0:
                 _work_in_processes(settings, study, missing, on_trial)
@@ -142,7 +149,17 @@ def snapshot(study: optuna.Study, settings: SearchSettings) -> Snapshot:
     """Progress of a study."""
     ranked = ranking(study, settings.margin)
     best = ranked[0] if ranked else None
-    return Snapshot(len(finished_trials(study)), len(complete_trials(study)), best)
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    names = tuple(t.user_attrs["candidate"] for t in running if "candidate" in t.user_attrs)
+    found = [one for one in found_trials(study) if one.acceptable]
+    return Snapshot(
+        ended=len(finished_trials(study)),
+        complete=len(complete_trials(study)),
+        best=best,
+        running=names,
+        smallest=min(found, key=lambda one: one.bytes, default=None),
+        full_bytes=study.user_attrs.get("reference", {}).get("bytes", 0),
+    )
 
 
 def pareto_front(study: optuna.Study) -> list[Found]:
@@ -153,6 +170,11 @@ def pareto_front(study: optuna.Study) -> list[Found]:
         if is_nondominated(trial.values, (other.values for other in done)):
             kept.setdefault(round_objectives(trial.values), trial)
     return sorted((_found(trial) for trial in kept.values()), key=lambda f: (f.bytes, f.loss))
+
+
+def found_trials(study: optuna.Study) -> list[Found]:
+    """All complete trials."""
+    return [_found(trial) for trial in complete_trials(study)]
 
 
 def ranking(study: optuna.Study, margin: float) -> list[Found]:
@@ -178,33 +200,30 @@ def _found(trial: FrozenTrial) -> Found:
         low=known.get("low"),
         loss=trial.values[2],
         params=dict(trial.params),
+        acceptable=bool(known.get("passed")),
     )
 
 
 def _prepare(
     settings: SearchSettings,
     study: optuna.Study,
+    space: Space,
     source: Source,
     repository: Repository,
     progress: Progress,
 ) -> None:
-    """Records or checks the study's settings, and measures the baseline if necessary."""
-    gate = AcceptGate(source, repository)
-    probe = f'name = "found"\n[accept]\nmargin = {settings.margin}\n'
-    gate.require_baseline(parse_recipe(probe, "search"))
-    variant, model = repository.read_model(settings.policy, gate.baseline)
+    """Records or checks the study's settings, and makes and measures the baseline if necessary."""
+    ensure_baseline(repository, settings.policy, progress=progress)
+    variant, model = repository.read_model(settings.policy, source.manifest.baseline_variant)
     shared = ("max_bytes", "max_latency_us", "margin", "seed", "effort")
     terms = {name: getattr(settings, name) for name in shared}
     terms |= {f"{n}_episodes": getattr(settings, f"{n}_episodes") for n in ("screening", "gate")}
     terms |= {"checkpoint": source.checkpoint_sha256, "baseline": variant.model.sha256}
-    offer = Offer.current()
-    terms |= {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(offer).items()}
-    terms["space"] = digest_of_space(offer)
+    terms |= space.terms
+    terms["space"] = space.digest
     record_terms(study, terms)
     if "reference" not in study.user_attrs:
-        reference = Stages(source, model).reference(
-            variant.model.bytes, settings.screening_episodes, settings.gate_episodes, progress
-        )
+        reference = Stages(source, model).reference(variant.model.bytes, settings, progress)
         study.set_user_attr("reference", reference.model_dump(mode="json"))
 
 
@@ -229,16 +248,17 @@ def _work_in_processes(
         spawn.Process(target=_work, args=(settings, tickets, problems), name=f"search-{index}")
         for index in range(1, min(settings.workers, missing) + 1)
     ]
-    seen = len(finished_trials(study))
+    seen = snapshot(study, settings)
     try:
         with _interrupts_ignored():
             for worker in workers:
                 worker.start()
         while any(worker.is_alive() for worker in workers):
             time.sleep(POLL_SECONDS)
-            if (now := len(finished_trials(study))) != seen:
+            now = snapshot(study, settings)
+            if now != seen or settings.plan == "ladder":  # whose bar shows the time
                 seen = now
-                on_trial(snapshot(study, settings))
+                on_trial(now)
     finally:
         _stop(workers)
     on_trial(snapshot(study, settings))

@@ -2,19 +2,18 @@
 
 A candidate has a structure (the policy's own network pruned, or a new student distilled from it)
 and a weight format (fp32, static int8, or few levels stored as codes). Passes missing from the
-catalogue are not offered. First convolutions have kernel 8 and stride 4 to 8, since in networks
-this small the first one takes nearly all the time. Students of frames may see only the newest
-frames, without rows at the top and the bottom, and treat the background colour as zero: otherwise
-the first thousands of updates would only remove a constant.
+catalogue are not offered. First convolutions of large images have kernel 8 and stride 4 to 8, since
+in networks this small the first one takes nearly all the time. Students of frames may see only the
+newest frames, without rows at the top and the bottom, and treat the background colour as zero:
+otherwise the first thousands of updates would only remove a constant.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import tomli_w
@@ -25,13 +24,14 @@ from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.network.units import check_plain
 from slimq_compression.recipe import Recipe, parse_recipe
+from slimq_compression.search.training import FULL, REPLAY_ROUNDS, Kind
 from slimq_compression.source import Source
-
-Kind = Literal["conv", "mlp"]
 
 CHANNELS = (4, 32, 4)
 """Minimum, maximum and step of a convolution's channels: blocks of 4 fill kernels' registers."""
 FIRST_KERNEL, FIRST_STRIDES = 8, (4, 8)
+SMALL_KERNEL, SMALL_STRIDES, SMALL_SIDE = 3, (1, 2), 20
+"""The same for images of less than `SMALL_SIDE` rows or columns."""
 CONVOLUTIONS = (1, 3)
 MIN_FRAMES = 2
 """Minimum frames that a student sees: one frame has no velocity."""
@@ -49,51 +49,6 @@ BITS: Mapping[str, tuple[int, int]] = {
     "codebook": (2, 6),
 }
 """Minimum and maximum bits per code, by form of `quantize_weights`."""
-
-
-REPLAY_ROUNDS = 6
-"""Rounds of states in the replay: those from early, poor play are replaced by later ones."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """Training parameters of `finetune`."""
-
-    rounds: int
-    states: int
-    keep_every: int
-    updates: int
-    temperature: float
-    q_weight: float
-    learning_rate: float
-    epsilon: float
-    precision: str = "fp32"
-
-    def scaled(self, effort: float) -> Training:
-        """Scales updates and steps of play by `effort`, with fewer and shorter rounds."""
-        rounds = max(2, round(self.rounds * math.sqrt(effort)))
-        share = effort * self.rounds / rounds
-        return replace(
-            self,
-            rounds=rounds,
-            states=max(100, round(self.states * share)),
-            updates=max(20, round(self.updates * share)),
-        )
-
-    def steps(self) -> dict[str, Any]:
-        """The keys of a `finetune` step."""
-        values = {known.name: getattr(self, known.name) for known in fields(self)}
-        return {"pass": "finetune", **values, "replay_states": REPLAY_ROUNDS * self.states}
-
-
-FULL: Mapping[tuple[Kind, str], Training] = {
-    ("conv", "student"): Training(16, 4_000, 3, 2_500, 0.02, 0.05, 3e-3, 0.05),
-    ("conv", "pruned"): Training(8, 3_000, 4, 1_000, 0.02, 1.0, 5e-4, 0.05),
-    ("mlp", "student"): Training(8, 4_000, 1, 1_200, 0.05, 1.0, 1e-3, 0.1),
-    ("mlp", "pruned"): Training(8, 4_000, 1, 1_200, 0.05, 1.0, 1e-3, 0.1),
-}
-"""Training of published winners. Small students of frames lack the capacity to fit the level of the
-Q-values, so their loss puts more weight on decisions."""
 SECOND_EFFORT = 0.5
 """Effort of the second training, with weights on their levels, relative to the first."""
 FINE_FORMS = ("linear", "codebook")
@@ -171,7 +126,19 @@ class Candidate:
 
 def digest_of_space(offer: Offer) -> str:
     """Digest of the choices of a trial and of the training of candidates."""
-    ranges = CHANNELS, FIRST_KERNEL, FIRST_STRIDES, CONVOLUTIONS, DENSE, MLP_LAYERS, KEEP, BITS
+    ranges = (
+        SMALL_KERNEL,
+        SMALL_STRIDES,
+        SMALL_SIDE,
+        CHANNELS,
+        FIRST_KERNEL,
+        FIRST_STRIDES,
+        CONVOLUTIONS,
+        DENSE,
+        MLP_LAYERS,
+        KEEP,
+        BITS,
+    )
     window = MIN_FRAMES, TOP, BOTTOM, ROWS
     levels = SECOND_EFFORT, ENOUGH_BITS, HEAD_BITS, CONVOLUTION_BITS
     terms = repr((offer, ranges, window, FULL, levels, REPLAY_ROUNDS))
@@ -198,9 +165,22 @@ def searched_network(source: Source) -> QNetworkSpec:
 
 
 def suggest(
-    trial: BaseTrial, network: QNetworkSpec, offer: Offer, background: int = 0
+    trial: BaseTrial,
+    network: QNetworkSpec,
+    offer: Offer,
+    background: int = 0,
+    *,
+    stacked: bool = True,
 ) -> Candidate:
-    """Chooses a candidate; each parameter has a fixed range, whatever was chosen before."""
+    """Chooses a candidate; each parameter has a fixed range, whatever was chosen before.
+
+    Args:
+        trial: the trial.
+        network: the policy's network.
+        offer: the available techniques.
+        background: the pixel value that students of frames treat as zero.
+        stacked: whether the channels of images are frames, of which the older may be left out.
+    """
     kind: Kind = "conv" if isinstance(network.body, ConvSpec) else "mlp"
     structure = trial.suggest_categorical("structure", offer.structures)
     keep: tuple[float, ...] = ()
@@ -213,7 +193,7 @@ def suggest(
             for index in range(1, _prunable(network) + 1)
         )
     elif kind == "conv":
-        window = _window(trial, network)
+        window = _window(trial, network, stacked=stacked)
         count = trial.suggest_int("convolutions", *CONVOLUTIONS)
         convolutions = _convolutions(trial, count, _size(network, window))
         hidden = (trial.suggest_int("hidden.1", *DENSE["conv"], log=True),)
@@ -310,10 +290,14 @@ def _prunable(network: QNetworkSpec) -> int:
     return count + len(body.hidden)
 
 
-def _window(trial: BaseTrial, network: QNetworkSpec) -> dict[str, tuple[int, int]]:
+def _window(
+    trial: BaseTrial, network: QNetworkSpec, *, stacked: bool
+) -> dict[str, tuple[int, int]]:
     """Chooses the newest frames of a stack and the middle rows; full spans are omitted."""
-    frames, rows = network.observation_shape[0], network.observation_shape[1]
-    newest = trial.suggest_int("window.frames", min(MIN_FRAMES, frames), frames)
+    frames, rows, _ = network.seen_shape
+    newest = (
+        trial.suggest_int("window.frames", min(MIN_FRAMES, frames), frames) if stacked else frames
+    )
     top, bottom = (
         trial.suggest_int(
             f"window.{name}", int(rows * low), int(rows * high) // ROWS * ROWS, step=ROWS
@@ -327,7 +311,7 @@ def _window(trial: BaseTrial, network: QNetworkSpec) -> dict[str, tuple[int, int
 
 def _size(network: QNetworkSpec, window: Mapping[str, tuple[int, int]]) -> int:
     """The smaller side of the first convolution's input."""
-    _, rows, columns = network.observation_shape
+    _, rows, columns = network.seen_shape
     start, stop = window.get("rows", (0, rows))
     return min(stop - start, columns)
 
@@ -335,11 +319,13 @@ def _size(network: QNetworkSpec, window: Mapping[str, tuple[int, int]]) -> int:
 def _convolutions(trial: BaseTrial, count: int, size: int) -> tuple[dict[str, int], ...]:
     """Chooses convolutions; kernels are no larger than their input."""
     found = []
+    small = size < SMALL_SIDE
+    first = SMALL_KERNEL if small else FIRST_KERNEL
     for index in range(1, count + 1):
         low, high, step = CHANNELS
         channels = trial.suggest_int(f"conv{index}.channels", low, high, step=step)
         if index == 1:
-            kernel, strides = FIRST_KERNEL, FIRST_STRIDES
+            kernel, strides = first, SMALL_STRIDES if small else FIRST_STRIDES
         else:
             kernel = trial.suggest_int("conv2.kernel", 3, 4) if index == 2 else 3
             strides = (1, 2)

@@ -8,8 +8,11 @@ the machine slows both alike.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from slimq.core.manifest import random_mean, require_environment
@@ -20,6 +23,7 @@ from slimq.core.seeds import SELECTION
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.evaluation.latency import measure_latency
 from slimq_compression.context import Progress, silent
+from slimq_compression.search.study import SearchSettings
 from slimq_compression.selection import (
     Score,
     load_candidate,
@@ -32,6 +36,10 @@ from slimq_compression.source import Source
 SCREENING_OFFSET, GATE_OFFSET = 200_000, 300_000
 """Offsets into selection seeds; the trainer uses 0, the accept gate `accept.SEED_OFFSET`."""
 CALLS = 300
+FEWEST, MOST = 30, 5_000
+"""Episodes of a gate whose number is not given."""
+GATE_TIME = 0.02
+"""Share of a run's time for one gate of so many episodes."""
 
 
 class Reference(BaseModel):
@@ -40,8 +48,8 @@ class Reference(BaseModel):
     Attributes:
         bytes: size on disk.
         latency_us: median latency of a call with one observation.
-        screening: returns of the screening episodes, ordered by seed.
-        gate: returns of the gate's episodes, ordered by seed.
+        screening: returns of the screening episodes, ordered by seed; empty without an environment.
+        gate: returns of the gate's episodes; likewise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,12 +66,15 @@ class Stages:
     def __init__(self, source: Source, baseline: bytes) -> None:
         """Takes the baseline's uncompressed model, which is loaded again for each timing."""
         self.source, self.baseline = source, baseline
-        self.states: Observations = source.calibration.observations(source.manifest.observation)
+        self.states: Observations = source.judged.observations(source.manifest.observation)
 
     def reference(
-        self, size: int, screening: int, gate: int, progress: Progress = silent
+        self, size: int, settings: SearchSettings, progress: Progress = silent
     ) -> Reference:
         """Plays and times the baseline, of `size` bytes on disk.
+
+        Without a number of gate episodes, it is the number that tells a loss of the margin from
+        none, as far as 2 % of the time allow.
 
         Raises:
             CheckFailedError: the baseline is no better than random play, so there is no scale.
@@ -73,16 +84,35 @@ class Stages:
             {"full": lambda: policy}, self.states, batches=(1,), iterations=CALLS
         )
         label = "search: full policy"
+        latency = _median(timed["full"].find("alone", 1))
+        if self.source.manifest.environment is None:
+            return Reference(bytes=size, latency_us=latency, screening=(), gate=())
         reference = Reference(
             bytes=size,
-            latency_us=_median(timed["full"].find("alone", 1)),
-            screening=tuple(self.play(policy, screening, SCREENING_OFFSET, label, progress)),
-            gate=tuple(self.play(policy, gate, GATE_OFFSET, label, progress)),
+            latency_us=latency,
+            screening=tuple(
+                self.play(policy, settings.screening_episodes, SCREENING_OFFSET, label, progress)
+            ),
+            gate=tuple(self._gate_returns(policy, settings, label, progress)),
         )
         random = random_mean(self.source.manifest)
         for returns in (reference.screening, reference.gate):
             scale_over_random(returns, random, "search")
         return reference
+
+    def _gate_returns(
+        self, policy: QFunction, settings: SearchSettings, label: str, progress: Progress
+    ) -> list[float]:
+        if settings.gate_episodes is not None:
+            return self.play(policy, settings.gate_episodes, GATE_OFFSET, label, progress)
+        started = time.monotonic()
+        returns = self.play(policy, FEWEST, GATE_OFFSET, label, progress)
+        each = (time.monotonic() - started) / FEWEST
+        scale = scale_over_random(returns, random_mean(self.source.manifest), "search")
+        affordable = int(GATE_TIME * 60 * settings.minutes / each)
+        wanted = telling_episodes(returns, scale, settings.margin)
+        count = max(FEWEST, min(wanted, affordable, MOST))
+        return self.play(policy, count, GATE_OFFSET, label, progress)
 
     def load(self, model: bytes, name: str) -> QFunction:
         """Loads a model as a Q-function that raises an error on non-finite Q-values.
@@ -105,11 +135,17 @@ class Stages:
         return medians["candidate"] / medians["full"]
 
     def fidelity(self, policy: QFunction) -> Fidelity:
-        """Fidelity to the full policy's Q-values on the calibration states."""
-        return measure_fidelity(q_values_of(policy, self.states), self.source.calibration.q_values)
+        """Fidelity to the full policy's Q-values on states that were not learned from."""
+        return measure_fidelity(q_values_of(policy, self.states), self.source.judged.q_values)
 
     def score(self, policy: QFunction, reference: Sequence[float], offset: int) -> Score:
-        """Plays the baseline's seeds and compares with its returns `reference`."""
+        """Plays the baseline's seeds and compares with its returns `reference`.
+
+        Without an environment, agreement on recorded states takes the place of returns.
+        """
+        if self.source.manifest.environment is None:
+            agreement = self.fidelity(policy).agreement
+            return Score(agreement, agreement - 1.0, agreement - 1.0)
         returns = self.play(policy, len(reference), offset, "search: candidate")
         return score_returns(returns, reference, random_mean(self.source.manifest), "search")
 
@@ -125,6 +161,21 @@ class Stages:
         seeds = SELECTION.seeds(episodes, offset=offset)
         environment = require_environment(self.source.manifest, "the search")
         return play_returns(environment, policy, seeds, label, progress)
+
+
+def telling_episodes(returns: Sequence[float], scale: float, margin: float) -> int:
+    """Episodes whose mean paired difference has an interval of half the width of the margin.
+
+    That is for differences as wide as those of independent episodes of the full policy; where a
+    variant mostly acts like it, fewer would do.
+
+    Args:
+        returns: the full policy's.
+        scale: its mean return above random play's.
+        margin: the non-inferiority margin.
+    """
+    deviation = math.sqrt(2) * float(np.std(returns)) / scale
+    return math.ceil((1.96 * deviation / max(margin, 1e-3)) ** 2)
 
 
 def _median(measurement: LatencyMeasurement | None) -> float:

@@ -112,7 +112,7 @@ def _convolutions(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _window(spans: Mapping[str, Any], network: QNetworkSpec) -> dict[str, Any]:
-    frames, rows = network.observation_shape[0], network.observation_shape[1]
+    frames, rows, _ = network.seen_shape
     newest = spans.get("channels") or (0, frames)
     start, stop = spans.get("rows") or (0, rows)
     return {

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.samplers import TPESampler
@@ -52,9 +52,11 @@ class SearchSettings:
         seed: seed of the sampler and of the recipes.
         effort: share of the full training for each trial.
         screening_episodes: episodes for every trial that is not pruned before.
-        gate_episodes: episodes for trials on the Pareto front.
+        gate_episodes: episodes for trials on the Pareto front; None to choose by how much the full
+            policy's returns vary.
         work: folder of studies.
         study: name of the study; by default made of the limits, the margin and the seed.
+        plan: how trials are chosen: drawn by a sampler, or by the ladder of `slimq shrink`.
     """
 
     policies: Path
@@ -69,9 +71,10 @@ class SearchSettings:
     seed: int = 0
     effort: float = 0.15
     screening_episodes: int = 10
-    gate_episodes: int = 30
+    gate_episodes: int | None = 30
     work: Path = Path("runs/search")
     study: str | None = None
+    plan: Literal["sampled", "ladder"] = "sampled"
 
     def __post_init__(self) -> None:
         ranges: list[tuple[str, float, float]] = [
@@ -83,7 +86,7 @@ class SearchSettings:
             ("gate_episodes", 2, 10_000),
         ]
         for name, low, high in ranges:
-            if not low <= getattr(self, name) <= high:
+            if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
                 raise InvalidInputError(name, f"{low} to {high}", str(getattr(self, name)))
         for name, high in (("minutes", 1e6), ("effort", 1.0)):
             if not 0 < getattr(self, name) <= high:
@@ -107,6 +110,11 @@ class SearchSettings:
     def folder(self) -> Path:
         """Folder of the study."""
         return self.work / self.policy / self.name
+
+    @property
+    def steps(self) -> Path:
+        """Folder of finished trainings, for other forms of their weights and for publishing."""
+        return self.folder / "steps"
 
 
 class _JournalLock(JournalFileOpenLock):

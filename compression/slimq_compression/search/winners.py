@@ -24,16 +24,11 @@ from slimq_compression.compress import Outcome, compress
 from slimq_compression.context import Progress, ignore, silent
 from slimq_compression.pipeline import OnStep
 from slimq_compression.recipe import Recipe
+from slimq_compression.resume import StepStore
 from slimq_compression.search.run import Found, ranking
-from slimq_compression.search.space import (
-    Offer,
-    background_of,
-    make_recipe,
-    searched_network,
-    suggest,
-)
+from slimq_compression.search.sampled import SampledSpace
 from slimq_compression.search.study import SearchSettings
-from slimq_compression.source import Source, load_source
+from slimq_compression.source import load_source
 
 MAX_ATTEMPTS = 3
 """Maximum full trainings per requested variant."""
@@ -86,8 +81,8 @@ def publish_winners(
     Raises:
         ConfigError: a different recipe with this name exists.
     """
-    repository = Repository(settings.policies)
-    source = load_source(repository, settings.policy)
+    source = load_source(Repository(settings.policies), settings.policy)
+    space = SampledSpace(source, settings.seed, effort)
     ranked = ranking(study, settings.margin)
     published: set[int] = set()
     for found, seed in attempts(ranked, settings.margin, settings.seed, MAX_ATTEMPTS * count):
@@ -95,29 +90,71 @@ def publish_winners(
             return
         if found.number in published:
             continue
-        recipe, text = winning_recipe(settings, source, found, effort, seed)
-        path = recipes / settings.policy / f"{recipe.name}.toml"
-        if path.exists() and read_toml(path).values != parse_toml(text, path.name).values:
-            problem = "exists with different content; move it away"
-            raise ConfigError(str(path), "file", problem)
-        (outcome,) = compress(
-            repository,
-            settings.policy,
-            [recipe],
+        recipe, text = winning_recipe(settings, space, found, effort, seed)
+        winner = publish_winner(
+            settings,
+            found,
+            recipe,
+            text,
+            recipes,
             device=device,
             progress=progress,
             on_step=on_step,
         )
-        try:
-            outcome.require_accepted()
-        except SlimqError as error:
-            yield Winner(found, seed, None, None, str(error))
-            continue
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, text.encode())
-        published.add(found.number)
-        yield Winner(found, seed, path, outcome, "")
+        if winner.outcome is not None:
+            published.add(found.number)
+        yield winner
+
+
+def publish_winner(
+    settings: SearchSettings,
+    found: Found,
+    recipe: Recipe,
+    text: str,
+    recipes: Path,
+    *,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    on_step: OnStep = ignore,
+    store: StepStore | None = None,
+) -> Winner:
+    """Makes a trial's variant, judges and publishes it, and saves its recipe.
+
+    Args:
+        settings: settings of the search.
+        found: the trial.
+        recipe: its recipe.
+        text: the recipe's TOML text.
+        recipes: folder of recipes; the file goes to `<recipes>/<policy>/`.
+        device: device to train on, by default the CPU.
+        progress: opens progress bars.
+        on_step: called after each step of the recipe.
+        store: store of finished trainings.
+
+    Raises:
+        ConfigError: a different recipe with this name exists.
+    """
+    path = recipes / settings.policy / f"{recipe.name}.toml"
+    if path.exists() and read_toml(path).values != parse_toml(text, path.name).values:
+        problem = "exists with different content; move it away"
+        raise ConfigError(str(path), "file", problem)
+    (outcome,) = compress(
+        Repository(settings.policies),
+        settings.policy,
+        [recipe],
+        device=device,
+        progress=progress,
+        on_step=on_step,
+        store=store,
+    )
+    try:
+        outcome.require_accepted()
+    except SlimqError as error:
+        return Winner(found, recipe.seed, None, None, str(error))
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    return Winner(found, recipe.seed, path, outcome, "")
 
 
 def attempts(
@@ -142,12 +179,11 @@ def attempts(
 
 
 def winning_recipe(
-    settings: SearchSettings, source: Source, found: Found, effort: float, seed: int
+    settings: SearchSettings, space: SampledSpace, found: Found, effort: float, seed: int
 ) -> tuple[Recipe, str]:
     """Makes a trial's recipe with a training of `effort`, and its TOML text."""
-    offer, background = Offer.current(), background_of(source.calibration)
-    candidate = suggest(FixedTrial(found.params), searched_network(source), offer, background)
-    accept: dict[str, float | int] = {
+    proposal = space.with_training(FixedTrial(found.params), seed, effort)
+    accept: dict[str, float | int | None] = {
         "episodes": settings.gate_episodes,
         "margin": settings.margin,
     }
@@ -155,7 +191,7 @@ def winning_recipe(
         accept["max_bytes"] = settings.max_bytes
     terms = json.dumps([found.params, accept, seed, effort], sort_keys=True)
     name = f"found-{hashlib.sha256(terms.encode()).hexdigest()[:8]}"
-    recipe, text = make_recipe(candidate, offer, name=name, seed=seed, effort=effort, accept=accept)
+    recipe, text = proposal.recipe(name=name, accept=accept, trained=True)
     note = (
         f"# Found by slimq search {settings.policy}, study {settings.name}, trial {found.number}.\n"
     )

@@ -1,9 +1,10 @@
 """Worker of a search: runs trials and prunes them as soon as they fall behind.
 
-Each stage costs more than the previous one: the untrained model gives bytes and latency; a short
-training gives the fidelity on the calibration set; ten episodes give the return; and candidates on
-the Pareto front so far play all of the gate's episodes. The sampler is a multi-objective
-tree-structured Parzen estimator (Ozaki et al. 2020), which takes limits as constraints.
+Each stage costs more than the previous one: the untrained model gives bytes and latency; the
+training gives the fidelity on the calibration set; ten episodes give the return; and candidates
+that may be as good play all of the gate's episodes. The sampler of `slimq search` is a
+multi-objective tree-structured Parzen estimator (Ozaki et al. 2020), which takes limits as
+constraints.
 """
 
 from __future__ import annotations
@@ -21,17 +22,13 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from slimq.core.errors import SlimqError
+from slimq.core.qfunction import QFunction
 from slimq.core.report import Fidelity
 from slimq.core.repository import Repository
 from slimq_compression.pipeline import Staged, run_recipe
-from slimq_compression.search.space import (
-    Candidate,
-    Offer,
-    background_of,
-    make_recipe,
-    searched_network,
-    suggest,
-)
+from slimq_compression.resume import StepStore
+from slimq_compression.search.proposals import Proposal
+from slimq_compression.search.spaces import open_space
 from slimq_compression.search.stages import GATE_OFFSET, SCREENING_OFFSET, Reference, Stages
 from slimq_compression.search.study import (
     SearchSettings,
@@ -52,7 +49,8 @@ ABOVE_CHANCE = 0.1
 MIN_PEERS = 5
 """Minimum trials of no more bytes for their median regret to be a limit."""
 MAX_EXCESS_LOSS = 0.1
-"""Maximum loss beyond the margin in screening for the gate's episodes to be worth playing."""
+"""Maximum loss beyond the margin in screening for the gate's episodes to be worth playing, unless
+the screening leaves open whether there is any loss."""
 
 
 @dataclass(frozen=True)
@@ -80,75 +78,80 @@ class Worker:
         _, model = repository.read_model(settings.policy, self.source.manifest.baseline_variant)
         self.stages = Stages(self.source, model)
         self.study = open_study(settings)
-        self.offer = Offer.current()
-        self.background = background_of(self.source.calibration)
+        self.space = open_space(settings, self.source)
+        self.store = StepStore(settings.steps)
         self.reference = Reference.model_validate(self.study.user_attrs["reference"])
 
     def run(self, more: Callable[[], bool], after: Callable[[], None]) -> None:
         """Runs trials while `more()` and within the time limit; calls `after()` after each."""
         deadline = time.monotonic() + 60 * self.settings.minutes
-        while time.monotonic() < deadline and more():
-            self.run_trial()
+        while more():
+            trial = self.space.next_trial(self.study, deadline - time.monotonic())
+            if trial is None:
+                return
+            self.run_trial(trial)
             after()
 
-    def run_trial(self) -> None:
+    def run_trial(self, trial: optuna.Trial) -> None:
         """Runs one trial, which ends complete, pruned, or failed with a reason."""
-        trial = self.study.ask()
         self.study.sampler = make_sampler(self.settings.seed, trial.number)
+        started = time.monotonic()
         try:
             figures = self._objective(trial)
         except optuna.TrialPruned as pruned:
+            outcome: dict[str, Any] = {"state": TrialState.PRUNED}
             trial.set_user_attr("reason", str(pruned))
-            self.study.tell(trial, state=TrialState.PRUNED)
         except SlimqError as error:
             _log.warning("trial failed", trial=trial.number, error=str(error))
+            outcome = {"state": TrialState.FAIL}
             trial.set_user_attr("reason", str(error))
-            self.study.tell(trial, state=TrialState.FAIL)
         else:
-            self.study.tell(trial, figures.values)
+            outcome = {"values": figures.values}
+        trial.set_user_attr("seconds", time.monotonic() - started)
+        self.study.tell(trial, **outcome)
 
     def _objective(self, trial: optuna.Trial) -> Figures:
-        candidate = suggest(trial, searched_network(self.source), self.offer, self.background)
-        trial.set_user_attr("candidate", candidate.describe())
+        proposal = self.space.suggest(trial)
+        trial.set_user_attr("candidate", proposal.describe())
         if (duplicate := self._find_duplicate(trial)) is not None:
             return _copy_result(trial, duplicate)
-        draft = self._make(candidate, 0.0)
-        self._check_bytes(trial, draft.manifest.model.bytes, BYTES_SLACK)
-        policy = self.stages.load(draft.model, "untrained")
+        staged = self._make(proposal, trained=False)
+        self._check_bytes(trial, staged.manifest.model.bytes, BYTES_SLACK)
+        policy = self.stages.load(staged.model, "untrained")
         ratio = self.stages.latency_ratio(policy)
         latency = ratio * self.reference.latency_us
         trial.set_user_attr("latency_ratio", ratio)
         trial.set_user_attr("latency_us", latency)
         self._require(trial, "latency_us", latency, self.settings.max_latency_us)
 
-        staged = self._make(candidate, self.settings.effort)
+        if proposal.trains:
+            staged = self._make(proposal, trained=True)
         size = staged.manifest.model.bytes
         self._check_bytes(trial, size)
         policy = self.stages.load(staged.model, "candidate")
         self.check_fidelity(trial, self.stages.fidelity(policy), size)
+        return self._play(trial, policy, size, latency)
 
+    def _play(self, trial: optuna.Trial, policy: QFunction, size: int, latency: float) -> Figures:
+        """Plays the screening, and the gate's episodes if they may be worth it."""
+        margin = self.settings.margin
         score = self.stages.score(policy, self.reference.screening, SCREENING_OFFSET)
         trial.set_user_attr("score", score.mean)
         figures = Figures(size, latency, score.loss)
         others = [other.values for other in complete_trials(self.study)]
-        promising = score.loss <= self.settings.margin + MAX_EXCESS_LOSS
-        if promising and is_nondominated(figures.values, others):
+        promising = score.loss <= margin + MAX_EXCESS_LOSS or score.high >= -margin
+        if promising and (not self.space.drops_early or is_nondominated(figures.values, others)):
             score = self.stages.score(policy, self.reference.gate, GATE_OFFSET)
             trial.set_user_attr("score", score.mean)
             trial.set_user_attr("low", score.low)
+            trial.set_user_attr("passed", score.low >= -margin or score.loss <= margin)
             figures = Figures(size, latency, score.loss)
         return figures
 
-    def _make(self, candidate: Candidate, effort: float) -> Staged:
-        recipe, _ = make_recipe(
-            candidate,
-            self.offer,
-            name="candidate",
-            seed=self.settings.seed,
-            effort=effort,
-            accept={"margin": self.settings.margin},
-        )
-        return run_recipe(recipe, self.source)
+    def _make(self, proposal: Proposal, *, trained: bool) -> Staged:
+        accept = {"margin": self.settings.margin}
+        recipe, _ = proposal.recipe(name="candidate", accept=accept, trained=trained)
+        return run_recipe(recipe, self.source, store=self.store if trained else None)
 
     def _check_bytes(self, trial: optuna.Trial, size: int, slack: float = 1.0) -> None:
         trial.set_user_attr("bytes", size)
@@ -168,6 +171,8 @@ class Worker:
         if fidelity.agreement < floor:
             trial.set_constraint("agreement", floor - fidelity.agreement)
             raise optuna.TrialPruned(f"agreement {fidelity.agreement:.3f} below {floor:.3f}")
+        if not self.space.drops_early:
+            return
         # Only against trials of no more bytes; otherwise every small network would be pruned.
         peers = [
             float(other.user_attrs["regret"])
@@ -179,10 +184,9 @@ class Worker:
             problem = f"regret {fidelity.regret:.2e} above {median:.2e}, the median of"
             raise optuna.TrialPruned(f"{problem} {len(peers)} trials of no more bytes")
 
-    @staticmethod
-    def _require(trial: optuna.Trial, name: str, value: float, limit: float | None) -> None:
+    def _require(self, trial: optuna.Trial, name: str, value: float, limit: float | None) -> None:
         """Prunes a trial over a limit, and tells the sampler the logarithm of the excess."""
-        if limit is not None and value > limit:
+        if self.space.drops_early and limit is not None and value > limit:
             trial.set_constraint(name, math.log(value / limit))
             raise optuna.TrialPruned(f"{name} {value:,.6g} over {limit:,.6g}")
 

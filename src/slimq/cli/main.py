@@ -21,6 +21,7 @@ COMMANDS = {
     "compress": "slimq.cli.compress",
     "evaluate": "slimq.cli.evaluate",
     "compare": "slimq.cli.compare",
+    "shrink": "slimq.cli.shrink",
     "search": "slimq.cli.search",
     "inspect": "slimq.cli.inspect",
     "recommend": "slimq.cli.recommend",

@@ -24,8 +24,8 @@ def test_the_scale_is_the_median_gap_and_the_deviation() -> None:
     q_values = np.array([[0.0, 1.0], [2.0, 4.0], [1.0, 9.0]], np.float32)
     scale = measure_scale(q_values, Units.TEACHER)
     assert scale.gap == 2.0
-    assert scale.spread == pytest.approx(float(q_values.std()))
-    assert scale.unit == 4.0
+    assert scale.spread == pytest.approx(float(q_values.std(axis=0).mean()))
+    assert scale.unit == 2.0
     assert measure_scale(q_values, Units.ABSOLUTE) == QScale(1.0, 1.0)
 
 

@@ -144,8 +144,9 @@ def test_a_student_with_batch_normalization_learns_from_the_teacher(
 ) -> None:
     teacher = make_network("conv")
     context = make_context("conv", teacher)
-    student = apply(teacher, Params.model_validate({"convolutions": BLOCKS}), context)
-    params = finetune.Params(loss="mse", rounds=2, states=100, updates=80, learning_rate=1e-2)
+    values = {"convolutions": BLOCKS, "initial": "data"}
+    student = apply(teacher, Params.model_validate(values), context)
+    params = finetune.Params(loss="mse", rounds=2, states=100, updates=40, learning_rate=1e-2)
     states = make_states("conv", 64, seed=99)
     target = TorchPolicy(teacher)(states)
     errors = [

@@ -1,0 +1,247 @@
+"""The order in which `slimq shrink` tries techniques: by cost, then where the smallest size moves.
+
+1. Post-training quantization of the whole network, which takes seconds: int8, then codes of fewer
+   and fewer bits while they pass.
+2. A short training, which tells how long a full one takes here, and by that how many fit the time.
+3. Students of 1/16 of the parameters. One that passes leads to 1/4 of its size; one that fails with
+   every seed leads back towards the last that passed, until the two are close. A student that
+   passes is also stored with fewer bits per weight.
+4. Then the same with twice the training, from the smallest student that passed.
+
+Everything here is a function of the trials so far, so that an interrupted run goes on as it would
+have, and several workers need no other agreement than the study.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Technique = Literal["whole", "fitted", "narrowed"]
+Form = Literal["fp32", "int8", "codes"]
+
+FIRST_SHARE, LARGEST_SHARE, STEP = 1 / 16, 1 / 4, 4.0
+"""Where a family begins, how large it may become, and how far it goes in one step."""
+CLOSE = 1.6
+"""A family ends where the smallest share that passes is at most this much above one that fails."""
+SEEDS = 2
+"""Trainings of one share before it counts as failed."""
+BITS = (6, 5, 4)
+"""Bits of codes for students, in order; 8 if the first fail."""
+WHOLE_BITS = (8, 6, 5, 4)
+PROBE_EFFORT = 0.02
+"""Share of the full training that tells how long it takes."""
+TRAININGS = 10
+"""Trainings that should fit the time at the first effort."""
+EFFORTS = (0.1, 0.25, 0.5, 1.0)
+"""Efforts to begin with: the largest at which `TRAININGS` fit."""
+MAX_EFFORT = 4.0
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One trial.
+
+    Attributes:
+        technique: `whole`, the policy's own network; `fitted` or `narrowed`, a student's shape.
+        share: weights and biases as a share of the full policy's; 1 for `whole`.
+        form: form of the weights.
+        bits: bits per code; 0 for the other forms.
+        seed: seed of the recipe.
+        effort: share of the full training; 0 for `whole`.
+    """
+
+    technique: Technique
+    share: float = 1.0
+    form: Form = "fp32"
+    bits: int = 0
+    seed: int = 0
+    effort: float = 0.0
+
+    @property
+    def trains(self) -> bool:
+        """Whether it needs a training."""
+        return self.technique != "whole"
+
+    def describe(self) -> str:
+        """Short description, such as `fitted 1/64, 6-bit codes`."""
+        shape = "whole" if not self.trains else f"{self.technique} 1/{1 / self.share:.0f}"
+        form = f"{self.bits}-bit codes" if self.form == "codes" else self.form
+        return f"{shape}, {form}"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A rung that was tried, or that another worker is trying.
+
+    Attributes:
+        rung: the rung.
+        passed: whether it met the limits and lost no more than it may; None while it runs.
+        seconds: time that it took; 0 while it runs.
+        possible: False if no seed or training can change that it failed.
+    """
+
+    rung: Rung
+    passed: bool | None
+    seconds: float = 0.0
+    possible: bool = True
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a run may use.
+
+    Attributes:
+        techniques: shapes of students that fit the policy, in order of preference.
+        whole_codes: whether the policy's own weights can be stored as codes.
+        seconds: processor time of the whole run, over all workers.
+        seed: the first seed.
+        first_share: the first student's share.
+    """
+
+    techniques: tuple[Technique, ...]
+    whole_codes: bool
+    seconds: float
+    seed: int = 0
+    first_share: float = FIRST_SHARE
+
+
+def next_rungs(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
+    """The rungs to try next, best first; those being tried are not among them.
+
+    Args:
+        tried: all trials so far, in any order.
+        terms: what the run may use.
+    """
+    known = {one.rung for one in tried}
+    for rung in _candidates(tried, terms):
+        if rung not in known:
+            yield rung
+
+
+def expected_seconds(rung: Rung, tried: Sequence[Tried]) -> float:
+    """Seconds that a rung is expected to take; 0 if nothing tells.
+
+    A training of the same share, seed and effort in another form is not repeated.
+    """
+    if not rung.trains:
+        return 0.0
+    base = replace(rung, form="fp32", bits=0)
+    if rung != base and any(one.rung == base and one.passed is not None for one in tried):
+        return 0.0
+    return rung.effort * _full_seconds(tried)
+
+
+def first_effort(tried: Sequence[Tried], terms: Terms) -> float | None:
+    """The effort of the first trainings; None if not even the smallest fits the time."""
+    full = _full_seconds([one for one in tried if one.rung.effort == PROBE_EFFORT])
+    fitting = [effort for effort in EFFORTS if effort * full * TRAININGS <= terms.seconds]
+    if fitting:
+        return fitting[-1]
+    return EFFORTS[0] if EFFORTS[0] * full <= terms.seconds else None
+
+
+def _candidates(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
+    yield Rung("whole", form="int8", seed=terms.seed)
+    if terms.whole_codes:
+        yield from _fewer_bits(Rung("whole", form="codes", seed=terms.seed), WHOLE_BITS, tried)
+    if not terms.techniques:
+        return
+    yield Rung(terms.techniques[0], terms.first_share, seed=terms.seed, effort=PROBE_EFFORT)
+    effort = first_effort(tried, terms)
+    if not _full_seconds(tried) or effort is None:
+        return
+    yield from _forms(tried, terms)
+    while effort <= MAX_EFFORT:
+        for technique in _by_size(tried, terms):
+            yield from _next_shares(technique, effort, tried, terms)
+        shares = (_next_share(t, effort, tried, terms.first_share) for t in terms.techniques)
+        if any(share is not None for share in shares):
+            return
+        effort *= 2
+
+
+def _forms(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
+    """Other forms of the smallest student of each shape that passed."""
+    for technique in terms.techniques:
+        passed = [one.rung for one in tried if one.passed and _is_student(one.rung, technique)]
+        if passed:
+            smallest = min(passed, key=lambda rung: (rung.share, rung.effort, rung.seed))
+            yield from _fewer_bits(smallest, BITS, tried)
+
+
+def _fewer_bits(rung: Rung, bits: Sequence[int], tried: Sequence[Tried]) -> Iterator[Rung]:
+    """Codes of fewer and fewer bits while they pass; 8 bits if the first do not."""
+    found = {one.rung: one.passed for one in tried}
+    for number in bits:
+        coded = replace(rung, form="codes", bits=number)
+        yield coded
+        if not found.get(coded):
+            if number == bits[0] and found.get(coded) is False:
+                yield replace(rung, form="codes", bits=8)
+            return
+
+
+def _by_size(tried: Sequence[Tried], terms: Terms) -> list[Technique]:
+    """Shapes with the smallest student first; those that have none yet before all others."""
+
+    def key(technique: Technique) -> tuple[bool, float, int]:
+        shares = [one.rung.share for one in tried if one.passed and one.rung.technique == technique]
+        return bool(shares), min(shares, default=0.0), terms.techniques.index(technique)
+
+    return sorted(terms.techniques, key=key)
+
+
+def _next_shares(
+    technique: Technique, effort: float, tried: Sequence[Tried], terms: Terms
+) -> Iterator[Rung]:
+    """The next trainings of one shape; a second seed of a share while the first one runs."""
+    share = _next_share(technique, effort, tried, terms.first_share)
+    if share is None:
+        return
+    for seed in range(terms.seed, terms.seed + SEEDS):
+        yield Rung(technique, share, seed=seed, effort=effort)
+
+
+def _next_share(
+    technique: Technique, effort: float, tried: Sequence[Tried], first: float
+) -> float | None:
+    """The share to train next, or that is being trained; None where the size no longer moves."""
+    students = [one for one in tried if _is_student(one.rung, technique)]
+    passing = min((one.rung.share for one in students if one.passed), default=None)
+    failed = _failed_shares(students, effort)
+    if passing is None:
+        if not failed:
+            return first
+        return STEP * failed[-1] if failed[-1] < LARGEST_SHARE else None
+    below = max((share for share in failed if share < passing), default=None)
+    if below is None:
+        return passing / STEP
+    if passing / below <= CLOSE:
+        return None
+    return math.sqrt(passing * below)
+
+
+def _failed_shares(students: Sequence[Tried], effort: float) -> list[float]:
+    """Shares that failed with every seed at an effort, ascending."""
+    failures: dict[float, int] = {}
+    for one in students:
+        if one.passed is False and (one.rung.effort >= effort or not one.possible):
+            share = one.rung.share
+            failures[share] = failures.get(share, 0) + (1 if one.possible else SEEDS)
+    return sorted(share for share, count in failures.items() if count >= SEEDS)
+
+
+def _is_student(rung: Rung, technique: Technique) -> bool:
+    return rung.technique == technique and rung.form == "fp32"
+
+
+def _full_seconds(tried: Sequence[Tried]) -> float:
+    """Seconds of a full training, from the longest training so far; 0 if there was none."""
+    trained = [one for one in tried if one.rung.trains and one.rung.form == "fp32" and one.seconds]
+    if not trained:
+        return 0.0
+    longest = max(trained, key=lambda one: one.rung.effort)
+    return longest.seconds / longest.rung.effort

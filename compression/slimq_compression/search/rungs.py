@@ -1,0 +1,179 @@
+"""Trials of the ladder: rungs as Optuna's parameters, as recipes, and as results."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import optuna
+import tomli_w
+from optuna.distributions import BaseDistribution
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
+
+from slimq.core.errors import InvalidInputError
+from slimq.core.locks import hold_lock
+from slimq.core.repository import Repository
+from slimq.networks.specification import QNetworkSpec
+from slimq_compression.network.shapes import Shape, image_body, shape_student
+from slimq_compression.recipe import Recipe, parse_recipe
+from slimq_compression.search import ladder
+from slimq_compression.search.ladder import Rung, Technique, Terms, Tried
+from slimq_compression.search.training import FULL, Kind
+from slimq_compression.source import Source
+
+LOCK = "ladder.lock"
+POLL_SECONDS = 0.5
+HEAD_BITS = 8
+"""Bits of the head, whose few weights decide between close actions."""
+FIRST_BITS = 6
+"""Minimum bits of the first layer, whose weights affect everything."""
+SMALLEST = 1e-7
+DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
+    "technique": optuna.distributions.CategoricalDistribution(("whole", "fitted", "narrowed")),
+    "share": optuna.distributions.FloatDistribution(SMALLEST, 1.0, log=True),
+    "form": optuna.distributions.CategoricalDistribution(("fp32", "int8", "codes")),
+    "bits": optuna.distributions.IntDistribution(0, 8),
+    "seed": optuna.distributions.IntDistribution(0, 2**31 - 1),
+    "effort": optuna.distributions.FloatDistribution(0.0, ladder.MAX_EFFORT),
+}
+
+
+@dataclass(frozen=True)
+class RungProposal:
+    """A rung for one kind of network."""
+
+    rung: Rung
+    kind: Kind
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is trained."""
+        return self.rung.trains
+
+    def describe(self) -> str:
+        """Short description."""
+        return self.rung.describe()
+
+    def recipe(self, *, name: str, accept: Mapping[str, Any], trained: bool) -> tuple[Recipe, str]:
+        """Its recipe; see `Proposal`."""
+        rung = self.rung
+        network: list[Mapping[str, Any]] = []
+        graph: list[Mapping[str, Any]] = []
+        if rung.trains:
+            shape = {"share": rung.share, "shape": rung.technique}
+            network.append({"pass": "student", **shape})
+            if trained:
+                training = FULL[self.kind, "student"].scaled(rung.effort)
+                network.append(training.steps())
+        if rung.form == "int8":
+            layers = ["convolutions", "dense"]
+            graph.append({"pass": "quantize_int8", "portable": True, "layers": layers})
+        elif rung.form == "codes":
+            network += _codes(rung)
+            graph.append({"pass": "store_weights", "zstd_aware": True})
+        head = {"name": name, "description": f"Shrunk: {rung.describe()}.", "seed": rung.seed}
+        store = {"compression": "zstd", "compact": True}
+        tables = {"network": network, "graph": graph, "accept": accept, "store": store}
+        text = tomli_w.dumps(head | {key: table for key, table in tables.items() if table})
+        return parse_recipe(text, f"{name}.toml"), text
+
+
+def _codes(rung: Rung) -> list[Mapping[str, Any]]:
+    step = {"pass": "quantize_weights", "form": "linear"}
+    return [{**step, "bits": HEAD_BITS, "layers": ["head"]}, {**step, "bits": rung.bits}]
+
+
+def name_of(rung: Rung) -> str:
+    """The name of the variant that a rung makes, such as `fitted-64-6bit`."""
+    form = f"{rung.bits}bit" if rung.form == "codes" else rung.form
+    if not rung.trains:
+        return f"whole-{form}"
+    return f"{rung.technique}-{1 / rung.share:.0f}-{form}"
+
+
+class LadderSpace:
+    """Chooses trials by the ladder."""
+
+    drops_early = False
+
+    def __init__(self, source: Source, folder: Path, terms: Terms) -> None:
+        """Takes the policy, the study's folder, and what the run may use."""
+        self.run, self.folder = terms, folder
+        self.kind = kind_of(source)
+
+    @property
+    def digest(self) -> str:
+        """Digest of what gives a rung its meaning."""
+        terms = repr((FULL, HEAD_BITS, FIRST_BITS))
+        return hashlib.sha256(terms.encode()).hexdigest()[:16]
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """The shapes of students, for a study to record."""
+        return {"techniques": list(self.run.techniques)}
+
+    def prepare(self, study: optuna.Study, repository: Repository) -> None:
+        """Adds nothing: the ladder begins at its foot."""
+
+    def suggest(self, trial: BaseTrial) -> RungProposal:
+        """The rung of a trial."""
+        return RungProposal(rung_of(trial.params), self.kind)
+
+    def next_trial(self, study: optuna.Study, seconds: float) -> optuna.Trial | None:
+        """The next rung; waits while only the outcome of another worker's can tell."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            with hold_lock(self.folder / LOCK, left):
+                if any(t.state is TrialState.WAITING for t in study.get_trials(deepcopy=False)):
+                    return study.ask(dict(DISTRIBUTIONS))
+                known = tried(study)
+                for rung in ladder.next_rungs(known, self.run):
+                    if ladder.expected_seconds(rung, known) <= left:
+                        study.enqueue_trial(asdict(rung))
+                        return study.ask(dict(DISTRIBUTIONS))
+            if not any(one.passed is None for one in known):
+                return None
+            time.sleep(POLL_SECONDS)
+        return None
+
+
+def rung_of(params: Mapping[str, Any]) -> Rung:
+    """The rung of Optuna's parameters."""
+    return Rung(**{known.name: params[known.name] for known in fields(Rung)})
+
+
+def tried(study: optuna.Study) -> list[Tried]:
+    """The rungs of a study's trials."""
+    trials = study.get_trials(deepcopy=False)
+    return [_tried(trial) for trial in trials if len(trial.params) == len(DISTRIBUTIONS)]
+
+
+def _tried(trial: FrozenTrial) -> Tried:
+    rung, known = rung_of(trial.params), trial.user_attrs
+    if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+        return Tried(rung, None)
+    passed = trial.state is TrialState.COMPLETE and bool(known.get("passed"))
+    possible = trial.state is not TrialState.FAIL
+    return Tried(rung, passed, float(known.get("seconds", 0.0)), possible)
+
+
+def kind_of(source: Source) -> Kind:
+    """The kind of a policy's students."""
+    return "mlp" if image_body(source.spec) is None else "conv"
+
+
+def techniques_for(source: Source) -> tuple[Technique, ...]:
+    """The shapes of students that fit a policy; of two that are alike, the first."""
+    shapes: list[tuple[Technique, QNetworkSpec]] = []
+    for shape in Shape:
+        try:
+            made = shape_student(source.spec, shape, source.parameters // 16, "student.share")
+        except InvalidInputError:
+            continue
+        if all(made != other for _, other in shapes):
+            shapes.append((shape.value, made))
+    return tuple(name for name, _ in shapes)

@@ -1,0 +1,180 @@
+"""Shrinks a policy: climbs the ladder within a time, and publishes what the gate accepts.
+
+The engine is that of `slimq search`; the trials come from the ladder, are trained as they will be
+published, and are not trained again. Among them are published, where the gate accepts them on seeds
+that no trial has used, the smallest, the fastest if it is faster than that, and the policy's own
+network in int8.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from slimq.core.toml_files import parse_toml, read_toml
+from slimq_compression.context import Progress, ignore, silent
+from slimq_compression.pipeline import OnStep
+from slimq_compression.recipe import Recipe
+from slimq_compression.resume import StepStore
+from slimq_compression.search.ladder import EFFORTS, Rung, expected_seconds
+from slimq_compression.search.run import Found, found_trials
+from slimq_compression.search.rungs import RungProposal, kind_of, name_of, rung_of, tried
+from slimq_compression.search.stages import Reference
+from slimq_compression.search.study import SearchSettings
+from slimq_compression.search.training import Kind
+from slimq_compression.search.winners import Winner, publish_winner
+from slimq_compression.source import Source
+
+ATTEMPTS = 4
+"""Trials that may be refused by the gate before one of its kind is given up."""
+FASTER = 0.9
+"""Latency relative to the smallest variant's at which another is worth publishing for its speed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a variant must meet besides the margin; None for no limit.
+
+    Attributes:
+        max_bytes: size on disk.
+        max_latency_us: latency of a call with one observation, on this machine.
+    """
+
+    max_bytes: int | None = None
+    max_latency_us: float | None = None
+
+    def met_by(self, found: Found) -> bool:
+        """Whether a trial meets them."""
+        return (self.max_bytes is None or found.bytes <= self.max_bytes) and (
+            self.max_latency_us is None or found.latency_us <= self.max_latency_us
+        )
+
+
+def acceptable(study: optuna.Study) -> list[Found]:
+    """The trials that lost no more than the margin, smallest first."""
+    return sorted(
+        (found for found in found_trials(study) if found.acceptable),
+        key=lambda found: (found.bytes, found.latency_us),
+    )
+
+
+def publish_smallest(
+    settings: SearchSettings,
+    study: optuna.Study,
+    source: Source,
+    limits: Limits,
+    recipes: Path,
+    *,
+    progress: Progress = silent,
+    on_step: OnStep = ignore,
+) -> Iterator[Winner]:
+    """Publishes the best trials; yields each attempt with its result.
+
+    Args:
+        settings: settings of the run.
+        study: its study.
+        source: the policy.
+        limits: what a variant must meet.
+        recipes: folder of recipes; files go to `<recipes>/<policy>/`.
+        progress: opens progress bars.
+        on_step: called after each step of a recipe.
+
+    Raises:
+        ConfigError: a different recipe with the name of a variant exists.
+    """
+    episodes = len(Reference.model_validate(study.user_attrs["reference"]).gate)
+    store, kind = StepStore(settings.steps), kind_of(source)
+
+    def publish(found: Found) -> Winner:
+        recipe, text = winning_recipe(settings, kind, found, limits, episodes, recipes)
+        return publish_winner(
+            settings, found, recipe, text, recipes, progress=progress, on_step=on_step, store=store
+        )
+
+    fitting = [found for found in acceptable(study) if limits.met_by(found)]
+    smallest = yield from _first_accepted(fitting, publish)
+    if smallest is None:
+        return
+    bound = FASTER * smallest.latency_us
+    faster = [found for found in fitting if found.latency_us <= bound]
+    fastest = yield from _first_accepted(sorted(faster, key=lambda f: f.latency_us), publish)
+    eight = Rung("whole", form="int8", seed=settings.seed)
+    whole = [f for f in fitting if rung_of(f.params) == eight and f not in (smallest, fastest)]
+    yield from _first_accepted(whole, publish)
+
+
+def winning_recipe(
+    settings: SearchSettings, kind: Kind, found: Found, limits: Limits, episodes: int, recipes: Path
+) -> tuple[Recipe, str]:
+    """A trial's recipe, under a name that no other recipe of the policy has, and its TOML text.
+
+    Args:
+        settings: settings of the run.
+        kind: kind of the students.
+        found: the trial.
+        limits: what the variant must meet.
+        episodes: episodes of its gate; 0 for a policy without an environment.
+        recipes: folder of recipes.
+    """
+    accept: dict[str, float | int] = {"margin": settings.margin}
+    accept |= {"episodes": episodes} if episodes else {"agreement": 1.0 - settings.margin}
+    if limits.max_bytes is not None:
+        accept["max_bytes"] = limits.max_bytes
+    rung = rung_of(found.params)
+    note = f"# Found by slimq shrink {settings.policy}, trial {found.number}.\n"
+    for number in itertools.count(1):
+        name = name_of(rung) if number == 1 else f"{name_of(rung)}-{number}"
+        recipe, text = RungProposal(rung, kind).recipe(name=name, accept=accept, trained=True)
+        path = recipes / settings.policy / f"{name}.toml"
+        if not path.exists() or read_toml(path).values == parse_toml(text, path.name).values:
+            break
+    return recipe, note + text
+
+
+def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
+    """Says in one line why nothing could be published: the nearest trial to what was asked."""
+    passed = acceptable(study)
+    if passed:
+        smallest, fastest = passed[0], min(passed, key=lambda found: found.latency_us)
+        near = f"the smallest, {smallest.candidate}, has {smallest.bytes:,} bytes"
+        if limits.max_latency_us is not None:
+            near += f"; the fastest, {fastest.candidate}, takes {fastest.latency_us:.1f} µs"
+        if any(limits.met_by(found) for found in passed):
+            return f"the gate refused all that met the limits; {near}"
+        return f"nothing that loses at most {margin:.2%} meets the limits; {near}"
+    done = found_trials(study)
+    if not done:
+        return "no trial could be made; see the log for the reasons"
+    best = max(done, key=lambda found: found.score)
+    near = f"the nearest, {best.candidate}, has a score of {best.score:.3f}"
+    near += ", on a scale where random play is 0 and the full policy 1"
+    return f"nothing loses at most {margin:.2%}; {near}"
+
+
+def explain_time(study: optuna.Study) -> str | None:
+    """Says that the time was too short for trainings; None if it was not."""
+    known = tried(study)
+    trained = [one for one in known if one.rung.trains and one.passed is not None]
+    if any(one.rung.effort >= EFFORTS[0] for one in trained):
+        return None
+    problem = "the time was too short for anything but post-training quantization"
+    seconds = expected_seconds(Rung("fitted", effort=EFFORTS[0]), known)
+    if not seconds:
+        return problem
+    return f"{problem}; a short training takes about {seconds / 60:.1f} minutes here"
+
+
+def _first_accepted(
+    candidates: Sequence[Found], publish: Callable[[Found], Winner]
+) -> Generator[Winner, None, Found | None]:
+    """Tries candidates in order until one is published, and returns that one."""
+    for found in candidates[:ATTEMPTS]:
+        winner = publish(found)
+        yield winner
+        if winner.outcome is not None:
+            return found
+    return None

@@ -1,0 +1,40 @@
+"""Opens the space that a search's settings ask for."""
+
+from __future__ import annotations
+
+from slimq.networks.qnetwork import QNetwork
+from slimq_compression.search.ladder import FIRST_SHARE, Terms
+from slimq_compression.search.proposals import Space
+from slimq_compression.search.rungs import LadderSpace, techniques_for
+from slimq_compression.search.sampled import SampledSpace
+from slimq_compression.search.study import SearchSettings
+from slimq_compression.source import Source
+
+BYTES_PER_WEIGHT = 1.0
+"""Of a student whose weights are stored as codes, in a file with little else."""
+
+
+def open_space(settings: SearchSettings, source: Source) -> Space:
+    """Opens the space.
+
+    Raises:
+        RepositoryError: candidates are to be drawn, and the policy is kept as a graph.
+        InvalidInputError: candidates are to be drawn, and its network is not a plain chain.
+    """
+    if settings.plan == "sampled":
+        return SampledSpace(source, settings.seed, settings.effort)
+    terms = Terms(
+        techniques=techniques_for(source),
+        whole_codes=isinstance(source.teacher, QNetwork),
+        seconds=60 * settings.minutes * settings.workers,
+        seed=settings.seed,
+        first_share=_first_share(settings, source),
+    )
+    return LadderSpace(source, settings.folder, terms)
+
+
+def _first_share(settings: SearchSettings, source: Source) -> float:
+    """Where the ladder begins: lower where a limit of bytes leaves nothing at the usual share."""
+    if settings.max_bytes is None:
+        return FIRST_SHARE
+    return min(FIRST_SHARE, settings.max_bytes / (BYTES_PER_WEIGHT * source.parameters))

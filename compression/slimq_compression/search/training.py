@@ -1,0 +1,53 @@
+"""How the variants of a search are trained, in full and in part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+Kind = Literal["conv", "mlp"]
+
+REPLAY_ROUNDS = 6
+"""Rounds of states in the replay: those from early, poor play are replaced by later ones."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training parameters of `finetune`."""
+
+    rounds: int
+    states: int
+    keep_every: int
+    updates: int
+    q_weight: float
+    learning_rate: float
+    epsilon: float
+    precision: str = "fp32"
+
+    def scaled(self, effort: float) -> Training:
+        """Scales updates and steps of play by `effort`, with fewer and shorter rounds."""
+        rounds = max(2, round(self.rounds * math.sqrt(effort)))
+        share = effort * self.rounds / rounds
+        return replace(
+            self,
+            rounds=rounds,
+            states=max(100, round(self.states * share)),
+            updates=max(20, round(self.updates * share)),
+        )
+
+    def steps(self) -> dict[str, Any]:
+        """The keys of a `finetune` step."""
+        values = {known.name: getattr(self, known.name) for known in fields(self)}
+        return {"pass": "finetune", **values, "replay_states": REPLAY_ROUNDS * self.states}
+
+
+FULL: Mapping[tuple[Kind, str], Training] = {
+    ("conv", "student"): Training(16, 4_000, 3, 2_500, 0.2, 3e-3, 0.05),
+    ("conv", "pruned"): Training(8, 3_000, 4, 1_000, 4.0, 5e-4, 0.05),
+    ("mlp", "student"): Training(8, 4_000, 1, 1_500, 0.2, 5e-3, 0.1),
+    ("mlp", "pruned"): Training(8, 4_000, 1, 1_200, 4.0, 1e-3, 0.1),
+}
+"""Training of published winners. Small students lack the capacity to fit the level of the Q-values,
+so their loss puts more weight on decisions."""
