@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from slimq.core.errors import AcceptGateError, ConfigError, NotFoundError
+from slimq.core.errors import AcceptGateError, ConfigError, NotFoundError, RepositoryError
 from slimq.core.manifest import random_mean, require_environment
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
@@ -21,6 +21,7 @@ from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import Staged
 from slimq_compression.recipe import Accept, Recipe, applied
 from slimq_compression.selection import load_candidate, play_returns, score_returns
+from slimq_compression.shares import is_share, resolve
 from slimq_compression.source import Source
 
 AT_LEAST, AT_MOST = "at least", "at most"
@@ -37,12 +38,15 @@ class Criterion:
         value: the measured value.
         relation: `at least` or `at most`.
         limit: the required limit.
+        basis: what the limit was derived from, such as `1/8 of the 4560 bytes of fp32`; empty if it
+            is the recipe's.
     """
 
     name: str
     value: float
     relation: str
     limit: float
+    basis: str = ""
 
     @property
     def holds(self) -> bool:
@@ -73,7 +77,8 @@ class Verdict:
         """Raises AcceptGateError if any criterion does not hold."""
         failed = [c for c in self.criteria if not c.holds]
         if failed:
-            raise AcceptGateError(variant, [(c.name, c.value, c.relation, c.limit) for c in failed])
+            failures = [(c.name, c.value, c.relation, c.limit, c.basis) for c in failed]
+            raise AcceptGateError(variant, failures)
 
 
 class AcceptGate:
@@ -82,35 +87,54 @@ class AcceptGate:
     def __init__(self, source: Source, repository: Repository, progress: Progress = silent) -> None:
         self.source, self.repository, self.progress = source, repository, progress
         self.baseline = source.manifest.baseline_variant
-        self._staged: bytes | None = None
+        self._staged: Staged | None = None
         self._reference_returns: dict[int, list[float]] = {}
+
+    def needs_baseline(self, recipe: Recipe) -> bool:
+        """Whether the recipe's gate compares with the baseline variant.
+
+        Raises:
+            ConfigError: it is the baseline's own, with a share of its own bytes as a limit.
+        """
+        accept = applied(recipe.accept, self.source.manifest)
+        if recipe.name != self.baseline:
+            return accept.compares
+        if accept.max_bytes is not None and is_share(accept.max_bytes):
+            problem = f"expected an integer, since shares are of {self.baseline!r} itself"
+            problem += f", received {accept.max_bytes!r}"
+            raise ConfigError(recipe.source, "accept.max_bytes", problem)
+        return False
+
+    def baseline_problem(self) -> str | None:
+        """Why there is no baseline variant to compare with; None if there is one."""
+        if self._staged is not None:
+            return None
+        try:
+            made, _ = self.repository.read_model(self.source.manifest.name, self.baseline)
+        except NotFoundError:
+            return "is not published"
+        except RepositoryError:
+            return "is damaged"
+        own = made.parent == self.source.checkpoint_sha256
+        return None if own else "was made from another checkpoint"
 
     def require_baseline(self, recipe: Recipe) -> None:
         """Checks, before any work is done, that the baseline variant is available if needed.
 
         Raises:
-            ConfigError: the recipe's gate needs the baseline variant, which is not published, or
-                was made from another checkpoint.
+            ConfigError: the recipe's gate needs the baseline variant, which is not published,
+                damaged, or made from another checkpoint.
         """
-        plays = applied(recipe.accept, self.source.manifest).plays
-        if not plays or recipe.name == self.baseline or self._staged is not None:
-            return
-        policy = self.source.manifest.name
-        against = f"the gate compares with the variant {self.baseline!r}, which"
-        try:
-            made = self.repository.variant(policy, self.baseline)
-        except NotFoundError as error:
-            problem = f"{against} is not published; first run "
-            problem += f"slimq compress {policy} {self.baseline}"
-            raise ConfigError(recipe.source, "accept", problem) from error
-        if made.parent != self.source.checkpoint_sha256:
-            problem = f"{against} was made from another checkpoint; first run "
-            problem += f"slimq compress {policy} {self.baseline}"
-            raise ConfigError(recipe.source, "accept", problem)
+        problem = self.baseline_problem() if self.needs_baseline(recipe) else None
+        if problem is not None:
+            policy = self.source.manifest.name
+            against = f"the gate compares with the variant {self.baseline!r}, which {problem}"
+            remedy = f"first run slimq compress {policy} {self.baseline}"
+            raise ConfigError(recipe.source, "accept", f"{against}; {remedy}")
 
-    def stage_baseline(self, model: bytes) -> None:
-        """Sets a newly made baseline model to compare with."""
-        self._staged = model
+    def stage_baseline(self, staged: Staged) -> None:
+        """Sets a newly made baseline to compare with."""
+        self._staged = staged
         self._reference_returns.clear()
 
     def judge(self, staged: Staged, accept: Accept) -> Verdict:
@@ -126,8 +150,7 @@ class AcceptGate:
         policy = self._policy(staged.model, name)
         criteria = []
         if accept.max_bytes is not None:
-            size = float(len(staged.stored))
-            criteria.append(Criterion("max_bytes", size, AT_MOST, accept.max_bytes))
+            criteria.append(self._size(len(staged.stored), accept.max_bytes))
         agreement = self._agreement(policy)
         if accept.agreement is not None:
             criteria.append(Criterion("agreement", agreement, AT_LEAST, accept.agreement))
@@ -138,6 +161,16 @@ class AcceptGate:
         returns = self._play(policy, seeds, f"accept {name}")
         criteria += self._compare(returns, reference, accept)
         return Verdict(tuple(criteria), tuple(returns), tuple(reference))
+
+    def _size(self, size: int, limit: float | str) -> Criterion:
+        if not is_share(limit):
+            return Criterion("max_bytes", float(size), AT_MOST, float(limit))
+        if self._staged is not None:
+            full = len(self._staged.stored)
+        else:
+            full = self.repository.variant(self.source.manifest.name, self.baseline).model.bytes
+        basis = f"{limit} of the {full} bytes of {self.baseline}"
+        return Criterion("max_bytes", float(size), AT_MOST, float(resolve(limit, full)), basis)
 
     def _compare(
         self, returns: Sequence[float], reference: Sequence[float], accept: Accept
@@ -158,8 +191,9 @@ class AcceptGate:
         if name == self.baseline:
             return self._play(self.source.expert, seeds, "accept: full policy")
         if len(seeds) not in self._reference_returns:
-            model = self._staged
-            if model is None:
+            if self._staged is not None:
+                model = self._staged.model
+            else:
                 _, model = self.repository.read_model(self.source.manifest.name, self.baseline)
             policy = self._policy(model, self.baseline)
             label = f"accept: {self.baseline}"

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import structlog
 import torch
 
-from slimq.core.errors import SlimqError
+from slimq.core.errors import ConfigError, SlimqError
 from slimq.core.manifest import VariantManifest
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 from slimq_compression.accept import AcceptGate, Verdict
 from slimq_compression.context import Progress, ignore, silent
 from slimq_compression.pipeline import OnStep, is_current, run_recipe
-from slimq_compression.recipe import Recipe
+from slimq_compression.recipe import Recipe, load_recipe
+from slimq_compression.recipe_files import FOLDER, resolve_recipe
 from slimq_compression.resume import StepStore
 from slimq_compression.source import Source, load_source
 
@@ -69,16 +71,19 @@ def compress(
     on_step: OnStep = ignore,
     on_outcome: OnOutcome = ignore,
     store: StepStore | None = None,
+    folder: Path = FOLDER,
 ) -> list[Outcome]:
     """Makes the variants in order; each is published as soon as it is accepted.
 
-    If one fails or is refused, the others still run, so that a queue can run unattended. Only a
-    failing baseline stops the queue.
+    Where a gate compares with the baseline variant and that is missing, damaged or made from
+    another checkpoint, it is made first: by its recipe in `recipes`, or else the one found by its
+    name. If one fails or is refused, the others still run, so that a queue can run unattended. Only
+    a failing baseline stops the queue.
 
     Args:
         repository: the policy's repository.
         policy: the policy's name.
-        recipes: the recipes to run, the baseline's first if it is not published yet.
+        recipes: the recipes to run.
         force: remake variants that are up to date.
         dry_run: make and judge, but do not publish.
         device: device for network passes that train, by default the CPU.
@@ -86,6 +91,10 @@ def compress(
         on_step: called after each step.
         on_outcome: called after each recipe.
         store: store of finished network steps; with `force` it is not read.
+        folder: the working folder's recipes, where the baseline's is looked for.
+
+    Returns:
+        The outcomes, in the order in which they were made.
 
     Raises:
         NotFoundError: the policy does not exist.
@@ -94,45 +103,146 @@ def compress(
         SlimqError: the baseline could not be made.
     """
     source = load_source(repository, policy)
-    queue = _Queue(source, repository, force, dry_run, device, progress, on_step, store)
-    outcomes = []
+    queue = _Queue(
+        source,
+        repository,
+        recipes,
+        force=force,
+        dry_run=dry_run,
+        device=device,
+        progress=progress,
+        on_step=on_step,
+        on_outcome=on_outcome,
+        store=store,
+        folder=folder,
+    )
     for recipe in recipes:
-        try:
-            outcome = queue.make(recipe)
-        except SlimqError as error:
-            _log.error("failed", policy=policy, variant=recipe.name, error=str(error))
-            outcome = Outcome(recipe.name, "failed", error=error)
-        on_outcome(outcome)
-        outcomes.append(outcome)
-        if recipe.name == source.manifest.baseline_variant:
-            outcome.require_accepted()
-    return outcomes
+        if recipe is not queue.baseline_recipe:  # which was made before another one
+            queue.run(recipe)
+    return queue.outcomes
 
 
-@dataclass(frozen=True)
+def ensure_baseline(
+    repository: Repository,
+    policy: str,
+    *,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    on_step: OnStep = ignore,
+    on_outcome: OnOutcome = ignore,
+    store: StepStore | None = None,
+    folder: Path = FOLDER,
+) -> Outcome | None:
+    """Makes and publishes the baseline variant if there is none, as `compress` does.
+
+    Args:
+        repository: the policy's repository.
+        policy: the policy's name.
+        device: device for network passes that train, by default the CPU.
+        progress: opens progress bars.
+        on_step: called after each step.
+        on_outcome: called after it was made.
+        store: store of finished network steps.
+        folder: the working folder's recipes, where the baseline's is looked for.
+
+    Returns:
+        The outcome; None if nothing had to be made.
+
+    Raises:
+        NotFoundError: the policy does not exist.
+        RepositoryError: its checkpoint or calibration set is missing or invalid.
+        ConfigError: the baseline has no recipe.
+        AcceptGateError: the baseline was refused.
+        SlimqError: the baseline could not be made.
+    """
+    source = load_source(repository, policy)
+    queue = _Queue(
+        source,
+        repository,
+        device=device,
+        progress=progress,
+        on_step=on_step,
+        on_outcome=on_outcome,
+        store=store,
+        folder=folder,
+    )
+    queue.ensure_baseline()
+    return queue.outcomes[0] if queue.outcomes else None
+
+
+@dataclass
 class _Queue:
-    """State shared by the recipes of one call."""
+    """State shared by the recipes of one call.
+
+    Attributes:
+        outcomes: outcomes so far.
+        baseline_recipe: recipe by which the baseline was made before another variant.
+    """
 
     source: Source
     repository: Repository
-    force: bool
-    dry_run: bool
-    device: torch.device | None
-    progress: Progress
-    on_step: OnStep
-    store: StepStore | None
+    recipes: Sequence[Recipe] = ()
+    force: bool = False
+    dry_run: bool = False
+    device: torch.device | None = None
+    progress: Progress = silent
+    on_step: OnStep = ignore
+    on_outcome: OnOutcome = ignore
+    store: StepStore | None = None
+    folder: Path = FOLDER
+    outcomes: list[Outcome] = field(default_factory=list)
+    baseline_recipe: Recipe | None = None
 
     @cached_property
     def gate(self) -> AcceptGate:
         return AcceptGate(self.source, self.repository, self.progress)
 
-    def make(self, recipe: Recipe) -> Outcome:
+    def run(self, recipe: Recipe) -> None:
+        """Makes a variant, the baseline first if needed, and reports the outcome.
+
+        Raises:
+            SlimqError: it is the baseline, which failed or was refused.
+        """
         policy = self.source.manifest.name
         if not self.force and is_current(recipe, self.source, self.repository):
             _log.info("unchanged", policy=policy, variant=recipe.name)
             made = self.repository.variant(policy, recipe.name)
-            return Outcome(recipe.name, "unchanged", made)
-        self.gate.require_baseline(recipe)
+            outcome = Outcome(recipe.name, "unchanged", made)
+        else:
+            if self.gate.needs_baseline(recipe):
+                self.ensure_baseline()
+            try:
+                outcome = self._make(recipe)
+            except SlimqError as error:
+                _log.error("failed", policy=policy, variant=recipe.name, error=str(error))
+                outcome = Outcome(recipe.name, "failed", error=error)
+        self.on_outcome(outcome)
+        self.outcomes.append(outcome)
+        if recipe.name == self.gate.baseline:
+            outcome.require_accepted()
+
+    def ensure_baseline(self) -> None:
+        """Makes the baseline variant if there is none to compare with.
+
+        Raises:
+            SlimqError: it has no recipe, could not be made, or was refused.
+        """
+        problem = self.gate.baseline_problem()
+        if problem is None:
+            return
+        policy, baseline = self.source.manifest.name, self.gate.baseline
+        _log.info("making the baseline first", policy=policy, variant=baseline, because=problem)
+        recipe = next((one for one in self.recipes if one.name == baseline), None)
+        if recipe is None:
+            recipe = load_recipe(resolve_recipe(baseline, policy, self.folder))
+            if recipe.name != baseline:
+                expected = f"expected {baseline!r}, the variant to compare with"
+                raise ConfigError(recipe.source, "name", f"{expected}, received {recipe.name!r}")
+        self.baseline_recipe = recipe
+        self.run(recipe)
+
+    def _make(self, recipe: Recipe) -> Outcome:
+        policy = self.source.manifest.name
         staged = run_recipe(
             recipe,
             self.source,
@@ -146,7 +256,7 @@ class _Queue:
         if not verdict.holds:
             return Outcome(recipe.name, "refused", staged.manifest, verdict)
         if recipe.name == self.gate.baseline:
-            self.gate.stage_baseline(staged.model)
+            self.gate.stage_baseline(staged)
         if self.dry_run:
             return Outcome(recipe.name, "staged", staged.manifest, verdict)
         Publisher(self.repository).publish_variant(staged.manifest, staged.stored)

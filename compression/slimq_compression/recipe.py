@@ -36,6 +36,7 @@ from slimq.core.manifest import PolicyManifest, Slug
 from slimq.core.toml_files import TomlDocument, parse_toml, read_toml
 from slimq.networks.export import OPSET
 from slimq_compression.catalogue import CATALOGUE, Pass, Phase, names
+from slimq_compression.shares import Limit, is_share
 
 
 class ExportParams(BaseModel):
@@ -92,7 +93,16 @@ class Accept(BaseModel):
         le=1.0,
         description="minimum share of calibration states with the full policy's greedy action",
     )
-    max_bytes: int | None = Field(default=None, ge=1, description="maximum size of the model file")
+    max_bytes: Limit | None = Field(
+        default=None,
+        description="maximum size of the model file in bytes, or as a share of the full variant's, "
+        'such as "1/8"',
+    )
+
+    @property
+    def compares(self) -> bool:
+        """Whether a criterion needs the full variant."""
+        return self.plays or (self.max_bytes is not None and is_share(self.max_bytes))
 
     @property
     def plays(self) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from slimq.cli.compress import resolve_recipe
 from slimq.cli.main import app
 from slimq.core.errors import AcceptGateError, InvalidInputError, NotFoundError
+from slimq.core.threads import VARIABLE, thread_limit
+from slimq_compression.recipe_files import resolve_recipe
 
 pytest.importorskip("torch")
 
@@ -40,6 +41,7 @@ def folder(cartpole_repository: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     recipes.mkdir()
     (recipes / "fp32.toml").write_text(FP32, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "1")  # restored, since the command sets it
     return tmp_path
 
 
@@ -68,7 +70,7 @@ def test_json_holds_status_manifest_and_the_gates_criteria(folder: Path) -> None
     assert outcome["status"] == "staged"
     assert outcome["manifest"]["name"] == "fp32"
     assert outcome["accept"]["criteria"] == [
-        {"name": "agreement", "value": 1.0, "relation": "at least", "limit": 0.99}
+        {"name": "agreement", "value": 1.0, "relation": "at least", "limit": 0.99, "basis": ""}
     ]
     assert not (folder / "policies/cartpole/variants").exists()
 
@@ -91,7 +93,7 @@ def test_a_recipe_of_another_policy_is_shown_rather_than_called_unknown(folder: 
     (folder / "recipes" / "pong").mkdir()
     (folder / "recipes" / "pong" / "slim.toml").write_text(FP32, encoding="utf-8")
     message = (
-        r"recipe: expected .* for any policy \(fp32\), received 'slim'.*recipes/pong/slim.toml"
+        r"recipe: expected .* for any policy \(fp32, .*\), received 'slim'.*recipes/pong/slim.toml"
     )
     with pytest.raises(InvalidInputError, match=message):
         resolve_recipe("slim", "cartpole")
@@ -111,6 +113,60 @@ def test_a_policys_own_recipe_takes_precedence(folder: Path) -> None:
     (own / "fp32.toml").write_text(FP32, encoding="utf-8")
     assert resolve_recipe("fp32", "cartpole") == Path("recipes/cartpole/fp32.toml")
     assert resolve_recipe("fp32", "pong") == Path("recipes/fp32.toml")
+
+
+def test_a_recipe_that_no_folder_has_is_taken_from_the_package(folder: Path) -> None:
+    shipped = resolve_recipe("int8", "cartpole")
+    assert shipped.read_text(encoding="utf-8").startswith("# Static 8-bit")
+    assert not shipped.is_relative_to(folder)
+    (folder / "recipes/int8.toml").write_text(FP32, encoding="utf-8")
+    assert resolve_recipe("int8", "cartpole") == Path("recipes/int8.toml")
+
+
+def test_the_help_lists_the_recipes_that_there_are(folder: Path) -> None:
+    (folder / "recipes/pong").mkdir()
+    (folder / "recipes/pong/slim.toml").write_text(FP32, encoding="utf-8")
+    text = " ".join(run("--help").stdout.split())
+    assert re.search(r"For any policy: fp32, int8,.* In recipes/: fp32, pong/ \(slim\)\.", text)
+
+
+def test_the_full_variant_is_made_first_by_itself(folder: Path) -> None:
+    pruned = PRUNED.format(limit='"1/1"').replace("agreement = 0.0", "margin = 1.0\nepisodes = 2")
+    (folder / "recipes/pruned.toml").write_text(pruned, encoding="utf-8")
+    (folder / "recipes/fp32.toml").unlink()
+    result = run("cartpole", "pruned")
+    assert result.exit_code == 0, result.output
+    heads = [line for line in result.stdout.splitlines() if line.startswith("cartpole/")]
+    assert [head.split(",")[0] for head in heads] == [
+        "cartpole/fp32: published",
+        "cartpole/pruned: published",
+    ]
+    full = (folder / "policies/cartpole/variants/fp32").glob("model-*")
+    (size,) = [path.stat().st_size for path in full]
+    assert f"(at most {size}, 1/1 of the {size} bytes of fp32)" in result.stdout
+    assert run("cartpole", "pruned").stdout.count("unchanged") == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "options", "threads"),
+    [("", [], 1), ("3", [], 3), ("3", ["--threads", "2"], 2)],
+)
+def test_one_thread_is_the_default(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    options: list[str],
+    threads: int,
+) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.setenv(VARIABLE, variable)
+    try:
+        assert run("cartpole", "fp32", "--dry-run", *options).exit_code == 0
+        assert (torch.get_num_threads(), thread_limit()) == (threads, threads)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_mistake_in_one_recipe_stops_the_command_at_once(folder: Path) -> None:

@@ -59,11 +59,20 @@ EXAMPLES: list[tuple[errors.SlimqError, str, int, str]] = [
         "torch is not installed: pip install 'slimq[train]'",
     ),
     (
-        errors.AcceptGateError("int8", [("return_ratio", 0.5, "at least", 0.98)]),
+        errors.AcceptGateError("int8", [("return_ratio", 0.5, "at least", 0.98, "")]),
         "gate",
         500,
         "variant 'int8' is not accepted and was not published: "
         "return_ratio is 0.5, at least 0.98 is needed",
+    ),
+    (
+        errors.AcceptGateError(
+            "int8", [("max_bytes", 1_234_567.0, "at most", 843_750.0, "1/8 of the 6750000 bytes")]
+        ),
+        "gate",
+        500,
+        "variant 'int8' is not accepted and was not published: "
+        "max_bytes is 1234567, at most 843750 (1/8 of the 6750000 bytes) is needed",
     ),
     (errors.TrainingError("loss is nan"), "training", 500, "loss is nan"),
     (errors.GateError("too big"), "gate", 500, "too big"),

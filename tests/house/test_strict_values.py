@@ -36,6 +36,10 @@ def leaves(values: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any
         yield place, values
 
 
+LIMITS = {"max_bytes", "parameters"}
+"""Keys that take a number or a share, which may be text."""
+
+
 def others(value: Any) -> list[Any]:
     """The same value, or nearly so, as values of other types."""
     if isinstance(value, bool):
@@ -66,6 +70,8 @@ def accepted(model: type[BaseModel], values: dict[str, Any]) -> list[str]:
     found = []
     for place, value in leaves(values):
         for other in others(value):
+            if place[-1] in LIMITS and isinstance(value, str) and other is not True:
+                continue
             try:
                 TomlDocument("file", "", changed(values, place, other)).validate(model)
             except ConfigError as error:

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 PACKAGES = {"slimq", "slimq_service", "slimq_trainer", "slimq_compression"}
+SHELVES = ("src", "service", "trainer", "compression")
+SHIPPED = {"fp32", "int8", "int8-dynamic"}
+"""Recipes without training, among those for any policy."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_top_level_names_are_the_four_packages(names: list[str]) -> None:
 
 
 def test_every_module_of_the_tree_is_in_it(root: Path, names: list[str]) -> None:
-    for shelf in ("src", "service", "trainer", "compression"):
+    for shelf in SHELVES:
         modules = {str(path.relative_to(root / shelf)) for path in (root / shelf).rglob("*.py")}
         assert modules <= set(names)
 
@@ -58,6 +61,53 @@ def test_the_page_of_the_interface_is_in_it_with_its_licence(names: list[str]) -
     folder = "slimq_service/api/swagger_ui/"
     files = {"swagger-ui-bundle.js.gz", "swagger-ui.css.gz", "start.js", "LICENSE", "NOTICE"}
     assert {folder + name for name in files} <= set(names)
+
+
+def test_the_recipes_for_any_policy_are_in_it_and_those_of_one_are_not(
+    root: Path, wheel: Path, names: list[str]
+) -> None:
+    generic = {path.name: path.read_bytes() for path in (root / "recipes").glob("*.toml")}
+    assert {Path(name).stem for name in generic} >= SHIPPED
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name: archive.read(name) for name in names if name.endswith(".toml")}
+    assert found == {f"slimq_compression/recipes/{name}": text for name, text in generic.items()}
+
+
+FIND_ALL = """
+from slimq_compression.recipe import load_recipe
+from slimq_compression.recipe_files import recipe_names, resolve_recipe, shipped_folder
+
+for name in recipe_names(shipped_folder()):
+    path = resolve_recipe(name, "mine")
+    print(path.parent, load_recipe(path).name)
+"""
+
+
+def test_recipes_of_the_wheel_are_found_without_the_repository(wheel: Path, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    done = subprocess.run(
+        [sys.executable, "-c", FIND_ALL],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    place = installed / "slimq_compression/recipes"
+    assert {f"{place} {name}" for name in SHIPPED} <= set(done.stdout.splitlines())
+
+
+def test_an_editable_install_names_the_four_folders(root: Path, tmp_path: Path) -> None:
+    target = ["-t", "wheel:editable", "-d", str(tmp_path)]
+    command = [sys.executable, "-m", "hatchling", "build", *target]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=120)
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        (pth,) = [name for name in archive.namelist() if name.endswith(".pth")]
+        folders = archive.read(pth).decode().split()
+    assert set(folders) == {str(root / name) for name in SHELVES}
 
 
 def test_packages_are_marked_as_typed(names: list[str]) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from slimq.cli.compare import COLUMNS, table_row
-from slimq.cli.compress import resolve_recipe
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
 from slimq.core.text_tables import markdown_table
 from slimq.core.verification import find_problems
 from slimq.evaluation.comparison import Comparison, compare_variants
 from slimq_compression.recipe import load_recipe
+from slimq_compression.recipe_files import resolve_recipe
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = Repository(ROOT / "policies")

@@ -83,9 +83,35 @@ def test_play_is_spared_where_bytes_already_fail(published) -> None:
 
 def test_a_missing_baseline_is_reported_before_any_work(cartpole_repository) -> None:
     message = "int8.toml: accept: the gate compares with the variant 'fp32', which is not "
-    (failed,) = compress(cartpole_repository, "cartpole", [parse_recipe(INT8, "int8.toml")])
+    gate = AcceptGate(load_source(cartpole_repository, "cartpole"), cartpole_repository)
     with pytest.raises(ConfigError, match=message + ".*slimq compress cartpole fp32"):
-        failed.require_accepted()
+        gate.require_baseline(parse_recipe(INT8, "int8.toml"))
+
+
+def test_bytes_may_be_limited_to_a_share_of_the_full_variants(published) -> None:
+    full = published.variant("cartpole", "fp32").model.bytes
+    verdict = judge(published, INT8, max_bytes="1/2")
+    (criterion,) = verdict.criteria
+    assert (criterion.limit, criterion.holds) == (full // 2, False)
+    size = int(criterion.value)
+    message = rf"max_bytes is {size}, at most {full // 2} \(1/2 of the {full} bytes of fp32\) is"
+    with pytest.raises(AcceptGateError, match=message):
+        verdict.require("int8")
+    assert judge(published, INT8, max_bytes=0.5).criteria[0].limit == full // 2
+
+
+def test_a_share_of_bytes_alone_needs_the_baseline_too(cartpole_repository) -> None:
+    content = INT8.replace("100_000", '"1/1"').replace("margin = 0.1\nreturn_ratio = 0.9\n", "")
+    gate = AcceptGate(load_source(cartpole_repository, "cartpole"), cartpole_repository)
+    assert gate.needs_baseline(parse_recipe(content, "int8.toml"))
+    assert not gate.needs_baseline(parse_recipe(content.replace('"1/1"', "9"), "int8.toml"))
+
+
+def test_the_baseline_is_not_limited_by_a_share_of_itself(cartpole_repository) -> None:
+    recipe = parse_recipe(FP32 + 'max_bytes = "1/8"\n', "fp32.toml")
+    message = r"^fp32\.toml: accept\.max_bytes: expected an integer, .* received '1/8'$"
+    with pytest.raises(ConfigError, match=message):
+        compress(cartpole_repository, "cartpole", [recipe])
 
 
 def test_a_baseline_no_better_than_random_gives_no_scale(published) -> None:
@@ -129,12 +155,18 @@ def test_a_baseline_of_another_checkpoint_is_no_baseline(published) -> None:
     made, model = published.read_model("cartpole", "fp32")
     Publisher(published).publish_variant(made.model_copy(update={"parent": "0" * 64}), model)
     message = "int8.toml: accept: the gate compares with the variant 'fp32', which was made from "
-    (failed,) = compress(published, "cartpole", [parse_recipe(INT8, "int8.toml")])
+    gate, int8 = (
+        AcceptGate(load_source(published, "cartpole"), published),
+        parse_recipe(INT8, "int8.toml"),
+    )
     with pytest.raises(ConfigError, match=message + ".*slimq compress cartpole fp32"):
-        failed.require_accepted()
-    both = [parse_recipe(FP32, "fp32.toml"), parse_recipe(INT8, "int8.toml")]
-    outcomes = compress(published, "cartpole", both)
-    assert [outcome.status for outcome in outcomes] == ["published", "published"]
+        gate.require_baseline(int8)
+    outcomes = compress(published, "cartpole", [int8])
+    assert [(o.variant, o.status) for o in outcomes] == [
+        ("fp32", "published"),
+        ("int8", "published"),
+    ]
+    assert published.variant("cartpole", "fp32").parent != "0" * 64
 
 
 def test_the_gate_plays_no_seed_on_which_training_chose_its_network(published, monkeypatch) -> None:

@@ -48,6 +48,9 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
         ("ratio", 0.0),
         ("ratio", 1.5),
         ("keep", [0.5, -1.0]),
+        ("keep", 1.5),
+        ("keep", {"dense": 0.0}),
+        ("keep", {}),
         ("importance", "l3"),
         ("multiple_of", 0),
         ("states", 0),
@@ -59,6 +62,7 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
         ("ranks", {"dense1": 0}),
         ("ranks", {"conv1": [2, 0]}),
         ("parameters", 0),
+        ("parameters", "9/8"),
         ("convolutions", "perhaps"),
     ],
     "prune_weights": [
@@ -72,6 +76,8 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
     "quantize_weights": [
         ("form", "cubic"),
         ("bits", 1),
+        ("bits", {"head": 9}),
+        ("bits", {}),
         ("highest", 200),
         ("per_channel", "perhaps"),
         ("block", 8),

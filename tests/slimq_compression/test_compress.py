@@ -5,7 +5,7 @@ import pytest
 from slimq.core.errors import AcceptGateError, ConfigError
 from slimq.core.manifest import StepFidelity
 from slimq.core.verification import find_problems
-from slimq_compression.compress import compress
+from slimq_compression.compress import compress, ensure_baseline
 from slimq_compression.recipe import parse_recipe
 
 FP32 = 'name = "fp32"\n[accept]\nagreement = 0.99\n'
@@ -124,6 +124,64 @@ def test_without_a_baseline_nothing_goes_on(cartpole_repository) -> None:
             on_outcome=told.append,
         )
     assert [outcome.status for outcome in told] == ["failed"]
+
+
+def test_the_baseline_is_made_first_where_others_are_compared_with_it(cartpole_repository) -> None:
+    told = []
+    fp32, int8 = recipes()
+    outcomes = compress(cartpole_repository, "cartpole", [int8, fp32], on_outcome=told.append)
+    assert told == outcomes
+    assert [(o.variant, o.status) for o in outcomes] == [
+        ("fp32", "published"),
+        ("int8", "published"),
+    ]
+    assert outcomes[0].verdict.criteria[0].limit == 0.99  # by the recipe that was given
+    (again,) = compress(cartpole_repository, "cartpole", [int8])
+    assert again.status == "unchanged"
+
+
+def test_what_is_not_compared_with_the_baseline_does_without(cartpole_repository) -> None:
+    alone = INT8.replace("margin = 0.2", "agreement = 0.0").format(limit=100_000)
+    (outcome,) = compress(cartpole_repository, "cartpole", [parse_recipe(alone, "int8.toml")])
+    assert outcome.status == "published"
+    assert cartpole_repository.variants("cartpole") == ["int8"]
+
+
+def test_a_dry_run_of_one_variant_publishes_no_baseline_either(cartpole_repository) -> None:
+    share = recipes('"1/1"')[1]
+    outcomes = compress(cartpole_repository, "cartpole", [share], dry_run=True)
+    assert [(o.variant, o.status) for o in outcomes] == [("fp32", "staged"), ("int8", "refused")]
+    size = outcomes[0].manifest.model.bytes
+    assert outcomes[1].verdict.criteria[0].basis == f"1/1 of the {size} bytes of fp32"
+    assert cartpole_repository.variants("cartpole") == []
+
+
+def test_a_refused_baseline_ends_the_queue_that_needs_it(cartpole_repository, tmp_path) -> None:
+    (tmp_path / "fp32.toml").write_text(FP32 + "max_bytes = 10\n", encoding="utf-8")
+    int8, told = recipes()[1], []
+    with pytest.raises(AcceptGateError, match="variant 'fp32' is not accepted"):
+        compress(
+            cartpole_repository, "cartpole", [int8, int8], on_outcome=told.append, folder=tmp_path
+        )
+    assert [(o.variant, o.status) for o in told] == [("fp32", "refused")]
+
+
+def test_a_file_of_the_baselines_name_must_make_the_baseline(cartpole_repository, tmp_path) -> None:
+    (tmp_path / "fp32.toml").write_text(FP32.replace("fp32", "full"), encoding="utf-8")
+    message = r"fp32\.toml: name: expected 'fp32', the variant to compare with, received 'full'$"
+    with pytest.raises(ConfigError, match=message):
+        compress(cartpole_repository, "cartpole", [recipes()[1]], folder=tmp_path)
+
+
+def test_the_baseline_is_ensured_once_and_remade_if_it_is_damaged(cartpole_repository) -> None:
+    made = ensure_baseline(cartpole_repository, "cartpole")
+    assert (made.variant, made.status) == ("fp32", "published")
+    assert ensure_baseline(cartpole_repository, "cartpole") is None
+    folder = cartpole_repository.root / "cartpole" / "variants" / "fp32"
+    (folder / made.manifest.model.path).write_bytes(b"tampered")
+    again = ensure_baseline(cartpole_repository, "cartpole")
+    assert again.manifest.model == made.manifest.model
+    assert find_problems(cartpole_repository, "cartpole") == []
 
 
 def test_a_broken_model_is_made_again(cartpole_repository) -> None:

@@ -14,11 +14,14 @@ from slimq.core.errors import InvalidInputError
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.networks.checkpoint import save_network
 from slimq.networks.export import export_onnx
+from slimq.networks.qnetwork import QNetwork, named_layers
+from slimq.networks.specification import HeadSpec, MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.collector import RecordedCollector
 from slimq_compression.context import PassContext
 from slimq_compression.graph.layers import layer_roles
+from slimq_compression.network.layers import layer_roles as network_roles
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "student": {"hidden": [6]},
@@ -81,12 +84,49 @@ def test_a_pass_keeps_the_policy_or_refuses_it_by_name(name: str, kind: str) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_layers_that_feed_no_other_are_heads(kind: str) -> None:
     model = onnx.load_model_from_string(export_onnx(make_kind(kind)))
-    heads = {name for name, role in layer_roles(model).items() if role == "head"}
-    assert heads <= {"head", "value", "advantage"}
-    assert heads >= ({"value", "advantage"} if KINDS[kind].head.dueling else set())
     roles = layer_roles(model)
-    assert all(roles[name] == "convolutions" for name in roles if name.startswith("conv"))
-    assert all(roles[name] == "dense" for name in roles if name.startswith("dense"))
+    heads = {name for name, own in roles.items() if "head" in own}
+    spec = KINDS[kind].head
+    plain = {"head"} if spec.is_linear else {"advantage"}
+    assert heads == ({"value", "advantage"} if spec.dueling else plain)
+    for name, own in roles.items():
+        kinds = {"head"} if name in heads else {"convolutions" if "conv" in name else "dense"}
+        assert set(own) - {"first"} == kinds
+
+
+FIRST = {
+    "dueling": {"conv1"},
+    "channels-last": {"conv1"},
+    "normalized-image": {"conv1"},
+    "several-inputs": {"conv1", "dense2"},
+}
+"""Layers that read the observation, where these are not `dense1`; one per encoder."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_and_its_graph_have_the_same_roles(kind: str) -> None:
+    network = make_kind(kind)
+    roles = network_roles(network)
+    assert roles == layer_roles(onnx.load_model_from_string(export_onnx(network)))
+    assert list(roles) == list(named_layers(network))
+    assert {name for name, own in roles.items() if "first" in own} == FIRST.get(kind, {"dense1"})
+
+
+@pytest.mark.parametrize(("dueling", "names"), [(False, {"head"}), (True, {"value", "advantage"})])
+def test_a_network_without_hidden_layers_begins_with_its_head(
+    dueling: bool, names: set[str]
+) -> None:
+    spec = QNetworkSpec(
+        body=MLPSpec(hidden=()),
+        observation_shape=(4,),
+        observation_dtype="float32",
+        head=HeadSpec(dueling=dueling),
+        actions=3,
+    )
+    network = QNetwork(spec).eval()
+    roles = network_roles(network)
+    assert roles == dict.fromkeys(names, ("head", "first"))
+    assert roles == layer_roles(onnx.load_model_from_string(export_onnx(network)))
 
 
 def test_activation_levels_need_relus() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +11,9 @@ from onnx import TensorProto, numpy_helper
 
 from slimq.core.errors import InvalidInputError
 from slimq_compression.graph.model import WEIGHTED, coded_nodes, producers, weighted_nodes
+from slimq_compression.roles import Role, chosen_layers, roles_of
 
 DENSE = ("Gemm", "MatMul")
-Role = Literal["convolutions", "dense", "head"]
-ROLES: tuple[Role, ...] = ("convolutions", "dense", "head")
 
 
 def float_layers(
@@ -40,40 +38,33 @@ def choose_layers(
 
     Args:
         model: the graph.
-        wanted: names of layers, or the roles `convolutions`, `dense` and `head`; None for all.
+        wanted: names of layers or roles; None for all.
         place: the parameter that names them, such as `quantize_int8.layers`.
         operators: operators that the pass can encode.
 
     Raises:
-        InvalidInputError: a named layer cannot be encoded, or no layer can.
+        InvalidInputError: a named layer cannot be encoded, no named role has a layer, or no layer
+            can be encoded.
     """
     available = float_layers(model, operators)
-    unknown = [name for name in wanted or () if name not in available and name not in ROLES]
-    if unknown:
-        listing = ", ".join(available) or "none"
-        expected = f"{', '.join(ROLES)} or layers with float weights ({listing})"
-        raise InvalidInputError(place, expected, repr(unknown[0]))
     if not available:
         expected = f"a graph with float weights in {' or '.join(operators)}"
         raise InvalidInputError(place, expected, "one without")
     if wanted is None:
         return available
     roles = layer_roles(model)
-    chosen = {
-        name: node
-        for name, node in available.items()
-        if name in wanted or roles[node.name] in wanted
-    }
-    if not chosen:
-        raise InvalidInputError(place, f"roles of layers ({', '.join(available)})", repr(wanted))
-    return chosen
+    own = {name: roles[name] for name in available}
+    chosen = chosen_layers(wanted, own, place, "layers with float weights")
+    return {name: available[name] for name in chosen}
 
 
-def layer_roles(model: onnx.ModelProto) -> dict[str, Role]:
-    """The role of each layer by name: one that feeds no other layer with weights is a head."""
+def layer_roles(model: onnx.ModelProto) -> dict[str, tuple[Role, ...]]:
+    """The roles of each layer by name."""
     made_by = producers(model)
     layers = weighted_nodes(model) + coded_nodes(model)
+    names = {node.name for node in layers}
     inner: set[str] = set()
+    first: set[str] = set()
     for node in layers:
         waiting, seen = [node.input[0]], set[str]()
         while waiting:
@@ -83,12 +74,14 @@ def layer_roles(model: onnx.ModelProto) -> dict[str, Role]:
             seen.add(before.name)
             waiting += before.input
         inner |= seen
+        if names.isdisjoint(seen):
+            first.add(node.name)
     return {
-        node.name: "head"
-        if node.name not in inner
-        else "convolutions"
-        if node.op_type == "Conv"
-        else "dense"
+        node.name: roles_of(
+            "convolutions" if node.op_type == "Conv" else "dense",
+            first=node.name in first,
+            head=node.name not in inner,
+        )
         for node in layers
     }
 

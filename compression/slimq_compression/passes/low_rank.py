@@ -28,6 +28,7 @@ from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 from slimq_compression.network.factorization import Cut, cut_convolution, cut_dense, singular_values
 from slimq_compression.network.units import UnitLayer, unit_layers
+from slimq_compression.shares import Limit, is_share, resolve
 
 BISECTIONS = 40
 
@@ -49,8 +50,10 @@ class Params(BaseModel):
         description="by layer name: the rank of a dense layer, [input, output] of a convolution; "
         "other layers are not factored",
     )
-    parameters: int | None = Field(
-        default=None, ge=1, description="maximum weights and biases of the network"
+    parameters: Limit | None = Field(
+        default=None,
+        description="maximum weights and biases of the network, or their share of the given "
+        'network\'s, such as "1/8"',
     )
     convolutions: bool = Field(
         default=True, description="also factor convolutions, if ranks are not given"
@@ -124,10 +127,14 @@ def _enough(spectrum: Tensor, share: float) -> int:
 
 
 def _affordable(
-    network: QNetwork, layers: list[UnitLayer], spectra: dict[str, list[Tensor]], budget: int
+    network: QNetwork,
+    layers: list[UnitLayer],
+    spectra: dict[str, list[Tensor]],
+    limit: float | str,
 ) -> float:
-    """The largest share of the energy, equal in all layers, that meets the budget."""
+    """The largest share of the energy, equal in all layers, that meets the limit."""
     everything = count_parameters(network)
+    budget = resolve(limit, everything)
 
     def parameters(share: float) -> int:
         ranks = _energy_ranks(layers, spectra, share)
@@ -136,8 +143,9 @@ def _affordable(
 
     minimum = parameters(0.0)
     if minimum > budget:
+        received = f"{budget} ({limit} of {everything})" if is_share(limit) else str(budget)
         raise InvalidInputError(
-            "low_rank.parameters", f"at least {minimum} (all ranks 1)", str(budget)
+            "low_rank.parameters", f"at least {minimum} (all ranks 1)", received
         )
     low, high = 0.0, 1.0
     if parameters(high) <= budget:

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from slimq.core.errors import InvalidInputError
@@ -30,9 +31,12 @@ from slimq.networks.qnetwork import QNetwork, derive
 from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 from slimq_compression.network.importance import Importance, unit_scores
+from slimq_compression.network.layers import layer_roles
 from slimq_compression.network.units import UnitLayer, unit_layers
+from slimq_compression.roles import Table, form_of, values_by_layer
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Shares = Annotated[tuple[Share, ...], Field(min_length=1, max_length=32)]
 
 
 class Params(BaseModel):
@@ -45,11 +49,18 @@ class Params(BaseModel):
         description="l1, l2: norm of a unit's incoming weights; taylor, obd: from gradients on "
         "calibration states; bn-scale: scale of batch normalization; random: control",
     )
-    keep: tuple[Share, ...] | None = Field(
+    keep: (
+        Annotated[
+            Annotated[Share, Tag("number")]
+            | Annotated[Shares, Tag("list")]
+            | Annotated[Table[Share], Tag("table")],
+            Discriminator(form_of),
+        ]
+        | None
+    ) = Field(
         default=None,
-        min_length=1,
-        max_length=32,
-        description="share of units to keep, for each convolution and hidden dense layer in order",
+        description="share of units to keep: of every layer, by role (first, convolutions, dense), "
+        "layer name or `default`, or for each convolution and hidden dense layer in order",
     )
     ratio: float | None = Field(
         default=None,
@@ -73,6 +84,8 @@ class Params(BaseModel):
     def _check(self) -> Params:
         if (self.keep is None) == (self.ratio is None):
             raise ValueError("give exactly one of keep and ratio")
+        if isinstance(self.keep, Mapping) and "head" in self.keep:
+            raise ValueError("keep: the head has one unit per action, which cannot be removed")
         return self
 
 
@@ -81,15 +94,13 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
 
     Raises:
         InvalidInputError: the network has groups, shuffles or residual blocks, `keep` does not have
-            one share per prunable layer, or `bn-scale` is used without batch normalization.
+            a share for each prunable layer, or `bn-scale` is used without batch normalization.
     """
     layers = unit_layers(network, "prune_channels")
-    if params.keep is not None and len(params.keep) != len(layers):
-        expected = f"{len(layers)} shares, one per convolution and hidden dense layer"
-        raise InvalidInputError("prune_channels.keep", expected, str(len(params.keep)))
+    shares = None if params.keep is None else _shares(network, layers, params.keep)
     scores = unit_scores(network, params.importance, params.states, context)
-    if params.keep is not None:
-        widths = [share * len(score) for share, score in zip(params.keep, scores, strict=True)]
+    if shares is not None:
+        widths = [share * len(score) for share, score in zip(shares, scores, strict=True)]
     else:
         widths = _widths(layers, scores, params)
     kept = [
@@ -128,6 +139,22 @@ def keep_units(network: QNetwork, kept: list[Tensor]) -> QNetwork:
             inputs = _spread(inputs, before, network.head)
         _copy_slice(network.head, smaller.head, everything, inputs)
     return smaller.train(network.training)
+
+
+def _shares(
+    network: QNetwork, layers: list[UnitLayer], keep: float | Sequence[float] | Mapping[str, float]
+) -> list[float]:
+    """The share of units to keep in each layer."""
+    if isinstance(keep, Mapping):
+        roles = layer_roles(network)
+        own = {unit.name: roles[unit.name] for unit in layers}
+        found = values_by_layer(keep, own, "prune_channels.keep", "prunable layers")
+        return [found[unit.name] for unit in layers]
+    shares = list(keep) if isinstance(keep, Sequence) else [keep] * len(layers)
+    if len(shares) != len(layers):
+        expected = f"{len(layers)} shares, one per convolution and hidden dense layer"
+        raise InvalidInputError("prune_channels.keep", expected, str(len(shares)))
+    return shares
 
 
 def _copy_slice(old: nn.Module, new: nn.Module, outputs: Tensor, inputs: Tensor | None) -> None:

@@ -25,7 +25,9 @@ from slimq.networks.grids import Mask
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
 from slimq_compression.network.importance import WeightImportance, weight_sensitivities
+from slimq_compression.network.layers import layer_roles
 from slimq_compression.network.straight_through import attach_grids
+from slimq_compression.roles import chosen_layers
 
 
 class Scope(StrEnum):
@@ -53,7 +55,10 @@ class Params(BaseModel):
     gradual: bool = Field(
         default=False, description="reach the sparsity during the following fine-tuning"
     )
-    exclude: tuple[str, ...] = Field(default=(), description="layers left dense, such as head")
+    exclude: tuple[str, ...] = Field(
+        default=(),
+        description="layers left dense, by name or role (first, convolutions, dense, head)",
+    )
     states: int = Field(
         default=256, ge=1, le=10_000, description="maximum calibration states for sensitivities"
     )
@@ -65,8 +70,8 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     With `gradual` the masks start open, and the following fine-tuning closes them.
 
     Raises:
-        InvalidInputError: `exclude` names an unknown layer or all layers, or a layer is already
-            pruned or quantized.
+        InvalidInputError: `exclude` names an unknown layer, only roles without layers, or all
+            layers; or a layer is already pruned or quantized.
     """
     pruned = copy.deepcopy(network)
     layers = _chosen(pruned, params)
@@ -96,13 +101,12 @@ def _sparsities(saliencies: dict[str, Tensor], params: Params) -> dict[str, floa
 
 
 def _chosen(network: QNetwork, params: Params) -> list[str]:
-    layers = named_layers(network)
-    unknown = [name for name in params.exclude if name not in layers]
-    left = [name for name in layers if name not in params.exclude]
-    if unknown or not left:
-        expected = f"some of {', '.join(layers)}, but not all"
-        received = unknown[0] if unknown else "all"
-        raise InvalidInputError("prune_weights.exclude", expected, received)
+    roles = layer_roles(network)
+    excluded = chosen_layers(params.exclude, roles, "prune_weights.exclude")
+    left = [name for name in roles if name not in excluded]
+    if not left:
+        expected = f"some of {', '.join(roles)}, but not all"
+        raise InvalidInputError("prune_weights.exclude", expected, "all")
     on_grids = [name for name in left if name in network.grids]
     if on_grids:
         expected = f"every layer already pruned or quantized ({', '.join(on_grids)})"

@@ -37,7 +37,7 @@ class Params(BaseModel):
         "processors without VNNI",
     )
     layers: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="names of dense layers; null: all"
+        default=None, min_length=1, description="dense layers by name or role; null: all"
     )
 
 

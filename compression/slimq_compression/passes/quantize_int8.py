@@ -79,8 +79,8 @@ class Params(BaseModel):
     layers: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="names of layers to quantize, or roles: convolutions, dense, head; null: all "
-        "with float weights",
+        description="layers to quantize by name or role (first, convolutions, dense, head); null: "
+        "all with float weights",
     )
     calibration: Calibration = Field(
         default=Calibration.MIN_MAX, description="calibration method for activation ranges"

@@ -17,16 +17,20 @@ need a codebook.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from torch import nn
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import Codebook, Grid, LinearLevels, Mask, PowerOfTwoLevels
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
+from slimq_compression.network.layers import layer_roles
 from slimq_compression.network.straight_through import attach_grids
+from slimq_compression.roles import Table, chosen_layers, form_of, values_by_layer
 
 
 class Form(StrEnum):
@@ -37,13 +41,21 @@ class Form(StrEnum):
     CODEBOOK = "codebook"
 
 
+Bits = Annotated[int, Field(ge=2, le=8)]
+
+
 class Params(BaseModel):
     """Levels, and the layers to quantize."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     form: Form = Field(default=Form.LINEAR, description="kind of levels")
-    bits: int = Field(default=4, ge=2, le=8, description="bits per code")
+    bits: Annotated[
+        Annotated[Bits, Tag("number")] | Annotated[Table[Bits], Tag("table")],
+        Discriminator(form_of),
+    ] = Field(
+        default=4, description="bits per code: of all layers, or by role, layer name or `default`"
+    )
     highest: int | None = Field(
         default=None,
         ge=1,
@@ -68,7 +80,8 @@ class Params(BaseModel):
     layers: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="names of layers; null: all not quantized yet",
+        description="layers by name or role (first, convolutions, dense, head); null: all not "
+        "quantized yet",
     )
 
     @model_validator(mode="after")
@@ -82,46 +95,47 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork: 
     """Copies the network with weights rounded to levels.
 
     Raises:
-        InvalidInputError: `layers` names a layer that is unknown or already quantized, or `block`
-            is given and a layer is not dense.
+        InvalidInputError: `layers` or `bits` names a layer that is unknown or already quantized or
+            only roles without such layers, `bits` does not cover a layer, or `block` is given and a
+            layer is not dense.
     """
     quantized = copy.deepcopy(network)
-    for name in _chosen(quantized, params):
+    for name, bits in _bits_by_layer(quantized, params).items():
         kept = quantized.grids.get(name, ())
         sparse = any(isinstance(grid, Mask) for grid in kept)
-        attach_grids(quantized, name, (*kept, _levels(params, sparse=sparse)))
+        attach_grids(quantized, name, (*kept, _levels(params, bits, sparse=sparse)))
     return quantized
 
 
-def _levels(params: Params, *, sparse: bool) -> Grid:
+def _levels(params: Params, bits: int, *, sparse: bool) -> Grid:
     match params.form:
         case Form.LINEAR:
-            highest = params.highest or 2 ** (params.bits - 1) - 1
+            highest = params.highest or 2 ** (bits - 1) - 1
             return LinearLevels(highest, params.per_channel, params.block, params.fit)
         case Form.POWER_OF_TWO:
-            return PowerOfTwoLevels(params.bits)
+            return PowerOfTwoLevels(bits)
         case Form.CODEBOOK:
-            return Codebook(params.bits, sparse)
+            return Codebook(bits, sparse)
 
 
-def _chosen(network: QNetwork, params: Params) -> list[str]:
-    layers = named_layers(network)
-    quantized = {
-        name
-        for name, grids in network.grids.items()
-        if any(not isinstance(grid, Mask) for grid in grids)
+def _bits_by_layer(network: QNetwork, params: Params) -> dict[str, int]:
+    """The chosen layers, none of which has levels yet."""
+    roles = {
+        name: own
+        for name, own in layer_roles(network).items()
+        if all(isinstance(grid, Mask) for grid in network.grids.get(name, ()))
     }
-    if params.layers is None:
-        chosen = [name for name in layers if name not in quantized]
-    else:
-        chosen = list(params.layers)
-        wrong = [name for name in chosen if name not in layers or name in quantized]
-        if wrong:
-            free = ", ".join(name for name in layers if name not in quantized)
-            raise InvalidInputError("quantize_weights.layers", f"some of {free}", wrong[0])
+    kind = "layers not quantized yet"
+    if params.layers is not None:
+        chosen = chosen_layers(params.layers, roles, "quantize_weights.layers", kind)
+        roles = {name: roles[name] for name in chosen}
+        kind = "chosen layers"
     if params.block is not None:
-        for name in chosen:
+        layers = named_layers(network)
+        for name in roles:
             if not isinstance(layers[name], nn.Linear):
                 expected = "only dense layers in layers"
                 raise InvalidInputError("quantize_weights.block", expected, name)
-    return chosen
+    if isinstance(params.bits, Mapping):
+        return values_by_layer(params.bits, roles, "quantize_weights.bits", kind)
+    return dict.fromkeys(roles, params.bits)

@@ -31,9 +31,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.errors import InvalidInputError
 from slimq_compression.context import PassContext
-from slimq_compression.graph.layers import output_axis
+from slimq_compression.graph.layers import layer_roles, output_axis
 from slimq_compression.graph.model import copy_model, producers, raise_opset, weighted_nodes
 from slimq_compression.graph.weights import decoded_weights
+from slimq_compression.roles import chosen_layers
 from slimq_compression.storage.decoders import LAYOUTS, Decoder, Known, Sparse, encode
 from slimq_compression.storage.encodings import Array, Encoding, Scaled, find_encodings
 
@@ -59,7 +60,8 @@ class Params(BaseModel):
         default=None, description="bits per code; null: as few as possible"
     )
     layers: tuple[str, ...] | None = Field(
-        default=None, description="names of layers, such as conv1 or head; null: all"
+        default=None,
+        description="layers by name or role (first, convolutions, dense, head); null: all",
     )
     smallest: int = Field(
         default=64, ge=1, le=2**31 - 1, description="minimum weights of a tensor to be encoded"
@@ -138,10 +140,11 @@ def require_same(before: Mapping[str, Array], after: Mapping[str, Array]) -> Non
 def _weights(model: onnx.ModelProto, params: Params) -> Iterator[_Weight]:
     """Yields the weight tensors to encode, each once."""
     nodes = weighted_nodes(model)
-    names = [node.name for node in nodes]
-    for name in params.layers or ():
-        if name not in names:
-            raise InvalidInputError("store_weights.layers", f"some of {', '.join(names)}", name)
+    chosen = [node.name for node in nodes]
+    if params.layers is not None:
+        roles = layer_roles(model)
+        own = {name: roles[name] for name in chosen}
+        chosen = chosen_layers(params.layers, own, "store_weights.layers")
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     made_by = producers(model)
     seen = set()
@@ -151,7 +154,7 @@ def _weights(model: onnx.ModelProto, params: Params) -> Iterator[_Weight]:
         if source is not None and source.op_type == "DequantizeLinear":
             name = source.input[0]
         tensor = stored.get(name)
-        if tensor is None or name in seen or node.name not in (params.layers or names):
+        if tensor is None or name in seen or node.name not in chosen:
             continue
         seen.add(name)
         values = numpy_helper.to_array(tensor)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from slimq.cli.bars import progress_bar
 from slimq.cli.extras import require
@@ -16,11 +17,10 @@ from slimq.cli.options import (
     RECIPES,
     JsonOption,
     PoliciesOption,
-    ThreadsOption,
 )
 from slimq.cli.outcomes import show_outcome, show_step
-from slimq.core.errors import InvalidInputError, NotFoundError
-from slimq.core.threads import limit_threads
+from slimq.core.threads import limit_threads, thread_limit
+from slimq_compression.recipe_files import recipe_names, resolve_recipe, shipped_folder
 
 if TYPE_CHECKING:
     from slimq_compression.compress import Outcome
@@ -30,11 +30,32 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 DEFAULT_WORK = Path("runs/compress")
 
 
-@app.command()
+class ListingCommand(TyperCommand):
+    """Ends its help with the recipes that there are."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help, with the recipes found in the working folder and in the package."""
+        own = [
+            f"{path.name}/ ({', '.join(names)})"
+            for path in sorted(RECIPES.glob("*"))
+            if path.is_dir() and (names := recipe_names(path))
+        ]
+        groups = {
+            "For any policy": recipe_names(shipped_folder()),
+            f"In {RECIPES}/": [*recipe_names(RECIPES), *own],
+        }
+        self.epilog = " ".join(f"{g}: {', '.join(names)}." for g, names in groups.items() if names)
+        super().format_help(ctx, formatter)
+
+
+@app.command(cls=ListingCommand)
 def compress(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     recipe: Annotated[
-        list[str], typer.Argument(help="Recipes: files, or names in recipes/POLICY/ or recipes/.")
+        list[str],
+        typer.Argument(
+            help="Recipes: files, or names in recipes/POLICY/, in recipes/ or of the package."
+        ),
     ],
     policies: PoliciesOption = DEFAULT_POLICIES,
     force: Annotated[
@@ -49,15 +70,25 @@ def compress(
     device: Annotated[
         str, typer.Option("--device", help="Device for fine-tuning: cpu, cuda or auto.")
     ] = "cpu",
-    threads: ThreadsOption = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            help="Threads of torch and of Atari games; 0: all cores. By default as OMP_NUM_THREADS "
+            "says, or 1: more than one can be far slower beside a busy neighbour.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make variants of a policy from recipes and publish those that pass their accept gate.
 
-    If a recipe is rejected or fails, the others still run; the command then fails at the end.
+    The full variant, with which others are compared, is made first if it is missing or was made
+    from another checkpoint. If a recipe is rejected or fails, the others still run; the command
+    then fails at the end.
     After an interruption, the same command resumes after the last finished network step.
     """
-    limit_threads(threads)
+    limit_threads((thread_limit() or 1) if threads is None else threads)
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "safetensors")
     from slimq.core.repository import Repository
     from slimq.networks.hardware import resolve_device
@@ -83,29 +114,6 @@ def compress(
         typer.echo(json.dumps([_to_json(outcome) for outcome in outcomes], indent=2))
     for outcome in outcomes:
         outcome.require_accepted()
-
-
-def resolve_recipe(name: str, policy: str, folder: Path = RECIPES) -> Path:
-    """Resolves a recipe given as a path, or as a name in `folder/<policy>` or `folder`.
-
-    A policy's own recipe takes precedence over a shared one: layer widths depend on the network.
-
-    Raises:
-        NotFoundError: no such recipe in the folders; lists those available.
-        InvalidInputError: only other policies have a recipe of this name.
-    """
-    if name.endswith(".toml") or "/" in name:
-        return Path(name)
-    folders = (folder / policy, folder)
-    for path in (place / f"{name}.toml" for place in folders):
-        if path.is_file():
-            return path
-    found = {path.stem for place in folders for path in place.glob("*.toml")}
-    if others := sorted(folder.glob(f"*/{name}.toml")):
-        expected = f"a recipe for {policy} or for any policy ({', '.join(sorted(found))})"
-        hint = f"; copy {others[0]} and fit it to the policy"
-        raise InvalidInputError("recipe", expected, f"{name!r}, of other policies", hint)
-    raise NotFoundError("recipe", name, found)
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from slimq.core.errors import plain_number
+
 if TYPE_CHECKING:
     from slimq.core.manifest import StepRecord
     from slimq_compression.accept import Verdict
@@ -28,9 +30,10 @@ def describe(outcome: Outcome) -> list[str]:
     lines.append("  " + _row(header))
     lines += ["  " + _row(_cells(step)) for step in manifest.recipe.steps]
     for criterion in outcome.verdict.criteria if outcome.verdict else ():
-        limit = f"{criterion.relation} {criterion.limit:.6g}"
+        limit = f"{criterion.relation} {plain_number(criterion.limit)}"
+        limit += f", {criterion.basis}" if criterion.basis else ""
         judged = "passed" if criterion.holds else "failed"
-        lines.append(f"  {judged}: {criterion.name} {criterion.value:.6g} ({limit})")
+        lines.append(f"  {judged}: {criterion.name} {plain_number(criterion.value)} ({limit})")
     if outcome.verdict is not None and outcome.verdict.returns:
         lines.append(f"  {_describe_play(outcome.verdict)}")
     return lines

@@ -149,13 +149,21 @@ class GateError(SlimqError):
 class AcceptGateError(GateError):
     """The failed criteria of an accept gate, each with its value and limit."""
 
-    def __init__(self, variant: str, failures: Iterable[tuple[str, float, str, float]]) -> None:
+    def __init__(
+        self, variant: str, failures: Iterable[tuple[str, float, str, float, str]]
+    ) -> None:
         self.variant, self.failures = variant, list(failures)
         listing = "; ".join(
-            f"{name} is {value:.6g}, {relation} {limit:.6g} is needed"
-            for name, value, relation, limit in self.failures
+            f"{name} is {plain_number(value)}, {relation} {plain_number(limit)}"
+            f"{f' ({basis})' if basis else ''} is needed"
+            for name, value, relation, limit, basis in self.failures
         )
         super().__init__(f"variant {variant!r} is not accepted and was not published: {listing}")
+
+
+def plain_number(value: float) -> str:
+    """Formats a number: whole ones, such as bytes, in full, others with six digits."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
 class CheckFailedError(SlimqError):

@@ -175,6 +175,17 @@ def test_a_rank_beyond_what_the_other_one_leaves_is_refused() -> None:
         cut(network, ranks={"conv1": (1, 2)})
 
 
+def test_a_budget_may_be_a_share_of_the_given_networks_parameters() -> None:
+    parent = make_network()
+    half = count_parameters(parent) // 2
+    assert cut(parent, parameters="1/2").spec == cut(parent, parameters=half).spec
+    assert cut(parent, parameters=0.5).spec == cut(parent, parameters=half).spec
+    everything = count_parameters(parent)
+    message = rf"^low_rank\.parameters: expected at least \d+ .*\(1/900 of {everything}\)$"
+    with pytest.raises(InvalidInputError, match=message):
+        cut(parent, parameters="1/900")
+
+
 @pytest.mark.parametrize("values", [{}, {"energy": 0.5, "parameters": 100}])
 def test_exactly_one_of_energy_ranks_and_parameters_is_needed(values: dict) -> None:
     with pytest.raises(ValueError, match="exactly one of energy, ranks and parameters"):

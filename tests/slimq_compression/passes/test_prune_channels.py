@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,45 @@ def test_at_least_one_unit_of_each_layer_stays() -> None:
 def test_a_wrong_number_of_shares_is_refused_by_name() -> None:
     with pytest.raises(InvalidInputError, match=r"^prune_channels\.keep: expected 3 shares"):
         apply(make_network(CONV), Params(keep=(0.5,)), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("keep", "shares"),
+    [
+        (0.5, (0.5, 0.5, 0.5)),
+        ({"convolutions": 0.7, "dense": 0.55}, (0.7, 0.7, 0.55)),
+        ({"first": 1.0, "convolutions": 0.5, "dense1": 0.3}, (1.0, 0.5, 0.3)),
+        ({"default": 0.4, "convolutions": 0.6}, (0.6, 0.6, 0.4)),
+    ],
+)
+def test_shares_by_role_do_what_they_do_in_order(keep: Any, shares: tuple[float, ...]) -> None:
+    network = make_network(CONV)
+    by_role, in_order = (apply(network, Params(keep=k), None) for k in (keep, shares))  # type: ignore[arg-type]
+    assert by_role.spec == in_order.spec
+    for name, tensor in in_order.state_dict().items():
+        assert torch.equal(by_role.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("keep", "problem"),
+    [
+        ({"dense": 0.5}, "a value for each of the prunable layers, .* none for conv1, conv2$"),
+        (
+            {"conv9": 0.5, "default": 1.0},
+            "prunable layers \\(conv1, conv2, dense1\\), received 'conv9'",
+        ),
+    ],
+)
+def test_shares_that_do_not_fit_the_network_are_refused_by_name(
+    keep: dict[str, float], problem: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=rf"^prune_channels\.keep: expected .*{problem}"):
+        apply(make_network(CONV), Params(keep=keep), None)  # type: ignore[arg-type]
+
+
+def test_the_head_is_not_pruned() -> None:
+    with pytest.raises(ValueError, match="keep: the head has one unit per action"):
+        Params(keep={"head": 0.5})
 
 
 @pytest.mark.parametrize("values", [{}, {"ratio": 0.5, "keep": (0.5,)}])

@@ -67,6 +67,25 @@ def test_what_is_excluded_stays_dense(make_network, make_context) -> None:
     assert sparsity({n: w for n, w in pruned.items() if n not in params.exclude}) > 0.89
 
 
+def test_what_is_excluded_by_role_stays_dense(make_network, make_context) -> None:
+    network, context = make_network("conv"), make_context("conv", make_network("conv"))
+    by_role, by_name = (
+        weights(apply(network, Params(sparsity=0.9, exclude=exclude), context))
+        for exclude in (("first", "head"), ("conv1", "head"))
+    )
+    assert all(torch.equal(by_role[name], by_name[name]) for name in by_name)
+
+
+def test_an_exclusion_that_no_layer_has_is_refused(make_network, make_context) -> None:
+    network = make_network("mlp")
+    message = (
+        r"prune_weights\.exclude: expected a role of the layers \(first, dense, head\), "
+        r"received 'convolutions'$"
+    )
+    with pytest.raises(InvalidInputError, match=message):
+        apply(network, Params(exclude=("convolutions",)), make_context("mlp", network))
+
+
 def test_gradual_pruning_happens_in_the_fine_tuning_that_comes_next(
     make_network, make_context
 ) -> None:

@@ -194,7 +194,9 @@ def test_more_bits_than_needed_are_given_and_fewer_refused(store) -> None:
 
 
 def test_an_unknown_layer_is_refused_with_those_that_there_are(store) -> None:
-    message = r"store_weights\.layers: expected some of conv1, .*, head, received conv9"
+    message = (
+        r"store_weights\.layers: expected first, .* or layers \(conv1, .*, head\), received 'conv9'"
+    )
     with pytest.raises(InvalidInputError, match=message):
         store("conv", None, layers=["conv9"])
 
