@@ -26,6 +26,7 @@ COPY src src
 COPY service service
 COPY trainer trainer
 COPY compression compression
+COPY recipes recipes
 RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
     && /opt/build/bin/pip --python /opt/slimq/bin/python install --no-compile --no-deps /wheels/slimq-*.whl \
     && /opt/build/bin/pip --python /opt/slimq/bin/python check

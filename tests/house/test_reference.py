@@ -95,6 +95,13 @@ def test_the_minimal_configuration_is_valid_and_sets_what_is_for_atari_only(page
     assert algorithm.target_update_every * algorithm.update_every < algorithm.steps / 10
 
 
+def test_the_steps_by_role_are_valid(page: str) -> None:
+    text = 'name = "by-role"\n' + examples(page)[2] + "[accept]\nmargin = 0.02\n"
+    pruned, quantized = parse_recipe(text, "docs/configuration.md").network
+    assert pruned.params.model_dump()["keep"]["first"] == 1.0
+    assert quantized.params.model_dump()["bits"]["default"] == 5
+
+
 def test_the_recipe_is_the_one_that_is_shipped(root: Path, page: str) -> None:
     path = root / "recipes" / "int8.toml"
     assert examples(page)[1] == path.read_text(encoding="utf-8")
