@@ -23,7 +23,7 @@ from slimq_compression import accept
 from slimq_compression.compress import compress
 from slimq_compression.recipe import load_recipe
 from slimq_compression.search.run import Snapshot, pareto_front, ranking, search, snapshot
-from slimq_compression.search.space import suggest
+from slimq_compression.search.sampled import SampledSpace
 from slimq_compression.search.stages import GATE_OFFSET, SCREENING_OFFSET, Stages
 from slimq_compression.search.study import (
     JOURNAL,
@@ -182,7 +182,7 @@ def test_what_the_gate_refuses_is_reported_and_not_published(
     study = worker.study
     study.enqueue_trial({"structure": "student", "layers": 1, "hidden.1": 4, "weights": "fp32"})
     trial = study.ask()
-    suggest(trial, worker.source.teacher.spec, worker.offer)
+    worker.space.suggest(trial)
     known = {"candidate": "x", "latency_ratio": 1.0, "agreement": 1.0, "score": 1.0, "low": 0.0}
     for name, value in known.items():
         trial.set_user_attr(name, value)
@@ -266,7 +266,7 @@ def test_a_trial_that_meets_an_error_fails_with_its_reason_and_counts(settings: 
     actions = [*manifest.actions, "a third"]
     manifest = manifest.model_copy(update={"actions": actions})
     worker.stages.source = dataclasses.replace(worker.source, manifest=manifest)
-    worker.run_trial()
+    worker.run_trial(worker.study.ask())
     (trial,) = worker.study.trials
     assert trial.state is TrialState.FAIL
     assert "expected shape (batch, 3)" in trial.user_attrs["reason"]
@@ -336,14 +336,14 @@ def test_a_baseline_no_better_than_random_is_no_scale(settings: Make) -> None:
     _, model = repository.read_model("cartpole", "fp32")
     stages = Stages(dataclasses.replace(source, manifest=manifest), model)
     with pytest.raises(CheckFailedError, match="search: the full policy returns 500, random"):
-        stages.reference(len(model), 2, 2)
+        stages.reference(len(model), settings(screening_episodes=2, gate_episodes=2))
 
 
 def test_the_baseline_is_as_fast_and_as_good_as_itself(settings: Make) -> None:
     repository = Repository(settings().policies)
     _, model = repository.read_model("cartpole", "fp32")
     stages = Stages(load_source(repository, "cartpole"), model)
-    reference = stages.reference(len(model), 2, 2)
+    reference = stages.reference(len(model), settings(screening_episodes=2, gate_episodes=2))
     policy = stages.load(model, "again")
     score = stages.score(policy, reference.screening, SCREENING_OFFSET)
     assert (score.mean, score.low, score.loss) == (1.0, 0.0, 0.0)
@@ -415,11 +415,12 @@ def test_the_winners_recipe_is_named_by_what_makes_it(settings: Make) -> None:
     params = {"structure": "pruned", "keep.1": 0.1, "keep.2": 0.1, "weights": "fp32"}
     found = dataclasses.replace(known, params=params)
     source = load_source(Repository(chosen.policies), "cartpole")
-    recipe, text = winning_recipe(chosen, source, found, 1.0, 0)
+    space = SampledSpace(source, chosen.seed, 1.0)
+    recipe, text = winning_recipe(chosen, space, found, 1.0, 0)
     assert recipe.accept.margin == 0.02
     assert recipe.accept.max_bytes == 20_000
     assert recipe.accept.episodes == chosen.gate_episodes
     assert text.startswith("# Found by slimq search cartpole, study bytes-20000_")
-    assert winning_recipe(chosen, source, found, 1.0, 0)[0].name == recipe.name
-    assert winning_recipe(chosen, source, found, 0.5, 0)[0].name != recipe.name
-    assert winning_recipe(chosen, source, found, 1.0, 1)[0].name != recipe.name
+    assert winning_recipe(chosen, space, found, 1.0, 0)[0].name == recipe.name
+    assert winning_recipe(chosen, space, found, 0.5, 0)[0].name != recipe.name
+    assert winning_recipe(chosen, space, found, 1.0, 1)[0].name != recipe.name
