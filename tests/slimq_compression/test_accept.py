@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -117,12 +119,8 @@ def test_the_baseline_is_not_limited_by_a_share_of_itself(cartpole_repository) -
 def test_a_baseline_no_better_than_random_gives_no_scale(published) -> None:
     source = load_source(published, "cartpole")
     strong = source.manifest.random_policy.model_copy(update={"mean": 1_000.0})
-    source = type(source)(
-        source.manifest.model_copy(update={"random_policy": strong}),
-        source.checkpoint_sha256,
-        source.teacher,
-        source.calibration,
-    )
+    manifest = source.manifest.model_copy(update={"random_policy": strong})
+    source = dataclasses.replace(source, manifest=manifest)
     staged = run_recipe(parse_recipe(INT8, "int8.toml"), source)
     with pytest.raises(CheckFailedError, match="returns cannot be scaled"):
         AcceptGate(source, published).judge(staged, Accept(episodes=2, margin=0.1))
