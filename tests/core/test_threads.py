@@ -8,7 +8,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from slimq.core.threads import VARIABLE, available_cores, limit_threads, thread_limit
+from slimq.core.threads import (
+    VARIABLE,
+    WAIT_POLICY,
+    available_cores,
+    limit_threads,
+    thread_limit,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +53,21 @@ def test_the_variable_is_read_as_openmp_does(
     assert thread_limit() == limit
     monkeypatch.delenv(VARIABLE)
     assert thread_limit() == 0
+
+
+@pytest.mark.parametrize(("before", "policy"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_threads_of_a_command_sleep_while_they_wait_unless_the_user_says_otherwise(
+    before: str | None, policy: str
+) -> None:
+    variables = {key: value for key, value in os.environ.items() if key != WAIT_POLICY}
+    variables |= {"OMP_DISPLAY_ENV": "true"} | ({WAIT_POLICY: before} if before else {})
+    script = "from slimq.cli.main import main; main()"  # reads a file after it imports torch
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "train", "nothing.toml"],
+        capture_output=True,
+        text=True,
+        env=variables,
+        check=False,
+    )
+    assert "nothing.toml: file: No such file" in ended.stderr
+    assert f"OMP_WAIT_POLICY = '{policy}'" in ended.stderr

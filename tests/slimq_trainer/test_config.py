@@ -25,6 +25,11 @@ def test_the_defaults_are_the_plain_algorithm() -> None:
     assert (plain.optimizer, plain.environments) == ("rmsprop", 1)
 
 
+def test_one_thread_is_used_unless_more_are_asked_for() -> None:
+    configs = [load_config(path) for path in sorted((ROOT / "configs").glob("*.toml"))]
+    assert {config.run.threads for config in configs} == {1}
+
+
 def test_pong_is_trained_with_the_nature_network() -> None:
     assert load_config(ROOT / "configs/pong.toml").network == NATURE
 

@@ -127,10 +127,11 @@ class RunConfig(_Config):
         default="auto", description="auto: bf16 if the processor supports it"
     )
     threads: int = Field(
-        default=0,
+        default=1,
         ge=0,
         le=MAX_THREADS,
-        description="threads of torch and of Atari games; 0: all cores; --threads takes precedence",
+        description="threads of torch and of Atari games; 0: all cores, for idle machines "
+        "only; --threads takes precedence",
     )
     checkpoint_minutes: float = Field(
         default=5.0, gt=0.0, description="minutes between checkpoints"

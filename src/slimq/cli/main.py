@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from slimq import __version__
 from slimq.core.errors import CheckFailedError, GateError, SlimqError, describe_system_error
+from slimq.core.threads import wait_passively
 
 COMMANDS = {
     "train": "slimq.cli.train",
@@ -76,7 +77,8 @@ def configure(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log at debug level.")] = False,
 ) -> None:
-    """Sets up logging, for every command."""
+    """Sets up logging and how threads wait, for every command."""
+    wait_passively()
     level = logging.DEBUG if verbose else logging.INFO
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimq.cli.extras import require
-from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption, ThreadsOption
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
 from slimq.core.errors import (
     CheckFailedError,
     ConfigError,
@@ -66,7 +66,15 @@ def train(
     publish: Annotated[
         bool, typer.Option(help="Publish the trained policy in the repository.")
     ] = True,
-    threads: ThreadsOption = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            help="Threads of torch and of Atari games, 1 unless run.threads says otherwise; 0: all "
+            "cores, for idle machines only.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a DQN policy and publish it.

@@ -1,6 +1,6 @@
-"""How many threads a process may use, as OpenMP's variable says; torch and numpy read it, too.
+"""How many threads a process may use and how they wait, in OpenMP's variables, which torch reads.
 
-Processes that are started later inherit it.
+Processes that are started later inherit them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from slimq.core.errors import InvalidInputError
 
 VARIABLE = "OMP_NUM_THREADS"
+WAIT_POLICY = "OMP_WAIT_POLICY"
 MAX_THREADS = 256
 
 
@@ -37,6 +38,16 @@ def limit_threads(count: int | None) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:  # it has read the variable already
         torch.set_num_threads(threads)
+
+
+def wait_passively() -> None:
+    """Lets threads sleep while they wait for each other, unless the variable is set already.
+
+    GNU OpenMP otherwise spins for 3 ms at every barrier, with the core that the awaited thread
+    needs if another process takes one (libgomp manual, "OMP_WAIT_POLICY" and "GOMP_SPINCOUNT").
+    Has no effect on this process once torch is imported.
+    """
+    os.environ.setdefault(WAIT_POLICY, "passive")
 
 
 def thread_limit() -> int:
