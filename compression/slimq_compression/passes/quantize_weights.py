@@ -10,6 +10,9 @@ Weights are rounded here and then trained on their levels by `finetune` (quantiz
 training). `store_weights`, `quantize_int8` and `quantize_int4` encode them without loss. A layer
 pruned by `prune_weights` keeps its zeros.
 
+Biases make up for the mean error of rounding (see `network.bias_matching`), without which 8 bits
+already cost a policy many of its decisions: those between close actions, which a constant decides.
+
 Rounding takes a moment. At 4 bits and below, the policy collapses until it is fine-tuned; 2 bits
 need a codebook.
 """
@@ -19,15 +22,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 from torch import nn
 
 from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import Codebook, Grid, LinearLevels, Mask, PowerOfTwoLevels
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
+from slimq_compression.network.bias_matching import match_means
 from slimq_compression.network.layers import layer_roles
 from slimq_compression.network.straight_through import attach_grids
 from slimq_compression.roles import Table, chosen_layers, form_of, values_by_layer
@@ -41,6 +54,8 @@ class Form(StrEnum):
     CODEBOOK = "codebook"
 
 
+STATES = 256
+"""Calibration states for the correction of biases."""
 Bits = Annotated[int, Field(ge=2, le=8)]
 
 
@@ -84,14 +99,27 @@ class Params(BaseModel):
         "quantized yet",
     )
 
+    correct_bias: bool = Field(
+        default=True,
+        description="shift biases so that the mean outputs on calibration states stay the same",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Params:
         if self.form is not Form.LINEAR and (self.highest is not None or self.block is not None):
             raise ValueError("highest and block require form = linear")
         return self
 
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves the correction out where it is off, so that recipes from before it stay the same."""
+        values: dict[str, Any] = handler(self)
+        if not self.correct_bias:
+            del values["correct_bias"]
+        return values
 
-def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:  # noqa: ARG001
+
+def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     """Copies the network with weights rounded to levels.
 
     Raises:
@@ -104,6 +132,8 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork: 
         kept = quantized.grids.get(name, ())
         sparse = any(isinstance(grid, Mask) for grid in kept)
         attach_grids(quantized, name, (*kept, _levels(params, bits, sparse=sparse)))
+    if params.correct_bias:
+        match_means(quantized, network, context.spread(STATES))
     return quantized
 
 

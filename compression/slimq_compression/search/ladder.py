@@ -1,7 +1,7 @@
 """The order in which `slimq shrink` tries techniques: by cost, then where the smallest size moves.
 
-1. Post-training quantization of the whole network, which takes seconds: int8, then codes of fewer
-   and fewer bits while they pass.
+1. Post-training quantization of the policy's own network, which takes seconds: int8, then codes of
+   fewer and fewer bits while they pass; of the dense layers alone, where convolutions lose too much.
 2. A short training, which tells how long a full one takes here, and by that how many fit the time.
 3. Students of 1/16 of the parameters. One that passes leads to 1/4 of its size; one that fails with
    every seed leads back towards the last that passed, until the two are close. A student that
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Technique = Literal["whole", "fitted", "narrowed"]
+Technique = Literal["whole", "dense", "fitted", "narrowed"]
 Form = Literal["fp32", "int8", "codes"]
 
 FIRST_SHARE, LARGEST_SHARE, STEP = 1 / 16, 1 / 4, 4.0
@@ -31,6 +31,8 @@ SEEDS = 2
 BITS = (6, 5, 4)
 """Bits of codes for students, in order; 8 if the first fail."""
 WHOLE_BITS = (8, 6, 5, 4)
+OWN: tuple[Technique, ...] = ("whole", "dense")
+"""Techniques that keep the policy's own layers."""
 PROBE_EFFORT = 0.02
 """Share of the full training that tells how long it takes."""
 TRAININGS = 10
@@ -45,12 +47,13 @@ class Rung:
     """One trial.
 
     Attributes:
-        technique: `whole`, the policy's own network; `fitted` or `narrowed`, a student's shape.
-        share: weights and biases as a share of the full policy's; 1 for `whole`.
+        technique: `whole` or `dense`, the policy's own layers, of which all but the head, or only
+            the dense ones, take the form; `fitted` or `narrowed`, a student's shape.
+        share: weights and biases as a share of the full policy's; 1 for its own layers.
         form: form of the weights.
         bits: bits per code; 0 for the other forms.
         seed: seed of the recipe.
-        effort: share of the full training; 0 for `whole`.
+        effort: share of the full training; 0 without one.
     """
 
     technique: Technique
@@ -63,11 +66,11 @@ class Rung:
     @property
     def trains(self) -> bool:
         """Whether it needs a training."""
-        return self.technique != "whole"
+        return self.technique not in OWN
 
     def describe(self) -> str:
         """Short description, such as `fitted 1/64, 6-bit codes`."""
-        shape = "whole" if not self.trains else f"{self.technique} 1/{1 / self.share:.0f}"
+        shape = f"{self.technique} 1/{1 / self.share:.0f}" if self.trains else self.technique
         form = f"{self.bits}-bit codes" if self.form == "codes" else self.form
         return f"{shape}, {form}"
 
@@ -95,14 +98,16 @@ class Terms:
 
     Attributes:
         techniques: shapes of students that fit the policy, in order of preference.
-        whole_codes: whether the policy's own weights can be stored as codes.
+        own: ways to keep the policy's own layers.
+        own_codes: whether their weights can be stored as codes.
         seconds: processor time of the whole run, over all workers.
         seed: the first seed.
         first_share: the first student's share.
     """
 
     techniques: tuple[Technique, ...]
-    whole_codes: bool
+    own: tuple[Technique, ...]
+    own_codes: bool
     seconds: float
     seed: int = 0
     first_share: float = FIRST_SHARE
@@ -144,9 +149,12 @@ def first_effort(tried: Sequence[Tried], terms: Terms) -> float | None:
 
 
 def _candidates(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
-    yield Rung("whole", form="int8", seed=terms.seed)
-    if terms.whole_codes:
-        yield from _fewer_bits(Rung("whole", form="codes", seed=terms.seed), WHOLE_BITS, tried)
+    for technique in terms.own:
+        yield Rung(technique, form="int8", seed=terms.seed)
+        if terms.own_codes:
+            yield from _fewer_bits(
+                Rung(technique, form="codes", seed=terms.seed), WHOLE_BITS, tried
+            )
     if not terms.techniques:
         return
     yield Rung(terms.techniques[0], terms.first_share, seed=terms.seed, effort=PROBE_EFFORT)

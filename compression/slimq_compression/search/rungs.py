@@ -31,9 +31,18 @@ HEAD_BITS = 8
 """Bits of the head, whose few weights decide between close actions."""
 FIRST_BITS = 6
 """Minimum bits of the first layer, whose weights affect everything."""
+ENCODED: Mapping[Technique, list[str]] = {
+    "whole": ["convolutions", "dense"],
+    "dense": ["dense"],
+    "fitted": ["convolutions", "dense"],
+    "narrowed": ["convolutions", "dense"],
+}
+"""Layers that take the form, by role."""
 SMALLEST = 1e-7
 DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
-    "technique": optuna.distributions.CategoricalDistribution(("whole", "fitted", "narrowed")),
+    "technique": optuna.distributions.CategoricalDistribution(
+        (*ladder.OWN, *(shape.value for shape in Shape))
+    ),
     "share": optuna.distributions.FloatDistribution(SMALLEST, 1.0, log=True),
     "form": optuna.distributions.CategoricalDistribution(("fp32", "int8", "codes")),
     "bits": optuna.distributions.IntDistribution(0, 8),
@@ -70,10 +79,10 @@ class RungProposal:
                 training = FULL[self.kind, "student"].scaled(rung.effort)
                 network.append(training.steps())
         if rung.form == "int8":
-            layers = ["convolutions", "dense"]
-            graph.append({"pass": "quantize_int8", "portable": True, "layers": layers})
+            step = {"pass": "quantize_int8", "portable": True, "layers": ENCODED[rung.technique]}
+            graph.append(step)
         elif rung.form == "codes":
-            network += _codes(rung)
+            network.append(_codes(rung))
             graph.append({"pass": "store_weights", "zstd_aware": True})
         head = {"name": name, "description": f"Shrunk: {rung.describe()}.", "seed": rung.seed}
         store = {"compression": "zstd", "compact": True}
@@ -82,16 +91,20 @@ class RungProposal:
         return parse_recipe(text, f"{name}.toml"), text
 
 
-def _codes(rung: Rung) -> list[Mapping[str, Any]]:
+def _codes(rung: Rung) -> Mapping[str, Any]:
+    """The step that rounds weights to levels; own layers keep the head, which is small there."""
     step = {"pass": "quantize_weights", "form": "linear"}
-    return [{**step, "bits": HEAD_BITS, "layers": ["head"]}, {**step, "bits": rung.bits}]
+    bits: dict[str, int] = {"first": max(rung.bits, FIRST_BITS), "default": rung.bits}
+    if rung.trains:
+        return {**step, "bits": {"head": HEAD_BITS, **bits}}
+    return {**step, "bits": bits, "layers": ENCODED[rung.technique]}
 
 
 def name_of(rung: Rung) -> str:
     """The name of the variant that a rung makes, such as `fitted-64-6bit`."""
     form = f"{rung.bits}bit" if rung.form == "codes" else rung.form
     if not rung.trains:
-        return f"whole-{form}"
+        return f"{rung.technique}-{form}"
     return f"{rung.technique}-{1 / rung.share:.0f}-{form}"
 
 

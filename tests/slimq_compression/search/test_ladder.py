@@ -21,7 +21,7 @@ from slimq_compression.search.ladder import (
     next_rungs,
 )
 
-TERMS = Terms(techniques=("fitted",), whole_codes=False, seconds=1_000.0)
+TERMS = Terms(techniques=("fitted",), own=("whole",), own_codes=False, seconds=1_000.0)
 INT8 = Rung("whole", form="int8")
 
 
@@ -49,7 +49,7 @@ def test_post_training_quantization_comes_first_and_a_short_training_next() -> N
 
 
 def test_bits_fall_while_codes_pass_and_return_to_eight_if_the_first_fail() -> None:
-    terms = Terms((), whole_codes=True, seconds=1_000.0)
+    terms = Terms((), own=("whole",), own_codes=True, seconds=1_000.0)
     assert [one.rung.bits for one in climb(0.0, terms, bits=6)] == [0, 8, 6, 5]
     coded = [one.rung for one in climb(0.01, bits=7) if one.rung.form == "codes"]
     first = [rung.bits for rung in coded if rung.share == FIRST_SHARE][:2]
@@ -95,7 +95,9 @@ def test_the_first_effort_is_the_one_that_leaves_time_for_many(
 
 
 def test_too_little_time_leaves_post_training_quantization() -> None:
-    tried = climb(0.0, Terms(("fitted",), whole_codes=False, seconds=1.0), full_seconds=1_000.0)
+    tried = climb(
+        0.0, Terms(("fitted",), ("whole",), own_codes=False, seconds=1.0), full_seconds=1_000.0
+    )
     assert [one.rung.effort for one in tried] == [0.0, PROBE_EFFORT]
 
 
@@ -123,7 +125,7 @@ def test_what_cannot_be_made_is_not_tried_with_another_seed() -> None:
 
 
 def test_both_shapes_are_tried_and_the_one_with_the_smaller_student_goes_on() -> None:
-    terms = Terms(("fitted", "narrowed"), whole_codes=False, seconds=1_000.0)
+    terms = Terms(("fitted", "narrowed"), ("whole",), own_codes=False, seconds=1_000.0)
     tried = climb(0.0, terms, most=8)
     assert {one.rung.technique for one in tried} == {"whole", "fitted", "narrowed"}
 
