@@ -112,7 +112,7 @@ class Params(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves the correction out where it is off, so that recipes from before it stay the same."""
+        """Leaves the correction out where it is off: recipes from before it stay the same."""
         values: dict[str, Any] = handler(self)
         if not self.correct_bias:
             del values["correct_bias"]

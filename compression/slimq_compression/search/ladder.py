@@ -1,7 +1,7 @@
 """The order in which `slimq shrink` tries techniques: by cost, then where the smallest size moves.
 
 1. Post-training quantization of the policy's own network, which takes seconds: int8, then codes of
-   fewer and fewer bits while they pass; of the dense layers alone, where convolutions lose too much.
+   fewer and fewer bits while they pass; the same of the dense layers alone.
 2. A short training, which tells how long a full one takes here, and by that how many fit the time.
 3. Students of 1/16 of the parameters. One that passes leads to 1/4 of its size; one that fails with
    every seed leads back towards the last that passed, until the two are close. A student that
