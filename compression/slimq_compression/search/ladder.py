@@ -1,7 +1,8 @@
 """The order in which `slimq shrink` tries techniques: by cost, then where the smallest size moves.
 
 1. Post-training quantization of the policy's own network, which takes seconds: int8, then codes of
-   fewer and fewer bits while they pass; the same of the dense layers alone.
+   fewer and fewer bits while they pass; the same of the inner layers alone, since the first and the
+   last have few weights, each of which matters.
 2. A short training, which tells how long a full one takes here, and by that how many fit the time.
 3. Students of 1/16 of the parameters. One that passes leads to 1/4 of its size; one that fails with
    every seed leads back towards the last that passed, until the two are close. A student that
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Technique = Literal["whole", "dense", "fitted", "narrowed"]
+Technique = Literal["whole", "inner", "fitted", "narrowed"]
 Form = Literal["fp32", "int8", "codes"]
 
 FIRST_SHARE, LARGEST_SHARE, STEP = 1 / 16, 1 / 4, 4.0
@@ -31,7 +32,7 @@ SEEDS = 2
 BITS = (6, 5, 4)
 """Bits of codes for students, in order; 8 if the first fail."""
 WHOLE_BITS = (8, 6, 5, 4)
-OWN: tuple[Technique, ...] = ("whole", "dense")
+OWN: tuple[Technique, ...] = ("whole", "inner")
 """Techniques that keep the policy's own layers."""
 PROBE_EFFORT = 0.02
 """Share of the full training that tells how long it takes."""
@@ -47,8 +48,8 @@ class Rung:
     """One trial.
 
     Attributes:
-        technique: `whole` or `dense`, the policy's own layers, of which all but the head, or only
-            the dense ones, take the form; `fitted` or `narrowed`, a student's shape.
+        technique: `whole` or `inner`, the policy's own layers, of which all but the head, or all
+            but the first and the head, take the form; `fitted` or `narrowed`, a student's shape.
         share: weights and biases as a share of the full policy's; 1 for its own layers.
         form: form of the weights.
         bits: bits per code; 0 for the other forms.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import onnx
 import optuna
 import tomli_w
 from optuna.distributions import BaseDistribution
@@ -18,6 +19,8 @@ from slimq.core.errors import InvalidInputError
 from slimq.core.locks import hold_lock
 from slimq.core.repository import Repository
 from slimq.networks.specification import QNetworkSpec
+from slimq_compression.graph.layers import layer_roles as graph_roles
+from slimq_compression.network.layers import layer_roles as network_roles
 from slimq_compression.network.shapes import Shape, image_body, shape_student
 from slimq_compression.recipe import Recipe, parse_recipe
 from slimq_compression.search import ladder
@@ -31,13 +34,8 @@ HEAD_BITS = 8
 """Bits of the head, whose few weights decide between close actions."""
 FIRST_BITS = 6
 """Minimum bits of the first layer, whose weights affect everything."""
-ENCODED: Mapping[Technique, list[str]] = {
-    "whole": ["convolutions", "dense"],
-    "dense": ["dense"],
-    "fitted": ["convolutions", "dense"],
-    "narrowed": ["convolutions", "dense"],
-}
-"""Layers that take the form, by role."""
+ALL_BUT_HEAD = ("convolutions", "dense")
+"""The layers of the policy's own that take a form, by role."""
 SMALLEST = 1e-7
 DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
     "technique": optuna.distributions.CategoricalDistribution(
@@ -53,10 +51,17 @@ DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
 
 @dataclass(frozen=True)
 class RungProposal:
-    """A rung for one kind of network."""
+    """A rung for one policy.
+
+    Attributes:
+        rung: the rung.
+        kind: kind of the policy's students.
+        inner: names of the policy's layers between the first and the head.
+    """
 
     rung: Rung
     kind: Kind
+    inner: tuple[str, ...]
 
     @property
     def trains(self) -> bool:
@@ -79,10 +84,9 @@ class RungProposal:
                 training = FULL[self.kind, "student"].scaled(rung.effort)
                 network.append(training.steps())
         if rung.form == "int8":
-            step = {"pass": "quantize_int8", "portable": True, "layers": ENCODED[rung.technique]}
-            graph.append(step)
+            graph.append({"pass": "quantize_int8", "portable": True, "layers": self._encoded})
         elif rung.form == "codes":
-            network.append(_codes(rung))
+            network.append(self._codes)
             graph.append({"pass": "store_weights", "zstd_aware": True})
         head = {"name": name, "description": f"Shrunk: {rung.describe()}.", "seed": rung.seed}
         store = {"compression": "zstd", "compact": True}
@@ -90,14 +94,19 @@ class RungProposal:
         text = tomli_w.dumps(head | {key: table for key, table in tables.items() if table})
         return parse_recipe(text, f"{name}.toml"), text
 
+    @property
+    def _encoded(self) -> tuple[str, ...]:
+        """The layers that take the form; the head is small, and decides between close actions."""
+        return self.inner if self.rung.technique == "inner" else ALL_BUT_HEAD
 
-def _codes(rung: Rung) -> Mapping[str, Any]:
-    """The step that rounds weights to levels; own layers keep the head, which is small there."""
-    step = {"pass": "quantize_weights", "form": "linear"}
-    bits: dict[str, int] = {"first": max(rung.bits, FIRST_BITS), "default": rung.bits}
-    if rung.trains:
-        return {**step, "bits": {"head": HEAD_BITS, **bits}}
-    return {**step, "bits": bits, "layers": ENCODED[rung.technique]}
+    @property
+    def _codes(self) -> Mapping[str, Any]:
+        """The step that rounds weights to levels."""
+        step = {"pass": "quantize_weights", "form": "linear"}
+        bits: dict[str, int] = {"first": max(self.rung.bits, FIRST_BITS), "default": self.rung.bits}
+        if self.rung.trains:  # the head of a small student is a large part of it
+            return {**step, "bits": {"head": HEAD_BITS, **bits}}
+        return {**step, "bits": bits, "layers": self._encoded}
 
 
 def name_of(rung: Rung) -> str:
@@ -116,7 +125,7 @@ class LadderSpace:
     def __init__(self, source: Source, folder: Path, terms: Terms) -> None:
         """Takes the policy, the study's folder, and what the run may use."""
         self.run, self.folder = terms, folder
-        self.kind = kind_of(source)
+        self.kind, self.inner = kind_of(source), inner_layers(source)
 
     @property
     def digest(self) -> str:
@@ -134,7 +143,7 @@ class LadderSpace:
 
     def suggest(self, trial: BaseTrial) -> RungProposal:
         """The rung of a trial."""
-        return RungProposal(rung_of(trial.params), self.kind)
+        return RungProposal(rung_of(trial.params), self.kind, self.inner)
 
     def next_trial(self, study: optuna.Study, seconds: float) -> optuna.Trial | None:
         """The next rung; waits while only the outcome of another worker's can tell."""
@@ -177,6 +186,15 @@ def _tried(trial: FrozenTrial) -> Tried:
 def kind_of(source: Source) -> Kind:
     """The kind of a policy's students."""
     return "mlp" if image_body(source.spec) is None else "conv"
+
+
+def inner_layers(source: Source) -> tuple[str, ...]:
+    """Names of a policy's layers between the first and the head."""
+    if source.graph is None:
+        roles = network_roles(source.require_network("shrink"))
+    else:
+        roles = graph_roles(onnx.load_model_from_string(source.graph))
+    return tuple(name for name, own in roles.items() if {"first", "head"}.isdisjoint(own))
 
 
 def techniques_for(source: Source) -> tuple[Technique, ...]:

@@ -22,10 +22,16 @@ from slimq_compression.recipe import Recipe
 from slimq_compression.resume import StepStore
 from slimq_compression.search.ladder import EFFORTS, Rung, expected_seconds
 from slimq_compression.search.run import Found, found_trials
-from slimq_compression.search.rungs import RungProposal, kind_of, name_of, rung_of, tried
+from slimq_compression.search.rungs import (
+    RungProposal,
+    inner_layers,
+    kind_of,
+    name_of,
+    rung_of,
+    tried,
+)
 from slimq_compression.search.stages import Reference
 from slimq_compression.search.study import SearchSettings
-from slimq_compression.search.training import Kind
 from slimq_compression.search.winners import Winner, publish_winner
 from slimq_compression.source import Source
 
@@ -87,10 +93,10 @@ def publish_smallest(
         ConfigError: a different recipe with the name of a variant exists.
     """
     episodes = len(Reference.model_validate(study.user_attrs["reference"]).gate)
-    store, kind = StepStore(settings.steps), kind_of(source)
+    store = StepStore(settings.steps)
 
     def publish(found: Found) -> Winner:
-        recipe, text = winning_recipe(settings, kind, found, limits, episodes, recipes)
+        recipe, text = winning_recipe(settings, source, found, limits, episodes, recipes)
         return publish_winner(
             settings, found, recipe, text, recipes, progress=progress, on_step=on_step, store=store
         )
@@ -108,13 +114,18 @@ def publish_smallest(
 
 
 def winning_recipe(
-    settings: SearchSettings, kind: Kind, found: Found, limits: Limits, episodes: int, recipes: Path
+    settings: SearchSettings,
+    source: Source,
+    found: Found,
+    limits: Limits,
+    episodes: int,
+    recipes: Path,
 ) -> tuple[Recipe, str]:
     """A trial's recipe, under a name that no other recipe of the policy has, and its TOML text.
 
     Args:
         settings: settings of the run.
-        kind: kind of the students.
+        source: the policy.
         found: the trial.
         limits: what the variant must meet.
         episodes: episodes of its gate; 0 for a policy without an environment.
@@ -125,10 +136,11 @@ def winning_recipe(
     if limits.max_bytes is not None:
         accept["max_bytes"] = limits.max_bytes
     rung = rung_of(found.params)
+    proposal = RungProposal(rung, kind_of(source), inner_layers(source))
     note = f"# Found by slimq shrink {settings.policy}, trial {found.number}.\n"
     for number in itertools.count(1):
         name = name_of(rung) if number == 1 else f"{name_of(rung)}-{number}"
-        recipe, text = RungProposal(rung, kind).recipe(name=name, accept=accept, trained=True)
+        recipe, text = proposal.recipe(name=name, accept=accept, trained=True)
         path = recipes / settings.policy / f"{name}.toml"
         if not path.exists() or read_toml(path).values == parse_toml(text, path.name).values:
             break

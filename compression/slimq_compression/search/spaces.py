@@ -5,7 +5,7 @@ from __future__ import annotations
 from slimq.networks.qnetwork import QNetwork
 from slimq_compression.search.ladder import FIRST_SHARE, OWN, Terms
 from slimq_compression.search.proposals import Space
-from slimq_compression.search.rungs import LadderSpace, kind_of, techniques_for
+from slimq_compression.search.rungs import LadderSpace, inner_layers, techniques_for
 from slimq_compression.search.sampled import SampledSpace
 from slimq_compression.search.study import SearchSettings
 from slimq_compression.source import Source
@@ -25,7 +25,7 @@ def open_space(settings: SearchSettings, source: Source) -> Space:
         return SampledSpace(source, settings.seed, settings.effort)
     terms = Terms(
         techniques=techniques_for(source),
-        own=OWN if kind_of(source) == "conv" else OWN[:1],
+        own=OWN if inner_layers(source) else OWN[:1],
         own_codes=isinstance(source.teacher, QNetwork),
         seconds=60 * settings.minutes * settings.workers,
         seed=settings.seed,
