@@ -124,6 +124,7 @@ def run(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_steps_climb_to_what_all_connections_could_carry_and_say_where_they_stop(
     sleeper: Any,
 ) -> None:
@@ -211,6 +212,7 @@ def test_a_service_that_stays_away_ends_the_test(sleeper: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_step_that_finds_no_service_is_not_held_and_the_next_is_tried(sleeper: Any) -> None:
     options = {"max_connections": 2, "step": 2, "step_seconds": 0.2, "p99_us": 1e6}
     for _ in range(TRIES):
@@ -320,6 +322,7 @@ def test_the_time_limit_holds_in_the_warm_up_too(sleeper: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_machine_that_has_become_slower_holds_less_and_not_nothing(sleeper: Any) -> None:
     """After the first sweep each request takes five times as long."""
     for _ in range(TRIES):
