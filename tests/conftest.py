@@ -12,6 +12,14 @@ from builders import build_repository, make_mlp, make_policy_manifest, make_vari
 from slimq.core.manifest import FileEntry, PolicyManifest, VariantManifest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plain_tracebacks() -> None:
+    """Logs without the values of all variables, which take seconds to format."""
+    renderer = structlog.get_config()["processors"][-1]
+    assert isinstance(renderer, structlog.dev.ConsoleRenderer)
+    renderer.exception_formatter = structlog.dev.plain_traceback
+
+
 @pytest.fixture(autouse=True)
 def fresh_logs() -> Iterator[None]:
     """A command that ran in this process has pointed the logs at a stream that pytest closes."""
@@ -27,6 +35,12 @@ def tiny_repository(tmp_path: Path) -> Path:
     6. Both have the variants `fp32` and `other`, whose weights differ.
     """
     return build_repository(tmp_path / "policies")
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations measure latency in two processes, for tests of what does not depend on ten."""
+    monkeypatch.setattr("slimq.evaluation.runner.PROCESSES", 2)
 
 
 @pytest.fixture
