@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,12 @@ import structlog
 
 from builders import build_repository, make_mlp, make_policy_manifest, make_variant_manifest
 from slimq.core.manifest import FileEntry, PolicyManifest, VariantManifest
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what thousands of tests consist of out of garbage collections, half a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
