@@ -50,9 +50,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     torch.set_num_threads(before)
 
 
-def test_training_publishes_a_policy(
-    tmp_path: Path, config: Path, slimq: Any, invoke: Any
-) -> None:
+def test_training_publishes_a_policy(tmp_path: Path, config: Path, slimq: Any, invoke: Any) -> None:
     done = slimq("train", config, "--json", timeout=120)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
