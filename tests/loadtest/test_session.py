@@ -99,7 +99,7 @@ def sleeper() -> Iterator[Callable[..., Sleeper]]:
 
 
 TRIES = 6
-"""Of steps, which a machine that is busy with other things may not hold."""
+"""Of rates, which a machine that is busy with other things may not hold."""
 
 
 def run(
@@ -156,9 +156,12 @@ def test_time_in_which_garbage_is_collected_is_not_the_services(
 ) -> None:
     """After thousands of tests a collection takes longer than a short warm-up."""
     monkeypatch.setattr(gc, "collect", lambda: time.sleep(0.4))
-    _, recording = run(sleeper(a=0.01), modes=("open",), rounds=1, seconds=0.2)
-    (sample,) = recording.of("open")
-    assert sample.rate is not None
+    for _ in range(TRIES):
+        _, recording = run(sleeper(a=0.01), modes=("open",), rounds=1, seconds=0.2)
+        (sample,) = recording.of("open")
+        assert sample.rate is not None
+        if sample.rate > 0.25 / 0.01:
+            break
     assert 0.25 / 0.01 < sample.rate <= 0.5 / 0.01
 
 
