@@ -8,10 +8,17 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 HOST ?= 127.0.0.1
 PORT ?= 8000
-JOBS ?= 2
+JOBS ?= 4
 
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml | head -n 1)
 INSTALL := -m pip install --disable-pip-version-check $(if $(CI),-qq)
+
+# Tests of real services wait more than they compute, so that there are more jobs than processors. Jobs take tests
+# from each other only at their end, so that most modules start their services once.
+PARALLEL := -n $(JOBS) --dist worksteal
+
+# The tests start hundreds of processes, each of which would compile slimq's modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 define begin
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slimq needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ...")'
@@ -25,7 +32,7 @@ define finish
 @mv $(1)/.unfinished $(1)/.stamp
 endef
 
-.PHONY: help setup run test slow check format lock clean
+.PHONY: help setup run test slow alone check format lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -36,11 +43,13 @@ run: .venv-serve/.stamp ## Serve policies/ at PORT (8000), from an environment w
 	@exec .venv-serve/bin/slimq serve --policies policies --host $(HOST) --port $(PORT)
 
 test: .venv/.stamp ## Run the tests that take seconds
-	.venv/bin/pytest -m 'not slow' -n $(JOBS)
+	.venv/bin/pytest -m 'not slow' $(PARALLEL)
 
-slow: .venv/.stamp .venv-clients/.stamp .venv-imports/.stamp ## Run the tests that take minutes
-	@status=0; .venv/bin/pytest -m slow || status=$$?; \
-	if [ $$status = 5 ]; then echo "no slow tests yet"; else exit $$status; fi
+slow: .venv/.stamp .venv-clients/.stamp .venv-imports/.stamp ## Run the tests that take minutes, except those of `make alone`
+	.venv/bin/pytest -m 'slow and not alone' $(PARALLEL)
+
+alone: .venv/.stamp .venv-clients/.stamp ## Run the tests that measure speed, one after the other
+	.venv/bin/pytest -m alone
 
 check: .venv/.stamp ## Lint, formatting, types and layers
 	.venv/bin/ruff check .

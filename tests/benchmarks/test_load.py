@@ -22,6 +22,7 @@ VARIANTS = ("fp32", "tiny")
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(
         not (PROGRAMS / "k6").exists() and "CI" not in os.environ,
         reason="`make slow` sets up k6 and locust",

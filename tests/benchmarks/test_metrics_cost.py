@@ -43,6 +43,7 @@ def test_an_answer_that_is_an_error_is_no_measurement() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_it_prints_a_ratio_for_every_request() -> None:
     command = [sys.executable, str(Path(metrics_cost.__file__)), "--turns", "2", "--requests", "20"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -39,6 +39,7 @@ def test_without_wrk_the_command_fails_and_says_how_to_get_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_it_measures_and_prints_ratios(tmp_path: Path) -> None:
     names, written = ["mlp-json-16", "republish-frames-raw-16"], tmp_path / "figures.json"

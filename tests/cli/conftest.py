@@ -50,7 +50,7 @@ def slimq() -> Any:
 
     def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[Any]:
         variables = {**os.environ, **options.pop("variables", {})}
-        options = {"text": True, "timeout": 60, **options}
+        options = {"text": True, "timeout": 300, **options}
         command = [*COMMAND, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, env=variables, check=False, **options)
 

@@ -24,7 +24,7 @@ def run(tiny_repository, invoke):
 
 
 @pytest.fixture
-def evaluated(tiny_repository, tmp_path):
+def evaluated(tiny_repository, tmp_path, two_processes):
     """The reports, of a policy that is better than random."""
     path = tiny_repository / "tiny" / "policy.json"
     values = json.loads(path.read_text())

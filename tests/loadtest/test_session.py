@@ -99,7 +99,7 @@ def sleeper() -> Iterator[Callable[..., Sleeper]]:
 
 
 TRIES = 6
-"""Of steps, which a machine that is busy with other things may not hold."""
+"""Of rates, which a machine that is busy with other things may not hold."""
 
 
 def run(
@@ -124,6 +124,7 @@ def run(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_steps_climb_to_what_all_connections_could_carry_and_say_where_they_stop(
     sleeper: Any,
 ) -> None:
@@ -155,9 +156,12 @@ def test_time_in_which_garbage_is_collected_is_not_the_services(
 ) -> None:
     """After thousands of tests a collection takes longer than a short warm-up."""
     monkeypatch.setattr(gc, "collect", lambda: time.sleep(0.4))
-    _, recording = run(sleeper(a=0.01), modes=("open",), rounds=1, seconds=0.2)
-    (sample,) = recording.of("open")
-    assert sample.rate is not None
+    for _ in range(TRIES):
+        _, recording = run(sleeper(a=0.01), modes=("open",), rounds=1, seconds=0.2)
+        (sample,) = recording.of("open")
+        assert sample.rate is not None
+        if sample.rate > 0.25 / 0.01:
+            break
     assert 0.25 / 0.01 < sample.rate <= 0.5 / 0.01
 
 
@@ -211,6 +215,7 @@ def test_a_service_that_stays_away_ends_the_test(sleeper: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_step_that_finds_no_service_is_not_held_and_the_next_is_tried(sleeper: Any) -> None:
     options = {"max_connections": 2, "step": 2, "step_seconds": 0.2, "p99_us": 1e6}
     for _ in range(TRIES):
@@ -320,6 +325,7 @@ def test_the_time_limit_holds_in_the_warm_up_too(sleeper: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_machine_that_has_become_slower_holds_less_and_not_nothing(sleeper: Any) -> None:
     """After the first sweep each request takes five times as long."""
     for _ in range(TRIES):

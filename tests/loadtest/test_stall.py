@@ -60,6 +60,7 @@ def drive(served: Any) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_stall_is_in_the_quantiles_of_the_open_loop_and_not_of_the_closed(drive: Any) -> None:
     closed, opened = drive(None), drive(RATE)
     for answers in (closed, opened):

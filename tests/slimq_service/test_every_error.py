@@ -19,7 +19,6 @@ ACT, INFER = "/v1/policies/tiny/act", "/v2/models/tiny/infer"
 JSON, RAW = "application/json", "application/octet-stream"
 GOOD = [[0, 0, 0, 0]]
 KEY, ADMIN = {"authorization": "Bearer inference"}, {"authorization": "Bearer administration"}
-CLIENT = httpx.Client(timeout=10)
 LARGEST = [[3.4e38] * 4]
 """A sum of such numbers is none that a float32 has."""
 ELSEWHERE = {
@@ -56,7 +55,8 @@ def server(process_class: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         "SLIMQ_QUEUE_SECONDS": "0.0005",
     }
     process = process_class(root, folder / "log", **variables)
-    yield process
+    with httpx.Client(timeout=10) as process.client:
+        yield process
     process.close()
 
 
@@ -115,7 +115,7 @@ PROTOCOL: list[tuple[int, str, str, dict[str, Any]]] = [
 
 def send(server: Any, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
     headers = {**KEY, **options.get("headers", {})}
-    return CLIENT.request(method, server.url + path, **{**options, "headers": headers})
+    return server.client.request(method, server.url + path, **{**options, "headers": headers})
 
 
 def is_well(server: Any) -> None:

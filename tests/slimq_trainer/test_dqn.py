@@ -141,15 +141,23 @@ def test_an_interrupted_atari_training_ends_with_the_same_weights(
 
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
 from slimq_trainer.config import TrainConfig
 from slimq_trainer.dqn import train
 from slimq_trainer.run import Run
 config = TrainConfig.model_validate_json(sys.argv[2])
 with Run(Path(sys.argv[1]), config, progress=False) as run:
+    follow = run.after_step
+    def slow_down(learner):
+        follow(learner)
+        if learner.step >= 900:
+            time.sleep(0.1)
+    run.after_step = slow_down
     learner = train(config, run)
 print(learner.step)
 """
+"""After 900 steps it takes a minute for the rest, however late it is told to end."""
 
 
 def start(folder: Path, config: TrainConfig) -> subprocess.Popen[str]:
@@ -161,16 +169,21 @@ def start(folder: Path, config: TrainConfig) -> subprocess.Popen[str]:
 
 
 def wait_for_checkpoint(folder: Path) -> Path:
-    until(lambda: latest_checkpoint(folder), 30, "a checkpoint")
-    path = latest_checkpoint(folder)
-    assert path is not None
-    return path
+    """A checkpoint from after 900 steps."""
+    found: list[Path] = []
+
+    def look() -> bool:
+        found[:] = [path for path in [latest_checkpoint(folder)] if path is not None]
+        return bool(found) and int(found[0].name.split("-")[1]) >= 900
+
+    until(look, 90, "a checkpoint")
+    return found[0]
 
 
 def long_config(config: TrainConfig) -> TrainConfig:
     return config.model_copy(
         update={
-            "algorithm": config.algorithm.model_copy(update={"steps": 6_000}),
+            "algorithm": config.algorithm.model_copy(update={"steps": 2_700}),
             "run": config.run.model_copy(update={"checkpoint_minutes": 0.005}),
         }
     )
@@ -197,7 +210,7 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_in_order(
     process = start(tmp_path, config)
     first = wait_for_checkpoint(tmp_path)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=90)
     assert process.returncode == 0
     last = latest_checkpoint(tmp_path)
     assert last is not None

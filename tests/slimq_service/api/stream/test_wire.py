@@ -349,13 +349,13 @@ def test_the_streams_of_all_workers_are_counted_and_closed(
 def test_a_client_that_acknowledges_nothing_does_not_hold_up_the_end(
     launch: Any, tiny_repository: Path, tmp_path: Path
 ) -> None:
-    server = launch(tiny_repository, tmp_path / "log")
+    server = launch(tiny_repository, tmp_path / "log", SLIMQ_SHUTDOWN_SECONDS="120")
     with handshake(server) as connection:
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert read_close(connection) == 1001
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - began < 5
+        assert server.process.wait(60) == 0
+        assert time.monotonic() - began < 20
 
 
 def test_a_client_has_time_to_acknowledge_the_end(
