@@ -121,6 +121,7 @@ def run_recipe(
             steps=run.records,
             calibration_sha256=source.calibration_sha256,
             accept=applied(recipe.accept, source.manifest).model_dump(mode="json"),
+            search=recipe.search,
         ),
         model=entry,
         precision=describe_precision(model),

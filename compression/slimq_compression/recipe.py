@@ -32,7 +32,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.errors import nearest, suggestion
-from slimq.core.manifest import PolicyManifest, Slug
+from slimq.core.manifest import PolicyManifest, SearchRecord, Slug
 from slimq.core.toml_files import TomlDocument, parse_toml, read_toml
 from slimq.networks.export import OPSET
 from slimq_compression.catalogue import CATALOGUE, Pass, Phase, names
@@ -153,6 +153,9 @@ class Frame(BaseModel):
         default_factory=list, description="passes on the ONNX graph, in order, each with `pass`"
     )
     store: Store = Field(default_factory=Store, description="storage of the file")
+    search: SearchRecord | None = Field(
+        default=None, description="the search that found the recipe, kept in its manifest"
+    )
     accept: Accept = Field(
         default_factory=Accept, description="criteria that the variant must meet to be published"
     )
@@ -191,6 +194,7 @@ class Recipe:
     graph: tuple[Step, ...]
     accept: Accept
     store: Store
+    search: SearchRecord | None = None
 
     @property
     def fingerprint(self) -> list[tuple[str, dict[str, Any]]]:
@@ -231,6 +235,7 @@ def _make_recipe(document: TomlDocument) -> Recipe:
         export=frame.export,
         graph=_steps("graph", frame.graph, document),
         accept=frame.accept,
+        search=frame.search,
         store=frame.store,
     )
     if (recipe.network or recipe.graph) and not frame.accept.checks_behaviour:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec, WrapperSpec
+from slimq.core.manifest import SearchRecord
 from slimq.networks.layers import ConvLayer, DenseLayer, ResidualLayer, ShuffleLayer, Window
 from slimq.networks.specification import Atoms, ConvSpec, HeadSpec, MLPSpec, MultiInputSpec
 from slimq_compression.catalogue import CATALOGUE, Phase, names
@@ -46,6 +47,7 @@ RECIPE: dict[str, type[BaseModel]] = {
     "`[export]`": ExportParams,
     "`[store]`": Store,
     "`[accept]`": Accept,
+    "`[search]`": SearchRecord,
 }
 TITLES = {model.__name__: title for title, model in (TRAINING | RECIPE).items()}
 """Headings by the name of a model in a schema."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import BaseTrial
 
+from slimq.core.manifest import SearchRecord
 from slimq.core.repository import Repository
 from slimq_compression.recipe import Recipe
 
@@ -24,13 +25,21 @@ class Proposal(Protocol):
         """Short description."""
         ...
 
-    def recipe(self, *, name: str, accept: Mapping[str, Any], trained: bool) -> tuple[Recipe, str]:
+    def recipe(
+        self,
+        *,
+        name: str,
+        accept: Mapping[str, Any],
+        trained: bool = True,
+        search: SearchRecord | None = None,
+    ) -> tuple[Recipe, str]:
         """Its recipe, and the TOML text of that.
 
         Args:
             name: name of the variant.
             accept: keys of the accept gate.
             trained: whether to train it; otherwise only its size and its latency are meant.
+            search: the search that found it.
 
         Raises:
             ConfigError: a pass refuses its parameters.

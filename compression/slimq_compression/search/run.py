@@ -23,6 +23,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from slimq.core.errors import CheckFailedError, describe_system_error
+from slimq.core.manifest import SearchRecord
 from slimq.core.repository import Repository
 from slimq.core.threads import limit_threads
 from slimq_compression.compress import ensure_baseline
@@ -129,7 +130,7 @@ def search(
     with lock_study(settings.folder):
         study = open_study(settings)
         requeue_trials(study, settings.folder)
-        space = open_space(settings, source)
+        space, started = open_space(settings, source), time.monotonic()
         _prepare(settings, study, space, source, repository, progress)
         on_trial(snapshot(study, settings))
         missing = settings.trials - len(finished_trials(study))
@@ -142,7 +143,19 @@ def search(
                 _work_in_processes(settings, study, missing, on_trial)
         finally:
             requeue_trials(study, settings.folder)
+            spent = study.user_attrs.get("seconds", 0.0) + time.monotonic() - started
+            study.set_user_attr("seconds", spent)
     return study
+
+
+def record_of(settings: SearchSettings, study: optuna.Study) -> SearchRecord:
+    """What a variant's manifest says of the search that found it."""
+    return SearchRecord(
+        command="shrink" if settings.plan == "ladder" else "search",
+        minutes=round(study.user_attrs.get("seconds", 0.0) / 60, 1),
+        trials=len(finished_trials(study)),
+        workers=settings.workers,
+    )
 
 
 def snapshot(study: optuna.Study, settings: SearchSettings) -> Snapshot:

@@ -17,6 +17,7 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from slimq.core.errors import InvalidInputError
 from slimq.core.locks import hold_lock
+from slimq.core.manifest import SearchRecord
 from slimq.core.repository import Repository
 from slimq.networks.specification import QNetworkSpec
 from slimq_compression.graph.layers import layer_roles as graph_roles
@@ -72,7 +73,14 @@ class RungProposal:
         """Short description."""
         return self.rung.describe()
 
-    def recipe(self, *, name: str, accept: Mapping[str, Any], trained: bool) -> tuple[Recipe, str]:
+    def recipe(
+        self,
+        *,
+        name: str,
+        accept: Mapping[str, Any],
+        trained: bool = True,
+        search: SearchRecord | None = None,
+    ) -> tuple[Recipe, str]:
         """Its recipe; see `Proposal`."""
         rung = self.rung
         network: list[Mapping[str, Any]] = []
@@ -90,7 +98,14 @@ class RungProposal:
             graph.append({"pass": "store_weights", "zstd_aware": True})
         head = {"name": name, "description": f"Shrunk: {rung.describe()}.", "seed": rung.seed}
         store = {"compression": "zstd", "compact": True}
-        tables = {"network": network, "graph": graph, "accept": accept, "store": store}
+        found = search and search.model_dump()
+        tables = {
+            "search": found,
+            "network": network,
+            "graph": graph,
+            "accept": accept,
+            "store": store,
+        }
         text = tomli_w.dumps(head | {key: table for key, table in tables.items() if table})
         return parse_recipe(text, f"{name}.toml"), text
 

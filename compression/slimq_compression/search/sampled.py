@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import BaseTrial
 
+from slimq.core.manifest import SearchRecord
 from slimq.core.repository import Repository
 from slimq.networks.specification import QNetworkSpec
 from slimq_compression.recipe import Recipe
@@ -43,7 +44,14 @@ class SampledProposal:
         """Short description."""
         return self.candidate.describe()
 
-    def recipe(self, *, name: str, accept: Mapping[str, Any], trained: bool) -> tuple[Recipe, str]:
+    def recipe(
+        self,
+        *,
+        name: str,
+        accept: Mapping[str, Any],
+        trained: bool = True,
+        search: SearchRecord | None = None,
+    ) -> tuple[Recipe, str]:
         """Its recipe; see `Proposal`."""
         return make_recipe(
             self.candidate,
@@ -52,6 +60,7 @@ class SampledProposal:
             seed=self.seed,
             effort=self.effort if trained else 0.0,
             accept=accept,
+            search=search,
         )
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import optuna
 
-from slimq.core.toml_files import parse_toml, read_toml
+from slimq.core.manifest import SearchRecord
 from slimq_compression.context import Progress, ignore, silent
 from slimq_compression.pipeline import OnStep
 from slimq_compression.recipe import Recipe
 from slimq_compression.resume import StepStore
 from slimq_compression.search.ladder import EFFORTS, Rung, expected_seconds
-from slimq_compression.search.run import Found, found_trials
+from slimq_compression.search.run import Found, found_trials, record_of
 from slimq_compression.search.rungs import (
     RungProposal,
     inner_layers,
@@ -32,7 +32,7 @@ from slimq_compression.search.rungs import (
 )
 from slimq_compression.search.stages import Reference
 from slimq_compression.search.study import SearchSettings
-from slimq_compression.search.winners import Winner, publish_winner
+from slimq_compression.search.winners import Winner, publish_winner, same_recipe
 from slimq_compression.source import Source
 
 ATTEMPTS = 4
@@ -96,7 +96,9 @@ def publish_smallest(
     store = StepStore(settings.steps)
 
     def publish(found: Found) -> Winner:
-        recipe, text = winning_recipe(settings, source, found, limits, episodes, recipes)
+        recipe, text = winning_recipe(
+            settings, source, found, limits, episodes, recipes, record_of(settings, study)
+        )
         return publish_winner(
             settings, found, recipe, text, recipes, progress=progress, on_step=on_step, store=store
         )
@@ -120,6 +122,7 @@ def winning_recipe(
     limits: Limits,
     episodes: int,
     recipes: Path,
+    search: SearchRecord,
 ) -> tuple[Recipe, str]:
     """A trial's recipe, under a name that no other recipe of the policy has, and its TOML text.
 
@@ -130,6 +133,7 @@ def winning_recipe(
         limits: what the variant must meet.
         episodes: episodes of its gate; 0 for a policy without an environment.
         recipes: folder of recipes.
+        search: the run that found it.
     """
     accept: dict[str, float | int] = {"margin": settings.margin}
     accept |= {"episodes": episodes} if episodes else {"agreement": 1.0 - settings.margin}
@@ -140,9 +144,9 @@ def winning_recipe(
     note = f"# Found by slimq shrink {settings.policy}, trial {found.number}.\n"
     for number in itertools.count(1):
         name = name_of(rung) if number == 1 else f"{name_of(rung)}-{number}"
-        recipe, text = proposal.recipe(name=name, accept=accept, trained=True)
+        recipe, text = proposal.recipe(name=name, accept=accept, search=search)
         path = recipes / settings.policy / f"{name}.toml"
-        if not path.exists() or read_toml(path).values == parse_toml(text, path.name).values:
+        if not path.exists() or same_recipe(path, text):
             break
     return recipe, note + text
 

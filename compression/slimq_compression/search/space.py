@@ -20,6 +20,7 @@ import tomli_w
 from optuna.trial import BaseTrial
 
 from slimq.core.calibration import CalibrationSet
+from slimq.core.manifest import SearchRecord
 from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.network.units import check_plain
@@ -217,6 +218,7 @@ def make_recipe(
     seed: int,
     effort: float,
     accept: Mapping[str, Any],
+    search: SearchRecord | None = None,
 ) -> tuple[Recipe, str]:
     """Makes the recipe of a candidate, and its TOML text.
 
@@ -227,6 +229,7 @@ def make_recipe(
         seed: seed of the recipe.
         effort: share of the full training; 0 for none.
         accept: keys of the accept gate.
+        search: the search that found it.
 
     Raises:
         ConfigError: a pass refuses these parameters.
@@ -245,7 +248,8 @@ def make_recipe(
         graph.append({"pass": "store_weights", **({"zstd_aware": True} if offer.zstd else {})})
     head = {"name": name, "description": f"Found: {candidate.describe()}.", "seed": seed}
     store = {"compression": "zstd", "compact": True} if offer.zstd else {}
-    tables = {"network": network, "graph": graph, "accept": accept, "store": store}
+    found = search and search.model_dump()
+    tables = {"search": found, "network": network, "graph": graph, "accept": accept, "store": store}
     text = tomli_w.dumps(head | {name: table for name, table in tables.items() if table})
     return parse_recipe(text, f"{name}.toml"), text
 

@@ -18,6 +18,7 @@ from optuna.trial import FixedTrial
 
 from slimq.core.atomic import write_atomically
 from slimq.core.errors import ConfigError, SlimqError
+from slimq.core.manifest import SearchRecord
 from slimq.core.repository import Repository
 from slimq.core.toml_files import parse_toml, read_toml
 from slimq_compression.compress import Outcome, compress
@@ -25,7 +26,7 @@ from slimq_compression.context import Progress, ignore, silent
 from slimq_compression.pipeline import OnStep
 from slimq_compression.recipe import Recipe
 from slimq_compression.resume import StepStore
-from slimq_compression.search.run import Found, ranking
+from slimq_compression.search.run import Found, ranking, record_of
 from slimq_compression.search.sampled import SampledSpace
 from slimq_compression.search.study import SearchSettings
 from slimq_compression.source import load_source
@@ -90,7 +91,9 @@ def publish_winners(
             return
         if found.number in published:
             continue
-        recipe, text = winning_recipe(settings, space, found, effort, seed)
+        recipe, text = winning_recipe(
+            settings, space, found, effort, seed, record_of(settings, study)
+        )
         winner = publish_winner(
             settings,
             found,
@@ -135,7 +138,7 @@ def publish_winner(
         ConfigError: a different recipe with this name exists.
     """
     path = recipes / settings.policy / f"{recipe.name}.toml"
-    if path.exists() and read_toml(path).values != parse_toml(text, path.name).values:
+    if path.exists() and not same_recipe(path, text):
         problem = "exists with different content; move it away"
         raise ConfigError(str(path), "file", problem)
     (outcome,) = compress(
@@ -155,6 +158,12 @@ def publish_winner(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
     return Winner(found, recipe.seed, path, outcome, "")
+
+
+def same_recipe(path: Path, text: str) -> bool:
+    """Whether a recipe file makes what the text does, whatever search found it."""
+    one, other = read_toml(path).values, parse_toml(text, path.name).values
+    return {**one, "search": None} == {**other, "search": None}
 
 
 def attempts(
@@ -179,7 +188,12 @@ def attempts(
 
 
 def winning_recipe(
-    settings: SearchSettings, space: SampledSpace, found: Found, effort: float, seed: int
+    settings: SearchSettings,
+    space: SampledSpace,
+    found: Found,
+    effort: float,
+    seed: int,
+    search: SearchRecord | None = None,
 ) -> tuple[Recipe, str]:
     """Makes a trial's recipe with a training of `effort`, and its TOML text."""
     proposal = space.with_training(FixedTrial(found.params), seed, effort)
@@ -191,7 +205,7 @@ def winning_recipe(
         accept["max_bytes"] = settings.max_bytes
     terms = json.dumps([found.params, accept, seed, effort], sort_keys=True)
     name = f"found-{hashlib.sha256(terms.encode()).hexdigest()[:8]}"
-    recipe, text = proposal.recipe(name=name, accept=accept, trained=True)
+    recipe, text = proposal.recipe(name=name, accept=accept, search=search)
     note = (
         f"# Found by slimq search {settings.policy}, study {settings.name}, trial {found.number}.\n"
     )

@@ -6,7 +6,7 @@ content, as `{"path", "bytes", "sha256"}`; the sha256 is that of the stored byte
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
@@ -242,6 +242,15 @@ class StepRecord(Manifest):
     )
 
 
+class SearchRecord(Manifest):
+    """The search that found a recipe."""
+
+    command: Literal["search", "shrink"]
+    minutes: float = Field(ge=0, description="wall time of all its runs until it was published")
+    trials: int = Field(ge=0, description="variants that it tried")
+    workers: int = Field(ge=1, description="processes of its last run")
+
+
 class RecipeRecord(Manifest):
     """The recipe that made a variant."""
 
@@ -254,6 +263,9 @@ class RecipeRecord(Manifest):
     )
     accept: dict[str, Any] | None = Field(
         default=None, description="every criterion of the accept gate that the variant passed"
+    )
+    search: SearchRecord | None = Field(
+        default=None, description="the search that found it; null if it was written by hand"
     )
 
 

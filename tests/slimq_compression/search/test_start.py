@@ -69,7 +69,8 @@ def test_the_choices_make_the_recipe_of_the_variant_again(study: optuna.Study) -
 def levels(recipe: Recipe) -> dict[Any, Any]:
     """Parameters of rounding, by the layers that they are for."""
     steps = [step for step in recipe.network if step.name == "quantize_weights"]
-    return {step.params.layers: step.params for step in steps}
+    uncorrected = {"correct_bias": False}
+    return {step.params.layers: step.params.model_copy(update=uncorrected) for step in steps}
 
 
 def test_students_that_the_space_does_not_hold_are_left_out(study: optuna.Study) -> None:
