@@ -245,7 +245,7 @@ class StepRecord(Manifest):
 class SearchRecord(Manifest):
     """The search that found a recipe."""
 
-    command: Literal["search", "shrink"]
+    command: Literal["search", "shrink"] = Field(description="the command that found it")
     minutes: float = Field(ge=0, description="wall time of all its runs until it was published")
     trials: int = Field(ge=0, description="variants that it tried")
     workers: int = Field(ge=1, description="processes of its last run")
