@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,13 @@ def test_an_unevaluated_policy_is_shown_with_the_next_command(run, tiny_reposito
     assert code == 0
     assert "other: not evaluated: run slimq evaluate tiny" in out
     assert "–" in out
+
+
+def test_a_policy_without_variants_is_shown_with_the_next_command(run, tiny_repository):
+    shutil.rmtree(tiny_repository / "tiny" / "variants")
+    code, _, errors = run()
+    assert code == 0
+    assert "tiny has no variants yet; run slimq shrink tiny" in errors
 
 
 def test_an_unreadable_variant_is_named_and_exits_with_1(run, tiny_repository):

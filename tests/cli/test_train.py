@@ -68,7 +68,7 @@ def test_training_publishes_a_policy(tmp_path: Path, config: Path, slimq: Any, i
     assert calibration.observations(manifest.observation).shape == (50, 4)
     assert network.spec.actions == 2
 
-    assert "slimq: next, make its full variant: slimq compress short fp32\n" in done.stderr
+    assert "slimq: next, find its smallest variant: slimq shrink short\n" in done.stderr
     code, _, errors = invoke("train", str(config))
     assert code == 2
     assert "--replace" in errors

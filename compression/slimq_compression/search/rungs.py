@@ -214,10 +214,11 @@ def inner_layers(source: Source) -> tuple[str, ...]:
 
 def techniques_for(source: Source) -> tuple[Technique, ...]:
     """The shapes of students that fit a policy; of two that are alike, the first."""
+    largest = int(ladder.LARGEST_SHARE * source.parameters)
     shapes: list[tuple[Technique, QNetworkSpec]] = []
     for shape in Shape:
         try:
-            made = shape_student(source.spec, shape, source.parameters // 16, "student.share")
+            made = shape_student(source.spec, shape, largest, "student.share")
         except InvalidInputError:
             continue
         if all(made != other for _, other in shapes):

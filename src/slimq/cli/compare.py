@@ -77,6 +77,9 @@ def compare(
         lines = table(comparison)
         typer.echo(markdown_table(lines) if markdown else text_table(lines))
         typer.echo(render_notes(comparison), nl=False)
+    if not comparison.rows and not comparison.failed:
+        hint = f"run slimq shrink {policy}, or slimq compress {policy} RECIPE"
+        typer.echo(f"slimq: {policy} has no variants yet; {hint}", err=True)
     for name, problem in comparison.failed.items():
         typer.echo(f"slimq: {policy}/{name}: {problem}", err=True)
     if plot:

@@ -94,7 +94,7 @@ def search(
 
     After an interruption, the same command resumes.
     """
-    limit_threads(threads)
+    limit_threads(1 if threads is None else threads)
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "optuna")
     from slimq.networks.hardware import resolve_device
     from slimq_compression.search.run import pareto_front

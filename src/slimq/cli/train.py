@@ -162,7 +162,7 @@ def _advise(config: TrainConfig, summary: dict[str, object], policies: Path) -> 
         )
     place = "" if policies == DEFAULT_POLICIES else f" --policies {policies}"
     typer.echo(
-        f"slimq: next, make its full variant: slimq compress {config.policy} fp32{place}", err=True
+        f"slimq: next, find its smallest variant: slimq shrink {config.policy}{place}", err=True
     )
 
 
