@@ -92,7 +92,7 @@ def publish_smallest(
     Raises:
         ConfigError: a different recipe with the name of a variant exists.
     """
-    episodes = len(Reference.model_validate(study.user_attrs["reference"]).gate)
+    episodes = Reference.model_validate(study.user_attrs["reference"]).final_episodes
     store = StepStore(settings.steps)
 
     def publish(found: Found) -> Winner:

@@ -38,6 +38,8 @@ SCREENING_OFFSET, GATE_OFFSET = 200_000, 300_000
 CALLS = 300
 FEWEST, MOST = 30, 5_000
 """Episodes of a gate whose number is not given."""
+FINAL_FACTOR = 5
+"""How many times the gate's episodes a variant may play before it is published."""
 GATE_TIME = 0.02
 """Share of a run's time for one gate of so many episodes."""
 
@@ -50,6 +52,7 @@ class Reference(BaseModel):
         latency_us: median latency of a call with one observation.
         screening: returns of the screening episodes, ordered by seed; empty without an environment.
         gate: returns of the gate's episodes; likewise.
+        telling: episodes that would tell a loss of the margin from none; 0 if that was not asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +61,15 @@ class Reference(BaseModel):
     latency_us: float
     screening: tuple[float, ...]
     gate: tuple[float, ...]
+    telling: int = 0
+
+    @property
+    def final_episodes(self) -> int:
+        """Episodes by which a variant is judged before it is published.
+
+        These are few variants, so each may take longer than a trial.
+        """
+        return max(len(self.gate), min(self.telling, FINAL_FACTOR * len(self.gate)))
 
 
 class Stages:
@@ -87,32 +99,37 @@ class Stages:
         latency = _median(timed["full"].find("alone", 1))
         if self.source.manifest.environment is None:
             return Reference(bytes=size, latency_us=latency, screening=(), gate=())
+        episodes = settings.screening_episodes
+        screening = self.play(policy, episodes, SCREENING_OFFSET, label, progress)
+        gate, telling = self._gate(policy, settings, label, progress)
         reference = Reference(
             bytes=size,
             latency_us=latency,
-            screening=tuple(
-                self.play(policy, settings.screening_episodes, SCREENING_OFFSET, label, progress)
-            ),
-            gate=tuple(self._gate_returns(policy, settings, label, progress)),
+            screening=tuple(screening),
+            gate=tuple(gate),
+            telling=telling,
         )
         random = random_mean(self.source.manifest)
         for returns in (reference.screening, reference.gate):
             scale_over_random(returns, random, "search")
         return reference
 
-    def _gate_returns(
+    def _gate(
         self, policy: QFunction, settings: SearchSettings, label: str, progress: Progress
-    ) -> list[float]:
+    ) -> tuple[list[float], int]:
+        """Returns of the gate's episodes, and how many would tell the margin."""
         if settings.gate_episodes is not None:
-            return self.play(policy, settings.gate_episodes, GATE_OFFSET, label, progress)
+            return self.play(policy, settings.gate_episodes, GATE_OFFSET, label, progress), 0
         started = time.monotonic()
         returns = self.play(policy, FEWEST, GATE_OFFSET, label, progress)
         each = (time.monotonic() - started) / FEWEST
         scale = scale_over_random(returns, random_mean(self.source.manifest), "search")
         affordable = int(GATE_TIME * 60 * settings.minutes / each)
-        wanted = telling_episodes(returns, scale, settings.margin)
-        count = max(FEWEST, min(wanted, affordable, MOST))
-        return self.play(policy, count, GATE_OFFSET, label, progress)
+        telling = min(telling_episodes(returns, scale, settings.margin), MOST)
+        count = max(FEWEST, min(telling, affordable))
+        if count > FEWEST:
+            returns = self.play(policy, count, GATE_OFFSET, label, progress)
+        return returns, telling
 
     def load(self, model: bytes, name: str) -> QFunction:
         """Loads a model as a Q-function that raises an error on non-finite Q-values.

@@ -171,7 +171,7 @@ def _evaluate(
     from slimq.evaluation.runner import evaluate_policy
     from slimq_compression.search.stages import Reference
 
-    gate = len(Reference.model_validate(study.user_attrs["reference"]).gate)
+    gate = Reference.model_validate(study.user_attrs["reference"]).final_episodes
     baseline = repository.policy(settings.policy).baseline_variant
     published = repository.report(settings.policy, baseline)
     known = published.protocol.episodes if published and published.protocol else 0

@@ -161,9 +161,8 @@ def _advise(config: TrainConfig, summary: dict[str, object], policies: Path) -> 
             err=True,
         )
     place = "" if policies == DEFAULT_POLICIES else f" --policies {policies}"
-    typer.echo(
-        f"slimq: next, find its smallest variant: slimq shrink {config.policy}{place}", err=True
-    )
+    command = f"slimq shrink {config.policy}{place}"
+    typer.echo(f"slimq: next, find its smallest variant: {command}", err=True)
 
 
 def publish_policy(
