@@ -10,6 +10,10 @@ Weights are rounded here and then trained on their levels by `finetune` (quantiz
 training). `store_weights`, `quantize_int8` and `quantize_int4` encode them without loss. A layer
 pruned by `prune_weights` keeps its zeros.
 
+With `rounding = "compensated"`, the weights of an output make up for each other's rounding errors
+(GPTQ, see `network.compensation`): at 4 to 6 bits without training, most of the decisions that
+rounding to nearest loses. It takes seconds, and the square of a layer's inputs in memory.
+
 Biases make up for the mean error of rounding (see `network.bias_matching`), without which 8 bits
 already cost a policy many of its decisions: those between close actions, which a constant decides.
 
@@ -41,6 +45,7 @@ from slimq.networks.grids import Codebook, Grid, LinearLevels, Mask, PowerOfTwoL
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
 from slimq_compression.network.bias_matching import match_means
+from slimq_compression.network.compensation import round_compensated
 from slimq_compression.network.layers import layer_roles
 from slimq_compression.network.straight_through import attach_grids
 from slimq_compression.roles import Table, chosen_layers, form_of, values_by_layer
@@ -56,6 +61,15 @@ class Form(StrEnum):
 
 STATES = 256
 """Calibration states for the correction of biases."""
+
+
+class Rounding(StrEnum):
+    """Choice of a weight's level."""
+
+    NEAREST = "nearest"
+    COMPENSATED = "compensated"
+
+
 Bits = Annotated[int, Field(ge=2, le=8)]
 
 
@@ -99,6 +113,11 @@ class Params(BaseModel):
         "quantized yet",
     )
 
+    rounding: Rounding = Field(
+        default=Rounding.NEAREST,
+        description="nearest level, or compensated: each weight makes up for the error of those "
+        "before it on calibration states; for form = linear without sparsity",
+    )
     correct_bias: bool = Field(
         default=True,
         description="shift biases so that the mean outputs on calibration states stay the same",
@@ -108,14 +127,18 @@ class Params(BaseModel):
     def _check(self) -> Params:
         if self.form is not Form.LINEAR and (self.highest is not None or self.block is not None):
             raise ValueError("highest and block require form = linear")
+        if self.form is not Form.LINEAR and self.rounding is not Rounding.NEAREST:
+            raise ValueError("rounding = compensated requires form = linear")
         return self
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves the correction out where it is off: recipes from before it stay the same."""
+        """Leaves options out where they are off: recipes from before them stay the same."""
         values: dict[str, Any] = handler(self)
         if not self.correct_bias:
             del values["correct_bias"]
+        if self.rounding is Rounding.NEAREST:
+            del values["rounding"]
         return values
 
 
@@ -131,10 +154,26 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     for name, bits in _bits_by_layer(quantized, params).items():
         kept = quantized.grids.get(name, ())
         sparse = any(isinstance(grid, Mask) for grid in kept)
-        attach_grids(quantized, name, (*kept, _levels(params, bits, sparse=sparse)))
+        levels = _levels(params, bits, sparse=sparse)
+        if params.rounding is Rounding.COMPENSATED and isinstance(levels, LinearLevels):
+            _round(quantized, name, levels, context, sparse=sparse)
+        attach_grids(quantized, name, (*kept, levels))
     if params.correct_bias:
         match_means(quantized, network, context.spread(STATES))
     return quantized
+
+
+def _round(
+    network: QNetwork, name: str, levels: LinearLevels, context: PassContext, *, sparse: bool
+) -> None:
+    """Moves a layer's weights to levels that make up for each other's errors."""
+    layer = named_layers(network)[name]
+    if sparse or (isinstance(layer, nn.Conv2d) and layer.groups > 1):
+        received = f"{name}, a {'sparse' if sparse else 'grouped'} layer"
+        expected = "nearest for sparse layers and grouped convolutions"
+        raise InvalidInputError("quantize_weights.rounding", expected, received)
+    levels.advance(layer.weight.detach(), 0.0)
+    round_compensated(network, layer, levels, context.spread(STATES))
 
 
 def _levels(params: Params, bits: int, *, sparse: bool) -> Grid:

@@ -117,7 +117,7 @@ class RungProposal:
     @property
     def _codes(self) -> Mapping[str, Any]:
         """The step that rounds weights to levels."""
-        step = {"pass": "quantize_weights", "form": "linear"}
+        step = {"pass": "quantize_weights", "form": "linear", "rounding": "compensated"}
         bits: dict[str, int] = {"first": max(self.rung.bits, FIRST_BITS), "default": self.rung.bits}
         if self.rung.trains:  # the head of a small student is a large part of it
             return {**step, "bits": {"head": HEAD_BITS, **bits}}
