@@ -26,3 +26,8 @@ def test_markdown_has_the_same_cells() -> None:
         "| a | x | 1 |",
         "| longer-name | y | 12,345 |",
     ]
+
+
+def test_leading_names_of_a_markdown_table_are_left_aligned() -> None:
+    head = ["policy", "variant", "bytes"]
+    assert markdown_table([head], names=2).splitlines()[1] == "| --- | --- | ---: |"

@@ -34,6 +34,7 @@ PAGES = (
     "docs/service-protection.md",
     "docs/serving.md",
     "docs/stream.md",
+    "docs/suite.md",
 )
 
 

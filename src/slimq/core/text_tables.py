@@ -25,8 +25,13 @@ def text_table(lines: Lines, names: int = 1) -> str:
     )
 
 
-def markdown_table(lines: Lines) -> str:
-    """Formats a Markdown table whose first column is names."""
+def markdown_table(lines: Lines, names: int = 1) -> str:
+    """Formats a Markdown table.
+
+    Args:
+        lines: the cells.
+        names: number of leading columns that are names.
+    """
     head, *rows = lines
-    rule = ("---", *["---:"] * (len(head) - 1))
+    rule = (*["---"] * names, *["---:"] * (len(head) - names))
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))

@@ -1,0 +1,148 @@
+"""The smallest proven variant of each policy, and what bounds it, for `suite.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from slimq.core.manifest import PolicyManifest, VariantManifest
+from slimq.core.repository import Repository
+from slimq.evaluation.comparison import Comparison, ComparisonRow, compare_variants
+from slimq.evaluation.recommendation import Criteria, Recommendation, recommend
+from slimq.evaluation.statistics import MARGIN
+
+GOAL = 20
+"""How many times smaller a variant is meant to be."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A policy with what its reports say.
+
+    Attributes:
+        variants: manifests by name, of the variants that can be read.
+        choice: the smallest non-inferior variant; None if no smaller one than the full is.
+    """
+
+    manifest: PolicyManifest
+    comparison: Comparison
+    recommendation: Recommendation
+    variants: Mapping[str, VariantManifest]
+    choice: ComparisonRow | None
+
+    @property
+    def full(self) -> ComparisonRow | None:
+        """The full policy; None if it was not published."""
+        return self.find(self.comparison.baseline)
+
+    def find(self, variant: str) -> ComparisonRow | None:
+        """A variant's row; None if there is none."""
+        return next((row for row in self.comparison.rows if row.variant == variant), None)
+
+
+def read_entry(repository: Repository, policy: str) -> Entry:
+    """Compares a policy's variants and chooses the smallest.
+
+    Raises:
+        RepositoryError: the policy's manifest is invalid.
+    """
+    manifest, comparison = repository.policy(policy), compare_variants(repository, policy)
+    agreement = None if comparison.proven_in_play else 1 - MARGIN
+    found = recommend(comparison, Criteria(goal="bytes", min_agreement=agreement))
+    rows = {row.variant: row for row in comparison.rows}
+    full = rows.get(comparison.baseline)
+    choice = rows[found.choice.variant] if found.choice else None
+    if choice and (full is None or choice.bytes >= full.bytes):
+        choice = None
+    variants = {name: repository.variant(policy, name) for name in rows}
+    return Entry(manifest, comparison, found, variants, choice)
+
+
+def bounds(entry: Entry) -> str:
+    """Why there is no smaller variant: the nearest and its loss, or what is missing."""
+    policy, full = entry.manifest.name, entry.full
+    if full is None:
+        return f"there is no `{entry.comparison.baseline}`: run `slimq shrink {policy}`"
+    refused = refusals(entry, full.bytes)
+    if not refused:
+        return f"nothing smaller was published: run `slimq shrink {policy}`"
+    measured = [found for found in refused if found[1] is not None]
+    if not measured:
+        return "; ".join(dict.fromkeys(reason for *_, reason in refused))
+    row, _, reason = min(measured, key=lambda found: found[1] or 0.0)
+    return f"nearest is `{row.variant}` (1/{row.smaller or 1:.0f}): {reason}"
+
+
+def refusals(entry: Entry, limit: int) -> list[tuple[ComparisonRow, float | None, str]]:
+    """Variants with fewer bytes than a limit that are not proven, largest first.
+
+    Returns:
+        The row, by how much it misses its criterion (None if evidence is missing), and why.
+    """
+    found = []
+    for rejection in entry.recommendation.rejected:
+        row = entry.find(rejection.variant)
+        if row is not None and row.bytes < limit:
+            known = rejection.excess is not None and row.difference is not None
+            reason = loss(row) if known else "; ".join(rejection.reasons)
+            found.append((row, rejection.excess, reason))
+    return sorted(found, key=lambda one: -one[0].bytes)
+
+
+def loss(row: ComparisonRow) -> str:
+    """What a variant loses at the lower bound, and whether it is chance that cannot be excluded."""
+    difference = row.difference
+    if difference is None:
+        return "not compared"
+    lost = f"loses {-difference.mean:.1%} on average"
+    kind = "interval too wide" if difference.mean >= -difference.margin else lost
+    return f"{kind}: {percent(difference.low, 1)} at {difference.episodes:,} episodes"
+
+
+def notes(entry: Entry) -> Iterator[str]:
+    """What bounds a policy's row, in a line each."""
+    comparison, row = entry.comparison, entry.choice
+    if comparison.evidence is not None:
+        yield f"{comparison.evidence}; the limit is an agreement of {1 - MARGIN:.0%}"
+    for name, problem in comparison.failed.items():
+        yield f"`{name}` cannot be read: {problem}"
+    if entry.full is not None:
+        yield from (f"`{comparison.baseline}`: {note}" for note in entry.full.notes)
+    if row is None:
+        return
+    yield from (f"`{row.variant}`: {note}" for note in row.notes)
+    smaller = [
+        f"`{other.variant}` (1/{other.smaller or 1:.0f}), {reason}"
+        for other, _, reason in refusals(entry, row.bytes)
+    ]
+    if smaller:
+        yield f"smaller, but not proven: {'; '.join(smaller)}"
+    elif row.smaller is not None and row.smaller < GOAL:
+        yield f"above 1/{GOAL}; nothing smaller than `{row.variant}` was published"
+    latency = row.find_latency("alone", 1)
+    if latency is None or latency.faster is None:
+        yield f"the latency of `{row.variant}` was not measured in one run with the full policy's"
+
+
+def hardware_notes(entries: Sequence[Entry]) -> Iterator[str]:
+    """What latency was measured on, and what the smallest variants were trained on."""
+    measured: dict[str, list[str]] = {}
+    trained: dict[str, list[str]] = {}
+    for entry in entries:
+        name = f"`{entry.manifest.name}`"
+        if entry.comparison.processor is not None:
+            measured.setdefault(entry.comparison.processor, []).append(name)
+        steps = entry.variants[entry.choice.variant].recipe.steps if entry.choice else ()
+        for hardware in dict.fromkeys(step.hardware for step in steps if step.hardware):
+            trained.setdefault(hardware, []).append(name)
+    for processor, names in measured.items():
+        yield f"latency is that of one call at batch 1, alone, on one thread: {processor}" + (
+            f" ({', '.join(names)})" if len(measured) > 1 else ""
+        )
+    for hardware, names in trained.items():
+        yield f"smallest variants trained on {hardware}: {', '.join(names)}"
+
+
+def percent(value: float, digits: int) -> str:
+    """A difference with its sign."""
+    return f"{value:+.{digits}%}".replace("-", "−")
