@@ -15,6 +15,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 NEEDED = {
     "lunarlander": "Box2D",
     "minatar-breakout": "minatar",
+    "minatar-freeway": "minatar",
+    "minatar-space-invaders": "minatar",
     "minigrid-empty": "minigrid",
     "minigrid-fourrooms": "minigrid",
 }
