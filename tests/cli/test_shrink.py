@@ -65,6 +65,8 @@ def test_a_policy_shrinks_without_a_recipe_and_goes_on_when_run_again(folder: Pa
     printed = json.loads(again.stdout)
     assert printed["recommendation"]["choice"]["variant"] == smallest
     assert {one["variant"] for one in printed["tried"]} - {None} == made
+    fewer = run("--episodes", "4")
+    assert "--episodes: expected at least 5" in str(fewer.exception)
 
 
 def test_too_little_time_gives_post_training_quantization_and_says_so(folder: Path) -> None:
@@ -141,7 +143,7 @@ def test_an_interrupt_ends_the_workers_and_the_command_goes_on_later(folder: Pat
     ("arguments", "problem"),
     [
         (("--minutes", "0"), "minutes: expected more than 0"),
-        (("--max-loss", "2"), "margin: expected 0 to 1"),
+        (("--max-loss", "2"), "--max-loss: expected a share from 0 to below 1, received 2"),
         (("--max-bytes", "small"), "--max-bytes"),
         (("--max-latency", "soon"), "--max-latency"),
     ],

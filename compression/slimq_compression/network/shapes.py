@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import Observations
@@ -87,7 +88,12 @@ def count_of(spec: QNetworkSpec) -> int:
 
 
 def _with(given: QNetworkSpec, body: Body) -> QNetworkSpec:
-    return QNetworkSpec.model_validate({**dict(given), "body": body, "head": HeadSpec()})
+    try:
+        return QNetworkSpec.model_validate({**dict(given), "body": body, "head": HeadSpec()})
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        expected = f"layers that fit observations of {given.observation_shape}"
+        raise InvalidInputError("student.shape", expected, problem) from error
 
 
 def _fitted(given: QNetworkSpec) -> Callable[[int], Body]:

@@ -139,7 +139,9 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
         spec = student_spec(network.spec, params)
     else:
         most = math.floor(params.share * context.parameters)
-        given = _seeing(network.spec, params, context)
+        given = network.spec
+        if params.shape is Shape.FITTED:  # the given layers may not fit less of the image
+            given = _seeing(given, params, context)
         spec = shape_student(given, params.shape, most, "student.share")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)

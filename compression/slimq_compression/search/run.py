@@ -20,6 +20,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import optuna
+import structlog
 from optuna.trial import FrozenTrial, TrialState
 
 from slimq.core.errors import CheckFailedError, describe_system_error
@@ -40,12 +41,15 @@ from slimq_compression.search.study import (
     open_study,
     record_terms,
     requeue_trials,
+    requeue_trials_of,
     round_objectives,
 )
 from slimq_compression.search.worker import Worker
 from slimq_compression.source import Source, load_source
 
 POLL_SECONDS, STOP_SECONDS = 0.5, 10.0
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,7 @@ def _prepare(
     terms |= {"checkpoint": source.checkpoint_sha256, "baseline": variant.model.sha256}
     terms |= space.terms
     terms["space"] = space.digest
-    record_terms(study, terms)
+    record_terms(study, terms, "--work" if settings.plan == "ladder" else "--study")
     if "reference" not in study.user_attrs:
         reference = Stages(source, model).reference(variant.model.bytes, settings, progress)
         study.set_user_attr("reference", reference.model_dump(mode="json"))
@@ -268,6 +272,7 @@ def _work_in_processes(
                 worker.start()
         while any(worker.is_alive() for worker in workers):
             time.sleep(POLL_SECONDS)
+            _requeue_dead(study, workers)
             now = snapshot(study, settings)
             if now != seen or settings.plan == "ladder":  # whose bar shows the time
                 seen = now
@@ -280,11 +285,22 @@ def _work_in_processes(
         problem = f"{', '.join(died)} died, perhaps out of memory"
         if not problems.empty():
             problem = problems.get()
+        if settings.plan == "ladder" and len(died) < len(workers):
+            _log.warning("the others went on", problem=problem)
+            return
         raise CheckFailedError(f"search: {problem}; rerun the command to resume")
+
+
+def _requeue_dead(study: optuna.Study, workers: list[SpawnProcess]) -> None:
+    """Leaves the trials of workers that died to the others, which may wait for them."""
+    for worker in workers:
+        if worker.exitcode and worker.pid is not None:
+            requeue_trials_of(study, worker.pid)
 
 
 def _work(settings: SearchSettings, tickets: Any, problems: Any) -> None:
     """Entry point of a worker process."""
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_threads(settings.threads)
     try:

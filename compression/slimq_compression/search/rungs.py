@@ -26,6 +26,7 @@ from slimq_compression.network.shapes import Shape, image_body, shape_student
 from slimq_compression.recipe import Recipe, parse_recipe
 from slimq_compression.search import ladder
 from slimq_compression.search.ladder import Rung, Technique, Terms, Tried
+from slimq_compression.search.study import MAX_ATTEMPTS
 from slimq_compression.search.training import FULL, Kind
 from slimq_compression.source import Source
 
@@ -164,17 +165,25 @@ class LadderSpace:
         """The next rung; waits while only the outcome of another worker's can tell."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            with hold_lock(self.folder / LOCK, left):
-                if any(t.state is TrialState.WAITING for t in study.get_trials(deepcopy=False)):
-                    return study.ask(dict(DISTRIBUTIONS))
-                known = tried(study)
-                for rung in ladder.next_rungs(known, self.run):
-                    if ladder.expected_seconds(rung, known) <= left:
-                        study.enqueue_trial(asdict(rung))
-                        return study.ask(dict(DISTRIBUTIONS))
-            if not any(one.passed is None for one in known):
+            try:
+                with hold_lock(self.folder / LOCK, left):
+                    trial = self._next(study, left)
+            except TimeoutError:
                 return None
+            if trial is not None or not any(one.passed is None for one in tried(study)):
+                return trial
             time.sleep(POLL_SECONDS)
+        return None
+
+    def _next(self, study: optuna.Study, seconds: float) -> optuna.Trial | None:
+        """The next rung that is expected to fit the time; the caller holds the lock."""
+        if any(trial.state is TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
+            return study.ask(dict(DISTRIBUTIONS))
+        known = tried(study)
+        for rung in ladder.next_rungs(known, self.run):
+            if ladder.expected_seconds(rung, known) <= seconds:
+                study.enqueue_trial(asdict(rung))
+                return study.ask(dict(DISTRIBUTIONS))
         return None
 
 
@@ -184,9 +193,19 @@ def rung_of(params: Mapping[str, Any]) -> Rung:
 
 
 def tried(study: optuna.Study) -> list[Tried]:
-    """The rungs of a study's trials."""
-    trials = study.get_trials(deepcopy=False)
-    return [_tried(trial) for trial in trials if len(trial.params) == len(DISTRIBUTIONS)]
+    """The rungs of a study's trials, but for those that an interruption ended."""
+    return [
+        _tried(trial)
+        for trial in study.get_trials(deepcopy=False)
+        if len(trial.params) == len(DISTRIBUTIONS) and not _is_interrupted(trial)
+    ]
+
+
+def _is_interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial ended with its process, and will be repeated."""
+    attempt = int(trial.user_attrs.get("attempt", 1))
+    ended = trial.state is TrialState.FAIL and "reason" not in trial.user_attrs
+    return ended and attempt < MAX_ATTEMPTS
 
 
 def _tried(trial: FrozenTrial) -> Tried:

@@ -16,6 +16,7 @@ from pathlib import Path
 import optuna
 
 from slimq.core.manifest import SearchRecord
+from slimq.core.repository import Repository
 from slimq_compression.context import Progress, ignore, silent
 from slimq_compression.pipeline import OnStep
 from slimq_compression.recipe import Recipe
@@ -37,7 +38,7 @@ from slimq_compression.source import Source
 
 ATTEMPTS = 6
 """Trials that may be refused by the gate before one of its kind is given up."""
-FURTHER = 1.25
+FURTHER = 1.5
 """How much more a trial must cost than one that was refused to be tried next."""
 FASTER = 0.9
 """Latency relative to the smallest variant's at which another is worth publishing for its speed."""
@@ -107,9 +108,7 @@ def publish_smallest(
 
     fitting = [found for found in acceptable(study) if limits.met_by(found)]
     smallest = yield from _first_accepted(fitting, _bytes, publish)
-    if smallest is None:
-        return
-    bound = FASTER * smallest.latency_us
+    bound = 0.0 if smallest is None else FASTER * smallest.latency_us
     faster = [found for found in fitting if found.latency_us <= bound]
     fastest = yield from _first_accepted(faster, _latency, publish)
     eight = Rung("whole", form="int8", seed=settings.seed)
@@ -150,15 +149,26 @@ def winning_recipe(
     if limits.max_bytes is not None:
         accept["max_bytes"] = limits.max_bytes
     rung = rung_of(found.params)
+    repository = Repository(settings.policies)
     proposal = RungProposal(rung, kind_of(source), inner_layers(source))
     note = f"# Found by slimq shrink {settings.policy}, trial {found.number}.\n"
     for number in itertools.count(1):
         name = name_of(rung) if number == 1 else f"{name_of(rung)}-{number}"
         recipe, text = proposal.recipe(name=name, accept=accept, search=search)
         path = recipes / settings.policy / f"{name}.toml"
-        if not path.exists() or same_recipe(path, text):
+        own = not path.exists() or same_recipe(path, text)
+        if own and not _is_another(repository, settings.policy, recipe):
             break
     return recipe, note + text
+
+
+def _is_another(repository: Repository, policy: str, recipe: Recipe) -> bool:
+    """Whether a variant of the recipe's name is published that another recipe made."""
+    if recipe.name not in repository.variants(policy):
+        return False
+    made = repository.variant(policy, recipe.name).recipe
+    steps = [(step.name, step.parameters) for step in made.steps]
+    return made.seed != recipe.seed or steps != recipe.fingerprint
 
 
 def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
@@ -170,7 +180,7 @@ def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
         if limits.max_latency_us is not None:
             near += f"; the fastest, {fastest.candidate}, takes {fastest.latency_us:.1f} µs"
         if any(limits.met_by(found) for found in passed):
-            return f"the gate refused all that met the limits; {near}"
+            return f"the gate refused what was tried of those that met the limits; {near}"
         return f"nothing that loses at most {margin:.2%} meets the limits; {near}"
     done = found_trials(study)
     if not done:
@@ -182,8 +192,10 @@ def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
 
 
 def explain_time(study: optuna.Study) -> str | None:
-    """Says that the time was too short for trainings; None if it was not."""
+    """Says that there were no trainings, and why; None if there were."""
     known = tried(study)
+    if not study.user_attrs.get("terms", {}).get("techniques", ["some"]):
+        return "students were not tried: none is small enough, or too few states are recorded"
     trained = [one for one in known if one.rung.trains and one.passed is not None]
     if any(one.rung.effort >= EFFORTS[0] for one in trained):
         return None

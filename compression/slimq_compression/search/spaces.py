@@ -5,13 +5,16 @@ from __future__ import annotations
 from slimq.networks.qnetwork import QNetwork
 from slimq_compression.search.ladder import FIRST_SHARE, OWN, Terms
 from slimq_compression.search.proposals import Space
-from slimq_compression.search.rungs import LadderSpace, inner_layers, techniques_for
+from slimq_compression.search.rungs import SMALLEST, LadderSpace, inner_layers, techniques_for
 from slimq_compression.search.sampled import SampledSpace
 from slimq_compression.search.study import SearchSettings
 from slimq_compression.source import Source
 
 BYTES_PER_WEIGHT = 1.0
 """Of a student whose weights are stored as codes, in a file with little else."""
+
+MIN_JUDGED = 50
+"""Recorded states that are not learned from, without which students are not tried."""
 
 
 def open_space(settings: SearchSettings, source: Source) -> Space:
@@ -24,7 +27,7 @@ def open_space(settings: SearchSettings, source: Source) -> Space:
     if settings.plan == "sampled":
         return SampledSpace(source, settings.seed, settings.effort)
     terms = Terms(
-        techniques=techniques_for(source),
+        techniques=techniques_for(source) if _can_judge(source) else (),
         own=OWN if inner_layers(source) else OWN[:1],
         own_codes=isinstance(source.teacher, QNetwork),
         seconds=60 * settings.minutes * settings.workers,
@@ -34,8 +37,16 @@ def open_space(settings: SearchSettings, source: Source) -> Space:
     return LadderSpace(source, settings.folder, terms)
 
 
+def _can_judge(source: Source) -> bool:
+    """Whether there is enough to judge students by that they have not learned from."""
+    if source.manifest.environment is not None:
+        return True
+    return source.judged is not source.calibration and len(source.judged) >= MIN_JUDGED
+
+
 def _first_share(settings: SearchSettings, source: Source) -> float:
     """Where the ladder begins: lower where a limit of bytes leaves nothing at the usual share."""
     if settings.max_bytes is None:
         return FIRST_SHARE
-    return min(FIRST_SHARE, settings.max_bytes / (BYTES_PER_WEIGHT * source.parameters))
+    fitting = settings.max_bytes / (BYTES_PER_WEIGHT * max(1, source.parameters))
+    return max(SMALLEST, min(FIRST_SHARE, fitting))

@@ -36,6 +36,8 @@ from slimq_compression.source import Source
 SCREENING_OFFSET, GATE_OFFSET = 200_000, 300_000
 """Offsets into selection seeds; the trainer uses 0, the accept gate `accept.SEED_OFFSET`."""
 CALLS = 300
+BOUND, POWER = 1.96, 0.84
+"""Standard normal quantiles of the 95 % interval's bound and of a power of 80 %."""
 FEWEST, MOST = 30, 5_000
 """Episodes of a gate whose number is not given."""
 FINAL_FACTOR = 5
@@ -181,7 +183,7 @@ class Stages:
 
 
 def telling_episodes(returns: Sequence[float], scale: float, margin: float) -> int:
-    """Episodes whose mean paired difference has an interval of half the width of the margin.
+    """Episodes with which the gate accepts four of five variants that lose nothing.
 
     That is for differences as wide as those of independent episodes of the full policy; where a
     variant mostly acts like it, fewer would do.
@@ -192,7 +194,7 @@ def telling_episodes(returns: Sequence[float], scale: float, margin: float) -> i
         margin: the non-inferiority margin.
     """
     deviation = math.sqrt(2) * float(np.std(returns)) / scale
-    return math.ceil((1.96 * deviation / max(margin, 1e-3)) ** 2)
+    return math.ceil(((BOUND + POWER) * deviation / max(margin, 1e-3)) ** 2)
 
 
 def _median(measurement: LatencyMeasurement | None) -> float:

@@ -46,7 +46,8 @@ class SearchSettings:
         max_latency_us: maximum latency of a call with one observation, on this machine.
         margin: non-inferiority margin, as in a recipe's gate.
         trials: total trials of the study, including those of earlier runs.
-        minutes: time limit of this run; a trial that has started is finished.
+        minutes: time limit of this run, or of all runs of a ladder; a trial that has started is
+            finished.
         workers: number of processes.
         threads: threads of each of them.
         seed: seed of the sampler and of the recipes.
@@ -152,7 +153,7 @@ def lock_study(folder: Path) -> Iterator[None]:
         try:
             locks.enter_context(hold_lock(folder / LOCK))
         except TimeoutError as error:
-            problem = "in use by another search; wait, or choose another name with --study"
+            problem = "in use by another search; wait, or choose another folder with --work"
             raise ConfigError(str(folder), "study", problem) from error
         _truncate_partial_line(folder)
         yield
@@ -187,7 +188,7 @@ def make_sampler(seed: int, number: int) -> TPESampler:
     return TPESampler(seed=step_seed(seed, number), n_startup_trials=STARTUP)
 
 
-def record_terms(study: optuna.Study, terms: Mapping[str, Any]) -> None:
+def record_terms(study: optuna.Study, terms: Mapping[str, Any], option: str = "--study") -> None:
     """Records the settings that a study's trials share, or checks that they are unchanged.
 
     Raises:
@@ -199,23 +200,41 @@ def record_terms(study: optuna.Study, terms: Mapping[str, Any]) -> None:
         return
     for name, value in terms.items():
         if known.get(name) != value:
-            expected = f"another name, since this study was made with {name} {known.get(name)}"
-            raise InvalidInputError("--study", expected, f"{name} {value}")
+            expected = f"another one, since this study was made with {name} {known.get(name)}"
+            raise InvalidInputError(option, expected, f"{name} {value}")
 
 
 def requeue_trials(study: optuna.Study, folder: Path) -> int:
     """Requeues trials left running by processes that died; returns how many there were.
 
-    The caller must hold the lock on the study's folder.
+    The caller must hold the lock on the study's folder, and no worker may run.
     """
     _truncate_partial_line(folder)
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in left:
-        study.tell(trial.number, state=TrialState.FAIL)
-        attempt = int(trial.user_attrs.get("attempt", 1))
-        if trial.params and "reason" not in trial.user_attrs and attempt < MAX_ATTEMPTS:
-            study.enqueue_trial(trial.params, user_attrs={"attempt": attempt + 1})
+        _requeue(study, trial)
     return len(left)
+
+
+def requeue_trials_of(study: optuna.Study, process: int) -> None:
+    """Requeues the trials of one process that died, while others run."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get("process") == process:
+            _requeue(study, trial)
+
+
+def _requeue(study: optuna.Study, trial: FrozenTrial) -> None:
+    study.tell(trial.number, state=TrialState.FAIL)
+    attempt = int(trial.user_attrs.get("attempt", 1))
+    params = trial.system_attrs.get("fixed_params") or trial.params  # these may be incomplete
+    if params and "reason" not in trial.user_attrs and attempt < MAX_ATTEMPTS:
+        study.enqueue_trial(params, user_attrs={"attempt": attempt + 1})
+
+
+def seconds_left(settings: SearchSettings, study: optuna.Study) -> float:
+    """Seconds of a run for trials: those of a ladder are of all its runs together."""
+    spent = study.user_attrs.get("seconds", 0.0) if settings.plan == "ladder" else 0.0
+    return 60 * settings.minutes - float(spent)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -10,6 +10,7 @@ constraints.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from slimq_compression.search.study import (
     is_nondominated,
     make_sampler,
     open_study,
+    seconds_left,
 )
 from slimq_compression.selection import Score
 from slimq_compression.source import load_source
@@ -85,7 +87,7 @@ class Worker:
 
     def run(self, more: Callable[[], bool], after: Callable[[], None]) -> None:
         """Runs trials while `more()` and within the time limit; calls `after()` after each."""
-        deadline = time.monotonic() + 60 * self.settings.minutes
+        deadline = time.monotonic() + seconds_left(self.settings, self.study)
         while more():
             trial = self.space.next_trial(self.study, deadline - time.monotonic())
             if trial is None:
@@ -96,6 +98,7 @@ class Worker:
     def run_trial(self, trial: optuna.Trial) -> None:
         """Runs one trial, which ends complete, pruned, or failed with a reason."""
         self.study.sampler = make_sampler(self.settings.seed, trial.number)
+        trial.set_user_attr("process", os.getpid())
         started = time.monotonic()
         try:
             figures = self._objective(trial)

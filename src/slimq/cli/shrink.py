@@ -22,7 +22,7 @@ from slimq.cli.outcomes import show_step
 from slimq.cli.output import to_plain
 from slimq.cli.recommend import describe as describe_recommendation
 from slimq.cli.units import parse_bytes, parse_duration
-from slimq.core.errors import CheckFailedError
+from slimq.core.errors import CheckFailedError, InvalidInputError
 from slimq.core.text_tables import text_table
 from slimq.core.threads import available_cores, limit_threads
 
@@ -103,6 +103,9 @@ def shrink(
     from slimq_compression.search.shrink import Limits, explain_failure, explain_time
     from slimq_compression.search.study import SearchSettings
 
+    if not 0 <= max_loss < 1:
+        raise InvalidInputError("--max-loss", "a share from 0 to below 1", f"{max_loss:g}")
+    _check_episodes(Repository(policies), policy, episodes)
     limits = Limits(
         parse_bytes(max_bytes, "--max-bytes") if max_bytes else None,
         parse_duration(max_latency, "--max-latency") if max_latency else None,
@@ -123,22 +126,43 @@ def shrink(
     )
     bar = _TimeBar(settings)
     try:
-        study = run(settings, on_trial=bar.show, progress=progress_bar)
+        try:
+            study = run(settings, on_trial=bar.show, progress=progress_bar)
+        finally:
+            bar.close()
+        winners = _publish(settings, study, limits, quiet=as_json)
+        names = [w.outcome.variant for w in winners if w.outcome is not None]
+        if note := explain_time(study):
+            typer.echo(f"slimq: {note}", err=True)
+        if not names:
+            raise CheckFailedError(f"shrink: {explain_failure(study, max_loss, limits)}")
+        repository = Repository(policies)
+        _evaluate(repository, settings, study, names, episodes)
     except KeyboardInterrupt:
-        bar.close()
         typer.echo(f"slimq: stopped; the same command resumes {settings.folder}", err=True)
         raise
-    finally:
-        bar.close()
-    winners = _publish(settings, study, limits, quiet=as_json)
-    names = [w.outcome.variant for w in winners if w.outcome is not None]
-    if note := explain_time(study):
-        typer.echo(f"slimq: {note}", err=True)
-    if not names:
-        raise CheckFailedError(f"shrink: {explain_failure(study, max_loss, limits)}")
-    repository = Repository(policies)
-    _evaluate(repository, settings, study, names, episodes)
     _conclude(repository, settings, limits, winners, plot, as_json=as_json)
+
+
+def _check_episodes(repository: Repository, policy: str, episodes: int) -> None:
+    """Checks that no published report would have more episodes.
+
+    Raises:
+        InvalidInputError: one would.
+    """
+    known = _evaluated_episodes(repository, policy)
+    if 0 < episodes < known:
+        expected = f"at least {known}, as the variants of {policy} were evaluated over"
+        raise InvalidInputError("--episodes", expected, str(episodes))
+
+
+def _evaluated_episodes(repository: Repository, policy: str) -> int:
+    """Held-out episodes of the full variant's report; 0 without one."""
+    baseline = repository.policy(policy).baseline_variant
+    if baseline not in repository.variants(policy):
+        return 0
+    report = repository.report(policy, baseline)
+    return report.protocol.episodes if report and report.protocol else 0
 
 
 def _publish(settings: SearchSettings, study: Any, limits: Any, *, quiet: bool) -> list[Winner]:
@@ -166,17 +190,24 @@ def _describe_winner(winner: Winner) -> list[str]:
 def _evaluate(
     repository: Repository, settings: SearchSettings, study: Any, names: list[str], episodes: int
 ) -> None:
-    """Evaluates the new variants and the full one on held-out seeds."""
+    """Evaluates the new variants and the full one on held-out seeds.
+
+    With more episodes than before, all that were evaluated are evaluated again: only the same
+    episodes can be compared.
+    """
     from slimq.evaluation.protocol import EvaluationSettings
     from slimq.evaluation.runner import evaluate_policy
     from slimq_compression.search.stages import Reference
 
+    policy = settings.policy
     gate = Reference.model_validate(study.user_attrs["reference"]).final_episodes
-    baseline = repository.policy(settings.policy).baseline_variant
-    published = repository.report(settings.policy, baseline)
-    known = published.protocol.episodes if published and published.protocol else 0
-    chosen = EvaluationSettings(episodes=episodes or max(EPISODES, gate, known), work=EVALUATE_WORK)
-    found = evaluate_policy(repository, settings.policy, [baseline, *names], chosen, ProgressBar())
+    known = _evaluated_episodes(repository, policy)
+    count = episodes or known or max(EPISODES, gate)
+    chosen = {repository.policy(policy).baseline_variant, *names}
+    if known and count != known:
+        chosen |= {name for name in repository.variants(policy) if repository.report(policy, name)}
+    wanted = EvaluationSettings(episodes=count, work=EVALUATE_WORK)
+    found = evaluate_policy(repository, policy, sorted(chosen), wanted, ProgressBar())
     for name, error in found.failed.items():
         typer.echo(f"slimq: {settings.policy}/{name}: {error}", err=True)
     if found.failed:
@@ -269,14 +300,14 @@ class _TimeBar:
                 file=sys.stderr,
                 dynamic_ncols=True,
                 mininterval=redraw_seconds(),
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} of {postfix}",
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
             )
         best = "nothing passed yet"
         if now.smallest is not None:
             best = f"best {now.smallest.candidate}, {now.smallest.bytes:,} B"
             best += f" (1/{now.full_bytes / now.smallest.bytes:.0f})"
         trying = f"trying {'; '.join(now.running)}" if now.running else "waiting"
-        note = f"{self._settings.minutes:g} min, {now.ended} tried, {best}, {trying}"
+        note = f"at most {self._settings.minutes:g} min, {now.ended} tried, {best}, {trying}"
         self._bar.set_postfix_str(note, refresh=False)
         elapsed = min(round(time.monotonic() - self._started), self._bar.total)
         self._bar.update(elapsed - self._bar.n)
