@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +61,8 @@ def lines_of_the_section() -> Iterator[list[str]]:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder like a clone's, with the programs under the README's name."""
-    for name in ("configs", "recipes"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")  # where shrink saves its own
     (tmp_path / ".venv-sb3").symlink_to(PROGRAMS)
     return tmp_path
 
