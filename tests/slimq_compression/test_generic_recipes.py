@@ -1,4 +1,4 @@
-"""The recipes for any policy: on every shipped policy, on every kind of network, in any unit of reward."""
+"""Recipes for any policy: on every shipped policy and kind of network, in any unit of reward."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.networks.export import export_onnx
 from slimq.networks.layers import ConvLayer
 from slimq.networks.qnetwork import QNetwork, output_layers
-from slimq.networks.specification import ConvSpec, QNetworkSpec
+from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.accept import AcceptGate, Verdict
 from slimq_compression.pipeline import Staged, run_recipe
@@ -117,6 +117,7 @@ def test_every_recipe_runs_on_every_shipped_policy_or_says_why_not(name: str, po
 
 # Kinds of networks
 
+GRAPH, LINEAR = "graph", "no-hidden-layers"
 OTHERS = {
     "batch-norm": QNetworkSpec(
         body=ConvSpec(
@@ -129,9 +130,13 @@ OTHERS = {
         observation_shape=(2, 8, 7),
         observation_dtype="uint8",
         actions=4,
-    )
+    ),
+    LINEAR: QNetworkSpec(
+        body=MLPSpec(hidden=()), observation_shape=(4,), observation_dtype="float32", actions=3
+    ),
 }
-GRAPH = "graph"
+OBSERVED = {"batch-norm": "dueling", GRAPH: "dueling", LINEAR: "categorical"}
+"""Kinds with the observations of another."""
 EVERY_KIND = [*KINDS, *OTHERS, GRAPH]
 SMOOTH = {"normalized", "layer-norm", "channels-last", "categorical", "several-inputs"}
 """Kinds with activations other than ReLU."""
@@ -141,9 +146,9 @@ COUPLED = {"layer-norm", "channels-last", "dueling", "categorical", "several-inp
 
 def source_of(kind: str) -> Source:
     """A policy with a network of a kind, or a graph, and recorded states."""
-    shape = "dueling" if kind in (GRAPH, *OTHERS) else kind
+    shape = OBSERVED.get(kind, kind)
     torch.manual_seed(0)
-    network = QNetwork(KINDS.get(kind) or OTHERS.get(kind) or KINDS[shape]).eval()
+    network = QNetwork(OTHERS.get(kind) or KINDS.get(kind) or KINDS[shape]).eval()
     observation, states = layout_of(shape), draw_observations(shape, 64)
     if network.normalize is not None:
         network.normalize.update(torch.from_numpy(states))
@@ -164,14 +169,33 @@ def source_of(kind: str) -> Source:
     return Source(manifest, "0" * 64, policy, calibration, calibration, content)
 
 
+NO_LAYER = (
+    r"layers: expected a role of the layers .* \(first, head\), received 'convolutions', 'dense'"
+)
+TOO_SMALL = r"expected at least \d+"
+WITHOUT_LAYERS = {
+    "int8": NO_LAYER,
+    "int8-dynamic": r"layers: expected a role of the layers .* \(first, head\), received 'dense'",
+    "qat-int8": NO_LAYER,
+    "pruned-int8": r"keep: expected a role of the prunable layers \(none\)",
+    "low-rank": rf"parameters: {TOO_SMALL} \(all ranks 1\)",
+    "sparse": "exclude: expected some of head, but not all",
+    "distilled": rf"share: {TOO_SMALL} parameters, one unit per layer",
+    "tiny": rf"share: {TOO_SMALL} parameters, one unit per layer",
+}
+"""What the refusals of a network without hidden layers say."""
+
+
 def refusal(name: str, kind: str) -> str | None:
     """What the refusal of a recipe says; None if it supports the kind."""
+    if kind == LINEAR:
+        return WITHOUT_LAYERS.get(name)
     if kind == GRAPH and name not in UNTRAINED | STUDENTS:
         return "graph is kept as an ONNX graph, which this pass cannot change"
     if name in CHAINS and kind in COUPLED:
         return "expected a network of plain convolutions and dense layers"
     if name == "low-rank":
-        return r"low_rank.parameters: expected at least \d+ \(all ranks 1\)"
+        return WITHOUT_LAYERS[name]
     if name == "qat-int8" and kind in SMOOTH:
         return "activation_bits: expected null for a network with activations other than ReLU"
     return None
@@ -196,7 +220,7 @@ def test_every_recipe_runs_on_every_kind_of_network_or_says_why_not(name: str, k
 def test_a_network_with_no_student_of_the_share_is_refused(name: str) -> None:
     made = make(shortened(RECIPES[name]), source_of("categories"))
     assert isinstance(made, str)
-    assert re.search(r"student.share: expected at least \d+ parameters, one unit per layer", made)
+    assert re.search(WITHOUT_LAYERS[name], made)
 
 
 # Units of reward
@@ -241,8 +265,9 @@ def test_a_power_of_two_in_the_rewards_changes_no_bit_of_what_is_learned(
         np.testing.assert_array_equal(found / np.float32(factor), expected)
 
 
-NOISE = 0.05
-"""Difference of agreement between trainings that differ in rounding alone."""
+NOISE = 0.15
+"""Most by which agreement differs between trainings of other seeds, or of other rounding. A
+temperature in Q-values costs 0.2 where rewards are 1e-4 of those it was made for."""
 
 
 @pytest.fixture(scope="module")
