@@ -79,7 +79,7 @@ def make(recipe: Recipe, source: Source) -> Staged | str:
 def test_the_documentation_lists_the_recipes_and_their_limits() -> None:
     text = (ROOT / "docs/configuration.md").read_text().split("### Recipes for any policy\n")[1]
     section = text.split("\n<!-- begin recipe keys -->")[0]
-    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| [`")]
     listed = {row[0].split("`")[1]: row[2] for row in rows}
     limits = {name: recipe.accept.max_bytes or "–" for name, recipe in RECIPES.items()}
     assert listed == limits
