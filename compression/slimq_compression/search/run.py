@@ -7,14 +7,13 @@ as these are random (the first `STARTUP`); later ones depend on measured latenci
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -24,6 +23,7 @@ import structlog
 from optuna.trial import FrozenTrial, TrialState
 
 from slimq.core.errors import CheckFailedError, describe_system_error
+from slimq.core.interrupts import interrupts_ignored
 from slimq.core.manifest import SearchRecord
 from slimq.core.repository import Repository
 from slimq.core.threads import limit_threads
@@ -267,7 +267,7 @@ def _work_in_processes(
     ]
     seen = snapshot(study, settings)
     try:
-        with _interrupts_ignored():
+        with interrupts_ignored():
             for worker in workers:
                 worker.start()
         while any(worker.is_alive() for worker in workers):
@@ -300,7 +300,10 @@ def _requeue_dead(study: optuna.Study, workers: list[SpawnProcess]) -> None:
 
 def _work(settings: SearchSettings, tickets: Any, problems: Any) -> None:
     """Entry point of a worker process."""
-    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_threads(settings.threads)
     try:
@@ -316,19 +319,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started in this context ignore Ctrl-C; the parent stops them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _stop(workers: list[SpawnProcess]) -> None:

@@ -40,6 +40,8 @@ ATTEMPTS = 6
 """Trials that may be refused by the gate before one of its kind is given up."""
 FURTHER = 1.5
 """How much more a trial must cost than one that was refused to be tried next."""
+REFUSED = "refused"
+"""Name under which a study lists the trials that the accept gate refused, for later runs."""
 FASTER = 0.9
 """Latency relative to the smallest variant's at which another is worth publishing for its speed."""
 
@@ -102,11 +104,17 @@ def publish_smallest(
         recipe, text = winning_recipe(
             settings, source, found, limits, episodes, recipes, record_of(settings, study)
         )
-        return publish_winner(
+        winner = publish_winner(
             settings, found, recipe, text, recipes, progress=progress, on_step=on_step, store=store
         )
+        if winner.outcome is None:
+            study.set_user_attr(REFUSED, [*study.user_attrs.get(REFUSED, []), found.number])
+        return winner
 
-    fitting = [found for found in acceptable(study) if limits.met_by(found)]
+    refused = set(study.user_attrs.get(REFUSED, []))
+    fitting = [
+        found for found in acceptable(study) if limits.met_by(found) and found.number not in refused
+    ]
     smallest = yield from _first_accepted(fitting, _bytes, publish)
     bound = 0.0 if smallest is None else FASTER * smallest.latency_us
     faster = [found for found in fitting if found.latency_us <= bound]
@@ -145,7 +153,7 @@ def winning_recipe(
         search: the run that found it.
     """
     accept: dict[str, float | int] = {"margin": settings.margin}
-    accept |= {"episodes": episodes} if episodes else {"agreement": 1.0 - settings.margin}
+    accept |= {"episodes": episodes} if episodes else {"agreement": required(settings.margin)}
     if limits.max_bytes is not None:
         accept["max_bytes"] = limits.max_bytes
     rung = rung_of(found.params)
@@ -160,6 +168,15 @@ def winning_recipe(
         if own and not _is_another(repository, settings.policy, recipe):
             break
     return recipe, note + text
+
+
+def required(margin: float) -> float:
+    """Agreement that the gate requires where nothing is played.
+
+    A candidate is the best of many on the states by which they are judged, so it may differ on half
+    as many of them as the variant may on others.
+    """
+    return 1.0 - margin / 2
 
 
 def _is_another(repository: Repository, policy: str, recipe: Recipe) -> bool:

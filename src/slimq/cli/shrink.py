@@ -239,8 +239,9 @@ def _conclude(
 
         for path in draw_plots(comparison, plot):
             typer.echo(f"wrote {path}", err=True)
-    if found.choice is None:
-        raise CheckFailedError(f"shrink: no variant of {settings.policy} fits on held-out seeds")
+    if found.choice is None or found.choice.variant == comparison.baseline:
+        problem = "none of the smaller variants holds in the evaluation"
+        raise CheckFailedError(f"shrink: {problem}; go on with more --minutes, or another --seed")
 
 
 def _recommend(comparison: Comparison, settings: SearchSettings, limits: Any) -> Recommendation:
@@ -300,7 +301,7 @@ class _TimeBar:
                 file=sys.stderr,
                 dynamic_ncols=True,
                 mininterval=redraw_seconds(),
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
+                bar_format="{desc}: {percentage:3.0f}%, {elapsed}{postfix}",
             )
         best = "nothing passed yet"
         if now.smallest is not None:

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from slimq.core.errors import CheckFailedError
+from slimq.core.interrupts import interrupts_ignored
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction
 from slimq.core.report import LatencyMeasurement, LatencyMode, LatencyReport
@@ -151,13 +152,17 @@ def _in_processes(
         receiver, sender = context.Pipe(duplex=False)
         values = sender, arguments, _SHUFFLE_SEED + number
         process = context.Process(target=_time_and_send, args=values, daemon=True)
-        process.start()
+        with interrupts_ignored():
+            process.start()
         sender.close()
         try:
             outcome: _Timed | Exception = receiver.recv()
         except EOFError as error:
             problem = f"process {number} of {processes} died while it measured latency"
             raise CheckFailedError(problem) from error
+        except BaseException:
+            process.terminate()
+            raise
         finally:
             receiver.close()
             process.join()

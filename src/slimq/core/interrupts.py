@@ -1,0 +1,21 @@
+"""Interrupts, which a terminal sends to all processes of a command."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Context in which processes are started that ignore Ctrl-C; their parent has to end them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
