@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -48,15 +49,17 @@ def test_the_pareto_front_is_printed_and_a_winner_published_with_its_recipe(fold
     result = run("--trials", "2", "--publish-effort", "0.02")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert (
-        lines[0]
-        == "cartpole: 1 trials on the Pareto front of runs/search/cartpole/margin-0.02_seed-0"
+    front = re.fullmatch(
+        r"cartpole: ([12]) trials on the Pareto front of runs/search/cartpole/margin-0\.02_seed-0",
+        lines[0],
     )
+    assert front is not None, lines[0]
     assert lines[1].split()[:4] == ["trial", "bytes", "µs", "ratio"]
-    assert lines[2].endswith("pruned keep 0.99 0.99; int8")
+    after = 2 + int(front[1])
+    assert any(line.endswith("pruned keep 0.99 0.99; int8") for line in lines[2:after])
     (recipe,) = (folder / "recipes/cartpole").glob("found-*.toml")
-    assert lines[3] == f"trial 1, seed 0: recipes/cartpole/{recipe.name}"
-    assert lines[4].startswith(f"cartpole/{recipe.stem}: published, ")
+    assert lines[after] == f"trial 1, seed 0: recipes/cartpole/{recipe.name}"
+    assert lines[after + 1].startswith(f"cartpole/{recipe.stem}: published, ")
     assert f"slimq evaluate cartpole --variants {recipe.stem}" in result.stderr
     assert (folder / "policies/cartpole/variants" / recipe.stem / "variant.json").exists()
 

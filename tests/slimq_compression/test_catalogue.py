@@ -43,6 +43,8 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
         ("convolutions", []),
         ("hidden", [0]),
         ("initial", "zeros"),
+        ("share", 0.0),
+        ("shape", "square"),
     ],
     "prune_channels": [
         ("ratio", 0.0),
@@ -83,9 +85,12 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
         ("block", 8),
         ("fit", "maybe"),
         ("layers", []),
+        ("rounding", "up"),
+        ("correct_bias", "perhaps"),
     ],
     "finetune": [
         ("loss", "l1"),
+        ("units", "metres"),
         ("temperature", 0.0),
         ("q_weight", -1.0),
         ("rounds", 0),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def test_a_variant_is_current_until_seed_steps_or_checkpoint_change(cartpole_rep
     assert not is_current(recipe(1), source, cartpole_repository)
     changed = parse_recipe(RECIPE.format(seed=0).replace("updates = 10", "updates = 11"), "s")
     assert not is_current(changed, source, cartpole_repository)
-    other = type(source)(source.manifest, "0" * 64, source.teacher, source.calibration)
+    other = dataclasses.replace(source, checkpoint_sha256="0" * 64)
     assert not is_current(recipe(), other, cartpole_repository)
 
 

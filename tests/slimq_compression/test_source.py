@@ -34,9 +34,9 @@ hidden = [32, 32]
 pass = "finetune"
 loss = "mse"
 rounds = 2
-states = 256
+states = 2_000
 keep_every = 1
-replay_states = 512
+replay_states = 4_000
 updates = {updates}
 learning_rate = 3e-3
 [accept]
@@ -44,9 +44,12 @@ margin = 0.02
 """
 
 
+STATES = 1_600
+
+
 def publish(root: Path, kind: str, *, as_graph: bool) -> Repository:
     """A policy of this kind of network with recorded states alone."""
-    network, states = make_kind(kind), draw_observations(kind, 256)
+    network, states = make_kind(kind), draw_observations(kind, STATES)
     indices = np.arange(len(states), dtype=np.int32)[:, None]
     calibration = CalibrationSet(states, indices, TorchPolicy(network)(states)).to_bytes()
     stored = export_onnx(network) if as_graph else save_network(network)
@@ -68,7 +71,7 @@ def publish(root: Path, kind: str, *, as_graph: bool) -> Repository:
             file="mine.onnx",
             bytes=len(stored),
             sha256=entry.sha256,
-            states=256,
+            states=STATES,
             max_error=0.0,
         ),
         **{"graph" if as_graph else "checkpoint": entry},

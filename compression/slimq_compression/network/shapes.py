@@ -68,7 +68,10 @@ def shape_student(given: QNetworkSpec, shape: Shape, parameters: int, place: str
     if shape is Shape.FITTED and not isinstance(given.body, MultiInputSpec):
         make, highest = _fitted(given), MAX_UNITS
     else:
-        make, highest = _narrowed(given, place), max(_widths(given.body), default=1)
+        if not (widths := _widths(given.body)):
+            expected = f"{Shape.FITTED} for a policy whose layers are unknown"
+            raise InvalidInputError(_sibling(place), expected, str(Shape.NARROWED))
+        make, highest = _narrowed(given, place), max(widths)
     low, high = 1, highest
     smallest = count_of(_with(given, make(1)))
     if smallest > parameters:

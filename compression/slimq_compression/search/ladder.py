@@ -82,8 +82,8 @@ class Tried:
 
     Attributes:
         rung: the rung.
-        passed: whether it met the limits and lost no more than it may; None while it runs.
-        seconds: time that it took; 0 while it runs.
+        passed: whether it lost no more than it may; None while it runs.
+        seconds: time of its training, or, without one, of the trial; 0 while it runs.
         possible: False if no seed or training can change that it failed.
     """
 

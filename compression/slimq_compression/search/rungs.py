@@ -35,7 +35,7 @@ POLL_SECONDS = 0.5
 HEAD_BITS = 8
 """Bits of the head, whose few weights decide between close actions."""
 FIRST_BITS = 6
-"""Minimum bits of the first layer, whose weights affect everything."""
+"""Minimum bits of the first convolution, which has few weights that affect everything."""
 ALL_BUT_HEAD = ("convolutions", "dense")
 """The layers of the policy's own that take a form, by role."""
 SMALLEST = 1e-7
@@ -119,7 +119,9 @@ class RungProposal:
     def _codes(self) -> Mapping[str, Any]:
         """The step that rounds weights to levels."""
         step = {"pass": "quantize_weights", "form": "linear", "rounding": "compensated"}
-        bits: dict[str, int] = {"first": max(self.rung.bits, FIRST_BITS), "default": self.rung.bits}
+        bits: dict[str, int] = {"default": self.rung.bits}
+        if self.kind == "conv":
+            bits["first"] = max(self.rung.bits, FIRST_BITS)
         if self.rung.trains:  # the head of a small student is a large part of it
             return {**step, "bits": {"head": HEAD_BITS, **bits}}
         return {**step, "bits": bits, "layers": self._encoded}
@@ -214,7 +216,8 @@ def _tried(trial: FrozenTrial) -> Tried:
         return Tried(rung, None)
     passed = trial.state is TrialState.COMPLETE and bool(known.get("passed"))
     possible = trial.state is not TrialState.FAIL
-    return Tried(rung, passed, float(known.get("seconds", 0.0)), possible)
+    seconds = known.get("training", known.get("seconds", 0.0))
+    return Tried(rung, passed, float(seconds), possible)
 
 
 def kind_of(source: Source) -> Kind:

@@ -40,6 +40,8 @@ BOUND, POWER = 1.96, 0.84
 """Standard normal quantiles of the 95 % interval's bound and of a power of 80 %."""
 FEWEST, MOST = 30, 5_000
 """Episodes of a gate whose number is not given."""
+FINAL_FEWEST = 100
+"""Episodes of the final gate at least: 30 without a failure leave one in ten possible."""
 FINAL_FACTOR = 5
 """How many times the gate's episodes a variant may play before it is published."""
 GATE_TIME = 0.02
@@ -71,7 +73,9 @@ class Reference(BaseModel):
 
         These are few variants, so each may take longer than a trial.
         """
-        return max(len(self.gate), min(self.telling, FINAL_FACTOR * len(self.gate)))
+        if not self.gate:
+            return 0
+        return max(len(self.gate), min(self.telling, FINAL_FACTOR * len(self.gate)), FINAL_FEWEST)
 
 
 class Stages:

@@ -22,7 +22,7 @@ import structlog
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from slimq.core.errors import SlimqError
+from slimq.core.errors import ConfigError, SlimqError
 from slimq.core.qfunction import QFunction
 from slimq.core.report import Fidelity
 from slimq.core.repository import Repository
@@ -106,7 +106,8 @@ class Worker:
             outcome: dict[str, Any] = {"state": TrialState.PRUNED}
             trial.set_user_attr("reason", str(pruned))
         except SlimqError as error:
-            _log.warning("trial failed", trial=trial.number, error=str(error))
+            log = _log.info if isinstance(error, ConfigError) else _log.warning
+            log("trial failed", trial=trial.number, error=str(error))
             outcome = {"state": TrialState.FAIL}
             trial.set_user_attr("reason", str(error))
         else:
@@ -130,6 +131,8 @@ class Worker:
 
         if proposal.trains:
             staged = self._make(proposal, trained=True)
+            training = sum(step.seconds for step in staged.manifest.recipe.steps)
+            trial.set_user_attr("training", training)
         size = staged.manifest.model.bytes
         self._check_bytes(trial, size)
         policy = self.stages.load(staged.model, "candidate")

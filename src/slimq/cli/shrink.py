@@ -47,7 +47,10 @@ def shrink(
     policies: PoliciesOption = DEFAULT_POLICIES,
     minutes: Annotated[
         float,
-        typer.Option("--minutes", help="Minutes for trying techniques, before the evaluation."),
+        typer.Option(
+            "--minutes",
+            help="Minutes for trying techniques, in all runs; the evaluation comes on top.",
+        ),
     ] = 20.0,
     max_loss: Annotated[
         float,

@@ -112,6 +112,6 @@ def test_the_network_plays_as_it_will_be_deployed(make_network, make_context, ma
         return draw(player, *arguments, **options)
 
     context.collect.states = watch
-    params = DistillationParams(rounds=1, teacher_rounds=0, states=8, updates=1)
+    params = DistillationParams(rounds=1, teacher_rounds=0, states=8, updates=1, units="absolute")
     distil(student, params, replace(context))
     np.testing.assert_allclose(answers[0], TorchPolicy(student)(states), atol=1e-6)
