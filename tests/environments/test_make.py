@@ -58,13 +58,13 @@ def test_every_form_of_an_id_makes_the_environment(identifier: str) -> None:
 
 
 def test_a_file_needs_no_path_and_its_neighbours_are_importable(game: Game, tmp_path: Path) -> None:
-    identifier = game(folder="elsewhere", make="import neighbour; return Game(neighbour.SIZE)")
-    (tmp_path / "elsewhere" / "neighbour.py").write_text("SIZE = 11")
+    identifier = game(folder="elsewhere", make="import companion; return Game(companion.SIZE)")
+    (tmp_path / "elsewhere" / "companion.py").write_text("SIZE = 11")
     before = list(sys.path)
     for name in (identifier, str(tmp_path / identifier)):
         assert make_single(EnvironmentSpec(id=name)).unwrapped.size == 11  # type: ignore[attr-defined]
     assert sys.path == before
-    del sys.modules["neighbour"]
+    del sys.modules["companion"]
 
 
 def test_a_changed_file_is_loaded_again(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,20 +107,23 @@ def publish_smallest(
         winner = publish_winner(
             settings, found, recipe, text, recipes, progress=progress, on_step=on_step, store=store
         )
+        offered.add(found.number)
         if winner.outcome is None:
             study.set_user_attr(REFUSED, [*study.user_attrs.get(REFUSED, []), found.number])
         return winner
 
-    refused = set(study.user_attrs.get(REFUSED, []))
-    fitting = [
-        found for found in acceptable(study) if limits.met_by(found) and found.number not in refused
-    ]
-    smallest = yield from _first_accepted(fitting, _bytes, publish)
+    offered = set(study.user_attrs.get(REFUSED, []))
+    fitting = [found for found in acceptable(study) if limits.met_by(found)]
+
+    def left(chosen: Callable[[Found], bool]) -> list[Found]:
+        return [found for found in fitting if found.number not in offered and chosen(found)]
+
+    smallest = yield from _first_accepted(left(lambda _found: True), _bytes, publish)
     bound = 0.0 if smallest is None else FASTER * smallest.latency_us
-    faster = [found for found in fitting if found.latency_us <= bound]
-    fastest = yield from _first_accepted(faster, _latency, publish)
+    faster = left(lambda found: found.latency_us <= bound)
+    yield from _first_accepted(faster, _latency, publish)
     eight = Rung("whole", form="int8", seed=settings.seed)
-    whole = [f for f in fitting if rung_of(f.params) == eight and f not in (smallest, fastest)]
+    whole = left(lambda found: rung_of(found.params) == eight)
     yield from _first_accepted(whole, _bytes, publish)
 
 
