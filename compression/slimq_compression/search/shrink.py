@@ -31,7 +31,7 @@ from slimq_compression.search.rungs import (
     rung_of,
     tried,
 )
-from slimq_compression.search.stages import Reference
+from slimq_compression.search.stages import Reference, required_agreement
 from slimq_compression.search.study import SearchSettings
 from slimq_compression.search.winners import Winner, publish_winner, same_recipe
 from slimq_compression.source import Source
@@ -156,7 +156,9 @@ def winning_recipe(
         search: the run that found it.
     """
     accept: dict[str, float | int] = {"margin": settings.margin}
-    accept |= {"episodes": episodes} if episodes else {"agreement": required(settings.margin)}
+    accept |= (
+        {"episodes": episodes} if episodes else {"agreement": required_agreement(settings.margin)}
+    )
     if limits.max_bytes is not None:
         accept["max_bytes"] = limits.max_bytes
     rung = rung_of(found.params)
@@ -171,15 +173,6 @@ def winning_recipe(
         if own and not _is_another(repository, settings.policy, recipe):
             break
     return recipe, note + text
-
-
-def required(margin: float) -> float:
-    """Agreement that the gate requires where nothing is played.
-
-    A candidate is the best of many on the states by which they are judged, so it may differ on half
-    as many of them as the variant may on others.
-    """
-    return 1.0 - margin / 2
 
 
 def _is_another(repository: Repository, policy: str, recipe: Recipe) -> bool:

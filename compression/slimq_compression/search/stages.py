@@ -186,6 +186,15 @@ class Stages:
         return play_returns(environment, policy, seeds, label, progress)
 
 
+def required_agreement(margin: float) -> float:
+    """Agreement that is required where nothing is played.
+
+    The chosen candidate is the best of many on the states by which they are judged, so it may
+    differ on half as many of them as a variant may on others.
+    """
+    return 1.0 - margin / 2
+
+
 def telling_episodes(returns: Sequence[float], scale: float, margin: float) -> int:
     """Episodes with which the gate accepts four of five variants that lose nothing.
 

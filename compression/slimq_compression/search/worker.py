@@ -30,7 +30,13 @@ from slimq_compression.pipeline import Staged, run_recipe
 from slimq_compression.resume import StepStore
 from slimq_compression.search.proposals import Proposal
 from slimq_compression.search.spaces import open_space
-from slimq_compression.search.stages import GATE_OFFSET, SCREENING_OFFSET, Reference, Stages
+from slimq_compression.search.stages import (
+    GATE_OFFSET,
+    SCREENING_OFFSET,
+    Reference,
+    Stages,
+    required_agreement,
+)
 from slimq_compression.search.study import (
     SearchSettings,
     complete_trials,
@@ -159,8 +165,11 @@ class Worker:
         """Whether a candidate passes the gate's episodes, or they are too few to tell.
 
         Where returns vary so much that the time allows fewer episodes than tell the margin, a mean
-        within the margin is enough to go on; the accept gate decides.
+        within the margin is enough to go on; the accept gate decides. Where nothing is played, the
+        score is an agreement.
         """
+        if self.source.manifest.environment is None:
+            return score.mean >= required_agreement(self.settings.margin)
         if score.low >= -self.settings.margin:
             return True
         few = len(self.reference.gate) < self.reference.telling
