@@ -147,14 +147,18 @@ def is_current(recipe: Recipe, source: Source, repository: Repository) -> bool:
     except RepositoryError as error:
         _log.warning("remaking an invalid variant", variant=recipe.name, error=str(error))
         return False
-    steps = [(step.name, step.parameters) for step in made.recipe.steps]
     return (
         made.parent == source.checkpoint_sha256
-        and made.recipe.seed == recipe.seed
-        and steps == recipe.fingerprint
+        and is_made_by(made.recipe, recipe)
         and made.recipe.calibration_sha256 == source.calibration_sha256
         and made.recipe.accept == applied(recipe.accept, source.manifest).model_dump(mode="json")
     )
+
+
+def is_made_by(record: RecipeRecord, recipe: Recipe) -> bool:
+    """Whether a variant's record has the recipe's steps and seed."""
+    steps = [(step.name, step.parameters) for step in record.steps]
+    return record.seed == recipe.seed and steps == recipe.fingerprint
 
 
 class _Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -76,7 +77,7 @@ class Source:
             return count_parameters(self.teacher)
         return self.graph_parameters
 
-    @property
+    @cached_property
     def graph_parameters(self) -> int:
         """Weights and biases of the graph; 0 if the policy has a network."""
         if self.graph is None:

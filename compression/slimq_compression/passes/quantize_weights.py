@@ -41,6 +41,7 @@ from pydantic import (
 from torch import nn
 
 from slimq.core.errors import InvalidInputError
+from slimq.core.observation import Observations
 from slimq.networks.grids import Codebook, Grid, LinearLevels, Mask, PowerOfTwoLevels
 from slimq.networks.qnetwork import QNetwork, named_layers
 from slimq_compression.context import PassContext
@@ -151,20 +152,22 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
             layer is not dense.
     """
     quantized = copy.deepcopy(network)
+    compensated = params.rounding is Rounding.COMPENSATED
+    states = context.spread(STATES) if compensated or params.correct_bias else None
     for name, bits in _bits_by_layer(quantized, params).items():
         kept = quantized.grids.get(name, ())
         sparse = any(isinstance(grid, Mask) for grid in kept)
         levels = _levels(params, bits, sparse=sparse)
-        if params.rounding is Rounding.COMPENSATED and isinstance(levels, LinearLevels):
-            _round(quantized, name, levels, context, sparse=sparse)
+        if compensated and states is not None and isinstance(levels, LinearLevels):
+            _round(quantized, name, levels, states, sparse=sparse)
         attach_grids(quantized, name, (*kept, levels))
-    if params.correct_bias:
-        match_means(quantized, network, context.spread(STATES))
+    if params.correct_bias and states is not None:
+        match_means(quantized, network, states)
     return quantized
 
 
 def _round(
-    network: QNetwork, name: str, levels: LinearLevels, context: PassContext, *, sparse: bool
+    network: QNetwork, name: str, levels: LinearLevels, states: Observations, *, sparse: bool
 ) -> None:
     """Moves a layer's weights to levels that make up for each other's errors."""
     layer = named_layers(network)[name]
@@ -173,7 +176,7 @@ def _round(
         expected = "nearest for sparse layers and grouped convolutions"
         raise InvalidInputError("quantize_weights.rounding", expected, received)
     levels.advance(layer.weight.detach(), 0.0)
-    round_compensated(network, layer, levels, context.spread(STATES))
+    round_compensated(network, layer, levels, states)
 
 
 def _levels(params: Params, bits: int, *, sparse: bool) -> Grid:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import optuna
+import tomli_w
 from optuna.trial import BaseTrial
 
 from slimq.core.manifest import SearchRecord
 from slimq.core.repository import Repository
-from slimq_compression.recipe import Recipe
+from slimq_compression.recipe import Recipe, parse_recipe
 
 
 class Proposal(Protocol):
@@ -76,3 +77,21 @@ class Space(Protocol):
     def suggest(self, trial: BaseTrial) -> Proposal:
         """What a trial makes; it has the trial's parameters."""
         ...
+
+
+def write_recipe(
+    head: Mapping[str, Any], search: SearchRecord | None, **tables: Any
+) -> tuple[Recipe, str]:
+    """A recipe and its TOML text.
+
+    Args:
+        head: the keys of its top level, `name` among them.
+        search: the search that found it.
+        tables: its tables; empty ones are left out.
+
+    Raises:
+        ConfigError: a pass refuses its parameters.
+    """
+    given = {"search": search and search.model_dump(), **tables}
+    text = tomli_w.dumps({**head, **{name: table for name, table in given.items() if table}})
+    return parse_recipe(text, f"{head['name']}.toml"), text

@@ -11,7 +11,6 @@ from typing import Any
 
 import onnx
 import optuna
-import tomli_w
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
@@ -23,9 +22,10 @@ from slimq.networks.specification import QNetworkSpec
 from slimq_compression.graph.layers import layer_roles as graph_roles
 from slimq_compression.network.layers import layer_roles as network_roles
 from slimq_compression.network.shapes import Shape, image_body, shape_student
-from slimq_compression.recipe import Recipe, parse_recipe
+from slimq_compression.recipe import Recipe
 from slimq_compression.search import ladder
 from slimq_compression.search.ladder import Rung, Technique, Terms, Tried
+from slimq_compression.search.proposals import write_recipe
 from slimq_compression.search.study import MAX_ATTEMPTS
 from slimq_compression.search.training import FULL, Kind
 from slimq_compression.source import Source
@@ -99,16 +99,7 @@ class RungProposal:
             graph.append({"pass": "store_weights", "zstd_aware": True})
         head = {"name": name, "description": f"Shrunk: {rung.describe()}.", "seed": rung.seed}
         store = {"compression": "zstd", "compact": True}
-        found = search and search.model_dump()
-        tables = {
-            "search": found,
-            "network": network,
-            "graph": graph,
-            "accept": accept,
-            "store": store,
-        }
-        text = tomli_w.dumps(head | {key: table for key, table in tables.items() if table})
-        return parse_recipe(text, f"{name}.toml"), text
+        return write_recipe(head, search, network=network, graph=graph, accept=accept, store=store)
 
     @property
     def _encoded(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import optuna
 from slimq.core.manifest import SearchRecord
 from slimq.core.repository import Repository
 from slimq_compression.context import Progress, ignore, silent
-from slimq_compression.pipeline import OnStep
+from slimq_compression.pipeline import OnStep, is_made_by
 from slimq_compression.recipe import Recipe
 from slimq_compression.resume import StepStore
 from slimq_compression.search.ladder import EFFORTS, Rung, expected_seconds
@@ -179,9 +179,7 @@ def _is_another(repository: Repository, policy: str, recipe: Recipe) -> bool:
     """Whether a variant of the recipe's name is published that another recipe made."""
     if recipe.name not in repository.variants(policy):
         return False
-    made = repository.variant(policy, recipe.name).recipe
-    steps = [(step.name, step.parameters) for step in made.steps]
-    return made.seed != recipe.seed or steps != recipe.fingerprint
+    return not is_made_by(repository.variant(policy, recipe.name).recipe, recipe)
 
 
 def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
-import tomli_w
 from optuna.trial import BaseTrial
 
 from slimq.core.calibration import CalibrationSet
@@ -24,7 +23,8 @@ from slimq.core.manifest import SearchRecord
 from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.network.units import check_plain
-from slimq_compression.recipe import Recipe, parse_recipe
+from slimq_compression.recipe import Recipe
+from slimq_compression.search.proposals import write_recipe
 from slimq_compression.search.training import FULL, REPLAY_ROUNDS, Kind
 from slimq_compression.source import Source
 
@@ -248,10 +248,7 @@ def make_recipe(
         graph.append({"pass": "store_weights", **({"zstd_aware": True} if offer.zstd else {})})
     head = {"name": name, "description": f"Found: {candidate.describe()}.", "seed": seed}
     store = {"compression": "zstd", "compact": True} if offer.zstd else {}
-    found = search and search.model_dump()
-    tables = {"search": found, "network": network, "graph": graph, "accept": accept, "store": store}
-    text = tomli_w.dumps(head | {name: table for name, table in tables.items() if table})
-    return parse_recipe(text, f"{name}.toml"), text
+    return write_recipe(head, search, network=network, graph=graph, accept=accept, store=store)
 
 
 def _levels(candidate: Candidate, bits: int) -> list[Mapping[str, Any]]:

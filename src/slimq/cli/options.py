@@ -30,6 +30,16 @@ ThreadsOption = Annotated[
         show_default=False,
     ),
 ]
+MaxBytesOption = Annotated[
+    str, typer.Option("--max-bytes", help="Limit on disk size, such as 20kB; none by default.")
+]
+MaxLatencyOption = Annotated[
+    str,
+    typer.Option(
+        "--max-latency",
+        help="Limit on a call's time on this machine, such as 0.1ms; none by default.",
+    ),
+]
 
 DEFAULT_POLICIES = Path("policies")
 DEFAULT_URL = "http://127.0.0.1:8000"

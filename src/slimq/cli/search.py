@@ -16,6 +16,8 @@ from slimq.cli.options import (
     DEFAULT_POLICIES,
     RECIPES,
     JsonOption,
+    MaxBytesOption,
+    MaxLatencyOption,
     PoliciesOption,
 )
 from slimq.cli.outcomes import describe, show_step
@@ -38,16 +40,8 @@ _COLUMNS = ("trial", "bytes", "µs", "ratio", "agreement", "score", "low", "cand
 def search(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     policies: PoliciesOption = DEFAULT_POLICIES,
-    max_bytes: Annotated[
-        str, typer.Option("--max-bytes", help="Limit on disk size, such as 20kB; none by default.")
-    ] = "",
-    max_latency: Annotated[
-        str,
-        typer.Option(
-            "--max-latency",
-            help="Limit on a call's time on this machine, such as 0.1ms; none by default.",
-        ),
-    ] = "",
+    max_bytes: MaxBytesOption = "",
+    max_latency: MaxLatencyOption = "",
     margin: Annotated[
         float,
         typer.Option("--margin", help="Loss of return up to which a variant is non-inferior."),

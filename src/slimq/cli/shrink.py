@@ -16,7 +16,14 @@ from slimq.cli.compare import to_json as comparison_to_json
 from slimq.cli.evaluate import DEFAULT_WORK as EVALUATE_WORK
 from slimq.cli.evaluate import ProgressBar
 from slimq.cli.extras import require
-from slimq.cli.options import DEFAULT_POLICIES, RECIPES, JsonOption, PoliciesOption
+from slimq.cli.options import (
+    DEFAULT_POLICIES,
+    RECIPES,
+    JsonOption,
+    MaxBytesOption,
+    MaxLatencyOption,
+    PoliciesOption,
+)
 from slimq.cli.outcomes import describe as describe_outcome
 from slimq.cli.outcomes import show_step
 from slimq.cli.output import to_plain
@@ -60,16 +67,8 @@ def shrink(
             "with another action.",
         ),
     ] = 0.02,
-    max_bytes: Annotated[
-        str, typer.Option("--max-bytes", help="Limit on disk size, such as 20kB; none by default.")
-    ] = "",
-    max_latency: Annotated[
-        str,
-        typer.Option(
-            "--max-latency",
-            help="Limit on a call's time on this machine, such as 0.1ms; none by default.",
-        ),
-    ] = "",
+    max_bytes: MaxBytesOption = "",
+    max_latency: MaxLatencyOption = "",
     workers: Annotated[
         int,
         typer.Option(
