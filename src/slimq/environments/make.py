@@ -25,6 +25,7 @@ from slimq.environments.foreign import (
     load_module,
     missing_dependency,
 )
+from slimq.environments.minatar import repair
 from slimq.environments.wrappers import wrap
 
 Env = gymnasium.Env[Any, Any]
@@ -41,7 +42,7 @@ def make_single(spec: EnvironmentSpec) -> Env:
         MissingExtraError: it needs a library that is not installed.
         EnvironmentFailure: the environment's code raises an exception, or makes no environment.
     """
-    env = _create(spec)
+    env = repair(_create(spec))
     try:
         wrapped = wrap(env, spec)
         for name in ("observation_space", "action_space"):
