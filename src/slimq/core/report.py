@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import Sha256, Slug
 from slimq.core.schema import Versioned
@@ -118,6 +119,36 @@ class LatencyReport(_Value):
         return next(matching, None)
 
 
+class ConditionReport(_Value):
+    """A variant's play under one condition, on the first seeds of the report's protocol.
+
+    The report's protocol and versions hold here, too; a new protocol discards what was measured
+    under conditions.
+    """
+
+    condition: Condition
+    spread: list[float] | None = Field(
+        default=None,
+        description="of each element in the full policy's play, the unit of the strength; null for "
+        "frames, whose unit is one level",
+    )
+    code_sha256: Sha256 | None = Field(
+        default=None, description="of the file of a condition that is not built in"
+    )
+    returns: list[float] = Field(min_length=1, description="undiscounted, in seed order")
+    lengths: list[int] = Field(min_length=1, description="agent steps")
+    distinct_trajectories: int = Field(ge=1)
+    mean: float
+    interval: Interval = Field(description="percentile bootstrap of the mean")
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> ConditionReport:
+        if len(self.lengths) != len(self.returns):
+            problem = f"expected {len(self.returns)} entries, received {len(self.lengths)}"
+            raise ValueError(f"lengths: {problem}")
+        return self
+
+
 class Played(NamedTuple):
     """What play gives: the numbers of every episode, in seed order, and their summary."""
 
@@ -162,6 +193,9 @@ class EvaluationReport(Versioned):
     iqm_interval: Interval | None = Field(
         default=None, description="percentile bootstrap of the interquartile mean"
     )
+    conditions: tuple[ConditionReport, ...] = Field(
+        default=(), description="play under disturbances, each condition once"
+    )
     states_sha256: Sha256 | None = Field(
         default=None,
         description="of the file of recorded states that fidelity refers to; null if they come "
@@ -178,6 +212,10 @@ class EvaluationReport(Versioned):
         values = [getattr(self, name) for name in Played._fields]
         return None if values[0] is None else Played(*values)
 
+    def under(self, condition: Condition) -> ConditionReport | None:
+        """Play under a condition; None if it was not measured."""
+        return next((found for found in self.conditions if found.condition == condition), None)
+
     @model_validator(mode="after")
     def _check_parts(self) -> EvaluationReport:
         missing = [name for name in Played._fields if getattr(self, name) is None]
@@ -186,6 +224,8 @@ class EvaluationReport(Versioned):
                 raise ValueError(
                     f"{given[0]}: expected null without a protocol, as nothing was played"
                 )
+            if self.conditions:
+                raise ValueError("conditions: expected none without a protocol")
             if self.fidelity is None or self.states_sha256 is None:
                 raise ValueError("fidelity, states_sha256: expected both, as nothing was played")
             return self
@@ -199,4 +239,7 @@ class EvaluationReport(Versioned):
             if count != episodes:
                 problem = f"{name}: expected {episodes} entries, one per episode, received {count}"
                 raise ValueError(problem)
+        conditions = [found.condition for found in self.conditions]
+        if len(set(conditions)) < len(conditions):
+            raise ValueError("conditions: expected each condition once")
         return self
