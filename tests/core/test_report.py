@@ -78,12 +78,18 @@ def test_a_report_without_one_entry_per_episode_is_refused_by_name(field):
         report(**{field: []})
 
 
+def test_trajectories_may_be_left_out():
+    found = report(trajectories=None).played
+    assert found is not None
+    assert found.distinct_trajectories == report().distinct_trajectories
+
+
 def test_unknown_keys_are_refused():
     with pytest.raises(ValidationError, match="surprise"):
         EvaluationReport.model_validate(report().model_dump() | {"surprise": 1})
 
 
-UNPLAYED = dict.fromkeys(Played._fields) | {
+UNPLAYED = dict.fromkeys((*Played._fields, "trajectories")) | {
     "states_sha256": "e" * 64,
     "fidelity": Fidelity(
         states=3,
@@ -107,9 +113,13 @@ def test_without_an_environment_everything_that_comes_from_play_is_null():
 
 
 @pytest.mark.parametrize("name", Played._fields[1:])
-def test_play_is_reported_as_a_whole_or_not_at_all(name):
+def test_play_is_reported_as_a_whole(name):
     with pytest.raises(ValidationError, match=f"{name}: expected a value"):
         report(**{name: None})
+
+
+@pytest.mark.parametrize("name", [*Played._fields[1:], "trajectories"])
+def test_nothing_is_reported_of_play_where_there_was_none(name):
     with pytest.raises(ValidationError, match=f"{name}: expected null without a protocol"):
         report(**UNPLAYED | {name: getattr(report(), name)})
 

@@ -17,6 +17,8 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import Sha256, Slug
 from slimq.core.schema import Versioned
 
+MAX_TRAJECTORIES = 1_000
+"""Episodes of which a report lists the trajectories."""
 LatencyMode = Literal["interleaved", "alone"]
 
 
@@ -156,7 +158,6 @@ class Played(NamedTuple):
     seeds: list[int]
     returns: list[float]
     lengths: list[int]
-    trajectories: list[str]
     distinct_trajectories: int
     mean: float
     interval: Interval
@@ -167,9 +168,10 @@ class Played(NamedTuple):
 class EvaluationReport(Versioned):
     """One variant's evaluation: raw numbers per episode and their summary.
 
-    `seeds`, `returns`, `lengths` and `trajectories` have one entry per episode, in seed order. Of a
-    policy without an environment they are null, as is everything in `Played`: nothing was played,
-    and fidelity refers to recorded states.
+    `seeds`, `returns` and `lengths` have one entry per episode, in seed order, as has
+    `trajectories` if there are at most `MAX_TRAJECTORIES`. Of a policy without an environment they
+    are null, as is everything in `Played`: nothing was played, and fidelity refers to recorded
+    states.
     """
 
     policy: Slug
@@ -182,7 +184,9 @@ class EvaluationReport(Versioned):
     returns: list[float] | None = Field(default=None, description="undiscounted")
     lengths: list[int] | None = Field(default=None, description="agent steps")
     trajectories: list[Sha256] | None = Field(
-        default=None, description="sha256 of each episode's actions"
+        default=None,
+        description="sha256 of each episode's actions; null for more than "
+        f"{MAX_TRAJECTORIES:,} episodes, of which they would be most of the report",
     )
     distinct_trajectories: int | None = Field(default=None, ge=1)
     mean: float | None = None
@@ -220,7 +224,8 @@ class EvaluationReport(Versioned):
     def _check_parts(self) -> EvaluationReport:
         missing = [name for name in Played._fields if getattr(self, name) is None]
         if self.protocol is None:
-            if given := [name for name in Played._fields if name not in missing]:
+            names = (*Played._fields, "trajectories")
+            if given := [name for name in names if getattr(self, name) is not None]:
                 raise ValueError(
                     f"{given[0]}: expected null without a protocol, as nothing was played"
                 )
@@ -235,10 +240,10 @@ class EvaluationReport(Versioned):
             raise ValueError("states_sha256: expected null, as states come from play")
         episodes = self.protocol.episodes
         for name in ("seeds", "returns", "lengths", "trajectories"):
-            count = len(getattr(self, name))
-            if count != episodes:
-                problem = f"{name}: expected {episodes} entries, one per episode, received {count}"
-                raise ValueError(problem)
+            values = getattr(self, name)
+            if values is not None and len(values) != episodes:
+                received = f"one per episode, received {len(values)}"
+                raise ValueError(f"{name}: expected {episodes} entries, {received}")
         conditions = [found.condition for found in self.conditions]
         if len(set(conditions)) < len(conditions):
             raise ValueError("conditions: expected each condition once")

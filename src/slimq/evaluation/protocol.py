@@ -15,7 +15,13 @@ from slimq.core.conditions.catalogue import Condition
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import InvalidInputError
 from slimq.core.manifest import FileEntry, VariantManifest
-from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, LatencyReport
+from slimq.core.report import (
+    MAX_TRAJECTORIES,
+    EvaluationProtocol,
+    EvaluationReport,
+    Fidelity,
+    LatencyReport,
+)
 from slimq.core.seeds import HELD_OUT, SeedRange
 from slimq.core.statistics import (
     CONFIDENCE,
@@ -127,7 +133,7 @@ def summarize(
         seeds=[episode.seed for episode in episodes],
         returns=returns,
         lengths=[episode.length for episode in episodes],
-        trajectories=trajectories,
+        trajectories=trajectories if len(trajectories) <= MAX_TRAJECTORIES else None,
         distinct_trajectories=len(set(trajectories)),
         mean=sum(returns) / len(returns),
         interval=mean_interval(
