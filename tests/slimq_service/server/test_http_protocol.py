@@ -449,7 +449,8 @@ def test_every_request_that_was_read_is_pending_until_it_starts() -> None:
         kind = make_protocol(WireLimits(100, 5, 0.5, 9, str), arrivals)
         config = uvicorn.Config(app, http=kind, log_config=None)
         config.load()
-        parts = (b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n", b"GET /3 HTTP/1.1\r\n\r\n")
+        first, second, third = (b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in (1, 2, 3))
+        parts = (first + second, third)
         protocols: list[Any] = [kind(config, ServerState(), {}) for _ in parts]  # type: ignore[call-arg]
         assert not arrivals.tracked
         for protocol, part in zip(protocols, parts, strict=True):
