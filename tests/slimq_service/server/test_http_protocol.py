@@ -276,12 +276,14 @@ def test_what_is_no_http_is_a_problem_too(bounded: Any) -> None:
     for content in (
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20,
         b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nHost: test\r\n\r\n",
+        b"GET /healthz HTTP/0.9\r\nHost: test\r\n\r\n",
     ):
         with bounded.connect() as connection:
             connection.sendall(content)
             problem = problem_of(receive_all(connection), 400)
         assert problem["code"] == "malformed-request"
-    assert counted(bounded, "malformed-request") == before + 2
+    assert counted(bounded, "malformed-request") == before + 4
     alive(bounded)
 
 

@@ -20,6 +20,8 @@ from slimq_service.server.uvicorn_adapter.target import split_target
 from slimq_service.server.websocket_handshake import asks_for_websocket, check_handshake
 
 Headers = list[tuple[bytes, bytes]]
+VERSIONS = ("1.1", "1.0")
+"""Of HTTP; httptools also accepts 0.9 and 2.0."""
 EXTENSIONS: dict[str, dict[object, object]] = {WHOLE_RESPONSES: {}}
 
 
@@ -176,7 +178,6 @@ class HttpConnection(KeepAliveConnection):
         """Starts a request; upgrades are handled by `data_received`."""
         if not self.parser.should_upgrade():
             self.head_ended()
-            check_host(self.headers, self.parser.get_http_version())
             self._begin_request()
             self.request_begun()
         elif self.parser.get_method() == b"CONNECT":
@@ -225,6 +226,9 @@ class HttpConnection(KeepAliveConnection):
         """Completes the scope and starts the application, or queues the request behind others."""
         parser, scope, before = self.parser, self.scope, self.cycle
         version, (raw_path, query) = parser.get_http_version(), split_target(self.url)
+        if version not in VERSIONS:
+            raise MalformedRequestError("request", "HTTP/1.0 or HTTP/1.1", f"HTTP/{version}")
+        check_host(self.headers, version)
         scope["method"] = parser.get_method().decode("ascii")
         scope["http_version"] = version
         path = raw_path.decode("ascii")
