@@ -57,6 +57,20 @@ def test_a_report_comes_back_from_json_unchanged():
     assert EvaluationReport.model_validate_json(report().model_dump_json()) == report()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"mean": float("nan")}, {"returns": [20.0, float("inf")]}],
+)
+def test_a_number_that_is_not_finite_is_refused(changes):
+    with pytest.raises(ValidationError, match="finite number"):
+        report(**changes)
+
+
+def test_an_end_of_an_interval_that_is_not_finite_is_refused():
+    with pytest.raises(ValidationError, match="finite number"):
+        Interval(low=float("-inf"), high=0.0)
+
+
 def test_the_protocol_states_the_environment_and_its_seeds():
     plain = protocol().model_dump(mode="json")
     assert plain["environment"]["id"] == "ALE/Pong-v5"

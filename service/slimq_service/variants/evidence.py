@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import structlog
+from pydantic import ValidationError
 
 from slimq.core.errors import InvalidInputError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest, random_mean
@@ -183,12 +184,14 @@ def _compare(
     if draws > MAX_DRAWS:
         expected = f"at most {MAX_DRAWS:,} draws of its bootstraps"
         raise InvalidInputError(f"report of {variant.name}", expected, f"{draws:,}")
-    with np.errstate(all="ignore"):
-        undisturbed = paired_difference(report, full, random_mean(policy))
-        robustness = judge_robustness(report, full, policy.observation, random_mean(policy))
-    if not all(map(math.isfinite, _numbers(undisturbed, robustness))):
-        expected = "finite returns, here and of the baseline"
-        raise InvalidInputError(f"report of {variant.name}", expected, "NaN or infinity")
+    zero = random_mean(policy)
+    try:
+        with np.errstate(all="ignore"):
+            undisturbed = paired_difference(report, full, zero)
+            robustness = judge_robustness(report, full, policy.observation, zero)
+    except ValidationError as error:  # of an interval: its ends must be finite
+        expected = "returns with a finite difference from the baseline's"
+        raise InvalidInputError(f"report of {variant.name}", expected, "an infinite one") from error
     return Judgement(undisturbed, robustness)
 
 
@@ -197,14 +200,3 @@ def _draws(report: EvaluationReport, full: EvaluationReport) -> int:
     resamples = full.protocol.resamples if full.protocol is not None else 0
     episodes = len(report.returns or ()) + sum(len(found.returns) for found in report.conditions)
     return resamples * episodes
-
-
-def _numbers(undisturbed: PairedDifference, robustness: Robustness) -> list[float]:
-    """Every number of a comparison."""
-    differences, numbers = [undisturbed], []
-    for found in robustness.results:
-        numbers += [found.mean, found.interval.low, found.interval.high]
-        if found.difference is not None:
-            differences.append(found.difference)
-            numbers += [found.full_mean or 0.0, found.full_loss or 0.0]
-    return numbers + [n for found in differences for n in (found.mean, found.low, found.high)]

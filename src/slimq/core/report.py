@@ -23,7 +23,7 @@ LatencyMode = Literal["interleaved", "alone"]
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class EvaluationProtocol(_Value):
@@ -173,6 +173,8 @@ class EvaluationReport(Versioned):
     are null, as is everything in `Played`: nothing was played, and fidelity refers to recorded
     states.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     policy: Slug
     variant: Slug

@@ -13,7 +13,7 @@ import slimq_service.variants.evidence as module
 from condition_reports import make_conditions, publish_report
 from slimq.core.manifest import Routing
 from slimq.core.publish import Publisher
-from slimq.core.report import EvaluationReport, Interval
+from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 from slimq.core.robustness import Robustness, judge_robustness
 from slimq_service.variants.evidence import NOT_YET, Judgement
@@ -191,8 +191,12 @@ def of_a_few_episodes(document: dict[str, Any]) -> None:
     document["protocol"]["episodes"] = 3
 
 
-def not_finite(document: dict[str, Any]) -> None:
+def not_a_number(document: dict[str, Any]) -> None:
     document["conditions"][1]["returns"][2] = float("nan")
+
+
+def infinite(document: dict[str, Any]) -> None:
+    document["mean"] = float("inf")
 
 
 def of_too_many_resamples(document: dict[str, Any]) -> None:
@@ -207,7 +211,8 @@ def of_an_unknown_key(document: dict[str, Any]) -> None:
     ("change", "problem"),
     [
         (of_a_few_episodes, "report of other: expected the protocol and seeds of fp32's report"),
-        (not_finite, "report of other: expected finite returns, here and of the baseline"),
+        (not_a_number, "conditions.1.returns.2: Input should be a finite number"),
+        (infinite, "mean: Input should be a finite number"),
         (of_too_many_resamples, "received 120,000,000,000,000"),
         (of_an_unknown_key, "conditions.0.weather: unknown key"),
     ],
@@ -229,7 +234,7 @@ def test_a_bad_report_costs_a_variant_its_judgement_and_nothing_else(
     listing = service.get("/v1/policies/tiny/variants").json()["variants"]
     assert listing[1]["problem"] is None
     assert problem in listing[1]["robustness"]["problem"]
-    assert service.get("/").status_code == 200
+    assert service.get("/", headers={"accept": "application/json"}).status_code == 200
     assert service.get("/metrics").status_code == 200
 
 
@@ -294,15 +299,19 @@ def test_requests_are_answered_while_reports_are_compared(
     assert found(service).robustness is not None
 
 
-def test_what_is_infinite_in_a_report_never_reaches_json(tiny_repository: Path, start: Any) -> None:
-    publish_report(tiny_repository, "fp32", {})
-    publish_report(tiny_repository, "other", {})
+def test_a_difference_that_is_infinite_never_reaches_json(
+    tiny_repository: Path, start: Any
+) -> None:
+    for variant, value in (("fp32", -1.7e308), ("other", 1.7e308)):
+        publish_report(tiny_repository, variant, {})
 
-    def change(document: dict[str, Any]) -> None:
-        document["conditions"][0]["interval"] = Interval(low=-1, high=1).model_dump()
-        document["conditions"][0]["interval"]["high"] = float("inf")
+        def change(document: dict[str, Any], value: float = value) -> None:
+            document["conditions"][0]["returns"] = [value] * 20
 
-    rewrite_report(tiny_repository, "other", change)
+        rewrite_report(tiny_repository, variant, change)
     service = start()
-    assert "expected finite returns" in (found(service).problem or "")
-    assert service.get("/v1/policies/tiny/variants/other/robustness").status_code == 200
+    assert found(service).problem == (
+        "report of other: expected returns with a finite difference from the baseline's, "
+        "received an infinite one"
+    )
+    assert service.get("/v1/policies/tiny/variants").status_code == 200
