@@ -76,10 +76,17 @@ def test_the_example_of_a_condition_of_ones_own_is_played(
     (line,) = re.findall(r"^slimq (evaluate .*my_conditions.*)$", page, flags=re.MULTILINE)
     (tmp_path / "my_conditions.py").write_text(code, encoding="utf-8")
     printed = slimq(tmp_path, *shlex.split(line), "--no-latency")
-    assert printed.count("my_conditions.py:dropout=0.1: mean ") == 2
-    report = repository.report("cartpole", "micro")
-    assert report is not None
-    assert report.returns is not None
-    (own,) = (found for found in report.conditions if found.code_sha256 is not None)
-    assert len(own.returns) == 20
-    assert own.returns != report.returns[:20]
+    (shown,) = re.findall(r"^```\n(fp32: .*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    assert [text.partition("mean")[0] for text in printed.splitlines()] == [
+        text.partition("mean")[0] for text in shown.splitlines()
+    ]
+    means = {}
+    for name in ("fp32", "micro"):
+        report = repository.report("cartpole", name)
+        assert report is not None
+        (own,) = (found for found in report.conditions if found.code_sha256 is not None)
+        assert len(own.returns) == 20
+        assert report.mean == 500
+        means[name] = own.mean
+    assert means["fp32"] > 450
+    assert means["micro"] < 400
