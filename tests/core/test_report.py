@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
 from slimq.core.report import (
+    ConditionReport,
     EvaluationProtocol,
     EvaluationReport,
     Fidelity,
@@ -151,3 +153,62 @@ def test_a_report_from_before_recorded_states_is_still_valid():
     del document["states_sha256"]
     document["schema_minor"] = 0
     assert EvaluationReport.model_validate(document).played == report().played
+
+
+def under(name, strength, **changes):
+    values = {
+        "condition": Condition(name=name, strength=strength),
+        "returns": [1.0],
+        "lengths": [10],
+        "distinct_trajectories": 1,
+        "mean": 1.0,
+        "interval": Interval(low=1.0, high=1.0),
+    }
+    return ConditionReport(**(values | changes))
+
+
+def test_play_under_conditions_is_found_by_name_and_strength():
+    conditions = (under("noise", 4), under("noise", 8, spread=[0.1]), under("a.py:fog", 1))
+    found = report(conditions=conditions)
+    assert EvaluationReport.model_validate_json(found.model_dump_json()) == found
+    assert found.under(Condition(name="noise", strength=8)) is conditions[1]
+    assert found.under(Condition(name="noise", strength=5)) is None
+    assert report().conditions == ()
+
+
+def test_a_condition_that_this_version_does_not_know_is_read():
+    conditions = (under("fog", 0.5),)
+    assert report(conditions=conditions).conditions[0].condition.effect == "custom"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"conditions": [under("noise", 4), under("noise", 4.0)]}, "expected each condition once"),
+        (UNPLAYED | {"conditions": [under("noise", 4)]}, "expected none without a protocol"),
+    ],
+)
+def test_conditions_that_contradict_the_report_are_refused(changes, problem):
+    with pytest.raises(ValidationError, match=f"conditions: {problem}"):
+        report(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"lengths": [1, 2]}, "lengths: expected 1 entries, received 2"),
+        ({"returns": []}, "returns"),
+        ({"code_sha256": "no digest"}, "code_sha256"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_condition_with_contradictory_figures_is_refused(changes, problem):
+    with pytest.raises(ValidationError, match=problem):
+        under("noise", 4, **changes)
+
+
+def test_a_report_from_before_conditions_is_still_valid():
+    document = report().model_dump(mode="json")
+    del document["conditions"]
+    document["schema_minor"] = 1
+    assert EvaluationReport.model_validate(document).conditions == ()

@@ -131,8 +131,8 @@ class ConditionReport(_Value):
     condition: Condition
     spread: list[float] | None = Field(
         default=None,
-        description="of each element in the full policy's play, the unit of the strength; null for "
-        "frames, whose unit is one level",
+        description="of each element in the full policy's play, where it is the unit of the "
+        "strength; null for frames, whose unit is one level, and for all other conditions",
     )
     code_sha256: Sha256 | None = Field(
         default=None, description="of the file of a condition that is not built in"
