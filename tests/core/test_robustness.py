@@ -21,7 +21,6 @@ def under(condition, returns, **changes):
     values = {
         "condition": condition,
         "returns": list(returns),
-        "lengths": [int(value) for value in returns],
         "distinct_trajectories": len(returns),
         "mean": float(np.mean(returns)),
         "interval": Interval(low=float(min(returns)), high=float(max(returns))),

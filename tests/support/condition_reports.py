@@ -33,7 +33,6 @@ def make_conditions(
             ConditionReport(
                 condition=condition,
                 returns=found,
-                lengths=[1] * len(found),
                 distinct_trajectories=1,
                 mean=mean,
                 interval=Interval(low=mean - 1, high=mean + 1),

@@ -138,17 +138,9 @@ class ConditionReport(_Value):
         default=None, description="of the file of a condition that is not built in"
     )
     returns: list[float] = Field(min_length=1, description="undiscounted, in seed order")
-    lengths: list[int] = Field(min_length=1, description="agent steps")
     distinct_trajectories: int = Field(ge=1)
     mean: float
     interval: Interval = Field(description="percentile bootstrap of the mean")
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> ConditionReport:
-        if len(self.lengths) != len(self.returns):
-            problem = f"expected {len(self.returns)} entries, received {len(self.lengths)}"
-            raise ValueError(f"lengths: {problem}")
-        return self
 
 
 class Played(NamedTuple):

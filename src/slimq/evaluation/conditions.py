@@ -77,7 +77,6 @@ class Trial:
             spread=None if spread is None else list(spread),
             code_sha256=self.code_sha256,
             returns=returns,
-            lengths=[episode.length for episode in episodes],
             distinct_trajectories=len({episode.trajectory for episode in episodes}),
             mean=sum(returns) / len(returns),
             interval=mean_interval(
