@@ -101,7 +101,9 @@ def test_the_returns_behind_the_gate_are_printed(folder: Path) -> None:
     (folder / "recipes" / "fp32.toml").write_text(FP32 + "margin = 1.0\nepisodes = 2\n")
     lines = run("cartpole", "fp32").stdout.splitlines()
     assert re.fullmatch(
-        r"  played: mean return [\d.]+, the full policy's [\d.]+; 0 of 2 episodes differ", lines[-1]
+        r"  played undisturbed: mean return [\d.]+, the full policy's [\d.]+; "
+        r"0 of 2 episodes differ",
+        lines[-1],
     )
 
 

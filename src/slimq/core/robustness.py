@@ -67,7 +67,7 @@ class ConditionResult:
     @property
     def decides(self) -> bool:
         """Whether enough is left of the full policy's own play to compare with."""
-        return self.full_loss is not None and self.full_loss <= MAX_OWN_LOSS
+        return self.full_loss is not None and is_decisive(self.full_loss)
 
     @property
     def non_inferior(self) -> bool | None:
@@ -112,6 +112,11 @@ def own_loss(undisturbed: Sequence[float], disturbed: Sequence[float], scale: fl
         scale: its undisturbed mean return above random play's.
     """
     return float(np.mean(undisturbed) - np.mean(disturbed)) / scale
+
+
+def is_decisive(full_loss: float) -> bool:
+    """Whether a condition leaves enough of the full policy's own play to compare with."""
+    return full_loss <= MAX_OWN_LOSS
 
 
 def compare_under_condition(
