@@ -24,6 +24,7 @@ PAGES = (
     "docs/configuration.md",
     "docs/decisions.md",
     "docs/environments.md",
+    "docs/evidence.md",
     "docs/import.md",
     "docs/operations.md",
     "docs/loadtest.md",

@@ -115,7 +115,6 @@ def make_condition(label: str, returns: Sequence[float]) -> ConditionReport:
         condition=Condition(name=name, strength=float(strength)),
         spread=[1.0, 1.0, 1.0, 1.0],
         returns=list(returns),
-        lengths=[1] * len(returns),
         distinct_trajectories=1,
         mean=mean,
         interval=Interval(low=mean - 1, high=mean + 1),

@@ -29,10 +29,13 @@ _EPISODES_HELP = (
     "Episodes per variant. A published report with more episodes is replaced only with --force."
 )
 
-
 _CONDITIONS_HELP = (
     "Play under disturbances, too: 'standard' for the standard set, or a comma-separated list such "
     "as standard,blur=1,my_conditions.py:fog=0.5; docs/evidence.md lists them."
+)
+_CONDITION_EPISODES_HELP = (
+    "Episodes under each condition; default --episodes. A condition with more episodes in the "
+    "published report is played again only with --force."
 )
 
 
@@ -73,7 +76,7 @@ def evaluate(
     ] = None,
     condition_episodes: Annotated[
         int | None,
-        typer.Option("--condition-episodes", help="Episodes per condition; default --episodes."),
+        typer.Option("--condition-episodes", help=_CONDITION_EPISODES_HELP),
     ] = None,
     seeds: Annotated[
         Seeds,

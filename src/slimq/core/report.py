@@ -17,11 +17,13 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import Sha256, Slug
 from slimq.core.schema import Versioned
 
+MAX_TRAJECTORIES = 1_000
+"""Episodes of which a report lists the trajectories."""
 LatencyMode = Literal["interleaved", "alone"]
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class EvaluationProtocol(_Value):
@@ -129,24 +131,16 @@ class ConditionReport(_Value):
     condition: Condition
     spread: list[float] | None = Field(
         default=None,
-        description="of each element in the full policy's play, the unit of the strength; null for "
-        "frames, whose unit is one level",
+        description="of each element in the full policy's play, where it is the unit of the "
+        "strength; null for frames, whose unit is one level, and for all other conditions",
     )
     code_sha256: Sha256 | None = Field(
         default=None, description="of the file of a condition that is not built in"
     )
     returns: list[float] = Field(min_length=1, description="undiscounted, in seed order")
-    lengths: list[int] = Field(min_length=1, description="agent steps")
     distinct_trajectories: int = Field(ge=1)
     mean: float
     interval: Interval = Field(description="percentile bootstrap of the mean")
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> ConditionReport:
-        if len(self.lengths) != len(self.returns):
-            problem = f"expected {len(self.returns)} entries, received {len(self.lengths)}"
-            raise ValueError(f"lengths: {problem}")
-        return self
 
 
 class Played(NamedTuple):
@@ -156,7 +150,6 @@ class Played(NamedTuple):
     seeds: list[int]
     returns: list[float]
     lengths: list[int]
-    trajectories: list[str]
     distinct_trajectories: int
     mean: float
     interval: Interval
@@ -167,10 +160,13 @@ class Played(NamedTuple):
 class EvaluationReport(Versioned):
     """One variant's evaluation: raw numbers per episode and their summary.
 
-    `seeds`, `returns`, `lengths` and `trajectories` have one entry per episode, in seed order. Of a
-    policy without an environment they are null, as is everything in `Played`: nothing was played,
-    and fidelity refers to recorded states.
+    `seeds`, `returns` and `lengths` have one entry per episode, in seed order, as has
+    `trajectories` if there are at most `MAX_TRAJECTORIES`. Of a policy without an environment they
+    are null, as is everything in `Played`: nothing was played, and fidelity refers to recorded
+    states.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     policy: Slug
     variant: Slug
@@ -182,7 +178,9 @@ class EvaluationReport(Versioned):
     returns: list[float] | None = Field(default=None, description="undiscounted")
     lengths: list[int] | None = Field(default=None, description="agent steps")
     trajectories: list[Sha256] | None = Field(
-        default=None, description="sha256 of each episode's actions"
+        default=None,
+        description="sha256 of each episode's actions; null for more than "
+        f"{MAX_TRAJECTORIES:,} episodes, of which they would be most of the report",
     )
     distinct_trajectories: int | None = Field(default=None, ge=1)
     mean: float | None = None
@@ -220,7 +218,8 @@ class EvaluationReport(Versioned):
     def _check_parts(self) -> EvaluationReport:
         missing = [name for name in Played._fields if getattr(self, name) is None]
         if self.protocol is None:
-            if given := [name for name in Played._fields if name not in missing]:
+            names = (*Played._fields, "trajectories")
+            if given := [name for name in names if getattr(self, name) is not None]:
                 raise ValueError(
                     f"{given[0]}: expected null without a protocol, as nothing was played"
                 )
@@ -235,10 +234,10 @@ class EvaluationReport(Versioned):
             raise ValueError("states_sha256: expected null, as states come from play")
         episodes = self.protocol.episodes
         for name in ("seeds", "returns", "lengths", "trajectories"):
-            count = len(getattr(self, name))
-            if count != episodes:
-                problem = f"{name}: expected {episodes} entries, one per episode, received {count}"
-                raise ValueError(problem)
+            values = getattr(self, name)
+            if values is not None and len(values) != episodes:
+                received = f"one per episode, received {len(values)}"
+                raise ValueError(f"{name}: expected {episodes} entries, {received}")
         conditions = [found.condition for found in self.conditions]
         if len(set(conditions)) < len(conditions):
             raise ValueError("conditions: expected each condition once")

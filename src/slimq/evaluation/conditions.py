@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slimq.core.conditions.catalogue import (
+    CONDITIONS,
     Condition,
     kind_of,
     parse_condition,
@@ -55,13 +57,13 @@ class Trial:
         }
 
     def is_current(self, report: ConditionReport, episodes: int) -> bool:
-        """Whether a report is of this trial, with as many episodes."""
+        """Whether a report is of this trial, with at least as many episodes."""
         spread = None if self.situation.spread is None else list(self.situation.spread)
         return (
             report.condition == self.condition
             and report.spread == spread
             and report.code_sha256 == self.code_sha256
-            and len(report.returns) == episodes
+            and len(report.returns) >= episodes
         )
 
     def summarize(
@@ -75,7 +77,6 @@ class Trial:
             spread=None if spread is None else list(spread),
             code_sha256=self.code_sha256,
             returns=returns,
-            lengths=[episode.length for episode in episodes],
             distinct_trajectories=len({episode.trajectory for episode in episodes}),
             mean=sum(returns) / len(returns),
             interval=mean_interval(
@@ -100,9 +101,9 @@ def parse_conditions(text: str, manifest: PolicyManifest) -> tuple[Condition, ..
             condition = parse_condition(item, kind_of(manifest.observation))
             require_applicable(condition, manifest.observation)
             chosen.append(condition)
-    for condition in chosen:
-        if chosen.count(condition) > 1:
-            raise InvalidInputError("conditions", "each condition once", f"{condition.label} twice")
+    for condition, times in Counter(chosen).items():
+        if times > 1:
+            raise InvalidInputError("conditions", "each condition once", f"{condition.label} again")
     return tuple(chosen)
 
 
@@ -115,12 +116,13 @@ def make_trials(
         InvalidInputError: the policy has no environment, or a function cannot be loaded.
         EnvironmentFailure: the code of a condition raises an exception.
         RepositoryError: the policy's calibration set is invalid.
-        CheckFailedError: there is none, although the strength is measured on it.
+        CheckFailedError: there is none, although the strength of a condition is measured on it.
     """
     if not conditions:
         return ()
     environment = require_environment(manifest, "playing under conditions")
-    spread = policy_spread(repository, manifest)
+    measured = [c for c in conditions if c.name in CONDITIONS and c.row.measured]
+    spread = policy_spread(repository, manifest) if measured else None
     trials = []
     for condition in conditions:
         custom = load_condition(condition)
@@ -129,7 +131,7 @@ def make_trials(
             environment,
             manifest.observation,
             len(manifest.actions),
-            spread,
+            spread if condition in measured else None,
             custom.channel if custom else None,
         )
         trials.append(Trial(situation, custom.code_sha256 if custom else None))

@@ -29,6 +29,7 @@ from slimq.core.publish import Publisher
 from slimq.core.qfunction import QFunction, QValues
 from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, LatencyReport
 from slimq.core.repository import Repository
+from slimq.core.schema import MINOR
 from slimq.core.seeds import HELD_OUT
 from slimq.environments.rollout import Episode
 from slimq.environments.seeding import check_seeding
@@ -206,9 +207,9 @@ class _Evaluator:
     ) -> EvaluationReport:
         """Adds play under the requested conditions that the report lacks."""
         protocol = report.protocol
-        if protocol is None or not self.trials:
+        if protocol is None:
             return report
-        count = self.settings.condition_episodes or self.settings.episodes
+        count = self.settings.episodes_disturbed
         found = {known.condition: known for known in report.conditions}
         for trial in self.trials:
             known = found.get(trial.condition)
@@ -216,7 +217,11 @@ class _Evaluator:
                 continue
             episodes = self._play(variant, q_function, protocol, trial)
             found[trial.condition] = trial.summarize(episodes, protocol)
-        return report.model_copy(update={"conditions": tuple(found.values())})
+        conditions = tuple(found.values())
+        if conditions == report.conditions:
+            return report
+        # A report that was written before there were conditions is no longer of its minor version.
+        return report.model_copy(update={"conditions": conditions, "schema_minor": MINOR})
 
     def _is_current(self, report: EvaluationReport) -> bool:
         return (
@@ -254,9 +259,8 @@ class _Evaluator:
         settings, spec = self.settings, protocol.environment
         seeds = protocol.seeds
         if trial is not None:
-            count = settings.condition_episodes or settings.episodes
             spec = trial.situation.played
-            seeds = settings.seed_range.seeds(count)
+            seeds = settings.seed_range.seeds(settings.episodes_disturbed)
         if not self._seeding_checked:
             check_seeding(protocol.environment)
             self._seeding_checked = True

@@ -27,6 +27,8 @@ MakeChannel = Callable[[Sensor, float, np.random.Generator], Channel]
 MakeActionChannel = Callable[[int, float, np.random.Generator], ActionChannel]
 KINDS: tuple[ObservationKind, ...] = ("frames", "vectors")
 MAX_STEPS = 1_000
+MAX_NAME = 256
+"""Characters of a condition's name."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,8 @@ CONDITIONS: Mapping[str, Disturbance] = MappingProxyType(
             {"frames": 1, "vectors": 1}, observation=disturbances.delayed, whole=True,
         ),
         "blank": Disturbance(
-            "each frame is blank with probability {}",
-            _SHARE,
-            1,
-            {},
-            _FRAMES,
-            observation=disturbances.blank,
+            "each frame is blank with probability {}", _SHARE, 1,
+            {}, _FRAMES, observation=disturbances.blank,
         ),
         "contrast": Disturbance(
             "contrast higher or lower by {} for a whole episode", "share", 1,
@@ -137,7 +135,7 @@ class Condition(BaseModel):
 
     name: str = Field(
         min_length=1,
-        max_length=256,
+        max_length=MAX_NAME,
         description="a built-in one, such as noise, or `FILE.py:function` or `module:function`",
     )
     strength: float = Field(ge=0, allow_inf_nan=False, description="0 changes nothing")
@@ -145,7 +143,12 @@ class Condition(BaseModel):
     @property
     def label(self) -> str:
         """Its form on the command line, such as `noise=4`."""
-        return f"{self.name}={self.strength:g}"
+        return f"{self.name}={self.number}"
+
+    @property
+    def number(self) -> str:
+        """Its strength, in the shortest form that gives the same number."""
+        return repr(self.strength).removesuffix(".0")
 
     @property
     def row(self) -> Disturbance:
@@ -155,15 +158,13 @@ class Condition(BaseModel):
             InvalidInputError: there is none of this name.
         """
         if self.name not in CONDITIONS:
-            expected = f"one of {', '.join(CONDITIONS)}, or FILE.py:function"
-            received = repr(self.name) + suggestion(self.name, CONDITIONS)
-            raise InvalidInputError("conditions", expected, received)
+            raise _unknown(self.name)
         return CONDITIONS[self.name]
 
     @property
     def effect(self) -> str:
         """What happens, in words."""
-        return self.row.effect.format(f"{self.strength:g}") if self.name in CONDITIONS else "custom"
+        return self.row.effect.format(self.number) if self.name in CONDITIONS else "custom"
 
 
 def parse_condition(text: str, kind: ObservationKind) -> Condition:
@@ -178,13 +179,21 @@ def parse_condition(text: str, kind: ObservationKind) -> Condition:
     Raises:
         InvalidInputError: an unknown name, or a strength out of range.
     """
-    name, equals, number = text.strip().partition("=")
-    if ":" in name:
+    file, colon, last = text.strip().rpartition(":")
+    last, equals, number = last.partition("=")
+    name = f"{file}{colon}{last}"
+    if len(name) > MAX_NAME or not name.isprintable():
+        limit = f"a name of at most {MAX_NAME} printable characters"
+        received = f"{len(name)} characters" if len(name) > MAX_NAME else repr(name)
+        raise InvalidInputError("conditions", limit, received)
+    if colon:
         return Condition(name=name, strength=_strength(name, number, math.inf) if equals else 1.0)
-    row = Condition(name=name or "?", strength=0).row
+    if name not in CONDITIONS:
+        raise _unknown(name)
+    row = CONDITIONS[name]
     if not equals:
         if kind not in row.standard:
-            raise InvalidInputError(f"conditions.{name}", f"{name}=STRENGTH, in {row.unit}", text)
+            raise InvalidInputError(f"conditions.{name}", f"{name}=STRENGTH ({row.unit})", text)
         return Condition(name=name, strength=row.standard[kind])
     strength = _strength(name, number, row.most)
     if row.whole and strength != int(strength):
@@ -192,8 +201,14 @@ def parse_condition(text: str, kind: ObservationKind) -> Condition:
     return Condition(name=name, strength=strength)
 
 
+def _unknown(name: str) -> InvalidInputError:
+    expected = f"standard, {', '.join(CONDITIONS)}, or FILE.py:function"
+    received = repr(name) + suggestion(name, CONDITIONS) if name else "nothing"
+    return InvalidInputError("conditions", expected, received)
+
+
 def _strength(name: str, text: str, most: float) -> float:
-    unit = f", in {CONDITIONS[name].unit}" if name in CONDITIONS else ""
+    unit = f" ({CONDITIONS[name].unit})" if name in CONDITIONS else ""
     limit = f"a number from 0 to {most:g}{unit}" if most < math.inf else "a number of at least 0"
     try:
         strength = float(text)
@@ -201,7 +216,7 @@ def _strength(name: str, text: str, most: float) -> float:
         strength = math.nan
     if not 0 <= strength <= most or strength == math.inf:
         raise InvalidInputError(f"conditions.{name}", limit, text or "nothing")
-    return strength
+    return abs(strength)
 
 
 def kind_of(observation: ObservationSpec) -> ObservationKind:

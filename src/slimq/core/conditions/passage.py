@@ -13,10 +13,11 @@ import numpy.typing as npt
 from slimq.core.conditions.catalogue import Condition, MakeChannel, kind_of, measuring
 from slimq.core.conditions.disturbances import ActionChannel, Channel, Sensor
 from slimq.core.environment import EnvironmentSpec
-from slimq.core.observation import Observations, ObservationSpec, slices_of
+from slimq.core.observation import INTEGER_RANGES, Observations, ObservationSpec, slices_of
 
 SPREAD = (1.0, 99.0)
 """The spread of an element is the distance between these percentiles of the calibration states."""
+FLOAT_RANGE = float(np.finfo(np.float32).min), float(np.finfo(np.float32).max)
 
 
 def measure_spread(observations: Observations, observation: ObservationSpec) -> list[float] | None:
@@ -48,8 +49,6 @@ def sensor_of(observation: ObservationSpec, spread: Sequence[float] | None) -> S
     low = np.full(shape, -np.inf if frame.low is None else frame.low)
     high = np.full(shape, np.inf if frame.high is None else frame.high)
     integers = np.full(shape, frame.dtype != "float32")
-    if frame.dtype == "uint8":
-        low, high = np.maximum(low, 0), np.minimum(high, 255)
     for part, place in zip(frame.parts or (), slices_of(frame.parts or ()), strict=True):
         if part.categories is not None:
             low[place] = part.first
@@ -58,6 +57,8 @@ def sensor_of(observation: ObservationSpec, spread: Sequence[float] | None) -> S
             low[place] = -np.inf if part.low is None else part.low
             high[place] = np.inf if part.high is None else part.high
         integers[place] |= part.integer or part.categories is not None
+    least, most = INTEGER_RANGES.get(frame.dtype, FLOAT_RANGE)
+    low, high = np.maximum(low, least), np.minimum(high, most)
     unit = np.ones(shape) if spread is None else np.asarray(spread, np.float64).reshape(shape)
     unit = np.where(measuring(frame), unit, 0.0)
     return Sensor(shape, frame.numpy_dtype, unit, low, high, integers)
@@ -83,7 +84,8 @@ class Passage:
         frame = observation
         if stack is not None:
             frame = np.split(observation, stack.count, stack.axis)[-1].reshape(spec.frame.shape)
-        arrived = self._observe(frame)
+        # A channel may keep what arrived, and an environment may reuse its memory.
+        arrived = self._observe(frame.copy())
         if arrived is not None:
             self._latest = spec.push(self._latest[np.newaxis], arrived[np.newaxis])[0]
         return self._latest
@@ -116,8 +118,8 @@ class Situation:
     @property
     def played(self) -> EnvironmentSpec:
         """The environment to play in: Atari games repeat actions themselves, frame by frame."""
-        atari = self.environment.preprocessing
-        if atari is None or self.condition.name != "sticky":
+        atari, changes = self.environment.preprocessing, self.condition.strength > 0
+        if atari is None or self.condition.name != "sticky" or not changes:
             return self.environment
         followed = (1 - atari.sticky_actions) * (1 - self.condition.strength)
         sticky = atari.model_copy(update={"sticky_actions": 1 - followed})
@@ -125,15 +127,17 @@ class Situation:
 
     def begin(self, seed: int) -> Passage:
         """The passage of an episode; the same for the same seed."""
-        name = int.from_bytes(hashlib.sha256(self.condition.name.encode()).digest()[:8])
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([name, seed])))
         strength, observe, act = self.condition.strength, self.channel, None
+        if strength == 0:
+            return Passage(self.observation, None, None)
         if observe is None:
             row = self.condition.row
             observe = row.observation
-            if row.action is not None and self.played == self.environment:
-                act = row.action(self.actions, strength, generator)
-        if observe is None:
-            return Passage(self.observation, None, act)
-        sensor = sensor_of(self.observation, self.spread)
-        return Passage(self.observation, observe(sensor, strength, generator), act)
+            act = row.action if self.environment == self.played else None
+        name = int.from_bytes(hashlib.sha256(self.condition.name.encode()).digest()[:8])
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([name, seed])))
+        return Passage(
+            self.observation,
+            observe and observe(sensor_of(self.observation, self.spread), strength, generator),
+            act and act(self.actions, strength, generator),
+        )
