@@ -60,6 +60,7 @@ class Suite:
         changes = dict.fromkeys(Played._fields) | {
             "fidelity": report.fidelity.model_copy(update={"agreement": agreement}),
             "states_sha256": states.calibration.sha256,
+            "trajectories": None,
         }
         self.publisher.attach_report(policy, variant, report.model_copy(update=changes))
 

@@ -64,6 +64,8 @@ def test_a_policy_shrinks_without_a_recipe_and_goes_on_when_run_again(folder: Pa
     assert again.exit_code == 0, again.output
     printed = json.loads(again.stdout)
     assert printed["recommendation"]["choice"]["variant"] == smallest
+    assert printed["seconds"]["trials"]["undisturbed play"] > 0
+    assert set(printed["seconds"]["after"]) == {"making and judging variants", "evaluating"}
     assert {one["variant"] for one in printed["tried"]} - {None} == made
     fewer = run("--episodes", "4", "--no-robust")
     assert "--episodes: expected at least 5" in str(fewer.exception)

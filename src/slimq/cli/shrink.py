@@ -108,7 +108,7 @@ def shrink(
     from slimq.core.repository import Repository
     from slimq_compression.search.run import search as run
     from slimq_compression.search.shrink import Limits, explain_failure, explain_time
-    from slimq_compression.search.spending import describe_spending, spending
+    from slimq_compression.search.spending import spending
     from slimq_compression.search.study import SearchSettings
 
     if not 0 <= max_loss < 1:
@@ -139,7 +139,7 @@ def shrink(
             study = run(settings, on_trial=bar.show, progress=progress_bar)
         finally:
             bar.close()
-        clock = _Clock(describe_spending(spending(study)))
+        clock = _Clock(spending(study))
         winners = _publish(settings, study, limits, quiet=as_json)
         clock.note("making and judging variants")
         names = [w.outcome.variant for w in winners if w.outcome is not None]
@@ -150,11 +150,11 @@ def shrink(
         repository = Repository(policies)
         _evaluate(repository, settings, study, names, episodes)
         clock.note("evaluating")
-        typer.echo(f"slimq: time: {clock.text}", err=True)
+        typer.echo(f"slimq: time: {clock.describe()}", err=True)
     except KeyboardInterrupt:
         typer.echo(f"slimq: stopped; the same command resumes {settings.folder}", err=True)
         raise
-    _conclude(repository, settings, limits, winners, plot, as_json=as_json)
+    _conclude(repository, settings, limits, winners, clock, plot, as_json=as_json)
 
 
 def _check_episodes(repository: Repository, policy: str, episodes: int) -> None:
@@ -251,6 +251,7 @@ def _conclude(
     settings: SearchSettings,
     limits: Any,
     winners: list[Winner],
+    clock: _Clock,
     plot: Path | None,
     *,
     as_json: bool,
@@ -261,7 +262,8 @@ def _conclude(
     comparison = compare_variants(repository, settings.policy)
     found = _recommend(comparison, settings, limits)
     if as_json:
-        typer.echo(json.dumps(_to_json(settings, comparison, found, winners), indent=2))
+        values = _to_json(settings, comparison, found, winners) | {"seconds": clock.seconds}
+        typer.echo(json.dumps(values, indent=2))
     else:
         typer.echo(text_table(table(comparison)))
         typer.echo(render_notes(comparison), nl=False)
@@ -315,16 +317,29 @@ def _to_json(
 
 
 class _Clock:
-    """Notes what the time after the trials goes to."""
+    """Notes what the time goes to: that of the trials by purpose, then what comes after them."""
 
-    def __init__(self, trials: str) -> None:
-        self.text, self._last = f"trials {trials}", time.monotonic()
+    def __init__(self, trials: dict[str, float]) -> None:
+        self._trials, self._last = trials, time.monotonic()
+        self._after: dict[str, float] = {}
 
     def note(self, purpose: str) -> None:
         """Adds the time since the last note."""
         now = time.monotonic()
-        self.text += f"; {purpose} {(now - self._last) / 60:.1f} min"
+        self._after[purpose] = now - self._last
         self._last = now
+
+    @property
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """Of the trials, over all workers, and of what came after them."""
+        return {"trials": self._trials, "after": self._after}
+
+    def describe(self) -> str:
+        """The time on one line."""
+        from slimq_compression.search.spending import describe_spending
+
+        after = [f"{name} {value / 60:.1f} min" for name, value in self._after.items()]
+        return "; ".join([f"trials {describe_spending(self._trials)}", *after])
 
 
 class _TimeBar:
