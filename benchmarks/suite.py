@@ -5,7 +5,8 @@
     python benchmarks/suite.py --check    exits with 1 if the page has others
 
 All figures are those of manifests and reports below policies/; nothing is measured. The choice is
-that of `slimq recommend`: the fewest bytes among the variants that are non-inferior at the margin.
+that of `slimq recommend`: the fewest bytes among the variants that are non-inferior at the margin,
+undisturbed, and under the standard conditions where the full policy was evaluated under these.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def summary(entries: Sequence[Entry]) -> str:
     small = [entry for entry in proven if entry.choice and (entry.choice.smaller or 0) >= GOAL]
     return (
         f"{len(entries)} policies: {len(proven)} with a smaller variant that is non-inferior in "
-        f"play, {len(small)} of them with at most 1/{GOAL} of the full policy's bytes."
+        f"undisturbed play, {len(small)} of them with at most 1/{GOAL} of the full policy's bytes."
     )
 
 

@@ -21,7 +21,8 @@ class Entry:
 
     Attributes:
         variants: manifests by name, of the variants that can be read.
-        choice: the smallest non-inferior variant; None if no smaller one than the full is.
+        choice: the smallest variant that is non-inferior undisturbed, and under the standard
+            conditions where these are known; None if no smaller one than the full is.
     """
 
     manifest: PolicyManifest
@@ -83,7 +84,8 @@ def refusals(entry: Entry, limit: int) -> list[tuple[ComparisonRow, float | None
     for rejection in entry.recommendation.rejected:
         row = entry.find(rejection.variant)
         if row is not None and row.bytes < limit:
-            known = rejection.excess is not None and row.difference is not None
+            known = row.difference is not None and not row.difference.non_inferior
+            known = known and rejection.excess is not None
             reason = loss(row) if known else "; ".join(rejection.reasons)
             found.append((row, rejection.excess, reason))
     return sorted(found, key=lambda one: -one[0].bytes)

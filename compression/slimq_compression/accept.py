@@ -2,25 +2,41 @@
 
 Episodes are played on selection seeds, never on held-out ones, paired with the baseline variant:
 same episode seeds, same exploration. The baseline itself is compared with the torch network that it
-was exported from. Whatever the criteria, the model is run once on the states by which agreement is
-judged, so that no model with non-finite Q-values is published.
+was exported from. Under the standard conditions, both are disturbed alike; the cheapest comes
+first, and the first that is lost ends the play. Whatever the criteria, the model is run once on the
+states by which agreement is judged, so that no model with non-finite Q-values is published.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.errors import AcceptGateError, ConfigError, NotFoundError, RepositoryError
 from slimq.core.manifest import random_mean, require_environment
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import Repository
 from slimq.core.seeds import SELECTION
+from slimq.evaluation.conditions import Trial
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
+from slimq_compression.conditions import (
+    ConditionReference,
+    play_reference,
+    play_under,
+    standard_trials,
+)
 from slimq_compression.context import Progress, silent
 from slimq_compression.pipeline import Staged
 from slimq_compression.recipe import Accept, Recipe, applied
-from slimq_compression.selection import load_candidate, play_returns, score_returns
+from slimq_compression.selection import (
+    load_candidate,
+    play_returns,
+    scale_over_random,
+    score_returns,
+)
 from slimq_compression.shares import is_share, resolve
 from slimq_compression.source import Source
 
@@ -55,18 +71,29 @@ class Criterion:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A condition that decides nothing, and what the baseline itself loses by it, as a share."""
+
+    condition: Condition
+    loss: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Result of the gate.
 
     Attributes:
-        criteria: the recipe's criteria.
-        returns: the variant's returns, ordered by seed; empty if no episodes were played.
+        criteria: the recipe's criteria; `robust` once for each condition that was played.
+        returns: the variant's undisturbed returns, ordered by seed; empty if no episodes were
+            played.
         reference_returns: the baseline's returns on the same seeds.
+        skipped: the conditions that decide nothing, of those that were played.
     """
 
     criteria: tuple[Criterion, ...]
     returns: tuple[float, ...] = ()
     reference_returns: tuple[float, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -89,6 +116,7 @@ class AcceptGate:
         self.baseline = source.manifest.baseline_variant
         self._staged: Staged | None = None
         self._reference_returns: dict[int, list[float]] = {}
+        self._conditions: dict[tuple[Condition, int], ConditionReference] = {}
 
     def needs_baseline(self, recipe: Recipe) -> bool:
         """Whether the recipe's gate compares with the baseline variant.
@@ -136,6 +164,7 @@ class AcceptGate:
         """Sets a newly made baseline to compare with."""
         self._staged = staged
         self._reference_returns.clear()
+        self._conditions.clear()
 
     def judge(self, staged: Staged, accept: Accept) -> Verdict:
         """Evaluates the criteria, cheapest first; plays episodes only if the others hold.
@@ -160,7 +189,11 @@ class AcceptGate:
         reference = self._reference(name, seeds)
         returns = self._play(policy, seeds, f"accept {name}")
         criteria += self._compare(returns, reference, accept)
-        return Verdict(tuple(criteria), tuple(returns), tuple(reference))
+        skipped: list[Skipped] = []
+        if accept.robust and all(criterion.holds for criterion in criteria):
+            conditions, skipped = self._judge_conditions(policy, name, accept)
+            criteria += conditions
+        return Verdict(tuple(criteria), tuple(returns), tuple(reference), tuple(skipped))
 
     def _size(self, size: int, limit: float | str) -> Criterion:
         if not is_share(limit):
@@ -182,6 +215,58 @@ class AcceptGate:
         if accept.margin is not None:
             yield Criterion("margin", score.low, AT_LEAST, -accept.margin)
 
+    def _judge_conditions(
+        self, policy: QFunction, name: str, accept: Accept
+    ) -> tuple[list[Criterion], list[Skipped]]:
+        """Plays the standard conditions, cheapest first, up to the first that is lost."""
+        seeds = SELECTION.seeds(accept.condition_episodes or accept.episodes, offset=SEED_OFFSET)
+        undisturbed = self._reference(name, seeds)
+        scale = scale_over_random(undisturbed, random_mean(self.source.manifest), "accept")
+        criteria: list[Criterion] = []
+        skipped: list[Skipped] = []
+        for trial in sorted(self._trials, key=lambda trial: self._cost(trial, len(seeds))):
+            full = self._disturbed_reference(name, trial, seeds, undisturbed, scale)
+            if not full.decides:
+                skipped.append(Skipped(trial.condition, full.loss))
+                continue
+            returns = play_under(trial, policy, seeds, f"accept {name}", self.progress)
+            difference = full.compare(returns, scale, len(self._trials))
+            under = f"under {trial.condition.label}"
+            limit = -difference.margin
+            criteria.append(Criterion("robust", difference.low, AT_LEAST, limit, under))
+            if not criteria[-1].holds:
+                break
+        return criteria, skipped
+
+    @cached_property
+    def _trials(self) -> tuple[Trial, ...]:
+        return standard_trials(self.repository, self.source)
+
+    def _cost(self, trial: Trial, episodes: int) -> float:
+        """Seconds of the baseline's play under a condition; those not yet played come last."""
+        known = self._conditions.get((trial.condition, episodes))
+        return math.inf if known is None else known.seconds
+
+    def _disturbed_reference(
+        self,
+        name: str,
+        trial: Trial,
+        seeds: Sequence[int],
+        undisturbed: Sequence[float],
+        scale: float,
+    ) -> ConditionReference:
+        if name == self.baseline:
+            label = "accept: full policy"
+            expert = self.source.expert
+            return play_reference(trial, expert, seeds, undisturbed, scale, label, self.progress)
+        key = (trial.condition, len(seeds))
+        if key not in self._conditions:
+            label, full = f"accept: {self.baseline}", self._baseline_policy()
+            self._conditions[key] = play_reference(
+                trial, full, seeds, undisturbed, scale, label, self.progress
+            )
+        return self._conditions[key]
+
     def _agreement(self, policy: QFunction) -> float:
         states = self.source.judged.observations(self.source.manifest.observation)
         q_values = q_values_of(policy, states)
@@ -191,14 +276,15 @@ class AcceptGate:
         if name == self.baseline:
             return self._play(self.source.expert, seeds, "accept: full policy")
         if len(seeds) not in self._reference_returns:
-            if self._staged is not None:
-                model = self._staged.model
-            else:
-                _, model = self.repository.read_model(self.source.manifest.name, self.baseline)
-            policy = self._policy(model, self.baseline)
-            label = f"accept: {self.baseline}"
+            policy, label = self._baseline_policy(), f"accept: {self.baseline}"
             self._reference_returns[len(seeds)] = self._play(policy, seeds, label)
         return self._reference_returns[len(seeds)]
+
+    def _baseline_policy(self) -> QFunction:
+        if self._staged is not None:
+            return self._policy(self._staged.model, self.baseline)
+        _, model = self.repository.read_model(self.source.manifest.name, self.baseline)
+        return self._policy(model, self.baseline)
 
     def _policy(self, model: bytes, name: str) -> QFunction:
         return load_candidate(self.source.manifest, model, name)

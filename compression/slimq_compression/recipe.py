@@ -29,7 +29,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from slimq.core.errors import nearest, suggestion
 from slimq.core.manifest import PolicyManifest, SearchRecord, Slug
@@ -78,8 +85,8 @@ class Accept(BaseModel):
         default=None,
         ge=0.0,
         le=1.0,
-        description="non-inferiority margin: the lower 95 % bound of "
-        "(variant − full) / (full − random) must be at least -margin",
+        description="margin within which a variant is non-inferior in undisturbed play: the lower "
+        "95 % bound of (variant − full) / (full − random) must be at least -margin",
     )
     return_ratio: float | None = Field(
         default=None,
@@ -98,6 +105,34 @@ class Accept(BaseModel):
         description="maximum size of the model file in bytes, or as a share of the full variant's, "
         'such as "1/8"',
     )
+    robust: bool = Field(
+        default=False,
+        description="whether it must be non-inferior under each standard condition, too; "
+        "conditions in which the full policy itself loses more than half decide nothing",
+    )
+    condition_episodes: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="selection episodes under each condition; by default as many as `episodes`",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Accept:
+        if self.robust and self.margin is None:
+            raise ValueError("robust needs a margin, which holds for undisturbed play")
+        if self.condition_episodes is not None and not self.robust:
+            raise ValueError("condition_episodes needs robust = true")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what older manifests do not have, where it is not set."""
+        return {
+            name: value
+            for name, value in handler(self).items()
+            if name not in ("robust", "condition_episodes") or value
+        }
 
     @property
     def compares(self) -> bool:
@@ -127,8 +162,9 @@ def applied(accept: Accept, manifest: PolicyManifest) -> Accept:
     """
     if manifest.environment is not None or not accept.plays:
         return accept
+    unplayed = {"margin": None, "return_ratio": None, "robust": False, "condition_episodes": None}
     agreement = max(accept.agreement or 0.0, UNPROVEN_AGREEMENT)
-    return accept.model_copy(update={"margin": None, "return_ratio": None, "agreement": agreement})
+    return accept.model_copy(update={**unplayed, "agreement": agreement})
 
 
 class Frame(BaseModel):

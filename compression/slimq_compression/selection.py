@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from slimq.core.manifest import PolicyManifest
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
 from slimq.core.statistics import mean_interval
-from slimq.environments.rollout import play_episodes
+from slimq.environments.rollout import Passage, play_episodes
 from slimq.evaluation.returns import require_finite
 from slimq_compression.context import Progress
 
@@ -63,11 +63,21 @@ def play_returns(
     seeds: Sequence[int],
     label: str,
     progress: Progress,
+    begin: Callable[[int], Passage] | None = None,
 ) -> list[float]:
-    """Plays one episode per seed; returns are in the order of the seeds."""
+    """Plays one episode per seed; returns are in the order of the seeds.
+
+    Args:
+        environment: where to play.
+        policy: who plays.
+        seeds: one per episode.
+        label: what is played, for progress.
+        progress: opens a progress bar.
+        begin: gives the passage of an episode, by seed; by default, episodes are undisturbed.
+    """
     returns: dict[int, float] = {}
     with progress(label, len(seeds), "episode") as bar:
-        for episode in play_episodes(environment, policy, seeds):
+        for episode in play_episodes(environment, policy, seeds, begin=begin):
             returns[episode.seed] = episode.return_
             mean = np.mean(list(returns.values()))
             bar.set_postfix_str(f"mean return {mean:.2f}", refresh=False)

@@ -60,6 +60,7 @@ class Suite:
         changes = dict.fromkeys(Played._fields) | {
             "fidelity": report.fidelity.model_copy(update={"agreement": agreement}),
             "states_sha256": states.calibration.sha256,
+            "trajectories": None,
         }
         self.publisher.attach_report(policy, variant, report.model_copy(update=changes))
 
@@ -166,7 +167,8 @@ def test_the_summary_counts_what_is_proven_and_what_is_small(suite: Suite) -> No
     for variant in WIDTHS:
         suite.attach("one", variant, FULL)
     assert read_sections(suite.repository.root)["smallest"].startswith(
-        "2 policies: 1 with a smaller variant that is non-inferior in play, 0 of them with"
+        "2 policies: 1 with a smaller variant that is non-inferior in undisturbed play, "
+        "0 of them with"
     )
     assert "`one`: above 1/20; nothing smaller than `small` was published" in suite.remarks()
 

@@ -59,7 +59,7 @@ def slimq() -> Any:
 
 @pytest.fixture
 def attach(tiny_repository: Path) -> Any:
-    """`attach(variant, returns, p50=…)`: a report of the policy `tiny`, made by hand."""
+    """`attach(variant, returns, p50=…, conditions=…)`: a hand-made report of `tiny`."""
     from slimq.core.manifest import RandomPolicyRecord
     from slimq.core.publish import Publisher
     from slimq.core.repository import Repository
@@ -70,7 +70,12 @@ def attach(tiny_repository: Path) -> Any:
     policy = repository.policy("tiny").model_copy(update={"random_policy": random})
     publisher.publish_policy(policy, {})
 
-    def call(variant: str, returns: list[float], p50: float | None = None) -> None:
+    def call(
+        variant: str,
+        returns: list[float],
+        p50: float | None = None,
+        conditions: dict[str, list[float]] | None = None,
+    ) -> None:
         manifest = repository.variant("tiny", variant)
         report = make_report(
             variant,
@@ -79,6 +84,7 @@ def attach(tiny_repository: Path) -> Any:
             baseline_sha256=repository.variant("tiny", "fp32").model.sha256,
             p50=p50,
             size=manifest.model.bytes,
+            conditions=conditions,
         )
         publisher.attach_report("tiny", variant, report)
 

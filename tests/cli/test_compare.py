@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from slimq.cli.compare import COLUMNS
+from slimq.cli.compare import COLUMNS, CONDITION_COLUMNS
 from slimq.core.repository import Repository
+from slimq.evaluation.conditions import parse_conditions
 from slimq.evaluation.protocol import EvaluationSettings
 from slimq.evaluation.runner import evaluate_policy
 
@@ -144,3 +145,93 @@ def test_without_the_return_of_random_play_no_return_is_compared(run, attach, ti
     assert (code, err) == (0, "")
     assert "other: the return of random play, the zero of return ratios, is not known" in out
     assert "random policy" not in out
+
+
+@pytest.fixture
+def disturbed(tiny_repository, tmp_path):
+    """Reports of real play under the standard conditions and another one."""
+    path = tiny_repository / "tiny" / "policy.json"
+    values = json.loads(path.read_text())
+    values["random_policy"]["mean"] = 5.0
+    path.write_text(json.dumps(values))
+    repository = Repository(tiny_repository)
+    conditions = parse_conditions("standard,quantized=0.5", repository.policy("tiny"))
+    settings = EvaluationSettings(
+        episodes=5,
+        resamples=100,
+        states=20,
+        work=tmp_path / "work",
+        latency="skip",
+        conditions=conditions,
+        condition_episodes=3,
+    )
+    return evaluate_policy(repository, "tiny", settings=settings).reports
+
+
+def test_a_second_table_has_each_variant_by_condition(run, disturbed):
+    _, out, _ = run("--conditions", "--markdown")
+    first, second, _ = out.split("\n\n", 2)
+    assert first.splitlines()[2].split(" | ")[8] == "yes"  # the full policy keeps what it has
+    heading, _, *rows = second.splitlines()
+    assert heading == f"| {' | '.join(CONDITION_COLUMNS)} |"
+    assert len(rows) == 12
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    assert [row[1] for row in cells[:6]] == [
+        "noise=0.01",
+        "bias=0.01",
+        "held=0.1",
+        "sticky=0.25",
+        "delayed=1",
+        "quantized=0.5",
+    ]
+    for name, label, mean, *_ in cells:
+        (found,) = [c for c in disturbed[name].conditions if c.condition.label == label]
+        assert mean == f"{found.mean:.2f}"
+    assert cells[5][5] == "no"  # it is not in the standard set
+    assert cells[0][4:7] == ["+0.0%", "yes", "yes"]
+
+
+def test_json_has_every_condition_with_what_it_decides(run, disturbed):
+    _, out, _ = run("--json")
+    row = json.loads(out)["rows"][1]["robustness"]
+    assert row["missing"] == []
+    assert isinstance(row["robust"], bool)
+    assert len(row["results"]) == 6
+    for result in row["results"]:
+        assert result["difference"]["episodes"] == 3
+        assert result["decides"] is (result["full_loss"] <= 0.5)
+        kept = result["difference"]["low"] >= -0.05
+        assert result["non_inferior"] is (kept if result["decides"] else None)
+
+
+def test_notes_name_the_failing_conditions_with_their_bounds(run, attach):
+    returns = [100.0, 120.0] * 10
+    lost = [30.0] * 20
+    attach("fp32", returns, conditions={"noise=0.01": returns, "sticky=0.25": lost})
+    worse = [one - 18 for one in returns]
+    attach("other", returns, conditions={"noise=0.01": worse, "sticky=0.25": lost})
+    _, out, _ = run()
+    assert out.splitlines()[2].split()[9:11] == ["yes", "no"]
+    assert out.splitlines()[1].split()[9:11] == ["yes", "–"]
+    assert "other: not robust: -20.0% (-20.0% to -20.0%) under noise=0.01\n" in out
+    assert "; sticky=0.25 (89%) decides nothing, as fp32 itself loses more than 50%\n" in out
+    assert (
+        "other: not played under bias=0.01, held=0.1, delayed=1: run slimq evaluate tiny "
+        "--conditions\n"
+    ) in out
+
+
+def test_a_wide_interval_is_said_to_be_undecided(run, attach):
+    returns = [100.0, 120.0] * 10
+    attach("fp32", returns, conditions={"noise=0.01": returns})
+    attach("other", returns, conditions={"noise=0.01": [80.0, 140.0] * 10})
+    _, out, _ = run()
+    assert "under noise=0.01, which more episodes may decide\n" in out
+
+
+def test_without_conditions_the_table_says_what_is_not_known(run, attach):
+    for variant in ("fp32", "other"):
+        attach(variant, [100.0, 120.0])
+    _, out, _ = run()
+    assert out.splitlines()[2].split()[9:11] == ["yes", "–"]
+    assert "nothing is known beyond undisturbed play: run slimq evaluate tiny --conditions" in out

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from slimq.cli.main import app
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.errors import AcceptGateError, InvalidInputError, NotFoundError
 from slimq.core.threads import VARIABLE, thread_limit
 from slimq_compression.recipe_files import resolve_recipe
@@ -101,8 +102,23 @@ def test_the_returns_behind_the_gate_are_printed(folder: Path) -> None:
     (folder / "recipes" / "fp32.toml").write_text(FP32 + "margin = 1.0\nepisodes = 2\n")
     lines = run("cartpole", "fp32").stdout.splitlines()
     assert re.fullmatch(
-        r"  played: mean return [\d.]+, the full policy's [\d.]+; 0 of 2 episodes differ", lines[-1]
+        r"  played undisturbed: mean return [\d.]+, the full policy's [\d.]+; "
+        r"0 of 2 episodes differ",
+        lines[-1],
     )
+
+
+def test_conditions_are_printed_each_with_its_bound_and_those_that_decide_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = (Condition(name="noise", strength=0.0), Condition(name="sticky", strength=1.0))
+    monkeypatch.setattr("slimq_compression.conditions.standard_conditions", lambda _: chosen)
+    accept = "margin = 1.0\nepisodes = 2\nrobust = true\n"
+    (folder / "recipes" / "fp32.toml").write_text(FP32 + accept)
+    lines = run("cartpole", "fp32").stdout.splitlines()
+    assert "  passed: robust 0 (at least -0.05, under noise=0)" in lines
+    skipped = r"  skipped: robust under sticky=1: the full policy itself loses 1?\d\d%"
+    assert any(re.fullmatch(skipped, line) for line in lines)
 
 
 def test_a_policys_own_recipe_takes_precedence(folder: Path) -> None:

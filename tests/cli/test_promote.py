@@ -86,7 +86,10 @@ def test_a_variant_that_loses_more_than_the_margin_is_refused(
     attach("other", [90.0, 110.0] * 10)
     code, _, err = run("promote", "tiny", "other")
     assert code == 1
-    assert "-11.11% of the return at the lower bound is 9.11% below the margin of -2.00%" in err
+    assert (
+        "undisturbed, -11.11% of the return at the lower bound is 9.11% below the margin of -2.00%"
+        in err
+    )
     assert defaults() == ("fp32", None)
 
 
@@ -164,3 +167,31 @@ def test_either_a_variant_or_rollback_is_required(
         "",
         f"slimq: VARIANT: expected either a variant or --rollback, received {received}\n",
     )
+
+
+def test_a_variant_that_is_known_not_to_be_robust_is_refused_unless_forced(
+    run: Any, attach: Any, defaults: Any
+) -> None:
+    returns = [100.0, 120.0] * 10
+    attach("fp32", returns, conditions={"sticky=0.25": returns, "blur=1": returns})
+    lower = [one - 10 for one in returns]
+    attach("other", returns, conditions={"sticky=0.25": lower, "blur=1": lower})
+    code, _, err = run("promote", "tiny", "other")
+    assert code == 1
+    assert err == (
+        "slimq: tiny/other was not promoted: under sticky=0.25, -11.11% of the return at the lower "
+        "bound is 6.11% below the margin of -5.00%; use --force to promote it anyway\n"
+    )
+    assert defaults() == ("fp32", None)
+    assert run("promote", "tiny", "other", "--force")[0] == 0
+    assert defaults() == ("other", "fp32")
+
+
+def test_a_condition_that_decides_nothing_does_not_stop_a_promotion(
+    run: Any, attach: Any, defaults: Any
+) -> None:
+    returns = [100.0, 120.0] * 10
+    attach("fp32", returns, conditions={"sticky=0.25": [50.0] * 20})
+    attach("other", returns, conditions={"sticky=0.25": [20.0] * 20})
+    assert run("promote", "tiny", "other")[0] == 0
+    assert defaults() == ("other", "fp32")

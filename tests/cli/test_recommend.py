@@ -22,11 +22,16 @@ def test_the_choice_comes_with_its_figures_and_the_runner_up(run: Any, judged: N
     code, out, err = run("recommend", "tiny", "--for", "latency")
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[0] == "other: the fastest variant of tiny that is non-inferior at 2.00%"
+    assert (
+        lines[0] == "other: the fastest variant of tiny that is non-inferior undisturbed at 2.00%"
+    )
     assert lines[2] == "  p50 15.0 µs alone, batch 1 (× 2.00 faster)"
     assert lines[3] == "  mean return 109.00, lower bound -1.11%"
-    assert lines[4] == "also fit, next best first:"
-    assert lines[5].startswith("  fp32: ")
+    assert lines[4] == (
+        "  nothing is known beyond undisturbed play: run slimq evaluate tiny --conditions"
+    )
+    assert lines[5] == "also fit, next best first:"
+    assert lines[6].startswith("  fp32: ")
 
 
 def test_equal_bytes_go_to_the_higher_return(run: Any, judged: None) -> None:
@@ -38,7 +43,9 @@ def test_equal_bytes_go_to_the_higher_return(run: Any, judged: None) -> None:
 def test_a_rejected_variant_is_listed_with_its_reason(run: Any, judged: None) -> None:
     code, out, _ = run("recommend", "tiny", "--max-latency", "0.02ms", "--min-return", "50")
     assert code == 0
-    assert out.startswith("other: the smallest variant of tiny that is non-inferior at 2.00%, ")
+    assert out.startswith(
+        "other: the smallest variant of tiny that is non-inferior undisturbed at 2.00%"
+    )
     assert "at most 20 µs, with a mean return of at least 50" in out
     assert "do not fit:\n  fp32: p50 alone at batch 1, 30 µs, is over 20 µs by 10.00 µs" in out
 
@@ -97,14 +104,79 @@ def test_an_unknown_policy_exits_with_2(run: Any) -> None:
 
 
 @pytest.mark.parametrize("policy", ["cartpole", "pong"])
-def test_for_each_shipped_policy_the_choice_is_the_smallest_that_is_non_inferior(
+def test_for_each_shipped_policy_the_choice_is_the_smallest_that_is_proven(
     slimq: Any, policy: str
 ) -> None:
     from slimq.evaluation.comparison import compare_variants
+    from slimq.evaluation.evidence import conditions_are_known
 
     root = Path(__file__).parents[2] / "policies"
     done = slimq("recommend", policy, "--policies", root, "--json")
     assert done.returncode == 0, done.stderr
-    rows = compare_variants(Repository(root), policy).rows
-    fitting = [row for row in rows if row.difference and row.difference.low >= -0.02]
+    comparison = compare_variants(Repository(root), policy)
+    fitting = [row for row in comparison.rows if row.difference and row.difference.low >= -0.02]
+    if conditions_are_known(comparison):
+        fitting = [row for row in fitting if row.robustness and row.robustness.robust]
     assert json.loads(done.stdout)["choice"]["bytes"] == min(row.bytes for row in fitting)
+
+
+CONDITIONS = ("noise=0.01", "bias=0.01", "held=0.1", "sticky=0.25", "delayed=1")
+
+
+@pytest.fixture
+def disturbed(attach: Any) -> None:
+    """`other` keeps everything but noise; under delay, the full policy itself has lost most."""
+    own = dict.fromkeys(CONDITIONS, [100.0, 120.0] * 10) | {"delayed=1": [40.0, 41.0] * 10}
+    attach("fp32", [100.0, 120.0] * 10, p50=30.0, conditions=own)
+    worse = {**own, "noise=0.01": [70.0, 90.0] * 10, "delayed=1": [20.0, 21.0] * 10}
+    attach("other", [100.0, 120.0] * 10, p50=15.0, conditions=worse)
+
+
+def test_robustness_is_required_once_the_full_variant_has_its_conditions(
+    run: Any, disturbed: None
+) -> None:
+    code, out, _ = run("recommend", "tiny", "--for", "latency")
+    assert code == 0
+    assert out.startswith(
+        "fp32: the fastest variant of tiny that is non-inferior undisturbed at 2.00% and under "
+        "each standard condition at 5.00%\n"
+    )
+    assert "robust, lowest bound +0.00% under noise=0.01" in out
+    assert (
+        "  other: under noise=0.01, -33.33% of the return at the lower bound is 28.33% below the "
+        "margin of -5.00%\n"
+    ) in out
+    assert "under delayed" not in out
+    assert "nothing is known" not in out
+
+
+def test_without_robustness_the_conditions_are_figures_only(run: Any, disturbed: None) -> None:
+    code, out, _ = run("recommend", "tiny", "--for", "latency", "--no-robust")
+    assert code == 0
+    assert out.startswith("other: the fastest variant of tiny that is non-inferior undisturbed at")
+    assert "under each" not in out
+    assert "not robust, lowest bound -33.33% under noise=0.01" in out
+
+
+def test_robustness_that_is_asked_for_but_not_known_rejects(run: Any, judged: None) -> None:
+    code, out, err = run("recommend", "tiny", "--robust")
+    assert code == 1
+    assert (
+        "other: not compared under noise=0.01, bias=0.01, held=0.1, sticky=0.25, delayed=1: run "
+        "slimq evaluate tiny --conditions"
+    ) in out
+    assert "none has the required evidence" in err
+
+
+def test_a_variant_that_lacks_a_condition_is_rejected_by_its_name(run: Any, attach: Any) -> None:
+    returns = [100.0, 120.0] * 10
+    attach("fp32", returns, p50=30.0, conditions=dict.fromkeys(CONDITIONS, returns))
+    attach("other", returns, p50=15.0, conditions=dict.fromkeys(CONDITIONS[1:], returns))
+    code, out, _ = run("recommend", "tiny", "--for", "latency", "--json")
+    found = json.loads(out)
+    assert (code, found["choice"]["variant"], found["robust"]) == (0, "fp32", True)
+    (rejected,) = found["rejected"]
+    assert rejected["reasons"] == [
+        "not compared under noise=0.01: run slimq evaluate tiny --conditions"
+    ]
+    assert rejected["excess"] is None

@@ -43,7 +43,7 @@ def run(*arguments: str, policy: str = "cartpole") -> Any:
 
 @pytest.mark.slow
 def test_a_policy_shrinks_without_a_recipe_and_goes_on_when_run_again(folder: Path) -> None:
-    result = run("--minutes", "0.25", "--plot", "plots")
+    result = run("--minutes", "0.25", "--plot", "plots", "--no-robust")
     assert result.exit_code == 0, result.output
     repository = Repository(folder / "policies")
     made = set(repository.variants("cartpole")) - {"fp32"}
@@ -56,28 +56,30 @@ def test_a_policy_shrinks_without_a_recipe_and_goes_on_when_run_again(folder: Pa
         assert report.played is not None
         assert len(report.played.returns) == 5
     smallest = min(made, key=lambda name: repository.variant("cartpole", name).model.bytes)
-    line = f"{smallest}: the smallest variant of cartpole that is non-inferior at 2.00%"
+    line = f"{smallest}: the smallest variant of cartpole that is non-inferior undisturbed at 2.00%"
     assert line in result.stdout
     assert "best " in result.stderr
     assert list((folder / "plots").glob("*.png"))
-    again = run("--minutes", "0.001", "--json")
+    again = run("--minutes", "0.001", "--json", "--no-robust")
     assert again.exit_code == 0, again.output
     printed = json.loads(again.stdout)
     assert printed["recommendation"]["choice"]["variant"] == smallest
+    assert printed["seconds"]["trials"]["undisturbed play"] > 0
+    assert set(printed["seconds"]["after"]) == {"making and judging variants", "evaluating"}
     assert {one["variant"] for one in printed["tried"]} - {None} == made
-    fewer = run("--episodes", "4")
+    fewer = run("--episodes", "4", "--no-robust")
     assert "--episodes: expected at least 5" in str(fewer.exception)
 
 
 def test_too_little_time_gives_post_training_quantization_and_says_so(folder: Path) -> None:
-    result = run("--minutes", "0.02", "--workers", "1")
+    result = run("--minutes", "0.02", "--workers", "1", "--no-robust")
     assert result.exit_code == 0, result.output
     assert "too short for anything but post-training quantization" in result.stderr
     assert "whole-int8" in Repository(folder / "policies").variants("cartpole")
 
 
 def test_limits_out_of_reach_name_the_nearest(folder: Path) -> None:
-    result = run("--minutes", "0.02", "--max-bytes", "10")
+    result = run("--minutes", "0.02", "--max-bytes", "10", "--no-robust")
     assert isinstance(result.exception, CheckFailedError)
     message = str(result.exception)
     assert "nothing that loses at most 2.00% meets the limits; the smallest, " in message
@@ -93,6 +95,31 @@ def test_a_policy_that_plays_at_random_has_nothing_to_keep(folder: Path) -> None
     result = run("--minutes", "0.02")
     assert isinstance(result.exception, CheckFailedError)
     assert "the full policy returns 500, random play 1000" in str(result.exception)
+
+
+def test_by_default_only_what_is_robust_is_published(folder: Path) -> None:
+    """Episodes are short, so that few of them tell."""
+    path = folder / "policies" / "cartpole" / "policy.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["environment"]["max_episode_steps"] = 60
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    result = run("--minutes", "0.02", "--workers", "1")
+    assert result.exit_code == 0, result.output
+    repository = Repository(folder / "policies")
+    (name, *_) = made = [n for n in repository.variants("cartpole") if n != "fp32"]
+    for variant in made:
+        accept = repository.variant("cartpole", variant).recipe.accept
+        assert accept["robust"] is True
+        report = repository.report("cartpole", variant)
+        assert report is not None
+        counts = [len(found.returns) for found in report.conditions]
+        assert counts == [accept["condition_episodes"]] * 5
+    assert "passed: robust 0 (at least -0.05, under noise=0.01)" in result.stdout
+    assert f"{name}: the smallest variant of cartpole that is non-inferior" in result.stdout
+    assert "and under each standard condition at 5.00%" in result.stdout
+    (line,) = [one for one in result.stderr.splitlines() if one.startswith("slimq: time: ")]
+    for purpose in ("under delayed=1", "undisturbed play", "evaluating", "judging variants"):
+        assert purpose in line
 
 
 @pytest.mark.slow
@@ -124,9 +151,9 @@ def test_recorded_states_alone_prove_nothing_in_play(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_an_interrupt_ends_the_workers_and_the_command_goes_on_later(folder: Path) -> None:
-    command = [*COMMAND, "shrink", "cartpole", "--minutes", "5", "--workers", "2"]
+    command = [*COMMAND, "shrink", "cartpole", "--minutes", "5", "--workers", "2", "--no-robust"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
-        journal = Path("runs/shrink/cartpole/margin-0.02_seed-0/journal.jsonl")
+        journal = Path("runs/shrink/cartpole/undisturbed_margin-0.02_seed-0/journal.jsonl")
         until(lambda: journal.exists() and journal.read_text("utf-8").count("seconds") >= 2, 120)
         workers = children_of(process.pid)
         os.kill(process.pid, signal.SIGINT)
@@ -135,7 +162,7 @@ def test_an_interrupt_ends_the_workers_and_the_command_goes_on_later(folder: Pat
     assert b"stopped; the same command resumes runs/shrink/cartpole" in errors
     assert b"Traceback" not in errors
     until(lambda: all(has_ended(worker) for worker in workers), 20)
-    result = run("--minutes", "0.001")
+    result = run("--minutes", "0.001", "--no-robust")
     assert result.exit_code == 0, result.output
 
 

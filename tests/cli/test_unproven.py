@@ -86,8 +86,8 @@ def test_recommend_refuses_without_an_agreement(evaluated: Any) -> None:
     code, out, err = evaluated("recommend", "maze")
     assert (code, out) == (1, "")
     assert err == (
-        "slimq: maze has no environment, so no variant can be shown to be non-inferior in play; "
-        "choose by agreement with --min-agreement\n"
+        "slimq: maze has no environment, so no variant can be shown to be non-inferior, even in "
+        "undisturbed play; choose by agreement with --min-agreement\n"
     )
     code, out, err = evaluated("recommend", "maze", "--min-agreement", "0.99")
     assert (code, err) == (0, "")

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from slimq.core.report import Interval
+from slimq.core.robustness import Robustness
 from slimq.evaluation.comparison import Comparison, ComparisonRow, LatencyRow
-from slimq.evaluation.plots import draw_plots, draw_training
+from slimq.evaluation.plots import ROBUST_MARKERS, _draw, _returns, draw_plots, draw_training
 
 
 def row(name, size, mean, p50):
@@ -78,3 +79,26 @@ def test_the_training_curve_is_drawn_the_same_each_time(tmp_path, policy_manifes
     assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
     bare = manifest.model_copy(update={"training": training.model_copy(update={"curve": []})})
     assert draw_training(bare, tmp_path / "c") == []
+
+
+def test_where_a_variant_is_robust_the_others_are_hollow(comparison):
+    verdicts = {"fp32": True, "int8": False, "worse": None}
+    rows = tuple(
+        replace(one, robustness=Robustness((), (), verdicts[one.variant]))
+        for one in comparison.rows
+    )
+
+    def faces(shown):
+        (axes,) = _draw(shown, _returns(shown), "return", log=False).axes
+        handles = axes.get_legend_handles_labels()
+        return {
+            name: getattr(handle, "lines", [handle])[0].get_markerfacecolor()
+            for handle, name in zip(*handles, strict=True)
+        }
+
+    marked = faces(replace(comparison, rows=rows))
+    assert {name: marked[name] for name in ROBUST_MARKERS} == ROBUST_MARKERS
+    assert (marked["fp32"], marked["int8"], marked["worse"]) == ("C0", "white", "white")
+    plain = faces(comparison)
+    assert ROBUST_MARKERS.keys().isdisjoint(plain)
+    assert plain["int8"] == "C1"

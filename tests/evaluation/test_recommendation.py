@@ -62,7 +62,8 @@ def test_without_limits_the_smallest_non_inferior_variant_is_chosen() -> None:
     assert (found.choice.smaller, found.choice.latency_us) == (2.5, 10.0)
     assert [one.variant for one in found.runners_up] == ["fp32"]
     assert reasons(found) == {
-        "int4": "-5.00% of the return at the lower bound is 3.00% below the margin of -2.00%"
+        "int4": "undisturbed, -5.00% of the return at the lower bound is 3.00% below the margin "
+        "of -2.00%"
     }
     assert found.nearest is None
 

@@ -1,20 +1,28 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.errors import AcceptGateError, CheckFailedError, ConfigError, RepositoryError
 from slimq.core.publish import Publisher
+from slimq.core.repository import Repository
 from slimq.core.seeds import SELECTION
 from slimq.environments.rollout import play_episodes
-from slimq_compression.accept import AcceptGate, Criterion, Verdict
+from slimq_compression.accept import SEED_OFFSET, AcceptGate, Criterion, Verdict
 from slimq_compression.compress import compress
-from slimq_compression.pipeline import run_recipe
+from slimq_compression.conditions import ConditionReference
+from slimq_compression.context import silent
+from slimq_compression.pipeline import Staged, run_recipe
 from slimq_compression.recipe import Accept, parse_recipe
 from slimq_compression.source import load_source
 
+SHIPPED = Path(__file__).parents[2] / "policies" / "cartpole"
 FP32 = 'name = "fp32"\n[accept]\nagreement = 0.99\nreturn_ratio = 0.99\nepisodes = 4\n'
 INT8 = """
 name = "int8"
@@ -170,9 +178,9 @@ def test_a_baseline_of_another_checkpoint_is_no_baseline(published) -> None:
 def test_the_gate_plays_no_seed_on_which_training_chose_its_network(published, monkeypatch) -> None:
     played: list[int] = []
 
-    def watch(spec, policy, seeds):
+    def watch(spec, policy, seeds, **options):
         played.extend(seeds)
-        return play_episodes(spec, policy, seeds)
+        return play_episodes(spec, policy, seeds, **options)
 
     monkeypatch.setattr("slimq_compression.selection.play_episodes", watch)
     judge(published, INT8)
@@ -199,3 +207,129 @@ def test_q_values_that_are_not_finite_are_refused(cartpole_repository) -> None:
     staged = run_recipe(parse_recipe(FP32, "fp32.toml"), source)
     with pytest.raises(RepositoryError, match="non-finite Q-values"):
         AcceptGate(source, cartpole_repository).judge(staged, Accept(agreement=0.0))
+
+
+ROBUST = {"episodes": 6, "margin": 1.0, "robust": True, "condition_episodes": 8}
+STANDARD = ["noise=0.01", "bias=0.01", "held=0.1", "sticky=0.25", "delayed=1"]
+
+
+@pytest.fixture
+def gate(published) -> AcceptGate:
+    return AcceptGate(load_source(published, "cartpole"), published)
+
+
+def stage(gate: AcceptGate, content: str):
+    return run_recipe(parse_recipe(content, "test.toml"), gate.source)
+
+
+def conditions_of(verdict: Verdict) -> list[str]:
+    return [c.basis.removeprefix("under ") for c in verdict.criteria if c.name == "robust"]
+
+
+def test_the_baseline_keeps_every_condition_that_its_network_keeps(cartpole_repository) -> None:
+    verdict = judge(cartpole_repository, FP32, **ROBUST)
+    assert conditions_of(verdict) == STANDARD
+    assert {c.value for c in verdict.criteria if c.name == "robust"} == {0.0}
+    assert {c.limit for c in verdict.criteria if c.name == "robust"} == {-0.05}
+    assert verdict.holds
+
+
+def test_the_baselines_own_loss_is_of_the_same_episodes(gate) -> None:
+    gate.judge(stage(gate, INT8), Accept(**ROBUST))
+    known = gate._conditions[find("held"), 8]
+    seeds = SELECTION.seeds(8, offset=SEED_OFFSET)
+    environment, full = gate.source.manifest.environment, gate._baseline_policy()
+    undisturbed = np.mean([e.return_ for e in play_episodes(environment, full, seeds)])
+    lost = undisturbed - np.mean(known.returns)
+    assert known.loss == pytest.approx(lost / (undisturbed - 22.0))
+
+
+def test_bounds_under_conditions_hold_for_all_at_once() -> None:
+    known = ConditionReference(condition=find("held"), returns=(50.0,) * 40, loss=0.1, seconds=1.0)
+    returns = [0.0, 100.0] * 20
+    assert known.compare(returns, 50.0, 5).low < known.compare(returns, 50.0, 1).low
+
+
+def find(name: str) -> Condition:
+    (label,) = [label for label in STANDARD if label.startswith(name)]
+    return Condition(name=name, strength=float(label.split("=")[1]))
+
+
+@pytest.fixture
+def shipped(tmp_path) -> AcceptGate:
+    """The gate of the shipped policy, whose smallest variant is lost where frames are late."""
+    shutil.copytree(SHIPPED, tmp_path / "shipped" / "cartpole")
+    repository = Repository(tmp_path / "shipped")
+    return AcceptGate(load_source(repository, "cartpole"), repository)
+
+
+def staged_micro(gate: AcceptGate) -> Staged:
+    manifest, model = gate.repository.read_model("cartpole", "micro")
+    return Staged(manifest, model, model)
+
+
+STRICT = Accept(episodes=4, margin=0.02, robust=True, condition_episodes=16)
+
+
+def test_the_first_condition_that_is_lost_ends_the_play_and_is_named(shipped) -> None:
+    verdict = shipped.judge(staged_micro(shipped), STRICT)
+    *kept, lost = [criterion for criterion in verdict.criteria if criterion.name == "robust"]
+    assert [criterion.holds for criterion in kept] == [True] * len(kept)
+    played = conditions_of(verdict)
+    assert played == STANDARD[: len(played)]
+    assert [condition.label for condition, _ in shipped._conditions] == played
+    bounds = rf"robust is -0\.\d+, at least -0\.05 \({lost.basis}\) is needed$"
+    with pytest.raises(AcceptGateError, match=rf"'micro' is not accepted .*: {bounds}"):
+        verdict.require("micro")
+
+
+def test_conditions_are_not_played_where_undisturbed_play_already_fails(gate) -> None:
+    verdict = gate.judge(stage(gate, BROKEN), Accept(**ROBUST | {"margin": 0.02}))
+    assert [criterion.name for criterion in verdict.criteria] == ["margin"]
+    assert not gate._conditions
+
+
+def test_the_cheapest_condition_comes_first_and_the_baseline_is_played_once(
+    shipped, monkeypatch
+) -> None:
+    micro = staged_micro(shipped)
+    _, model = shipped.repository.read_model("cartpole", "fp32")
+    copied = micro.manifest.model_copy(update={"name": "copy"})
+    assert shipped.judge(Staged(copied, model, model), STRICT).holds
+    assert [condition.label for condition, _ in shipped._conditions] == STANDARD
+    late = (find("delayed"), 16)
+    shipped._conditions[late] = shipped._conditions[late].model_copy(update={"seconds": 0.0})
+    labels: list[str] = []
+
+    def watch(label, total, unit):
+        labels.append(label)
+        return silent(label, total, unit)
+
+    monkeypatch.setattr(shipped, "progress", watch)
+    verdict = shipped.judge(micro, STRICT)
+    assert conditions_of(verdict) == ["delayed=1"]
+    assert labels == ["accept micro", "accept micro, delayed=1"]
+
+
+def test_a_condition_in_which_the_full_policy_is_lost_is_skipped(gate, monkeypatch) -> None:
+    chosen = (Condition(name="sticky", strength=1.0), Condition(name="noise", strength=0.0))
+    monkeypatch.setattr("slimq_compression.conditions.standard_conditions", lambda _: chosen)
+    verdict = gate.judge(stage(gate, INT8), Accept(**ROBUST))
+    (skipped,) = verdict.skipped
+    assert skipped.condition == chosen[0]
+    assert skipped.loss > 0.5
+    assert conditions_of(verdict) == ["noise=0"]
+
+
+def test_manifests_keep_the_criterion_only_where_it_was_set(published) -> None:
+    made = published.variant("cartpole", "fp32").recipe.accept
+    assert {"robust", "condition_episodes"}.isdisjoint(made)
+    assert Accept(**ROBUST).model_dump()["condition_episodes"] == 8
+    content = FP32.replace('"fp32"', '"copy"') + "margin = 1.0\nrobust = true\n"
+    outcomes = [
+        compress(published, "cartpole", [parse_recipe(content, "copy.toml")])[0] for _ in range(2)
+    ]
+    assert [outcome.status for outcome in outcomes] == ["published", "unchanged"]
+    assert outcomes[0].manifest.recipe.accept["robust"] is True
+    without = parse_recipe(content.replace("robust = true\n", ""), "copy.toml")
+    assert compress(published, "cartpole", [without])[0].status == "published"

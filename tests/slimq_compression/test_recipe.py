@@ -4,8 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import ConfigError
-from slimq_compression.recipe import load_recipe, parse_recipe
+from slimq_compression.recipe import (
+    UNPROVEN_AGREEMENT,
+    Accept,
+    Recipe,
+    applied,
+    load_recipe,
+    parse_recipe,
+)
+from small_networks import OBSERVATIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,3 +184,26 @@ def test_a_missing_file_and_one_that_is_no_text_are_named(tmp_path: Path) -> Non
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"binary\.toml: syntax: "):
         load_recipe(tmp_path / "binary.toml")
+
+
+def test_robust_needs_a_margin_and_its_episodes_need_robust() -> None:
+    def parse(accept: str) -> Recipe:
+        return parse_recipe(f'name = "fp32"\n[accept]\n{accept}\n', "fp32.toml")
+
+    message = r"^fp32\.toml: accept: robust needs a margin, .* \(at line 2\)$"
+    with pytest.raises(ConfigError, match=message):
+        parse("robust = true\nagreement = 0.5")
+    with pytest.raises(ConfigError, match=r"accept: .*condition_episodes needs robust = true"):
+        parse("margin = 0.02\ncondition_episodes = 20")
+    accept = parse("margin = 0.02\nrobust = true\ncondition_episodes = 20").accept
+    assert (accept.robust, accept.condition_episodes) == (True, 20)
+
+
+def test_a_policy_without_an_environment_is_not_asked_to_be_robust(make_policy) -> None:
+    accept = Accept(margin=0.02, robust=True, condition_episodes=20)
+    played = make_policy(
+        "a", EnvironmentSpec(id="CartPole-v1"), OBSERVATIONS["mlp"], ["left", "right"]
+    )
+    assert applied(accept, played) == accept
+    recorded = played.model_copy(update={"environment": None})
+    assert applied(accept, recorded) == Accept(agreement=UNPROVEN_AGREEMENT)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import VariantManifest
 from slimq.core.report import (
+    ConditionReport,
     EvaluationProtocol,
     EvaluationReport,
     Fidelity,
@@ -55,8 +57,12 @@ def make_report(
     run_id: str = "run",
     size: int = 1000,
     versions: dict[str, str] | None = None,
+    conditions: Mapping[str, Sequence[float]] | None = None,
 ) -> EvaluationReport:
-    """A report of episodes with these returns; the intervals are the mean ± 1."""
+    """A report of episodes with these returns; the intervals are the mean ± 1.
+
+    Returns under conditions are given by their labels, such as `noise=0.01`.
+    """
     first = 3_000_000
     seeds = list(range(first, first + len(returns)))
     mean = sum(returns) / len(returns)
@@ -85,6 +91,7 @@ def make_report(
         interval=Interval(low=mean - 1, high=mean + 1),
         iqm=mean,
         iqm_interval=Interval(low=mean - 1, high=mean + 1),
+        conditions=tuple(make_condition(label, own) for label, own in (conditions or {}).items()),
         fidelity=Fidelity(
             states=100,
             agreement=0.97,
@@ -97,6 +104,20 @@ def make_report(
         bytes=size,
         latency=None if p50 is None else make_latency(p50, run_id),
         versions=versions or {"slimq": "0"},
+    )
+
+
+def make_condition(label: str, returns: Sequence[float]) -> ConditionReport:
+    """A report of play under a condition; the interval is the mean ± 1."""
+    name, _, strength = label.partition("=")
+    mean = sum(returns) / len(returns)
+    return ConditionReport(
+        condition=Condition(name=name, strength=float(strength)),
+        spread=[1.0, 1.0, 1.0, 1.0],
+        returns=list(returns),
+        distinct_trajectories=1,
+        mean=mean,
+        interval=Interval(low=mean - 1, high=mean + 1),
     )
 
 

@@ -28,6 +28,7 @@ from slimq.core.manifest import SearchRecord
 from slimq.core.repository import Repository
 from slimq.core.threads import limit_threads
 from slimq_compression.compress import ensure_baseline
+from slimq_compression.conditions import standard_trials
 from slimq_compression.context import Progress, ignore, silent
 from slimq_compression.search.proposals import Space
 from slimq_compression.search.spaces import open_space
@@ -65,10 +66,11 @@ class Found:
         agreement: agreement on the calibration set.
         score: mean score after the trial's short training; 0 is random play, 1 the baseline.
         low: lower 95 % bound of the paired difference; None if the gate's episodes were not played.
-        loss: 1 − score, at least 0.
+        loss: 1 − score, at least 0; or the largest loss under a condition, if that is more.
         params: Optuna's parameters.
         acceptable: whether it passed the gate's episodes, or lost no more than the margin in so few
-            of them that they leave it open.
+            of them that they leave it open, and kept the conditions likewise.
+        lost: label of the condition that ended it; None if it kept those that were played.
     """
 
     number: int
@@ -82,10 +84,11 @@ class Found:
     loss: float
     params: dict[str, Any]
     acceptable: bool = False
+    lost: str | None = None
 
     def passed(self, margin: float) -> bool:
-        """Whether it passed the gate's episodes in the search."""
-        return self.low is not None and self.low >= -margin
+        """Whether it passed the gate's episodes in the search, disturbed ones included."""
+        return self.low is not None and self.low >= -margin and self.lost is None
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,7 @@ def _found(trial: FrozenTrial) -> Found:
         loss=trial.values[2],
         params=dict(trial.params),
         acceptable=bool(known.get("passed")),
+        lost=known.get("lost"),
     )
 
 
@@ -232,7 +236,7 @@ def _prepare(
     """Records or checks the study's settings, and makes and measures the baseline if necessary."""
     ensure_baseline(repository, settings.policy, progress=progress)
     variant, model = repository.read_model(settings.policy, source.manifest.baseline_variant)
-    shared = ("max_bytes", "max_latency_us", "margin", "seed", "effort")
+    shared = ("max_bytes", "max_latency_us", "margin", "seed", "effort", "robust")
     terms = {name: getattr(settings, name) for name in shared}
     terms |= {f"{n}_episodes": getattr(settings, f"{n}_episodes") for n in ("screening", "gate")}
     terms |= {"checkpoint": source.checkpoint_sha256, "baseline": variant.model.sha256}
@@ -240,7 +244,9 @@ def _prepare(
     terms["space"] = space.digest
     record_terms(study, terms, "--work" if settings.plan == "ladder" else "--study")
     if "reference" not in study.user_attrs:
-        reference = Stages(source, model).reference(variant.model.bytes, settings, progress)
+        trials = standard_trials(repository, source) if settings.robust else ()
+        stages = Stages(source, model, trials)
+        reference = stages.reference(variant.model.bytes, settings, progress)
         study.set_user_attr("reference", reference.model_dump(mode="json"))
 
 

@@ -9,6 +9,7 @@ network in int8.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from slimq_compression.search.rungs import (
 )
 from slimq_compression.search.stages import Reference, required_agreement
 from slimq_compression.search.study import SearchSettings
-from slimq_compression.search.winners import Winner, publish_winner, same_recipe
+from slimq_compression.search.winners import Winner, publish_winner, robust_keys, same_recipe
 from slimq_compression.source import Source
 
 ATTEMPTS = 6
@@ -97,12 +98,12 @@ def publish_smallest(
     Raises:
         ConfigError: a different recipe with the name of a variant exists.
     """
-    episodes = Reference.model_validate(study.user_attrs["reference"]).final_episodes
+    reference = Reference.model_validate(study.user_attrs["reference"])
     store = StepStore(settings.steps)
 
     def publish(found: Found) -> Winner:
         recipe, text = winning_recipe(
-            settings, source, found, limits, episodes, recipes, record_of(settings, study)
+            settings, source, found, limits, reference, recipes, record_of(settings, study)
         )
         winner = publish_winner(
             settings, found, recipe, text, recipes, progress=progress, on_step=on_step, store=store
@@ -140,7 +141,7 @@ def winning_recipe(
     source: Source,
     found: Found,
     limits: Limits,
-    episodes: int,
+    reference: Reference,
     recipes: Path,
     search: SearchRecord,
 ) -> tuple[Recipe, str]:
@@ -151,14 +152,16 @@ def winning_recipe(
         source: the policy.
         found: the trial.
         limits: what the variant must meet.
-        episodes: episodes of its gate; 0 for a policy without an environment.
+        reference: the baseline's play, which tells the episodes of its gate.
         recipes: folder of recipes.
         search: the run that found it.
     """
     accept: dict[str, float | int] = {"margin": settings.margin}
-    accept |= (
-        {"episodes": episodes} if episodes else {"agreement": required_agreement(settings.margin)}
-    )
+    if reference.final_episodes:
+        accept["episodes"] = reference.final_episodes
+        accept |= robust_keys(reference.final_condition_episodes)
+    else:
+        accept["agreement"] = required_agreement(settings.margin)
     if limits.max_bytes is not None:
         accept["max_bytes"] = limits.max_bytes
     rung = rung_of(found.params)
@@ -196,10 +199,20 @@ def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
     done = found_trials(study)
     if not done:
         return "no trial could be made; see the log for the reasons"
+    if lost := [found for found in done if found.lost is not None]:
+        return _explain_lost(lost, margin)
     best = max(done, key=lambda found: found.score)
     near = f"the nearest, {best.candidate}, has a score of {best.score:.3f}"
     near += ", on a scale where random play is 0 and the full policy 1"
     return f"nothing loses at most {margin:.2%}; {near}"
+
+
+def _explain_lost(lost: Sequence[Found], margin: float) -> str:
+    """Says under which conditions those fell that lost no more than the margin undisturbed."""
+    counts = Counter(str(found.lost) for found in lost)
+    listing = ", ".join(f"{label} ({count})" for label, count in counts.most_common())
+    said = f"nothing that loses at most {margin:.2%} undisturbed is robust; it loses too much under"
+    return f"{said} {listing}; --no-robust looks at undisturbed play only"
 
 
 def explain_time(study: optuna.Study) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -19,9 +20,13 @@ from slimq.core.manifest import random_mean, require_environment
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction
 from slimq.core.report import Fidelity, LatencyMeasurement
+from slimq.core.robustness import CONDITION_MARGIN, simultaneous_confidence
 from slimq.core.seeds import SELECTION
+from slimq.core.statistics import CONFIDENCE, PairedDifference
+from slimq.evaluation.conditions import Trial
 from slimq.evaluation.fidelity import measure_fidelity, q_values_of
 from slimq.evaluation.latency import measure_latency
+from slimq_compression.conditions import ConditionReference, play_reference, play_under
 from slimq_compression.context import Progress, silent
 from slimq_compression.search.study import SearchSettings
 from slimq_compression.selection import (
@@ -36,8 +41,8 @@ from slimq_compression.source import Source
 SCREENING_OFFSET, GATE_OFFSET = 200_000, 300_000
 """Offsets into selection seeds; the trainer uses 0, the accept gate `accept.SEED_OFFSET`."""
 CALLS = 300
-BOUND, POWER = 1.96, 0.84
-"""Standard normal quantiles of the 95 % interval's bound and of a power of 80 %."""
+POWER = 0.84
+"""Standard normal quantile of a power of 80 %."""
 FEWEST, MOST = 30, 5_000
 """Episodes of a gate whose number is not given."""
 FINAL_FEWEST = 100
@@ -45,7 +50,7 @@ FINAL_FEWEST = 100
 FINAL_FACTOR = 5
 """How many times the gate's episodes a variant may play before it is published."""
 GATE_TIME = 0.02
-"""Share of a run's time for one gate of so many episodes."""
+"""Share of a run's time for one gate of so many episodes; as much again for all conditions."""
 
 
 class Reference(BaseModel):
@@ -57,6 +62,8 @@ class Reference(BaseModel):
         screening: returns of the screening episodes, ordered by seed; empty without an environment.
         gate: returns of the gate's episodes; likewise.
         telling: episodes that would tell a loss of the margin from none; 0 if that was not asked.
+        conditions: the standard conditions, cheapest first; empty if they are not played.
+        seconds: time of undisturbed play.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +73,20 @@ class Reference(BaseModel):
     screening: tuple[float, ...]
     gate: tuple[float, ...]
     telling: int = 0
+    conditions: tuple[ConditionReference, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def deciding(self) -> tuple[ConditionReference, ...]:
+        """The conditions in which enough of the baseline's own play is left, cheapest first."""
+        return tuple(known for known in self.conditions if known.decides)
+
+    @property
+    def final_condition_episodes(self) -> int:
+        """Episodes under each condition by which a variant is judged before it is published."""
+        return max(
+            (_final(len(known.returns), known.telling) for known in self.deciding), default=0
+        )
 
     @property
     def final_episodes(self) -> int:
@@ -73,17 +94,23 @@ class Reference(BaseModel):
 
         These are few variants, so each may take longer than a trial.
         """
-        if not self.gate:
-            return 0
-        return max(len(self.gate), min(self.telling, FINAL_FACTOR * len(self.gate)), FINAL_FEWEST)
+        return _final(len(self.gate), self.telling) if self.gate else 0
+
+
+def _final(episodes: int, telling: int) -> int:
+    return max(episodes, min(telling, FINAL_FACTOR * episodes), FINAL_FEWEST)
 
 
 class Stages:
     """Measures models of one policy against its baseline."""
 
-    def __init__(self, source: Source, baseline: bytes) -> None:
-        """Takes the baseline's uncompressed model, which is loaded again for each timing."""
+    def __init__(self, source: Source, baseline: bytes, trials: Sequence[Trial] = ()) -> None:
+        """Takes the baseline's uncompressed model, and the conditions to play under.
+
+        The model is loaded again for each timing.
+        """
         self.source, self.baseline = source, baseline
+        self.trials = {trial.condition: trial for trial in trials}
         self.states: Observations = source.judged.observations(source.manifest.observation)
 
     def reference(
@@ -105,6 +132,7 @@ class Stages:
         latency = _median(timed["full"].find("alone", 1))
         if self.source.manifest.environment is None:
             return Reference(bytes=size, latency_us=latency, screening=(), gate=())
+        started = time.monotonic()
         episodes = settings.screening_episodes
         screening = self.play(policy, episodes, SCREENING_OFFSET, label, progress)
         gate, telling = self._gate(policy, settings, label, progress)
@@ -114,11 +142,45 @@ class Stages:
             screening=tuple(screening),
             gate=tuple(gate),
             telling=telling,
+            seconds=time.monotonic() - started,
         )
         random = random_mean(self.source.manifest)
         for returns in (reference.screening, reference.gate):
             scale_over_random(returns, random, "search")
-        return reference
+        conditions = [
+            self._condition(trial, policy, settings, reference.gate, progress)
+            for trial in self.trials.values()
+        ]
+        cheapest = sorted(conditions, key=lambda known: known.seconds)
+        return reference.model_copy(update={"conditions": tuple(cheapest)})
+
+    def _condition(
+        self,
+        trial: Trial,
+        policy: QFunction,
+        settings: SearchSettings,
+        undisturbed: Sequence[float],
+        progress: Progress,
+    ) -> ConditionReference:
+        """Plays the baseline under a condition, as many episodes as tell and the time allows."""
+        scale = scale_over_random(undisturbed, random_mean(self.source.manifest), "search")
+        confidence = simultaneous_confidence(len(self.trials))
+
+        def play(count: int) -> ConditionReference:
+            seeds = SELECTION.seeds(count, offset=GATE_OFFSET)
+            label = "search: full policy"
+            return play_reference(trial, policy, seeds, undisturbed, scale, label, progress)
+
+        count = settings.gate_episodes or FEWEST
+        known = play(count)
+        telling = telling_episodes(known.returns, scale, CONDITION_MARGIN, confidence)
+        telling = min(telling, MOST)
+        if settings.gate_episodes is None:
+            time_for_one = GATE_TIME * 60 * settings.minutes / len(self.trials)
+            affordable = int(time_for_one * count / known.seconds)
+            if min(telling, affordable) > count:
+                known = play(min(telling, affordable))
+        return known.model_copy(update={"telling": telling})
 
     def _gate(
         self, policy: QFunction, settings: SearchSettings, label: str, progress: Progress
@@ -172,6 +234,21 @@ class Stages:
         returns = self.play(policy, len(reference), offset, "search: candidate")
         return score_returns(returns, reference, random_mean(self.source.manifest), "search")
 
+    def compare_under(
+        self, policy: QFunction, known: ConditionReference, scale: float
+    ) -> PairedDifference:
+        """Plays the baseline's seeds under a condition and compares with its returns.
+
+        Args:
+            policy: the candidate.
+            known: the baseline's play.
+            scale: the baseline's undisturbed mean return above random play's.
+        """
+        seeds = SELECTION.seeds(len(known.returns), offset=GATE_OFFSET)
+        trial = self.trials[known.condition]
+        returns = play_under(trial, policy, seeds, "search: candidate")
+        return known.compare(returns, scale, len(self.trials))
+
     def play(
         self,
         policy: QFunction,
@@ -195,7 +272,9 @@ def required_agreement(margin: float) -> float:
     return 1.0 - margin / 2
 
 
-def telling_episodes(returns: Sequence[float], scale: float, margin: float) -> int:
+def telling_episodes(
+    returns: Sequence[float], scale: float, margin: float, confidence: float = CONFIDENCE
+) -> int:
     """Episodes with which the gate accepts four of five variants that lose nothing.
 
     That is for differences as wide as those of independent episodes of the full policy; where a
@@ -204,10 +283,12 @@ def telling_episodes(returns: Sequence[float], scale: float, margin: float) -> i
     Args:
         returns: the full policy's.
         scale: its mean return above random play's.
-        margin: the non-inferiority margin.
+        margin: the share that may be lost.
+        confidence: of the interval whose lower bound must be within it.
     """
+    bound = NormalDist().inv_cdf((1 + confidence) / 2)
     deviation = math.sqrt(2) * float(np.std(returns)) / scale
-    return math.ceil(((BOUND + POWER) * deviation / max(margin, 1e-3)) ** 2)
+    return math.ceil(((bound + POWER) * deviation / max(margin, 1e-3)) ** 2)
 
 
 def _median(measurement: LatencyMeasurement | None) -> float:

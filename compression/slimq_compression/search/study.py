@@ -44,7 +44,7 @@ class SearchSettings:
         policy: the policy's name.
         max_bytes: maximum size of the model on disk.
         max_latency_us: maximum latency of a call with one observation, on this machine.
-        margin: non-inferiority margin, as in a recipe's gate.
+        margin: non-inferiority margin of undisturbed play, as in a recipe's gate.
         trials: total trials of the study, including those of earlier runs.
         minutes: time limit of this run, or of all runs of a ladder; a trial that has started is
             finished.
@@ -58,6 +58,8 @@ class SearchSettings:
         work: folder of studies.
         study: name of the study; by default made of the limits, the margin and the seed.
         plan: how trials are chosen: drawn by a sampler, or by the ladder of `slimq shrink`.
+        robust: whether what passes must keep the standard conditions, too, where the policy has an
+            environment.
     """
 
     policies: Path
@@ -76,6 +78,7 @@ class SearchSettings:
     work: Path = Path("runs/search")
     study: str | None = None
     plan: Literal["sampled", "ladder"] = "sampled"
+    robust: bool = True
 
     def __post_init__(self) -> None:
         ranges: list[tuple[str, float, float]] = [
@@ -100,11 +103,12 @@ class SearchSettings:
 
     @property
     def name(self) -> str:
-        """Name of the study."""
+        """Name of the study; those that ask for less or more are studies of their own."""
         if self.study is not None:
             return self.study
         parts = [] if self.max_bytes is None else [f"bytes-{self.max_bytes}"]
         parts += [] if self.max_latency_us is None else [f"latency-{self.max_latency_us:g}us"]
+        parts += [] if self.robust else ["undisturbed"]
         return "_".join([*parts, f"margin-{self.margin:g}", f"seed-{self.seed}"])
 
     @property

@@ -28,6 +28,7 @@ from slimq_compression.recipe import Recipe
 from slimq_compression.resume import StepStore
 from slimq_compression.search.run import Found, ranking, record_of
 from slimq_compression.search.sampled import SampledSpace
+from slimq_compression.search.stages import Reference
 from slimq_compression.search.study import SearchSettings
 from slimq_compression.source import load_source
 
@@ -85,6 +86,7 @@ def publish_winners(
     source = load_source(Repository(settings.policies), settings.policy)
     space = SampledSpace(source, settings.seed, effort)
     ranked = ranking(study, settings.margin)
+    reference = Reference.model_validate(study.user_attrs["reference"])
     published: set[int] = set()
     for found, seed in attempts(ranked, settings.margin, settings.seed, MAX_ATTEMPTS * count):
         if len(published) >= count:
@@ -92,7 +94,13 @@ def publish_winners(
         if found.number in published:
             continue
         recipe, text = winning_recipe(
-            settings, space, found, effort, seed, record_of(settings, study)
+            settings,
+            space,
+            found,
+            effort,
+            seed,
+            record_of(settings, study),
+            reference.final_condition_episodes,
         )
         winner = publish_winner(
             settings,
@@ -176,7 +184,8 @@ def attempts(
 
     Args:
         ranked: trials from `ranking`.
-        margin: non-inferiority margin; trials that met it in the search are among the best.
+        margin: non-inferiority margin of undisturbed play; trials that met it in the search are
+            among the best.
         seed: the first seed.
         count: maximum number of attempts.
     """
@@ -187,6 +196,11 @@ def attempts(
     return [*chosen, *((found, seed) for found in others)][:count]
 
 
+def robust_keys(condition_episodes: int) -> dict[str, int]:
+    """The keys of a gate that plays so many episodes under each condition; none if 0."""
+    return {"robust": True, "condition_episodes": condition_episodes} if condition_episodes else {}
+
+
 def winning_recipe(
     settings: SearchSettings,
     space: SampledSpace,
@@ -194,12 +208,17 @@ def winning_recipe(
     effort: float,
     seed: int,
     search: SearchRecord | None = None,
+    condition_episodes: int = 0,
 ) -> tuple[Recipe, str]:
-    """Makes a trial's recipe with a training of `effort`, and its TOML text."""
+    """Makes a trial's recipe with a training of `effort`, and its TOML text.
+
+    Its gate plays so many episodes under each standard condition; none if 0.
+    """
     proposal = space.with_training(FixedTrial(found.params), seed, effort)
     accept: dict[str, float | int | None] = {
         "episodes": settings.gate_episodes,
         "margin": settings.margin,
+        **robust_keys(condition_episodes),
     }
     if settings.max_bytes is not None:
         accept["max_bytes"] = settings.max_bytes

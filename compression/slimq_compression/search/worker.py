@@ -2,7 +2,8 @@
 
 Each stage costs more than the previous one: the untrained model gives bytes and latency; the
 training gives the fidelity on the calibration set; ten episodes give the return; and candidates
-that may be as good play all of the gate's episodes. The sampler of `slimq search` is a
+that may be as good play all of the gate's episodes, and if they pass, the same under the standard
+conditions, cheapest first, up to the first that is lost. The sampler of `slimq search` is a
 multi-objective tree-structured Parzen estimator (Ozaki et al. 2020), which takes limits as
 constraints.
 """
@@ -23,9 +24,12 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from slimq.core.errors import ConfigError, SlimqError
+from slimq.core.manifest import random_mean
 from slimq.core.qfunction import QFunction
 from slimq.core.report import Fidelity
 from slimq.core.repository import Repository
+from slimq.core.statistics import PairedDifference
+from slimq_compression.conditions import ConditionReference, standard_trials
 from slimq_compression.pipeline import Staged, run_recipe
 from slimq_compression.resume import StepStore
 from slimq_compression.search.proposals import Proposal
@@ -46,7 +50,7 @@ from slimq_compression.search.study import (
     open_study,
     seconds_left,
 )
-from slimq_compression.selection import Score
+from slimq_compression.selection import Score, scale_over_random
 from slimq_compression.source import load_source
 
 _log = structlog.get_logger(__name__)
@@ -85,7 +89,8 @@ class Worker:
         repository = Repository(settings.policies)
         self.source = load_source(repository, settings.policy)
         _, model = repository.read_model(settings.policy, self.source.manifest.baseline_variant)
-        self.stages = Stages(self.source, model)
+        trials = standard_trials(repository, self.source) if settings.robust else ()
+        self.stages = Stages(self.source, model, trials)
         self.study = open_study(settings)
         self.space = open_space(settings, self.source)
         self.store = StepStore(settings.steps)
@@ -136,7 +141,9 @@ class Worker:
         self._require(trial, "latency_us", latency, self.settings.max_latency_us)
 
         if proposal.trains:
+            started = time.monotonic()
             staged = self._make(proposal, trained=True)
+            trial.set_user_attr("training_spent", time.monotonic() - started)
             training = sum(step.seconds for step in staged.manifest.recipe.steps)
             trial.set_user_attr("training", training)
         size = staged.manifest.model.bytes
@@ -147,7 +154,7 @@ class Worker:
 
     def _play(self, trial: optuna.Trial, policy: QFunction, size: int, latency: float) -> Figures:
         """Plays the screening, and the gate's episodes if they may be worth it."""
-        margin = self.settings.margin
+        margin, started = self.settings.margin, time.monotonic()
         score = self.stages.score(policy, self.reference.screening, SCREENING_OFFSET)
         trial.set_user_attr("score", score.mean)
         figures = Figures(size, latency, score.loss)
@@ -157,9 +164,42 @@ class Worker:
             score = self.stages.score(policy, self.reference.gate, GATE_OFFSET)
             trial.set_user_attr("score", score.mean)
             trial.set_user_attr("low", score.low)
-            trial.set_user_attr("passed", self.is_acceptable(score))
             figures = Figures(size, latency, score.loss)
+            trial.set_user_attr("playing", time.monotonic() - started)
+            acceptable = self.is_acceptable(score)
+            if acceptable:
+                loss, acceptable = self._play_conditions(trial, policy)
+                figures = Figures(size, latency, max(score.loss, loss))
+            trial.set_user_attr("passed", acceptable)
+        else:
+            trial.set_user_attr("playing", time.monotonic() - started)
         return figures
+
+    def _play_conditions(self, trial: optuna.Trial, policy: QFunction) -> tuple[float, bool]:
+        """Plays the conditions, cheapest first, up to the first that is lost.
+
+        Returns:
+            The largest mean loss, and whether none was lost.
+        """
+        if not self.reference.deciding:
+            return 0.0, True
+        random = random_mean(self.source.manifest)
+        scale = scale_over_random(self.reference.gate, random, "search")
+        lows: dict[str, float] = {}
+        seconds: dict[str, float] = {}
+        largest, kept = 0.0, True
+        for known in self.reference.deciding:
+            started, label = time.monotonic(), known.condition.label
+            difference = self.stages.compare_under(policy, known, scale)
+            lows[label], seconds[label] = difference.low, time.monotonic() - started
+            largest = max(largest, -difference.mean)
+            kept = keeps_condition(difference, known)
+            if not kept:
+                trial.set_user_attr("lost", label)
+                break
+        trial.set_user_attr("condition_lows", lows)
+        trial.set_user_attr("disturbed", seconds)
+        return largest, kept
 
     def is_acceptable(self, score: Score) -> bool:
         """Whether a candidate passes the gate's episodes, or they are too few to tell.
@@ -222,6 +262,12 @@ class Worker:
         return next(
             (other for other in finished_trials(self.study) if other.params == trial.params), None
         )
+
+
+def keeps_condition(difference: PairedDifference, known: ConditionReference) -> bool:
+    """Whether a candidate keeps a condition, or the episodes are too few to tell."""
+    few = len(known.returns) < known.telling
+    return difference.non_inferior or (few and difference.mean >= -difference.margin)
 
 
 def _copy_result(trial: optuna.Trial, duplicate: FrozenTrial) -> Figures:

@@ -40,6 +40,14 @@ MaxLatencyOption = Annotated[
         help="Limit on a call's time on this machine, such as 0.1ms; none by default.",
     ),
 ]
+RobustOption = Annotated[
+    bool,
+    typer.Option(
+        "--robust/--no-robust",
+        help="Publish only what is non-inferior under the standard conditions, too, or by "
+        "undisturbed play alone.",
+    ),
+]
 
 DEFAULT_POLICIES = Path("policies")
 DEFAULT_URL = "http://127.0.0.1:8000"

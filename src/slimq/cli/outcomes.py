@@ -34,6 +34,9 @@ def describe(outcome: Outcome) -> list[str]:
         limit += f", {criterion.basis}" if criterion.basis else ""
         judged = "passed" if criterion.holds else "failed"
         lines.append(f"  {judged}: {criterion.name} {plain_number(criterion.value)} ({limit})")
+    for one in outcome.verdict.skipped if outcome.verdict else ():
+        lost = f"the full policy itself loses {one.loss:.0%}"
+        lines.append(f"  skipped: robust under {one.condition.label}: {lost}")
     if outcome.verdict is not None and outcome.verdict.returns:
         lines.append(f"  {_describe_play(outcome.verdict)}")
     return lines
@@ -45,7 +48,7 @@ def _describe_play(verdict: Verdict) -> str:
     differing = sum(a != b for a, b in zip(returns, reference, strict=True))
     own, full = (sum(values) / len(values) for values in (returns, reference))
     return (
-        f"played: mean return {own:.6g}, the full policy's {full:.6g}; "
+        f"played undisturbed: mean return {own:.6g}, the full policy's {full:.6g}; "
         f"{differing} of {len(returns)} episodes differ"
     )
 

@@ -27,7 +27,10 @@ def promote(
         bool, typer.Option("--rollback", help="Restore the default from before the last promotion.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Promote without evidence of non-inferiority.")
+        bool,
+        typer.Option(
+            "--force", help="Promote without evidence, or against it, undisturbed or disturbed."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,9 +39,10 @@ def promote(
     Clears the weights set by `slimq policies route`: the new default then answers all requests
     that name no variant.
 
-    Exits with 1 if the variant has no report, was made from another checkpoint, or is not shown to
-    be non-inferior to the baseline, as no variant can be of a policy without an environment; then
-    only --force promotes it. A rollback needs no evidence.
+    Exits with 1 if the variant has no report, was made from another checkpoint, is not shown to be
+    non-inferior to the baseline undisturbed, as no variant can be of a policy without an
+    environment, or is known not to be under a standard condition; then only --force promotes it. A
+    rollback needs no evidence.
     """
     from slimq.core.publish import Publisher
     from slimq.core.repository import Repository
@@ -75,14 +79,17 @@ def promote(
 
 
 def check_evidence(repository: Repository, policy: str, variant: str) -> None:
-    """Checks in the reports that a variant is non-inferior to the baseline.
+    """Checks in the reports that a variant is non-inferior to the baseline undisturbed.
+
+    Under standard conditions, it must be so where they were played.
 
     Raises:
         CheckFailedError: it has no report for this model and checkpoint, may lose more than the
-            margin, or cannot be played.
+            margin, undisturbed or under a condition, or cannot be played.
     """
     from slimq.core.statistics import MARGIN
     from slimq.evaluation.comparison import compare_variants
+    from slimq.evaluation.evidence import condition_misses
     from slimq.evaluation.recommendation import margin_miss, missing_evidence
 
     comparison = compare_variants(repository, policy)
@@ -93,7 +100,8 @@ def check_evidence(repository: Repository, policy: str, variant: str) -> None:
         reasons = [comparison.evidence]
     else:
         miss = margin_miss(row, MARGIN)
-        reasons = missing_evidence(row) or ([] if miss is None else [miss[0]])
+        misses = [*([] if miss is None else [miss]), *condition_misses(row)]
+        reasons = missing_evidence(row) or [reason for reason, _ in misses]
     if reasons:
         problem = f"{policy}/{variant} was not promoted: {'; '.join(reasons)}"
         raise CheckFailedError(f"{problem}; use --force to promote it anyway")

@@ -45,8 +45,18 @@ def recommend(
     ] = None,
     margin: Annotated[
         float,
-        typer.Option("--margin", help="Tolerated loss, as a share of (full − random)."),
+        typer.Option(
+            "--margin", help="Tolerated loss of undisturbed play, as a share of (full − random)."
+        ),
     ] = 0.02,
+    robust: Annotated[
+        bool | None,
+        typer.Option(
+            "--robust/--no-robust",
+            help="Require that it is non-inferior under all standard conditions, too.",
+            show_default="robust if the full variant was evaluated under all of them",
+        ),
+    ] = None,
     latency: Annotated[
         Mode, typer.Option("--latency", help="Which latency measurement to use.")
     ] = Mode.alone,
@@ -74,11 +84,14 @@ def recommend(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the variant to deploy: the cheapest one that is non-inferior and meets every limit.
+    """Name the variant to deploy: the cheapest that is robust and meets every limit.
+
+    Robust is non-inferior undisturbed and under every standard condition. If the full variant was
+    not evaluated under these, being non-inferior undisturbed is enough, and the output says so.
 
     Reads only the reports. A policy without an environment has no returns, so none of its variants
-    can be shown to be non-inferior: --min-agreement then chooses by agreement on its recorded
-    states. Exits with 1 if no variant fits.
+    can be shown to be non-inferior, even undisturbed: --min-agreement then chooses by agreement on
+    its recorded states. Exits with 1 if no variant fits.
     """
     from slimq.core.repository import Repository
     from slimq.evaluation.comparison import compare_variants
@@ -96,6 +109,7 @@ def recommend(
         mode=latency.value,
         batch=batch,
         goal=None if aim is None else aim.value,
+        robust=robust,
     )
     found = choose(compare_variants(Repository(policies), policy), criteria)
     if as_json:
@@ -114,7 +128,7 @@ def describe(found: Recommendation) -> list[str]:
         criteria = _criteria(found)
         lines.append(f"{found.choice.variant}: the {cost} variant of {found.policy} {criteria}")
         lines += [f"  {line}" for line in _figures(found.choice, found)]
-        lines += [f"  {found.evidence}"] if found.evidence else []
+        lines += [f"  {remark}" for remark in (found.evidence, found.unknown) if remark]
     if found.runners_up:
         lines.append("also fit, next best first:")
         lines += [
@@ -136,8 +150,12 @@ def explain_failure(found: Recommendation) -> str:
 
 
 def _criteria(found: Recommendation) -> str:
+    from slimq.core.robustness import CONDITION_MARGIN
+
     criteria = found.criteria
-    parts = [f"that is non-inferior at {criteria.margin:.2%}"]
+    parts = [f"that is non-inferior undisturbed at {criteria.margin:.2%}"]
+    if found.robust:
+        parts = [f"{parts[0]} and under each standard condition at {CONDITION_MARGIN:.2%}"]
     if found.evidence is not None:
         parts = ["that meets every limit"]
     if criteria.min_agreement is not None:
@@ -160,6 +178,10 @@ def _figures(candidate: Candidate, found: Recommendation) -> list[str]:
         lines.append(f"p50 {candidate.latency_us:.1f} µs {how}{faster}")
     if candidate.mean is not None and candidate.low is not None:
         lines.append(f"mean return {candidate.mean:.2f}, lower bound {candidate.low:+.2%}")
+    if candidate.worst_condition is not None and candidate.worst_low is not None:
+        kept = {True: "robust", False: "not robust", None: "not known to be robust"}
+        worst = f"{candidate.worst_low:+.2%} under {candidate.worst_condition}"
+        lines.append(f"{kept[candidate.robust]}, lowest bound {worst}")
     if candidate.agreement is not None and found.criteria.min_agreement is not None:
         lines.append(f"agreement {candidate.agreement:.2%}")
     return [*lines, *candidate.notes]

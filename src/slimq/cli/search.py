@@ -19,6 +19,7 @@ from slimq.cli.options import (
     MaxBytesOption,
     MaxLatencyOption,
     PoliciesOption,
+    RobustOption,
 )
 from slimq.cli.outcomes import describe, show_step
 from slimq.cli.units import parse_bytes, parse_duration
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 _TRIALS_HELP = "Total trials of the study, including those of earlier runs."
-_COLUMNS = ("trial", "bytes", "µs", "ratio", "agreement", "score", "low", "candidate")
+_COLUMNS = ("trial", "bytes", "µs", "ratio", "agreement", "score", "low", "lost under", "candidate")
 
 
 @app.command()
@@ -44,8 +45,9 @@ def search(
     max_latency: MaxLatencyOption = "",
     margin: Annotated[
         float,
-        typer.Option("--margin", help="Loss of return up to which a variant is non-inferior."),
+        typer.Option("--margin", help="Loss up to which a variant is non-inferior undisturbed."),
     ] = 0.02,
+    robust: RobustOption = True,
     trials: Annotated[int, typer.Option("--trials", help=_TRIALS_HELP)] = 100,
     minutes: Annotated[
         float,
@@ -86,6 +88,9 @@ def search(
 ) -> None:
     """Search for recipes on the Pareto front of size, latency and return, and publish the best.
 
+    What plays as well undisturbed is played under the standard conditions, too, and its loss is the
+    largest of them; what is published must keep them all.
+
     After an interruption, the same command resumes.
     """
     limit_threads(1 if threads is None else threads)
@@ -93,6 +98,7 @@ def search(
     from slimq.networks.hardware import resolve_device
     from slimq_compression.search.run import pareto_front
     from slimq_compression.search.run import search as run
+    from slimq_compression.search.spending import describe_spending, spending
     from slimq_compression.search.study import SearchSettings
     from slimq_compression.search.winners import publish_winners
 
@@ -110,6 +116,7 @@ def search(
         effort=effort,
         work=work,
         study=study or None,
+        robust=robust,
     )
     bar = _TrialBar(settings)
     try:
@@ -122,6 +129,7 @@ def search(
         bar.close()
     limit_threads(threads)  # a single worker runs in this process, with its own limit
     found = pareto_front(made)
+    typer.echo(f"slimq: {describe_spending(spending(made))}", err=True)
     if not as_json:
         typer.echo("\n".join(_table(found, settings)))
     winners = []
@@ -221,12 +229,13 @@ def _cells(found: Found) -> tuple[str, ...]:
         f"{found.agreement:.3f}",
         f"{found.score:.3f}",
         "-" if found.low is None else f"{found.low:+.3f}",
+        found.lost or "-",
         found.candidate,
     )
 
 
 def _row(cells: tuple[str, ...]) -> str:
-    return f"{cells[0]:>5}" + "".join(f"{cell:>11}" for cell in cells[1:-1]) + f"  {cells[-1]}"
+    return f"{cells[0]:>5}" + "".join(f"{cell:>12}" for cell in cells[1:-1]) + f"  {cells[-1]}"
 
 
 def _describe_winner(winner: Winner) -> list[str]:

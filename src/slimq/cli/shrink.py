@@ -23,6 +23,7 @@ from slimq.cli.options import (
     MaxBytesOption,
     MaxLatencyOption,
     PoliciesOption,
+    RobustOption,
 )
 from slimq.cli.outcomes import describe as describe_outcome
 from slimq.cli.outcomes import show_step
@@ -34,10 +35,12 @@ from slimq.core.text_tables import text_table
 from slimq.core.threads import available_cores, limit_threads
 
 if TYPE_CHECKING:
+    from slimq.core.manifest import PolicyManifest
     from slimq.core.repository import Repository
     from slimq.evaluation.comparison import Comparison
     from slimq.evaluation.recommendation import Recommendation
     from slimq_compression.search.run import Snapshot
+    from slimq_compression.search.stages import Reference
     from slimq_compression.search.study import SearchSettings
     from slimq_compression.search.winners import Winner
 
@@ -67,6 +70,7 @@ def shrink(
             "with another action.",
         ),
     ] = 0.02,
+    robust: RobustOption = True,
     max_bytes: MaxBytesOption = "",
     max_latency: MaxLatencyOption = "",
     workers: Annotated[
@@ -95,14 +99,16 @@ def shrink(
     """Find the smallest variant that still plays, publish it with its evidence, and recommend.
 
     Techniques are tried in order of cost: post-training quantization first, then students that are
-    trained, smaller and smaller while they keep the policy's return. No recipe is needed; those of
-    the published variants are saved. After an interruption, the same command goes on.
+    trained, smaller and smaller while they keep the policy's return, undisturbed and under the
+    standard conditions. No recipe is needed; those of the published variants are saved. After an
+    interruption, the same command goes on.
     """
     limit_threads(1)
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "optuna")
     from slimq.core.repository import Repository
     from slimq_compression.search.run import search as run
     from slimq_compression.search.shrink import Limits, explain_failure, explain_time
+    from slimq_compression.search.spending import spending
     from slimq_compression.search.study import SearchSettings
 
     if not 0 <= max_loss < 1:
@@ -125,6 +131,7 @@ def shrink(
         gate_episodes=None,
         work=work,
         plan="ladder",
+        robust=robust,
     )
     bar = _TimeBar(settings)
     try:
@@ -132,7 +139,9 @@ def shrink(
             study = run(settings, on_trial=bar.show, progress=progress_bar)
         finally:
             bar.close()
+        clock = _Clock(spending(study))
         winners = _publish(settings, study, limits, quiet=as_json)
+        clock.note("making and judging variants")
         names = [w.outcome.variant for w in winners if w.outcome is not None]
         if note := explain_time(study):
             typer.echo(f"slimq: {note}", err=True)
@@ -140,10 +149,12 @@ def shrink(
             raise CheckFailedError(f"shrink: {explain_failure(study, max_loss, limits)}")
         repository = Repository(policies)
         _evaluate(repository, settings, study, names, episodes)
+        clock.note("evaluating")
+        typer.echo(f"slimq: time: {clock.describe()}", err=True)
     except KeyboardInterrupt:
         typer.echo(f"slimq: stopped; the same command resumes {settings.folder}", err=True)
         raise
-    _conclude(repository, settings, limits, winners, plot, as_json=as_json)
+    _conclude(repository, settings, limits, winners, clock, plot, as_json=as_json)
 
 
 def _check_episodes(repository: Repository, policy: str, episodes: int) -> None:
@@ -192,7 +203,7 @@ def _describe_winner(winner: Winner) -> list[str]:
 def _evaluate(
     repository: Repository, settings: SearchSettings, study: Any, names: list[str], episodes: int
 ) -> None:
-    """Evaluates the new variants and the full one on held-out seeds.
+    """Evaluates the new variants and the full one on held-out seeds, disturbed ones too if asked.
 
     With more episodes than before, all that were evaluated are evaluated again: only the same
     episodes can be compared.
@@ -202,13 +213,21 @@ def _evaluate(
     from slimq_compression.search.stages import Reference
 
     policy = settings.policy
-    gate = Reference.model_validate(study.user_attrs["reference"]).final_episodes
+    manifest = repository.policy(policy)
+    reference = Reference.model_validate(study.user_attrs["reference"])
+    gate = reference.final_episodes
     known = _evaluated_episodes(repository, policy)
     count = episodes or known or max(EPISODES, gate)
-    chosen = {repository.policy(policy).baseline_variant, *names}
+    chosen = {manifest.baseline_variant, *names}
     if known and count != known:
         chosen |= {name for name in repository.variants(policy) if repository.report(policy, name)}
-    wanted = EvaluationSettings(episodes=count, work=EVALUATE_WORK)
+    conditions = tuple(known.condition for known in reference.conditions)
+    wanted = EvaluationSettings(
+        episodes=count,
+        work=EVALUATE_WORK,
+        conditions=conditions,
+        condition_episodes=_condition_episodes(repository, manifest, reference),
+    )
     found = evaluate_policy(repository, policy, sorted(chosen), wanted, ProgressBar())
     for name, error in found.failed.items():
         typer.echo(f"slimq: {settings.policy}/{name}: {error}", err=True)
@@ -216,11 +235,23 @@ def _evaluate(
         raise CheckFailedError(f"could not evaluate {', '.join(sorted(found.failed))}")
 
 
+def _condition_episodes(
+    repository: Repository, manifest: PolicyManifest, reference: Reference
+) -> int | None:
+    """Held-out episodes under each condition: those of the full variant's report, or the gate's."""
+    report = repository.report(manifest.name, manifest.baseline_variant)
+    found = [report.under(known.condition) for known in reference.conditions] if report else []
+    counts = {len(one.returns) if one else 0 for one in found}
+    known = counts.pop() if len(counts) == 1 else 0
+    return known or reference.final_condition_episodes or None
+
+
 def _conclude(
     repository: Repository,
     settings: SearchSettings,
     limits: Any,
     winners: list[Winner],
+    clock: _Clock,
     plot: Path | None,
     *,
     as_json: bool,
@@ -231,7 +262,8 @@ def _conclude(
     comparison = compare_variants(repository, settings.policy)
     found = _recommend(comparison, settings, limits)
     if as_json:
-        typer.echo(json.dumps(_to_json(settings, comparison, found, winners), indent=2))
+        values = _to_json(settings, comparison, found, winners) | {"seconds": clock.seconds}
+        typer.echo(json.dumps(values, indent=2))
     else:
         typer.echo(text_table(table(comparison)))
         typer.echo(render_notes(comparison), nl=False)
@@ -256,6 +288,7 @@ def _recommend(comparison: Comparison, settings: SearchSettings, limits: Any) ->
         max_latency_us=limits.max_latency_us,
         min_agreement=agreement,
         goal="bytes",
+        robust=settings.robust and comparison.proven_in_play,
     )
     return recommend(comparison, criteria)
 
@@ -281,6 +314,32 @@ def _to_json(
         "comparison": comparison_to_json(comparison),
         "recommendation": to_plain(found),
     }
+
+
+class _Clock:
+    """Notes what the time goes to: that of the trials by purpose, then what comes after them."""
+
+    def __init__(self, trials: dict[str, float]) -> None:
+        self._trials, self._last = trials, time.monotonic()
+        self._after: dict[str, float] = {}
+
+    def note(self, purpose: str) -> None:
+        """Adds the time since the last note."""
+        now = time.monotonic()
+        self._after[purpose] = now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """Of the trials, over all workers, and of what came after them."""
+        return {"trials": self._trials, "after": self._after}
+
+    def describe(self) -> str:
+        """The time on one line."""
+        from slimq_compression.search.spending import describe_spending
+
+        after = [f"{name} {value / 60:.1f} min" for name, value in self._after.items()]
+        return "; ".join([f"trials {describe_spending(self._trials)}", *after])
 
 
 class _TimeBar:

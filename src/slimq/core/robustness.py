@@ -11,6 +11,7 @@ random play, there is little left to compare; it is reported and decides nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,14 @@ from slimq.core.conditions.catalogue import Condition, standard_conditions
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import ObservationSpec
 from slimq.core.report import ConditionReport, EvaluationReport, Interval
-from slimq.core.statistics import MARGIN, PairedDifference, mean_interval, paired_difference
+from slimq.core.statistics import (
+    CONFIDENCE,
+    MARGIN,
+    RESAMPLES,
+    PairedDifference,
+    mean_interval,
+    paired_difference,
+)
 
 CONDITION_MARGIN = 0.05
 """Share of the baseline's undisturbed return above random that may be lost under a condition.
@@ -59,7 +67,7 @@ class ConditionResult:
     @property
     def decides(self) -> bool:
         """Whether enough is left of the full policy's own play to compare with."""
-        return self.full_loss is not None and self.full_loss <= MAX_OWN_LOSS
+        return self.full_loss is not None and is_decisive(self.full_loss)
 
     @property
     def non_inferior(self) -> bool | None:
@@ -86,8 +94,51 @@ class Robustness:
 
     @property
     def failed(self) -> tuple[ConditionResult, ...]:
-        """The standard conditions that it does not keep."""
+        """The standard conditions under which it is not non-inferior."""
         return tuple(r for r in self.results if r.standard and r.non_inferior is False)
+
+
+def simultaneous_confidence(conditions: int, confidence: float = CONFIDENCE) -> float:
+    """The confidence of each of so many intervals, by Bonferroni's correction."""
+    return 1 - (1 - confidence) / max(1, conditions)
+
+
+def own_loss(undisturbed: Sequence[float], disturbed: Sequence[float], scale: float) -> float:
+    """The full policy's own loss by a condition, as a share of full − random.
+
+    Args:
+        undisturbed: its returns without the condition.
+        disturbed: its returns under the condition.
+        scale: its undisturbed mean return above random play's.
+    """
+    return float(np.mean(undisturbed) - np.mean(disturbed)) / scale
+
+
+def is_decisive(full_loss: float) -> bool:
+    """Whether a condition leaves enough of the full policy's own play to compare with."""
+    return full_loss <= MAX_OWN_LOSS
+
+
+def compare_under_condition(
+    returns: Sequence[float],
+    full: Sequence[float],
+    scale: float,
+    confidence: float,
+    resamples: int = RESAMPLES,
+) -> PairedDifference:
+    """Compares a variant with the full policy under the same condition, episode by episode.
+
+    Args:
+        returns: the variant's, in seed order.
+        full: the full policy's under the same condition, on the same seeds.
+        scale: the full policy's undisturbed mean return above random play's.
+        confidence: as of `simultaneous_confidence`.
+        resamples: bootstrap resamples.
+    """
+    ratios = (np.asarray(returns) - np.asarray(full)) / scale
+    bounds = mean_interval(ratios, resamples=resamples, confidence=confidence)
+    mean = float(ratios.mean())
+    return PairedDifference(mean, bounds.low, bounds.high, CONDITION_MARGIN, len(ratios))
 
 
 def judge_robustness(
@@ -110,7 +161,7 @@ def judge_robustness(
     undisturbed = paired_difference(variant, full, random_mean, MARGIN)
     standard = standard_conditions(observation)
     scale = (full.mean or 0.0) - random_mean
-    confidence = 1 - (1 - _confidence(full)) / max(1, len(standard))
+    confidence = simultaneous_confidence(len(standard), _confidence(full))
     order = {condition: place for place, condition in enumerate(standard)}
     played = sorted(variant.conditions, key=lambda c: order.get(c.condition, len(order)))
     results = tuple(
@@ -148,10 +199,8 @@ def _compare(
             difference=None,
             note=note,
         )
-    ratios = (np.asarray(found.returns) - np.asarray(other.returns)) / scale
-    bounds = mean_interval(ratios, resamples=full.protocol.resamples, confidence=confidence)
     undisturbed = (full.returns or [])[: len(other.returns)]
-    before = float(np.mean(undisturbed)) if len(undisturbed) == len(other.returns) else full.mean
+    whole = len(undisturbed) == len(other.returns)
     return ConditionResult(
         condition=found.condition,
         standard=standard,
@@ -159,9 +208,9 @@ def _compare(
         interval=found.interval,
         episodes=len(found.returns),
         full_mean=other.mean,
-        full_loss=(before - other.mean) / scale,
-        difference=PairedDifference(
-            float(ratios.mean()), bounds.low, bounds.high, CONDITION_MARGIN, len(ratios)
+        full_loss=own_loss(undisturbed if whole else [full.mean], other.returns, scale),
+        difference=compare_under_condition(
+            found.returns, other.returns, scale, confidence, full.protocol.resamples
         ),
     )
 

@@ -20,7 +20,7 @@ from slimq.core.report import EvaluationReport, Interval
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 MARGIN = 0.02
-"""Share of the baseline's return above random that a non-inferior variant may lose."""
+"""Share of the baseline's return above random that a variant may lose, undisturbed."""
 
 _SEED = 20_240_229
 _CHUNK = 2_000_000

@@ -12,11 +12,13 @@ from typing import Any
 
 from slimq.core.manifest import PolicyManifest
 from slimq.core.statistics import pareto_frontier
-from slimq.evaluation.comparison import Comparison
+from slimq.evaluation.comparison import Comparison, ComparisonRow
 
 _SIZE = (7.0, 4.5)
 _MARKERS = "os^Dv"
 """One for every ten variants, after which colours repeat; names next to points would overlap."""
+ROBUST_MARKERS = {"robust": "tab:grey", "not shown to be robust": "white"}
+"""The legend's entries where some variant is robust: filled and hollow markers."""
 _DOTS = 150
 _LEGEND_ROWS, _COLUMN = 16, 1.6
 """Names per column of the legend, and the width of each further column in inches."""
@@ -33,10 +35,13 @@ class _Point:
     low: float
     high: float
     gain: float
+    robust: bool | None
 
 
 def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
     """Plots return and latency against size, each as PNG and SVG.
+
+    Where some variant is robust, the markers of all others are hollow.
 
     Returns:
         The files written; a plot without any measured variant is omitted.
@@ -99,7 +104,15 @@ def _duration(seconds: float) -> str:
 
 def _returns(comparison: Comparison) -> list[_Point]:
     return [
-        _Point(row.variant, row.bytes, row.mean, row.interval.low, row.interval.high, row.mean)
+        _Point(
+            row.variant,
+            row.bytes,
+            row.mean,
+            row.interval.low,
+            row.interval.high,
+            row.mean,
+            _is_robust(row),
+        )
         for row in comparison.rows
         if row.mean is not None and row.interval is not None
     ]
@@ -113,9 +126,21 @@ def _latencies(comparison: Comparison) -> list[_Point]:
         if alone and interleaved:
             ends = sorted((alone.p50_us, interleaved.p50_us))
             points.append(
-                _Point(row.variant, row.bytes, alone.p50_us, ends[0], ends[1], -alone.p50_us)
+                _Point(
+                    row.variant,
+                    row.bytes,
+                    alone.p50_us,
+                    ends[0],
+                    ends[1],
+                    -alone.p50_us,
+                    _is_robust(row),
+                )
             )
     return points
+
+
+def _is_robust(row: ComparisonRow) -> bool | None:
+    return row.robustness.robust if row.robustness else None
 
 
 def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: bool) -> Any:
@@ -138,6 +163,7 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
         label="frontier",
         zorder=1,
     )
+    marked = any(point.robust for point in points)
     for index, point in enumerate(points):
         ends = [[max(0.0, point.value - point.low)], [max(0.0, point.high - point.value)]]
         axes.errorbar(
@@ -146,10 +172,14 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
             yerr=ends,
             fmt=_MARKERS[index // 10 % len(_MARKERS)],
             color=f"C{index % 10}",
+            markerfacecolor="white" if marked and not point.robust else f"C{index % 10}",
             capsize=4,
             zorder=2,
             label=point.name,
         )
+    if marked:
+        for meaning, face in ROBUST_MARKERS.items():
+            axes.plot([], [], "o", color="tab:grey", markerfacecolor=face, label=meaning)
     axes.set_xscale("log")
     _number(axes.xaxis, EngFormatter("B"), [point.bytes for point in points])
     if log:

@@ -1,9 +1,11 @@
 """Chooses the variant to deploy, from the reports alone.
 
 A variant is eligible if its evidence is complete, it is non-inferior to the baseline at the margin,
-and it meets every limit. The eligible variant with the lowest cost (bytes, or the latency of one
-call) is chosen; ties go to the higher return, then to the other cost. No eligible variant is then
-both cheaper and better than the choice. A limit on something that was not measured is not met.
+undisturbed and under the standard conditions, and it meets every limit. Conditions count where the
+baseline was played under all of them, unless the caller says otherwise. The eligible variant with
+the lowest cost (bytes, or the latency of one call) is chosen; ties go to the higher return, then to
+the other cost. No eligible variant is then both cheaper and better than the choice. A limit on
+something that was not measured is not met.
 
 A policy without an environment has no returns: there, a variant is eligible if its agreement with
 the baseline on recorded states is at least a given share, and ties go to the higher agreement.
@@ -24,6 +26,14 @@ from slimq.core.errors import CheckFailedError, InvalidInputError
 from slimq.core.report import LatencyMode
 from slimq.core.statistics import MARGIN
 from slimq.evaluation.comparison import Comparison, ComparisonRow
+from slimq.evaluation.evidence import (
+    below_margin,
+    condition_misses,
+    conditions_are_known,
+    missing_conditions,
+    unknown_conditions,
+    worst_result,
+)
 
 Goal = Literal["bytes", "latency"]
 
@@ -33,7 +43,9 @@ class Criteria:
     """Requirements on a variant; None means no limit.
 
     Attributes:
-        margin: share of full − random that the variant may lose at most, at the lower bound.
+        margin: share of full − random that the variant may lose undisturbed, at the lower bound.
+        robust: whether it must keep the standard conditions, too; None: if the baseline was played
+            under all of them.
         max_bytes: limit on the size on disk.
         max_latency_us: limit on the median time of one call.
         min_return: minimum mean return over the held-out episodes.
@@ -52,6 +64,7 @@ class Criteria:
     mode: LatencyMode = "alone"
     batch: int = 1
     goal: Goal | None = None
+    robust: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin < 1:
@@ -73,6 +86,9 @@ class Candidate:
         smaller: the baseline's size divided by its own.
         mean: mean return; None if the policy is not proven in play.
         low: lower bound of the paired difference, as a share of full − random; likewise.
+        robust: whether it is robust; None if that is not known.
+        worst_condition: the standard condition with the lowest bound; None if none is known.
+        worst_low: that bound, as a share of full − random; likewise.
         agreement: share of states with the baseline's action; None if it was not measured.
         latency_us: for the criteria's mode and batch; None if it was not measured.
         faster: the baseline's latency divided by its own; None if measured in different runs.
@@ -88,6 +104,9 @@ class Candidate:
     latency_us: float | None
     faster: float | None
     notes: tuple[str, ...]
+    robust: bool | None = None
+    worst_condition: str | None = None
+    worst_low: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,8 @@ class Recommendation:
         runners_up: the other eligible variants, best first.
         nearest: without a choice, the rejected variant that misses by the smallest share.
         evidence: what stands in for returns; None if the policy is proven in play.
+        robust: whether robustness was required.
+        unknown: says that nothing is known under conditions; None if something is.
     """
 
     policy: str
@@ -123,19 +144,24 @@ class Recommendation:
     rejected: tuple[Rejection, ...]
     nearest: Rejection | None
     evidence: str | None = None
+    robust: bool = False
+    unknown: str | None = None
 
 
 def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
     """Chooses among the variants of a comparison.
 
     Raises:
-        CheckFailedError: the policy is not proven in play, and no agreement is required instead.
+        CheckFailedError: the policy is not proven in play, and no agreement is required instead, or
+            robustness is.
     """
-    if not comparison.proven_in_play and criteria.min_agreement is None:
-        problem = "has no environment, so no variant can be shown to be non-inferior in play"
+    if not comparison.proven_in_play and (criteria.min_agreement is None or criteria.robust):
+        asked = "robust" if criteria.robust else "non-inferior, even in undisturbed play"
+        problem = f"has no environment, so no variant can be shown to be {asked}"
         remedy = "choose by agreement with --min-agreement"
         raise CheckFailedError(f"{comparison.policy} {problem}; {remedy}")
     goal = resolve_goal(criteria)
+    robust = conditions_are_known(comparison) if criteria.robust is None else criteria.robust
     eligible: list[Candidate] = []
     rejected = [Rejection(name, (why,), None) for name, why in comparison.failed.items()]
     scale = _return_scale(comparison)
@@ -148,6 +174,10 @@ def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
         if criteria.min_return is not None and not comparison.proven_in_play:
             missing.append("no return was measured, as the policy has no environment")
         misses = list(_misses(row, criteria, scale))
+        if robust and row.difference is not None:
+            misses += condition_misses(row)
+            absent = missing_conditions(row, comparison.policy)
+            missing += [] if absent is None else [absent]
         reasons = (*missing, *(reason for reason, _ in misses))
         if missing or (comparison.proven_in_play and row.difference is None):
             rejected.append(Rejection(row.variant, reasons, None))
@@ -166,6 +196,8 @@ def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
         rejected=tuple(rejected),
         nearest=None if eligible else min(near, key=lambda r: r.excess or 0.0, default=None),
         evidence=comparison.evidence,
+        robust=robust,
+        unknown=unknown_conditions(comparison),
     )
 
 
@@ -192,12 +224,10 @@ def missing_evidence(row: ComparisonRow, *, proven_in_play: bool = True) -> list
 
 
 def margin_miss(row: ComparisonRow, margin: float) -> tuple[str, float] | None:
-    """The amount by which a variant misses the margin, in words and as a share, or None."""
+    """How far a variant is below the margin undisturbed, in words and as a share, or None."""
     if row.difference is None or row.difference.low >= -margin:
         return None
-    excess = -margin - row.difference.low
-    low = f"{row.difference.low:+.2%} of the return at the lower bound"
-    return f"{low} is {excess:.2%} below the margin of {-margin:+.2%}", excess
+    return below_margin("undisturbed", row.difference.low, margin)
 
 
 def _missing_agreement(row: ComparisonRow, criteria: Criteria) -> Iterator[str]:
@@ -257,6 +287,7 @@ def _return_scale(comparison: Comparison) -> float | None:
 
 def _candidate(row: ComparisonRow, criteria: Criteria) -> Candidate:
     latency = row.find_latency(criteria.mode, criteria.batch)
+    worst = worst_result(row)
     return Candidate(
         variant=row.variant,
         bytes=row.bytes,
@@ -267,6 +298,9 @@ def _candidate(row: ComparisonRow, criteria: Criteria) -> Candidate:
         latency_us=latency.p50_us if latency else None,
         faster=latency.faster if latency else None,
         notes=row.notes,
+        robust=row.robustness.robust if row.robustness else None,
+        worst_condition=worst.condition.label if worst else None,
+        worst_low=worst.difference.low if worst and worst.difference else None,
     )
 
 

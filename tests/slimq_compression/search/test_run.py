@@ -14,17 +14,26 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from slimq.core.conditions.catalogue import standard_conditions
 from slimq.core.errors import CheckFailedError, ConfigError, InvalidInputError
 from slimq.core.report import Fidelity
 from slimq.core.repository import Repository
+from slimq.core.robustness import CONDITION_MARGIN
 from slimq.core.seeds import HELD_OUT, SELECTION
+from slimq.core.statistics import PairedDifference
 from slimq.core.verification import find_problems
 from slimq_compression import accept
 from slimq_compression.compress import compress
+from slimq_compression.conditions import ConditionReference
 from slimq_compression.recipe import load_recipe
 from slimq_compression.search.run import Snapshot, pareto_front, ranking, search, snapshot
 from slimq_compression.search.sampled import SampledSpace
-from slimq_compression.search.stages import GATE_OFFSET, SCREENING_OFFSET, Stages
+from slimq_compression.search.stages import (
+    GATE_OFFSET,
+    SCREENING_OFFSET,
+    Stages,
+    telling_episodes,
+)
 from slimq_compression.search.study import (
     JOURNAL,
     MAX_ATTEMPTS,
@@ -37,8 +46,9 @@ from slimq_compression.search.study import (
     requeue_trials,
 )
 from slimq_compression.search.winners import attempts, publish_winners, winning_recipe
-from slimq_compression.search.worker import MIN_PEERS, Worker
+from slimq_compression.search.worker import MIN_PEERS, Worker, keeps_condition
 from slimq_compression.source import load_source
+from small_networks import OBSERVATIONS
 
 SHIPPED = Path(__file__).parents[3] / "policies" / "cartpole"
 Make = Callable[..., SearchSettings]
@@ -57,6 +67,7 @@ def settings(tmp_path: Path) -> Make:
             "effort": 0.005,
             "screening_episodes": 2,
             "gate_episodes": 3,
+            "robust": False,
             "work": tmp_path / "search",
         }
         return SearchSettings(tmp_path / "policies", "cartpole", **{**short, **changes})
@@ -302,8 +313,8 @@ def test_a_study_keeps_its_terms(settings: Make) -> None:
 
 
 def test_a_study_is_named_after_its_limits(settings: Make) -> None:
-    assert settings().name == "margin-1_seed-0"
-    limited = settings(max_bytes=20_000, max_latency_us=100.0, margin=0.02, seed=3)
+    assert settings(robust=True).name == "margin-1_seed-0"
+    limited = settings(robust=True, max_bytes=20_000, max_latency_us=100.0, margin=0.02, seed=3)
     assert limited.name == "bytes-20000_latency-100us_margin-0.02_seed-3"
     assert limited.folder == limited.work / "cartpole" / limited.name
 
@@ -424,3 +435,84 @@ def test_the_winners_recipe_is_named_by_what_makes_it(settings: Make) -> None:
     assert winning_recipe(chosen, space, found, 1.0, 0)[0].name == recipe.name
     assert winning_recipe(chosen, space, found, 0.5, 0)[0].name != recipe.name
     assert winning_recipe(chosen, space, found, 1.0, 1)[0].name != recipe.name
+
+
+def test_conditions_end_at_the_first_that_is_lost_and_the_loss_is_the_largest(
+    settings: Make,
+) -> None:
+    """The smallest shipped variant plays as well undisturbed, but not late observations."""
+    worker = prepared(settings(robust=True, margin=0.02, gate_episodes=16))
+    costs = [known.seconds for known in worker.reference.conditions]
+    assert len(costs) == 5
+    assert costs == sorted(costs)
+    assert worker.reference.final_condition_episodes >= 100
+    by_name = {known.condition.name: known for known in worker.reference.conditions}
+    chosen = tuple(
+        by_name[name].model_copy(update={"telling": 0}) for name in ("noise", "delayed", "sticky")
+    )
+    worker.reference = worker.reference.model_copy(update={"conditions": chosen})
+    _, model = Repository(worker.settings.policies).read_model("cartpole", "micro")
+    trial = worker.study.ask()
+    figures = worker._play(trial, worker.stages.load(model, "micro"), 432, 1.0)
+    known = trial.user_attrs
+    assert (known["passed"], known["lost"]) == (False, "delayed=1")
+    assert known["low"] == 0.0
+    assert list(known["condition_lows"]) == list(known["disturbed"]) == ["noise=0.01", "delayed=1"]
+    assert figures.loss > CONDITION_MARGIN
+    trial.set_user_attr("candidate", "micro")
+    trial.set_user_attr("latency_ratio", 1.0)
+    trial.set_user_attr("agreement", 1.0)
+    worker.study.tell(trial, figures.values)
+    (found,) = pareto_front(worker.study)
+    assert (found.lost, found.acceptable, found.passed(0.02)) == ("delayed=1", False, False)
+
+
+def test_the_full_policys_own_model_keeps_every_condition(settings: Make) -> None:
+    worker = prepared(settings(robust=True, margin=0.02))
+    _, model = Repository(worker.settings.policies).read_model("cartpole", "fp32")
+    trial = worker.study.ask()
+    figures = worker._play(trial, worker.stages.load(model, "copy"), 9, 1.0)
+    assert (figures.loss, trial.user_attrs["passed"]) == (0.0, True)
+    assert set(trial.user_attrs["condition_lows"].values()) == {0.0}
+    assert len(trial.user_attrs["disturbed"]) == len(worker.reference.deciding)
+
+
+def test_a_condition_is_lost_at_its_bound_unless_the_episodes_are_too_few_to_tell() -> None:
+    condition = next(iter(standard_conditions(OBSERVATIONS["mlp"])))
+
+    def kept(mean: float, low: float, telling: int) -> bool:
+        known = ConditionReference(
+            condition=condition, returns=(1.0,) * 30, loss=0.0, seconds=1.0, telling=telling
+        )
+        return keeps_condition(PairedDifference(mean, low, 0.1, CONDITION_MARGIN, 30), known)
+
+    assert kept(0.0, -0.05, telling=0)
+    assert not kept(0.0, -0.06, telling=30)
+    assert kept(-0.05, -0.2, telling=31)
+    assert not kept(-0.06, -0.2, telling=31)
+
+
+def test_simultaneous_bounds_need_more_episodes() -> None:
+    returns = [400.0, 500.0] * 20
+    single = telling_episodes(returns, 480.0, 0.05)
+    assert single == telling_episodes(returns, 480.0, 0.05, 0.95)
+    assert 1.3 * single < telling_episodes(returns, 480.0, 0.05, 0.99) < 2 * single
+
+
+def test_without_conditions_a_study_has_its_own_name_and_none_are_played(settings: Make) -> None:
+    chosen = settings()
+    assert chosen.name == "undisturbed_margin-1_seed-0"
+    assert dataclasses.replace(chosen, robust=True).name == "margin-1_seed-0"
+    assert prepared(chosen).reference.conditions == ()
+
+
+def test_a_winners_gate_plays_the_conditions_that_the_search_did(settings: Make) -> None:
+    chosen = settings(margin=0.02, robust=True)
+    study = prepared(chosen).study
+    add(study, [900, 9, 0.0])
+    params = {"structure": "pruned", "keep.1": 0.1, "keep.2": 0.1, "weights": "fp32"}
+    found = dataclasses.replace(pareto_front(study)[0], params=params)
+    space = SampledSpace(load_source(Repository(chosen.policies), "cartpole"), chosen.seed, 1.0)
+    recipe, _ = winning_recipe(chosen, space, found, 1.0, 0, condition_episodes=120)
+    assert (recipe.accept.robust, recipe.accept.condition_episodes) == (True, 120)
+    assert not winning_recipe(chosen, space, found, 1.0, 0)[0].accept.robust

@@ -118,6 +118,16 @@ def test_without_any_that_is_good_enough_the_best_is_named(study: optuna.Study) 
     assert "score of 0.700" in said
 
 
+def test_conditions_under_which_all_fall_are_named(study: optuna.Study) -> None:
+    for size, label in ((400, "delayed=1"), (500, "noise=0.01"), (600, "delayed=1")):
+        rung = Rung("fitted", size / 10_000, effort=1.0)
+        add(study, rung, size, passed=False, low=0.0, lost=label)
+    assert explain_failure(study, 0.02, Limits()) == (
+        "nothing that loses at most 2.00% undisturbed is robust; it loses too much under delayed=1 "
+        "(2), noise=0.01 (1); --no-robust looks at undisturbed play only"
+    )
+
+
 def test_a_time_too_short_for_trainings_says_how_long_one_takes(study: optuna.Study) -> None:
     assert explain_time(study) == (
         "the time was too short for anything but post-training quantization"

@@ -1,0 +1,122 @@
+"""Says in words what is known of variants under conditions, for tables, choices and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slimq.core.conditions.catalogue import Condition
+from slimq.core.robustness import CONDITION_MARGIN, MAX_OWN_LOSS, ConditionResult
+from slimq.evaluation.comparison import Comparison, ComparisonRow
+
+
+def conditions_are_known(comparison: Comparison) -> bool:
+    """Whether the baseline was played under all of its standard conditions."""
+    full = next((row for row in comparison.rows if row.variant == comparison.baseline), None)
+    known = None if full is None else full.robustness
+    return known is not None and not known.missing
+
+
+def any_condition_is_known(comparison: Comparison) -> bool:
+    """Whether any variant can be compared with the full policy under any condition."""
+    judged = (row.robustness for row in comparison.rows)
+    return any(known is not None and known.results for known in judged)
+
+
+def unknown_conditions(comparison: Comparison) -> str | None:
+    """Says that undisturbed play is all that is known of the full policy; None if more is."""
+    if not comparison.proven_in_play or conditions_are_known(comparison):
+        return None
+    command = f"run slimq evaluate {comparison.policy} --conditions"
+    return f"nothing is known beyond undisturbed play: {command}"
+
+
+def below_margin(under: str, low: float, margin: float) -> tuple[str, float]:
+    """How far a lower bound is below a margin, in words and as a share.
+
+    Args:
+        under: `undisturbed`, or the condition.
+        low: lower bound of (variant − full) / (full − random).
+        margin: the share that may be lost.
+    """
+    excess = -margin - low
+    bound = f"{under}, {low:+.2%} of the return at the lower bound"
+    return f"{bound} is {excess:.2%} below the margin of {-margin:+.2%}", excess
+
+
+def condition_misses(row: ComparisonRow) -> list[tuple[str, float]]:
+    """The standard conditions under which a variant loses too much, in words, by which share."""
+    failed = () if row.robustness is None else row.robustness.failed
+    return [
+        below_margin(f"under {one.condition.label}", one.difference.low, one.difference.margin)
+        for one in failed
+        if one.difference is not None
+    ]
+
+
+def missing_conditions(row: ComparisonRow, policy: str) -> str | None:
+    """Says under which standard conditions a variant is not known; None if under all it is."""
+    if row.robustness is None:
+        return "it cannot be compared under conditions"
+    missing = row.robustness.missing
+    if not missing:
+        return None
+    return f"not compared under {labels(missing)}: run slimq evaluate {policy} --conditions"
+
+
+def labels(conditions: Sequence[Condition]) -> str:
+    """Conditions on one line."""
+    return ", ".join(condition.label for condition in conditions)
+
+
+def worst_result(row: ComparisonRow) -> ConditionResult | None:
+    """The standard condition that decides with the lowest bound; None if there is none."""
+    results = () if row.robustness is None else row.robustness.results
+    deciding = [r for r in results if r.standard and r.decides and r.difference is not None]
+    return min(deciding, key=lambda r: r.difference.low if r.difference else 0.0, default=None)
+
+
+def robustness_notes(comparison: Comparison) -> list[str]:
+    """Notes for tables: the failing conditions with their bounds, and what is not known."""
+    if not any_condition_is_known(comparison):
+        unknown = unknown_conditions(comparison)
+        return [] if unknown is None or comparison.protocol is None else [unknown]
+    lines = [_margin_note(comparison)]
+    for row in comparison.rows:
+        known = row.robustness
+        if known is None:
+            continue
+        failures = [_bounds(result) for result in known.failed]
+        if failures:
+            lines.append(f"{row.variant}: not robust: {'; '.join(failures)}")
+        lines += [f"{row.variant}: {result.note}" for result in known.results if result.note]
+        played = {result.condition for result in known.results}
+        absent = [condition for condition in known.missing if condition not in played]
+        if absent:
+            command = f"run slimq evaluate {comparison.policy} --conditions"
+            lines.append(f"{row.variant}: not played under {labels(absent)}: {command}")
+    return lines
+
+
+def _margin_note(comparison: Comparison) -> str:
+    """What robust means here, with the conditions that decide nothing."""
+    note = (
+        "robust: non-inferior undisturbed, and under each standard condition, where "
+        f"{-CONDITION_MARGIN:+.0%} is allowed at simultaneous bounds"
+    )
+    full = next((row for row in comparison.rows if row.variant == comparison.baseline), None)
+    results = full.robustness.results if full and full.robustness else ()
+    lost = [r for r in results if r.standard and r.full_loss is not None and not r.decides]
+    if lost:
+        losses = ", ".join(f"{r.condition.label} ({r.full_loss:.0%})" for r in lost)
+        note += f"; {losses} decides nothing, as {comparison.baseline} itself loses more than "
+        note += f"{MAX_OWN_LOSS:.0%}"
+    return note
+
+
+def _bounds(result: ConditionResult) -> str:
+    difference = result.difference
+    if difference is None:
+        return f"under {result.condition.label}"
+    bounds = f"{difference.low:+.1%} to {difference.high:+.1%}"
+    undecided = ", which more episodes may decide" if difference.mean >= -difference.margin else ""
+    return f"{difference.mean:+.1%} ({bounds}) under {result.condition.label}{undecided}"
