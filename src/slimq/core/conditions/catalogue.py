@@ -8,7 +8,7 @@ they are stacked: a frame that was noisy stays so in every observation that it i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -27,6 +27,8 @@ MakeChannel = Callable[[Sensor, float, np.random.Generator], Channel]
 MakeActionChannel = Callable[[int, float, np.random.Generator], ActionChannel]
 KINDS: tuple[ObservationKind, ...] = ("frames", "vectors")
 MAX_STEPS = 1_000
+STANDARD = "standard"
+"""Stands for the standard set in a list of conditions."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,26 @@ def standard_conditions(observation: ObservationSpec) -> tuple[Condition, ...]:
         for name, row in CONDITIONS.items()
         if kind in row.standard and _applies(row, observation)
     )
+
+
+def select_conditions(names: Iterable[str], observation: ObservationSpec) -> tuple[Condition, ...]:
+    """Reads a list of conditions, such as `standard`, `blur=1` and `my_conditions.py:fog=0.5`.
+
+    Raises:
+        InvalidInputError: a condition is unknown, given twice, or not for these observations.
+    """
+    chosen: list[Condition] = []
+    for name in names:
+        if name == STANDARD:
+            chosen += standard_conditions(observation)
+        else:
+            condition = parse_condition(name, kind_of(observation))
+            require_applicable(condition, observation)
+            chosen.append(condition)
+    for condition in chosen:
+        if chosen.count(condition) > 1:
+            raise InvalidInputError("conditions", "each condition once", f"{condition.label} twice")
+    return tuple(chosen)
 
 
 def require_applicable(condition: Condition, observation: ObservationSpec) -> None:
