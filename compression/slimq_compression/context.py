@@ -8,6 +8,7 @@ does not depend on how much randomness earlier steps used.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from slimq.core.calibration import CalibrationSet
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
@@ -53,6 +55,20 @@ class Progress(Protocol):
         ...
 
 
+class StateBatch(Protocol):
+    """States of play, such as `slimq.environments.collection.States`."""
+
+    @property
+    def arrived(self) -> Observations:
+        """`(states, *shape)`, on which the policy acted."""
+        ...
+
+    @property
+    def present(self) -> Observations:
+        """`(states, *shape)`, the environment's own at the same moments."""
+        ...
+
+
 class TransitionBatch(Protocol):
     """Recorded transitions, such as `slimq.environments.collection.Transitions`."""
 
@@ -81,18 +97,39 @@ class TransitionBatch(Protocol):
         """`(steps,)`."""
         ...
 
+    @property
+    def present(self) -> Observations:
+        """`(steps, *shape)`, the environment's own observations."""
+        ...
+
 
 class Collector(Protocol):
     """Plays on collection seeds; each call uses new seeds."""
 
     def states(
-        self, q_function: QFunction, steps: int, *, epsilon: float, keep_every: int = 1
-    ) -> Observations:
-        """Collects `steps` states that `q_function` visits, one of every `keep_every` played."""
+        self,
+        q_function: QFunction,
+        steps: int,
+        *,
+        epsilon: float,
+        keep_every: int = 1,
+        conditions: Sequence[Condition] = (),
+    ) -> StateBatch:
+        """Collects `steps` states that `q_function` visits, one of every `keep_every` played.
+
+        With conditions, half of the episodes are played under one of them each, in turn.
+        """
         ...
 
-    def transitions(self, q_function: QFunction, steps: int, *, epsilon: float) -> TransitionBatch:
-        """Collects `steps` transitions of `q_function`'s play."""
+    def transitions(
+        self,
+        q_function: QFunction,
+        steps: int,
+        *,
+        epsilon: float,
+        conditions: Sequence[Condition] = (),
+    ) -> TransitionBatch:
+        """Collects `steps` transitions of `q_function`'s play, under conditions as `states`."""
         ...
 
 

@@ -26,11 +26,13 @@ SEEDS = range(COLLECTION.start, COLLECTION.start + 1_000)
 
 
 def test_states_have_the_requested_number_and_repeat() -> None:
-    states = collect_states(CARTPOLE, clumsy, 101, epsilon=0.1, seeds=SEEDS, environments=4)
+    played = collect_states(CARTPOLE, clumsy, 101, epsilon=0.1, seeds=SEEDS, environments=4)
     again = collect_states(CARTPOLE, clumsy, 101, epsilon=0.1, seeds=SEEDS, environments=4)
+    states = played.arrived
+    assert states is played.present
     assert states.shape == (101, 4)
     assert states.dtype == np.float32
-    np.testing.assert_array_equal(states, again)
+    np.testing.assert_array_equal(states, again.arrived)
 
 
 def test_keeping_every_third_state_gives_every_third_of_the_same_play() -> None:
@@ -38,7 +40,7 @@ def test_keeping_every_third_state_gives_every_third_of_the_same_play() -> None:
     third = collect_states(
         CARTPOLE, clumsy, 10, epsilon=0.1, seeds=SEEDS, environments=1, keep_every=3
     )
-    np.testing.assert_array_equal(third, every[::3])
+    np.testing.assert_array_equal(third.arrived, every.arrived[::3])
 
 
 def test_transitions_follow_one_another_until_an_episode_ends() -> None:

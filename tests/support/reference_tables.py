@@ -19,6 +19,7 @@ from slimq.core.manifest import SearchRecord
 from slimq.networks.layers import ConvLayer, DenseLayer, ResidualLayer, ShuffleLayer, Window
 from slimq.networks.specification import Atoms, ConvSpec, HeadSpec, MLPSpec, MultiInputSpec
 from slimq_compression.catalogue import CATALOGUE, Phase, names
+from slimq_compression.network.disturbance import Disturb
 from slimq_compression.recipe import Accept, ExportParams, Frame, Store
 from slimq_trainer.config import AlgorithmConfig, RunConfig, TrainConfig
 
@@ -50,6 +51,7 @@ RECIPE: dict[str, type[BaseModel]] = {
     "`[store]`": Store,
     "`[accept]`": Accept,
     "`[search]`": SearchRecord,
+    "`disturb`": Disturb,
 }
 TITLES = {model.__name__: title for title, model in (TRAINING | RECIPE).items()}
 """Headings by the name of a model in a schema."""

@@ -14,7 +14,7 @@ from slimq.core.manifest import PolicyManifest, RandomPolicyRecord, TrainingReco
 from slimq.core.observation import FrameStack, ObservationSpec
 from slimq.core.publish import Publisher, content_entry
 from slimq.core.repository import Repository
-from slimq.environments.collection import Transitions, collect_calibration
+from slimq.environments.collection import States, Transitions, collect_calibration
 from slimq.networks.checkpoint import save_network
 from slimq.networks.layers import ConvLayer
 from slimq.networks.qnetwork import QNetwork
@@ -80,15 +80,26 @@ class DrawnStates:
     def __init__(self, kind: str) -> None:
         self.kind, self.players = kind, []
 
-    def states(self, q_function: Any, steps: int, *, epsilon: float, keep_every: int = 1) -> Any:
+    def states(
+        self,
+        q_function: Any,
+        steps: int,
+        *,
+        epsilon: float,
+        keep_every: int = 1,
+        conditions: Any = (),
+    ) -> States:
         self.players.append(q_function)
-        return draw_states(self.kind, steps, seed=len(self.players))
+        drawn = draw_states(self.kind, steps, seed=len(self.players))
+        return States(drawn, drawn)
 
-    def transitions(self, q_function: Any, steps: int, *, epsilon: float) -> Transitions:
-        states = self.states(q_function, steps + 1, epsilon=epsilon)
+    def transitions(
+        self, q_function: Any, steps: int, *, epsilon: float, conditions: Any = ()
+    ) -> Transitions:
+        states = self.states(q_function, steps + 1, epsilon=epsilon).arrived
         actions = np.zeros(steps, np.int64)
         rewards, ended = np.zeros(steps, np.float32), np.zeros(steps, np.bool_)
-        return Transitions(states[:-1], actions, rewards, states[1:], ended)
+        return Transitions(states[:-1], actions, rewards, states[1:], ended, states[:-1])
 
 
 def build_context(kind: str, teacher: QNetwork, seed: int = 0, states: int = 96) -> PassContext:

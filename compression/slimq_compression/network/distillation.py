@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -32,6 +33,12 @@ from slimq.networks.hardware import flushed_denormals, resolve_precision
 from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext, ProgressBar
+from slimq_compression.network.disturbance import (
+    Disturb,
+    Disturber,
+    conditions_of,
+    make_disturber,
+)
 from slimq_compression.network.q_scale import QScale, Units, measure_scale, scale_outputs
 from slimq_compression.network.straight_through import LatentNetwork
 
@@ -39,11 +46,18 @@ LABEL_BATCH = 256
 ABSOLUTE = QScale()
 
 
-def without_absolute_units(values: dict[str, Any]) -> dict[str, Any]:
-    """Leaves the option out where it is off, so that recipes from before it stay the same."""
-    if values.get("units") != Units.ABSOLUTE:
-        return values
-    return {key: value for key, value in values.items() if key != "units"}
+LATER_OPTIONS: Mapping[str, tuple[object, ...]] = {
+    "units": (Units.ABSOLUTE,),
+    "disturb": (None,),
+    "conditions": ((), []),
+    "labels": ("clean",),
+}
+"""Options that recipes from before them lack, with the values that mean the same."""
+
+
+def without_later_options(values: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out options that are off, so that recipes from before them stay the same."""
+    return {key: value for key, value in values.items() if value not in LATER_OPTIONS.get(key, ())}
 
 
 class Loss(StrEnum):
@@ -54,6 +68,13 @@ class Loss(StrEnum):
     REGRET = "regret"
     HUBER = "huber"
     MSE = "mse"
+
+
+class Labels(StrEnum):
+    """The states whose Q-values are learned."""
+
+    CLEAN = "clean"
+    DISTURBED = "disturbed"
 
 
 class DistillationParams(BaseModel):
@@ -121,6 +142,20 @@ class DistillationParams(BaseModel):
         default="fp32",
         description="precision of the updates; auto: bf16 if the hardware supports it",
     )
+    disturb: Disturb | None = Field(
+        default=None, description="disturbances of sampled states; null: none"
+    )
+    conditions: tuple[str, ...] = Field(
+        default=(),
+        max_length=32,
+        description="conditions under which half of the episodes are played, such as "
+        "'standard' or 'sticky=0.25'; the network sees what arrives",
+    )
+    labels: Labels = Field(
+        default=Labels.CLEAN,
+        description="the teacher's Q-values that disturbed states get. clean: those of the states "
+        "before they were disturbed; disturbed: their own",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DistillationParams:
@@ -130,7 +165,7 @@ class DistillationParams(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_absolute_units(handler(self))
+        return without_later_options(handler(self))
 
 
 def distil(network: QNetwork, params: DistillationParams, context: PassContext) -> QNetwork:
@@ -143,11 +178,16 @@ def distil(network: QNetwork, params: DistillationParams, context: PassContext) 
     """
     scale = measure_scale(context.calibration.q_values, params.units)
     unit = scale.unit
+    conditions = conditions_of(params.conditions, context.observation, "finetune")
     student = arrange(copy.deepcopy(network)).to(context.device)
     scale_outputs(student, 1.0 / unit)
     latent = LatentNetwork(student, params.activation_bits, context.device)
     player, expert = TorchPolicy(student, context.device), context.expert()
-    learner = _Learner(latent, params, scale.divided(unit), context)
+
+    def label_states(states: Observations) -> Tensor:
+        return torch.from_numpy(label(expert, states)) / unit
+
+    learner = _Learner(latent, params, scale.divided(unit), context, label_states)
     replay = Replay(params.replay_states, context.generator)
     with context.progress("finetune", params.rounds * params.updates, "update") as bar:
         for index in range(params.rounds):
@@ -158,8 +198,10 @@ def distil(network: QNetwork, params: DistillationParams, context: PassContext) 
                     params.states,
                     epsilon=params.epsilon,
                     keep_every=params.keep_every,
+                    conditions=conditions,
                 )
-            replay.add(states, torch.from_numpy(label(expert, states)) / unit)
+            clean = params.labels is Labels.CLEAN
+            replay.add(states.arrived, label_states(states.present if clean else states.arrived))
             student.train()
             with flushed_denormals():
                 learner.learn(replay, bar, f"round {index + 1}/{params.rounds}")
@@ -258,6 +300,7 @@ class _Learner:
         params: DistillationParams,
         scale: QScale,
         context: PassContext,
+        label_states: Callable[[Observations], Tensor],
     ) -> None:
         self.latent, self.params, self.device = latent, params, context.device
         self.scale = scale
@@ -267,6 +310,20 @@ class _Learner:
         self.optimizer = torch.optim.Adam(student.parameters(), lr=params.learning_rate, fused=True)
         self.scales = [m.weight for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
         self.total, self.done = params.rounds * params.updates, 0
+        self.label_states = label_states
+        self.disturb: Disturber | None = None
+        if params.disturb is not None:
+            self.disturb = make_disturber(params.disturb, context, student.spec, "finetune.disturb")
+
+    def _sample(self, replay: Replay) -> tuple[Tensor, Tensor]:
+        """A minibatch of states, disturbed if so chosen, and their labels."""
+        states, labels = replay.sample(self.params.batch_size)
+        if self.disturb is None:
+            return states, labels
+        disturbed = self.disturb(states.numpy())
+        if self.params.labels is Labels.DISTURBED:
+            labels = self.label_states(disturbed)
+        return torch.from_numpy(disturbed), labels
 
     def learn(self, replay: Replay, bar: ProgressBar, note: str) -> None:
         params = self.params
@@ -275,7 +332,7 @@ class _Learner:
             rate = 0.5 * params.learning_rate * (1 + math.cos(math.pi * progress))
             self.optimizer.param_groups[0]["lr"] = rate
             self.latent.advance(progress)
-            states, labels = replay.sample(params.batch_size)
+            states, labels = self._sample(replay)
             self.optimizer.zero_grad(set_to_none=True)
             with self.latent.projected():
                 q_values = self.network(states.to(self.device))

@@ -22,11 +22,17 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +42,8 @@ from slimq.networks.qnetwork import MixedPrecision, QNetwork, arrange
 from slimq.networks.targets import bootstrap_targets
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext, ProgressBar, TransitionBatch
-from slimq_compression.network.distillation import label
+from slimq_compression.network.distillation import label, without_later_options
+from slimq_compression.network.disturbance import conditions_of
 from slimq_compression.network.straight_through import LatentNetwork
 
 
@@ -74,6 +81,16 @@ class Params(BaseModel):
         default="fp32",
         description="precision of the updates; auto: bf16 if the hardware supports it",
     )
+    conditions: tuple[str, ...] = Field(
+        default=(),
+        max_length=32,
+        description="conditions under which half of the episodes are played, such as "
+        "'standard' or 'sticky=0.25'; an anchor is to the undisturbed states",
+    )
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_later_options(handler(self))
 
 
 class Minibatch(NamedTuple):
@@ -89,6 +106,7 @@ class Minibatch(NamedTuple):
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     """Trains a copy of the network; it stays on its grids."""
+    conditions = conditions_of(params.conditions, context.observation, "finetune_td")
     online = arrange(copy.deepcopy(network)).to(context.device).eval()
     latent = LatentNetwork(online, None, context.device)
     teacher = None
@@ -100,7 +118,9 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
     with context.progress("finetune_td", params.rounds * params.updates, "update") as bar:
         for index in range(params.rounds):
             with latent.projected():
-                played = context.collect.transitions(player, params.steps, epsilon=params.epsilon)
+                played = context.collect.transitions(
+                    player, params.steps, epsilon=params.epsilon, conditions=conditions
+                )
             replay.add(played, _label(teacher, played, network.spec.actions))
             with flushed_denormals():
                 learner.learn(replay, bar, f"round {index + 1}/{params.rounds}")
@@ -188,7 +208,7 @@ class _Learner:
 
 def _label(teacher: QFunction | None, played: TransitionBatch, actions: int) -> QValues:
     """The teacher's Q-values `(steps, actions)`; zeros without a teacher."""
-    states = played.observations
+    states = played.present
     if teacher is None:
         return np.zeros((len(states), actions), np.float32)
     return label(teacher, states)

@@ -41,6 +41,7 @@ from slimq.networks.layers import Hidden, Layer, Window
 from slimq.networks.qnetwork import QNetwork, derive, named_layers
 from slimq.networks.specification import Body, ConvSpec, HeadSpec, QNetworkSpec, channel_axis
 from slimq_compression.context import PassContext, evenly
+from slimq_compression.network.disturbance import Disturb, make_disturber
 from slimq_compression.network.gradients import recording
 from slimq_compression.network.shapes import Shape, image_body, measure_view, shape_student
 
@@ -100,6 +101,11 @@ class Params(BaseModel):
         description="data: mean 0 and variance 1 per unit on the calibration set; teacher: also "
         "the teacher's mean and standard deviation of Q-values; random: as drawn",
     )
+    disturb: Disturb | None = Field(
+        default=None,
+        description="disturbances of the calibration states for `initial`, so that a background is "
+        "a range of values rather than one; null: none",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Params:
@@ -121,10 +127,12 @@ class Params(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves share out where it is off, so that recipes from before it stay the same."""
+        """Leaves out what is off, so that recipes from before it stay the same."""
         values: dict[str, Any] = handler(self)
         if self.share is None:
             del values["share"], values["shape"]
+        if self.disturb is None:
+            del values["disturb"]
         return values
 
 
@@ -147,17 +155,18 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
         torch.manual_seed(context.seed)
         student = derive(network, spec).eval()
     if params.initial is not Initial.RANDOM:
-        _fit_to_data(student, context, spread=params.initial is Initial.TEACHER)
+        _fit_to_data(student, params, context)
     return student
 
 
-def _fit_to_data(student: QNetwork, context: PassContext, *, spread: bool) -> None:
-    """Normalizes every unit to mean 0 and variance 1 on calibration states; modifies `student`.
-
-    With `spread`, Q-values get the teacher's standard deviation rather than none in particular.
-    """
+def _fit_to_data(student: QNetwork, params: Params, context: PassContext) -> None:
+    """Normalizes every unit to mean 0 and variance 1 on calibration states; modifies `student`."""
     chosen = evenly(len(context.calibration), STATES)
-    states = torch.from_numpy(context.states[chosen])
+    seen = context.states[chosen]
+    if params.disturb is not None:
+        seen = make_disturber(params.disturb, context, student.spec, "student.disturb")(seen)
+    states = torch.from_numpy(seen)
+    spread = params.initial is Initial.TEACHER
     wanted = torch.from_numpy(context.calibration.q_values[chosen])
     with torch.no_grad():
         for layer in named_layers(student).values():

@@ -1,14 +1,15 @@
 """Collects states, transitions and the calibration set by playing ε-greedily on collection seeds.
 
 Play is a continuous stream of steps: when an episode ends, its environment starts the next seed.
-As everywhere, exploration draws from each episode's own generator.
+As everywhere, exploration draws from each episode's own generator. Under conditions, the policy
+acts on what arrives, and both that and what was there are kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,46 @@ from slimq.core.errors import InvalidInputError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QFunction, QValues
 from slimq.core.seeds import COLLECTION, exploration_generator
-from slimq.environments.rollout import choose_action
+from slimq.environments.rollout import Passage, choose_action
 from slimq.environments.vector import VectorEnvironment
 
 CALIBRATION_ENVIRONMENTS = 8
 CALIBRATION_WINDOW = 8
 CALIBRATION_HORIZON = 2_000
 """Steps over which windows are spread; an episode of Pong has about 1,700, one of CartPole 500."""
+Begin = Callable[[int], Passage | None]
+"""Gives the passage of an episode, by seed; None if the episode is undisturbed."""
+
+
+@dataclass(frozen=True)
+class States:
+    """States of play.
+
+    Attributes:
+        arrived: `(states, *shape)`, on which the policy acted.
+        present: `(states, *shape)`, the environment's own at the same moments; the same array if
+            all play was undisturbed.
+    """
+
+    arrived: Observations
+    present: Observations
+
+    def __len__(self) -> int:
+        return len(self.arrived)
+
+
+def join_states(parts: Sequence[States]) -> States:
+    """Joins at least one batch of states, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    arrived: Any = np.concatenate([part.arrived for part in parts])
+    present: Any = np.concatenate([part.present for part in parts])
+    return States(arrived, present)
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """A batch of transitions.
+    """A batch of transitions, of what arrived and what was chosen.
 
     Attributes:
         observations: `(steps, *shape)`.
@@ -39,6 +68,7 @@ class Transitions:
         rewards: `(steps,)`, float32, unclipped.
         next_observations: `(steps, *shape)`; the terminal observation where an episode ended.
         terminated: `(steps,)`, bool; False where the step limit ended the episode.
+        present: `(steps, *shape)`, the environment's own observations; see `States`.
     """
 
     observations: Observations
@@ -46,21 +76,35 @@ class Transitions:
     rewards: npt.NDArray[np.float32]
     next_observations: Observations
     terminated: npt.NDArray[np.bool_]
+    present: Observations
 
     def __len__(self) -> int:
         return len(self.actions)
 
 
+def join_transitions(parts: Sequence[Transitions]) -> Transitions:
+    """Joins at least one batch of transitions, in order."""
+
+    def join(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return parts[0] if len(parts) == 1 else Transitions(*map(join, TRANSITION_FIELDS))
+
+
+TRANSITION_FIELDS = tuple(known.name for known in fields(Transitions))
+
+
 @dataclass(frozen=True)
 class _Step:
-    """One step of all environments and its results."""
+    """One step of all environments and its results, with the fields of `Transitions`."""
 
     observations: Observations
-    q_values: QValues
     actions: npt.NDArray[np.int64]
     rewards: npt.NDArray[np.float32]
     next_observations: Observations
     terminated: npt.NDArray[np.bool_]
+    present: Observations
+    q_values: QValues
 
 
 def collect_states(
@@ -72,8 +116,9 @@ def collect_states(
     seeds: Sequence[int],
     environments: int = 8,
     keep_every: int = 1,
-) -> Observations:
-    """Collects states visited by `q_function`, `(steps, *shape)`, in order of play.
+    begin: Begin | None = None,
+) -> States:
+    """Collects states visited by `q_function`, in order of play.
 
     Args:
         spec: the environment.
@@ -83,20 +128,24 @@ def collect_states(
         seeds: episode seeds, used in order; a surplus costs nothing (pass a `range`).
         environments: number of episodes to play in parallel.
         keep_every: keep every n-th step, as consecutive states are nearly identical.
+        begin: gives the passage of an episode, by seed; by default, episodes are undisturbed.
 
     Raises:
         InvalidInputError: a number is out of range, or there are too few seeds.
     """
     _check(steps=steps, environments=environments, keep_every=keep_every)
-    kept: list[Observations] = []
+    kept: list[tuple[Observations, Observations]] = []
     rounds = math.ceil(steps / environments)
-    stream = _walk(spec, q_function, epsilon, seeds, environments)
+    stream = _walk(spec, q_function, epsilon, seeds, environments, begin)
     for index, step in zip(range(rounds * keep_every), stream, strict=False):
         if index % keep_every == 0:
-            kept.append(step.observations)
+            kept.append((step.observations, step.present))
     stream.close()
-    states: Observations = np.concatenate(kept)[:steps]  # type: ignore[assignment]
-    return states
+    arrived: Any = np.concatenate([seen for seen, _ in kept])[:steps]
+    if begin is None:
+        return States(arrived, arrived)
+    present: Any = np.concatenate([there for _, there in kept])[:steps]
+    return States(arrived, present)
 
 
 def collect_transitions(
@@ -107,24 +156,19 @@ def collect_transitions(
     epsilon: float,
     seeds: Sequence[int],
     environments: int = 8,
+    begin: Begin | None = None,
 ) -> Transitions:
     """Collects `steps` transitions of ε-greedy play; arguments and errors as `collect_states`."""
     _check(steps=steps, environments=environments)
     rounds = math.ceil(steps / environments)
-    stream = _walk(spec, q_function, epsilon, seeds, environments)
+    stream = _walk(spec, q_function, epsilon, seeds, environments, begin)
     played = [step for _, step in zip(range(rounds), stream, strict=False)]
     stream.close()
 
     def join(name: str) -> Any:
         return np.concatenate([getattr(step, name) for step in played])[:steps]
 
-    return Transitions(
-        observations=join("observations"),
-        actions=join("actions"),
-        rewards=join("rewards"),
-        next_observations=join("next_observations"),
-        terminated=join("terminated"),
-    )
+    return Transitions(*map(join, TRANSITION_FIELDS))
 
 
 def collect_calibration(
@@ -168,7 +212,7 @@ def collect_calibration(
     for index, step in enumerate(stream):
         for slot in range(count):
             if (index + shift[slot]) % period < window and len(rows) < states:
-                rows.append(store.add(step.observations[slot]))
+                rows.append(store.add(step.present[slot]))
                 q_values.append(step.q_values[slot])
         if len(rows) == states:
             break
@@ -220,6 +264,7 @@ def _walk(
     epsilon: float,
     seeds: Sequence[int],
     environments: int,
+    begin: Begin | None = None,
 ) -> Generator[_Step, None, None]:
     """Plays indefinitely; close the iterator to free the environments."""
     if not 0.0 <= epsilon <= 1.0:
@@ -229,30 +274,69 @@ def _walk(
     try:
         first = [_next(unused, len(seeds)) for _ in range(environments)]
         generators = [exploration_generator(seed) for seed in first]
-        observations = vector.start(first)
+        passages = [begin(seed) if begin else None for seed in first]
+        present = vector.start(first)
+        arrived = _pass(passages, present)
         while True:
-            q_values = q_function(observations)
+            q_values = q_function(arrived)
             actions = q_values.argmax(axis=1).astype(np.int64)
             for slot, generator in enumerate(generators):
                 greedy = int(actions[slot])
                 actions[slot] = choose_action(generator, greedy, q_values.shape[1], epsilon)
-            result = vector.step(actions)
+            result = vector.step(_taken(passages, actions))
+            following = _pass(passages, result.observations)
             yield _Step(
-                observations,
-                q_values,
+                arrived,
                 actions,
                 result.rewards,
-                result.observations,
+                following,
                 result.terminated,
+                present,
+                q_values,
             )
-            observations = result.observations
+            present, arrived = result.observations, following
             if result.ended.any():
                 fresh = {int(s): _next(unused, len(seeds)) for s in np.flatnonzero(result.ended)}
+                present = vector.restart(result.ended, list(fresh.values()))
                 for slot, seed in fresh.items():
                     generators[slot] = exploration_generator(seed)
-                observations = vector.restart(result.ended, list(fresh.values()))
+                    passages[slot] = begin(seed) if begin else None
+                arrived = _pass_first(passages, present, following, list(fresh))
     finally:
         vector.close()
+
+
+def _pass(passages: Sequence[Passage | None], present: Observations) -> Observations:
+    """What arrives of the environments' observations."""
+    if all(passage is None for passage in passages):
+        return present
+    pairs = zip(passages, present, strict=True)
+    arrived: Any = np.stack([seen if way is None else way.observe(seen) for way, seen in pairs])
+    return arrived  # type: ignore[no-any-return]
+
+
+def _pass_first(
+    passages: Sequence[Passage | None],
+    present: Observations,
+    arrived: Observations,
+    slots: Sequence[int],
+) -> Observations:
+    """What arrives where episodes have begun in some slots."""
+    first: Any = arrived.copy()
+    for slot in slots:
+        way = passages[slot]
+        first[slot] = present[slot] if way is None else way.observe(present[slot])
+    return first  # type: ignore[no-any-return]
+
+
+def _taken(
+    passages: Sequence[Passage | None], chosen: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The actions that the environments take for those that were chosen."""
+    if all(passage is None for passage in passages):
+        return chosen
+    pairs = zip(passages, chosen.tolist(), strict=True)
+    return np.array([one if way is None else way.act(one) for way, one in pairs], dtype=np.int64)
 
 
 def _next(seeds: Iterator[int], count: int) -> int:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slimq.core.conditions.catalogue import (
-    CONDITIONS,
-    Condition,
-    kind_of,
-    parse_condition,
-    require_applicable,
-    standard_conditions,
-)
+from slimq.core.conditions.catalogue import CONDITIONS, Condition, kind_of, select_conditions
 from slimq.core.conditions.passage import Situation, measure_spread
-from slimq.core.errors import CheckFailedError, InvalidInputError
+from slimq.core.errors import CheckFailedError
 from slimq.core.manifest import PolicyManifest, require_environment
 from slimq.core.report import ConditionReport, EvaluationProtocol
 from slimq.core.repository import Repository
@@ -25,9 +17,6 @@ from slimq.environments.conditions import load_condition
 
 if TYPE_CHECKING:
     from slimq.environments.rollout import Episode
-
-STANDARD = "standard"
-"""Stands for the standard set in a list of conditions."""
 
 
 @dataclass(frozen=True)
@@ -93,18 +82,7 @@ def parse_conditions(text: str, manifest: PolicyManifest) -> tuple[Condition, ..
             not for these observations.
     """
     require_environment(manifest, "playing under conditions")
-    chosen: list[Condition] = []
-    for item in (item.strip() for item in text.split(",")):
-        if item == STANDARD:
-            chosen += standard_conditions(manifest.observation)
-        else:
-            condition = parse_condition(item, kind_of(manifest.observation))
-            require_applicable(condition, manifest.observation)
-            chosen.append(condition)
-    for condition, times in Counter(chosen).items():
-        if times > 1:
-            raise InvalidInputError("conditions", "each condition once", f"{condition.label} again")
-    return tuple(chosen)
+    return select_conditions((item.strip() for item in text.split(",")), manifest.observation)
 
 
 def make_trials(

@@ -2,20 +2,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from slimq.environments.collection import States
+from slimq.networks.checkpoint import save_network
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import SilentBar
 from slimq_compression.network.distillation import (
+    Labels,
     Loss,
     Replay,
     distillation_loss,
     expected_regret,
     policy_divergence,
 )
+from slimq_compression.network.disturbance import Disturb
 from slimq_compression.passes.finetune import Params, apply
 
 
@@ -132,3 +137,82 @@ def test_a_full_replay_keeps_the_newest_round_and_a_part_of_the_earlier_ones() -
 def test_replay_must_hold_a_round() -> None:
     with pytest.raises(ValueError, match="replay_states must hold"):
         Params(states=100, replay_states=50)
+
+
+DISTURBED = Params(
+    rounds=2,
+    teacher_rounds=1,
+    states=32,
+    updates=4,
+    batch_size=8,
+    disturb=Disturb(noise=0.5, bias=0.5),
+    conditions=("standard", "delayed=2"),
+)
+
+
+@pytest.mark.parametrize("labels", list(Labels))
+def test_training_on_disturbed_states_with_the_same_seed_gives_the_same_bytes(
+    make_network, make_context, labels: Labels
+) -> None:
+    teacher, student = make_network("mlp"), make_network("mlp", 1)
+    params = DISTURBED.model_copy(update={"labels": labels})
+    files = [
+        save_network(apply(student, params, make_context("mlp", teacher, seed)))
+        for seed in (1, 1, 2)
+    ]
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_disturbed_states_get_the_values_of_the_states_before_or_their_own(
+    make_network, make_context
+) -> None:
+    """The teacher is the student, so that there is nothing to learn from labels of its own."""
+    network = make_network("mlp")
+    params = DISTURBED.model_copy(update={"loss": Loss.MSE, "epsilon": 0.0, "q_weight": 0.0})
+    context = make_context("mlp", network)
+    learned = apply(network, params, context)
+    assert not torch.equal(learned.head.weight, network.head.weight)
+    params = params.model_copy(update={"labels": Labels.DISTURBED})
+    same = apply(network, params, make_context("mlp", network))
+    torch.testing.assert_close(same.head.weight, network.head.weight, rtol=0, atol=1e-4)
+
+
+class LateStates:
+    """A collector under whose conditions something else arrives; it remembers the conditions."""
+
+    def __init__(self, states: Any) -> None:
+        self.drawn, self.asked = states, []
+
+    def states(self, *_: Any, conditions: Any, **__: Any) -> States:
+        self.asked.append([condition.label for condition in conditions])
+        return States(self.drawn, self.drawn + 1)
+
+
+def test_the_student_learns_from_what_arrives_the_values_of_what_was_there(
+    make_network, make_context, make_states
+) -> None:
+    teacher, student = make_network("mlp"), make_network("mlp", 1)
+    states = make_states("mlp", 64)
+    seen: list[Any] = []
+
+    def remember(given: Any, /) -> Any:
+        seen.append(given)
+        return TorchPolicy(teacher)(given)
+
+    for labels, expected in ((Labels.CLEAN, states + 1), (Labels.DISTURBED, states)):
+        collector = LateStates(states)
+        context = replace(make_context("mlp", teacher), collect=collector)
+        object.__setattr__(context, "expert", lambda: remember)
+        seen.clear()
+        params = Params(states=64, rounds=1, updates=1, conditions=("sticky=0.5",), labels=labels)
+        apply(student, params, context)
+        np.testing.assert_array_equal(np.concatenate(seen), expected)
+        assert collector.asked == [["sticky=0.5"]]
+
+
+def test_a_step_without_disturbances_is_recorded_as_before_there_were_any() -> None:
+    recorded = Params().model_dump(mode="json")
+    assert not {"disturb", "conditions", "labels"} & set(recorded)
+    assert {"disturb", "conditions"} <= set(DISTURBED.model_dump(mode="json"))
+    assert Params.model_validate(DISTURBED.model_dump(mode="json")) == DISTURBED

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from slimq.core.environment import EnvironmentSpec
+from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
 from slimq.core.seeds import COLLECTION
 from slimq.environments.collection import Transitions, collect_transitions
@@ -33,7 +34,9 @@ class OneReward:
         self.all_states, self.reward, self.terminated = states, reward, terminated
         self.players: list[Any] = []
 
-    def transitions(self, q_function: Any, steps: int, *, epsilon: float) -> Transitions:
+    def transitions(
+        self, q_function: Any, steps: int, *, epsilon: float, conditions: Any = ()
+    ) -> Transitions:
         self.players.append(q_function(self.all_states[:4]))
         states = self.all_states[:steps]
         return Transitions(
@@ -42,7 +45,12 @@ class OneReward:
             rewards=np.full(steps, self.reward, np.float32),
             next_observations=states[::-1].copy(),
             terminated=np.full(steps, self.terminated),
+            present=states,
         )
+
+
+def cartpole_collector() -> PolicyCollector:
+    return PolicyCollector(CARTPOLE, ObservationSpec(dtype="float32", shape=(4,)), 2, None)
 
 
 def bellman_error(policy: TorchPolicy, played: Transitions, gamma: float) -> float:
@@ -83,7 +91,7 @@ def test_the_temporal_difference_error_falls_on_play_of_cartpole(
 ) -> None:
     """The policy balances, but its values are those of no reward: near 1 / (1 − γ) is right."""
     network = load_source(cartpole_repository, "cartpole").teacher
-    context = replace(make_context("mlp", network), collect=PolicyCollector(CARTPOLE))
+    context = replace(make_context("mlp", network), collect=cartpole_collector())
     params = Params(
         gamma=0.9,
         rounds=2,
@@ -166,7 +174,7 @@ def test_play_on_collection_seeds_with_the_same_seed_gives_the_same_bytes(
     network = make_network("mlp")
     files = []
     for seed in (1, 1, 2):
-        context = replace(make_context("mlp", network, seed), collect=PolicyCollector(CARTPOLE))
+        context = replace(make_context("mlp", network, seed), collect=cartpole_collector())
         files.append(export_onnx(apply(network, SHORT, context)))
     assert files[0] == files[1]
     assert files[0] != files[2]
@@ -190,6 +198,7 @@ def test_replay_draws_from_the_newest_rounds_alone() -> None:
             rewards=np.full(6, value, np.float32),
             next_observations=states + 10,
             terminated=np.full(6, value == 2),
+            present=states,
         )
         replay.add(played, np.full((6, 2), value, np.float32))
     batch = replay.sample(200)
@@ -199,3 +208,35 @@ def test_replay_draws_from_the_newest_rounds_alone() -> None:
     assert torch.equal(batch.actions, batch.rewards.long())
     assert torch.equal(batch.terminated, batch.rewards == 2)
     assert torch.equal(batch.labels[:, 1], batch.rewards)
+
+
+def test_transitions_are_played_under_the_conditions_and_the_anchor_is_to_what_was_there(
+    make_network, make_context
+) -> None:
+    network = make_network("mlp")
+    asked: list[Any] = []
+
+    class Late(OneReward):
+        def transitions(
+            self, q_function: Any, steps: int, *, epsilon: float, conditions: Any = ()
+        ) -> Transitions:
+            asked.append([condition.label for condition in conditions])
+            played = super().transitions(q_function, steps, epsilon=epsilon)
+            return replace(played, present=played.observations + 1)
+
+    states = np.zeros((64, 4), np.float32)
+    context = replace(make_context("mlp", network), collect=Late(states, 1.0, terminated=True))
+    seen: list[Any] = []
+
+    def remember(given: Any, /) -> Any:
+        seen.append(given)
+        return TorchPolicy(network)(given)
+
+    object.__setattr__(context, "expert", lambda: remember)
+    params = SHORT.model_copy(update={"conditions": ("delayed=3",), "teacher_weight": 1.0})
+    apply(network, params, context)
+    assert asked == [["delayed=3"]] * 2
+    assert all((given == 1).all() for given in seen)
+    assert len(seen) == 2
+    assert "conditions" in params.model_dump(mode="json")
+    assert "conditions" not in SHORT.model_dump(mode="json")

@@ -210,3 +210,31 @@ def test_random_weights_are_left_as_they_were_drawn(make_network, make_context) 
         torch.manual_seed(context.seed)
         drawn = QNetwork(student_spec(teacher.spec, params))
     assert torch.equal(apply(teacher, params, context).head.weight, drawn.head.weight)
+
+
+def test_fitting_to_disturbed_states_makes_a_background_a_range(make_network, make_context) -> None:
+    """With one exact value behind all that moves, a unit's weights grow until a level matters."""
+    teacher = make_network("conv")
+    values = {"convolutions": BLOCKS[:1], "hidden": [7], "initial": "data"}
+    disturbed = {**values, "disturb": {"noise": 0, "brightness": 60, "probability": 1.0}}
+    plain, steady = (
+        apply(teacher, Params.model_validate(one), make_context("conv", teacher))
+        for one in (values, disturbed)
+    )
+    states = torch.from_numpy(make_context("conv", teacher).states)
+    brighter = (states.int() + 20).clamp(max=255).to(torch.uint8)
+    moved = [
+        float(
+            (
+                network.features[0](network.prepare(brighter))
+                - network.features[0](network.prepare(states))
+            )
+            .abs()
+            .mean()
+            .detach()
+        )
+        for network in (plain, steady)
+    ]
+    assert moved[1] < 0.9 * moved[0]
+    assert "disturb" not in Params.model_validate(values).model_dump(mode="json")
+    assert Params.model_validate(disturbed).model_dump(mode="json")["disturb"]["brightness"] == 60

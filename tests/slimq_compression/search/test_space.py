@@ -17,6 +17,7 @@ from slimq.networks.qnetwork import QNetwork
 from slimq.networks.specification import NATURE, MLPSpec, QNetworkSpec
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.passes import student
+from slimq_compression.recipe import parse_recipe
 from slimq_compression.search import space
 from slimq_compression.search.space import (
     BITS,
@@ -152,6 +153,19 @@ def test_effort_is_the_share_of_updates_and_of_play() -> None:
         for whole, share in ((training.updates, part.updates), (training.states, part.states)):
             assert share * part.rounds == pytest.approx(0.25 * whole * training.rounds, rel=0.01)
         assert training.scaled(1.0) == training
+
+
+def test_students_are_trained_under_conditions_and_pruned_networks_as_before() -> None:
+    for structure, conditions in (("student", ["standard"]), ("pruned", None)):
+        for _, candidate in draw("mlp", 20):
+            if candidate.structure != structure:
+                continue
+            recipe, text = make(candidate, effort=1.0)
+            training = next(step for step in recipe.network if step.name == "finetune")
+            recorded = training.params.model_dump(mode="json")
+            assert recorded.get("conditions") == conditions
+            assert ("disturb" in recorded) == (conditions is not None)
+            assert parse_recipe(text, "again").fingerprint == recipe.fingerprint
 
 
 def test_weights_on_levels_are_trained_once_more_and_then_stored() -> None:

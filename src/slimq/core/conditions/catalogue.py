@@ -8,7 +8,8 @@ they are stacked: a frame that was noisy stays so in every observation that it i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -29,6 +30,8 @@ KINDS: tuple[ObservationKind, ...] = ("frames", "vectors")
 MAX_STEPS = 1_000
 MAX_NAME = 256
 """Characters of a condition's name."""
+STANDARD = "standard"
+"""Stands for the standard set in a list of conditions."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +237,26 @@ def standard_conditions(observation: ObservationSpec) -> tuple[Condition, ...]:
         for name, row in CONDITIONS.items()
         if kind in row.standard and _applies(row, observation)
     )
+
+
+def select_conditions(names: Iterable[str], observation: ObservationSpec) -> tuple[Condition, ...]:
+    """Reads a list of conditions, such as `standard`, `blur=1` and `my_conditions.py:fog=0.5`.
+
+    Raises:
+        InvalidInputError: a condition is unknown, given twice, or not for these observations.
+    """
+    chosen: list[Condition] = []
+    for name in names:
+        if name == STANDARD:
+            chosen += standard_conditions(observation)
+        else:
+            condition = parse_condition(name, kind_of(observation))
+            require_applicable(condition, observation)
+            chosen.append(condition)
+    for condition, times in Counter(chosen).items():
+        if times > 1:
+            raise InvalidInputError("conditions", "each condition once", f"{condition.label} again")
+    return tuple(chosen)
 
 
 def require_applicable(condition: Condition, observation: ObservationSpec) -> None:
