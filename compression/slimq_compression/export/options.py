@@ -9,7 +9,7 @@ from slimq.core.errors import InvalidInputError
 
 DEFAULT_FLASH, DEFAULT_RAM = 2_000_000, 1_000_000
 """What the largest common microcontrollers have."""
-DEFAULT_CPU = "cortex-m4"
+DEFAULT_CPU, DEFAULT_OPTIMIZATION = "cortex-m4", "size"
 MAX_VECTORS = 100_000
 PREFIX = r"[a-z][a-z0-9_]{0,31}"
 KEYWORDS = frozenset({"int", "float", "char", "short", "long", "double", "void", "static", "const"})
@@ -23,6 +23,7 @@ class Options:
         max_flash: bytes of code and constants, for targets that are devices.
         max_ram: bytes of state, stack and one frame.
         cpu: core for which sizes are measured.
+        optimize: what the compiler is to keep low, `size` or time (`speed`).
         vectors: number of golden vectors; None for as many as fit a file of moderate size.
         prefix: of the files and names in C.
     """
@@ -30,6 +31,7 @@ class Options:
     max_flash: int = DEFAULT_FLASH
     max_ram: int = DEFAULT_RAM
     cpu: str = DEFAULT_CPU
+    optimize: str = DEFAULT_OPTIMIZATION
     vectors: int | None = None
     prefix: str = "policy"
 

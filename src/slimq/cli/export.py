@@ -55,6 +55,9 @@ def export(
             "estimated.",
         ),
     ] = "cortex-m4",
+    optimize: Annotated[
+        str, typer.Option("--optimize", help="What this compiler is to keep low: size or speed.")
+    ] = "size",
     vectors: Annotated[
         int | None,
         typer.Option(
@@ -83,9 +86,13 @@ def export(
     from slimq_compression.export.targets import export_variant
 
     options = Options(
-        parse_bytes(max_flash, "--max-flash"), parse_bytes(max_ram, "--max-ram"), cpu, vectors,
-        prefix,
-    )  # fmt: skip
+        max_flash=parse_bytes(max_flash, "--max-flash"),
+        max_ram=parse_bytes(max_ram, "--max-ram"),
+        cpu=cpu,
+        optimize=optimize,
+        vectors=vectors,
+        prefix=prefix,
+    )
     report = export_variant(
         Repository(policies), policy, variant, target, output, options, replace=force
     )

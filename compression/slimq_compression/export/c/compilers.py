@@ -21,7 +21,8 @@ CPUS: dict[str, tuple[str, ...]] = {
     "cortex-m7": ("-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
 }
 """Cores, and the options for them; those with a floating-point unit use it."""
-OPTIMIZATION = "-Os"
+OPTIMIZATIONS = {"size": "-Os", "speed": "-O3"}
+"""Options of compilers by what is to be kept low; the results have the same bits."""
 SECONDS = 600.0
 
 
@@ -53,6 +54,18 @@ def cpu_flags(cpu: str) -> tuple[str, ...]:
     return (*CPUS[cpu], "-mthumb")
 
 
+def optimization(name: str) -> str:
+    """The option of compilers for `size` or `speed`.
+
+    Raises:
+        InvalidInputError: it is neither.
+    """
+    if name not in OPTIMIZATIONS:
+        hint = suggestion(name, OPTIMIZATIONS)
+        raise InvalidInputError("optimize", " or ".join(OPTIMIZATIONS), repr(name), hint)
+    return OPTIMIZATIONS[name]
+
+
 def host_compiler() -> str | None:
     """The path of this machine's C compiler; None if there is none."""
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -72,13 +85,14 @@ def build_library(folder: Path, prefix: str, output: Path) -> bool:
     return True
 
 
-def measure(folder: Path, prefix: str, cpu: str, work: Path) -> DeviceSize | None:
+def measure(folder: Path, prefix: str, cpu: str, optimize: str, work: Path) -> DeviceSize | None:
     """Compiles and links the sources for a core; None without a compiler for it.
 
     Args:
         folder: holds the sources.
         prefix: of their names.
         cpu: one of `CPUS`.
+        optimize: one of `OPTIMIZATIONS`.
         work: folder for what the compiler writes.
 
     Raises:
@@ -87,7 +101,13 @@ def measure(folder: Path, prefix: str, cpu: str, work: Path) -> DeviceSize | Non
     compiler = shutil.which(ARM)
     if compiler is None:
         return None
-    flags = [*STANDARD, OPTIMIZATION, *cpu_flags(cpu), "-ffunction-sections", "-fdata-sections"]
+    flags = [
+        *STANDARD,
+        optimization(optimize),
+        *cpu_flags(cpu),
+        "-ffunction-sections",
+        "-fdata-sections",
+    ]
     unit, linked = work / f"{prefix}.o", work / f"{prefix}.elf"
     run(
         [compiler, *flags, "-fstack-usage", "-c", str(folder / f"{prefix}.c"), "-o", str(unit)],

@@ -110,15 +110,17 @@ def reduce(code: Code, arrays: Arrays, name: str, layer: Reduce) -> None:
     """Writes a function of rows."""
     source, output = layer.inputs[0], layer.output
     rows, columns = source.shape
-    element = f"input[{index([('r', columns), ('i', 1)], source.offset)}]"
+    element = real(source, f"input[{index([('r', columns), ('i', 1)], source.offset)}]")
+    first = real(source, f"input[{index([('r', columns)], source.offset)}]")
     target = f"output[{index([('r', columns), ('i', 1)], output.offset)}]"
+    parameters = f"const {source.buffer.element} *input, float *output"
     arrays.mathematics |= layer.operator in ("softmax", "norm")
     with (
-        code.function(f"static void {name}(const float *input, float *output)"),
+        code.function(f"static void {name}({parameters})"),
         code.loop("r", rows),
     ):
         if layer.operator == "softmax":
-            _softmax(code, columns, element, target)
+            _softmax(code, columns, first, element, target)
         elif layer.operator == "norm":
             _norm(code, columns, element, target, layer.epsilon)
         else:
@@ -133,8 +135,8 @@ def _total(code: Code, columns: int, name: str, term: str) -> None:
         code.line(f"{name} += {term};")
 
 
-def _softmax(code: Code, columns: int, element: str, target: str) -> None:
-    code.line(f"float most = input[{index([('r', columns)])}];")
+def _softmax(code: Code, columns: int, first: str, element: str, target: str) -> None:
+    code.line(f"float most = {first};")
     with code.loop("i", columns):
         code.line(f"most = {element} > most ? {element} : most;")
     code.line("float sum = 0.0f;")

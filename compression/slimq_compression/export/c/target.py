@@ -35,6 +35,7 @@ def export_c(repository: Repository, subject: Subject, folder: Path, options: Op
         CheckFailedError: it is larger than the limits, or does not compile.
     """
     compilers.cpu_flags(options.cpu)
+    compilers.optimization(options.optimize)
     try:
         network = lower(subject.model(), subject.policy.observation, len(subject.policy.actions))
     except UnsupportedError as error:
@@ -77,7 +78,7 @@ def write_files(folder: Path, sources: Sources, network: Network, options: Optio
         "UPPER": prefix.upper(),
         "ELEMENT": network.observation.element,
         "CPU": options.cpu,
-        "OPTIMIZATION": compilers.OPTIMIZATION,
+        "OPTIMIZATION": compilers.optimization(options.optimize),
     }
     for name in ("selftest.c", "Makefile"):
         (folder / name).write_text(fill_template(name, words), encoding="utf-8")
@@ -93,7 +94,7 @@ def fill_template(name: str, words: dict[str, str]) -> str:
 
 def _size(network: Network, sources: Sources, folder: Path, options: Options, work: Path) -> Size:
     """Sizes as a compiler for the core makes them, or estimated without one."""
-    measured = compilers.measure(folder, options.prefix, options.cpu, work)
+    measured = compilers.measure(folder, options.prefix, options.cpu, options.optimize, work)
     return estimate(network).corrected(sources, measured)
 
 

@@ -78,14 +78,39 @@ def _window(code: Code, layer: Convolution, window: int) -> None:
     source, geometry = layer.inputs[0], layer.geometry
     channel = "(first + c)" if geometry.groups > 1 else "c"
     with code.loop("i", geometry.kernel[0]):
-        _position(code, layer, 0, "y", "i", "line")
-        start = index([(channel, source.strides[0]), ("line", source.strides[1])], source.offset)
-        code.line(f"const int32_t start = {start};")
-        code.line(f"const int32_t weight = {index([('c', window), ('i', geometry.kernel[1])])};")
+        _position(code, layer, 0, "y", "i", "vertical")
+        place = index(
+            [(channel, source.strides[0]), ("vertical", source.strides[1])], source.offset
+        )
+        weights = index([("c", window), ("i", geometry.kernel[1])])
+        code.line(f"const {source.buffer.element} *line = input + {place};")
+        code.line(f"const {weight_type(layer)} *weights = row + {weights};")
+        if not _may_be_outside(layer, 1):
+            start = index([("x", geometry.strides[1] * source.strides[2])])
+            code.line(f"line += {start};")
         with code.loop("j", geometry.kernel[1]):
-            _position(code, layer, 1, "x", "j", "column")
-            place = index([("start", 1), ("column", source.strides[2])])
-            code.line(f"sum += {_product(layer, 'row[weight + j]', f'input[{place}]')};")
+            if _may_be_outside(layer, 1):
+                _position(code, layer, 1, "x", "j", "column")
+                place = index([("column", source.strides[2])])
+            else:
+                place = index([("j", geometry.dilations[1] * source.strides[2])])
+            code.line(f"sum += {_product(layer, 'weights[j]', f'line[{place}]')};")
+
+
+def weight_type(layer: Convolution) -> str:
+    """Type of the elements of a row of weights."""
+    weights = layer.rows_of
+    return row_type(layer) or (f"int{weights.bits}_t" if weights.coded else "float")
+
+
+def _may_be_outside(layer: Convolution, axis: int) -> bool:
+    """Whether a kernel reaches beyond the input."""
+    geometry, size = layer.geometry, layer.inputs[0].shape[axis + 1]
+    last = (layer.output.shape[axis + 1] - 1) * geometry.strides[axis] - geometry.pads[axis]
+    return (
+        geometry.pads[axis] > 0
+        or last + ((geometry.kernel[axis] - 1) * geometry.dilations[axis]) >= size
+    )
 
 
 def _position(code: Code, layer: Convolution, axis: int, outer: str, inner: str, name: str) -> None:
@@ -94,13 +119,9 @@ def _position(code: Code, layer: Convolution, axis: int, outer: str, inner: str,
     stride, pad, dilation = geometry.strides[axis], geometry.pads[axis], geometry.dilations[axis]
     terms = index([(outer, stride), (inner, dilation)])
     code.line(f"const int32_t {name} = {terms}{f' - {pad}' if pad else ''};")
-    last = (layer.output.shape[axis + 1] - 1) * stride - pad
-    last += (geometry.kernel[axis] - 1) * dilation
-    outside = [f"{name} < 0"] if pad else []
-    if last >= size:
-        outside.append(f"{name} >= {size}")
-    if outside:
-        with code.block(f"if ({' || '.join(outside)})"):
+    if _may_be_outside(layer, axis):
+        below = f"{name} < 0 || " if pad else ""
+        with code.block(f"if ({below}{name} >= {size})"):
             code.line("continue;")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -147,21 +148,20 @@ def softmax(state: Lowering, node: Node) -> None:
 
 
 def reduce(state: Lowering, node: Node) -> None:
-    """The sum or mean over one axis."""
+    """The sum or mean over some axes."""
     source, given = state.view(node), state.values(node, 1)
     axes = node.ints("axes", ()) if given is None else tuple(int(axis) for axis in given)
-    axis = axes[0] % (len(source.shape) + 1) - 1 if len(axes) == 1 else -1
-    if axis < 0:
+    places = sorted({axis % (len(source.shape) + 1) - 1 for axis in axes})
+    if not places or places[0] < 0:
         raise UnsupportedError(node.operator, f"over the axes {axes}")
-    others = [place for place in range(len(source.shape)) if place != axis]
-    last = state.contiguous(source.transposed([*others, axis]))
-    flat = last.reshaped((last.size // last.shape[-1], last.shape[-1]))
-    output = state.scratch(flat.shape[:1])
+    others = [place for place in range(len(source.shape)) if place not in places]
+    moved = state.contiguous(source.transposed([*others, *places]))
+    rows = math.prod(source.shape[place] for place in others)
+    flat = moved.reshaped((rows, moved.size // rows))
+    output = state.scratch((rows,))
     kind: Reduction = "mean" if node.operator == "ReduceMean" else "sum"
     state.layers.append(Reduce((flat,), output, operator=kind))
-    kept = list(source.shape)
-    if node.integer("keepdims", 1):
-        kept[axis] = 1
-    else:
-        del kept[axis]
+    keep = node.integer("keepdims", 1)
+    sizes = [1 if place in places else size for place, size in enumerate(source.shape)]
+    kept = [size for place, size in enumerate(sizes) if keep or place not in places]
     state.bind(node.output, output.reshaped(kept))
