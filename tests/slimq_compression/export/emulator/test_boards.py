@@ -1,0 +1,62 @@
+"""The emulated boards: instructions are counted exactly, faults and failures are noticed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from slimq.core.errors import CheckFailedError
+from slimq_compression.export.emulator.boards import BOARDS, build_program, emulator_command
+
+pytestmark = pytest.mark.slow
+COUNT = """
+#include <stdio.h>
+#include "board.h"
+
+int main(void)
+{
+    const uint32_t start = board_ticks();
+    __asm__ volatile(".rept @COUNT@\\n nop\\n .endr");
+    const uint32_t end = board_ticks();
+    const uint32_t nothing = board_ticks();
+    printf("%lu\\n", (unsigned long)(end - start - (nothing - end)));
+    return 0;
+}
+"""
+
+
+def run_program(core: str, text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    source = folder / "main.c"
+    source.write_text(text)
+    program = build_program(BOARDS[core], [source], folder)
+    command = emulator_command(BOARDS[core], program)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("core", BOARDS)
+@pytest.mark.parametrize("count", [1, 100, 5000])
+def test_each_instruction_is_counted_once(core: str, count: int, tmp_path: Path) -> None:
+    done = run_program(core, COUNT.replace("@COUNT@", str(count)), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert abs(BOARDS[core].instructions(int(done.stdout)) - count) <= 1
+
+
+@pytest.mark.parametrize("core", BOARDS)
+def test_a_failing_program_fails_outside(core: str, tmp_path: Path) -> None:
+    assert run_program(core, "int main(void) { return 1; }\n", tmp_path).returncode == 1
+
+
+@pytest.mark.parametrize("core", BOARDS)
+def test_a_fault_is_noticed(core: str, tmp_path: Path) -> None:
+    text = "int main(void) { __asm__ volatile(\"udf #0\"); return 0; }\n"
+    assert run_program(core, text, tmp_path).returncode == 3
+
+
+def test_what_is_too_large_for_a_board_is_refused(tmp_path: Path) -> None:
+    text = "int main(void) { static volatile char all[20000]; return all[19999]; }\n"
+    with pytest.raises(CheckFailedError, match="arm-none-eabi-gcc failed: "):
+        run_program("cortex-m0", text, tmp_path)
