@@ -158,8 +158,9 @@ def _decode_row(code: Code, reader: Reader, weights: Weights) -> None:
         return
     with code.loop("j", columns):
         if reader.mask:
-            present = _present(reader, f"o * {columns} + j")
-            code.line(f"row[j] = {present} ? {kind}{reader.value.format(index='entry++')} : 0;")
+            present = _present(reader.mask, f"o * {columns} + j")
+            value = reader.value.format(index="entry++")
+            code.line(f"row[j] = ({present}) ? {kind}{value} : 0;")
         else:
             value = reader.value.format(index=f"o * {columns} + j")
             code.line(f"row[j] = {kind}{value};")
@@ -172,9 +173,9 @@ def _advance(code: Code, reader: Reader, weights: Weights) -> None:
         code.line(f"place += (int32_t){(reader.gap or '').format(index='entry')};")
 
 
-def _present(reader: Reader, place: str) -> str:
+def _present(mask: str, place: str) -> str:
     """Whether the weight at a position is stored."""
-    return f"({reader.mask}[({place}) >> 3] >> (7 - (({place}) & 7)) & 1)"
+    return f"{mask}[({place}) >> 3] >> (7 - (({place}) & 7)) & 1"
 
 
 def dense(code: Code, arrays: Arrays, name: str, layer: Dense | DynamicDense) -> None:
@@ -216,17 +217,31 @@ def _row_sum(code: Code, reader: Reader, layer: Dense | DynamicDense) -> None:
             return f"{weight} * ((int32_t)codes[{place}] - zero)"
         return _product(layer, weight, f"input[{index([(place, 1)], offset)}]")
 
+    stored = reader.value.format(index="entry")
     if reader.gap:
         with code.block(f"while (entry < {weights.entries} && place < (o + 1) * {columns})"):
-            value = reader.value.format(index="entry")
-            code.line(f"sum += {term(value, f'place - o * {columns}')};")
+            code.line(f"sum += {term(stored, f'place - o * {columns}')};")
             _advance(code, reader, weights)
-        return
-    with code.loop("i", columns):
-        if reader.mask:
-            with code.block(f"if {_present(reader, f'o * {columns} + i')}"):
-                code.line(f"sum += {term(reader.value.format(index='entry'), 'i')};")
-                code.line("entry++;")
-        else:
+    elif reader.mask:
+        _masked_sum(code, reader.mask, columns, f"sum += {term(stored, 'i')};")
+    else:
+        with code.loop("i", columns):
             value = reader.value.format(index=f"o * {columns} + i")
             code.line(f"sum += {term(value, 'i')};")
+
+
+def _masked_sum(code: Code, mask: str, columns: int, statement: str) -> None:
+    """Adds the stored weights of a row; whole bytes of the mask are skipped where they are zero."""
+    if columns % 8:
+        with code.loop("i", columns), code.block(f"if ({_present(mask, f'o * {columns} + i')})"):
+            code.line(statement)
+            code.line("entry++;")
+        return
+    with code.loop("b", columns // 8):
+        code.line(f"uint32_t bits = {mask}[{index([('o', columns // 8), ('b', 1)])}];")
+        with (
+            code.block("for (int32_t i = b * 8; bits != 0; i++, bits = (bits << 1) & 255u)"),
+            code.block("if (bits & 128u)"),
+        ):
+            code.line(statement)
+            code.line("entry++;")

@@ -52,7 +52,7 @@ def test_a_failing_program_fails_outside(core: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("core", BOARDS)
 def test_a_fault_is_noticed(core: str, tmp_path: Path) -> None:
-    text = "int main(void) { __asm__ volatile(\"udf #0\"); return 0; }\n"
+    text = 'int main(void) { __asm__ volatile("udf #0"); return 0; }\n'
     assert run_program(core, text, tmp_path).returncode == 3
 
 
