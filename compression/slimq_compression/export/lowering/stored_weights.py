@@ -16,6 +16,8 @@ from slimq_compression.export.layers.tensors import Array
 from slimq_compression.export.layers.weights import Places, Weights
 from slimq_compression.export.lowering.graph import Graph, to_array
 
+MAX_CODE = 2**15 - 1
+"""Largest code; larger integers are stored as floats."""
 SPARSE_GAP_BITS = {onnx.TensorProto.UINT4: 4, onnx.TensorProto.UINT8: 8}
 
 
@@ -76,7 +78,7 @@ class _Finder:
         return to_array(self.graph.stored[name])
 
     def plain(self, values: Array) -> Weights:
-        if values.dtype.kind not in "iu":
+        if values.dtype.kind not in "iu" or np.abs(values.astype(np.int64)).max() > MAX_CODE:
             values = values.astype(np.float32)
         flat = values.T if self.transposed and values.ndim == 2 else values
         return Weights(self.rows, self.columns, np.ascontiguousarray(flat).reshape(-1))

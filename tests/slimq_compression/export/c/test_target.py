@@ -17,7 +17,6 @@ from slimq.networks.export import export_onnx
 from slimq_compression.export.c.target import compare
 
 FORMS = [
-    ("cartpole", "int8-dynamic"),
     ("cartpole", "sparse-taylor"),
     ("frozenlake", "fitted-128-4bit"),
     ("minigrid-empty", "whole-int8"),
