@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from c_exports import needs_boards
 from devices import PAGE, ROOT, main, run_variant
 from slimq.core.repository import Repository
 from slimq_compression.export.options import Options
@@ -48,6 +49,7 @@ def test_what_is_refused_has_its_reason(variant: str, reason: str) -> None:
 
 
 @pytest.mark.slow
+@needs_boards
 def test_the_figures_come_again_and_others_are_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 from places import POLICIES
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QValues
 from slimq.core.repository import Repository
-from slimq_compression.export.c.compilers import build_library
+from slimq_compression.export.c.compilers import build_library, host_compiler
 from slimq_compression.export.c.host import HostPolicy
 from slimq_compression.export.c.source import write_sources
+from slimq_compression.export.emulator.boards import has_tools
 from slimq_compression.export.lowering.lower import lower
 from slimq_compression.export.options import Options
 from slimq_compression.export.report import CReport
 from slimq_compression.export.targets import export_variant
 
+needs_compiler = pytest.mark.skipif(
+    host_compiler() is None and "CI" not in os.environ, reason="this machine lacks a C compiler"
+)
+needs_boards = pytest.mark.skipif(
+    not has_tools() and "CI" not in os.environ,
+    reason="this machine lacks arm-none-eabi-gcc or qemu-system-arm",
+)
 LARGE = 100_000_000
 """A limit that no variant reaches."""
 BOUND = 1e-3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from slimq_compression.export.c.arrays import Arrays
 from slimq_compression.export.c.snippets import QUANTIZED, ROUND, SIGMOID
 from slimq_compression.export.c.text import Code, number
@@ -52,7 +54,8 @@ def store(
     if steps:
         code.line(f"float value = {value};")
         for step in steps:
-            code.line(statement(arrays, step))
+            for text in statements(arrays, step):
+                code.line(text)
         value = "value"
     if isinstance(last, Quantize):
         use_quantized(arrays)
@@ -74,19 +77,23 @@ def use_quantized(arrays: Arrays) -> None:
     arrays.helpers["quantized"] = QUANTIZED
 
 
-def statement(arrays: Arrays, step: Step) -> str:
-    """The statement that applies a step to `value`."""
+def statements(arrays: Arrays, step: Step) -> list[str]:
+    """The statements that apply a step to `value`."""
     if isinstance(step, Clip):
-        low, high = number(step.low), number(step.high)
-        return f"value = value > {low} ? (value < {high} ? value : {high}) : {low};"
+        bounds = ((">", step.low), ("<", step.high))
+        return [
+            f"value = value {sign} {number(bound)} ? value : {number(bound)};"
+            for sign, bound in bounds
+            if math.isfinite(bound)
+        ]
     if not isinstance(step, Function):
         raise TypeError("a quantizer is the last step")
     if step.kind in ARITHMETIC:
-        return ARITHMETIC[step.kind].format(alpha=number(step.alpha))
+        return [ARITHMETIC[step.kind].format(alpha=number(step.alpha))]
     arrays.mathematics = True
     if step.kind == "sigmoid":
         arrays.helpers["sigmoid"] = SIGMOID
-    return MATHEMATICS[step.kind].format(alpha=number(step.alpha))
+    return [MATHEMATICS[step.kind].format(alpha=number(step.alpha))]
 
 
 def real(view: View, place: str) -> str:

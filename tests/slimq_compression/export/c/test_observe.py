@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from c_exports import compile_model
+from c_exports import compile_model, needs_compiler
 from slimq.core.observation import FrameStack, ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.networks.export import export_onnx
@@ -15,6 +15,7 @@ from slimq.networks.layers import ConvLayer, Window
 from slimq.networks.qnetwork import QNetwork
 from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
 
+pytestmark = needs_compiler
 CONVOLUTION = (ConvLayer(channels=3, kernel=3),)
 CASES = {
     "first axis": ((6, 8, 9), FrameStack(axis=0, count=3), None),

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from c_exports import BOUND, export, make_check, relative_difference
+from c_exports import BOUND, export, make_check, needs_compiler, relative_difference
 from network_kinds import KINDS, draw_observations, layout_of, make_kind
 from places import POLICIES
 from slimq.core.repository import Repository
 from slimq.networks.export import export_onnx
 from slimq_compression.export.c.target import compare
 
+pytestmark = needs_compiler
 FORMS = [
     ("cartpole", "sparse-taylor"),
     ("frozenlake", "fitted-128-4bit"),

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from c_exports import BOUND, relative_difference
+from c_exports import BOUND, needs_compiler, relative_difference
 from slimq.core.observation import ObservationSpec
 from slimq.networks.export import export_onnx
 from slimq.networks.grids import Codebook, LinearLevels, Mask, PowerOfTwoLevels, project
@@ -22,6 +22,7 @@ from slimq_compression.graph.model import to_bytes
 from slimq_compression.passes import quantize_activations, quantize_int8, store_weights
 from slimq_compression.storage.decoders import Sparse
 
+pytestmark = needs_compiler
 FRAMES = ObservationSpec(dtype="uint8", shape=(2, 20, 16), low=0, high=255)
 GRIDS: dict[str, Any] = {
     "linear8": lambda: (LinearLevels(127),),

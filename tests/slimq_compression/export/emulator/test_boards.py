@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from c_exports import export
+from c_exports import export, needs_boards
 from slimq.core.errors import CheckFailedError
 from slimq_compression.export.emulator.boards import BOARDS, build_program, emulator_command
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_boards]
 COUNT = """
 #include <stdio.h>
 #include "board.h"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from c_exports import BOUND, export
+from c_exports import BOUND, export, needs_boards
 from places import POLICIES
 from slimq.core.calibration import CalibrationSet
 from slimq.core.observation import Observations
@@ -25,7 +25,7 @@ from slimq_compression.export.emulator.boards import BOARDS
 from slimq_compression.export.emulator.player import EmulatedPolicy, play_on
 from slimq_compression.export.layers.tensors import ELEMENTS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_boards]
 CASES = [
     ("cortex-m4", "pong", "tiny", 1000),
     ("cortex-m4", "pong", "pruned-int8", 20),
