@@ -10,8 +10,9 @@ from pathlib import Path
 from slimq_compression.export.c.compilers import ARM, STANDARD, cpu_flags, optimization, run
 
 QEMU = "qemu-system-arm"
-SHIFT = 6
-"""An instruction takes 2 to this power nanoseconds of virtual time."""
+SHIFT = 10
+"""An instruction takes 2 to this power nanoseconds of virtual time, QEMU's maximum: many ticks of a
+board's timer, so that the fraction of a tick at either end does not matter."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Board:
     define: str
 
     def instructions(self, ticks: int) -> int:
-        """Instructions in a number of the timer's ticks; exact to one tick."""
+        """Instructions in a number of ticks; 32 bits of these hold 160 million or more."""
         return round(ticks * 1_000_000_000 / (self.timer_hz << SHIFT))
 
 
