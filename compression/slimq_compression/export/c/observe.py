@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 from slimq_compression.export.c.text import Code, index
+from slimq_compression.export.layers.tensors import row_major
 from slimq_compression.export.lowering.lower import Network
 
 
@@ -27,45 +29,40 @@ def observe(code: Code, network: Network, prefix: str) -> None:
 def _push_first(code: Code, network: Network) -> None:
     """Moves the kept frames up by one and copies the window of the new one behind them."""
     window, spec = network.window, network.spec
-    each = window.shape[0] // window.frames
-    kept = (each, *window.shape[1:])
-    size = math.prod(kept)
-    target = "state->observation"
-    before = size * (window.frames - 1)
-    code.line(f"{_type(network)} *newest = {target}{f' + {before}' if before else ''};")
-    if window.frames > 1:
-        count = size * (window.frames - 1)
-        code.line(f"memmove({target}, {target} + {size}, {count} * sizeof(*newest));")
-    whole = (spec.shape[0] // (spec.stack.count if spec.stack else 1), *spec.shape[1:])
+    frames = spec.stack.count if spec.stack else 1
+    whole = (spec.shape[0] // frames, *spec.shape[1:])
+    kept = (window.shape[0] // window.frames, *window.shape[1:])
     starts = (0, *window.starts[1:]) if spec.stack else window.starts
+    size = math.prod(kept)
+    before, target = size * (window.frames - 1), "state->observation"
+    code.line(f"{_type(network)} *newest = {target}{f' + {before}' if before else ''};")
+    if before:
+        code.line(f"memmove({target}, {target} + {size}, {before} * sizeof(*newest));")
     if kept == whole:
         code.line(f"memcpy(newest, frame, {size} * sizeof(*newest));")
         return
-    axes = [f"i{axis}" for axis in range(len(kept) - 1)]
-    strides = [math.prod(whole[axis + 1 :]) for axis in range(len(whole))]
-    own = [math.prod(kept[axis + 1 :]) for axis in range(len(kept))]
+    strides = row_major(whole)
     offset = sum(start * stride for start, stride in zip(starts, strides, strict=True))
-    _copy_lines(code, kept, axes, own, strides, offset)
+    _copy_lines(code, kept, strides, offset)
 
 
-def _copy_lines(
-    code: Code,
-    kept: tuple[int, ...],
-    axes: list[str],
-    own: list[int],
-    strides: list[int],
-    offset: int,
-) -> None:
-    """Copies the last axis of a window, line by line."""
-    used = [axis for axis, size in enumerate(kept[:-1]) if size > 1]
-    blocks = [code.loop(axes[axis], kept[axis]) for axis in used]
-    for block in blocks:
-        block.__enter__()
-    target = index([(axes[axis], own[axis]) for axis in used])
-    source = index([(axes[axis], strides[axis]) for axis in used], offset)
-    code.line(f"memcpy(newest + {target}, frame + {source}, {kept[-1]} * sizeof(*newest));")
-    for block in reversed(blocks):
-        block.__exit__(None, None, None)
+def _copy_lines(code: Code, kept: tuple[int, ...], strides: tuple[int, ...], offset: int) -> None:
+    """Copies the last axis of a window, line by line.
+
+    Args:
+        code: gets the statements.
+        kept: shape of the window.
+        strides: of the frame.
+        offset: of the window's first element in the frame.
+    """
+    used = [(f"i{axis}", axis) for axis, size in enumerate(kept[:-1]) if size > 1]
+    own = row_major(kept)
+    with contextlib.ExitStack() as loops:
+        for name, axis in used:
+            loops.enter_context(code.loop(name, kept[axis]))
+        target = index([(name, own[axis]) for name, axis in used])
+        source = index([(name, strides[axis]) for name, axis in used], offset)
+        code.line(f"memcpy(newest + {target}, frame + {source}, {kept[-1]} * sizeof(*newest));")
 
 
 def _push_inner(code: Code, network: Network, axis: int) -> None:

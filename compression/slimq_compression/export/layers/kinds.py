@@ -63,6 +63,11 @@ class Layer:
     output: View
     epilogue: Epilogue = ()
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether an epilogue may be added."""
+        return True
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -141,6 +146,11 @@ class Take(Layer):
 
     indices: tuple[int, ...] = ()
 
+    @property
+    def takes_steps(self) -> bool:
+        """Entries are only copied."""
+        return False
+
 
 @dataclass(frozen=True)
 class Run:
@@ -157,6 +167,11 @@ class OneHot(Layer):
 
     runs: tuple[Run, ...] = ()
 
+    @property
+    def takes_steps(self) -> bool:
+        """Codes are 0 or 1."""
+        return False
+
 
 @dataclass(frozen=True)
 class Reduce(Layer):
@@ -164,6 +179,11 @@ class Reduce(Layer):
 
     operator: Reduction = "sum"
     epsilon: float = 0.0
+
+    @property
+    def takes_steps(self) -> bool:
+        """Rows that are made in several passes are not."""
+        return self.operator in ("sum", "mean")
 
 
 def multiply_accumulates(layers: Sequence[Layer]) -> int:

@@ -63,7 +63,8 @@ def clip(state: Lowering, node: Node) -> None:
 def binary(state: Lowering, node: Node) -> None:
     """Arithmetic of two tensors; a factor of integers is noted in their view."""
     first, second = state.view(node, 0), state.view(node, 1)
-    if node.operator == "Mul" and (scaled := _scaled(first, second) or _scaled(second, first)):
+    scaled = _scaled(node.operator, first, second) or _scaled(node.operator, second, first)
+    if scaled is not None:
         state.bind(node.output, scaled)
         return
     if node.operator == "Add" and _add_bias(state, node, first, second):
@@ -74,14 +75,14 @@ def binary(state: Lowering, node: Node) -> None:
     state.add(node.output, layer)
 
 
-def _scaled(source: View, factor: View) -> View | None:
-    """Integers times a constant number."""
+def _scaled(operator: str, source: View, factor: View) -> View | None:
+    """Integers times a constant number, or divided by one; None for anything else."""
     if factor.buffer.values is None or factor.size != 1 or source.is_float:
         return None
-    if source.buffer.place == "constant":
+    if operator not in ("Mul", "Div"):
         return None
-    value = np.float32(source.scale) * np.float32(factor.buffer.values[0])
-    return replace(source, scale=float(value))
+    value, scale = np.float32(factor.buffer.values[0]), np.float32(source.scale)
+    return replace(source, scale=float(scale * value if operator == "Mul" else scale / value))
 
 
 def _add_bias(state: Lowering, node: Node, first: View, second: View) -> bool:
@@ -126,13 +127,13 @@ def layer_normalization(state: Lowering, node: Node) -> None:
     made = state.scratch(flat.shape)
     epsilon = node.number("epsilon", 1e-5)
     state.layers.append(Reduce((flat,), made, operator="norm", epsilon=epsilon))
-    for index, operator in ((1, "multiply"), (2, "add")):
+    operators: tuple[Binary, ...] = ("multiply", "add")
+    for index, operator in enumerate(operators, start=1):
         values = state.values(node, index)
         if values is not None:
             before, made = made, state.scratch(flat.shape)
             operand = constant(values.reshape(-1)).broadcast(flat.shape)
-            kind: Binary = "multiply" if operator == "multiply" else "add"
-            state.layers.append(Map((before, operand), made, operator=kind))
+            state.layers.append(Map((before, operand), made, operator=operator))
     state.bind(node.output, made.reshaped(source.shape))
 
 

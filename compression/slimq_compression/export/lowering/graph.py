@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from slimq.core.onnx_policy import make_session
-from slimq.networks.export import INPUT
+from slimq.networks.export import INPUT, OUTPUT
 from slimq_compression.export.layers.tensors import Array
 from slimq_compression.graph.model import copy_model, opset_of, producers, remove_unused
 
@@ -70,6 +70,7 @@ class Graph:
                 dynamic.append(node)
         self.nodes = [_read(node) for node in dynamic]
         self.readers = collections.Counter(name for node in dynamic for name in node.input)
+        self.readers[OUTPUT] += 1  # the caller
         self._constants = _evaluate(
             model, {name for node in dynamic for name in node.input}, reached
         )

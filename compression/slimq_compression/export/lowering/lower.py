@@ -107,6 +107,6 @@ def _finish(state: Lowering, result: View, actions: int) -> None:
     target = whole(Buffer("float", actions, "q_values"), (actions,))
     direct = result.is_float and result.is_plain and result.is_contiguous
     if last and direct and last.output.buffer is result.buffer and result.size == last.output.size:
-        state.layers[-1] = replace(last, output=replace(target).reshaped(last.output.shape))
+        state.layers[-1] = replace(last, output=target.reshaped(last.output.shape))
         return
     state.layers.append(Map((result.reshaped((actions,)),), target))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,6 @@ from slimq_compression.export.layers.tensors import (
     Array,
     Buffer,
     Element,
-    Place,
     View,
     constant,
     whole,
@@ -106,11 +106,7 @@ class Lowering:
 
     def scratch(self, shape: Sequence[int], element: Element = "float") -> View:
         """A new intermediate result."""
-        place: Place = "scratch"
-        size = 1
-        for count in shape:
-            size *= count
-        return whole(Buffer(element, size, place), shape)
+        return whole(Buffer(element, math.prod(shape)), shape)
 
     def add(self, name: str, layer: Layer) -> None:
         """Adds a layer whose output is the tensor `name`."""
@@ -153,5 +149,6 @@ class Lowering:
             return None
         for index, layer in enumerate(self.layers):
             if layer.output.buffer is view.buffer:
-                return index
+                makes_all = layer.output.size == view.size
+                return index if makes_all and layer.takes_steps else None
         return None
