@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from slimq_compression.export.layers.kinds import Convolution, Dense, DynamicDense, Geometry
+from slimq_compression.export.layers.kinds import Convolution, Dense, DynamicDense, Geometry, Map
 from slimq_compression.export.layers.tensors import Array
 from slimq_compression.export.layers.weights import Weights
 from slimq_compression.export.lowering.graph import Graph, Node
@@ -88,8 +88,13 @@ def dynamic_quantize_matmul(state: Lowering, node: Node) -> None:
     plain = np.ascontiguousarray(codes.T).reshape(-1)
     weights = Weights(rows, columns, plain, scale=scale.reshape(-1).astype(np.float32))
     source = state.view(node)
-    if source.shape != (columns,) or not (source.is_float and source.is_contiguous):
+    if source.shape != (columns,):
         raise UnsupportedError(node.operator, f"of an input of shape {source.shape}")
+    if source.size != source.buffer.size or not (source.is_float and source.is_plain):
+        # The range is that of a whole buffer of floats.
+        copied = state.scratch(source.shape)
+        state.layers.append(Map((source,), copied))
+        source = copied
     quantized = state.scratch((columns,), "uint8_t")
     output = state.scratch((rows,))
     layer = DynamicDense((source, quantized), output, weights=weights, bias=bias)
