@@ -40,12 +40,14 @@ class Ram:
         frame: the newest frame or observation, which the caller also holds.
         stack: deepest chain of the generated functions, as the compiler states it; an estimate if
             there was none. Functions of libraries are not in it.
+        libraries: variables of functions of libraries, such as those of `<math.h>`.
     """
 
     bytes: int
     state: int
     frame: int
     stack: int
+    libraries: int
 
 
 @dataclass(frozen=True)

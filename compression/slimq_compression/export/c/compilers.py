@@ -24,6 +24,7 @@ CPUS: dict[str, tuple[str, ...]] = {
 OPTIMIZATIONS = {"size": "-Os", "speed": "-O3"}
 """Options of compilers by what is to be kept low; the results have the same bits."""
 SECONDS = 600.0
+WORD = 4
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DeviceSize:
 
     Attributes:
         flash: bytes of code and constants, with functions of libraries.
-        ram: bytes of variables outside of the state, which should be none.
+        ram: bytes of variables outside of the state, which only functions of libraries have.
         stack: bytes of the deepest chain of functions.
     """
 
@@ -122,7 +123,10 @@ def measure(folder: Path, prefix: str, cpu: str, optimize: str, work: Path) -> D
     text, initialized, zeroed = (int(value) for value in size[:3])
     stack = deepest_stack((work / f"{prefix}.su").read_text(encoding="utf-8"), prefix)
     version = run([compiler, "--version"], work).splitlines()[0]
-    return DeviceSize(text + initialized, initialized + zeroed, stack, version, " ".join(flags))
+    variables = (
+        (initialized + zeroed) // WORD * WORD
+    )  # less than a word only aligns the next section
+    return DeviceSize(text + initialized, variables, stack, version, " ".join(flags))
 
 
 def deepest_stack(usage: str, prefix: str) -> int:

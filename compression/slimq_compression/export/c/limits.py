@@ -21,9 +21,10 @@ from slimq_compression.export.options import Options
 from slimq_compression.export.report import Flash, Ram
 from slimq_compression.export.subject import Subject
 
-CODE_BYTES, LAYER_BYTES = 6_000, 600
+CODE_BYTES, LAYER_BYTES = 8_000, 600
 """Upper estimates of code: of the interface with functions for floats, and of each layer."""
-STACK_BYTES = 1_024
+STACK_BYTES, LIBRARY_BYTES = 512, 128
+"""Upper estimates of the stack, and of variables of libraries."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,14 @@ class Size:
         return STACK_BYTES if self.measured is None else self.measured.stack
 
     @property
+    def libraries(self) -> int:
+        """Bytes of variables of functions of libraries."""
+        return LIBRARY_BYTES if self.measured is None else self.measured.ram
+
+    @property
     def ram(self) -> int:
-        """Bytes of state, stack and one frame."""
-        return self.state + self.frame + self.stack
+        """Bytes of state, stack, one frame and variables of libraries."""
+        return self.state + self.frame + self.stack + self.libraries
 
     def corrected(self, sources: Sources, measured: DeviceSize | None) -> Size:
         """With the exact sizes of written sources, and of a compiler if there is one."""
@@ -69,7 +75,7 @@ class Size:
 
     def as_ram(self) -> Ram:
         """For the report."""
-        return Ram(self.ram, self.state, self.frame, self.stack)
+        return Ram(self.ram, self.state, self.frame, self.stack, self.libraries)
 
 
 def estimate(network: Network) -> Size:

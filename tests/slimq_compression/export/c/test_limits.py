@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 
-from c_exports import export, shipped_model
+from c_exports import export, needs_boards, shipped_model
+from network_kinds import KINDS, layout_of, make_kind
 from slimq.core.errors import CheckFailedError, InvalidInputError
+from slimq.networks.export import export_onnx
+from slimq_compression.export.c.compilers import measure
 from slimq_compression.export.c.limits import estimate
 from slimq_compression.export.c.source import write_sources
 from slimq_compression.export.lowering.lower import lower
@@ -49,3 +53,24 @@ def test_estimates_of_constants_and_state_are_not_too_small(policy: str, variant
     least, sources = estimate(network), write_sources(network, "policy", "A test.")
     assert sources.constant_bytes <= least.constants <= 1.2 * sources.constant_bytes + 64
     assert least.state == sources.state_bytes
+
+
+@pytest.mark.slow
+@needs_boards
+@pytest.mark.parametrize("optimize", ["size", "speed"])
+@pytest.mark.parametrize("cpu", ["cortex-m0", "cortex-m4"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_estimates_are_not_smaller_than_what_a_compiler_makes(
+    kind: str, cpu: str, optimize: str, tmp_path: Path
+) -> None:
+    model = onnx.load_model_from_string(export_onnx(make_kind(kind)))
+    network = lower(model, layout_of(kind), KINDS[kind].actions)
+    sources = write_sources(network, "policy", "A test.")
+    (tmp_path / "policy.h").write_text(sources.header)
+    (tmp_path / "policy.c").write_text(sources.source)
+    size, least = measure(tmp_path, "policy", cpu, optimize, tmp_path), estimate(network)
+    assert size is not None
+    assert sources.constant_bytes < size.flash <= least.flash
+    assert size.stack <= least.stack
+    assert size.ram <= least.libraries
+    assert (size.ram > 0) == ("#include <math.h>" in sources.source)
