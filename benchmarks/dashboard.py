@@ -148,6 +148,8 @@ def show(value: float, unit: str) -> str:
 
     if unit in UNITS:
         return EngFormatter(UNITS[unit], places=1)(value)
+    if unit == "bool_yes_no":
+        return "yes" if value else "no"
     return f"{value:.1%}" if unit == "percentunit" else f"{value:,.2f}"
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.repository import Repository
+from slimq.core.statistics import MARGIN
 from slimq.evaluation.comparison import Comparison, ComparisonRow, compare_variants
 from slimq.evaluation.recommendation import Criteria, Recommendation, recommend
-from slimq.evaluation.statistics import MARGIN
 
 GOAL = 20
 """How many times smaller a variant is meant to be."""

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import structlog
 
+import reports
 from builders import build_repository, make_mlp, make_policy_manifest, make_variant_manifest
 from slimq.core.manifest import FileEntry, PolicyManifest, VariantManifest
+from slimq.core.report import EvaluationReport
 
 
 def pytest_collection_finish() -> None:
@@ -76,3 +78,8 @@ def variant_manifest() -> Callable[[str, str, FileEntry], VariantManifest]:
 def policy_manifest() -> Callable[..., PolicyManifest]:
     """`policy_manifest(name, calibration=None)`."""
     return make_policy_manifest
+
+
+@pytest.fixture
+def make_report() -> Callable[..., EvaluationReport]:
+    return reports.make_report

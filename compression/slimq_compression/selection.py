@@ -12,9 +12,9 @@ from slimq.core.errors import CheckFailedError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
+from slimq.core.statistics import mean_interval
 from slimq.environments.rollout import play_episodes
 from slimq.evaluation.returns import require_finite
-from slimq.evaluation.statistics import mean_interval
 from slimq_compression.context import Progress
 
 

@@ -34,6 +34,7 @@ SOURCE = models.DataSourceRef(type_val="prometheus", uid="slimq-prometheus")
 HEIGHT = 8
 SECONDS, BYTES, SHARE, NUMBER = "s", "bytes", "percentunit", "short"
 RATE, RATIO = "ops", "none"
+YES_NO = "bool_yes_no"
 FROM_BUCKETS = "Estimated from histogram buckets: may be off by up to a factor of 2."
 """Caveat of every quantile."""
 WHOSE = (

@@ -13,6 +13,7 @@ from panels import (
     SECONDS,
     SHARE,
     WHOSE,
+    YES_NO,
     Column,
     Panel,
     Query,
@@ -82,6 +83,11 @@ def fact(name: str) -> str:
     return f"max by (variant) ({name}{{{CHOSEN}}})"
 
 
+def worst_condition() -> str:
+    """The lowest of a variant's bounds under standard conditions."""
+    return f"min by (variant) (slimq_variant_condition_difference_low{{{CHOSEN}}})"
+
+
 def recorded(rule: str) -> str:
     """A recording rule's value for each selected variant."""
     return f"sum by (variant) ({rule}{{{CHOSEN}}})"
@@ -104,13 +110,15 @@ def to_baseline(rule: str) -> str:
 
 
 def keeps() -> Panel:
-    """Return, size and latency in one table."""
+    """Return, robustness, size and latency in one table."""
     full = f'slimq_variant_bytes{{policy="$policy"}} and on (policy, variant) {BASELINE}'
     columns = [
         Column("return", NUMBER, fact("slimq_variant_return"), 2),
         Column("95 %, low", NUMBER, fact("slimq_variant_return_low"), 2),
         Column("95 %, high", NUMBER, fact("slimq_variant_return_high"), 2),
         Column("agreement", SHARE, fact("slimq_variant_agreement_ratio"), 1),
+        Column("robust", YES_NO, fact("slimq_variant_robust")),
+        Column("worst condition, low", SHARE, worst_condition(), 1),
         Column("bytes", BYTES, fact("slimq_variant_bytes")),
         Column("× smaller", RATIO, f"scalar(max({full})) / {fact('slimq_variant_bytes')}", 2),
         Column("p50", SECONDS, recorded("variant:slimq_http_request_seconds:p50_1m")),
@@ -120,10 +128,13 @@ def keeps() -> Panel:
         Column("errors", SHARE, recorded("variant:slimq_errors:ratio1m")),
     ]
     text = (
-        "Return and agreement are from the variant's report on held-out episodes; times, requests "
+        "Return, agreement and robustness are from the variant's report on held-out episodes; "
+        "times, requests and errors are from the last minute. Robust: non-inferior to the full "
+        "variant undisturbed and under every standard condition; the worst condition has the "
+        "lowest bound of the difference, and -5 % is allowed. Empty: not known. "
     )
-    text += f"and errors are from the last minute. p50 and p99: {FROM_BUCKETS.lower()}"
-    return by_variant("Return, bytes and latency", columns, text)
+    text += f"p50 and p99: {FROM_BUCKETS.lower()}"
+    return by_variant("Return, robustness, bytes and latency", columns, text)
 
 
 def quantile(number: int) -> Panel:

@@ -210,6 +210,7 @@ def _make_lifespan(
         await engine.calibrate()
         background = [
             asyncio.create_task(catalogue.watch(settings.watch_seconds)),
+            asyncio.create_task(catalogue.evidence.watch()),
             asyncio.create_task(shadow.run()),
             asyncio.create_task(watch_lag(ready.metrics.event_loop_lag)),
             asyncio.create_task(ready.watch()),

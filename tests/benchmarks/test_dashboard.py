@@ -19,6 +19,7 @@ import yaml
 
 import dashboard
 import dashboard_queries as queries
+from condition_reports import publish_report
 from dashboard_trial import (
     CONFIGURATION,
     ROOT,
@@ -73,6 +74,8 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     taken = [*(variant for variant in VARIANTS if variant != DOTTED), IDLE]
     repository = build_repository(shipped, folder / "policies", POLICY, taken, SHADOW)
     copy_as(DOTTED, shipped.variant_folder(POLICY, "tiny"), repository)
+    for variant in (*VARIANTS, IDLE):
+        publish_report(repository.root, variant, {"noise": 1.0}, policy=POLICY)
     with serving(repository, folder) as url, prometheus(url, folder) as source:
         wait_for_scrapes(source)
         began = time.time()
@@ -298,6 +301,14 @@ def test_replicas_and_workers_count_a_variant_once(
 def test_names_of_series_are_what_the_legend_says() -> None:
     series = queries.Series({"variant": "int8", "code": "deadline"}, [], [])
     assert queries.name_of(series, "{{variant}} {{code}}{{none}}") == "int8 deadline"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(1.0, "bool_yes_no", "yes"), (0.0, "bool_yes_no", "no"), (-0.031, "percentunit", "-3.1%")],
+)
+def test_values_are_written_as_grafana_does(value: float, unit: str, text: str) -> None:
+    assert dashboard.show(value, unit) == text
 
 
 def test_the_committed_picture_is_small() -> None:

@@ -88,6 +88,14 @@ def test_an_invalid_variant_fails_the_command_but_not_the_others(run, tiny_repos
             "seeds: expected held-out, as latency is only published",
         ),
         (["--no-latency", "--only-latency"], "expected either --no-latency or --only-latency"),
+        (["--conditions="], "conditions: expected standard, noise, brightness, "),
+        (["--conditions", "nois=1"], "received 'nois', did you mean 'noise'?"),
+        (["--conditions", "noise=nan"], "conditions.noise: expected a number from 0 to 255"),
+        (["--conditions", "standard,noise"], "expected each condition once, received noise=0.01"),
+        (["--conditions", "no.py:fog"], "conditions: expected a file, received no.py"),
+        (["--conditions", "--condition-episodes", "0"], "condition_episodes: expected from 1 to"),
+        (["--condition-episodes", "3"], "--condition-episodes: expected --conditions beside it"),
+        (["--conditions", "--only-latency"], "conditions: expected none where only latency is"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_one_line(run, arguments, message):
@@ -96,6 +104,40 @@ def test_wrong_usage_exits_with_2_and_one_line(run, arguments, message):
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--conditions"], ["--conditions", "standard"]])
+def test_the_standard_conditions_are_printed_below_each_variant(run, tiny_repository, arguments):
+    code, out, err = run(*arguments, "--condition-episodes", "3", "--no-latency")
+    assert code == 0
+    assert "tiny/other noise=0.01: 100%" in err
+    repository = Repository(tiny_repository)
+    expected = []
+    for name in ("fp32", "other"):
+        report = repository.report("tiny", name)
+        expected.append(f"{name}: mean {report.mean:.2f}")
+        for found in report.conditions:
+            low, high = found.interval.low, found.interval.high
+            figures = f"mean {found.mean:.2f} ({low:.2f} to {high:.2f}), 3 episodes"
+            expected.append(f"  {found.condition.label}: {figures}")
+    lines = out.splitlines()
+    assert len(lines) == len(expected) == 12
+    assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True))
+
+
+def test_conditions_may_stand_last_and_beside_others_of_any_strength(run):
+    code, out, _ = run("--no-latency", "--variants", "other", "--json", "--conditions")
+    assert code == 0
+    found = json.loads(out)["reports"]["other"]["conditions"]
+    names = [condition["condition"]["name"] for condition in found]
+    assert names == ["noise", "bias", "held", "sticky", "delayed"]
+    assert {len(condition["returns"]) for condition in found} == {5}
+    arguments = ["--no-latency", "--variants", "other", "--conditions", "noise=0.5", "--json"]
+    _, out, _ = run(*arguments)
+    found = json.loads(out)["reports"]["other"]["conditions"]
+    assert found[-1]["condition"] == {"name": "noise", "strength": 0.5}
+    _, out, _ = run(*arguments)
+    assert json.loads(out)["cached"] == ["other"]
 
 
 def test_an_unknown_policy_lists_the_available_ones(run):

@@ -626,6 +626,18 @@ def test_a_stamp_changes_though_size_and_modification_time_stay(repository: Repo
     assert replaced.inode != changed.inode
 
 
+def test_a_manifest_gives_its_own_report_after_a_newer_one_was_published(
+    repository: Repository, publisher: Publisher, report_of: Any
+) -> None:
+    assert repository.report_of(repository.variant("tiny", "fp32")) is None
+    first = report_of(repository.variant("tiny", "fp32"))
+    manifest = publisher.attach_report("tiny", "fp32", first)
+    second = first.model_copy(update={"versions": {"slimq": "1"}})
+    publisher.attach_report("tiny", "fp32", second)
+    assert repository.report_of(manifest) == first
+    assert repository.report("tiny", "fp32") == second
+
+
 def test_models_and_reports_have_stamps(
     repository: Repository, publisher: Publisher, report_of: Any
 ) -> None:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from players import balance, clumsy, pixels
+from slimq.core.conditions.catalogue import CONDITIONS, Condition
+from slimq.core.conditions.passage import Situation
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec
 from slimq.core.errors import InvalidInputError
 from slimq.core.seeds import exploration_generator
 from slimq.environments.rollout import StepTrace, play_episodes, random_returns
-from slimq.environments.vector import VectorEnvironment
+from slimq.environments.vector import VectorEnvironment, describe
 
 CARTPOLE = EnvironmentSpec(id="CartPole-v1", max_episode_steps=60)
 PONG = EnvironmentSpec(id="ALE/Pong-v5", preprocessing=AtariPreprocessing(), max_episode_steps=40)
@@ -125,3 +127,91 @@ def test_the_environments_are_freed_when_the_caller_stops_early(monkeypatch):
     next(episodes)
     episodes.close()
     assert closed == [True]
+
+
+OWN = {"noise": 0.2, "bias": 0.2, "quantized": 0.5, "shift": 5, "blur": 1, "delayed": 2}
+"""Strengths besides a half that change how these policies act."""
+LEVELS = {"noise": 90, "brightness": 60, "quantized": 70, "started": 12}
+CONDITIONED = [
+    *((CARTPOLE, name) for name, row in CONDITIONS.items() if "vectors" in row.kinds),
+    *((PONG, name) for name in ("noise", "lost", "sticky")),
+]
+
+
+def situation_of(spec, name, strength=None):
+    observation = describe(spec).observation
+    if strength is None:
+        strength = OWN.get(name, 0.5)
+        if name in LEVELS and (spec is PONG or name == "started"):
+            strength = LEVELS[name]
+    spread = None if spec is PONG else (1.0,) * 4
+    actions = 6 if spec is PONG else 2
+    return Situation(Condition(name=name, strength=strength), spec, observation, actions, spread)
+
+
+def play_under(situation, q_function, environments, seeds=SEEDS, **options):
+    episodes = play_episodes(
+        situation.played,
+        q_function,
+        seeds,
+        environments=environments,
+        threads=1,
+        begin=situation.begin,
+        **options,
+    )
+    return sorted(episodes, key=lambda episode: episode.seed)
+
+
+@pytest.mark.parametrize(("spec", "name"), CONDITIONED)
+def test_disturbed_episodes_do_not_depend_on_the_number_of_environments(spec, name):
+    situation = situation_of(spec, name)
+    q_function = pixels if spec is PONG else balance
+    seeds = SEEDS[:3] if spec is PONG else SEEDS
+    alone = play_under(situation, q_function, 1, seeds)
+    for environments in (2, 16):
+        assert play_under(situation, q_function, environments, seeds[::-1]) == alone
+
+
+@pytest.mark.parametrize(("spec", "name"), CONDITIONED)
+def test_a_condition_changes_what_is_seen_or_done_and_strength_0_nothing(spec, name):
+    q_function = pixels if spec is PONG else balance
+
+    def observe(situation):
+        seen = []
+        episodes = play_under(
+            situation, q_function, 2, SEEDS[:3], on_step=lambda t: seen.append(t.observations)
+        )
+        return episodes, b"".join(np.ascontiguousarray(o).tobytes() for o in seen)
+
+    seen = []
+    undisturbed = list(
+        play_episodes(spec, q_function, SEEDS[:3], environments=2, threads=1,
+                      on_step=lambda t: seen.append(t.observations))
+    )  # fmt: skip
+    plain = b"".join(np.ascontiguousarray(o).tobytes() for o in seen)
+    assert observe(situation_of(spec, name, 0)) == (
+        sorted(undisturbed, key=lambda episode: episode.seed),
+        plain,
+    )
+    assert observe(situation_of(spec, name))[1] != plain
+
+
+def test_the_trajectory_is_of_the_actions_that_were_chosen():
+    chosen = {}
+    situation = situation_of(CARTPOLE, "sticky", 1)
+    traces = []
+    episodes = play_under(situation, balance, 2, SEEDS[:2], on_step=traces.append)
+    for trace in traces:
+        for seed, action in zip(trace.seeds.tolist(), trace.actions.tolist(), strict=True):
+            chosen.setdefault(seed, []).append(action)
+    for episode in episodes:
+        actions = np.array(chosen[episode.seed], "<i4")
+        assert episode.trajectory == hashlib.sha256(actions.tobytes()).hexdigest()
+        assert episode.length < 15, "the pole did not fall, although it is pushed to one side"
+
+
+def test_sticky_actions_of_pong_are_those_of_the_emulator():
+    emulated = AtariPreprocessing(sticky_actions=0.5)
+    spec = PONG.model_copy(update={"preprocessing": emulated})
+    found = play_under(situation_of(PONG, "sticky"), pixels, 2, SEEDS[:2], epsilon=0.1)
+    assert found == play(spec, pixels, 2, seeds=SEEDS[:2])

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from slimq.core.errors import InvalidInputError
+from slimq.core.statistics import PairedDifference
 from slimq.evaluation.comparison import Comparison, ComparisonRow, LatencyRow
 from slimq.evaluation.recommendation import Criteria, recommend, resolve_goal
-from slimq.evaluation.statistics import PairedDifference
 
 
 def row(

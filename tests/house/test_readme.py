@@ -25,6 +25,7 @@ PAGES = (
     "docs/decisions.md",
     "docs/devices.md",
     "docs/environments.md",
+    "docs/evidence.md",
     "docs/import.md",
     "docs/operations.md",
     "docs/loadtest.md",

@@ -39,6 +39,7 @@ CROSS_CUTTING = {
     "slimq_service/api/v2/test_clients.py",
     "slimq_service/api/v2/test_page.py",
     "slimq_service/api/v2/test_wire.py",
+    "slimq_service/server/test_half_close.py",
     "slimq_service/server/test_shutdown.py",
     "slimq_service/server/test_stalls.py",
     "slimq_service/server/test_upgrades.py",

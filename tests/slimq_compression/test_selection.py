@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slimq.core.errors import CheckFailedError
-from slimq.evaluation.statistics import mean_interval
+from slimq.core.statistics import mean_interval
 from slimq_compression.selection import Score, score_returns
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from condition_reports import publish_report
 from places import ROOT
 from slimq.core.manifest import Shadow
 from slimq.core.publish import Publisher
@@ -33,6 +34,8 @@ def families(process_class: Any, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("metrics")
     policies = folder / "policies"
     shutil.copytree(ROOT / "policies" / "cartpole", policies / "cartpole")
+    for variant in ("fp32", "micro"):
+        publish_report(policies, variant, {}, policy="cartpole")
     Publisher(Repository(policies)).shadow("cartpole", Shadow(variant="int8", share=1))
     processes, found = [], {}
     try:
@@ -56,7 +59,7 @@ def scrape_shadowed(url: str) -> list[Any]:
         body = {"observations": [[0.0] * 4] * 8}
         assert httpx.post(url + ACT, json=body, timeout=30).status_code == 200
         text = httpx.get(url + "/metrics").text
-        if "slimq_shadow_agreements_total{" in text:
+        if "slimq_shadow_agreements_total{" in text and "slimq_variant_robust{" in text:
             return list(text_string_to_metric_families(text))
         assert time.monotonic() < deadline
         time.sleep(PAUSE_SECONDS)

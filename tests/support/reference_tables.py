@@ -1,6 +1,6 @@
-"""The tables of docs/configuration.md, from the models that read the files.
+"""The tables of docs/configuration.md and docs/evidence.md, from what they describe.
 
-`python tests/support/reference_tables.py` rewrites the page.
+`python tests/support/reference_tables.py` rewrites both pages.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from slimq.core.conditions.catalogue import CONDITIONS, KINDS
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec, WrapperSpec
 from slimq.core.manifest import SearchRecord
 from slimq.networks.layers import ConvLayer, DenseLayer, ResidualLayer, ShuffleLayer, Window
@@ -21,7 +22,8 @@ from slimq_compression.catalogue import CATALOGUE, Phase, names
 from slimq_compression.recipe import Accept, ExportParams, Frame, Store
 from slimq_trainer.config import AlgorithmConfig, RunConfig, TrainConfig
 
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, EVIDENCE = DOCS / "configuration.md", DOCS / "evidence.md"
 Schema = Mapping[str, Any]
 
 TRAINING: dict[str, type[BaseModel]] = {
@@ -59,14 +61,38 @@ def write_tables(page: str) -> str:
     Raises:
         ValueError: the page lacks a marker.
     """
-    for name, text in (("training", training()), ("recipe", recipe())):
-        begin, end = f"<!-- begin {name} keys -->", f"<!-- end {name} keys -->"
-        before, found, rest = page.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not (found and closed):
-            raise ValueError(f"expected {begin} and {end}")
-        page = f"{before}{begin}\n\n{text}\n\n{end}{after}"
-    return page
+    return fill(fill(page, "training keys", training()), "recipe keys", recipe())
+
+
+def fill(page: str, name: str, text: str) -> str:
+    """The page with the text between two markers replaced.
+
+    Raises:
+        ValueError: the page lacks a marker.
+    """
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"expected {begin} and {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+
+def conditions() -> str:
+    """The table of conditions: what each does, its standard strengths and its limit."""
+    lines = [
+        "| condition | what happens at strength *s* | unit of *s* | frames | vectors | up to |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for name, row in CONDITIONS.items():
+        strengths = [
+            "not for these" if kind not in row.kinds else f"{row.standard.get(kind, '–')}"
+            for kind in KINDS
+        ]
+        whole = "whole " if row.whole else ""
+        effect, unit = row.effect.format("*s*"), f"{whole}{row.unit}"
+        lines.append(f"| {' | '.join((f'`{name}`', effect, unit, *strengths, count(row.most)))} |")
+    return "\n".join(lines)
 
 
 def training() -> str:
@@ -192,8 +218,10 @@ def anchor(title: str) -> str:
 
 
 def main() -> None:
-    """Rewrites the page."""
+    """Rewrites the pages."""
     PAGE.write_text(write_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    evidence = fill(EVIDENCE.read_text(encoding="utf-8"), "conditions", conditions())
+    EVIDENCE.write_text(evidence, encoding="utf-8")
 
 
 if __name__ == "__main__":

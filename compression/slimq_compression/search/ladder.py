@@ -29,9 +29,8 @@ CLOSE = 1.6
 """A family ends where the smallest share that passes is at most this much above one that fails."""
 SEEDS = 2
 """Trainings of one share before it counts as failed."""
-BITS = (6, 5, 4)
-"""Bits of codes for students, in order; 8 if the first fail."""
-WHOLE_BITS = (8, 6, 5, 4)
+BITS = (8, 6, 5, 4)
+"""Bits of codes, in order: 8 leave something to publish where the gate refuses fewer."""
 OWN: tuple[Technique, ...] = ("whole", "inner")
 """Techniques that keep the policy's own layers."""
 PROBE_EFFORT = 0.02
@@ -153,9 +152,7 @@ def _candidates(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
     for technique in terms.own:
         yield Rung(technique, form="int8", seed=terms.seed)
         if terms.own_codes:
-            yield from _fewer_bits(
-                Rung(technique, form="codes", seed=terms.seed), WHOLE_BITS, tried
-            )
+            yield from _fewer_bits(Rung(technique, form="codes", seed=terms.seed), tried)
     if not terms.techniques:
         return
     yield Rung(terms.techniques[0], terms.first_share, seed=terms.seed, effort=PROBE_EFFORT)
@@ -178,18 +175,16 @@ def _forms(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
         passed = [one.rung for one in tried if one.passed and _is_student(one.rung, technique)]
         if passed:
             smallest = min(passed, key=lambda rung: (rung.share, rung.effort, rung.seed))
-            yield from _fewer_bits(smallest, BITS, tried)
+            yield from _fewer_bits(smallest, tried)
 
 
-def _fewer_bits(rung: Rung, bits: Sequence[int], tried: Sequence[Tried]) -> Iterator[Rung]:
-    """Codes of fewer and fewer bits while they pass; 8 bits if the first do not."""
+def _fewer_bits(rung: Rung, tried: Sequence[Tried]) -> Iterator[Rung]:
+    """Codes of fewer and fewer bits while they pass."""
     found = {one.rung: one.passed for one in tried}
-    for number in bits:
+    for number in BITS:
         coded = replace(rung, form="codes", bits=number)
         yield coded
         if not found.get(coded):
-            if number == bits[0] and found.get(coded) is False:
-                yield replace(rung, form="codes", bits=8)
             return
 
 

@@ -38,7 +38,7 @@ from slimq_compression.source import Source
 
 ATTEMPTS = 6
 """Trials that may be refused by the gate before one of its kind is given up."""
-FURTHER = 1.5
+FURTHER = 1.2
 """How much more a trial must cost than one that was refused to be tried next."""
 REFUSED = "refused"
 """Name under which a study lists the trials that the accept gate refused, for later runs."""

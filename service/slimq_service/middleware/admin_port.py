@@ -14,6 +14,7 @@ from slimq_service.http.error_responses import refuse
 from slimq_service.http.peers import Peers
 from slimq_service.http.problems import Problem, no_such_path
 from slimq_service.middleware.auth import ADMIN_PREFIX, PUBLIC_PATHS
+from slimq_service.middleware.server_options import SERVER
 
 METRICS = "/metrics"
 INDEX = "/v2/repository/index"
@@ -43,6 +44,8 @@ class PortFilter:
 
 def is_served(path: str, *, administers: bool) -> bool:
     """Whether the admin port (`administers`), or the other one, serves a path."""
+    if path == SERVER:
+        return True
     administration = path == METRICS or path.startswith(ADMIN_PREFIX)
     if administers:
         return administration or path in PUBLIC_PATHS or path == INDEX

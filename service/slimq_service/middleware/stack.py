@@ -25,12 +25,13 @@ from slimq_service.middleware.cors import Cors
 from slimq_service.middleware.cross_site import CrossSite
 from slimq_service.middleware.head import Head
 from slimq_service.middleware.root_path import RootPath
+from slimq_service.middleware.server_options import ServerOptions
 from slimq_service.settings import Settings
 
 
 def wrap_routes(app: ASGIApp, settings: Settings, peers: Peers, metrics: Metrics) -> ASGIApp:
     """Wraps the routes in the middleware that requests for actions bypass."""
-    return CrossSite(Head(app), settings, peers, metrics.http_error)
+    return CrossSite(ServerOptions(Head(app)), settings, peers, metrics.http_error)
 
 
 def wrap(

@@ -1,4 +1,4 @@
-"""Metrics taken from manifests and reports: the size of each variant, and its measured return.
+"""Metrics taken from manifests and reports: the size of each variant, its return and robustness.
 
 These lines of `/metrics` are made from the repository at each scrape, and are not series: every
 worker knows them, they cost requests nothing, and a variant that was removed or never evaluated has
@@ -14,6 +14,7 @@ from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
+from slimq.core.robustness import Robustness
 from slimq.core.stamp import FileStamp
 from slimq_service.metrics.text_format import escape
 from slimq_service.variants.catalogue import Catalogue
@@ -32,6 +33,10 @@ FAMILIES = {
     "slimq_variant_return_low": "Lower end of the 95 % confidence interval of the mean return",
     "slimq_variant_return_high": "Upper end of the same interval",
     "slimq_variant_agreement_ratio": "Share of held-out states with the baseline's greedy action",
+    "slimq_variant_robust": "1 if non-inferior undisturbed and under every standard condition, "
+    "0 if not; absent if unknown",
+    "slimq_variant_condition_difference_low": "Lower bound of the difference in return from the "
+    "baseline under a standard condition, as a share of what the baseline gains over random",
 }
 """Names and help texts; all are gauges."""
 
@@ -58,6 +63,7 @@ class _Rows:
 
     policy: PolicyManifest
     variant: VariantManifest
+    robustness: Robustness | None
     lines: list[tuple[str, str]]
     has_results: bool
 
@@ -66,10 +72,13 @@ class _Rows:
         """The hashes of the model and its report, None if it has no report."""
         return _report_key(self.variant)
 
-    def are_current(self, policy: PolicyManifest, variant: VariantManifest) -> bool:
-        """Whether the lines were made from these manifests, and are complete."""
+    def are_current(
+        self, policy: PolicyManifest, variant: VariantManifest, robustness: Robustness | None
+    ) -> bool:
+        """Whether the lines were made from these values, and are complete."""
         complete = self.has_results or variant.report is None
-        return complete and self.policy is policy and self.variant is variant
+        same = self.policy is policy and self.variant is variant and self.robustness is robustness
+        return complete and same
 
 
 class RepositoryMetrics:
@@ -99,9 +108,10 @@ class RepositoryMetrics:
             policy_manifest = scan.policies[key[0]].manifest
             if policy_manifest is None or entry.manifest is None:
                 continue
-            rows = known.get(key)
-            if rows is None or not rows.are_current(policy_manifest, entry.manifest):
-                rows = self._write(key, policy_manifest, entry.manifest)
+            rows, judgement = known.get(key), self._catalogue.evidence.find(*key)
+            found = policy_manifest, entry.manifest, judgement.robustness if judgement else None
+            if rows is None or not rows.are_current(*found):
+                rows = self._write(key, *found)
             self._known[key] = rows
             for name, line in rows.lines:
                 lines[name].append(line)
@@ -114,14 +124,23 @@ class RepositoryMetrics:
                 text += [f"# HELP {name} {FAMILIES[name]}", f"# TYPE {name} gauge", *rows_of_name]
         return "\n".join(text) + "\n" if text else ""
 
-    def _write(self, key: Key, policy: PolicyManifest, variant: VariantManifest) -> _Rows:
+    def _write(
+        self,
+        key: Key,
+        policy: PolicyManifest,
+        variant: VariantManifest,
+        robustness: Robustness | None,
+    ) -> _Rows:
         labels = f'policy="{key[0]}",variant="{key[1]}"'
         results = self._read(self._catalogue.repository, variant)
         lines = [
             (name, f"{name}{{{labels}{more}}} {float(value)!r}")
-            for name, more, value in _values(policy, variant, results)
+            for name, more, value in (
+                *_values(policy, variant, results),
+                *_conditions(robustness),
+            )
         ]
-        return _Rows(policy, variant, lines, has_results=results is not None)
+        return _Rows(policy, variant, robustness, lines, has_results=results is not None)
 
     def _read(self, repository: Repository, variant: VariantManifest) -> _Results | None:
         """The results measured with exactly this model, None if there are none or unreadable ones.
@@ -179,3 +198,15 @@ def _values(
             yield f"slimq_variant_return{end}", "", value
     if results.agreement is not None:
         yield "slimq_variant_agreement_ratio", "", results.agreement
+
+
+def _conditions(robustness: Robustness | None) -> Iterator[tuple[str, str, float]]:
+    """Name, further labels and value of every line about conditions that decide."""
+    if robustness is None:
+        return
+    if robustness.robust is not None:
+        yield "slimq_variant_robust", "", robustness.robust
+    for found in robustness.results:
+        if found.standard and found.difference is not None and found.decides:
+            label = f',condition="{escape(found.condition.label)}"'
+            yield "slimq_variant_condition_difference_low", label, found.difference.low

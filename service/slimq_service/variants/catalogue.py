@@ -17,6 +17,7 @@ from slimq.core.providers import CPU
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 from slimq_service.metrics.service import Metrics
+from slimq_service.variants.evidence import Evidence
 from slimq_service.variants.loader import Loader
 from slimq_service.variants.loading import LoadedVariant
 from slimq_service.variants.reports import Reports
@@ -31,6 +32,7 @@ class Catalogue:
         repository: the repository on disk.
         scan: its latest successful scan.
         residents: the variants in memory.
+        evidence: what their reports say.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Catalogue:
         self._retry_seconds = retry_seconds
         self._thread = ThreadPoolExecutor(1, "slimq-repository")
         self._reports = Reports(repository, self._thread)
+        self.evidence = Evidence(repository, self._thread, retry_seconds)
         self._loader = Loader(
             repository, self._thread, self.residents, metrics, max_batch, providers
         )
@@ -253,6 +256,7 @@ class Catalogue:
         if self._failure is not None and self._scans > 1:
             self._log.info("repository can be read again", policies=len(scan.policies))
         self.scan, self._failure = scan, None
+        self.evidence.update(scan)
         for key in self.residents.update(scan):
             self._loader.start(key, scan)
         self._loader.evict()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from slimq.cli.bars import redraw_seconds
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption, ThreadsOption
@@ -28,6 +29,15 @@ _EPISODES_HELP = (
     "Episodes per variant. A published report with more episodes is replaced only with --force."
 )
 
+_CONDITIONS_HELP = (
+    "Play under disturbances, too: 'standard' for the standard set, or a comma-separated list such "
+    "as standard,blur=1,my_conditions.py:fog=0.5; docs/evidence.md lists them."
+)
+_CONDITION_EPISODES_HELP = (
+    "Episodes under each condition; default --episodes. A condition with more episodes in the "
+    "published report is played again only with --force."
+)
+
 
 class Seeds(StrEnum):
     """A range of episode seeds."""
@@ -37,7 +47,20 @@ class Seeds(StrEnum):
     collection = "collection"
 
 
-@app.command()
+class _Command(TyperCommand):
+    """Lets `--conditions` stand without a value, which typer cannot declare."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Inserts the standard set where no list follows `--conditions`."""
+        filled: list[str] = []
+        for argument, following in zip(args, [*args[1:], "--"], strict=True):
+            filled.append(argument)
+            if argument == "--conditions" and following.startswith("-"):
+                filled.append("standard")
+        return super().parse_args(ctx, filled)
+
+
+@app.command(cls=_Command)
 def evaluate(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
     policies: PoliciesOption = DEFAULT_POLICIES,
@@ -48,6 +71,13 @@ def evaluate(
     environments: Annotated[
         int, typer.Option("--environments", help="Number of episodes played in parallel.")
     ] = 16,
+    conditions: Annotated[
+        str | None, typer.Option("--conditions", metavar="[LIST]", help=_CONDITIONS_HELP)
+    ] = None,
+    condition_episodes: Annotated[
+        int | None,
+        typer.Option("--condition-episodes", help=_CONDITION_EPISODES_HELP),
+    ] = None,
     seeds: Annotated[
         Seeds,
         typer.Option(
@@ -88,9 +118,14 @@ def evaluate(
     require("serve", "onnxruntime")
     from slimq.core.repository import Repository
     from slimq.core.seeds import COLLECTION, HELD_OUT, SELECTION
+    from slimq.evaluation.conditions import parse_conditions
     from slimq.evaluation.protocol import EvaluationSettings
     from slimq.evaluation.runner import evaluate_policy
 
+    repository = Repository(policies)
+    if conditions is None and condition_episodes is not None:
+        raise InvalidInputError("--condition-episodes", "--conditions beside it", "none")
+    chosen = () if conditions is None else parse_conditions(conditions, repository.policy(policy))
     settings = EvaluationSettings(
         episodes=episodes,
         environments=environments,
@@ -98,9 +133,11 @@ def evaluate(
         work=work,
         force=force,
         latency="only" if only_latency else "skip" if no_latency else "measure",
+        conditions=chosen,
+        condition_episodes=condition_episodes,
     )
     names = [name.strip() for name in variants.split(",") if name.strip()]
-    evaluation = evaluate_policy(Repository(policies), policy, names, settings, ProgressBar())
+    evaluation = evaluate_policy(repository, policy, names, settings, ProgressBar())
     if as_json:
         typer.echo(json.dumps(to_json(evaluation), indent=2))
     else:
@@ -190,4 +227,8 @@ def render_text(evaluation: Evaluation) -> str:
             figures += f", regret {fidelity.regret:.4g} on {fidelity.states:,} recorded states"
             figures += ", not proven in play"
         lines.append(f"{name}: {figures}, {report.bytes:,} bytes{known}")
+        for found in report.conditions:
+            low, high = found.interval.low, found.interval.high
+            figures = f"mean {found.mean:.2f} ({low:.2f} to {high:.2f})"
+            lines.append(f"  {found.condition.label}: {figures}, {len(found.returns)} episodes")
     return "\n".join(lines) if lines else "nothing was evaluated"

@@ -81,9 +81,9 @@ def check_evidence(repository: Repository, policy: str, variant: str) -> None:
         CheckFailedError: it has no report for this model and checkpoint, may lose more than the
             margin, or cannot be played.
     """
+    from slimq.core.statistics import MARGIN
     from slimq.evaluation.comparison import compare_variants
     from slimq.evaluation.recommendation import margin_miss, missing_evidence
-    from slimq.evaluation.statistics import MARGIN
 
     comparison = compare_variants(repository, policy)
     row = next((row for row in comparison.rows if row.variant == variant), None)

@@ -46,6 +46,8 @@ from slimq.core.schema import MAJOR, MINOR, Versioned
 
 OURS = re.compile(r"[a-z]+-[0-9a-f]{12}(\.[a-z0-9]+)+")
 """File names given by publishing; garbage collection touches no other file."""
+_NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")
+"""A list of numbers over several lines, which no JSON string can hold."""
 GRACE_SECONDS = 3600.0
 """Time for which a reader with an old manifest can still find the files it references."""
 
@@ -367,7 +369,9 @@ def _made_by_newer(document: Versioned) -> str:
 
 
 def _serialize(value: BaseModel, place: str) -> bytes:
-    """Serializes to indented JSON with sorted keys, and checks that it parses again.
+    """Serializes to indented JSON with sorted keys and each list of numbers on one line.
+
+    It is checked that the result parses again.
 
     Raises:
         RepositoryError: it is not finite, or of a newer minor version.
@@ -381,9 +385,13 @@ def _serialize(value: BaseModel, place: str) -> bytes:
         )
     except ValueError as error:
         raise RepositoryError(place, "contains a non-finite number") from error
-    stored = (content + "\n").encode()
+    stored = (_NUMBERS.sub(_join_lines, content) + "\n").encode()
     parse(stored, type(value), place)
     return stored
+
+
+def _join_lines(numbers: re.Match[str]) -> str:
+    return "[" + ", ".join(numbers[0][1:-1].replace(",", " ").split()) + "]"
 
 
 def _refuse_name(name: str) -> None:

@@ -12,15 +12,18 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import Sha256, Slug
 from slimq.core.schema import Versioned
 
+MAX_TRAJECTORIES = 1_000
+"""Episodes of which a report lists the trajectories."""
 LatencyMode = Literal["interleaved", "alone"]
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class EvaluationProtocol(_Value):
@@ -118,6 +121,28 @@ class LatencyReport(_Value):
         return next(matching, None)
 
 
+class ConditionReport(_Value):
+    """A variant's play under one condition, on the first seeds of the report's protocol.
+
+    The report's protocol and versions hold here, too; a new protocol discards what was measured
+    under conditions.
+    """
+
+    condition: Condition
+    spread: list[float] | None = Field(
+        default=None,
+        description="of each element in the full policy's play, where it is the unit of the "
+        "strength; null for frames, whose unit is one level, and for all other conditions",
+    )
+    code_sha256: Sha256 | None = Field(
+        default=None, description="of the file of a condition that is not built in"
+    )
+    returns: list[float] = Field(min_length=1, description="undiscounted, in seed order")
+    distinct_trajectories: int = Field(ge=1)
+    mean: float
+    interval: Interval = Field(description="percentile bootstrap of the mean")
+
+
 class Played(NamedTuple):
     """What play gives: the numbers of every episode, in seed order, and their summary."""
 
@@ -125,7 +150,6 @@ class Played(NamedTuple):
     seeds: list[int]
     returns: list[float]
     lengths: list[int]
-    trajectories: list[str]
     distinct_trajectories: int
     mean: float
     interval: Interval
@@ -136,10 +160,13 @@ class Played(NamedTuple):
 class EvaluationReport(Versioned):
     """One variant's evaluation: raw numbers per episode and their summary.
 
-    `seeds`, `returns`, `lengths` and `trajectories` have one entry per episode, in seed order. Of a
-    policy without an environment they are null, as is everything in `Played`: nothing was played,
-    and fidelity refers to recorded states.
+    `seeds`, `returns` and `lengths` have one entry per episode, in seed order, as has
+    `trajectories` if there are at most `MAX_TRAJECTORIES`. Of a policy without an environment they
+    are null, as is everything in `Played`: nothing was played, and fidelity refers to recorded
+    states.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     policy: Slug
     variant: Slug
@@ -151,7 +178,9 @@ class EvaluationReport(Versioned):
     returns: list[float] | None = Field(default=None, description="undiscounted")
     lengths: list[int] | None = Field(default=None, description="agent steps")
     trajectories: list[Sha256] | None = Field(
-        default=None, description="sha256 of each episode's actions"
+        default=None,
+        description="sha256 of each episode's actions; null for more than "
+        f"{MAX_TRAJECTORIES:,} episodes, of which they would be most of the report",
     )
     distinct_trajectories: int | None = Field(default=None, ge=1)
     mean: float | None = None
@@ -161,6 +190,9 @@ class EvaluationReport(Versioned):
     )
     iqm_interval: Interval | None = Field(
         default=None, description="percentile bootstrap of the interquartile mean"
+    )
+    conditions: tuple[ConditionReport, ...] = Field(
+        default=(), description="play under disturbances, each condition once"
     )
     states_sha256: Sha256 | None = Field(
         default=None,
@@ -178,14 +210,21 @@ class EvaluationReport(Versioned):
         values = [getattr(self, name) for name in Played._fields]
         return None if values[0] is None else Played(*values)
 
+    def under(self, condition: Condition) -> ConditionReport | None:
+        """Play under a condition; None if it was not measured."""
+        return next((found for found in self.conditions if found.condition == condition), None)
+
     @model_validator(mode="after")
     def _check_parts(self) -> EvaluationReport:
         missing = [name for name in Played._fields if getattr(self, name) is None]
         if self.protocol is None:
-            if given := [name for name in Played._fields if name not in missing]:
+            names = (*Played._fields, "trajectories")
+            if given := [name for name in names if getattr(self, name) is not None]:
                 raise ValueError(
                     f"{given[0]}: expected null without a protocol, as nothing was played"
                 )
+            if self.conditions:
+                raise ValueError("conditions: expected none without a protocol")
             if self.fidelity is None or self.states_sha256 is None:
                 raise ValueError("fidelity, states_sha256: expected both, as nothing was played")
             return self
@@ -195,8 +234,11 @@ class EvaluationReport(Versioned):
             raise ValueError("states_sha256: expected null, as states come from play")
         episodes = self.protocol.episodes
         for name in ("seeds", "returns", "lengths", "trajectories"):
-            count = len(getattr(self, name))
-            if count != episodes:
-                problem = f"{name}: expected {episodes} entries, one per episode, received {count}"
-                raise ValueError(problem)
+            values = getattr(self, name)
+            if values is not None and len(values) != episodes:
+                received = f"one per episode, received {len(values)}"
+                raise ValueError(f"{name}: expected {episodes} entries, {received}")
+        conditions = [found.condition for found in self.conditions]
+        if len(set(conditions)) < len(conditions):
+            raise ValueError("conditions: expected each condition once")
         return self

@@ -167,20 +167,26 @@ class Repository:
             NotFoundError: there is no such policy or variant.
             RepositoryError: the report is missing, invalid, or for another model.
         """
-        folder = self._variant_folder(policy, variant)
+        return _retry_if_gone(lambda: self._report(self.variant(policy, variant)))
 
-        def read() -> EvaluationReport | None:
-            manifest = self.variant(policy, variant)
-            if manifest.report is None:
-                return None
-            place = display((*folder, manifest.report.path))
-            stored = read_entry(self.root, folder, manifest.report)
-            report = parse(stored, EvaluationReport, place)
-            if report.model_sha256 != manifest.model.sha256:
-                raise RepositoryError(place, "model_sha256: is not that of the variant's model")
-            return report
+    def report_of(self, manifest: VariantManifest) -> EvaluationReport | None:
+        """The report that this manifest names, even if a newer one has replaced it.
 
-        return _retry_if_gone(read)
+        Raises:
+            NotFoundError: there is no such policy or variant any more.
+            RepositoryError: the report is missing, invalid, or for another model.
+        """
+        return _retry_if_gone(lambda: self._report(manifest))
+
+    def _report(self, manifest: VariantManifest) -> EvaluationReport | None:
+        folder = self._variant_folder(manifest.policy, manifest.name)
+        if manifest.report is None:
+            return None
+        place = display((*folder, manifest.report.path))
+        report = parse(read_entry(self.root, folder, manifest.report), EvaluationReport, place)
+        if report.model_sha256 != manifest.model.sha256:
+            raise RepositoryError(place, "model_sha256: is not that of the variant's model")
+        return report
 
     def read_file(self, policy: str, entry: FileEntry) -> bytes:
         """The verified stored bytes of a file next to `policy.json`.

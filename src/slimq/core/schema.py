@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-MAJOR, MINOR = 1, 1
+MAJOR, MINOR = 1, 2
 
 
 class Versioned(BaseModel):

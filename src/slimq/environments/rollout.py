@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class StepTrace:
     Attributes:
         observations: `(k, *shape)`, on which the actions were chosen.
         q_values: `(k, actions)`.
-        actions: `(k,)`, the actions taken, exploratory ones included.
+        actions: `(k,)`, the actions chosen, exploratory ones included.
         seeds: `(k,)`, the episodes' seeds.
         steps: `(k,)`, the index of this step in its episode, from 0.
     """
@@ -61,10 +62,23 @@ class StepTrace:
     steps: npt.NDArray[np.int64]
 
 
+class Passage(Protocol):
+    """What comes between an episode and the policy, such as `slimq.core.conditions.passage`."""
+
+    def observe(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The observation that arrives for one of the environment's, `shape`, step by step."""
+        ...
+
+    def act(self, action: int) -> int:
+        """The action that the environment takes for one that was chosen."""
+        ...
+
+
 @dataclass
 class _Running:
     seed: int
     generator: np.random.Generator
+    passage: Passage | None = None
     return_: float = 0.0
     actions: list[int] = field(default_factory=list)
 
@@ -72,6 +86,12 @@ class _Running:
         action = choose_action(self.generator, greedy, actions, epsilon)
         self.actions.append(action)
         return action
+
+    def see(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return observation if self.passage is None else self.passage.observe(observation)
+
+    def take(self, action: int) -> int:
+        return action if self.passage is None else self.passage.act(action)
 
     def finish(self, *, terminated: bool) -> Episode:
         digest = hashlib.sha256(np.asarray(self.actions, dtype="<i4").tobytes()).hexdigest()
@@ -92,6 +112,7 @@ def play_episodes(
     environments: int = 16,
     threads: int = 0,
     on_step: Callable[[StepTrace], None] | None = None,
+    begin: Callable[[int], Passage] | None = None,
 ) -> Iterator[Episode]:
     """Plays one episode per seed and yields each as it ends.
 
@@ -103,6 +124,7 @@ def play_episodes(
         environments: number of episodes to play in parallel.
         threads: threads for stepping Atari games; 0 for one per core.
         on_step: called after the actions are chosen, before they are taken.
+        begin: gives the passage of an episode, by seed; by default, episodes are undisturbed.
 
     Raises:
         InvalidInputError: `epsilon` or `environments` is out of range, or the environment is
@@ -117,7 +139,7 @@ def play_episodes(
     count = min(environments, len(seeds))
     vector = VectorEnvironment(spec, count, threads)
     try:
-        yield from _play(vector, q_function, seeds, epsilon, on_step)
+        yield from _play(vector, q_function, seeds, epsilon, on_step, begin or _undisturbed)
     finally:
         vector.close()
 
@@ -132,15 +154,24 @@ def random_returns(spec: EnvironmentSpec, actions: int, seeds: Sequence[int]) ->
     return [returns[seed] for seed in seeds]
 
 
+def _undisturbed(seed: int) -> None:  # noqa: ARG001
+    return None
+
+
 def _play(
     vector: VectorEnvironment,
     q_function: QFunction,
     seeds: Sequence[int],
     epsilon: float,
     on_step: Callable[[StepTrace], None] | None,
+    begin: Callable[[int], Passage | None],
 ) -> Iterator[Episode]:
     queue = deque(seeds)
-    slots: list[_Running | None] = [_begin(queue.popleft()) for _ in range(vector.count)]
+
+    def start(seed: int) -> _Running:
+        return _Running(seed, exploration_generator(seed), begin(seed))
+
+    slots: list[_Running | None] = [start(queue.popleft()) for _ in range(vector.count)]
     parked = list(seeds[: vector.count])
     observations = vector.start(parked)
     while True:
@@ -158,13 +189,9 @@ def _play(
             for index in np.flatnonzero(result.ended):
                 if index in ended and queue:
                     parked[index] = queue.popleft()
-                    slots[index] = _begin(parked[index])
+                    slots[index] = start(parked[index])
             restarted = [parked[index] for index in np.flatnonzero(result.ended)]
             observations = vector.restart(result.ended, restarted)
-
-
-def _begin(seed: int) -> _Running:
-    return _Running(seed, exploration_generator(seed))
 
 
 def _act(
@@ -175,10 +202,14 @@ def _act(
     epsilon: float,
     on_step: Callable[[StepTrace], None] | None,
 ) -> npt.NDArray[np.int64]:
+    running = [slot for slot in slots if slot is not None]
     seen = observations if len(active) == len(slots) else observations[active]
+    if running[0].passage is not None:
+        seen = np.stack(
+            [slot.see(observation) for slot, observation in zip(running, seen, strict=True)]
+        )
     q_values = q_function(seen)
     greedy = q_values.argmax(axis=1)
-    running = [slot for slot in slots if slot is not None]
     steps = np.array([len(slot.actions) for slot in running], dtype=np.int64)
     chosen = np.array(
         [
@@ -191,7 +222,9 @@ def _act(
         played = np.array([slot.seed for slot in running], dtype=np.int64)
         on_step(StepTrace(seen, q_values, chosen, played, steps))
     actions = np.zeros(len(slots), dtype=np.int64)
-    actions[active] = chosen
+    actions[active] = [
+        slot.take(action) for slot, action in zip(running, chosen.tolist(), strict=True)
+    ]
     return actions
 
 

@@ -9,9 +9,10 @@ from slimq.core.errors import InvalidInputError, SlimqError
 from slimq.core.manifest import PolicyManifest, VariantManifest, is_stale
 from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, Interval
 from slimq.core.repository import Repository
+from slimq.core.robustness import Robustness, judge_robustness
+from slimq.core.statistics import PairedDifference, paired_difference
 from slimq.evaluation.latency import BATCHES, latency_ratio
 from slimq.evaluation.protocol import other_versions
-from slimq.evaluation.statistics import PairedDifference, paired_difference
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ComparisonRow:
     Attributes:
         smaller: the baseline's size divided by this variant's.
         difference: difference from the baseline, paired by seed.
+        robustness: the same under conditions.
         notes: what is missing, and why.
         stale: whether it was made from a different checkpoint than the policy's current one.
     """
@@ -50,6 +52,7 @@ class ComparisonRow:
     latency: tuple[LatencyRow, ...]
     notes: tuple[str, ...]
     stale: bool = False
+    robustness: Robustness | None = None
 
     def find_latency(self, mode: str, batch: int) -> LatencyRow | None:
         """The latency for a mode and batch size; None if it was not measured."""
@@ -94,7 +97,6 @@ def compare_variants(repository: Repository, policy: str) -> Comparison:
         RepositoryError: the policy's manifest is invalid.
     """
     manifest = repository.policy(policy)
-    random_mean = None if manifest.random_policy is None else manifest.random_policy.mean
     variants: dict[str, VariantManifest] = {}
     reports: dict[str, EvaluationReport] = {}
     failed: dict[str, str] = {}
@@ -118,14 +120,12 @@ def compare_variants(repository: Repository, policy: str) -> Comparison:
     return Comparison(
         policy=policy,
         baseline=baseline,
-        random_mean=random_mean,
+        random_mean=_random_mean(manifest),
         protocol=full.protocol if full else None,
         processor=full.latency.processor if full and full.latency else None,
         rows=tuple(
             replace(
-                _row(
-                    v, reports.get(v.name), variants.get(baseline), full, random_mean, notes[v.name]
-                ),
+                _row(v, reports.get(v.name), variants.get(baseline), full, manifest, notes[v.name]),
                 stale=is_stale(v, manifest),
             )
             for v in ordered
@@ -134,6 +134,10 @@ def compare_variants(repository: Repository, policy: str) -> Comparison:
         proven_in_play=manifest.proven_in_play,
         recorded_states=_recorded_states(reports.values()),
     )
+
+
+def _random_mean(policy: PolicyManifest) -> float | None:
+    return None if policy.random_policy is None else policy.random_policy.mean
 
 
 def _recorded_states(reports: Iterable[EvaluationReport]) -> int | None:
@@ -166,10 +170,12 @@ def _row(
     report: EvaluationReport | None,
     baseline: VariantManifest | None,
     full: EvaluationReport | None,
-    random_mean: float | None,
+    policy: PolicyManifest,
     notes: list[str],
 ) -> ComparisonRow:
+    random_mean = _random_mean(policy)
     difference: PairedDifference | None = None
+    robustness: Robustness | None = None
     fidelity = report.fidelity if report else None
     if baseline and _parents_differ(variant, baseline):
         fidelity = None
@@ -179,6 +185,7 @@ def _row(
     elif report and report.played and full and random_mean is not None:
         try:
             difference = paired_difference(report, full, random_mean)
+            robustness = judge_robustness(report, full, policy.observation, random_mean)
         except InvalidInputError as error:
             notes = [*notes, str(error)]
         if differing := other_versions(report.versions, full.versions):
@@ -200,6 +207,7 @@ def _row(
         iqm=report.iqm if report else None,
         distinct_trajectories=report.distinct_trajectories if report else None,
         difference=difference,
+        robustness=robustness,
         fidelity=fidelity,
         latency=_latency(report, full),
         notes=tuple(notes),

@@ -26,8 +26,8 @@ from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
 from slimq.core.onnx_policy import INPUT, OUTPUT, OnnxPolicy, make_session, session_options
 from slimq.core.repository import Repository
+from slimq.core.statistics import interquartile_mean
 from slimq.evaluation.latency import processor_name
-from slimq.evaluation.statistics import interquartile_mean
 
 ITERATIONS = 300
 MAX_BATCH = 4_096

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from slimq.core.manifest import PolicyManifest
+from slimq.core.statistics import pareto_frontier
 from slimq.evaluation.comparison import Comparison
-from slimq.evaluation.statistics import pareto_frontier
 
 _SIZE = (7.0, 4.5)
 _MARKERS = "os^Dv"

@@ -11,19 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import InvalidInputError
 from slimq.core.manifest import FileEntry, VariantManifest
-from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, LatencyReport
+from slimq.core.report import (
+    MAX_TRAJECTORIES,
+    EvaluationProtocol,
+    EvaluationReport,
+    Fidelity,
+    LatencyReport,
+)
 from slimq.core.seeds import HELD_OUT, SeedRange
-from slimq.evaluation.latency import ITERATIONS
-from slimq.evaluation.statistics import (
+from slimq.core.statistics import (
     CONFIDENCE,
     RESAMPLES,
     interquartile_interval,
     interquartile_mean,
     mean_interval,
 )
+from slimq.evaluation.latency import ITERATIONS
 
 if TYPE_CHECKING:
     from slimq.environments.rollout import Episode
@@ -49,6 +56,8 @@ class EvaluationSettings:
         force: evaluate again, and replace reports with more episodes.
         latency: measure latency, skip it, or measure nothing else.
         iterations: timed calls per variant, batch size and mode, in each process.
+        conditions: disturbances to play under besides undisturbed.
+        condition_episodes: episodes under each; None for as many as undisturbed.
     """
 
     episodes: int = 100
@@ -62,6 +71,13 @@ class EvaluationSettings:
     force: bool = False
     latency: LatencyChoice = "measure"
     iterations: int = ITERATIONS
+    conditions: tuple[Condition, ...] = ()
+    condition_episodes: int | None = None
+
+    @property
+    def episodes_disturbed(self) -> int:
+        """Episodes under each condition."""
+        return self.condition_episodes or self.episodes
 
 
 def make_protocol(environment: EnvironmentSpec, settings: EvaluationSettings) -> EvaluationProtocol:
@@ -94,6 +110,14 @@ def check_settings(settings: EvaluationSettings) -> None:
         value = getattr(settings, name)
         if value < 1:
             raise InvalidInputError(name, "at least 1", str(value))
+    if settings.condition_episodes is not None:
+        limit, received = settings.seed_range.size, str(settings.condition_episodes)
+        if not 1 <= settings.condition_episodes <= limit:
+            expected = f"from 1 to {limit}, the number of {settings.seed_range.name} seeds"
+            raise InvalidInputError("condition_episodes", expected, received)
+    if settings.latency == "only" and settings.conditions:
+        received = settings.conditions[0].label
+        raise InvalidInputError("conditions", "none where only latency is measured", received)
     if not 0 <= settings.epsilon <= 1:
         raise InvalidInputError("epsilon", "a number from 0 to 1", str(settings.epsilon))
 
@@ -119,7 +143,7 @@ def summarize(
         seeds=[episode.seed for episode in episodes],
         returns=returns,
         lengths=[episode.length for episode in episodes],
-        trajectories=trajectories,
+        trajectories=trajectories if len(trajectories) <= MAX_TRAJECTORIES else None,
         distinct_trajectories=len(set(trajectories)),
         mean=sum(returns) / len(returns),
         interval=mean_interval(

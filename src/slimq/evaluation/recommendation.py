@@ -22,8 +22,8 @@ from typing import Literal
 
 from slimq.core.errors import CheckFailedError, InvalidInputError
 from slimq.core.report import LatencyMode
+from slimq.core.statistics import MARGIN
 from slimq.evaluation.comparison import Comparison, ComparisonRow
-from slimq.evaluation.statistics import MARGIN
 
 Goal = Literal["bytes", "latency"]
 

@@ -18,7 +18,7 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
-from slimq.environments.rollout import Episode, StepTrace, play_episodes
+from slimq.environments.rollout import Episode, Passage, StepTrace, play_episodes
 
 _log = structlog.get_logger(__name__)
 
@@ -76,9 +76,11 @@ class EpisodeLog:
         spec: EnvironmentSpec,
         epsilon: float,
         versions: dict[str, str],
+        disturbance: dict[str, object] | None = None,
     ) -> EpisodeLog:
         """The log named by everything, besides the seed, that an episode depends on."""
         conditions = {"environment": spec.model_dump(mode="json"), "epsilon": epsilon, **versions}
+        conditions |= {} if disturbance is None else {"disturbance": disturbance}
         content = json.dumps(conditions, sort_keys=True).encode()
         name = f"{model_sha256[:16]}-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
         return EpisodeLog(folder / name)
@@ -132,6 +134,7 @@ def play_all(
     name: str,
     progress: Progress,
     on_step: Callable[[StepTrace], None] | None = None,
+    begin: Callable[[int], Passage] | None = None,
 ) -> list[Episode]:
     """Plays one episode per seed, except those in the log; returns all in seed order.
 
@@ -145,6 +148,7 @@ def play_all(
         name: name of the variant, for errors and progress.
         progress: receives the progress.
         on_step: called with every step.
+        begin: gives the passage of an episode, by seed; by default, episodes are undisturbed.
 
     Raises:
         RepositoryError: the model returns non-finite Q-values.
@@ -168,6 +172,7 @@ def play_all(
             epsilon=epsilon,
             environments=environments,
             on_step=watch,
+            begin=begin,
         ):
             if log:
                 log.append(episode)

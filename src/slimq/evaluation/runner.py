@@ -29,9 +29,11 @@ from slimq.core.publish import Publisher
 from slimq.core.qfunction import QFunction, QValues
 from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, LatencyReport
 from slimq.core.repository import Repository
+from slimq.core.schema import MINOR
 from slimq.core.seeds import HELD_OUT
 from slimq.environments.rollout import Episode
 from slimq.environments.seeding import check_seeding
+from slimq.evaluation.conditions import Trial, make_trials
 from slimq.evaluation.fidelity import StateSample, measure_fidelity, q_values_of
 from slimq.evaluation.latency import PROCESSES, measure_latency
 from slimq.evaluation.protocol import (
@@ -107,6 +109,7 @@ class _Evaluator:
         check_settings(settings)
         environment = self.manifest.environment
         self.protocol = None if environment is None else make_protocol(environment, settings)
+        self.trials = make_trials(repository, self.manifest, settings.conditions)
         self.publishes = settings.seed_range == HELD_OUT
         if settings.latency == "only" and not self.publishes:
             expected = "held-out, as latency is only published in held-out reports"
@@ -167,23 +170,58 @@ class _Evaluator:
                 raise CheckFailedError(problem)
             self.result.reports[name] = known
             return
-        if known and self._is_current(known) and not self.settings.force:
-            self.result.reports[name] = known
-            self.result.cached.append(name)
-            return
         latency = known.latency if known else None
+        if known and self._is_current(known) and not self.settings.force:
+            disturbed = self._under_conditions(variant, q_function, known)
+            if disturbed == known:
+                self.result.reports[name] = known
+                self.result.cached.append(name)
+            else:
+                self._publish(disturbed)
+            return
         if self.protocol is None:
             self._publish(self._compare_on_recorded_states(variant, q_function, latency))
             return
         episodes = self._play(variant, q_function, self.protocol)
         fidelity = self._fidelity(require_finite(q_function, f"{self.policy}/{name}"))
         report = summarize(variant, self.baseline, self.protocol, episodes, fidelity, latency)
+        if known is not None and self._plays_alike(known):
+            report = report.model_copy(update={"conditions": known.conditions})
+        report = self._under_conditions(variant, q_function, report)
         published = known.protocol.episodes if known and known.protocol else 0
         if published > self.settings.episodes and not self.settings.force:
             self.result.kept[name] = published
             self.result.reports[name] = report
             return
         self._publish(report)
+
+    def _plays_alike(self, report: EvaluationReport) -> bool:
+        """Whether a report is of the same play, perhaps of fewer or more episodes."""
+        if report.protocol is None or self.protocol is None:
+            return False
+        same = report.protocol.model_copy(update={"episodes": self.protocol.episodes})
+        return same == self.protocol and not other_versions(report.versions, library_versions())
+
+    def _under_conditions(
+        self, variant: VariantManifest, q_function: QFunction, report: EvaluationReport
+    ) -> EvaluationReport:
+        """Adds play under the requested conditions that the report lacks."""
+        protocol = report.protocol
+        if protocol is None:
+            return report
+        count = self.settings.episodes_disturbed
+        found = {known.condition: known for known in report.conditions}
+        for trial in self.trials:
+            known = found.get(trial.condition)
+            if known and trial.is_current(known, count) and not self.settings.force:
+                continue
+            episodes = self._play(variant, q_function, protocol, trial)
+            found[trial.condition] = trial.summarize(episodes, protocol)
+        conditions = tuple(found.values())
+        if conditions == report.conditions:
+            return report
+        # A report that was written before there were conditions is no longer of its minor version.
+        return report.model_copy(update={"conditions": conditions, "schema_minor": MINOR})
 
     def _is_current(self, report: EvaluationReport) -> bool:
         return (
@@ -212,25 +250,42 @@ class _Evaluator:
         return summarize_recorded(variant, self.baseline, recorded, fidelity, latency)
 
     def _play(
-        self, variant: VariantManifest, q_function: QFunction, protocol: EvaluationProtocol
+        self,
+        variant: VariantManifest,
+        q_function: QFunction,
+        protocol: EvaluationProtocol,
+        trial: Trial | None = None,
     ) -> list[Episode]:
         settings, spec = self.settings, protocol.environment
+        seeds = protocol.seeds
+        if trial is not None:
+            spec = trial.situation.played
+            seeds = settings.seed_range.seeds(settings.episodes_disturbed)
         if not self._seeding_checked:
-            check_seeding(spec)
+            check_seeding(protocol.environment)
             self._seeding_checked = True
         folder = settings.work / self.policy
         versions = {k: v for k, v in library_versions().items() if k != "slimq"}
-        log = EpisodeLog.of(folder, variant.model.sha256, spec, settings.epsilon, versions)
+        log = EpisodeLog.of(
+            folder,
+            variant.model.sha256,
+            spec,
+            settings.epsilon,
+            versions,
+            trial.identity if trial else None,
+        )
         current = log.for_replay() if settings.force else log
+        label = f"{self.policy}/{variant.name}"
         episodes = play_all(
             spec,
             q_function,
-            protocol.seeds,
+            seeds,
             current,
             epsilon=settings.epsilon,
             environments=settings.environments,
-            name=f"{self.policy}/{variant.name}",
+            name=f"{label} {trial.condition.label}" if trial else label,
             progress=self.progress,
+            begin=trial.situation.begin if trial else None,
         )
         if settings.force:
             current.replace(log)

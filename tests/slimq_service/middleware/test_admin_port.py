@@ -10,7 +10,7 @@ import pytest
 
 from slimq.core.errors import ConfigError, InvalidInputError
 from slimq_service.http.peers import Peers
-from slimq_service.middleware.admin_port import PortFilter
+from slimq_service.middleware.admin_port import PortFilter, is_served
 from slimq_service.server import sockets
 from slimq_service.server.sockets import listen
 from slimq_service.settings import Settings
@@ -46,6 +46,11 @@ def is_there(service: Any, method: str, url: str) -> bool:
     else:
         assert answer.json()["code"] == "no-such-path"
     return False
+
+
+def test_the_methods_of_the_service_are_at_both_ports() -> None:
+    assert is_served("*", administers=True)
+    assert is_served("*", administers=False)
 
 
 @pytest.mark.parametrize(("method", "path"), ADMINISTRATION)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from condition_reports import publish_report
 from parts import build_parts_repository
 from places import POLICIES
+from slimq.core.conditions.catalogue import Condition
 from slimq.core.publish import Publisher
 from slimq.core.repository import Repository
 from slimq.evaluation.protocol import EvaluationSettings
@@ -147,3 +149,39 @@ def test_a_policy_without_an_environment_has_an_agreement_and_no_returns(
     text = service.get("/metrics").text
     assert "slimq_variant_return" not in text
     assert "slimq_policy_random_return" not in text
+
+
+def test_robustness_is_exposed_once_it_is_known(tiny_repository: Path, start: Any) -> None:
+    publish_report(tiny_repository, "fp32", {})
+    publish_report(tiny_repository, "other", {"noise": 60.0, "sticky": 1.0})
+    publish_report(tiny_repository, "fp32", policy="tiny_frames")
+    service = start()
+    known = service.app.catalogue.evidence
+    service.until(lambda: known.find("tiny_frames", "fp32").robustness is not None)
+    of_other = 'policy="tiny",variant="other"'
+    assert service.metric('slimq_variant_robust{policy="tiny",variant="fp32"}') == 1
+    assert service.metric(f"slimq_variant_robust{{{of_other}}}") == 0
+    low = "slimq_variant_condition_difference_low"
+    noise = service.metric(f'{low}{{{of_other},condition="noise=0.01"}}')
+    assert noise == pytest.approx(-60 / (115 - 22))
+    assert service.metric(f'{low}{{{of_other},condition="held=0.1"}}') == 0
+    text = service.get("/metrics").text
+    assert 'slimq_variant_robust{policy="tiny_frames"' not in text, "not played under conditions"
+    assert low + '{policy="tiny_frames"' not in text
+    assert 'slimq_variant_robust{policy="tiny_frames",variant="other"' not in text
+
+
+def test_conditions_that_decide_nothing_and_further_ones_have_no_metric(
+    tiny_repository: Path, start: Any
+) -> None:
+    further = Condition(name='own.py:fog"', strength=1)
+    for variant in ("fp32", "other"):
+        publish_report(tiny_repository, variant, {"sticky": 90.0}, further=(further,))
+    service = start()
+    known = service.app.catalogue.evidence
+    service.until(lambda: known.find("tiny", "other").robustness is not None)
+    assert [r.condition for r in known.find("tiny", "other").robustness.results][-1] == further
+    text = service.get("/metrics").text
+    assert text.count("slimq_variant_condition_difference_low{") == 2 * 4
+    assert "sticky" not in text
+    assert service.metric('slimq_variant_robust{policy="tiny",variant="other"}') == 1

@@ -276,12 +276,14 @@ def test_what_is_no_http_is_a_problem_too(bounded: Any) -> None:
     for content in (
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20,
         b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nHost: test\r\n\r\n",
+        b"GET /healthz HTTP/0.9\r\nHost: test\r\n\r\n",
     ):
         with bounded.connect() as connection:
             connection.sendall(content)
             problem = problem_of(receive_all(connection), 400)
         assert problem["code"] == "malformed-request"
-    assert counted(bounded, "malformed-request") == before + 2
+    assert counted(bounded, "malformed-request") == before + 4
     alive(bounded)
 
 
@@ -449,7 +451,8 @@ def test_every_request_that_was_read_is_pending_until_it_starts() -> None:
         kind = make_protocol(WireLimits(100, 5, 0.5, 9, str), arrivals)
         config = uvicorn.Config(app, http=kind, log_config=None)
         config.load()
-        parts = (b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n", b"GET /3 HTTP/1.1\r\n\r\n")
+        first, second, third = (b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in (1, 2, 3))
+        parts = (first + second, third)
         protocols: list[Any] = [kind(config, ServerState(), {}) for _ in parts]  # type: ignore[call-arg]
         assert not arrivals.tracked
         for protocol, part in zip(protocols, parts, strict=True):

@@ -14,6 +14,7 @@ from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest, is_stale
 from slimq.core.report import EvaluationReport
 from slimq_service.api.v1.policies import environment_of
+from slimq_service.api.v1.robustness import RobustnessReport, describe
 from slimq_service.http.forwarded import Proxies
 from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.snapshot import PolicyScan
@@ -51,6 +52,14 @@ class VariantRow(BaseModel):
         default=None, description="share of states with the same action as the current baseline"
     )
     latency_p50_us: float | None = Field(default=None, description="for one observation")
+    robust: bool | None = Field(
+        default=None,
+        description="whether it is non-inferior undisturbed and under all standard conditions",
+    )
+    fails_under: list[str] = Field(
+        default_factory=list,
+        description="`undisturbed`, or conditions under which it is not non-inferior",
+    )
     stale: bool = Field(default=False, description="derived from an earlier network of the policy")
     problem: str | None = None
 
@@ -186,6 +195,7 @@ async def _row(
     else:
         if report is not None and report.model_sha256 == manifest.model.sha256:
             update |= _measured(report, baseline.sha256 if baseline is not None else None)
+            update |= _judged(describe(catalogue.evidence.find(name, variant)))
     return row.model_copy(update=update)
 
 
@@ -203,10 +213,17 @@ def _measured(report: EvaluationReport, baseline_sha256: str | None) -> dict[str
     }
 
 
+def _judged(found: RobustnessReport | None) -> dict[str, object]:
+    if found is None:
+        return {}
+    return {"robust": found.robust, "fails_under": found.fails_under}
+
+
 def _section(policy: PolicyTable) -> str:
     rows = "".join(_html_row(row) for row in policy.variants)
     headings = ("variant", "precision", "bytes", "smaller", "return", "95 % interval")
-    head = "".join(f"<th>{text}</th>" for text in (*headings, "agreement", "p50 latency"))
+    more = ("fails under", "agreement", "p50 latency")
+    head = "".join(f"<th>{text}</th>" for text in (*headings, *more))
     problem = f'<p class="broken">{escape(policy.problem)}</p>' if policy.problem else ""
     line = f"<pre>{escape(policy.try_it)}</pre>" if policy.try_it else ""
     about = NOT_PROVEN if policy.proven_in_play is False else policy.environment or ""
@@ -223,6 +240,7 @@ def _html_row(row: VariantRow) -> str:
         "–" if row.bytes_ratio is None else f"{row.bytes_ratio:.2f}×",
         "–" if row.mean_return is None else f"{row.mean_return:.2f}",
         "–" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}",
+        ", ".join(row.fails_under) or ("nothing" if row.robust else "–"),
         "–" if row.agreement is None else f"{row.agreement:.2%}",
         "–" if row.latency_p50_us is None else f"{row.latency_p50_us:,.0f} µs",
     )

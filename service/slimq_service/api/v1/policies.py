@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from slimq.core.errors import NotFoundError
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
+from slimq_service.api.v1.robustness import RobustnessReport, describe
 from slimq_service.variants.catalogue import Catalogue
 
 
@@ -25,6 +26,10 @@ class PolicySummary(BaseModel):
     default_variant: str | None = Field(description="serves requests that name no variant")
     baseline_variant: str | None
     variants: list[str]
+    robust: list[str] = Field(
+        description="names of variants known to be robust: non-inferior undisturbed and under all "
+        "standard conditions"
+    )
     problem: str | None = Field(default=None, description="why its manifest cannot be read")
 
 
@@ -41,6 +46,9 @@ class VariantSummary(BaseModel):
     manifest: VariantManifest | None = Field(description="null if it is unreadable")
     problem: str | None = Field(
         default=None, description="why the version on disk cannot be served"
+    )
+    robustness: RobustnessReport | None = Field(
+        default=None, description="null if it was never played"
     )
 
 
@@ -71,6 +79,7 @@ def list_policies(catalogue: Catalogue) -> PolicyList:
                 default_variant=manifest.default_variant if manifest else None,
                 baseline_variant=manifest.baseline_variant if manifest else None,
                 variants=list(scanned.variants),
+                robust=[v for v in scanned.variants if _is_robust(catalogue, name, v)],
                 problem=str(scanned.error) if scanned.error else None,
             )
         )
@@ -99,6 +108,7 @@ def make_resource_router(catalogue: Catalogue) -> APIRouter:
                 name=name,
                 manifest=scanned.manifest,
                 problem=str(scanned.error) if scanned.error else None,
+                robustness=describe(catalogue.evidence.find(policy, name)),
             )
             for name, scanned in catalogue.variants(policy).items()
         ]
@@ -119,4 +129,23 @@ def make_resource_router(catalogue: Catalogue) -> APIRouter:
             raise NotFoundError("report of variant", variant, evaluated)
         return report
 
+    @router.get(
+        "/{policy}/variants/{variant}/robustness",
+        summary="A variant compared with the baseline, undisturbed and under each condition",
+    )
+    async def get_robustness(policy: str, variant: str) -> RobustnessReport:
+        await catalogue.refresh()
+        catalogue.check_known(policy, variant)
+        found = describe(catalogue.evidence.find(policy, variant))
+        if found is None:
+            variants = catalogue.variants(policy)
+            played = [name for name in variants if catalogue.evidence.find(policy, name)]
+            raise NotFoundError("robustness of variant", variant, played)
+        return found
+
     return router
+
+
+def _is_robust(catalogue: Catalogue, policy: str, variant: str) -> bool:
+    found = catalogue.evidence.find(policy, variant)
+    return found is not None and found.robustness is not None and found.robustness.robust is True

@@ -47,6 +47,7 @@ class Cycle:
         body: the part of the request's body that the application has not read yet.
         more_body: whether more of it will follow.
         disconnected: whether the client has disconnected.
+        input_ended: whether it sends no more, but may still read the response.
         response_started: whether the application has started its response.
         response_complete: whether it has completed it.
     """
@@ -59,11 +60,13 @@ class Cycle:
         "_event",
         "_flow",
         "_head",
+        "_is_read",
         "_left",
         "_ready",
         "_transport",
         "body",
         "disconnected",
+        "input_ended",
         "keep_alive",
         "more_body",
         "response_complete",
@@ -97,7 +100,7 @@ class Cycle:
         self._continue_expected = continue_expected
         self.body, self.more_body = b"", True
         self.disconnected = self.response_started = self.response_complete = False
-        self._ready = False
+        self.input_ended = self._is_read = self._ready = False
         self._event: Event | None = None
         self._head = b""
         self._left: int | None = None
@@ -119,6 +122,17 @@ class Cycle:
         self.body = self.body + body if self.body else body
         self.set()
 
+    def end_input(self) -> None:
+        """Tells the application that the client sends no more, once it has received the body.
+
+        To the application, this is a disconnect, but what it sends is written all the same, unless
+        the request is incomplete.
+        """
+        self.input_ended = True
+        self._is_read = not self._ready
+        self.disconnected = self.more_body and not self.response_started
+        self.set()
+
     async def run(self, app: ASGIApp) -> None:
         """Runs the application; whatever it does, the client gets a response or is cut off."""
         try:
@@ -126,7 +140,7 @@ class Cycle:
         except BaseException as error:
             _log.error("Exception in ASGI application\n", exc_info=error)
         else:
-            if self.response_complete or self.disconnected:
+            if self.response_complete or self.disconnected or self.input_ended:
                 return
             _log.error("ASGI callable returned without completing its response.")
         if self.response_complete:
@@ -149,10 +163,11 @@ class Cycle:
                 self._event = self._event or Event()
                 self._event.clear()
                 await self._event.wait()
-            self._ready = False
-        if self.disconnected or self.response_complete:
+            self._ready = self.input_ended
+        if self.disconnected or self.response_complete or self._is_read:
             return {"type": "http.disconnect"}
         body, self.body = self.body, b""
+        self._is_read = self.input_ended
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:

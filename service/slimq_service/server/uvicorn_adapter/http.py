@@ -8,21 +8,24 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from slimq.core.errors import SlimqError
 from slimq_service.errors import MalformedRequestError
 from slimq_service.http.responses import WHOLE_RESPONSES
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.uvicorn_adapter.cycle import Cycle
+from slimq_service.server.uvicorn_adapter.host import check_host
+from slimq_service.server.uvicorn_adapter.keep_alive import KeepAliveConnection
 from slimq_service.server.uvicorn_adapter.target import split_target
 from slimq_service.server.websocket_handshake import asks_for_websocket, check_handshake
 
 Headers = list[tuple[bytes, bytes]]
+VERSIONS = ("1.1", "1.0")
+"""Of HTTP; httptools also accepts 0.9 and 2.0."""
 EXTENSIONS: dict[str, dict[object, object]] = {WHOLE_RESPONSES: {}}
 
 
-class HttpConnection(HttpToolsProtocol):
+class HttpConnection(KeepAliveConnection):
     """uvicorn's HTTP/1.1 connection, with upgrades according to RFC 9110 (7.8).
 
     httptools ends a request after a head with `Upgrade`: it reads no body, and parses what follows
@@ -41,8 +44,8 @@ class HttpConnection(HttpToolsProtocol):
         """The cycle of the request in progress; uvicorn only knows the newest one."""
         self._last: Any = None
         """The cycle after which the connection is closed."""
-        self._idle_since: float | None = None
-        """When the last response was complete, by the loop's clock; None once data has followed."""
+        self._pipelines = False
+        """Whether the client has sent a request before the response to the previous one."""
 
     # Hooks, with defaults that do nothing or what uvicorn does.
 
@@ -67,10 +70,6 @@ class HttpConnection(HttpToolsProtocol):
     def finish(self) -> None:
         """Called when the server shuts down."""
         super().shutdown()
-
-    def idle_too_long(self) -> None:
-        """Called when the keep-alive timeout has passed."""
-        super().timeout_keep_alive_handler()
 
     # State.
 
@@ -140,6 +139,19 @@ class HttpConnection(HttpToolsProtocol):
             self._answering.message_event.set()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keeps the connection open for pending responses: the client can still read them.
+
+        A client that disconnects looks the same. So a request that is alone on its connection is
+        told, and is answered unless it gives up; so is one that is incomplete.
+        """
+        if not self.is_answering() or self.cycle.disconnected:
+            return False
+        self.close_after_answer()
+        if self.cycle.more_body or not self._pipelines:
+            self.cycle.end_input()
+        return True
+
     def data_received(self, data: bytes) -> None:
         """Parses data; continues after heads whose upgrade is ignored."""
         self._idle_since = None
@@ -172,6 +184,7 @@ class HttpConnection(HttpToolsProtocol):
             raise MalformedRequestError("method", "any but CONNECT", "CONNECT")
         elif self._asks_for_websocket():
             self.head_ended()
+            check_host(self.headers, self.parser.get_http_version())
 
     def on_message_complete(self) -> None:
         """Ends a request; one with an upgrade has not been started."""
@@ -193,11 +206,7 @@ class HttpConnection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def on_response_complete(self) -> None:
-        """Starts the next pipelined request, or else the keep-alive timeout.
-
-        There is a single timer, which checks on expiry whether the connection was idle: starting
-        and cancelling a timer per request costs more.
-        """
+        """Starts the next pipelined request, or else the keep-alive timeout."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -213,30 +222,13 @@ class HttpConnection(HttpToolsProtocol):
         """Closes the connection after pending responses."""
         self.finish()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Closes a connection that was idle for long enough."""
-        self.timeout_keep_alive_task = None
-        if self._idle_since is None:
-            return
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._watch_idleness(left)
-        else:
-            self.idle_too_long()
-
-    def _become_idle(self) -> None:
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._watch_idleness(self.timeout_keep_alive)
-
-    def _watch_idleness(self, seconds: float) -> None:
-        then = self.timeout_keep_alive_handler
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, then)
-
     def _begin_request(self) -> None:
         """Completes the scope and starts the application, or queues the request behind others."""
         parser, scope, before = self.parser, self.scope, self.cycle
         version, (raw_path, query) = parser.get_http_version(), split_target(self.url)
+        if version not in VERSIONS:
+            raise MalformedRequestError("request", "HTTP/1.0 or HTTP/1.1", f"HTTP/{version}")
+        check_host(self.headers, version)
         scope["method"] = parser.get_method().decode("ascii")
         scope["http_version"] = version
         path = raw_path.decode("ascii")
@@ -255,6 +247,7 @@ class HttpConnection(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:
+            self._pipelines = True
             self.flow.pause_reading()
             queue: Any = self.pipeline
             queue.appendleft((cycle, self.app))
@@ -271,6 +264,8 @@ class HttpConnection(HttpToolsProtocol):
             await cycle.run(app)
         finally:
             self.tasks.discard(current_task())
+            if cycle.input_ended and not cycle.response_complete:
+                self.transport.close()  # the application has given up
 
     def _asks_for_websocket(self) -> bool:
         """Whether the head requests a WebSocket and no response is pending."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from builders import make_mlp, make_policy_manifest
+from condition_reports import publish_report
 from parts import build_parts_repository
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.report import (
@@ -132,6 +133,25 @@ def test_the_same_content_is_available_as_json(service: Any, repositories: Any) 
     assert service.get("/v1/policies/tiny/variants/other/report").json()["mean"] == 20.75
 
 
+def test_conditions_under_which_a_variant_fails_have_a_column(
+    tiny_repository: Any, start: Any
+) -> None:
+    publish_report(tiny_repository, "fp32", {})
+    publish_report(tiny_repository, "other", {"noise": 60.0, "delayed": 60.0})
+    publish_report(tiny_repository, "fp32", policy="tiny_frames")
+    service = start()
+    evidence = service.app.catalogue.evidence
+    service.until(lambda: evidence.find("tiny_frames", "fp32").robustness is not None)
+    page = service.get("/").text
+    assert page.count("<th>fails under</th>") == 2
+    assert "<td>noise=0.01, delayed=1</td>" in page
+    assert page.count("<td>nothing</td>") == 1
+    tables = service.get("/", headers={"accept": "application/json"}).json()["policies"]
+    rows = [row for table in tables for row in table["variants"]]
+    assert [row["robust"] for row in rows] == [True, False, None, None]
+    assert [row["fails_under"] for row in rows] == [[], ["noise=0.01", "delayed=1"], [], []]
+
+
 def test_a_report_of_another_model_is_not_shown(service: Any, repositories: Any) -> None:
     attach(repositories, "tiny", "other", stale=True)
     answer = service.get("/", headers={"accept": "application/json"})
@@ -210,13 +230,13 @@ def test_the_curl_line_of_the_page_works(service: Any) -> None:
 
 def test_every_text_on_the_page_is_escaped() -> None:
     evil = "<script>alert(1)</script>"
-    row = VariantRow(name=evil, default=False, precision=evil, problem=evil)
+    row = VariantRow(name=evil, default=False, precision=evil, fails_under=[evil], problem=evil)
     table = PolicyTable(
         name=evil, environment=evil, proven_in_play=True, problem=evil, try_it=evil, variants=[row]
     )
     page = render_html(Overview(version=evil, policies=[table]), prefix=evil)
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 12
+    assert page.count("&lt;script&gt;") == 13
 
 
 def test_a_quote_in_the_host_cannot_leave_the_curl_line(service: Any) -> None:

@@ -119,6 +119,44 @@ def test_a_body_is_received_as_it_arrived() -> None:
     assert received[-1] == {"type": "http.disconnect"}
 
 
+def end_input(receive_before: bool, more_body: bool) -> tuple[list[str], list[bytes]]:
+    """Types of the messages received, and what is written, when the client's side closes."""
+    received: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        received.extend([(await receive())["type"] for _ in range(2)])
+        await send({**START, "headers": [(b"content-length", b"0")], "body": b""})
+
+    async def run() -> list[bytes]:
+        transport: Any = Transport()
+        cycle = Cycle({"method": "POST"}, transport, FlowControl(transport), [], bool, True, False)
+        cycle.more_body = more_body
+        cycle.add(b"ab")
+        task = asyncio.ensure_future(cycle.run(app))
+        if receive_before:
+            await asyncio.sleep(0)
+        cycle.end_input()
+        await asyncio.wait_for(task, 5)
+        return transport.written
+
+    written = asyncio.run(run())
+    return received, written
+
+
+@pytest.mark.parametrize("receive_before", [False, True])
+def test_a_client_that_sends_no_more_is_answered(receive_before: bool) -> None:
+    received, written = end_input(receive_before, more_body=False)
+    assert received == ["http.request", "http.disconnect"]
+    assert written == [b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]
+
+
+def test_an_incomplete_request_is_not_answered() -> None:
+    for receive_before in (False, True):
+        received, written = end_input(receive_before, more_body=True)
+        assert received[-1] == "http.disconnect"
+        assert written == []
+
+
 def test_a_client_that_waits_is_told_to_go_on_when_the_body_is_wanted() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()

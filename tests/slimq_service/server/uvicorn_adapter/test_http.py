@@ -18,6 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from places import ROOT
 from slimq_service.server.uvicorn_adapter.http import HttpConnection
+from slimq_service.server.uvicorn_adapter.keep_alive import KeepAliveConnection
 from slimq_service.server.uvicorn_adapter.server import Server
 from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
 
@@ -26,6 +27,7 @@ DIGESTS: list[tuple[type[Any], str, str]] = [
     (HttpToolsProtocol, "__init__", "4f0899941034"),
     (HttpToolsProtocol, "connection_made", "6efb565ff3d3"),
     (HttpToolsProtocol, "connection_lost", "c91a4c9bf2e2"),
+    (HttpToolsProtocol, "eof_received", "5652627579a0"),
     (HttpToolsProtocol, "data_received", "010a7ae59a5d"),
     (HttpToolsProtocol, "on_headers_complete", "1ea8589acfad"),
     (HttpToolsProtocol, "on_message_complete", "1fbad42dc31f"),
@@ -60,6 +62,7 @@ DIGESTS: list[tuple[type[Any], str, str]] = [
 # fmt: on
 ADAPTERS = (
     (HttpConnection, HttpToolsProtocol),
+    (KeepAliveConnection, HttpToolsProtocol),
     (WebSocketConnection, WebSocketsSansIOProtocol),
     (Server, uvicorn.Server),
 )

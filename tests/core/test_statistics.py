@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from slimq.core.errors import InvalidInputError
-from slimq.evaluation.statistics import (
+from slimq.core.statistics import (
     interquartile_interval,
     interquartile_mean,
     mean_interval,
