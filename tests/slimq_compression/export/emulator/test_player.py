@@ -121,6 +121,7 @@ def test_a_device_plays_a_held_out_game_as_the_offline_evaluation_does(tmp_path:
     assert manifest.environment is not None
     assert report is not None
     assert report.played is not None
+    assert report.trajectories is not None
     (seed,) = HELD_OUT.seeds(1)
     epsilon = report.played.protocol.epsilon
     with emulated("cortex-m4", "pong", "tiny", tmp_path / "export", "speed") as (device, _):
@@ -132,7 +133,7 @@ def test_a_device_plays_a_held_out_game_as_the_offline_evaluation_does(tmp_path:
     assert recorded_episode(episode) == (
         report.played.returns[place],
         report.played.lengths[place],
-        report.played.trajectories[place],
+        report.trajectories[place],
     )
 
 
