@@ -23,6 +23,7 @@ PAGES = (
     "CHANGELOG.md",
     "docs/configuration.md",
     "docs/decisions.md",
+    "docs/devices.md",
     "docs/environments.md",
     "docs/evidence.md",
     "docs/import.md",

@@ -29,6 +29,7 @@ CROSS_CUTTING = {
     "loadtest/test_stall.py",
     "networks/test_kinds.py",
     "networks/test_window.py",
+    "slimq_compression/export/test_kinds.py",
     "slimq_compression/test_generic_recipes.py",
     "slimq_compression/test_kinds.py",
     "slimq_compression/test_reproducibility.py",

@@ -63,6 +63,13 @@ def test_the_page_of_the_interface_is_in_it_with_its_licence(names: list[str]) -
     assert {folder + name for name in files} <= set(names)
 
 
+def test_the_c_files_of_exports_are_in_it(root: Path, names: list[str]) -> None:
+    folder = root / "compression" / "slimq_compression" / "export"
+    files = {path for pattern in ("*.c", "*.h", "Makefile") for path in folder.rglob(pattern)}
+    assert {path.name for path in files} >= {"selftest.c", "Makefile", "startup.c", "player.c"}
+    assert {str(path.relative_to(root / "compression")) for path in files} <= set(names)
+
+
 def test_the_recipes_for_any_policy_are_in_it_and_those_of_one_are_not(
     root: Path, wheel: Path, names: list[str]
 ) -> None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "inspect": "slimq.cli.inspect",
     "recommend": "slimq.cli.recommend",
     "promote": "slimq.cli.promote",
+    "export": "slimq.cli.export",
     "policies": "slimq.cli.policies",
     "serve": "slimq.cli.serve",
     "act": "slimq.cli.act",

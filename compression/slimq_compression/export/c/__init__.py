@@ -1,0 +1,1 @@
+"""The target `c`: a C99 header and source for devices without an operating system."""

@@ -1,0 +1,142 @@
+"""Sizes of an export, and refusals that say which variants to take instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from slimq.core.errors import CheckFailedError, InvalidInputError, RepositoryError
+from slimq.core.repository import Repository
+from slimq_compression.export.c.compilers import DeviceSize
+from slimq_compression.export.c.memory import plan_memory
+from slimq_compression.export.c.observe import frame_size
+from slimq_compression.export.c.source import Sources, state_bytes
+from slimq_compression.export.layers.kinds import Weighted
+from slimq_compression.export.layers.tensors import BYTES
+from slimq_compression.export.lowering.lower import Network, lower
+from slimq_compression.export.lowering.state import UnsupportedError
+from slimq_compression.export.options import Options
+from slimq_compression.export.report import Flash, Ram
+from slimq_compression.export.subject import Subject
+
+CODE_BYTES, LAYER_BYTES = 8_000, 600
+"""Upper estimates of code: of the interface with functions for floats, and of each layer."""
+STACK_BYTES, LIBRARY_BYTES = 512, 128
+"""Upper estimates of the stack, and of variables of libraries."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What an export takes on a device.
+
+    Attributes:
+        constants: bytes of arrays.
+        flash: bytes of constants and code.
+        state: bytes of the structure with all intermediate results.
+        frame: bytes of a frame.
+        measured: what a compiler says; None for an estimate.
+    """
+
+    constants: int
+    flash: int
+    state: int
+    frame: int
+    measured: DeviceSize | None = None
+
+    @property
+    def stack(self) -> int:
+        """Bytes of stack."""
+        return STACK_BYTES if self.measured is None else self.measured.stack
+
+    @property
+    def libraries(self) -> int:
+        """Bytes of variables of functions of libraries."""
+        return LIBRARY_BYTES if self.measured is None else self.measured.ram
+
+    @property
+    def ram(self) -> int:
+        """Bytes of state, stack, one frame and variables of libraries."""
+        return self.state + self.frame + self.stack + self.libraries
+
+    def corrected(self, sources: Sources, measured: DeviceSize | None) -> Size:
+        """With the exact sizes of written sources, and of a compiler if there is one."""
+        code = self.flash - self.constants
+        flash = sources.constant_bytes + code if measured is None else measured.flash
+        return Size(sources.constant_bytes, flash, sources.state_bytes, self.frame, measured)
+
+    def as_flash(self, cpu: str) -> Flash:
+        """For the report."""
+        if self.measured is None:
+            return Flash(self.flash, self.constants, cpu, measured=False)
+        compiler, flags = self.measured.compiler, self.measured.flags
+        return Flash(self.flash, self.constants, cpu, measured=True, compiler=compiler, flags=flags)
+
+    def as_ram(self) -> Ram:
+        """For the report."""
+        return Ram(self.ram, self.state, self.frame, self.stack, self.libraries)
+
+
+def estimate(network: Network) -> Size:
+    """The sizes of a network without writing its sources, rather too large than too small."""
+    constants = 0
+    for layer in network.layers:
+        for view in layer.inputs:
+            constants += view.buffer.bytes if view.buffer.place == "constant" else 0
+        if isinstance(layer, Weighted):
+            constants += layer.rows_of.bytes + 8 * layer.rows_of.rows
+    flash = constants + CODE_BYTES + LAYER_BYTES * len(network.layers)
+    frame = frame_size(network) * BYTES[network.observation.element]
+    return Size(constants, flash, state_bytes(network, plan_memory(network.layers)), frame)
+
+
+def refuse_operator(
+    repository: Repository, subject: Subject, problem: UnsupportedError
+) -> InvalidInputError:
+    """The error for a variant with an operator that the target lacks."""
+    names = [name for name, _ in lowered_variants(repository, subject)]
+    reason = f" {problem.reason}" if problem.reason else ""
+    return InvalidInputError(
+        "variant",
+        f"one without the operator {problem.operator}{reason}, which the target c lacks",
+        subject.name,
+        f"; these do without it: {', '.join(names) or 'none'}",
+    )
+
+
+def refuse_larger(
+    repository: Repository, subject: Subject, size: Size, options: Options
+) -> CheckFailedError:
+    """The error for a variant that exceeds a limit, with the variants that fit."""
+    fitting = [
+        f"{name} ({other.flash:,} and {other.ram:,} at most)"
+        for name, other in _sizes(repository, subject)
+        if other.flash <= options.max_flash and other.ram <= options.max_ram
+    ]
+    about = "" if size.measured else "about "
+    return CheckFailedError(
+        f"{subject.name} needs {about}{size.flash:,} bytes of flash and {size.ram:,} of RAM; "
+        f"--max-flash is {options.max_flash:,} and --max-ram is {options.max_ram:,}. "
+        f"Variants that fit: {', '.join(fitting) or 'none'}"
+    )
+
+
+def _sizes(repository: Repository, subject: Subject) -> Iterator[tuple[str, Size]]:
+    """Other variants with their estimated sizes, smallest flash first."""
+    found = [(name, estimate(network)) for name, network in lowered_variants(repository, subject)]
+    yield from sorted(found, key=lambda entry: entry[1].flash)
+
+
+def lowered_variants(repository: Repository, subject: Subject) -> Iterator[tuple[str, Network]]:
+    """The policy's other variants that can be lowered."""
+    policy = subject.policy
+    for name in repository.variants(policy.name):
+        if name == subject.variant.name:
+            continue
+        try:
+            _, content = repository.read_model(policy.name, name)
+            model = onnx.load_from_string(content)
+            yield name, lower(model, policy.observation, len(policy.actions))
+        except (UnsupportedError, RepositoryError):
+            continue

@@ -1,0 +1,1 @@
+"""Files that are the same for every policy but for the prefix of names."""

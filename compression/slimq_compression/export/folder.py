@@ -1,0 +1,75 @@
+"""Writes a folder whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from slimq.core.atomic import TEMPORARY, sync_folder
+from slimq.core.errors import InvalidInputError
+
+REPORT = "report.json"
+"""File of every export; a folder that has it may be replaced."""
+
+
+@contextlib.contextmanager
+def staged(output: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a new folder that takes the place of `output` if no error is raised.
+
+    Args:
+        output: the folder to make.
+        replace: whether an earlier export may be there.
+
+    Raises:
+        InvalidInputError: there is something that must not be replaced.
+    """
+    check_output(output, replace=replace)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    made = output.with_name(f"{TEMPORARY}{output.name}-{secrets.token_hex(6)}")
+    made.mkdir()
+    try:
+        yield made
+        sync_folder(made)
+        _take_place(made, output)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def check_output(output: Path, *, replace: bool) -> None:
+    """Checks that a folder can be made here.
+
+    Raises:
+        InvalidInputError: there is something that must not be replaced.
+    """
+    if output.is_dir() and not output.is_symlink():
+        if not any(output.iterdir()):
+            return
+        if not (output / REPORT).is_file():
+            expected = f"a new or empty folder, or an export with its {REPORT}"
+            raise InvalidInputError("output", expected, f"{output}, which has other files")
+        if not replace:
+            hint = "; --force replaces it"
+            expected = "a new or empty folder"
+            raise InvalidInputError("output", expected, f"{output}, an earlier export", hint)
+    elif output.exists() or output.is_symlink():
+        raise InvalidInputError("output", "a new or empty folder", f"{output}, which is none")
+
+
+def _take_place(made: Path, output: Path) -> None:
+    """Renames the new folder; an old one is moved away first and removed last."""
+    if not output.exists():
+        made.rename(output)
+        sync_folder(output.parent)
+        return
+    old = output.with_name(f"{TEMPORARY}{output.name}-{secrets.token_hex(6)}")
+    output.rename(old)
+    try:
+        made.rename(output)
+    except OSError:
+        old.rename(output)
+        raise
+    sync_folder(output.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,49 @@
+"""Options of an export; each target reads those that concern it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from slimq.core.errors import InvalidInputError
+
+DEFAULT_FLASH, DEFAULT_RAM = 2_000_000, 1_000_000
+"""What the largest common microcontrollers have."""
+DEFAULT_CPU, DEFAULT_OPTIMIZATION = "cortex-m4", "size"
+MAX_VECTORS = 100_000
+PREFIX = r"[a-z][a-z0-9_]{0,31}"
+KEYWORDS = frozenset({"int", "float", "char", "short", "long", "double", "void", "static", "const"})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to export.
+
+    Attributes:
+        max_flash: bytes of code and constants, for targets that are devices.
+        max_ram: bytes of state, stack and one frame.
+        cpu: core for which sizes are measured.
+        optimize: what the compiler is to keep low, `size` or time (`speed`).
+        vectors: number of golden vectors; None for as many as fit a file of moderate size.
+        prefix: of the files and names in C.
+    """
+
+    max_flash: int = DEFAULT_FLASH
+    max_ram: int = DEFAULT_RAM
+    cpu: str = DEFAULT_CPU
+    optimize: str = DEFAULT_OPTIMIZATION
+    vectors: int | None = None
+    prefix: str = "policy"
+
+    def check(self) -> None:
+        """Checks values that are not checked where they are used.
+
+        Raises:
+            InvalidInputError: one is out of range.
+        """
+        if self.vectors is not None and not 1 <= self.vectors <= MAX_VECTORS:
+            expected = f"a number from 1 to {MAX_VECTORS:,}"
+            raise InvalidInputError("vectors", expected, str(self.vectors))
+        if not re.fullmatch(PREFIX, self.prefix) or self.prefix in KEYWORDS:
+            expected = "a lower-case identifier of C of at most 32 characters"
+            raise InvalidInputError("prefix", expected, repr(self.prefix))

@@ -1,0 +1,79 @@
+"""The targets of an export, and the one function that exports to any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimq.core.errors import InvalidInputError, suggestion
+from slimq.core.repository import Repository
+from slimq_compression.export.c.target import export_c
+from slimq_compression.export.folder import REPORT, check_output, staged
+from slimq_compression.export.options import Options
+from slimq_compression.export.report import to_json
+from slimq_compression.export.subject import Subject, read_subject
+
+Exporter = Callable[[Repository, Subject, Path, Options], Any]
+"""Writes the files of an export into an empty folder; returns its report, a dataclass."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where variants run.
+
+    Attributes:
+        description: for the help of the command.
+        export: writes the files.
+    """
+
+    description: str
+    export: Exporter
+
+
+TARGETS: dict[str, Target] = {
+    "c": Target("a C99 header and source for microcontrollers", export_c),
+}
+
+
+def export_variant(
+    repository: Repository,
+    policy: str,
+    variant: str,
+    target: str,
+    output: Path,
+    options: Options,
+    *,
+    replace: bool = False,
+) -> Any:
+    """Exports a variant into a folder, which is written whole or not at all.
+
+    Args:
+        repository: holds the policy.
+        policy: its name.
+        variant: name of one of its variants.
+        target: one of `TARGETS`.
+        output: the folder to make.
+        options: of the target.
+        replace: whether an earlier export may be replaced.
+
+    Returns:
+        The target's report, as written to `report.json`.
+
+    Raises:
+        NotFoundError: there is no such policy or variant.
+        InvalidInputError: an option is not valid, or the target lacks an operator of the variant.
+        CheckFailedError: the variant is larger than the limits.
+        RepositoryError: a file of the repository is missing, invalid or tampered with.
+    """
+    if target not in TARGETS:
+        hint = suggestion(target, TARGETS)
+        raise InvalidInputError("target", " or ".join(TARGETS), repr(target), hint)
+    options.check()
+    check_output(output, replace=replace)
+    subject = read_subject(repository, policy, variant)
+    with staged(output, replace=replace) as folder:
+        report = TARGETS[target].export(repository, subject, folder, options)
+        (folder / REPORT).write_text(to_json(report), encoding="utf-8")
+    return report

@@ -1,0 +1,125 @@
+"""`slimq export`: a variant as files for the place where it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slimq.cli.extras import require
+from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
+from slimq.cli.output import print_json
+from slimq.cli.units import parse_bytes
+
+if TYPE_CHECKING:
+    from slimq_compression.export.report import CReport
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def export(
+    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
+    variant: Annotated[str, typer.Option("--variant", help="Name of one of its variants.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", help="Where it is to run. c: a C99 header and source for devices."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder to make; it is written whole or not at all.")
+    ],
+    policies: PoliciesOption = DEFAULT_POLICIES,
+    max_flash: Annotated[
+        str,
+        typer.Option(
+            "--max-flash",
+            help="Limit on code and constants of target c, such as 64kB; a larger variant is "
+            "refused, with those that fit.",
+        ),
+    ] = "2MB",
+    max_ram: Annotated[
+        str,
+        typer.Option(
+            "--max-ram", help="Limit on state, stack and one frame of target c, such as 64kB."
+        ),
+    ] = "1MB",
+    cpu: Annotated[
+        str,
+        typer.Option(
+            "--cpu",
+            help="Core for which arm-none-eabi-gcc measures flash and stack: cortex-m0, "
+            "cortex-m0plus, cortex-m3, cortex-m4 or cortex-m7. Without this compiler both are "
+            "estimated.",
+        ),
+    ] = "cortex-m4",
+    optimize: Annotated[
+        str, typer.Option("--optimize", help="What this compiler is to keep low: size or speed.")
+    ] = "size",
+    vectors: Annotated[
+        int | None,
+        typer.Option(
+            "--vectors",
+            help="Golden vectors of the self-test; by default as many as 1 MB holds.",
+            show_default=False,
+        ),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Beginning of the names of C functions and files.")
+    ] = "policy",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier export in this folder.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a variant to a place without ONNX Runtime.
+
+    The folder gets sources that need no memory allocation and no library but C's own, golden
+    vectors, a self-test with a Makefile, and report.json: flash, RAM, stack, multiply-accumulates,
+    and how the compiled C agrees with ONNX Runtime on the policy's recorded states.
+    """
+    require("compress", "onnx", "onnxruntime")
+    from slimq.core.repository import Repository
+    from slimq_compression.export.options import Options
+    from slimq_compression.export.targets import export_variant
+
+    options = Options(
+        max_flash=parse_bytes(max_flash, "--max-flash"),
+        max_ram=parse_bytes(max_ram, "--max-ram"),
+        cpu=cpu,
+        optimize=optimize,
+        vectors=vectors,
+        prefix=prefix,
+    )
+    report = export_variant(
+        Repository(policies), policy, variant, target, output, options, replace=force
+    )
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo("\n".join(describe(report, output)))
+
+
+def describe(report: CReport, output: Path) -> list[str]:
+    """Formats the report of an export to C."""
+    flash, ram, agreement = report.flash, report.ram, report.agreement
+    how = f"on {flash.cpu}" if flash.measured else "estimated, there is no arm-none-eabi-gcc"
+    lines = [
+        f"{report.policy}/{report.variant} as {report.target} in {output}",
+        f"  flash  {flash.bytes:>9,} bytes, {flash.constants:,} of them constants ({how})",
+        f"  RAM    {ram.bytes:>9,} bytes: state {ram.state:,}, one frame {ram.frame:,}, "
+        f"stack {ram.stack:,}",
+        f"  work   {report.macs:>9,} multiply-accumulates per action",
+    ]
+    if agreement is None:
+        lines.append("  not compared with ONNX Runtime: no C compiler here, or no recorded states")
+    else:
+        clear = f"{agreement.same_actions_without_ties:.1%} without {agreement.ties} ties"
+        lines.append(
+            f"  same action as ONNX Runtime on {agreement.same_actions:.1%} of "
+            f"{agreement.states:,} states ({clear}), Q-values within {agreement.relative:.1e} of "
+            "their range"
+        )
+    return [*lines, f"  {report.evidence}"]
