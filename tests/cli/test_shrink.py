@@ -106,7 +106,7 @@ def test_by_default_only_what_is_robust_is_published(folder: Path) -> None:
     result = run("--minutes", "0.02", "--workers", "1")
     assert result.exit_code == 0, result.output
     repository = Repository(folder / "policies")
-    (name, *_) = made = [n for n in repository.variants("cartpole") if n != "fp32"]
+    made = [name for name in repository.variants("cartpole") if name != "fp32"]
     for variant in made:
         accept = repository.variant("cartpole", variant).recipe.accept
         assert accept["robust"] is True
@@ -115,7 +115,8 @@ def test_by_default_only_what_is_robust_is_published(folder: Path) -> None:
         counts = [len(found.returns) for found in report.conditions]
         assert counts == [accept["condition_episodes"]] * 5
     assert "passed: robust 0 (at least -0.05, under noise=0.01)" in result.stdout
-    assert f"{name}: the smallest variant of cartpole that is non-inferior" in result.stdout
+    smallest = "the smallest variant of cartpole that is non-inferior"
+    assert any(f"{name}: {smallest}" in result.stdout for name in made)
     assert "and under each standard condition at 5.00%" in result.stdout
     (line,) = [one for one in result.stderr.splitlines() if one.startswith("slimq: time: ")]
     for purpose in ("under delayed=1", "undisturbed play", "evaluating", "judging variants"):

@@ -64,8 +64,8 @@ def test_the_files_digest_is_known_and_that_of_a_module_is_not(here, monkeypatch
 
 
 def test_a_file_may_import_its_neighbours_even_while_it_is_called(here):
-    (here / "neighbour.py").write_text("depth = 3\n")
-    text = "def fog(f, s, g):\n    from neighbour import depth\n    return f * 0 + depth\n"
+    (here / "nearby_weather.py").write_text("depth = 3\n")
+    text = "def fog(f, s, g):\n    from nearby_weather import depth\n    return f * 0 + depth\n"
     assert set(channel(text)(frame()).ravel()) == {3}
 
 

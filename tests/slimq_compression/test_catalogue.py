@@ -45,6 +45,7 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
         ("initial", "zeros"),
         ("share", 0.0),
         ("shape", "square"),
+        ("disturb", {"noise": -1.0}),
     ],
     "prune_channels": [
         ("ratio", 0.0),
@@ -106,6 +107,9 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
         ("activation_bits", 1),
         ("slimming", -1.0),
         ("precision", "fp8"),
+        ("disturb", {"noise": -1.0}),
+        ("conditions", "standard"),
+        ("labels", "noisy"),
     ],
     "finetune_td": [
         ("gamma", 1.0),
@@ -121,6 +125,7 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
         ("gradient_clip", 0.0),
         ("epsilon", 1.5),
         ("precision", "fp8"),
+        ("conditions", "standard"),
     ],
     "store_weights": [
         ("form", "cubic"),

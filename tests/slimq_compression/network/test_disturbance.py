@@ -250,7 +250,7 @@ def test_a_strength_for_the_other_kind_is_refused(observation: ObservationSpec, 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["fog"], "finetune.conditions: expected one of noise"),
+        (["fog"], "finetune.conditions: expected standard, noise"),
         (["brightness=8"], "finetune.conditions.brightness: expected a condition for vectors"),
         (["sticky=2"], "finetune.conditions.sticky: expected a number from 0 to 1"),
         (["standard", "sticky=0.25"], "finetune.conditions: expected each condition once"),
