@@ -29,8 +29,8 @@ from slimq_compression.context import PassContext
 
 STRONGER = 2.0
 """Strengths for frames by default, relative to the standard set's: states should surround those to
-be met. Vectors are not disturbed by default: an element may decide by its sign, and the smallest
-students of MountainCar then learned nothing (docs/results.md)."""
+be met. Vectors are not disturbed by default: an element may decide by its sign, and two of three
+students of MountainCar then no longer reached the goal (docs/results.md)."""
 NOISES = 4
 """Strengths of noise on frames: this many even steps up to the largest."""
 POOL = 1 << 17

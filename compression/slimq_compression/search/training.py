@@ -17,7 +17,8 @@ REPLAY_ROUNDS = 6
 
 UNDER_CONDITIONS: Mapping[str, Any] = {"conditions": [STANDARD], "disturb": {}}
 """Keys of a student's `finetune`: half of its play is under the standard conditions, and frames are
-disturbed once more in each minibatch. It costs students nothing undisturbed (docs/results.md)."""
+disturbed once more in each minibatch. Undisturbed, it costs students of vectors no more than
+another seed does (docs/results.md)."""
 
 
 @dataclass(frozen=True)
