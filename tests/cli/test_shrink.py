@@ -155,7 +155,8 @@ def test_an_interrupt_ends_the_workers_and_the_command_goes_on_later(folder: Pat
     command = [*COMMAND, "shrink", "cartpole", "--minutes", "5", "--workers", "2", "--no-robust"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
         journal = Path("runs/shrink/cartpole/undisturbed_margin-0.02_seed-0/journal.jsonl")
-        until(lambda: journal.exists() and journal.read_text("utf-8").count("seconds") >= 2, 120)
+        ended = '"state":1'
+        until(lambda: journal.exists() and journal.read_text("utf-8").count(ended) >= 2, 120)
         workers = children_of(process.pid)
         os.kill(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
