@@ -17,7 +17,6 @@ from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QFunction
 from slimq.core.seeds import COLLECTION
 from slimq.environments.collection import (
-    Begin,
     States,
     Transitions,
     collect_states,
@@ -25,6 +24,7 @@ from slimq.environments.collection import (
     join_states,
     join_transitions,
 )
+from slimq.environments.rollout import Begin
 
 OFFSET, STRIDE, SPAN = 100_000, 2_000, 800_000
 """Where a collector starts in the range of collection seeds, how it advances, where it wraps."""

@@ -188,7 +188,7 @@ def _compare(
     try:
         with np.errstate(all="ignore"):
             undisturbed = paired_difference(report, full, zero)
-            robustness = judge_robustness(report, full, policy.observation, zero)
+            robustness = judge_robustness(report, full, policy.observation, zero, undisturbed)
     except ValidationError as error:  # of an interval: its ends must be finite
         expected = "returns with a finite difference from the baseline's"
         raise InvalidInputError(f"report of {variant.name}", expected, "an infinite one") from error

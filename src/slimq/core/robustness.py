@@ -146,6 +146,7 @@ def judge_robustness(
     full: EvaluationReport,
     observation: ObservationSpec,
     random_mean: float,
+    undisturbed: PairedDifference | None = None,
 ) -> Robustness:
     """Judges a variant under every condition of its report.
 
@@ -154,11 +155,12 @@ def judge_robustness(
         full: the report of the baseline.
         observation: layout of the policy's observations.
         random_mean: mean return of a uniformly random policy, undisturbed.
+        undisturbed: the `paired_difference` of the two, where it is known already.
 
     Raises:
         InvalidInputError: as `paired_difference`, for undisturbed play.
     """
-    undisturbed = paired_difference(variant, full, random_mean, MARGIN)
+    undisturbed = undisturbed or paired_difference(variant, full, random_mean, MARGIN)
     standard = standard_conditions(observation)
     scale = (full.mean or 0.0) - random_mean
     confidence = simultaneous_confidence(len(standard), _confidence(full))

@@ -8,7 +8,7 @@ acts on what arrives, and both that and what was there are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,15 +21,13 @@ from slimq.core.errors import InvalidInputError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QFunction, QValues
 from slimq.core.seeds import COLLECTION, exploration_generator
-from slimq.environments.rollout import Passage, choose_action
+from slimq.environments.rollout import Begin, Passage, arriving, choose_action, taken
 from slimq.environments.vector import VectorEnvironment
 
 CALIBRATION_ENVIRONMENTS = 8
 CALIBRATION_WINDOW = 8
 CALIBRATION_HORIZON = 2_000
 """Steps over which windows are spread; an episode of Pong has about 1,700, one of CartPole 500."""
-Begin = Callable[[int], Passage | None]
-"""Gives the passage of an episode, by seed; None if the episode is undisturbed."""
 
 
 @dataclass(frozen=True)
@@ -276,15 +274,15 @@ def _walk(
         generators = [exploration_generator(seed) for seed in first]
         passages = [begin(seed) if begin else None for seed in first]
         present = vector.start(first)
-        arrived = _pass(passages, present)
+        arrived = arriving(passages, present)
         while True:
             q_values = q_function(arrived)
             actions = q_values.argmax(axis=1).astype(np.int64)
             for slot, generator in enumerate(generators):
                 greedy = int(actions[slot])
                 actions[slot] = choose_action(generator, greedy, q_values.shape[1], epsilon)
-            result = vector.step(_taken(passages, actions))
-            following = _pass(passages, result.observations)
+            result = vector.step(taken(passages, actions))
+            following = arriving(passages, result.observations)
             yield _Step(
                 arrived,
                 actions,
@@ -306,15 +304,6 @@ def _walk(
         vector.close()
 
 
-def _pass(passages: Sequence[Passage | None], present: Observations) -> Observations:
-    """What arrives of the environments' observations."""
-    if all(passage is None for passage in passages):
-        return present
-    pairs = zip(passages, present, strict=True)
-    arrived: Any = np.stack([seen if way is None else way.observe(seen) for way, seen in pairs])
-    return arrived  # type: ignore[no-any-return]
-
-
 def _pass_first(
     passages: Sequence[Passage | None],
     present: Observations,
@@ -327,16 +316,6 @@ def _pass_first(
         way = passages[slot]
         first[slot] = present[slot] if way is None else way.observe(present[slot])
     return first  # type: ignore[no-any-return]
-
-
-def _taken(
-    passages: Sequence[Passage | None], chosen: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """The actions that the environments take for those that were chosen."""
-    if all(passage is None for passage in passages):
-        return chosen
-    pairs = zip(passages, chosen.tolist(), strict=True)
-    return np.array([one if way is None else way.act(one) for way, one in pairs], dtype=np.int64)
 
 
 def _next(seeds: Iterator[int], count: int) -> int:

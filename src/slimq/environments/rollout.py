@@ -74,6 +74,29 @@ class Passage(Protocol):
         ...
 
 
+Begin = Callable[[int], Passage | None]
+"""Gives the passage of an episode, by seed; None if the episode is undisturbed."""
+
+
+def arriving(passages: Sequence[Passage | None], present: Observations) -> Observations:
+    """What arrives of the environments' observations, `(k, *shape)`."""
+    if all(passage is None for passage in passages):
+        return present
+    pairs = zip(passages, present, strict=True)
+    arrived: Any = np.stack([seen if way is None else way.observe(seen) for way, seen in pairs])
+    return arrived  # type: ignore[no-any-return]
+
+
+def taken(
+    passages: Sequence[Passage | None], chosen: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The actions that the environments take for those that were chosen, `(k,)`."""
+    if all(passage is None for passage in passages):
+        return chosen
+    pairs = zip(passages, chosen.tolist(), strict=True)
+    return np.array([one if way is None else way.act(one) for way, one in pairs], dtype=np.int64)
+
+
 @dataclass
 class _Running:
     seed: int
@@ -86,12 +109,6 @@ class _Running:
         action = choose_action(self.generator, greedy, actions, epsilon)
         self.actions.append(action)
         return action
-
-    def see(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return observation if self.passage is None else self.passage.observe(observation)
-
-    def take(self, action: int) -> int:
-        return action if self.passage is None else self.passage.act(action)
 
     def finish(self, *, terminated: bool) -> Episode:
         digest = hashlib.sha256(np.asarray(self.actions, dtype="<i4").tobytes()).hexdigest()
@@ -112,7 +129,7 @@ def play_episodes(
     environments: int = 16,
     threads: int = 0,
     on_step: Callable[[StepTrace], None] | None = None,
-    begin: Callable[[int], Passage] | None = None,
+    begin: Begin | None = None,
 ) -> Iterator[Episode]:
     """Plays one episode per seed and yields each as it ends.
 
@@ -139,7 +156,7 @@ def play_episodes(
     count = min(environments, len(seeds))
     vector = VectorEnvironment(spec, count, threads)
     try:
-        yield from _play(vector, q_function, seeds, epsilon, on_step, begin or _undisturbed)
+        yield from _play(vector, q_function, seeds, epsilon, on_step, begin)
     finally:
         vector.close()
 
@@ -154,22 +171,18 @@ def random_returns(spec: EnvironmentSpec, actions: int, seeds: Sequence[int]) ->
     return [returns[seed] for seed in seeds]
 
 
-def _undisturbed(seed: int) -> None:  # noqa: ARG001
-    return None
-
-
 def _play(
     vector: VectorEnvironment,
     q_function: QFunction,
     seeds: Sequence[int],
     epsilon: float,
     on_step: Callable[[StepTrace], None] | None,
-    begin: Callable[[int], Passage | None],
+    begin: Begin | None,
 ) -> Iterator[Episode]:
     queue = deque(seeds)
 
     def start(seed: int) -> _Running:
-        return _Running(seed, exploration_generator(seed), begin(seed))
+        return _Running(seed, exploration_generator(seed), begin(seed) if begin else None)
 
     slots: list[_Running | None] = [start(queue.popleft()) for _ in range(vector.count)]
     parked = list(seeds[: vector.count])
@@ -203,11 +216,8 @@ def _act(
     on_step: Callable[[StepTrace], None] | None,
 ) -> npt.NDArray[np.int64]:
     running = [slot for slot in slots if slot is not None]
-    seen = observations if len(active) == len(slots) else observations[active]
-    if running[0].passage is not None:
-        seen = np.stack(
-            [slot.see(observation) for slot, observation in zip(running, seen, strict=True)]
-        )
+    passages = [slot.passage for slot in running]
+    seen = arriving(passages, observations if len(active) == len(slots) else observations[active])
     q_values = q_function(seen)
     greedy = q_values.argmax(axis=1)
     steps = np.array([len(slot.actions) for slot in running], dtype=np.int64)
@@ -222,9 +232,7 @@ def _act(
         played = np.array([slot.seed for slot in running], dtype=np.int64)
         on_step(StepTrace(seen, q_values, chosen, played, steps))
     actions = np.zeros(len(slots), dtype=np.int64)
-    actions[active] = [
-        slot.take(action) for slot, action in zip(running, chosen.tolist(), strict=True)
-    ]
+    actions[active] = taken(passages, chosen)
     return actions
 
 

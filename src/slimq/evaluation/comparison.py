@@ -185,7 +185,7 @@ def _row(
     elif report and report.played and full and random_mean is not None:
         try:
             difference = paired_difference(report, full, random_mean)
-            robustness = judge_robustness(report, full, policy.observation, random_mean)
+            robustness = judge_robustness(report, full, policy.observation, random_mean, difference)
         except InvalidInputError as error:
             notes = [*notes, str(error)]
         if differing := other_versions(report.versions, full.versions):
