@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from slimq.core.errors import CheckFailedError, InvalidInputError, SlimqError
+from pages import add_page_options, settle
+from slimq.core.errors import CheckFailedError, InvalidInputError
 from slimq.core.repository import Repository
 from slimq.core.text_tables import markdown_table
 from slimq_compression.export.c.compilers import build_library
@@ -33,7 +34,7 @@ from slimq_compression.export.layers.tensors import ELEMENTS
 from slimq_compression.export.options import Options
 from slimq_compression.export.report import CReport
 from slimq_compression.export.targets import export_variant
-from suite import number, write_sections
+from suite import number
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "devices.md"
@@ -207,29 +208,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--policies", type=Path, default=ROOT / "policies")
     parser.add_argument("--policy", action="append", default=[], help="only this; may be repeated")
-    parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--jobs", type=int, default=2, help="variants at the same time")
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--write", action="store_true", help="replace the tables of the page")
-    action.add_argument("--check", action="store_true", help="exit with 1 if the page has others")
+    add_page_options(parser, PAGE)
     options = parser.parse_args(arguments)
     if not has_tools():
         sys.exit("devices.py: arm-none-eabi-gcc and qemu-system-arm are needed")
-    try:
-        parts = measure_sections(Repository(options.policies), options.policy, options.jobs)
-        if not (options.write or options.check):
-            print("\n\n".join(parts.values()))
-            return
-        page = options.page.read_text(encoding="utf-8")
-        current = write_sections(page, parts)
-    except (SlimqError, OSError) as error:
-        sys.exit(f"devices.py: {error}")
-    except ValueError as error:
-        sys.exit(f"devices.py: {options.page}: {error}")
-    if options.check and current != page:
-        sys.exit(f"devices.py: {options.page} has other figures; run it with --write")
-    if options.write:
-        options.page.write_text(current, encoding="utf-8")
+
+    def make() -> dict[str, str]:
+        return measure_sections(Repository(options.policies), options.policy, options.jobs)
+
+    settle(options, make, "devices.py", "has other figures")
 
 
 if __name__ == "__main__":

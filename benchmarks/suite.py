@@ -12,12 +12,11 @@ undisturbed, and under the standard conditions where the full policy was evaluat
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from pages import add_page_options, settle
 from slimq.core.environment import EnvironmentSpec
-from slimq.core.errors import SlimqError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.report import Interval
 from slimq.core.repository import Repository
@@ -164,22 +163,6 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def write_sections(page: str, parts: Mapping[str, str]) -> str:
-    """The page with the text between its markers replaced.
-
-    Raises:
-        ValueError: the page lacks a marker.
-    """
-    for name, text in parts.items():
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        before, found, rest = page.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not (found and closed):
-            raise ValueError(f"expected {begin} and {end}")
-        page = f"{before}{begin}\n\n{text}\n\n{end}{after}"
-    return page
-
-
 def read_sections(policies: Path) -> dict[str, str]:
     """The generated parts of the page, from a repository.
 
@@ -194,26 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints, writes or checks the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--policies", type=Path, default=ROOT / "policies")
-    parser.add_argument("--page", type=Path, default=PAGE)
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--write", action="store_true", help="replace the tables of the page")
-    action.add_argument("--check", action="store_true", help="exit with 1 if the page has others")
+    add_page_options(parser, PAGE)
     options = parser.parse_args(arguments)
-    try:
-        parts = read_sections(options.policies)
-        if not (options.write or options.check):
-            print("\n\n".join(parts.values()))
-            return
-        page = options.page.read_text(encoding="utf-8")
-        current = write_sections(page, parts)
-    except (SlimqError, OSError) as error:
-        sys.exit(f"suite.py: {error}")
-    except ValueError as error:
-        sys.exit(f"suite.py: {options.page}: {error}")
-    if options.check and current != page:
-        sys.exit(f"suite.py: {options.page} is not what the reports give; run it with --write")
-    if options.write:
-        options.page.write_text(current, encoding="utf-8")
+    outdated = "is not what the reports give"
+    settle(options, lambda: read_sections(options.policies), "suite.py", outdated)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from slimq.core.manifest import PolicyManifest
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
 from slimq.core.statistics import mean_interval
-from slimq.environments.rollout import Passage, play_episodes
+from slimq.environments.rollout import Begin, play_episodes
 from slimq.evaluation.returns import require_finite
 from slimq_compression.context import Progress
 
@@ -63,7 +63,7 @@ def play_returns(
     seeds: Sequence[int],
     label: str,
     progress: Progress,
-    begin: Callable[[int], Passage] | None = None,
+    begin: Begin | None = None,
 ) -> list[float]:
     """Plays one episode per seed; returns are in the order of the seeds.
 

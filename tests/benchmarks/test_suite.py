@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from builders import make_calibration, make_mlp, make_policy_manifest, write_policy
+from pages import write_sections
 from reports import make_report
 from slimq.core.manifest import ImportRecord, PolicyManifest, SearchRecord
 from slimq.core.publish import Publisher
 from slimq.core.report import EvaluationReport, Played
 from slimq.core.repository import Repository
-from suite import PAGE, ROOT, main, read_sections, write_sections
+from suite import PAGE, ROOT, main, read_sections
 
 EPISODES = 20
 FULL = [100.0, 120.0] * (EPISODES // 2)

@@ -18,7 +18,7 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import RepositoryError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QFunction, QValues
-from slimq.environments.rollout import Episode, Passage, StepTrace, play_episodes
+from slimq.environments.rollout import Begin, Episode, StepTrace, play_episodes
 
 _log = structlog.get_logger(__name__)
 
@@ -134,7 +134,7 @@ def play_all(
     name: str,
     progress: Progress,
     on_step: Callable[[StepTrace], None] | None = None,
-    begin: Callable[[int], Passage] | None = None,
+    begin: Begin | None = None,
 ) -> list[Episode]:
     """Plays one episode per seed, except those in the log; returns all in seed order.
 

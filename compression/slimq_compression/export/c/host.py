@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,22 @@ import numpy.typing as npt
 from slimq.core.calibration import CalibrationSet
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
+
+
+class Exported(Protocol):
+    """An export that runs somewhere, and takes one frame after another."""
+
+    def reset(self) -> None:
+        """Begins an episode."""
+        ...
+
+    def observe(self, frame: Observations) -> None:
+        """Takes the newest frame or observation, without a batch axis."""
+        ...
+
+    def q_values(self) -> QValues:
+        """The Q-values of the current observation, `(actions,)`."""
+        ...
 
 
 class HostPolicy:
@@ -46,13 +63,18 @@ class HostPolicy:
 
     def on_states(self, states: CalibrationSet) -> QValues:
         """The Q-values of recorded states, `(states, actions)`."""
-        rows = []
-        for row in states.indices:
-            self.reset()
-            for frame in frames_of(row):
-                self.observe(states.frames[frame])
-            rows.append(self.q_values())
-        return np.stack(rows)
+        return q_values_on(self, states)
+
+
+def q_values_on(policy: Exported, states: CalibrationSet) -> QValues:
+    """The Q-values of recorded states, `(states, actions)`, each shown frame by frame."""
+    rows = []
+    for row in states.indices:
+        policy.reset()
+        for frame in frames_of(row):
+            policy.observe(states.frames[frame])
+        rows.append(policy.q_values())
+    return np.stack(rows)
 
 
 def frames_of(row: npt.NDArray[np.int32]) -> list[int]:

@@ -16,7 +16,7 @@ from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import CheckFailedError
 from slimq.core.observation import Observations
 from slimq.core.qfunction import QValues
-from slimq_compression.export.c.host import frames_of
+from slimq_compression.export.c.host import q_values_on
 from slimq_compression.export.emulator.boards import (
     Board,
     build_program,
@@ -66,13 +66,7 @@ class EmulatedPolicy:
 
     def on_states(self, states: CalibrationSet) -> QValues:
         """The Q-values of recorded states, `(states, actions)`."""
-        rows = []
-        for row in states.indices:
-            self.reset()
-            for frame in frames_of(row):
-                self.observe(states.frames[frame])
-            rows.append(self.q_values())
-        return np.stack(rows)
+        return q_values_on(self, states)
 
     def end(self) -> None:
         """Ends the program."""
