@@ -57,6 +57,13 @@ class MalformedRequestError(InvalidInputError):
     status = 400
 
 
+class TransferCodingError(InvalidInputError):
+    """The body is sent in a transfer coding other than `chunked` (RFC 9112, 6.1)."""
+
+    code = "unsupported-transfer-coding"
+    status = 501
+
+
 class MalformedError(InvalidInputError):
     """The body cannot be parsed: truncated, or not of its media type."""
 

@@ -159,6 +159,8 @@ WIRE = {
     "malformed-request": b"what is this?\r\n\r\n",
     "head-over-limit": HEAD + b"X-Long: " + b"x" * 3000 + b"\r\n\r\n",
     "head-timeout": HEAD,
+    "unsupported-transfer-coding": HEAD
+    + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
     "body-timeout": HEAD + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
 }
 

@@ -20,6 +20,7 @@ from slimq_service.errors import (
     MediaTypeError,
     NonFiniteError,
     OverloadedError,
+    TransferCodingError,
     UnauthorizedError,
 )
 from slimq_service.http.problems import INTERNAL, NO_SUCH_PATH
@@ -49,6 +50,7 @@ WIRE_CODES = (
     HeadLimitError.code,
     HeadTimeoutError.code,
     MalformedRequestError.code,
+    TransferCodingError.code,
     ConnectionsError.code,
 )
 """Errors that close a connection before a request is complete."""

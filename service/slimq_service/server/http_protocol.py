@@ -171,6 +171,7 @@ class BoundedProtocol(HttpConnection):
     def on_chunk_header(self) -> None:
         """A chunk of a body starts, or, after the last one, its trailers, which are discarded."""
         self._in_chunks = True
+        self.check_transfer_coding()
         self.drop_trailers()
 
     def body_ended(self) -> None:
