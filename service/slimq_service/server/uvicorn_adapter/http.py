@@ -10,12 +10,12 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from slimq.core.errors import SlimqError
-from slimq_service.errors import MalformedRequestError, TransferCodingError
+from slimq_service.errors import MalformedRequestError
 from slimq_service.http.responses import WHOLE_RESPONSES
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.uvicorn_adapter.cycle import Cycle
-from slimq_service.server.uvicorn_adapter.host import MAX_SHOWN_BYTES, check_host
 from slimq_service.server.uvicorn_adapter.keep_alive import KeepAliveConnection
+from slimq_service.server.uvicorn_adapter.request_headers import check_host
 from slimq_service.server.uvicorn_adapter.target import split_target
 from slimq_service.server.websocket_handshake import asks_for_websocket, check_handshake
 
@@ -124,13 +124,6 @@ class HttpConnection(KeepAliveConnection):
         """Signals a disconnect to the application: the rest of the body will not arrive."""
         self.cycle.disconnected = True
         self.cycle.message_event.set()
-
-    def check_transfer_coding(self) -> None:
-        """Rejects codings below `chunked`, which httptools does not undo."""
-        for name, value in self.headers:
-            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-                received = repr(value[:MAX_SHOWN_BYTES].decode("latin-1"))
-                raise TransferCodingError("Transfer-Encoding", "'chunked' alone", received)
 
     def drop_trailers(self) -> None:
         """Keeps the fields that follow (trailers) out of the request's headers."""
