@@ -1,4 +1,4 @@
-"""Adds up the JUnit reports of a folder: what took longest, and how many tests passed and failed."""
+"""Adds up the JUnit reports of a folder: what took longest, and how many passed and failed."""
 
 from __future__ import annotations
 
