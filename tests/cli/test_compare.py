@@ -189,6 +189,7 @@ def test_a_second_table_has_each_variant_by_condition(run, disturbed):
         assert mean == f"{found.mean:.2f}"
     assert cells[5][5] == "no"  # it is not in the standard set
     assert cells[0][4:7] == ["+0.0%", "yes", "yes"]
+    assert {row[-1] for row in cells} == {"20"}
 
 
 def test_json_has_every_condition_with_what_it_decides(run, disturbed):
