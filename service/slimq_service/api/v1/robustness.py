@@ -37,7 +37,9 @@ class ConditionEvidence(BaseModel):
         description="what the baseline itself loses by it, as a share of full minus random"
     )
     difference: Difference | None
-    decides: bool = Field(description="false if the baseline itself has lost more than half")
+    decides: bool = Field(
+        description="false if the baseline itself has lost more than half, or episodes are too few"
+    )
     non_inferior: bool | None = Field(description="under this condition; null if undecided")
     note: str | None = Field(description="why there is no difference")
 
@@ -55,7 +57,8 @@ class RobustnessReport(BaseModel):
         description="`undisturbed`, or labels of standard conditions where it is inferior",
     )
     missing: list[str] = Field(
-        default_factory=list, description="standard conditions without a comparison"
+        default_factory=list,
+        description="standard conditions without a comparison, or of too few episodes",
     )
     conditions: list[ConditionEvidence] = Field(
         default_factory=list, description="the standard ones first"
