@@ -23,6 +23,7 @@ from slimq_service.api.openapi import add_openapi
 from slimq_service.api.stream.endpoint import StreamEndpoint
 from slimq_service.api.v1 import act
 from slimq_service.api.v1.compare import CompareEndpoint
+from slimq_service.api.v1.model import make_model_router
 from slimq_service.api.v1.page import make_page_router
 from slimq_service.api.v1.policies import make_resource_router
 from slimq_service.api.v2 import infer
@@ -150,6 +151,7 @@ def create_app(
         make_page_router(catalogue, proxies),
         make_interface_router(app, proxies),
         make_resource_router(catalogue),
+        make_model_router(catalogue),
         make_health_router(catalogue, lifecycle, exposition, ready.update),
     ):
         app.include_router(router)
