@@ -1,8 +1,8 @@
 """Model files as clients fetch them: decoded, and with a description of what they are.
 
 A file is made in the repository's thread, from bytes that were verified, once for each version of
-the variant and of what is said about it. Those fetched last are kept within `MAX_KEPT_BYTES`; larger
-ones for as long as a response needs them.
+the variant and of what is said about it. Those fetched last are kept within `MAX_KEPT_BYTES`;
+larger ones for as long as a response needs them.
 """
 
 from __future__ import annotations

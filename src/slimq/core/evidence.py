@@ -119,9 +119,7 @@ def describe_evidence(
     if report is not None and report.played is not None:
         sentences.append(_robustness(policy, variant, judgement))
     if is_stale(variant, policy):
-        sentences.append(
-            "It was made from an earlier network of the policy than the current one."
-        )
+        sentences.append("It was made from an earlier network of the policy than the current one.")
     return " ".join(sentences)
 
 

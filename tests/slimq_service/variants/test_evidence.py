@@ -11,8 +11,8 @@ import pytest
 
 import slimq.core.evidence as core_evidence
 from condition_reports import make_conditions, publish_report
-from slimq.core.manifest import Routing
 from slimq.core.evidence import Judgement
+from slimq.core.manifest import Routing
 from slimq.core.publish import Publisher
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository

@@ -21,7 +21,7 @@ HEADERS = {
     "If-None-Match": "ETags; the response is 304 if one is that of the current file",
     "Range": "one range of bytes, such as `bytes=1000-` or `bytes=-100`; several are answered with "
     "the whole file",
-    "If-Range": "the ETag of a file that was begun; if it is another now, the response is all of it",
+    "If-Range": "the ETag of a file that was begun; if that has changed, the response is all of it",
 }
 _BINARY = {RAW: {"schema": {"type": "string", "format": "binary"}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -2,8 +2,8 @@
 
 The service's ETag is the sha256 of the file. It is asked first, so that a file that is here already
 is not sent again. A download that was cut goes on where it ended, on the condition that the file is
-still the same (`If-Range`, RFC 9110, section 13.1.5); if it has changed, the new one is fetched from
-its beginning.
+still the same (`If-Range`, RFC 9110, section 13.1.5); if it has changed, the new one is fetched
+from its beginning.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from slimq.core.errors import (
 from slimq.core.local.cache import ModelCache, user_cache_folder
 from slimq.core.local.download import ModelSource
 from slimq.core.model_file.described import parse_described
-from slimq.core.model_file.description import ModelDescription
 from slimq.core.qfunction import QFunction, QValues
 
 

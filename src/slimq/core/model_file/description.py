@@ -191,7 +191,9 @@ class ModelDescription(_Value):
             raise RepositoryError(place, f"a property {PREFIX}* is not JSON: {error}") from error
         version = document.get("schema_version")
         if version != SCHEMA_VERSION:
-            problem = f"{PREFIX}schema_version: this slimq reads {SCHEMA_VERSION}, found {version!r}"
+            problem = (
+                f"{PREFIX}schema_version: this slimq reads {SCHEMA_VERSION}, found {version!r}"
+            )
             raise RepositoryError(place, problem)
         try:
             return cls.model_validate(document)
