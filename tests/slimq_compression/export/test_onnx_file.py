@@ -82,7 +82,6 @@ def observe(spec: ObservationSpec, steps: dict[str, Any], step: int) -> Any:
         ("frozenlake", "fitted-128-4bit"),
         ("minigrid-empty", "whole-int8"),
         ("pong", "tiny"),
-        ("pong", "qat-int4"),
         *((policy, "fp32") for policy in PARTS),
     ],
 )

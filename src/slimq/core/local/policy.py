@@ -137,13 +137,12 @@ class LocalPolicy:
             ObservationError: it does not fit the policy; no step is taken.
             InvalidInputError: its Q-values are not finite; no step is taken.
         """
-        spec = self.description.observation
-        frames = as_batch(spec.frame, observation, "observation")
+        frames = as_batch(self._frame, observation, "observation")
         if len(frames) != 1:
-            shape = ", ".join(map(str, spec.frame.shape))
+            shape = ", ".join(map(str, self._frame.shape))
             received = f"a batch of {len(frames)}"
             raise ObservationError("observation", f"one of shape ({shape})", received)
-        stacked = spec.push(self._observation, frames)
+        stacked = self.description.observation.push(self._observation, frames)
         q_values = self._compute(stacked, "observation")
         self._observation = stacked
         return int(q_values[0].argmax()) + self.description.actions.start
@@ -170,6 +169,7 @@ class LocalPolicy:
         actions = len(description.actions.names)
         loaded: QFunction = OnnxPolicy(content, description.observation, actions, self._name)
         self._run, self.description = loaded, description
+        self._frame = description.observation.frame
         self.sha256 = hashlib.sha256(content).hexdigest()
 
     def _compute(self, batch: Any, field: str) -> QValues:

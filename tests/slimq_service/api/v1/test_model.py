@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -16,6 +15,8 @@ from condition_reports import publish_report
 from slimq.core.model_file.described import parse_described, read_described
 from slimq.core.repository import Repository
 from slimq_service.api.v1 import model as module
+from slimq_service.api.v1.model import respond
+from slimq_service.variants.model_files import ModelFile
 
 PATH = "/v1/policies/tiny/variants/other/model"
 
@@ -122,30 +123,33 @@ def test_a_key_is_needed_as_everywhere(start: Any) -> None:
     assert service.get(PATH, headers={"authorization": "Bearer secret"}).status_code == 200
 
 
-def test_long_files_are_sent_in_parts_between_which_others_have_a_turn(
-    start: Any, monkeypatch: pytest.MonkeyPatch
+def test_others_have_a_turn_between_the_parts_of_a_long_file(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "PART_BYTES", 100)
-    service = start()
+    file = ModelFile("x.onnx", bytes(range(250)) * 2, "0" * 64, None)  # type: ignore[arg-type]
+    turns, parts, before = 0, [], []
 
-    async def download_and_act() -> tuple[httpx.Response, list[int]]:
-        statuses: list[int] = []
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
 
-        async def watch() -> None:
-            while True:
-                answer = await service.client.get("/healthz")
-                statuses.append(answer.status_code)
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            parts.append(message["body"])
+            before.append(turns)
 
-        watching = asyncio.create_task(watch())
-        answer = await service.client.get(PATH)
-        watching.cancel()
-        return answer, statuses
+    async def download() -> None:
+        others = asyncio.create_task(take_turns())
+        await respond(file, [])({"type": "http"}, asyncio.Event().wait, send)
+        others.cancel()
 
-    service.get(PATH)
-    answer, statuses = service.run(download_and_act())
-    assert answer.headers["content-length"] == str(len(answer.content))
-    assert statuses
-    assert set(statuses) == {200}
+    asyncio.run(download())
+    assert [len(part) for part in parts] == [100] * 5
+    assert b"".join(parts) == file.content
+    assert before == sorted(set(before))
 
 
 def test_the_operation_is_documented(service: Any) -> None:
