@@ -49,7 +49,8 @@ def draw_steps(root: Path, policy: str) -> dict[str, npt.NDArray[Any]]:
         return {"reset": resets, **draw_parts(manifest.observation, STEPS)}
     states = repository.calibration(manifest)
     assert states is not None
-    return {"reset": resets, "observation": np.array(states.frames[:STEPS])}
+    frames = np.asarray(states.frames)
+    return {"reset": resets, "observation": frames[np.arange(STEPS) % len(frames)]}
 
 
 def expected_actions(root: Path, policy: str, variant: str, steps: dict[str, Any]) -> list[int]:
