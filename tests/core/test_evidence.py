@@ -38,7 +38,14 @@ def test_a_variant_that_was_not_evaluated(tiny_repository: Path) -> None:
         (
             None,
             {},
-            "Robustness unknown: non-inferior to fp32 undisturbed; not compared under " + ALL,
+            "Robustness unknown: non-inferior to fp32 undisturbed; not compared over enough "
+            f"episodes under {ALL}.",
+        ),
+        (
+            dict.fromkeys(("noise", "bias", "held", "sticky", "delayed"), 100.0),
+            {},
+            f"Robustness unknown: non-inferior to fp32 undisturbed; {ALL} decides nothing, being "
+            "too much for fp32, too.",
         ),
         (
             {"sticky": 100.0},

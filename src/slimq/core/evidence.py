@@ -155,10 +155,12 @@ def _robustness(
     passed = [r.condition for r in found.results if r.standard and r.non_inferior]
     held = f"non-inferior to {baseline} {_under([UNDISTURBED, *map(_label, passed)])}"
     if found.missing:
-        return f"Robustness unknown: {held}; not compared under {_labels(found.missing)}."
+        rest = f"not compared over enough episodes under {_labels(found.missing)}"
+        return f"Robustness unknown: {held}; {rest}."
     undecided = [r.condition for r in found.results if r.standard and not r.decides]
-    rest = f"; {_labels(undecided)} decides nothing, being too much for {baseline}, too"
-    return f"Robust: {held}{rest if undecided else ''}."
+    if undecided:
+        held += f"; {_labels(undecided)} decides nothing, being too much for {baseline}, too"
+    return f"{'Robust' if found.robust else 'Robustness unknown'}: {held}."
 
 
 def _played_under(found: Robustness) -> str:

@@ -139,7 +139,8 @@ class DescribedEvidence(_Value):
         default_factory=list, description="`undisturbed`, or standard conditions"
     )
     missing: list[str] = Field(
-        default_factory=list, description="standard conditions without a comparison"
+        default_factory=list,
+        description="standard conditions without a comparison, or with one of too few episodes",
     )
     problem: str | None = Field(default=None, description="why there is no comparison")
 
