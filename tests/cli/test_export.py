@@ -41,7 +41,7 @@ def test_an_earlier_export_is_replaced_with_force_only(run: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        (["--target", "d"], 2, "target: expected c, received 'd'"),
+        (["--target", "d"], 2, "target: expected c or "),
         (["--variant", "othr"], 2, "unknown variant 'othr', did you mean 'other'?"),
         (["--cpu", "cortex-m5"], 2, "cpu: expected cortex-m0 or "),
         (["--optimize", "spede"], 2, "optimize: expected size or speed, received 'spede'"),
@@ -60,3 +60,13 @@ def test_wrong_use_exits_with_2_and_what_does_not_fit_with_1(
     assert (found, out) == (code, "")
     assert problem in err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_onnx_file_is_described_in_a_few_lines(run: Any, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = ["tiny", "--variant", "fp32", "--target", "onnx", "--output", str(output)]
+    code, out, _ = run("export", *arguments)
+    assert code == 0
+    assert out.startswith(f"tiny/fp32 as onnx in {output / 'tiny-fp32.onnx'}\n  file ")
+    assert "No evidence: this variant has not been evaluated." in out
+    assert {path.name for path in output.iterdir()} == {"tiny-fp32.onnx", "report.json"}

@@ -11,6 +11,7 @@ from slimq.core.errors import InvalidInputError, suggestion
 from slimq.core.repository import Repository
 from slimq_compression.export.c.target import export_c
 from slimq_compression.export.folder import REPORT, check_output, staged
+from slimq_compression.export.onnx_file import export_onnx
 from slimq_compression.export.options import Options
 from slimq_compression.export.report import to_json
 from slimq_compression.export.subject import Subject, read_subject
@@ -34,6 +35,7 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "c": Target("a C99 header and source for microcontrollers", export_c),
+    "onnx": Target("one ONNX file that describes itself", export_onnx),
 }
 
 

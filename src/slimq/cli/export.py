@@ -25,7 +25,9 @@ def export(
     target: Annotated[
         str,
         typer.Option(
-            "--target", help="Where it is to run. c: a C99 header and source for devices."
+            "--target",
+            help="Where it is to run. c: a C99 header and source for devices. onnx: one file that "
+            "describes itself, for any ONNX Runtime.",
         ),
     ],
     output: Annotated[
@@ -74,14 +76,17 @@ def export(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a variant to a place without ONNX Runtime.
+    """Export a variant to the place where it is to run.
 
-    The folder gets sources that need no memory allocation and no library but C's own, golden
-    vectors, a self-test with a Makefile, and report.json: flash, RAM, stack, multiply-accumulates,
-    and how the compiled C agrees with ONNX Runtime on the policy's recorded states.
+    With target c, the folder gets sources that need no memory allocation and no library but C's
+    own, golden vectors, a self-test with a Makefile, and report.json: flash, RAM, stack,
+    multiply-accumulates, and how the compiled C agrees with ONNX Runtime on the policy's recorded
+    states. With target onnx, it gets an ONNX file with all that is known of the variant in its
+    metadata: layout of observations, preprocessing, actions, recipe, hashes, evidence.
     """
     require("compress", "onnx", "onnxruntime")
     from slimq.core.repository import Repository
+    from slimq_compression.export.onnx_file import describe_onnx
     from slimq_compression.export.options import Options
     from slimq_compression.export.targets import export_variant
 
@@ -99,7 +104,8 @@ def export(
     if as_json:
         print_json(report)
     else:
-        typer.echo("\n".join(describe(report, output)))
+        lines = describe_onnx if target == "onnx" else describe
+        typer.echo("\n".join(lines(report, output)))
 
 
 def describe(report: CReport, output: Path) -> list[str]:
