@@ -22,23 +22,19 @@ from slimq_compression.graph.model import copy_model, opset_of, remove_unused, t
 LACKING = frozenset(
     {
         "Bernoulli",
-        "BitCast",
         "CausalConvWithState",
-        "CumProd",
-        "FlexAttention",
         "ImageDecoder",
         "LinearAttention",
+        "RandomNormalLike",
         "RandomUniformLike",
         "RoiAlign",
         "SwiGLU",
-        "Swish",
-        "TensorScatter",
     }
 )
 """Operators of the default domain without an implementation in the version that is vendored."""
-DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
-MAX_OPSET = 25
-"""Of the default domain, of models that were run."""
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+MAX_OPSET = 26
+"""The newest operator set of the default domain that it knows."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +58,28 @@ class LackingError(Exception):
         self.operator = operator
 
 
-def runnable(content: bytes) -> WebModel:
+def runnable(content: bytes, lacking: frozenset[str] = LACKING) -> WebModel:
     """A model in a form that the runtime can run: unchanged wherever that is possible.
 
     Where an operator that the runtime lacks only decodes weights, the weights are stored decoded,
     as ONNX Runtime computes them: that loses nothing.
 
+    Args:
+        content: the ONNX model.
+        lacking: operators of the default domain that the runtime lacks.
+
     Raises:
         LackingError: an operator works on the observation.
     """
     model = onnx.load_from_string(content)
-    lacking = list(_lacking(model))
-    if not lacking:
-        return WebModel(content)
-    decoded = decode_weights(model)
-    for operator in _lacking(decoded):
+    lowered = _lower_opset(model)
+    problems = list(_problems(lowered, lacking))
+    if not problems:
+        return WebModel(content if lowered is model else to_bytes(lowered))
+    decoded = _lower_opset(decode_weights(model))
+    for operator in _problems(decoded, lacking):
         raise LackingError(operator)
-    return WebModel(to_bytes(decoded), tuple(dict.fromkeys(lacking)))
+    return WebModel(to_bytes(decoded), tuple(dict.fromkeys(problems)))
 
 
 def decode_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -97,34 +98,40 @@ def decode_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     del decoded.graph.node[:]
     decoded.graph.node.extend(dynamic)
     remove_unused(decoded)
-    _lower_opset(decoded)
     return decoded
 
 
-def _lower_opset(model: onnx.ModelProto) -> None:
-    """States the newest opset of the runtime, if the operators left are the same in it."""
+def _lower_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """States the newest operator set of the runtime, if all operators are the same in it."""
     opset = opset_of(model)
-    if opset <= MAX_OPSET:
-        return
-    for node in model.graph.node:
-        if node.domain in ("", "ai.onnx"):
-            now = onnx.defs.get_schema(node.op_type, opset)
-            if now.since_version > MAX_OPSET:
-                return
-    for domain in model.opset_import:
+    own = [node for node in model.graph.node if node.domain in ("", "ai.onnx")]
+    if opset <= MAX_OPSET or any(_since(node, opset) > MAX_OPSET for node in own):
+        return model
+    lowered = copy_model(model)
+    for domain in lowered.opset_import:
         if domain.domain in ("", "ai.onnx"):
             domain.version = MAX_OPSET
+    return lowered
 
 
-def _lacking(model: onnx.ModelProto) -> Iterator[str]:
-    """Operators that the runtime lacks, in order of computation."""
+def _since(node: onnx.NodeProto, opset: int) -> int:
+    """The operator set in which an operator last changed."""
+    try:
+        return int(onnx.defs.get_schema(node.op_type, opset).since_version)
+    except onnx.defs.SchemaError:
+        return opset
+
+
+def _problems(model: onnx.ModelProto, lacking: frozenset[str]) -> Iterator[str]:
+    """What the runtime lacks, in order of computation."""
     for node in model.graph.node:
-        known = node.domain in DOMAINS
-        if not known or (node.domain != "com.microsoft" and node.op_type in LACKING):
+        own = node.domain in ("", "ai.onnx")
+        if node.domain not in DOMAINS or (own and node.op_type in lacking):
             yield operator_of(node)
     opset = opset_of(model)
-    if opset > MAX_OPSET:
-        yield f"set {opset} (it has operator sets up to {MAX_OPSET})"
+    for node in model.graph.node:
+        if node.domain in ("", "ai.onnx") and opset > MAX_OPSET and _since(node, opset) > MAX_OPSET:
+            yield f"{operator_of(node)} of operator set {opset}"
 
 
 def refuse_operator(

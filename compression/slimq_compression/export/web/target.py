@@ -111,7 +111,9 @@ def _copy_page(source: Traversable, folder: Path) -> None:
 
 def _layout(spec: ObservationSpec) -> Layout:
     stack = spec.stack
-    return Layout(spec.dtype, spec.shape, stack.axis if stack else None, stack.count if stack else 1)
+    return Layout(
+        spec.dtype, spec.shape, stack.axis if stack else None, stack.count if stack else 1
+    )
 
 
 def _describe(recorded: EpisodeFile) -> RecordedEpisode:

@@ -35,7 +35,9 @@ KINDS = [
 def test_each_kind_plays_as_in_python(policy: str, variant: str, how: str, tmp_path: Path) -> None:
     report = export(policy, variant, tmp_path / "export")
     with file_server(tmp_path / "export") as url:
-        found = visit(url, "play", "ten", "pause", "numbers", "single", "numbers", "texts", "replay")
+        found = visit(
+            url, "play", "ten", "pause", "numbers", "single", "numbers", "texts", "replay"
+        )
     assert found["first_action_ms"] > 0
     assert found["console"] == []
     assert all(asked.startswith((url, "data:")) for asked in found["requests"])
@@ -101,9 +103,7 @@ def write_minatar(policies: Path) -> None:
     from slimq.networks.specification import ConvSpec, QNetworkSpec
 
     shape = (10, 10, 4)
-    body = ConvSpec(
-        channels="last", convolutions=(ConvLayer(channels=4, kernel=3),), hidden=(8,)
-    )
+    body = ConvSpec(channels="last", convolutions=(ConvLayer(channels=4, kernel=3),), hidden=(8,))
     network = QNetwork(
         QNetworkSpec(
             body=body, observation_shape=shape, observation_dtype="uint8", divisor=1.0, actions=3
@@ -133,7 +133,10 @@ def test_a_browser_without_webassembly_gets_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx could not be loaded: HTTP 404"),
+        (
+            lambda folder: (folder / "model.onnx").unlink(),
+            "model.onnx could not be loaded: HTTP 404",
+        ),
         (
             lambda folder: (folder / "model.onnx").write_bytes(bytes(100)),
             "model.onnx has 100 bytes, the report says ",

@@ -76,7 +76,9 @@ def test_so_does_a_tarball(package: Path, tmp_path: Path, runtime: Runtime) -> N
 def test_another_version_is_refused(package: Path, tmp_path: Path) -> None:
     script = package / "dist" / SOURCES[SCRIPT]
     script.write_bytes(script.read_bytes() + b"\n")
-    with pytest.raises(InvalidInputError, match=f"of onnxruntime-web {VERSION}, received .*without"):
+    with pytest.raises(
+        InvalidInputError, match=f"of onnxruntime-web {VERSION}, received .*without"
+    ):
         find_runtime(package)
     tarball = tmp_path / "runtime.tgz"
     with tarfile.open(tarball, "w:gz", compresslevel=1) as archive:
@@ -107,9 +109,7 @@ def test_a_path_without_anything_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_without_npm_the_option_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_npm_the_option_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="npm, which fetches it, is not installed; --runtime"):
         find_runtime(None)

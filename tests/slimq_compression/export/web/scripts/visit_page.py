@@ -96,7 +96,9 @@ class Visit:
 
     def ten(self) -> None:
         """Waits for the tenth step."""
-        reached = "parseInt(document.querySelector('#numbers dd')?.textContent.replace(',', '')) >= 10"
+        reached = (
+            "parseInt(document.querySelector('#numbers dd')?.textContent.replace(',', '')) >= 10"
+        )
         self.until(reached)
 
     def pause(self) -> None:
@@ -130,7 +132,16 @@ class Visit:
 
     def texts(self) -> None:
         """Reads what the page says."""
-        parts = ("title", "subtitle", "status-text", "verdict", "evidence", "files", "conditions", "notes")
+        parts = (
+            "title",
+            "subtitle",
+            "status-text",
+            "verdict",
+            "evidence",
+            "files",
+            "conditions",
+            "notes",
+        )
         read = "(id) => document.getElementById(id).textContent"
         self.found["texts"] = {part: self.page.evaluate(read, part) for part in parts}
         self.found["actions"] = self.page.locator("#bars li").count()
