@@ -123,7 +123,9 @@ def record_states(states: CalibrationSet, layout: ObservationSpec, policy: OnnxP
     q_values = np.concatenate([policy(one[np.newaxis]) for one in observations])
     actions = q_values.argmax(axis=1).astype(np.int64)
     rewards = np.zeros(len(actions), np.float32)
-    return Recording(None, observations, actions, rewards, q_values, False, True)
+    return Recording(
+        None, observations, actions, rewards, q_values, terminated=False, complete=True
+    )
 
 
 def episode_file(

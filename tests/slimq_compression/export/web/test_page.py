@@ -17,12 +17,13 @@ from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
 from slimq_compression.export.web.episode import record_episode
 from slimq_compression.export.web.operators import runnable
-from web_exports import export, file_server, needs_browser, visit
+from web import file_server
+from web_exports import export, needs_browser, visit
 
 pytestmark = [pytest.mark.slow, needs_browser]
 STATES = 3
 BOUND = 1e-2
-"""Largest difference of a Q-value, by the range of all, where activations are rounded: kernels for
+"""Largest difference of a Q-value, by the range of all: where activations are rounded, kernels for
 integers differ between processors."""
 KINDS = [
     ("cartpole", "micro", "played in this page"),

@@ -1,8 +1,9 @@
 """What Chromium makes of an export to the web; reads a request as JSON, prints what it found.
 
-The request has `url`; `steps`, any of those below, in order; and optionally `width`, `scheme` (light
-or dark), `without` (a JavaScript global to remove), `screenshot` (a file), `seconds` (how long to
-wait). No name is resolved, so that a request to another host fails, and is told of all the same.
+The request has `url`; `steps`, any of those below, in order; `seconds`, how long to wait; and
+optionally `width`, `scheme` (light or dark), `without` (a JavaScript global to remove) and
+`screenshot` (a file). No name is resolved, so that a request to another host fails, and is told of
+all the same.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ MODELS = """async () => {
 }"""
 FIRST = "performance.getEntriesByName('first-action')[0]"
 NUMBERS = """() => Object.fromEntries(Array.from(
-    document.querySelectorAll("#numbers dt"), (name) => [name.textContent, name.nextSibling.textContent]
+    document.querySelectorAll("#numbers dt"),
+    (name) => [name.textContent, name.nextSibling.textContent]
 ))"""
 
 
@@ -147,9 +149,9 @@ class Visit:
         self.found["actions"] = self.page.locator("#bars li").count()
         self.found["wide"] = self.page.evaluate("document.documentElement.scrollWidth > innerWidth")
         painted = """() => {
-            const canvas = document.getElementById("canvas");
-            const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-            return new Set(new Uint32Array(pixels.buffer)).size;
+            const {width, height} = canvas;
+            const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+            return new Set(new Uint32Array(data.buffer)).size;
         }"""
         self.found["colours"] = self.page.evaluate(painted)
 
