@@ -28,20 +28,25 @@ export class Clock {
 
   /** Waits until the next step is due; `extra` milliseconds later at the end of an episode. */
   async tick(extra = 0) {
-    while (this.paused || document.hidden) {
-      if (this.steps > 0) {
-        this.steps -= 1;
-        return;
+    const due = this.next + (1000 / this.rate + extra) / this.speed;
+    this.next = Math.max(due, performance.now() - MAX_BLOCK_MS);
+    for (;;) {
+      const now = performance.now();
+      if (this.paused || document.hidden) {
+        if (this.steps > 0) {
+          this.steps -= 1;
+          return;
+        }
+        await this.sleep(Infinity);
+        this.next = performance.now();
+        continue;
       }
-      this.next = performance.now();
-      await this.sleep(Infinity);
+      const left = this.next - now;
+      if (left < MIN_SLEEP_MS && now - this.yielded < MAX_BLOCK_MS) return;
+      await this.sleep(Math.max(0, left));
+      this.yielded = performance.now();
+      if (!this.paused && !document.hidden) return;
     }
-    const now = performance.now();
-    this.next = Math.max(this.next + (1000 / this.rate + extra) / this.speed, now - MAX_BLOCK_MS);
-    const left = this.next - now;
-    if (left < MIN_SLEEP_MS && now - this.yielded < MAX_BLOCK_MS) return;
-    await this.sleep(Math.max(0, left));
-    this.yielded = performance.now();
   }
 }
 

@@ -30,5 +30,14 @@
     document.getElementById("status").setAttribute("role", "alert");
     document.getElementById("status-text").textContent = problem;
     document.getElementById("progress").hidden = true;
+    return;
   }
+  ["report.json", "runtime/ort-wasm-simd-threaded.wasm"].forEach(function (path) {
+    var link = document.createElement("link");
+    link.rel = "preload";
+    link.as = "fetch";
+    link.crossOrigin = "anonymous";
+    link.href = path;
+    document.head.appendChild(link);
+  });
 })();
