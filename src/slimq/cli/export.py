@@ -29,8 +29,8 @@ def export(
         typer.Option(
             "--target",
             help="Where it is to run. c: a C99 header and source for devices. onnx: one file that "
-            "describes itself, for any ONNX Runtime. web: a page on which it plays, in a folder for "
-            "any file server.",
+            "describes itself, for any ONNX Runtime. web: a page on which it plays, in a folder "
+            "for any file server.",
         ),
     ],
     output: Annotated[
@@ -118,9 +118,12 @@ def export(
     if as_json:
         print_json(report)
     else:
-        describers = {"c": describe, "onnx": describe_onnx, "web": describe_web}
-        lines: Callable[[Any, Path], list[str]] = describers[target]
-        typer.echo("\n".join(lines(report, output)))
+        describers: dict[str, Callable[[Any, Path], list[str]]] = {
+            "c": describe,
+            "onnx": describe_onnx,
+            "web": describe_web,
+        }
+        typer.echo("\n".join(describers[target](report, output)))
 
 
 def describe(report: CReport, output: Path) -> list[str]:
