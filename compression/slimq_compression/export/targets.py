@@ -15,6 +15,7 @@ from slimq_compression.export.onnx_file import export_onnx
 from slimq_compression.export.options import Options
 from slimq_compression.export.report import to_json
 from slimq_compression.export.subject import Subject, read_subject
+from slimq_compression.export.web.target import export_web
 
 Exporter = Callable[[Repository, Subject, Path, Options], Any]
 """Writes the files of an export into an empty folder; returns its report, a dataclass."""
@@ -36,6 +37,7 @@ class Target:
 TARGETS: dict[str, Target] = {
     "c": Target("a C99 header and source for microcontrollers", export_c),
     "onnx": Target("one ONNX file that describes itself", export_onnx),
+    "web": Target("a folder with a page on which the variant plays in a browser", export_web),
 }
 
 
