@@ -89,7 +89,10 @@ def record_episode(spec: EnvironmentSpec, policy: QFunction, seed: int) -> Recor
         MissingExtraError: its library is not installed.
         InvalidInputError: it is unknown.
     """
-    observations, actions, rewards, q_values = [], [], [], []
+    observations: list[np.ndarray] = []
+    actions: list[int] = []
+    rewards: list[float] = []
+    q_values: list[np.ndarray] = []
     terminated = ended = False
     environment = VectorEnvironment(spec, 1, 1)
     try:

@@ -26,6 +26,11 @@ function fail(error) {
   byId("status-text").textContent = error.message;
 }
 
+/** Says what is being loaded, unless something else has failed meanwhile. */
+function say(text) {
+  if (!byId("status").classList.contains("problem")) byId("status-text").textContent = text;
+}
+
 async function loadRuntime(report) {
   const runtime = await import("./runtime/ort.wasm.bundle.min.js").catch(() => {
     throw new Error("runtime/ort.wasm.bundle.min.js could not be loaded");
@@ -34,10 +39,9 @@ async function loadRuntime(report) {
   const total = (report.runtime.bytes / 1e6).toFixed(1);
   const wasm = await fetchBytes(WASM, (bytes) => {
     progress.value = bytes / report.runtime.bytes;
-    byId("status-text").textContent =
-      `Loading the runtime: ${(bytes / 1e6).toFixed(1)} of ${total} MB`;
+    say(`Loading the runtime: ${(bytes / 1e6).toFixed(1)} of ${total} MB`);
   });
-  byId("status-text").textContent = "Starting the runtime …";
+  say("Starting the runtime …");
   progress.removeAttribute("value");
   // The page compiles the bytes itself: a server may send them with any media type.
   runtime.env.wasm.wasmBinary = wasm.buffer;
