@@ -93,7 +93,7 @@ def test_minatar_plays_in_the_page_and_says_that_there_is_no_evidence(tmp_path: 
 
 
 def write_minatar(policies: Path) -> None:
-    """A policy of MinAtar's Breakout with a small untrained network."""
+    """A policy of MinAtar's Freeway, whose episodes are long, with a small untrained network."""
     from builders import make_policy_manifest, write_policy
     from slimq.core.calibration import CalibrationSet
     from slimq.core.environment import EnvironmentSpec
@@ -103,7 +103,7 @@ def write_minatar(policies: Path) -> None:
     from slimq.networks.qnetwork import QNetwork
     from slimq.networks.specification import ConvSpec, QNetworkSpec
 
-    shape = (10, 10, 4)
+    shape = (10, 10, 7)
     body = ConvSpec(channels="last", convolutions=(ConvLayer(channels=4, kernel=3),), hidden=(8,))
     network = QNetwork(
         QNetworkSpec(
@@ -112,9 +112,9 @@ def write_minatar(policies: Path) -> None:
     ).eval()
     manifest = make_policy_manifest("grid").model_copy(
         update={
-            "environment": EnvironmentSpec(id="minatar.gym:MinAtar/Breakout-v1"),
+            "environment": EnvironmentSpec(id="minatar.gym:MinAtar/Freeway-v1"),
             "observation": ObservationSpec(dtype="uint8", shape=shape, low=0, high=1),
-            "actions": ["n", "l", "r"],
+            "actions": ["n", "u", "d"],
         }
     )
     states = np.zeros((4, *shape), np.uint8)
