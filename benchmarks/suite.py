@@ -5,8 +5,8 @@
     python benchmarks/suite.py --check    exits with 1 if the page has others
 
 All figures are those of manifests and reports below policies/; nothing is measured. The choice is
-that of `slimq recommend`: the fewest bytes among the variants that are non-inferior at the margin,
-undisturbed, and under the standard conditions where the full policy was evaluated under these.
+that of `slimq recommend --no-robust`: the fewest bytes among the variants that are non-inferior
+undisturbed. Another column has the smallest that is robust, too.
 """
 
 from __future__ import annotations
@@ -46,11 +46,15 @@ SMALLEST_HEAD = (
     "return",
     "paired, low",
     "episodes",
+    "robust",
+    "smallest robust",
     "agreement",
     "× faster",
     "minutes × workers",
     "tried",
 )
+ROBUST_COLUMN = SMALLEST_HEAD.index("smallest robust")
+VERDICTS = {True: "yes", False: "no", None: MISSING}
 NAMES = 3
 """Leading columns of both tables that are text."""
 PROGRAMS = {
@@ -81,9 +85,13 @@ def summary(entries: Sequence[Entry]) -> str:
     """The number of policies with a proven variant, and with one as small as is meant."""
     proven = [entry for entry in entries if entry.choice and entry.comparison.proven_in_play]
     small = [entry for entry in proven if entry.choice and (entry.choice.smaller or 0) >= GOAL]
+    robust = [entry for entry in entries if entry.robust]
+    tiny = [entry for entry in robust if entry.robust and (entry.robust.smaller or 0) >= GOAL]
     return (
         f"{len(entries)} policies: {len(proven)} with a smaller variant that is non-inferior in "
-        f"undisturbed play, {len(small)} of them with at most 1/{GOAL} of the full policy's bytes."
+        f"undisturbed play, {len(small)} of them with at most 1/{GOAL} of the full policy's bytes; "
+        f"{len(robust)} with a smaller one that is robust, {len(tiny)} of them with at most "
+        f"1/{GOAL}."
     )
 
 
@@ -108,6 +116,7 @@ def smallest_row(entry: Entry) -> list[str]:
     policy, row = f"`{entry.manifest.name}`", entry.choice
     if row is None:
         gap = [MISSING] * (len(SMALLEST_HEAD) - 6)
+        gap[ROBUST_COLUMN - 6] = smallest_robust(entry)
         return [policy, "none", bounds(entry), MISSING, MISSING, returns(entry.full), *gap]
     latency = row.find_latency("alone", 1)
     faster = latency.faster if latency else None
@@ -123,11 +132,19 @@ def smallest_row(entry: Entry) -> list[str]:
         returns(row),
         percent(row.difference.low, 2) if row.difference else MISSING,
         f"{row.difference.episodes:,}" if row.difference else MISSING,
+        VERDICTS[row.robustness.robust if row.robustness else None],
+        smallest_robust(entry),
         f"{row.fidelity.agreement:.1%}" if row.fidelity else MISSING,
         MISSING if faster is None else f"{faster:.2f}",
         f"{spent.minutes:.1f} × {spent.workers}" if spent else MISSING,
         f"{spent.trials:,}" if spent else MISSING,
     ]
+
+
+def smallest_robust(entry: Entry) -> str:
+    """The smallest variant that holds under conditions, with its share of the full one's bytes."""
+    row = entry.robust
+    return MISSING if row is None else f"`{row.variant}`, 1/{row.smaller or 1:.0f}"
 
 
 def describe(environment: EnvironmentSpec) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.repository import Repository
@@ -21,8 +21,10 @@ class Entry:
 
     Attributes:
         variants: manifests by name, of the variants that can be read.
-        choice: the smallest variant that is non-inferior undisturbed, and under the standard
-            conditions where these are known; None if no smaller one than the full is.
+        choice: the smallest variant that is non-inferior undisturbed; None if no smaller one
+            than the full is.
+        robust: the smallest that is so under the standard conditions, too; None if no smaller
+            one than the full is, or if it is not known.
     """
 
     manifest: PolicyManifest
@@ -30,6 +32,7 @@ class Entry:
     recommendation: Recommendation
     variants: Mapping[str, VariantManifest]
     choice: ComparisonRow | None
+    robust: ComparisonRow | None
 
     @property
     def full(self) -> ComparisonRow | None:
@@ -49,14 +52,22 @@ def read_entry(repository: Repository, policy: str) -> Entry:
     """
     manifest, comparison = repository.policy(policy), compare_variants(repository, policy)
     agreement = None if comparison.proven_in_play else 1 - MARGIN
-    found = recommend(comparison, Criteria(goal="bytes", min_agreement=agreement))
+    undisturbed = Criteria(goal="bytes", min_agreement=agreement, robust=False)
+    found = recommend(comparison, undisturbed)
+    robust = None
+    if comparison.proven_in_play:
+        robust = _smaller(recommend(comparison, replace(undisturbed, robust=True)), comparison)
+    variants = {row.variant: repository.variant(policy, row.variant) for row in comparison.rows}
+    choice = _smaller(found, comparison)
+    return Entry(manifest, comparison, found, variants, choice, robust)
+
+
+def _smaller(found: Recommendation, comparison: Comparison) -> ComparisonRow | None:
+    """The row of what was recommended, if the full policy is larger."""
     rows = {row.variant: row for row in comparison.rows}
     full = rows.get(comparison.baseline)
     choice = rows[found.choice.variant] if found.choice else None
-    if choice and (full is None or choice.bytes >= full.bytes):
-        choice = None
-    variants = {name: repository.variant(policy, name) for name in rows}
-    return Entry(manifest, comparison, found, variants, choice)
+    return choice if choice and full and choice.bytes < full.bytes else None
 
 
 def bounds(entry: Entry) -> str:

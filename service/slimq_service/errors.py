@@ -57,6 +57,13 @@ class MalformedRequestError(InvalidInputError):
     status = 400
 
 
+class TransferCodingError(InvalidInputError):
+    """The body is sent in a transfer coding other than `chunked` (RFC 9112, 6.1)."""
+
+    code = "unsupported-transfer-coding"
+    status = 501
+
+
 class MalformedError(InvalidInputError):
     """The body cannot be parsed: truncated, or not of its media type."""
 
@@ -76,6 +83,21 @@ class ConflictError(InvalidInputError):
 
     code = "conflict"
     status = 400
+
+
+class RangeNotSatisfiableError(InvalidInputError):
+    """The representation has none of the bytes of the requested range."""
+
+    code = "range-not-satisfiable"
+    status = 416
+
+    def __init__(self, size: int, received: str) -> None:
+        self.size = size
+        super().__init__("Range", f"bytes from 0 to {size - 1}", repr(received))
+
+    def headers(self) -> dict[str, str]:
+        """The header with the length of the representation (RFC 9110, 14.4)."""
+        return {"content-range": f"bytes */{self.size}"}
 
 
 class NonFiniteError(InvalidInputError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from builders import make_calibration, make_mlp, make_policy_manifest, write_policy
+from condition_reports import make_conditions
 from pages import write_sections
 from reports import make_report
 from slimq.core.manifest import ImportRecord, PolicyManifest, SearchRecord
@@ -47,10 +48,19 @@ class Suite:
         write_policy(self.repository.root, manifest, make_calibration("tiny"), models)
 
     def attach(
-        self, policy: str, variant: str, returns: Sequence[float], p50: float | None = None
+        self,
+        policy: str,
+        variant: str,
+        returns: Sequence[float],
+        p50: float | None = None,
+        lost: Mapping[str, float] | None = None,
     ) -> None:
-        """Publishes a report of these returns."""
+        """Publishes a report of these returns, with those under conditions if losses are given."""
         report = self.report(policy, variant, returns, p50)
+        if lost is not None:
+            observation = self.repository.policy(policy).observation
+            conditions = make_conditions(observation, returns, lost)
+            report = report.model_copy(update={"conditions": conditions})
         self.publisher.attach_report(policy, variant, report)
 
     def attach_agreement(self, policy: str, variant: str, agreement: float) -> None:
@@ -148,7 +158,7 @@ def test_the_smallest_variant_that_is_proven_is_shown_with_its_figures(suite: Su
     line = next(line for line in lines if line.startswith("| `tiny`"))
     assert line == (
         f"| `tiny` | `small` | Shrunk: a\\|b | {small:,} | {full / small:.1f} | 110 (109 to 111) "
-        "| 110 (109 to 111) | +0.00% | 20 | 97.0% | 3.00 | 12.3 × 2 | 41 |"
+        "| 110 (109 to 111) | +0.00% | 20 | – | – | 97.0% | 3.00 | 12.3 × 2 | 41 |"
     )
 
 
@@ -160,6 +170,23 @@ def test_a_recipe_written_by_hand_took_no_search(suite: Suite) -> None:
     assert cells["technique, or what bounds it"] == ["small"]
     assert cells["minutes × workers"] == cells["tried"] == cells["× faster"] == ["–"]
     assert any("latency of `small` was not measured" in remark for remark in suite.remarks())
+
+
+def test_the_smallest_and_the_smallest_robust_variant_may_differ(suite: Suite) -> None:
+    suite.add("tiny")
+    for variant, lost in (("fp32", {}), ("half", {}), ("small", {"sticky": 30.0})):
+        suite.attach("tiny", variant, FULL, lost=lost)
+    full, half = (suite.repository.variant("tiny", name).model.bytes for name in ("fp32", "half"))
+    cells = suite.row("smallest", "tiny")
+    assert (cells["variant"], cells["robust"]) == (["`small`"], ["no"])
+    assert cells["smallest robust"] == [f"`half`, 1/{full / half:.0f}"]
+    summary = read_sections(suite.repository.root)["smallest"].splitlines()[0]
+    assert "; 1 with a smaller one that is robust, 0 of them" in summary
+    suite.attach("tiny", "half", FULL, lost={"noise": 30.0})
+    assert suite.row("smallest", "tiny")["smallest robust"] == ["–"]
+    suite.attach("tiny", "small", FULL, lost={})
+    cells = suite.row("smallest", "tiny")
+    assert (cells["robust"], cells["smallest robust"][0][:7]) == (["yes"], "`small`")
 
 
 def test_the_summary_counts_what_is_proven_and_what_is_small(suite: Suite) -> None:

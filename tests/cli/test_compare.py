@@ -163,7 +163,7 @@ def disturbed(tiny_repository, tmp_path):
         work=tmp_path / "work",
         latency="skip",
         conditions=conditions,
-        condition_episodes=3,
+        condition_episodes=20,
     )
     return evaluate_policy(repository, "tiny", settings=settings).reports
 
@@ -189,6 +189,7 @@ def test_a_second_table_has_each_variant_by_condition(run, disturbed):
         assert mean == f"{found.mean:.2f}"
     assert cells[5][5] == "no"  # it is not in the standard set
     assert cells[0][4:7] == ["+0.0%", "yes", "yes"]
+    assert {row[-1] for row in cells} == {"20"}
 
 
 def test_json_has_every_condition_with_what_it_decides(run, disturbed):
@@ -198,7 +199,7 @@ def test_json_has_every_condition_with_what_it_decides(run, disturbed):
     assert isinstance(row["robust"], bool)
     assert len(row["results"]) == 6
     for result in row["results"]:
-        assert result["difference"]["episodes"] == 3
+        assert result["difference"]["episodes"] == 20
         assert result["decides"] is (result["full_loss"] <= 0.5)
         kept = result["difference"]["low"] >= -0.05
         assert result["non_inferior"] is (kept if result["decides"] else None)
@@ -219,6 +220,21 @@ def test_notes_name_the_failing_conditions_with_their_bounds(run, attach):
         "other: not played under bias=0.01, held=0.1, delayed=1: run slimq evaluate tiny "
         "--conditions\n"
     ) in out
+
+
+def test_a_condition_of_a_few_episodes_makes_nothing_robust(run, attach):
+    returns = [100.0, 120.0] * 10
+    names = ("noise=0.01", "bias=0.01", "held=0.1", "sticky=0.25", "delayed=1")
+    few = dict.fromkeys(names, returns) | {"held=0.1": returns[:1]}
+    for variant in ("fp32", "other"):
+        attach(variant, returns, conditions=few)
+    _, out, _ = run()
+    assert out.splitlines()[2].split()[9:11] == ["yes", "–"]
+    assert (
+        "other: fewer than 20 episodes under held=0.1 decide nothing: run slimq evaluate tiny "
+        "--conditions\n"
+    ) in out
+    assert "loses more than" not in out
 
 
 def test_a_wide_interval_is_said_to_be_undecided(run, attach):

@@ -180,3 +180,33 @@ def test_a_variant_that_lacks_a_condition_is_rejected_by_its_name(run: Any, atta
         "not compared under noise=0.01: run slimq evaluate tiny --conditions"
     ]
     assert rejected["excess"] is None
+
+
+@pytest.mark.parametrize("asked", [(), ("--robust",)])
+def test_where_no_condition_decides_the_choice_does_not_claim_more_than_undisturbed_play(
+    run: Any, attach: Any, asked: tuple[str, ...]
+) -> None:
+    for variant, p50 in (("fp32", 30.0), ("other", 15.0)):
+        lost = dict.fromkeys(CONDITIONS, [40.0, 41.0] * 10)
+        attach(variant, [100.0, 120.0] * 10, p50=p50, conditions=lost)
+    code, out, _ = run("recommend", "tiny", "--for", "latency", *asked)
+    first, *rest = out.splitlines()
+    assert code == 0
+    assert first == "other: the fastest variant of tiny that is non-inferior undisturbed at 2.00%"
+    assert (
+        "  nothing is known beyond undisturbed play: no standard condition decides, as fp32 itself "
+        "loses more than 50% under each"
+    ) in rest
+
+
+def test_conditions_of_a_few_episodes_are_not_known(run: Any, attach: Any) -> None:
+    returns = [100.0, 120.0] * 10
+    for variant, p50 in (("fp32", 30.0), ("other", 15.0)):
+        attach(variant, returns, p50=p50, conditions=dict.fromkeys(CONDITIONS, returns[:3]))
+    code, out, _ = run("recommend", "tiny", "--for", "latency")
+    assert code == 0
+    assert "under each standard condition" not in out
+    assert "nothing is known beyond undisturbed play: run slimq evaluate tiny --conditions" in out
+    code, out, _ = run("recommend", "tiny", "--robust")
+    assert code == 1
+    assert "other: not compared under noise=0.01, bias=0.01, held=0.1" in out

@@ -7,7 +7,12 @@ from layouts import LAYOUTS
 from slimq.core.conditions.catalogue import Condition, standard_conditions
 from slimq.core.errors import InvalidInputError
 from slimq.core.report import ConditionReport, Interval
-from slimq.core.robustness import CONDITION_MARGIN, MAX_OWN_LOSS, judge_robustness
+from slimq.core.robustness import (
+    CONDITION_MARGIN,
+    MAX_OWN_LOSS,
+    MIN_EPISODES,
+    judge_robustness,
+)
 from slimq.core.statistics import MARGIN, mean_interval
 
 VECTOR = LAYOUTS["unbounded vector"]
@@ -178,6 +183,32 @@ def test_other_conditions_follow_the_standard_ones_and_decide_nothing(judge):
     assert found.results[-1].non_inferior is False
     assert found.failed == ()
     assert found.robust is True
+
+
+@pytest.mark.parametrize("count", [1, MIN_EPISODES - 1, MIN_EPISODES])
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+def test_too_few_episodes_of_a_condition_decide_nothing(judge, count, loss):
+    few = STANDARD[1]
+    variant, full = alike(), alike()
+    variant[1] = under(few, FULL[:count] - loss * SCALE)
+    full[1] = under(few, FULL[:count])
+    found = judge(variant, full)
+    enough = count >= MIN_EPISODES
+    assert found.results[1].difference.mean == pytest.approx(-loss)
+    assert found.results[1].decides is enough
+    assert found.results[1].non_inferior is ((loss == 0) if enough else None)
+    assert found.missing == (() if enough else (few,))
+    assert found.robust is ((loss == 0) if enough else None)
+
+
+def test_where_no_condition_decides_nothing_is_called_robust(judge):
+    lost = FULL - 0.6 * SCALE
+    found = judge(alike(lost), alike(lost))
+    assert found.missing == found.failed == ()
+    assert found.decided is False
+    assert found.robust is None
+    worse = FULL - (MARGIN + 0.01) * SCALE
+    assert judge(alike(lost), alike(lost), undisturbed=worse).robust is False
 
 
 def test_the_full_policys_own_loss_is_over_the_same_seeds(judge):

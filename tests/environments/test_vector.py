@@ -10,7 +10,12 @@ from slimq.environments.vector import VectorEnvironment, describe, make_single
 
 CARTPOLE = EnvironmentSpec(id="CartPole-v1", max_episode_steps=500)
 PONG = EnvironmentSpec(id="ALE/Pong-v5", preprocessing=AtariPreprocessing())
-SPECS = [pytest.param(CARTPOLE, id="cartpole"), pytest.param(PONG, id="pong")]
+STICKY = PONG.model_copy(update={"preprocessing": AtariPreprocessing(sticky_actions=0.25)})
+SPECS = [
+    pytest.param(CARTPOLE, id="cartpole"),
+    pytest.param(PONG, id="pong"),
+    pytest.param(STICKY, id="pong with sticky actions"),
+]
 
 
 def episode(spec, seed, beside, place, steps=25):
@@ -21,9 +26,10 @@ def episode(spec, seed, beside, place, steps=25):
     observations = [vector.start(seeds)[place]]
     rewards = []
     choices = np.random.default_rng(seed)
+    first = 2 if spec.preprocessing else 0  # Pong's paddle moves with 2 and 3
     for _ in range(steps):
         actions = np.zeros(beside + 1, dtype=np.int64)
-        actions[place] = choices.integers(2)
+        actions[place] = first + choices.integers(2)
         result = vector.step(actions)
         observations.append(result.observations[place])
         rewards.append(result.rewards[place])
@@ -42,6 +48,17 @@ def test_an_episode_does_not_depend_on_those_in_parallel(spec):
         company = episode(spec, 42, beside, place)
         np.testing.assert_array_equal(company[0], alone[0])
         np.testing.assert_array_equal(company[1], alone[1])
+
+
+def test_actions_stick_where_preprocessing_says_so():
+    assert (episode(STICKY, 42, 0, 0)[0] != episode(PONG, 42, 0, 0)[0]).any()
+
+
+@pytest.mark.parametrize("name", ["repeat_action_probability", "no_such_argument"])
+def test_arguments_that_the_games_do_not_take_are_refused_by_name(name):
+    spec = PONG.model_copy(update={"kwargs": {name: 0.25}})
+    with pytest.raises(InvalidInputError, match=rf"^environment\.kwargs: .*{name}"):
+        VectorEnvironment(spec, 1, threads=1)
 
 
 @pytest.mark.parametrize("spec", SPECS)

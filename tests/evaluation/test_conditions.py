@@ -18,6 +18,7 @@ from slimq.core.schema import MINOR
 from slimq.core.seeds import HELD_OUT, SELECTION
 from slimq.core.statistics import mean_interval
 from slimq.environments.rollout import play_episodes
+from slimq.evaluation import runner
 from slimq.evaluation.comparison import compare_variants
 from slimq.evaluation.conditions import make_trials, parse_conditions, policy_spread
 from slimq.evaluation.protocol import EvaluationSettings, library_versions
@@ -75,15 +76,16 @@ def repository(tiny_repository):
 def evaluate(repository, tmp_path):
     """Evaluates `tiny/other`, or other variants, under conditions; gives reports and watcher."""
 
-    def evaluate(text="", variants=("other",), interrupt=None, **changes):
+    def evaluate(text="", variants=("other",), interrupt=None, watcher=None, **changes):
         chosen = parse_conditions(text, repository.policy("tiny")) if text else ()
         values = {
             "episodes": 6, "environments": 4, "resamples": 200, "states": 40, "state_episodes": 3,
             "work": tmp_path / "work", "latency": "skip", "conditions": chosen,
         }  # fmt: skip
-        watcher = Watcher(interrupt)
+        watcher = watcher or Watcher(interrupt)
         settings = EvaluationSettings(**(values | changes))
-        return evaluate_policy(repository, "tiny", variants, settings, watcher), watcher.played
+        evaluation = evaluate_policy(repository, "tiny", variants, settings, watcher)
+        return evaluation, getattr(watcher, "played", None)
 
     return evaluate
 
@@ -233,6 +235,49 @@ def test_more_episodes_of_a_condition_are_added(repository, evaluate):
     assert found == evaluation.reports["other"].conditions[0]
     assert found.returns[:2] == few.returns
     assert len(found.returns) == 9
+
+
+class Meanwhile(Silent):
+    """Runs something else once, while the first episode is played."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def episode(self, episode):
+        run, self.run = self.run, lambda: None
+        run()
+
+
+def test_two_evaluations_at_once_keep_each_others_conditions(repository, evaluate):
+    evaluate("noise=0.1", condition_episodes=2)
+    other = lambda: evaluate("noise=0.1,repeated=0.5", condition_episodes=5)  # noqa: E731
+    evaluation, _ = evaluate("held", condition_episodes=3, watcher=Meanwhile(other))
+    found = {c.condition.label: len(c.returns) for c in stored(repository).conditions}
+    assert found == {"noise=0.1": 5, "repeated=0.5": 5, "held=0.1": 3}
+    assert evaluation.reports["other"] == stored(repository)
+
+
+def test_what_this_evaluation_has_played_itself_is_not_replaced(repository, evaluate):
+    other = lambda: evaluate("held", condition_episodes=2)  # noqa: E731
+    evaluate("held", condition_episodes=4, watcher=Meanwhile(other))
+    assert [len(found.returns) for found in stored(repository).conditions] == [4]
+
+
+def test_a_latency_run_keeps_conditions_published_while_it_measures(
+    repository, evaluate, monkeypatch
+):
+    evaluate(variants=())
+    measure = runner.measure_latency
+
+    def measure_and_evaluate(*arguments, **options):
+        measured = measure(*arguments, **options)
+        evaluate("held", condition_episodes=2)
+        return measured
+
+    monkeypatch.setattr(runner, "measure_latency", measure_and_evaluate)
+    evaluate(latency="only", iterations=2)
+    assert labels(stored(repository)) == ["held=0.1"]
+    assert stored(repository).latency is not None
 
 
 def test_fewer_episodes_replace_more_only_by_force(repository, evaluate):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,36 @@ def test_a_truncated_last_line_is_played_again_and_does_no_harm(log, torn):
     log.path.write_bytes(b"".join(lines[:4]) + torn)
     assert len(log.read()) == 4
     assert play(log) == whole
+    assert len(log.read()) == len(SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("return_", "12"),
+        ("return_", float("nan")),
+        ("return_", float("inf")),
+        ("length", 3.5),
+        ("seed", True),
+        ("trajectory", ["ab"]),
+        ("terminated", None),
+    ],
+)
+def test_a_line_with_another_value_than_an_episode_has_is_played_again(log, key, value):
+    episodes = play(log)
+    first, *others = log.path.read_text().splitlines()
+    broken = json.dumps(json.loads(first) | {key: value})
+    log.path.write_text("\n".join([broken, *others]) + "\n")
+    watcher = Watcher()
+    assert play(log, progress=watcher) == episodes
+    assert watcher.played == [json.loads(first)["seed"]]
+
+
+def test_of_two_replays_at_once_the_second_finds_its_log_in_place(log):
+    again = log.for_replay()
+    play(again)
+    again.replace(log)
+    again.replace(log)
     assert len(log.read()) == len(SEEDS)
 
 

@@ -18,7 +18,12 @@ from slimq_trainer.config import AlgorithmConfig, TrainConfig, load_config
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
-OPTIONAL = {"average_decay": 0.9, "gradient_clip": 1.0, "learning_rate_end": 1e-4}
+OPTIONAL = {
+    "average_decay": 0.9,
+    "gradient_clip": 1.0,
+    "learning_rate_end": 1e-4,
+    "augmentation": {"shift": 2, "contrast": 0.1, "brightness": 8.0, "noise": 4.0},
+}
 FREE = {"kwargs"}
 """Keys whose values may have any type."""
 

@@ -48,6 +48,12 @@ EXAMPLES: list[tuple[SlimqError, str, int, str]] = [
         "request: expected HTTP/1.1, received something else",
     ),
     (
+        errors.TransferCodingError("Transfer-Encoding", "'chunked' alone", "'gzip, chunked'"),
+        "unsupported-transfer-coding",
+        501,
+        "Transfer-Encoding: expected 'chunked' alone, received 'gzip, chunked'",
+    ),
+    (
         errors.MalformedError("body", "JSON", "text"),
         "malformed-body",
         400,

@@ -23,6 +23,7 @@ def test_the_defaults_are_the_plain_algorithm() -> None:
     assert (plain.double, plain.n_step, plain.loss) == (False, 1, "squared")
     assert (plain.gradient_clip, plain.learning_rate_end) == (None, None)
     assert (plain.optimizer, plain.environments) == ("rmsprop", 1)
+    assert plain.augmentation is None
 
 
 def test_one_thread_is_used_unless_more_are_asked_for() -> None:
@@ -32,6 +33,17 @@ def test_one_thread_is_used_unless_more_are_asked_for() -> None:
 
 def test_pong_is_trained_with_the_nature_network() -> None:
     assert load_config(ROOT / "configs/pong.toml").network == NATURE
+
+
+def test_the_policy_that_holds_has_the_protocol_of_pong_but_for_its_sticky_actions() -> None:
+    sticky, pong = (load_config(ROOT / f"configs/{name}.toml") for name in ("pong-sticky", "pong"))
+    atari = sticky.environment.preprocessing
+    assert atari is not None
+    assert atari.sticky_actions == 0.25
+    plain = atari.model_copy(update={"sticky_actions": 0.0})
+    assert sticky.environment.model_copy(update={"preprocessing": plain}) == pong.environment
+    assert (sticky.network, sticky.run) == (pong.network, pong.run)
+    assert sticky.algorithm.augmentation is not None
 
 
 @pytest.mark.parametrize(
@@ -53,6 +65,9 @@ def test_pong_is_trained_with_the_nature_network() -> None:
         (MINIMAL + "[network]\nkind = 'transformer'\n", "network", "'conv'"),
         ("policy = [", "syntax", "Invalid value"),
         (MINIMAL.replace('"p"', '"../p"'), "policy", "pattern"),
+        (MINIMAL + "augmentation = { shift = -1 }\n", "algorithm.augmentation.shift", "equal to 0"),
+        (MINIMAL + "augmentation = { shfit = 1 }\n", "algorithm.augmentation.shfit", "'shift'"),
+        (MINIMAL + "augmentation = { noise = inf }\n", "algorithm.augmentation.noise", "finite"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_place(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from slimq.core.errors import InvalidInputError, TrainingError
 from slimq.networks.checkpoint import save_network
-from slimq_trainer.changes import CHANGEABLE, comparable, differences
+from slimq_trainer.changes import CHANGEABLE, comparable, differences, fixed_keys
 from slimq_trainer.checkpoint import latest_checkpoint
 from slimq_trainer.config import AlgorithmConfig, TrainConfig
 from slimq_trainer.dqn import learning_rate, make_learner, train
@@ -213,6 +213,8 @@ def test_every_changeable_key_exists_and_what_the_buffer_holds_is_none(
         "algorithm.n_step",
         "algorithm.priority_exponent",
     }
+    strengths = {"algorithm.augmentation": (None, {}), "algorithm.augmentation.noise": (4.0, 8.0)}
+    assert fixed_keys(strengths) == []
     now = comparable(small_config, "fp32")
     assert differences(now, now) == {}
     assert differences(now, now | {"seed": 8}) == {"seed": (7, 8)}

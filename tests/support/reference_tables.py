@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from slimq.core.conditions.catalogue import CONDITIONS, KINDS
 from slimq.core.environment import AtariPreprocessing, EnvironmentSpec, WrapperSpec
 from slimq.core.manifest import SearchRecord
+from slimq.networks.frame_disturbance import FrameDisturbance
 from slimq.networks.layers import ConvLayer, DenseLayer, ResidualLayer, ShuffleLayer, Window
 from slimq.networks.specification import Atoms, ConvSpec, HeadSpec, MLPSpec, MultiInputSpec
 from slimq_compression.catalogue import CATALOGUE, Phase, names
@@ -43,6 +44,7 @@ TRAINING: dict[str, type[BaseModel]] = {
     "`[head]`": HeadSpec,
     "`[head.atoms]`": Atoms,
     "`[algorithm]`": AlgorithmConfig,
+    "`[algorithm.augmentation]`": FrameDisturbance,
     "`[run]`": RunConfig,
 }
 RECIPE: dict[str, type[BaseModel]] = {

@@ -34,9 +34,10 @@ CHANGEABLE = frozenset(
         "algorithm.double",
         "algorithm.importance_exponent",
         "algorithm.average_decay",
+        "algorithm.augmentation",
     }
 )
-"""Keys that may change while replay buffer and optimizer go on.
+"""Keys, or tables, that may change while replay buffer and optimizer go on.
 
 The replay buffer depends on the others: on its size, the number of environments, n-step windows,
 priorities, and rewards that are stored clipped. Discounts are applied when it is sampled.
@@ -71,4 +72,9 @@ def fixed_keys(changes: Changes) -> list[str]:
     Those of the network are not among them: it is compared as a whole, and always the same.
     """
     tables = ("network", "head")
-    return [key for key in changes if key not in CHANGEABLE and key.split(".")[0] not in tables]
+    paths = {key: key.split(".") for key in changes}
+    return [
+        key
+        for key, path in paths.items()
+        if path[0] not in tables and ".".join(path[:2]) not in CHANGEABLE
+    ]

@@ -1,9 +1,10 @@
 """Checkpoints that resume exactly: weights, optimizer, replay, generators and environments.
 
 Simulators are not saved but restored: each environment is restarted from its episode's seed and
-replays the episode's actions, which leads to the same state in CartPole and, without sticky
-actions, in the Atari games. If that leads to another observation than the saved one, because an
-environment ignores its seed, the episode is given up: the replay buffer keeps it as truncated.
+replays the episode's actions, which leads to the same state in CartPole and in the Atari games,
+whose sticky actions are drawn from the seed, too. If that leads to another observation than the
+saved one, because an environment ignores its seed, the episode is given up: the replay buffer keeps
+it as truncated.
 
 A checkpoint is a folder that is renamed into place only once complete, so a process killed at any
 moment leaves the previous checkpoint intact.
@@ -204,6 +205,9 @@ def _restore(learner: Learner, state: dict[str, Any]) -> None:
         group["eps"] = learner.config.algorithm.denominator_term
     learner.exploration.bit_generator.state = state["exploration"]
     learner.sampling.set_state(state["sampling"].cpu())
+    # Checkpoints from before it, or without it, lack its state.
+    if learner.augment is not None and state.get("augmentation") is not None:
+        learner.augment.generator.bit_generator.state = state["augmentation"]
     learner.episode_seeds = list(state["episode_seeds"])
     learner.episode_actions = [list(actions) for actions in state["episode_actions"]]
     learner.episode_returns = np.array(state["episode_returns"], dtype=np.float64)
@@ -277,7 +281,7 @@ def replay_episodes(
 
 
 def _state(learner: Learner) -> dict[str, Any]:
-    priorities = learner.replay.priorities
+    priorities, augment = learner.replay.priorities, learner.augment
     return {
         "format": FORMAT,
         "config": comparable(learner.config, learner.precision),
@@ -289,6 +293,7 @@ def _state(learner: Learner) -> dict[str, Any]:
         "optimizer": learner.optimizer.state_dict(),
         "exploration": learner.exploration.bit_generator.state,
         "sampling": learner.sampling.get_state(),
+        "augmentation": augment and augment.generator.bit_generator.state,
         "episode_seeds": learner.episode_seeds,
         "episode_actions": [list(actions) for actions in learner.episode_actions],
         "episode_returns": learner.episode_returns.tolist(),

@@ -15,6 +15,7 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import Slug
 from slimq.core.threads import MAX_THREADS
 from slimq.core.toml_files import read_toml
+from slimq.networks.frame_disturbance import FrameDisturbance
 from slimq.networks.specification import Body, HeadSpec
 
 
@@ -98,6 +99,11 @@ class AlgorithmConfig(_Config):
         lt=1.0,
         description="publish a moving average of the weights over 1 / (1 - average_decay) updates "
         "(Polyak & Juditsky 1992); null: publish the last weights",
+    )
+    augmentation: FrameDisturbance | None = Field(
+        default=None,
+        description="disturbances of the frames of each minibatch (DrQ: Kostrikov et al. 2020); "
+        "null: none",
     )
 
     @property

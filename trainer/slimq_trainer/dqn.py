@@ -10,13 +10,14 @@
     8. every C updates: θ⁻ ← θ.
 
 With the options of `AlgorithmConfig` the same loop is Double DQN (van Hasselt et al. 2016), with
-n-step returns (Sutton 1988), Huber loss, gradient clipping, an annealed learning rate and averaged
-weights. The mathematics is in `docs/method.md`.
+n-step returns (Sutton 1988), Huber loss, gradient clipping, an annealed learning rate, averaged
+weights and augmented minibatches (Kostrikov et al. 2020). The mathematics is in `docs/method.md`.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
@@ -30,6 +31,7 @@ from slimq.core.observation import ObservationSpec
 from slimq.core.seeds import TRAINING
 from slimq.environments.seeding import check_seeding
 from slimq.environments.vector import VectorEnvironment, describe
+from slimq.networks.frame_disturbance import FrameDisturber
 from slimq.networks.hardware import resolve_device, resolve_precision
 from slimq.networks.qnetwork import QNetwork, arrange
 from slimq.networks.targets import bootstrap_targets
@@ -69,7 +71,7 @@ def train(config: TrainConfig, run: Run) -> Learner:
         actions = act(learner, online)
         play(learner, actions)
         for _ in range(updates_due(learner)):
-            batch = learner.replay.sample(algorithm.batch_size, learner.sampling)
+            batch = sample(learner)
             errors = temporal_difference_errors(online, target, batch, algorithm)
             descend(learner, loss_of(errors, importance(learner, batch), algorithm))
             learner.replay.reprioritize(batch, errors.detach())
@@ -114,6 +116,7 @@ def make_learner(config: TrainConfig) -> Learner:
         environment=environment,
         exploration=np.random.default_rng([config.seed, 1]),
         sampling=torch.Generator(device).manual_seed(config.seed),
+        augment=make_augmentation(config, observation, device),
         observations=environment.start(seeds),
         episode_seeds=seeds,
         episode_actions=[[] for _ in seeds],
@@ -147,6 +150,17 @@ def make_replay(
         received = f"{algorithm.replay_size}: {first_line(error)}"
         fitting = "a capacity that fits in memory"
         raise InvalidInputError("algorithm.replay_size", fitting, received) from error
+
+
+def make_augmentation(
+    config: TrainConfig, observation: ObservationSpec, device: torch.device
+) -> FrameDisturber | None:
+    """What augments minibatches, with a generator of its own; None without `augmentation`."""
+    strengths = config.algorithm.augmentation
+    if strengths is None:
+        return None
+    generator = np.random.default_rng([config.seed, 2])
+    return FrameDisturber(strengths, observation, generator, device)
 
 
 def act(learner: Learner, online: nn.Module) -> npt.NDArray[np.int64]:
@@ -204,6 +218,22 @@ def updates_due(learner: Learner) -> int:
         return 0
     before = learner.step - learner.environment.count
     return learner.step // algorithm.update_every - before // algorithm.update_every
+
+
+def sample(learner: Learner) -> Batch:
+    """Step 6: a minibatch, whose observations may be augmented.
+
+    That is DrQ with K = M = 1 (Kostrikov et al. 2020, 2004.13649, section 3): the bootstrap state
+    is augmented independently of the state, and the target computed from it.
+    """
+    batch = learner.replay.sample(learner.config.algorithm.batch_size, learner.sampling)
+    if learner.augment is None:
+        return batch
+    return dataclasses.replace(
+        batch,
+        observations=learner.augment(batch.observations),
+        next_observations=learner.augment(batch.next_observations),
+    )
 
 
 def temporal_difference_errors(

@@ -10,7 +10,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from slimq.core.conditions.catalogue import kind_of
 from slimq.core.errors import InvalidInputError
+from slimq.core.observation import ObservationSpec
 from slimq.environments.description import Properties, examine
 from slimq.networks.layers import ConvLayer
 from slimq.networks.specification import (
@@ -42,11 +44,12 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
 
     Raises:
         InvalidInputError: the environment is unknown or not supported, its own step limit is below
-            the configured one, or the network does not fit it.
+            the configured one, or the network or the augmentation does not fit it.
         EnvironmentFailure: the environment cannot be made.
     """
     properties = examine(config.environment)
     observation, actions, _ = properties.description
+    check_augmentation(config, observation)
     body = config.network or default_body(properties)
     body = arrange_channels(body, properties)
     parts = observation.parts
@@ -71,6 +74,17 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         fitting = f"one that fits {config.environment.id}"
         raise InvalidInputError("network", fitting, problem) from error
+
+
+def check_augmentation(config: TrainConfig, observation: ObservationSpec) -> None:
+    """Refuses augmentation of vectors: their spread is unknown before a policy has played.
+
+    Raises:
+        InvalidInputError: observations are vectors, and there is augmentation.
+    """
+    if config.algorithm.augmentation is not None and kind_of(observation) != "frames":
+        received = f"the vectors of {config.environment.id}"
+        raise InvalidInputError("algorithm.augmentation", "observations that are frames", received)
 
 
 def default_body(properties: Properties) -> Body:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from slimq.core.errors import TrainingError
 from slimq.core.observation import Observations
 from slimq.environments.vector import VectorEnvironment
+from slimq.networks.frame_disturbance import FrameDisturber
 from slimq.networks.qnetwork import MixedPrecision, QNetwork
 from slimq_trainer.config import TrainConfig
 from slimq_trainer.replay import ReplayBuffer
@@ -33,6 +34,7 @@ class Learner:
     environment: VectorEnvironment
     exploration: np.random.Generator
     sampling: torch.Generator
+    augment: FrameDisturber | None
     observations: Observations
     episode_seeds: list[int]
     episode_actions: list[list[int]]

@@ -7,23 +7,25 @@ time (lost frames, delays, sticky actions) is not made here, but played; see `Co
 
 Strengths are in the units of `slimq.core.conditions`: levels for frames, shares of each element's
 spread for vectors. Shape, dtype and bounds are kept; categories and flags are never disturbed.
-Frames of one state share brightness, contrast and shift, vectors their bias; noise is new in each
-element.
+Frames are disturbed as in training; see `slimq.networks.frame_disturbance`. Vectors of one state
+share their bias; noise is new in each element.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from slimq.core.conditions.catalogue import CONDITIONS, Condition, kind_of, select_conditions
 from slimq.core.conditions.passage import measure_spread, sensor_of
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import Observations, ObservationSpec
+from slimq.networks.frame_disturbance import FrameDisturbance, FrameDisturber
 from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 
@@ -31,11 +33,6 @@ STRONGER = 2.0
 """Strengths for frames by default, relative to the standard set's: states should surround those to
 be met. Vectors are not disturbed by default: an element may decide by its sign, and two of three
 students of MountainCar then no longer reached the goal (docs/results.md)."""
-NOISES = 4
-"""Strengths of noise on frames: this many even steps up to the largest."""
-POOL = 1 << 17
-"""Places in the drawn noise at which that of a state may begin: to draw each element anew would
-take longer than an update."""
 
 Floats = npt.NDArray[np.float64]
 Disturber = Callable[[Observations], Observations]
@@ -99,7 +96,10 @@ def make_disturber(
         if value := getattr(params, name):
             raise InvalidInputError(f"{field}.{name}", f"nothing for {kind}", f"{value:g}")
     if kind == "frames":
-        return _FrameDisturber(params, observation, _seen(spec), generator)
+        disturber = FrameDisturber(
+            _frame_strengths(params), observation, generator, torch.device("cpu"), _seen(spec)
+        )
+        return lambda states: disturber(torch.from_numpy(states)).numpy()
     spread = measure_spread(context.states, observation)
     return _VectorDisturber(params, observation, spread, generator)
 
@@ -131,9 +131,12 @@ def conditions_of(
     return chosen
 
 
-def _strength(given: float | None, name: str) -> float:
-    """A strength for frames, in levels."""
-    return STRONGER * CONDITIONS[name].standard["frames"] if given is None else given
+def _frame_strengths(params: Disturb) -> FrameDisturbance:
+    """The given strengths for frames, and the defaults of the others."""
+    defaults = {
+        name: STRONGER * CONDITIONS[name].standard["frames"] for name in ("noise", "brightness")
+    }
+    return FrameDisturbance(**defaults | params.model_dump(exclude={"bias"}, exclude_none=True))
 
 
 class _VectorDisturber:
@@ -188,103 +191,3 @@ def _stacked(values: npt.NDArray[Any], observation: ObservationSpec) -> npt.NDAr
         return values
     slot = values.reshape(len(values), *stack.slot(observation.shape))
     return np.concatenate([slot] * stack.count, stack.axis + 1)
-
-
-class _Noise(NamedTuple):
-    """Drawn noise: what brightens each element, what is left above it, and what darkens."""
-
-    brighter: npt.NDArray[np.uint8]
-    above: npt.NDArray[np.uint8]
-    darker: npt.NDArray[np.uint8]
-
-    def add_to(self, values: npt.NDArray[np.uint8], start: int) -> None:
-        """Adds as many elements from `start` on, in place."""
-        brighter, above, darker = (
-            one[start : start + values.size].reshape(values.shape) for one in self
-        )
-        np.maximum(values, darker, out=values)
-        values -= darker
-        np.minimum(values, above, out=values)
-        values += brighter
-
-
-class _FrameDisturber:
-    """Disturbs bytes state by state, since one state fits a processor's cache.
-
-    Sums saturate at each disturbance, as in a camera: min(x, most − d) + d.
-    """
-
-    def __init__(
-        self,
-        params: Disturb,
-        observation: ObservationSpec,
-        seen: tuple[slice, ...],
-        generator: np.random.Generator,
-    ) -> None:
-        self.probability, self.generator, self.seen = params.probability, generator, seen
-        self.shift, self.contrast = params.shift, params.contrast
-        self.brightness = _strength(params.brightness, "brightness")
-        self.image = _image_axes(observation)
-        high = observation.high
-        self.most = 255 if high is None else min(255, int(high))
-        noise = _strength(params.noise, "noise")
-        strengths = [noise * step / NOISES for step in range(1, NOISES + 1)] if noise else []
-        self.noises = [self._draw_noise(most, POOL + observation.size) for most in strengths]
-
-    def _draw_noise(self, strength: float, length: int) -> _Noise:
-        drawn = np.rint(strength * self.generator.uniform(-1, 1, length))
-        brighter = np.clip(drawn, 0, self.most).astype(np.uint8)
-        darker = np.clip(-drawn, 0, 255).astype(np.uint8)
-        return _Noise(brighter, self.most - brighter, darker)
-
-    def __call__(self, states: Observations) -> Observations:
-        chosen = self.generator.random((len(states), 4)) < self.probability
-        drawn = self.generator.uniform(-1, 1, (len(states), 4)) * chosen
-        for state, (contrast, brightness, noise, _), moves in zip(
-            states, drawn.tolist(), chosen[:, 3].tolist(), strict=True
-        ):
-            if moves and self.shift:
-                state[...] = self._shifted(state)
-            seen: npt.NDArray[np.uint8] = state[self.seen]
-            if self.contrast and contrast:
-                self._stretch(seen, 1.0 + self.contrast * contrast)
-            self._brighten(seen, round(self.brightness * brightness))
-            if self.noises and noise:
-                pool = self.noises[min(int(abs(noise) * NOISES), NOISES - 1)]
-                pool.add_to(seen, int(self.generator.integers(POOL)))
-        return states
-
-    def _stretch(self, frames: npt.NDArray[np.uint8], factor: float) -> None:
-        """Multiplies differences from the mean by a factor, in place."""
-        mean = float(frames.mean())
-        levels = np.rint(mean + factor * (np.arange(256) - mean)).clip(0, self.most)
-        frames[...] = levels.astype(np.uint8)[frames]
-
-    def _brighten(self, frames: npt.NDArray[np.uint8], offset: int) -> None:
-        """Adds levels in place."""
-        if offset > 0:
-            offset = min(offset, self.most)
-            np.minimum(frames, np.full(frames.shape, self.most - offset, np.uint8), out=frames)
-            frames += np.uint8(offset)
-        elif offset < 0:
-            np.maximum(frames, np.full(frames.shape, -offset, np.uint8), out=frames)
-            frames -= np.uint8(-offset)
-
-    def _shifted(self, state: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The state moved by up to `shift` pixels each way; edges are repeated."""
-        for axis in self.image:
-            by = int(self.generator.integers(-self.shift, self.shift, endpoint=True))
-            places = np.clip(np.arange(state.shape[axis]) + by, 0, state.shape[axis] - 1)
-            state = state.take(places, axis)
-        return state
-
-
-def _image_axes(observation: ObservationSpec) -> tuple[int, int]:
-    """Axes of height and width in a state."""
-    frame = observation.frame
-    rows, columns = sensor_of(observation, None).image_axes
-    stack = observation.stack
-    if stack is None or len(frame.shape) == len(observation.shape):
-        return rows, columns
-    before = stack.axis
-    return rows + (rows >= before), columns + (columns >= before)

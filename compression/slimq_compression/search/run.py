@@ -35,6 +35,7 @@ from slimq_compression.search.spaces import open_space
 from slimq_compression.search.stages import Stages
 from slimq_compression.search.study import (
     SearchSettings,
+    StudyClock,
     complete_trials,
     finished_trials,
     is_nondominated,
@@ -139,19 +140,27 @@ def search(
         requeue_trials(study, settings.folder)
         space, started = open_space(settings, source), time.monotonic()
         _prepare(settings, study, space, source, repository, progress)
-        on_trial(snapshot(study, settings))
+        clock, ended = StudyClock(study, started), -1
+
+        def after_trial(now: Snapshot) -> None:
+            nonlocal ended
+            if now.ended != ended:  # a killed run forgets only the time of trials in progress
+                ended = now.ended
+                clock.note()
+            on_trial(now)
+
+        after_trial(snapshot(study, settings))
         missing = settings.trials - len(finished_trials(study))
         if missing > 0:
             space.prepare(study, repository)
         try:
             if settings.workers == 1 and settings.plan == "sampled":
-                _work_here(settings, study, missing, on_trial)
+                _work_here(settings, study, missing, after_trial)
             elif missing > 0:
-                _work_in_processes(settings, study, missing, on_trial)
+                _work_in_processes(settings, study, missing, after_trial)
         finally:
             requeue_trials(study, settings.folder)
-            spent = study.user_attrs.get("seconds", 0.0) + time.monotonic() - started
-            study.set_user_attr("seconds", spent)
+            clock.note()
     return study
 
 

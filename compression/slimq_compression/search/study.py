@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,20 @@ def _requeue(study: optuna.Study, trial: FrozenTrial) -> None:
     params = trial.system_attrs.get("fixed_params") or trial.params  # these may be incomplete
     if params and "reason" not in trial.user_attrs and attempt < MAX_ATTEMPTS:
         study.enqueue_trial(params, user_attrs={"attempt": attempt + 1})
+
+
+class StudyClock:
+    """Adds the time of a run to that of the study, in seconds."""
+
+    def __init__(self, study: optuna.Study, started: float) -> None:
+        self._study, self._noted = study, started
+
+    def note(self) -> None:
+        """Adds what has passed since the start, or since the last note."""
+        now = time.monotonic()
+        spent = self._study.user_attrs.get("seconds", 0.0) + now - self._noted
+        self._study.set_user_attr("seconds", spent)
+        self._noted = now
 
 
 def seconds_left(settings: SearchSettings, study: optuna.Study) -> float:

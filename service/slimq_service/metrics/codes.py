@@ -20,6 +20,8 @@ from slimq_service.errors import (
     MediaTypeError,
     NonFiniteError,
     OverloadedError,
+    RangeNotSatisfiableError,
+    TransferCodingError,
     UnauthorizedError,
 )
 from slimq_service.http.problems import INTERNAL, NO_SUCH_PATH
@@ -49,6 +51,7 @@ WIRE_CODES = (
     HeadLimitError.code,
     HeadTimeoutError.code,
     MalformedRequestError.code,
+    TransferCodingError.code,
     ConnectionsError.code,
 )
 """Errors that close a connection before a request is complete."""
@@ -58,6 +61,7 @@ HTTP_ERROR_CODES = (
     *(NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED),
     *WIRE_CODES,
     *ACCESS_CODES,
+    RangeNotSatisfiableError.code,
     errors.ServiceError.code,
     *ERROR_CODES,
 )

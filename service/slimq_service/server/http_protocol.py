@@ -25,6 +25,7 @@ from slimq_service.errors import (
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.raw_errors import raw_response
 from slimq_service.server.uvicorn_adapter.http import HttpConnection
+from slimq_service.server.uvicorn_adapter.request_headers import check_transfer_coding
 from slimq_service.server.websocket_handshake import VERSION_HEADER
 
 LINGER_SECONDS = 1.0
@@ -171,6 +172,7 @@ class BoundedProtocol(HttpConnection):
     def on_chunk_header(self) -> None:
         """A chunk of a body starts, or, after the last one, its trailers, which are discarded."""
         self._in_chunks = True
+        check_transfer_coding(self.headers)
         self.drop_trailers()
 
     def body_ended(self) -> None:

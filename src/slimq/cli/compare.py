@@ -46,6 +46,7 @@ CONDITION_COLUMNS = (
     "decides",
     "non-inferior under it",
     "full loses",
+    "episodes",
 )
 """Columns of the table by condition."""
 _MISSING = "–"
@@ -168,6 +169,7 @@ def _condition_row(variant: str, result: ConditionResult) -> list[str]:
         _yes_or_no(result.standard and result.decides),
         _yes_or_no(result.non_inferior),
         _number(result.full_loss, "{:.1%}"),
+        f"{result.episodes:,}",
     ]
 
 

@@ -238,12 +238,18 @@ def _evaluate(
 def _condition_episodes(
     repository: Repository, manifest: PolicyManifest, reference: Reference
 ) -> int | None:
-    """Held-out episodes under each condition: those of the full variant's report, or the gate's."""
+    """Held-out episodes under each condition: those of the full variant's report, or the gate's.
+
+    A report's are taken only if they are enough to decide.
+    """
+    from slimq.core.robustness import MIN_EPISODES
+
     report = repository.report(manifest.name, manifest.baseline_variant)
     found = [report.under(known.condition) for known in reference.conditions] if report else []
     counts = {len(one.returns) if one else 0 for one in found}
     known = counts.pop() if len(counts) == 1 else 0
-    return known or reference.final_condition_episodes or None
+    decide = known if known >= MIN_EPISODES else 0
+    return decide or reference.final_condition_episodes or None
 
 
 def _conclude(

@@ -6,13 +6,14 @@ each has a confidence of 1 − 0.05 / m. The table of a variant's conditions is 
 the correction holds however its rows depend on each other, as they do: episodes share their seeds.
 
 Under a condition in which the full policy itself has lost more than half of what it gains over
-random play, there is little left to compare; it is reported and decides nothing.
+random play, there is little left to compare; it is reported and decides nothing. So is one with
+fewer than `MIN_EPISODES`: resampling knows nothing of what did not happen in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +37,12 @@ Wider than undisturbed: returns vary several times as much, so that within 100 e
 the full policy that plays other random numbers could not be told from one that loses 2 %."""
 MAX_OWN_LOSS = 0.5
 """Beyond this loss of the full policy itself, a condition decides nothing."""
+MIN_EPISODES = 20
+"""Episodes under a condition from which on it decides.
+
+The bootstrap's bounds are too narrow for fewer: of a variant that loses exactly the margin, with a
+standard deviation of 19 % of the scale, the bound at 99 % is within it in 47 % of all cases for one
+episode, in 7 % for 5, in 1 % for 20; 0.5 % is nominal."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,13 @@ class ConditionResult:
 
     @property
     def decides(self) -> bool:
-        """Whether enough is left of the full policy's own play to compare with."""
-        return self.full_loss is not None and is_decisive(self.full_loss)
+        """Whether enough is left of the full policy's own play, over enough episodes."""
+        return self.is_long and self.full_loss is not None and is_decisive(self.full_loss)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it has enough episodes to decide."""
+        return self.episodes >= MIN_EPISODES
 
     @property
     def non_inferior(self) -> bool | None:
@@ -83,9 +95,9 @@ class Robustness:
 
     Attributes:
         results: the standard conditions first, in their order, then the others.
-        missing: standard conditions for which there is no comparison.
+        missing: standard conditions for which there is no comparison, or of too few episodes.
         robust: whether it is non-inferior undisturbed and under all standard conditions; None if
-            one is missing, unless another already failed.
+            one is missing or none decides, unless another already failed.
     """
 
     results: tuple[ConditionResult, ...]
@@ -96,6 +108,11 @@ class Robustness:
     def failed(self) -> tuple[ConditionResult, ...]:
         """The standard conditions under which it is not non-inferior."""
         return tuple(r for r in self.results if r.standard and r.non_inferior is False)
+
+    @property
+    def decided(self) -> bool:
+        """Whether any standard condition decides."""
+        return any(r.standard and r.non_inferior is not None for r in self.results)
 
 
 def simultaneous_confidence(conditions: int, confidence: float = CONFIDENCE) -> float:
@@ -170,13 +187,12 @@ def judge_robustness(
         _compare(found, full, scale, confidence, standard=found.condition in order)
         for found in played
     )
-    measured = {r.condition for r in results if r.difference is not None}
+    measured = {r.condition for r in results if r.difference is not None and r.is_long}
     missing = tuple(condition for condition in standard if condition not in measured)
     verdicts = [undisturbed.non_inferior, *(r.non_inferior for r in results if r.standard)]
     robust: bool | None = False not in verdicts
-    if robust and missing:
-        robust = None
-    return Robustness(results, missing, robust)
+    found = Robustness(results, missing, robust)
+    return replace(found, robust=None) if robust and (missing or not found.decided) else found
 
 
 def _compare(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ale_py.vector_env import AtariVectorEnv
 
 from slimq.core.environment import DEFAULT_EPISODE_STEPS, AtariPreprocessing, EnvironmentSpec
-from slimq.core.errors import InvalidInputError
+from slimq.core.errors import InvalidInputError, first_line
 from slimq.core.observation import FrameStack, Observations, ObservationSpec
 from slimq.core.threads import thread_limit
 from slimq.environments.results import StepResult
@@ -35,22 +35,27 @@ class AtariCopies:
         gymnasium.register_envs(ale_py)
         steps = spec.max_episode_steps or DEFAULT_EPISODE_STEPS
         self._started = False
-        self._env = AtariVectorEnv(
-            atari_game(spec),
-            num_envs=count,
-            num_threads=threads or thread_limit(),
-            frameskip=atari.frame_skip,
-            img_height=atari.size,
-            img_width=atari.size,
-            stack_num=atari.stack,
-            noop_max=atari.noop_max,
-            use_fire_reset=atari.fire_reset,
-            repeat_action_probability=atari.sticky_actions,
-            max_num_frames_per_episode=steps * atari.frame_skip,
-            episodic_life=False,
-            reward_clipping=False,
-            **dict[str, Any](spec.kwargs),
-        )
+        game = atari_game(spec)
+        try:
+            self._env = AtariVectorEnv(
+                game,
+                num_envs=count,
+                num_threads=threads or thread_limit(),
+                frameskip=atari.frame_skip,
+                img_height=atari.size,
+                img_width=atari.size,
+                stack_num=atari.stack,
+                noop_max=atari.noop_max,
+                use_fire_reset=atari.fire_reset,
+                repeat_action_probability=atari.sticky_actions,
+                max_num_frames_per_episode=steps * atari.frame_skip,
+                episodic_life=False,
+                reward_clipping=False,
+                **dict[str, Any](spec.kwargs),
+            )
+        except TypeError as error:
+            expected = "arguments of ALE's vector environment that preprocessing does not set"
+            raise InvalidInputError("environment.kwargs", expected, first_line(error)) from error
 
     def restart(self, mask: npt.NDArray[np.bool_], seeds: Sequence[int]) -> Observations:
         """Starts a new episode where `mask` is set; returns all observations."""

@@ -131,7 +131,7 @@ def load_module(name: str, environment: str, field: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise InvalidInputError(field, "the name of a module before the colon", repr(name))
     if top in sys.stdlib_module_names:
-        raise InvalidInputError(field, "a module with environments", f"{name!r} of Python itself")
+        raise InvalidInputError(field, "a module that is not Python's own", repr(name))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -10,8 +10,9 @@ from slimq.core.conditions.catalogue import CONDITIONS, Condition, kind_of, sele
 from slimq.core.conditions.passage import Situation, measure_spread
 from slimq.core.errors import CheckFailedError
 from slimq.core.manifest import PolicyManifest, require_environment
-from slimq.core.report import ConditionReport, EvaluationProtocol
+from slimq.core.report import ConditionReport, EvaluationProtocol, EvaluationReport
 from slimq.core.repository import Repository
+from slimq.core.schema import MINOR
 from slimq.core.statistics import mean_interval
 from slimq.environments.conditions import load_condition
 
@@ -131,3 +132,25 @@ def policy_spread(repository: Repository, manifest: PolicyManifest) -> tuple[flo
         raise CheckFailedError(f"{manifest.name} {problem}")
     measured = measure_spread(calibration.observations(manifest.observation), manifest.observation)
     return None if measured is None else tuple(measured)
+
+
+def join_conditions(
+    report: EvaluationReport, before: EvaluationReport | None, now: EvaluationReport
+) -> EvaluationReport:
+    """Adds the conditions that another evaluation has published since this one began.
+
+    Args:
+        report: to be published.
+        before: the report that was published when this evaluation began.
+        now: the report that is published, of the same model and play.
+    """
+    known = () if before is None else before.conditions
+    found = {own.condition: own for own in report.conditions}
+    for other in now.conditions:
+        own = found.get(other.condition)
+        if own is None or own in known:
+            found[other.condition] = other
+    conditions = tuple(found.values())
+    if conditions == report.conditions:
+        return report
+    return report.model_copy(update={"conditions": conditions, "schema_minor": MINOR})

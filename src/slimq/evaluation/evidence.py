@@ -5,15 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slimq.core.conditions.catalogue import Condition
-from slimq.core.robustness import CONDITION_MARGIN, MAX_OWN_LOSS, ConditionResult
+from slimq.core.robustness import (
+    CONDITION_MARGIN,
+    MAX_OWN_LOSS,
+    MIN_EPISODES,
+    ConditionResult,
+    Robustness,
+    is_decisive,
+)
 from slimq.evaluation.comparison import Comparison, ComparisonRow
 
 
 def conditions_are_known(comparison: Comparison) -> bool:
     """Whether the baseline was played under all of its standard conditions."""
-    full = next((row for row in comparison.rows if row.variant == comparison.baseline), None)
-    known = None if full is None else full.robustness
+    known = _of_baseline(comparison)
     return known is not None and not known.missing
+
+
+def no_condition_decides(comparison: Comparison) -> bool:
+    """Whether the baseline itself loses too much under each of its standard conditions."""
+    known = _of_baseline(comparison)
+    return known is not None and not known.missing and not known.decided
+
+
+def _of_baseline(comparison: Comparison) -> Robustness | None:
+    full = next((row for row in comparison.rows if row.variant == comparison.baseline), None)
+    return None if full is None else full.robustness
 
 
 def any_condition_is_known(comparison: Comparison) -> bool:
@@ -24,6 +41,11 @@ def any_condition_is_known(comparison: Comparison) -> bool:
 
 def unknown_conditions(comparison: Comparison) -> str | None:
     """Says that undisturbed play is all that is known of the full policy; None if more is."""
+    if no_condition_decides(comparison):
+        loses = f"{comparison.baseline} itself loses more than {MAX_OWN_LOSS:.0%} under each"
+        return (
+            f"nothing is known beyond undisturbed play: no standard condition decides, as {loses}"
+        )
     if not comparison.proven_in_play or conditions_are_known(comparison):
         return None
     command = f"run slimq evaluate {comparison.policy} --conditions"
@@ -91,9 +113,15 @@ def robustness_notes(comparison: Comparison) -> list[str]:
         lines += [f"{row.variant}: {result.note}" for result in known.results if result.note]
         played = {result.condition for result in known.results}
         absent = [condition for condition in known.missing if condition not in played]
+        command = f"run slimq evaluate {comparison.policy} --conditions"
         if absent:
-            command = f"run slimq evaluate {comparison.policy} --conditions"
             lines.append(f"{row.variant}: not played under {labels(absent)}: {command}")
+        short = [r.condition for r in known.results if r.standard and not r.is_long and not r.note]
+        if short:
+            fewest = f"fewer than {MIN_EPISODES} episodes under {labels(short)} decide nothing"
+            lines.append(f"{row.variant}: {fewest}: {command}")
+    if no_condition_decides(comparison) and (unknown := unknown_conditions(comparison)):
+        lines.append(unknown)
     return lines
 
 
@@ -103,9 +131,12 @@ def _margin_note(comparison: Comparison) -> str:
         "robust: non-inferior undisturbed, and under each standard condition, where "
         f"{-CONDITION_MARGIN:+.0%} is allowed at simultaneous bounds"
     )
-    full = next((row for row in comparison.rows if row.variant == comparison.baseline), None)
-    results = full.robustness.results if full and full.robustness else ()
-    lost = [r for r in results if r.standard and r.full_loss is not None and not r.decides]
+    known = _of_baseline(comparison)
+    lost = [
+        r
+        for r in (known.results if known else ())
+        if r.standard and r.full_loss is not None and not is_decisive(r.full_loss)
+    ]
     if lost:
         losses = ", ".join(f"{r.condition.label} ({r.full_loss:.0%})" for r in lost)
         note += f"; {losses} decides nothing, as {comparison.baseline} itself loses more than "

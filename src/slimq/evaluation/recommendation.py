@@ -2,10 +2,10 @@
 
 A variant is eligible if its evidence is complete, it is non-inferior to the baseline at the margin,
 undisturbed and under the standard conditions, and it meets every limit. Conditions count where the
-baseline was played under all of them, unless the caller says otherwise. The eligible variant with
-the lowest cost (bytes, or the latency of one call) is chosen; ties go to the higher return, then to
-the other cost. No eligible variant is then both cheaper and better than the choice. A limit on
-something that was not measured is not met.
+baseline was played under all of them and any decides, unless the caller says otherwise. The
+eligible variant with the lowest cost (bytes, or the latency of one call) is chosen; ties go to the
+higher return, then to the other cost. No eligible variant is then both cheaper and better than the
+choice. A limit on something that was not measured is not met.
 
 A policy without an environment has no returns: there, a variant is eligible if its agreement with
 the baseline on recorded states is at least a given share, and ties go to the higher agreement.
@@ -31,6 +31,7 @@ from slimq.evaluation.evidence import (
     condition_misses,
     conditions_are_known,
     missing_conditions,
+    no_condition_decides,
     unknown_conditions,
     worst_result,
 )
@@ -132,7 +133,7 @@ class Recommendation:
         runners_up: the other eligible variants, best first.
         nearest: without a choice, the rejected variant that misses by the smallest share.
         evidence: what stands in for returns; None if the policy is proven in play.
-        robust: whether robustness was required.
+        robust: whether robustness was required; not where no standard condition decides.
         unknown: says that nothing is known under conditions; None if something is.
     """
 
@@ -162,6 +163,7 @@ def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
         raise CheckFailedError(f"{comparison.policy} {problem}; {remedy}")
     goal = resolve_goal(criteria)
     robust = conditions_are_known(comparison) if criteria.robust is None else criteria.robust
+    robust = robust and not no_condition_decides(comparison)
     eligible: list[Candidate] = []
     rejected = [Rejection(name, (why,), None) for name, why in comparison.failed.items()]
     scale = _return_scale(comparison)

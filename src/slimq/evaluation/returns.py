@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +23,7 @@ from slimq.core.qfunction import QFunction, QValues
 from slimq.environments.rollout import Begin, Episode, StepTrace, play_episodes
 
 _log = structlog.get_logger(__name__)
+_TYPES = {kind.__name__: kind for kind in (int, float, str, bool)}
 
 
 class Progress(Protocol):
@@ -94,7 +97,7 @@ class EpisodeLog:
         episodes: dict[int, Episode] = {}
         for number, line in enumerate(lines, start=1):
             try:
-                episode = Episode(**json.loads(line))
+                episode = _parse_episode(line)
             except (ValueError, TypeError):
                 _log.warning("skipped an invalid line", path=str(self.path), line=number)
                 continue
@@ -119,8 +122,29 @@ class EpisodeLog:
         return EpisodeLog(self.path.with_suffix(".again.jsonl"))
 
     def replace(self, other: EpisodeLog) -> None:
-        """Takes the place of another log, whose episodes are discarded."""
-        self.path.replace(other.path)
+        """Takes the place of another log, whose episodes are discarded.
+
+        If there is none, a concurrent evaluation of the same model has been first.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self.path.replace(other.path)
+
+
+def _parse_episode(line: bytes) -> Episode:
+    """Reads a line of a log.
+
+    Raises:
+        ValueError: it is no JSON, or a value is of another type or not finite.
+        TypeError: it is no object with the fields of an episode.
+    """
+    episode = Episode(**json.loads(line))
+    for field in fields(Episode):
+        value, expected = getattr(episode, field.name), _TYPES[str(field.type)]
+        if type(value) is not expected:
+            raise ValueError(f"{field.name}: expected {field.type}, received {value!r}")
+    if not math.isfinite(episode.return_):
+        raise ValueError(f"return_: expected a finite number, received {episode.return_}")
+    return episode
 
 
 def play_all(

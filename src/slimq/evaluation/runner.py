@@ -33,7 +33,7 @@ from slimq.core.schema import MINOR
 from slimq.core.seeds import HELD_OUT
 from slimq.environments.rollout import Episode
 from slimq.environments.seeding import check_seeding
-from slimq.evaluation.conditions import Trial, make_trials
+from slimq.evaluation.conditions import Trial, join_conditions, make_trials
 from slimq.evaluation.fidelity import StateSample, measure_fidelity, q_values_of
 from slimq.evaluation.latency import PROCESSES, measure_latency
 from slimq.evaluation.protocol import (
@@ -177,10 +177,11 @@ class _Evaluator:
                 self.result.reports[name] = known
                 self.result.cached.append(name)
             else:
-                self._publish(disturbed)
+                self._publish(variant, disturbed, known)
             return
         if self.protocol is None:
-            self._publish(self._compare_on_recorded_states(variant, q_function, latency))
+            recorded = self._compare_on_recorded_states(variant, q_function, latency)
+            self._publish(variant, recorded, known)
             return
         episodes = self._play(variant, q_function, self.protocol)
         fidelity = self._fidelity(require_finite(q_function, f"{self.policy}/{name}"))
@@ -193,7 +194,7 @@ class _Evaluator:
             self.result.kept[name] = published
             self.result.reports[name] = report
             return
-        self._publish(report)
+        self._publish(variant, report, known)
 
     def _plays_alike(self, report: EvaluationReport) -> bool:
         """Whether a report is of the same play, perhaps of fewer or more episodes."""
@@ -334,19 +335,29 @@ class _Evaluator:
         )
         return sample.observations()
 
-    def _publish(self, report: EvaluationReport) -> None:
+    def _publish(
+        self, variant: VariantManifest, report: EvaluationReport, known: EvaluationReport | None
+    ) -> None:
+        """Publishes a report, with what another evaluation has added to the one known before."""
         if self.publishes:
+            now = self._known(variant)
+            if now is not None and now != known:
+                report = report.model_copy(update={"latency": now.latency})
+                if self._plays_alike(now):
+                    report = join_conditions(report, known, now)
             Publisher(self.repository).attach_report(self.policy, report.variant, report)
         self.result.reports[report.variant] = report
 
     def _measure_latency(self, variants: Sequence[str]) -> None:
         """Times all evaluated variants in one run, so that any two can be compared."""
         reports: dict[str, EvaluationReport] = {}
+        manifests: dict[str, VariantManifest] = {}
         for name in variants:
             if name in self.result.failed:
                 continue
             try:
-                report = self._known(self._load(name)[0])
+                manifests[name] = self._load(name)[0]
+                report = self._known(manifests[name])
             except SlimqError as error:
                 _log.warning("variant skipped in latency run", variant=name, error=str(error))
                 continue
@@ -364,7 +375,9 @@ class _Evaluator:
             on_process=lambda number: _log.info("measuring latency", process=number, of=PROCESSES),
         )
         for name, latency in measured.items():
-            report = reports[name].model_copy(update={"latency": latency})
+            # Measuring takes minutes, in which another evaluation may have added to the report.
+            report = self._known(manifests[name]) or reports[name]
+            report = report.model_copy(update={"latency": latency})
             try:
                 Publisher(self.repository).attach_report(self.policy, name, report)
             except SlimqError as error:

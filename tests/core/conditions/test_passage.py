@@ -98,7 +98,8 @@ def test_strength_0_does_not_even_clip_what_leaves_its_bounds():
 
 
 @pytest.mark.parametrize(
-    ("own", "strength", "expected"), [(0.0, 0.25, 0.25), (0.25, 0.5, 0.625), (0.0, 1, 1.0)]
+    ("own", "strength", "expected"),
+    [(0.0, 0.25, 0.25), (0.25, 0.25, 0.4375), (0.25, 0.5, 0.625), (0.0, 1, 1.0)],
 )
 def test_sticky_actions_of_an_atari_game_are_left_to_the_emulator(own, strength, expected):
     pong = EnvironmentSpec(id="ALE/Pong-v5", preprocessing=AtariPreprocessing(sticky_actions=own))

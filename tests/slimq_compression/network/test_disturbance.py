@@ -124,57 +124,6 @@ def test_strengths_of_zero_change_nothing(kind: str) -> None:
         np.testing.assert_array_equal(disturb(params, layout_of(kind), states).after, states)
 
 
-def test_frames_of_a_state_share_their_brightness() -> None:
-    params = STILL.model_copy(update={"brightness": 16})
-    moved = disturb(params, FRAMES, frames(64, 20, 230)).moved
-    for state in moved:
-        assert len(np.unique(state)) == 1
-    assert -16 <= moved.min() < -8
-    assert 8 < moved.max() <= 16
-
-
-def test_noise_on_frames_is_new_in_each_element_and_within_its_strength() -> None:
-    moved = disturb(STILL.model_copy(update={"noise": 8}), FRAMES, frames(64, 20, 230)).moved
-    assert set(np.unique(moved)) == set(range(-8, 9))
-    assert abs(moved.mean()) < 0.1
-    strengths = np.abs(moved).reshape(64, -1).max(axis=1)
-    assert set(strengths) == {2, 4, 6, 8}
-    for newest, before in zip(moved[:, 3], moved[:, 2], strict=True):
-        assert (newest != before).mean() > 0.3
-
-
-@pytest.mark.parametrize("most", [255, 200])
-def test_frames_saturate_at_their_bounds(most: int) -> None:
-    observation = FRAMES.model_copy(update={"high": most})
-    states = np.where(frames() > 128, np.uint8(most), np.uint8(0))
-    params = Disturb(probability=1.0, noise=255, brightness=255, contrast=1.0)
-    after = disturb(params, observation, states).after
-    assert after.max() <= most
-    moved = disturb(STILL.model_copy(update={"brightness": 9}), observation, states).moved
-    assert (moved[states == most] <= 0).all()
-    assert (moved[states == 0] >= 0).all()
-
-
-def test_contrast_keeps_the_mean_and_scales_the_distance_from_it() -> None:
-    states = np.broadcast_to(np.where(np.arange(22) < 11, 100, 140), (32, *FRAMES.shape))
-    done = disturb(STILL.model_copy(update={"contrast": 0.5}), FRAMES, states.astype(np.uint8))
-    distances = done.after[..., -1].astype(int) - done.after[..., 0]
-    assert 20 <= distances.min() < 32
-    assert 48 < distances.max() <= 60
-    assert np.abs(done.after.mean(axis=(1, 2, 3)) - 120).max() <= 0.5
-
-
-def test_all_frames_of_a_state_are_shifted_alike_and_edges_repeated() -> None:
-    rows = np.broadcast_to(10 * np.arange(20)[:, None], (64, 4, 20, 22)).astype(np.uint8)
-    done = disturb(STILL.model_copy(update={"shift": 2}), FRAMES, rows)
-    shifts = {int(state[0, 10, 10]) // 10 - 10 for state in done.after}
-    assert shifts == {-2, -1, 0, 1, 2}
-    for state in done.after:
-        by = int(state[0, 10, 10]) // 10 - 10
-        wanted = 10 * np.clip(np.arange(20) + by, 0, 19)
-        assert (state == wanted[:, None]).all()
-
-
 def test_only_the_window_of_a_network_is_disturbed() -> None:
     window = Window(channels=(2, 4), rows=(5, 15))
     done = disturb(Disturb(probability=1.0), FRAMES, frames(8, 50, 200), window=window)
@@ -215,12 +164,6 @@ def test_categories_and_flags_stay_and_integers_stay_integers_within_bounds() ->
     np.testing.assert_array_equal(done.after[:, 2:], states[:, 2:])
     assert (done.moved[:, :2] != 0).any(axis=0).all()
     assert (np.abs(done.after[:, 0]) <= 1).all()
-
-
-def test_each_disturbance_is_of_a_share_of_the_states() -> None:
-    params = STILL.model_copy(update={"brightness": 100, "probability": 0.25})
-    moved = disturb(params, FRAMES, frames(400, 100, 150)).moved
-    assert 0.15 < (moved != 0).any(axis=(1, 2, 3)).mean() < 0.35
 
 
 def test_frames_alone_are_disturbed_by_default_twice_as_much_as_in_conditions() -> None:

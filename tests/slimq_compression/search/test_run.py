@@ -109,6 +109,19 @@ def test_an_interrupted_search_goes_on_to_the_right_number_of_trials(settings: M
     assert again.params["structure"] == orphan.params["structure"]
 
 
+def test_time_is_noted_after_each_trial_so_that_a_killed_run_has_spent_it(settings: Make) -> None:
+    chosen, noted = settings(trials=3), dict[int, float]()
+
+    def look(now: Snapshot) -> None:
+        noted.setdefault(now.ended, open_study(chosen).user_attrs["seconds"])
+
+    study = search(chosen, on_trial=look)
+    seconds = [0.0, *(trial.user_attrs["seconds"] for trial in finished_trials(study))]
+    for ended, spent in enumerate(np.cumsum(seconds)):
+        assert noted[ended] >= spent
+    assert study.user_attrs["seconds"] >= noted[3]
+
+
 def test_a_search_that_is_done_runs_nothing_more(settings: Make) -> None:
     chosen = settings(trials=1)
     search(chosen)

@@ -320,6 +320,20 @@ def test_chunks_that_nobody_needs_are_cut_off_without_another_answer(bounded: An
     alive(bounded)
 
 
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"identity, chunked", b"x,chunked"])
+def test_a_body_in_a_transfer_coding_below_chunked_is_refused(bounded: Any, coding: bytes) -> None:
+    before = counted(bounded, "unsupported-transfer-coding")
+    head = CHUNKED.replace(b"Encoding: chunked", b"Encoding: " + coding)
+    with bounded.connect() as connection:
+        connection.sendall(head + b"0\r\n\r\n" + GET + b"\r\n")
+        problem = problem_of(receive_all(connection), 501)
+    assert problem["code"] == "unsupported-transfer-coding"
+    assert counted(bounded, "unsupported-transfer-coding") == before + 1
+    with bounded.connect() as connection:
+        connection.sendall(CHUNKED.replace(b": chunked", b": Chunked ") + b"0\r\n\r\n")
+        assert receive_one(connection) == 200
+
+
 def test_a_large_body_in_many_pieces_is_no_long_head(bounded: Any) -> None:
     for _ in range(2):
         answer = httpx.post(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from slimq.core.conditions.catalogue import Condition
+from slimq.core.evidence import Judgement
 from slimq.core.robustness import ConditionResult
 from slimq.core.statistics import PairedDifference
-from slimq_service.variants.evidence import Judgement
-
-UNDISTURBED = "undisturbed"
 
 
 class Difference(BaseModel):
@@ -37,7 +35,9 @@ class ConditionEvidence(BaseModel):
         description="what the baseline itself loses by it, as a share of full minus random"
     )
     difference: Difference | None
-    decides: bool = Field(description="false if the baseline itself has lost more than half")
+    decides: bool = Field(
+        description="false if the baseline itself has lost more than half, or episodes are too few"
+    )
     non_inferior: bool | None = Field(description="under this condition; null if undecided")
     note: str | None = Field(description="why there is no difference")
 
@@ -55,7 +55,8 @@ class RobustnessReport(BaseModel):
         description="`undisturbed`, or labels of standard conditions where it is inferior",
     )
     missing: list[str] = Field(
-        default_factory=list, description="standard conditions without a comparison"
+        default_factory=list,
+        description="standard conditions without a comparison, or of too few episodes",
     )
     conditions: list[ConditionEvidence] = Field(
         default_factory=list, description="the standard ones first"
@@ -70,11 +71,10 @@ def describe(judgement: Judgement | None) -> RobustnessReport | None:
     undisturbed, robustness = judgement.undisturbed, judgement.robustness
     if undisturbed is None or robustness is None:
         return RobustnessReport(problem=judgement.problem)
-    failed = [] if undisturbed.non_inferior else [UNDISTURBED]
     return RobustnessReport(
         robust=robustness.robust,
         undisturbed=_difference(undisturbed),
-        fails_under=failed + [found.condition.label for found in robustness.failed],
+        fails_under=judgement.fails_under,
         missing=[condition.label for condition in robustness.missing],
         conditions=[_condition(found) for found in robustness.results],
     )

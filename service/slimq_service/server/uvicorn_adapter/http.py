@@ -14,8 +14,8 @@ from slimq_service.errors import MalformedRequestError
 from slimq_service.http.responses import WHOLE_RESPONSES
 from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.uvicorn_adapter.cycle import Cycle
-from slimq_service.server.uvicorn_adapter.host import check_host
 from slimq_service.server.uvicorn_adapter.keep_alive import KeepAliveConnection
+from slimq_service.server.uvicorn_adapter.request_headers import check_host
 from slimq_service.server.uvicorn_adapter.target import split_target
 from slimq_service.server.websocket_handshake import asks_for_websocket, check_handshake
 

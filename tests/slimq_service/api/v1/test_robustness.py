@@ -25,7 +25,7 @@ VARIANTS = ("fp32", "micro")
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """Two variants of CartPole, played for 5 episodes undisturbed and under each condition."""
+    """Two variants of CartPole, played for 5 episodes undisturbed and 20 under each condition."""
     folder = tmp_path_factory.mktemp("played")
     shutil.copytree(POLICIES / "cartpole", folder / "policies" / "cartpole")
     for variant in (folder / "policies" / "cartpole" / "variants").iterdir():
@@ -34,6 +34,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     repository = Repository(folder / "policies")
     settings = EvaluationSettings(
         episodes=5,
+        condition_episodes=20,
         environments=5,
         states=50,
         state_episodes=1,

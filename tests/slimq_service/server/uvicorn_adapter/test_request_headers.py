@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from slimq_service.errors import MalformedRequestError
-from slimq_service.server.uvicorn_adapter.host import check_host
+from slimq_service.server.uvicorn_adapter.request_headers import check_host
 from wire import receive_all
 
 BODY = b'{"observations": [[0, 0, 0, 0]]}'

@@ -1,12 +1,13 @@
-"""The Host header of a request."""
+"""Checks of request headers that httptools does not make."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 
-from slimq_service.errors import MalformedRequestError
+from slimq_service.errors import MalformedRequestError, TransferCodingError
 
+Headers = list[tuple[bytes, bytes]]
 CACHED_HOSTS = 256
 MAX_SHOWN_BYTES = 100
 """Of an invalid value, in its error."""
@@ -14,7 +15,7 @@ VALID = re.compile(rb"(\[[0-9A-Za-z:.%~_-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(:[0-
 """`uri-host [":" port]` (RFC 9110, 7.2); empty if the target has no authority."""
 
 
-def check_host(headers: list[tuple[bytes, bytes]], version: str) -> None:
+def check_host(headers: Headers, version: str) -> None:
     """Checks that a request has exactly one valid Host header (RFC 9112, 3.2).
 
     Args:
@@ -32,11 +33,25 @@ def check_host(headers: list[tuple[bytes, bytes]], version: str) -> None:
         received = f"{count} of them" if count else "no such header"
         raise MalformedRequestError("Host", "exactly one header", received)
     if not is_valid(host):
-        received = repr(host[:MAX_SHOWN_BYTES].decode("latin-1"))
-        raise MalformedRequestError("Host", "a host and optionally a port", received)
+        raise MalformedRequestError("Host", "a host and optionally a port", _shown(host))
+
+
+def check_transfer_coding(headers: Headers) -> None:
+    """Rejects transfer codings below `chunked`, which nothing here would undo (RFC 9112, 6.1).
+
+    Raises:
+        TransferCodingError: the header is not `chunked` alone.
+    """
+    for name, value in headers:
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise TransferCodingError("Transfer-Encoding", "'chunked' alone", _shown(value))
 
 
 @lru_cache(CACHED_HOSTS)
 def is_valid(host: bytes) -> bool:
     """Whether a Host header's value is a host with or without a port."""
     return VALID.fullmatch(host.strip(b" \t")) is not None
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:MAX_SHOWN_BYTES].decode("latin-1"))
