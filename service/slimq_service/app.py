@@ -23,6 +23,7 @@ from slimq_service.api.openapi import add_openapi
 from slimq_service.api.stream.endpoint import StreamEndpoint
 from slimq_service.api.v1 import act
 from slimq_service.api.v1.compare import CompareEndpoint
+from slimq_service.api.v1.model import make_model_router
 from slimq_service.api.v1.page import make_page_router
 from slimq_service.api.v1.policies import make_resource_router
 from slimq_service.api.v2 import infer
@@ -125,8 +126,7 @@ def create_app(
     check_providers(settings.providers, *PROVIDERS_SETTING)
     keys, make_id, provider = read_keys(settings), id_maker(), trace_provider(settings)
     metrics, arrivals = Metrics(registry or Registry()), Arrivals()
-    lifecycle = Lifecycle(peers.workers)
-    catalogue = _make_catalogue(settings, metrics)
+    lifecycle, catalogue = Lifecycle(peers.workers), _make_catalogue(settings, metrics)
     engine = _make_engine(settings, arrivals, metrics)
     proxies = Proxies(settings.forwarded_allow_ips, settings.root_path)
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
@@ -150,6 +150,7 @@ def create_app(
         make_page_router(catalogue, proxies),
         make_interface_router(app, proxies),
         make_resource_router(catalogue),
+        make_model_router(catalogue),
         make_health_router(catalogue, lifecycle, exposition, ready.update),
     ):
         app.include_router(router)

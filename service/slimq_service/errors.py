@@ -85,6 +85,21 @@ class ConflictError(InvalidInputError):
     status = 400
 
 
+class RangeNotSatisfiableError(InvalidInputError):
+    """The representation has none of the bytes of the requested range."""
+
+    code = "range-not-satisfiable"
+    status = 416
+
+    def __init__(self, size: int, received: str) -> None:
+        self.size = size
+        super().__init__("Range", f"bytes from 0 to {size - 1}", repr(received))
+
+    def headers(self) -> dict[str, str]:
+        """The header with the length of the representation (RFC 9110, 14.4)."""
+        return {"content-range": f"bytes */{self.size}"}
+
+
 class NonFiniteError(InvalidInputError):
     """The model returned non-finite Q-values for an observation."""
 

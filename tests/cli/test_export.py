@@ -41,7 +41,7 @@ def test_an_earlier_export_is_replaced_with_force_only(run: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        (["--target", "d"], 2, "target: expected c, received 'd'"),
+        (["--target", "d"], 2, "target: expected c or onnx or web, received 'd'"),
         (["--variant", "othr"], 2, "unknown variant 'othr', did you mean 'other'?"),
         (["--cpu", "cortex-m5"], 2, "cpu: expected cortex-m0 or "),
         (["--optimize", "spede"], 2, "optimize: expected size or speed, received 'spede'"),
@@ -50,6 +50,11 @@ def test_an_earlier_export_is_replaced_with_force_only(run: Any, tmp_path: Path)
         (["--prefix", "a-b"], 2, "prefix: expected a lower-case identifier of C"),
         (["--max-flash", "much"], 2, "--max-flash: expected a positive size such as 20kB"),
         (["--max-flash", "100"], 1, "tiny/fp32 needs about "),
+        (
+            ["--target", "web", "--runtime", "none.tgz"],
+            2,
+            "received none.tgz, which does not exist",
+        ),
     ],
 )
 def test_wrong_use_exits_with_2_and_what_does_not_fit_with_1(
@@ -60,3 +65,27 @@ def test_wrong_use_exits_with_2_and_what_does_not_fit_with_1(
     assert (found, out) == (code, "")
     assert problem in err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_onnx_file_is_described_in_a_few_lines(run: Any, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = ["tiny", "--variant", "fp32", "--target", "onnx", "--output", str(output)]
+    code, out, _ = run("export", *arguments)
+    assert code == 0
+    assert out.startswith(f"tiny/fp32 as onnx in {output / 'tiny-fp32.onnx'}\n  file ")
+    assert "No evidence: this variant has not been evaluated." in out
+    assert {path.name for path in output.iterdir()} == {"tiny-fp32.onnx", "report.json"}
+
+
+def test_a_page_is_exported_with_a_line_that_serves_it(run: Any, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = ["tiny", "--variant", "fp32", "--target", "web", "--output", str(output)]
+    code, out, _ = run("export", *arguments)
+    assert code == 0
+    assert out.startswith(f"tiny/fp32 as web in {output}\n  model ")
+    assert "the environment is in the page" in out
+    assert "No evidence: this variant has not been evaluated." in out
+    assert out.endswith(f"python -m http.server --directory {output}\n")
+    code, out, _ = run("export", *arguments, "--force", "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((output / "report.json").read_text())

@@ -125,12 +125,16 @@ def test_each_list_of_numbers_takes_one_line_on_disk(
     publisher: Publisher, repository: Repository, report_of: Any, tiny_repository: Path
 ) -> None:
     report = report_of(repository.variant("tiny", "fp32"))
+    assert report.returns[0].is_integer()
+    report = report.model_copy(update={"returns": [*report.returns[:-1], 1.5]})
     entry = publisher.attach_report("tiny", "fp32", report).report
     assert entry is not None
     text = (tiny_repository / "tiny/variants/fp32" / entry.path).read_text(encoding="utf-8")
-    returns = ", ".join(str(value) for value in report.returns)
+    returns = ", ".join(f"{value:g}" for value in report.returns)
+    assert ".0" not in returns
     assert f'\n  "returns": [{returns}],\n' in text
     assert json.loads(text) == report.model_dump(mode="json")
+    assert repository.report("tiny", "fp32") == report
 
 
 def test_the_same_model_keeps_its_report_and_another_does_not(

@@ -70,6 +70,13 @@ def test_the_c_files_of_exports_are_in_it(root: Path, names: list[str]) -> None:
     assert {str(path.relative_to(root / "compression")) for path in files} <= set(names)
 
 
+def test_the_page_of_exports_is_in_it(root: Path, names: list[str]) -> None:
+    folder = root / "compression" / "slimq_compression" / "export" / "web" / "page"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".html", ".css", ".js"}
+    assert {str(path.relative_to(root / "compression")) for path in files} <= set(names)
+
+
 def test_the_recipes_for_any_policy_are_in_it_and_those_of_one_are_not(
     root: Path, wheel: Path, names: list[str]
 ) -> None:

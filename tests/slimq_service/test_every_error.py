@@ -16,6 +16,7 @@ from places import ROOT
 
 PAGE = ROOT / "docs" / "service.md"
 ACT, INFER = "/v1/policies/tiny/act", "/v2/models/tiny/infer"
+MODEL = "/v1/policies/tiny/variants/fp32/model"
 JSON, RAW = "application/json", "application/octet-stream"
 GOOD = [[0, 0, 0, 0]]
 KEY, ADMIN = {"authorization": "Bearer inference"}, {"authorization": "Bearer administration"}
@@ -79,6 +80,7 @@ REQUESTS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("non-finite-q-values", "POST", ACT, act(LARGEST)),
     ("not-found", "POST", "/v1/policies/none/act", act(GOOD)),
     ("repository", "POST", "/v1/policies/tiny/variants/other/act", act(GOOD)),
+    ("range-not-satisfiable", "GET", MODEL, {"headers": {"range": "bytes=9999999-"}}),
     ("no-such-path", "GET", "/v1/none", {}),
     ("method-not-allowed", "GET", ACT, {}),
     ("upgrade-required", "GET", "/v1/policies/tiny/stream", {}),

@@ -337,6 +337,21 @@ def test_what_was_logged_after_the_checkpoint_is_logged_once(
     assert [json.loads(line)["step"] for line in lines] == [300, 600, 900, 1200]
 
 
+def test_the_log_is_json_though_no_episode_has_ended(
+    tmp_path: Path, small_config: TrainConfig
+) -> None:
+    run = small_config.run.model_copy(update={"log_every": 4})
+    train_in(tmp_path, small_config.model_copy(update={"run": run}))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    records = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert "train/return" not in records[0]
+    assert "train/return" in records[-1]
+
+
 def test_an_unfinished_checkpoint_is_passed_over(tmp_path: Path, small_config: TrainConfig) -> None:
     train_in(tmp_path, small_config)
     (tmp_path / "checkpoint-999999999999.unfinished").mkdir()

@@ -237,16 +237,17 @@ class Run:
         recent = list(learner.recent_returns)[-20:]
         values = {
             "train/loss": float(learner.losses) / max(1, learner.updates - self._updates_logged),
-            "train/return": float(np.mean(recent)) if recent else float("nan"),
             "train/steps_per_second": self.config.run.log_every / (now - self._logged),
         }
+        if recent:
+            values["train/return"] = float(np.mean(recent))
+            self._bar.set_postfix({"return": f"{values['train/return']:.1f}"}, refresh=False)
         learner.losses.zero_()
         self._updates_logged, self._logged = learner.updates, now
         record = {"step": step, "updates": learner.updates, "seconds": self._elapsed()} | values
         with self._disk_errors():
             self._events.add(values, step)
             append_whole(self.folder / METRICS, (json.dumps(record) + "\n").encode())
-        self._bar.set_postfix({"return": f"{values['train/return']:.1f}"}, refresh=False)
 
     def _select(self, learner: Learner) -> None:
         seeds = SELECTION.seeds(self.config.run.evaluate_episodes)

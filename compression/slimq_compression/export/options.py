@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from slimq.core.errors import InvalidInputError
 
@@ -26,6 +27,7 @@ class Options:
         optimize: what the compiler is to keep low, `size` or time (`speed`).
         vectors: number of golden vectors; None for as many as fit a file of moderate size.
         prefix: of the files and names in C.
+        runtime: folder or tarball of ONNX Runtime Web; None for the cache or npm.
     """
 
     max_flash: int = DEFAULT_FLASH
@@ -34,6 +36,7 @@ class Options:
     optimize: str = DEFAULT_OPTIMIZATION
     vectors: int | None = None
     prefix: str = "policy"
+    runtime: Path | None = None
 
     def check(self) -> None:
         """Checks values that are not checked where they are used.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import onnx
 
 from slimq.core.calibration import CalibrationSet
-from slimq.core.manifest import PolicyManifest, VariantManifest, is_stale
+from slimq.core.evidence import Judgement, describe_evidence, read_judgement
+from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 
@@ -17,6 +18,8 @@ class Subject:
     """A variant as it is in the repository.
 
     Attributes:
+        report: of the variant; None if it has not been evaluated.
+        judgement: its comparison with the full policy; None if it was never played.
         content: the ONNX model, uncompressed.
         calibration: recorded states of the policy; None if it has none.
     """
@@ -24,6 +27,7 @@ class Subject:
     policy: PolicyManifest
     variant: VariantManifest
     report: EvaluationReport | None
+    judgement: Judgement | None
     content: bytes
     calibration: CalibrationSet | None
 
@@ -46,27 +50,12 @@ def read_subject(repository: Repository, policy: str, variant: str) -> Subject:
     """
     manifest = repository.policy(policy)
     found, content = repository.read_model(policy, variant)
-    report = repository.report(policy, variant)
-    return Subject(manifest, found, report, content, repository.calibration(manifest))
+    report = repository.report_of(found)
+    judgement = read_judgement(repository, manifest, found, report)
+    states = repository.calibration(manifest)
+    return Subject(manifest, found, report, judgement, content, states)
 
 
 def evidence(subject: Subject) -> str:
-    """What is known of how well the variant plays, in one or two sentences."""
-    report = subject.report
-    if report is None:
-        text = "No evidence: this variant has not been evaluated."
-    elif report.played is None:
-        text = "Not proven in play: the policy has no environment."
-    else:
-        played = report.played
-        low, high = played.interval.low, played.interval.high
-        text = (
-            f"Mean return {played.mean:.4g} (95 % interval {low:.4g} to {high:.4g}) over "
-            f"{len(played.returns)} episodes of {played.protocol.seed_range} seeds."
-        )
-    if report is not None and report.fidelity is not None:
-        share = f"{report.fidelity.agreement:.1%}"
-        text += f" Same action as {report.baseline_variant} on {share} of states."
-    if is_stale(subject.variant, subject.policy):
-        text += " It was made from an earlier network of the policy than the current one."
-    return text
+    """What is known of how well the variant plays, and under which conditions, in words."""
+    return describe_evidence(subject.policy, subject.variant, subject.report, subject.judgement)

@@ -11,9 +11,11 @@ from slimq.core.errors import InvalidInputError, suggestion
 from slimq.core.repository import Repository
 from slimq_compression.export.c.target import export_c
 from slimq_compression.export.folder import REPORT, check_output, staged
+from slimq_compression.export.onnx_file import export_onnx
 from slimq_compression.export.options import Options
 from slimq_compression.export.report import to_json
 from slimq_compression.export.subject import Subject, read_subject
+from slimq_compression.export.web.target import export_web
 
 Exporter = Callable[[Repository, Subject, Path, Options], Any]
 """Writes the files of an export into an empty folder; returns its report, a dataclass."""
@@ -34,6 +36,8 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "c": Target("a C99 header and source for microcontrollers", export_c),
+    "onnx": Target("one ONNX file that describes itself", export_onnx),
+    "web": Target("a folder with a page on which the variant plays in a browser", export_web),
 }
 
 

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from slimq.core.errors import InvalidInputError, SlimqError
+from slimq_service.errors import RangeNotSatisfiableError
 from slimq_service.http.error_responses import error_response
 from slimq_service.http.problems import (
     Problem,
@@ -39,7 +40,8 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         return Response(encoded.body, encoded.status, {**found, **(headers or {})}, media_type)
 
     async def on_slimq(request: Request, error: Exception) -> Response:
-        return respond(request, explain(error))
+        headers = error.headers() if isinstance(error, RangeNotSatisfiableError) else None
+        return respond(request, explain(error), headers)
 
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500

@@ -20,6 +20,7 @@ from slimq_service.errors import (
     MediaTypeError,
     NonFiniteError,
     OverloadedError,
+    RangeNotSatisfiableError,
     TransferCodingError,
     UnauthorizedError,
 )
@@ -60,6 +61,7 @@ HTTP_ERROR_CODES = (
     *(NO_SUCH_PATH, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED),
     *WIRE_CODES,
     *ACCESS_CODES,
+    RangeNotSatisfiableError.code,
     errors.ServiceError.code,
     *ERROR_CODES,
 )

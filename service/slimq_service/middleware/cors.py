@@ -19,7 +19,10 @@ from slimq_service.http.problems import MEDIA_TYPE, problem_of, render
 from slimq_service.settings_types import ANY
 
 METHODS = ("GET", "HEAD", "POST")
-EXPOSED = ("X-Request-Id", "Retry-After", LENGTH_NAME, "Allow", "WWW-Authenticate")
+EXPOSED = (
+    *("X-Request-Id", "Retry-After", LENGTH_NAME, "Allow", "WWW-Authenticate"),
+    *("ETag", "Accept-Ranges", "Content-Range", "Content-Disposition"),
+)
 """Response headers that pages may read besides the safelisted ones."""
 
 

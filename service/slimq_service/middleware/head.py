@@ -5,6 +5,8 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY = "http.response.body"
+RANGE = b"range"
+"""Header that is ignored where the method is not GET (RFC 9110, 14.2)."""
 ROUTE = "route"
 """Scope key in which Starlette stores the matched route; traces are named after it."""
 
@@ -20,7 +22,8 @@ class Head:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        as_get = {**scope, "method": "GET"}
+        headers = [(name, value) for name, value in scope["headers"] if name != RANGE]
+        as_get = {**scope, "method": "GET", "headers": headers}
 
         async def send_head(message: Message) -> None:
             if message["type"] != BODY:

@@ -20,6 +20,7 @@ from slimq_service.metrics.service import Metrics
 from slimq_service.variants.evidence import Evidence
 from slimq_service.variants.loader import Loader
 from slimq_service.variants.loading import LoadedVariant
+from slimq_service.variants.model_files import ModelFiles
 from slimq_service.variants.reports import Reports
 from slimq_service.variants.residency import Residents
 from slimq_service.variants.snapshot import Key, Scan, VariantScan, fresh_error, scan_repository
@@ -33,6 +34,7 @@ class Catalogue:
         scan: its latest successful scan.
         residents: the variants in memory.
         evidence: what their reports say.
+        model_files: their models as files for clients.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Catalogue:
         self._thread = ThreadPoolExecutor(1, "slimq-repository")
         self._reports = Reports(repository, self._thread)
         self.evidence = Evidence(repository, self._thread, retry_seconds)
+        self.model_files = ModelFiles(repository, self._thread)
         self._loader = Loader(
             repository, self._thread, self.residents, metrics, max_batch, providers
         )

@@ -13,37 +13,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import structlog
-from pydantic import ValidationError
 
 from slimq.core.errors import InvalidInputError, SlimqError
-from slimq.core.manifest import PolicyManifest, VariantManifest, random_mean
+from slimq.core.evidence import Judgement, judge
+from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.observation import ObservationSpec
-from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
-from slimq.core.robustness import Robustness, judge_robustness
-from slimq.core.statistics import PairedDifference, paired_difference
 from slimq_service.variants.snapshot import Key, Scan
 
 MAX_DRAWS = 100_000_000
 """Returns drawn by the bootstrap of one comparison: 1 s; the usual one draws 6 million."""
 NOT_YET = "has not been compared with the baseline yet"
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The evidence of one variant.
-
-    Attributes:
-        undisturbed: the difference from the full policy in undisturbed play; None if there is none.
-        robustness: the same under conditions.
-        problem: why there is none.
-    """
-
-    undisturbed: PairedDifference | None = None
-    robustness: Robustness | None = None
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,29 +155,4 @@ def _compare(
     """
     report = repository.report_of(variant)
     full = repository.report_of(baseline) if baseline is not None else None
-    if report is None or baseline is None or full is None:
-        expected = f"an evaluated baseline, {policy.baseline_variant}"
-        raise InvalidInputError(f"policy {policy.name}", expected, "none")
-    if None not in (variant.parent, baseline.parent) and variant.parent != baseline.parent:
-        received = f"one made from another checkpoint than {baseline.name}"
-        raise InvalidInputError(f"variant {variant.name}", "one of the same checkpoint", received)
-    draws = _draws(report, full)
-    if draws > MAX_DRAWS:
-        expected = f"at most {MAX_DRAWS:,} draws of its bootstraps"
-        raise InvalidInputError(f"report of {variant.name}", expected, f"{draws:,}")
-    zero = random_mean(policy)
-    try:
-        with np.errstate(all="ignore"):
-            undisturbed = paired_difference(report, full, zero)
-            robustness = judge_robustness(report, full, policy.observation, zero, undisturbed)
-    except ValidationError as error:  # of an interval: its ends must be finite
-        expected = "returns with a finite difference from the baseline's"
-        raise InvalidInputError(f"report of {variant.name}", expected, "an infinite one") from error
-    return Judgement(undisturbed, robustness)
-
-
-def _draws(report: EvaluationReport, full: EvaluationReport) -> int:
-    """The number of returns that the bootstraps of a comparison draw."""
-    resamples = full.protocol.resamples if full.protocol is not None else 0
-    episodes = len(report.returns or ()) + sum(len(found.returns) for found in report.conditions)
-    return resamples * episodes
+    return judge(policy, variant, report, baseline, full, MAX_DRAWS)

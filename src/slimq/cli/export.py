@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,7 @@ from slimq.cli.units import parse_bytes
 
 if TYPE_CHECKING:
     from slimq_compression.export.report import CReport
+    from slimq_compression.export.web.report import WebReport
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -25,7 +27,10 @@ def export(
     target: Annotated[
         str,
         typer.Option(
-            "--target", help="Where it is to run. c: a C99 header and source for devices."
+            "--target",
+            help="Where it is to run. c: a C99 header and source for devices. onnx: one file that "
+            "describes itself, for any ONNX Runtime. web: a page on which it plays, in a folder "
+            "for any file server.",
         ),
     ],
     output: Annotated[
@@ -69,19 +74,32 @@ def export(
     prefix: Annotated[
         str, typer.Option("--prefix", help="Beginning of the names of C functions and files.")
     ] = "policy",
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            "--runtime",
+            help="Folder or tarball of npm's onnxruntime-web for target web; by default from the "
+            "cache, where npm puts it once.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in this folder.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a variant to a place without ONNX Runtime.
+    """Export a variant to the place where it is to run.
 
-    The folder gets sources that need no memory allocation and no library but C's own, golden
-    vectors, a self-test with a Makefile, and report.json: flash, RAM, stack, multiply-accumulates,
-    and how the compiled C agrees with ONNX Runtime on the policy's recorded states.
+    With target c, the folder gets sources that need no memory allocation and no library but C's
+    own, golden vectors, a self-test with a Makefile, and report.json: flash, RAM, stack,
+    multiply-accumulates, and how the compiled C agrees with ONNX Runtime on the policy's recorded
+    states. With target onnx, it gets an ONNX file with all that is known of the variant in its
+    metadata: layout of observations, preprocessing, actions, recipe, hashes, evidence. With target
+    web, it gets a page, ONNX Runtime Web, the model and a recorded episode; it needs no network.
     """
     require("compress", "onnx", "onnxruntime")
     from slimq.core.repository import Repository
+    from slimq_compression.export.onnx_file import describe_onnx
     from slimq_compression.export.options import Options
     from slimq_compression.export.targets import export_variant
 
@@ -92,6 +110,7 @@ def export(
         optimize=optimize,
         vectors=vectors,
         prefix=prefix,
+        runtime=runtime,
     )
     report = export_variant(
         Repository(policies), policy, variant, target, output, options, replace=force
@@ -99,7 +118,12 @@ def export(
     if as_json:
         print_json(report)
     else:
-        typer.echo("\n".join(describe(report, output)))
+        describers: dict[str, Callable[[Any, Path], list[str]]] = {
+            "c": describe,
+            "onnx": describe_onnx,
+            "web": describe_web,
+        }
+        typer.echo("\n".join(describers[target](report, output)))
 
 
 def describe(report: CReport, output: Path) -> list[str]:
@@ -123,3 +147,29 @@ def describe(report: CReport, output: Path) -> list[str]:
             "their range"
         )
     return [*lines, f"  {report.evidence}"]
+
+
+def describe_web(report: WebReport, output: Path) -> list[str]:
+    """Formats the report of an export to the web."""
+    model, episode = report.model, report.episode
+    stored = "" if model.bytes == model.variant_bytes else f", {model.variant_bytes:,} as a variant"
+    part = f"{'all' if episode.complete else 'the first'} {episode.steps:,} steps"
+    recorded = f"{part} of held-out seed {episode.seed}, return {episode.return_:.4g}"
+    if episode.seed is None:
+        recorded = f"{episode.steps:,} recorded states"
+    own = "in the page" if report.page_environment else "recorded"
+    lines = [
+        f"{report.policy}/{report.variant} as web in {output}",
+        f"  model        {model.bytes:>10,} bytes{stored}",
+        f"  runtime      {report.runtime.bytes:>10,} bytes: {report.runtime.package} "
+        f"{report.runtime.version}",
+        f"  recording    {episode.bytes:>10,} bytes: {recorded}",
+        f"  all files    {report.total_bytes:>10,} bytes; the environment is {own}",
+    ]
+    if model.decoded:
+        lines.append(f"  weights are decoded, as the runtime lacks {', '.join(model.decoded)}")
+    return [
+        *lines,
+        f"  {report.evidence.text}",
+        f"  python -m http.server --directory {output}",
+    ]

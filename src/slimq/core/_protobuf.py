@@ -105,18 +105,46 @@ def has_external_data(model: bytes) -> bool:
     return any(kind == "tensor" and _is_external(message) for _, kind, message in _walk(model))
 
 
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview, int]]:
+    """Yields the number and the value of each field of a message, and where the field ends.
+
+    Raises:
+        ValueError: the bytes are not a protobuf message.
+    """
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        field, wire = tag >> 3, tag & 7
+        if field == 0 or tag >> 32:
+            raise ValueError(f"invalid tag at byte {position}")
+        if wire == VARINT:
+            value, position = _varint(message, position)
+            yield field, value, position
+            continue
+        if wire == LENGTH:
+            length, position = _varint(message, position)
+        elif wire in (FIXED64, FIXED32):
+            length = 8 if wire == FIXED64 else 4
+        else:
+            raise ValueError(f"invalid wire type {wire} at byte {position}")
+        if length > len(message) - position:
+            raise ValueError("ends in the middle of a field")
+        position += length
+        yield field, message[position - length : position], position
+
+
 def _walk(model: bytes) -> Iterator[tuple[str, str, memoryview]]:
     """Yields every message on the way to a tensor, with its parent's type and its own."""
     pending: list[tuple[str, str, memoryview, int]] = [("", "model", memoryview(model), 0)]
-    fields = 0
+    count = 0
     while pending:
         parent, kind, message, depth = pending.pop()
         if depth > MAX_DEPTH:
             raise ValueError(f"messages are nested more than {MAX_DEPTH} deep")
         children = CHILDREN[kind]
-        for field, value in _fields(message):
-            fields += 1
-            if fields > MAX_FIELDS:
+        for field, value, _ in fields(message):
+            count += 1
+            if count > MAX_FIELDS:
                 raise ValueError(f"more than {MAX_FIELDS} fields")
             if field in children and isinstance(value, memoryview):
                 pending.append((kind, children[field], value, depth + 1))
@@ -126,13 +154,13 @@ def _walk(model: bytes) -> Iterator[tuple[str, str, memoryview]]:
 def _is_external(tensor: memoryview) -> bool:
     return any(
         field == EXTERNAL_DATA or (field == DATA_LOCATION and value != 0)
-        for field, value in _fields(tensor)
+        for field, value, _ in fields(tensor)
     )
 
 
 def _oversized(tensor: memoryview) -> str | None:
     held, name = 0, ""
-    for field, value in _fields(tensor):
+    for field, value, _ in fields(tensor):
         if field in DATA:
             held += len(value) if isinstance(value, memoryview) else 1
         elif field == NAME and isinstance(value, memoryview):
@@ -153,7 +181,7 @@ def _too_dense(sparse: memoryview) -> str | None:
 def _elements(message: memoryview, field: int) -> int:
     """The product of the dims in a field, read as unsigned; saturates at `MAX_PRODUCT`."""
     result = 1
-    for number, value in _fields(message):
+    for number, value, _ in fields(message):
         if number == field:
             position = 0
             while isinstance(value, memoryview) and position < len(value):
@@ -162,29 +190,6 @@ def _elements(message: memoryview, field: int) -> int:
             if isinstance(value, int):
                 result = min(result * value, MAX_PRODUCT)
     return result
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        field, wire = tag >> 3, tag & 7
-        if field == 0 or tag >> 32:
-            raise ValueError(f"invalid tag at byte {position}")
-        if wire == VARINT:
-            value, position = _varint(message, position)
-            yield field, value
-            continue
-        if wire == LENGTH:
-            length, position = _varint(message, position)
-        elif wire in (FIXED64, FIXED32):
-            length = 8 if wire == FIXED64 else 4
-        else:
-            raise ValueError(f"invalid wire type {wire} at byte {position}")
-        if length > len(message) - position:
-            raise ValueError("ends in the middle of a field")
-        yield field, message[position : position + length]
-        position += length
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

@@ -1,8 +1,7 @@
-"""A small typed client for the service, over one keep-alive connection."""
+"""Clients of the service: one asks it for actions, the other fetches a model and acts itself."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,11 +14,15 @@ import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
 from slimq.core.batches import as_batch
-from slimq.core.errors import InvalidInputError, ServiceError
+from slimq.core.connection import error_of, explaining, open_connection
+from slimq.core.errors import ServiceError
+from slimq.core.local.policy import LocalPolicy
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.qfunction import QValues
 from slimq.core.report import EvaluationReport
 from slimq.core.schema import read_document
+
+__all__ = ["ActResult", "LocalPolicy", "SlimqClient"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -72,22 +75,8 @@ class SlimqClient:
             InvalidInputError: the key cannot be sent in a header.
         """
         self.url = url.rstrip("/")
-        try:
-            parsed = httpx.URL(self.url)
-        except httpx.InvalidURL as error:
-            raise ServiceError(url, None, f"not a URL: {error}") from error
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ServiceError(url, None, "expected an address such as http://127.0.0.1:8000")
-        if api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", api_key):
-            raise InvalidInputError("API key", "visible ASCII characters only", "other characters")
         self._manifests: dict[str, PolicyManifest] = {}
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={} if api_key is None else {"authorization": f"Bearer {api_key}"},
-            timeout=timeout,
-            transport=transport,
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-        )
+        self._http = open_connection(self.url, timeout, transport, api_key)
 
     def policies(self) -> list[str]:
         """The names of every policy.
@@ -187,19 +176,10 @@ class SlimqClient:
         return self._request("GET", path)
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
+        with explaining(self.url, self._http.timeout.read):
             response = self._http.request(method, path, **options)
-        except httpx.TimeoutException as error:
-            seconds = self._http.timeout.read
-            raise ServiceError(self.url, None, f"no answer within {seconds:g} s") from error
-        except UnicodeError as error:  # raised when sockets encode the host name as IDNA
-            problem = "expected a host name with labels of 1 to 63 characters"
-            raise ServiceError(self.url, None, problem) from error
-        except httpx.HTTPError as error:
-            problem = f"cannot be reached ({error}); is the service running?"
-            raise ServiceError(self.url, None, problem) from error
         if response.status_code != 200:
-            raise ServiceError(str(response.url), response.status_code, _detail(response))
+            raise error_of(response)
         return response
 
     def _read(self, model: type[Model], response: httpx.Response) -> Model:
@@ -221,10 +201,3 @@ class SlimqClient:
 
 def _segment(name: str) -> str:
     return quote(name, safe="")
-
-
-def _detail(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return response.text[:200] or response.reason_phrase

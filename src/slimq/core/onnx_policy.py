@@ -11,9 +11,8 @@ from slimq.core._protobuf import check_model
 from slimq.core.errors import ConfigError, RepositoryError, first_line
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.providers import CPU, IDENTITY, check_available, full_names
-from slimq.core.qfunction import QValues
+from slimq.core.qfunction import INPUT, OUTPUT, QValues
 
-INPUT, OUTPUT = "observation", "q_values"
 ELEMENT_TYPES = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
 
 

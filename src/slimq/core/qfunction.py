@@ -10,6 +10,8 @@ import numpy.typing as npt
 from slimq.core.observation import Observations
 
 QValues = npt.NDArray[np.float32]
+INPUT, OUTPUT = "observation", "q_values"
+"""Names of a model's input and output."""
 
 
 class QFunction(Protocol):

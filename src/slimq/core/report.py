@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from slimq.core.conditions.catalogue import Condition
 from slimq.core.environment import EnvironmentSpec
@@ -20,6 +20,14 @@ from slimq.core.schema import Versioned
 MAX_TRAJECTORIES = 1_000
 """Episodes of which a report lists the trajectories."""
 LatencyMode = Literal["interleaved", "alone"]
+
+
+def _short(values: list[float]) -> list[float]:
+    """Writes whole numbers without `.0`, which is a third of the bytes of thousands of returns."""
+    return [int(value) if value.is_integer() else value for value in values]
+
+
+Returns = Annotated[list[float], PlainSerializer(_short, return_type=list[int | float])]
 
 
 class _Value(BaseModel):
@@ -137,7 +145,7 @@ class ConditionReport(_Value):
     code_sha256: Sha256 | None = Field(
         default=None, description="of the file of a condition that is not built in"
     )
-    returns: list[float] = Field(min_length=1, description="undiscounted, in seed order")
+    returns: Returns = Field(min_length=1, description="undiscounted, in seed order")
     distinct_trajectories: int = Field(ge=1)
     mean: float
     interval: Interval = Field(description="percentile bootstrap of the mean")
@@ -175,7 +183,7 @@ class EvaluationReport(Versioned):
     baseline_sha256: Sha256 = Field(description="of the baseline that fidelity refers to")
     protocol: EvaluationProtocol | None = None
     seeds: list[int] | None = None
-    returns: list[float] | None = Field(default=None, description="undiscounted")
+    returns: Returns | None = Field(default=None, description="undiscounted")
     lengths: list[int] | None = Field(default=None, description="agent steps")
     trajectories: list[Sha256] | None = Field(
         default=None,

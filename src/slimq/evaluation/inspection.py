@@ -24,7 +24,8 @@ import onnxruntime as ort
 from slimq.core.errors import InvalidInputError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.observation import Observations
-from slimq.core.onnx_policy import INPUT, OUTPUT, OnnxPolicy, make_session, session_options
+from slimq.core.onnx_policy import OnnxPolicy, make_session, session_options
+from slimq.core.qfunction import INPUT, OUTPUT
 from slimq.core.repository import Repository
 from slimq.core.statistics import interquartile_mean
 from slimq.evaluation.latency import processor_name

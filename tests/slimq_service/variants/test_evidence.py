@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-import slimq_service.variants.evidence as module
+import slimq.core.evidence as core_evidence
 from condition_reports import make_conditions, publish_report
+from slimq.core.evidence import Judgement
 from slimq.core.manifest import Routing
 from slimq.core.publish import Publisher
 from slimq.core.report import EvaluationReport
 from slimq.core.repository import Repository
 from slimq.core.robustness import Robustness, judge_robustness
-from slimq_service.variants.evidence import NOT_YET, Judgement
+from slimq_service.variants.evidence import NOT_YET
 
 NOISE = "noise=0.01"
 
@@ -61,7 +62,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(variant.variant)
         return judge_robustness(variant, *arguments)
 
-    monkeypatch.setattr(module, "judge_robustness", counted)
+    monkeypatch.setattr(core_evidence, "judge_robustness", counted)
     return names
 
 
@@ -265,7 +266,7 @@ def test_an_unexpected_error_does_not_keep_others_from_being_judged(
             raise OverflowError("too large")
         return judge_robustness(variant, *arguments)
 
-    monkeypatch.setattr(module, "judge_robustness", failing)
+    monkeypatch.setattr(core_evidence, "judge_robustness", failing)
     service = start()
     assert found(service).robustness is not None
     assert found(service, "fp32").problem == "cannot be compared; the log has the reason"
@@ -286,7 +287,7 @@ def test_requests_are_answered_while_reports_are_compared(
     service = start()
     assert service.act("tiny", [[0.0] * 4]).status_code == 200
     assert found(service).robustness is not None
-    monkeypatch.setattr(module, "judge_robustness", slow)
+    monkeypatch.setattr(core_evidence, "judge_robustness", slow)
     publish_report(tiny_repository, "fp32", {"noise": 1.0})
     service.run(service.app.catalogue.refresh())
     service.until(begun.is_set)

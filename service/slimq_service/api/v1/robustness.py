@@ -5,11 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from slimq.core.conditions.catalogue import Condition
+from slimq.core.evidence import Judgement
 from slimq.core.robustness import ConditionResult
 from slimq.core.statistics import PairedDifference
-from slimq_service.variants.evidence import Judgement
-
-UNDISTURBED = "undisturbed"
 
 
 class Difference(BaseModel):
@@ -73,11 +71,10 @@ def describe(judgement: Judgement | None) -> RobustnessReport | None:
     undisturbed, robustness = judgement.undisturbed, judgement.robustness
     if undisturbed is None or robustness is None:
         return RobustnessReport(problem=judgement.problem)
-    failed = [] if undisturbed.non_inferior else [UNDISTURBED]
     return RobustnessReport(
         robust=robustness.robust,
         undisturbed=_difference(undisturbed),
-        fails_under=failed + [found.condition.label for found in robustness.failed],
+        fails_under=judgement.fails_under,
         missing=[condition.label for condition in robustness.missing],
         conditions=[_condition(found) for found in robustness.results],
     )

@@ -1,0 +1,194 @@
+"""Fetches a model file once: whole, checked, and of one version.
+
+The service's ETag is the sha256 of the file. It is asked first, so that a file that is here already
+is not sent again. A download that was cut goes on where it ended, on the condition that the file is
+still the same (`If-Range`, RFC 9110, section 13.1.5); if it has changed, the new one is fetched
+from its beginning.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+
+import httpx
+
+from slimq.core._files import MAX_FILE_BYTES
+from slimq.core.connection import error_of, explaining, open_connection
+from slimq.core.errors import ServiceError
+from slimq.core.local.cache import ModelCache, Part
+
+MAX_VERSIONS = 5
+"""Versions that are begun before giving up: a file that changes faster cannot be fetched."""
+MAX_CUTS = 3
+"""Cuts in a row without a byte between them."""
+PAUSE_SECONDS = 0.2
+"""Before the first repetition; twice as long before each further one."""
+IDENTITY = {"accept-encoding": "identity"}
+"""Ranges and hashes are of the bytes as they are."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file that was fetched.
+
+    Attributes:
+        sha256: of its bytes.
+        content: the bytes.
+    """
+
+    sha256: str
+    content: bytes
+
+
+class _Changed(Exception):  # noqa: N818
+    """The file is not the one that was begun."""
+
+
+class ModelSource:
+    """A model file at an address, such as `http://HOST/v1/policies/pong/variants/tiny/model`."""
+
+    def __init__(
+        self,
+        url: str,
+        cache: ModelCache,
+        timeout: float,
+        transport: httpx.BaseTransport | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        """Opens no connection yet; see `open_connection` for the arguments and errors."""
+        self.url, self._cache, self._timeout = url, cache, timeout
+        self._transport, self._api_key = transport, api_key
+        self._open().close()
+
+    def fetch(self) -> ModelFile:
+        """The file as it is now, from the cache if it is there.
+
+        Raises:
+            ServiceError: the service cannot be reached, answers with an error, or sends other bytes
+                than its ETag says.
+            OSError: the cache cannot be written.
+        """
+        with self._open() as http:
+            for _ in range(MAX_VERSIONS):
+                sha256 = self._ask(http)
+                try:
+                    return ModelFile(sha256, self._content(http, sha256))
+                except _Changed:
+                    continue
+        raise ServiceError(
+            self.url, None, f"the model changed {MAX_VERSIONS} times while it was fetched"
+        )
+
+    def changed(self, known: str) -> ModelFile | None:
+        """The file as it is now; None if it still has this sha256. Raises as `fetch`."""
+        with self._open() as http:
+            if self._ask(http, known) == known:
+                return None
+        return self.fetch()
+
+    def _open(self) -> httpx.Client:
+        return open_connection(self.url, self._timeout, self._transport, self._api_key)
+
+    def _ask(self, http: httpx.Client, known: str | None = None) -> str:
+        """The sha256 of the file as it is now; asks for one byte, as errors have their reason."""
+        headers = {**IDENTITY, "range": "bytes=0-0"}
+        if known is not None:
+            headers["if-none-match"] = f'"{known}"'
+        with (
+            explaining(self.url, self._timeout),
+            http.stream("GET", self.url, headers=headers) as response,
+        ):
+            if response.status_code == 304 and known is not None:
+                return known
+            return self._sha256_of(response)
+
+    def _content(self, http: httpx.Client, sha256: str) -> bytes:
+        """The file of this sha256.
+
+        Raises:
+            _Changed: the service has another one by now.
+        """
+        kept = self._cache.read(sha256)
+        if kept is not None:
+            return kept
+        with self._cache.part(sha256) as part:
+            kept = self._cache.read(sha256)  # another process may have fetched it meanwhile
+            if kept is not None:
+                return kept
+            is_resumed = part.size > 0
+            self._receive_all(http, sha256, part)
+            content = part.finish()
+            if content is None and is_resumed:  # its beginning was damaged on this machine
+                self._receive_all(http, sha256, part)
+                content = part.finish()
+        if content is None:
+            problem = f"sent other bytes than those of its ETag, sha256 {sha256}; fetch it again"
+            raise ServiceError(self.url, None, problem)
+        return content
+
+    def _receive_all(self, http: httpx.Client, sha256: str, part: Part) -> None:
+        """Receives the rest of a file, however often the connection is cut."""
+        cuts = 0
+        while True:
+            before = part.size
+            try:
+                self._receive(http, sha256, part)
+                return
+            except httpx.TransportError:
+                cuts = 0 if part.size > before else cuts + 1
+                if cuts > MAX_CUTS:
+                    with explaining(self.url, self._timeout):
+                        raise
+            time.sleep(PAUSE_SECONDS * 2**cuts)
+
+    def _receive(self, http: httpx.Client, sha256: str, part: Part) -> None:
+        """Receives what follows the part, or all of it if the service sends that."""
+        headers = dict(IDENTITY)
+        if part.size:
+            headers |= {"range": f"bytes={part.size}-", "if-range": f'"{sha256}"'}
+        with http.stream("GET", self.url, headers=headers) as response:
+            if response.status_code == 416 and part.size:  # it has no less than the whole file
+                return
+            if self._sha256_of(response) != sha256:
+                raise _Changed
+            if response.status_code == 200:
+                part.clear()
+            elif _start_of(response) != part.size:
+                expected = f"expected Content-Range from byte {part.size}"
+                received = response.headers.get("content-range")
+                raise ServiceError(self.url, 206, f"{expected}, received {received!r}")
+            for chunk in response.iter_raw():
+                part.write(chunk)
+                if part.size > MAX_FILE_BYTES:
+                    part.clear()
+                    problem = f"sent more than the {MAX_FILE_BYTES} bytes that a model can have"
+                    raise ServiceError(self.url, None, problem)
+
+    def _sha256_of(self, response: httpx.Response) -> str:
+        """The sha256 in the ETag of a response.
+
+        Raises:
+            ServiceError: it is an error, or has no such ETag.
+        """
+        if response.status_code not in (200, 206):
+            response.read()
+            raise error_of(response)
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            problem = f"expected no content encoding, received {encoding!r}"
+            raise ServiceError(self.url, response.status_code, problem)
+        etag = response.headers.get("etag", "")
+        found = re.fullmatch(r'"([0-9a-f]{64})"', etag)
+        if found is None:
+            problem = f"expected the sha256 of the model as ETag, received {etag or 'none'}; "
+            problem += "expected an address such as …/v1/policies/POLICY/variants/VARIANT/model"
+            raise ServiceError(self.url, response.status_code, problem)
+        return found[1]
+
+
+def _start_of(response: httpx.Response) -> int | None:
+    """Where the bytes of a partial response begin."""
+    found = re.match(r"bytes (\d{1,18})-", response.headers.get("content-range", ""))
+    return None if found is None else int(found[1])
