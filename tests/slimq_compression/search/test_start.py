@@ -61,7 +61,8 @@ def test_the_choices_make_the_recipe_of_the_variant_again(study: optuna.Study) -
     found, _ = make_recipe(candidate, offer, name="tiny", seed=1, effort=1.0, accept=gate)
     shipped = load_recipe(ROOT / "recipes" / "pong" / "tiny.toml")
     made, given = found.network[0].params, shipped.network[0].params
-    assert made.model_copy(update={"initial": given.initial}) == given
+    own = {"initial": given.initial, "disturb": given.disturb}
+    assert made.model_copy(update=own) == given
     assert len(levels(found)) == 3
     assert levels(found) == levels(shipped)
 
