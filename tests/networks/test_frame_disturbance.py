@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from disturbed_states import Disturbed
 from slimq.core.observation import FrameStack, ObservationSpec
 from slimq.networks.frame_disturbance import FrameDisturbance, FrameDisturber
 
@@ -20,18 +20,6 @@ STACKED_COLOURS = ObservationSpec(
 )
 EVERYTHING = FrameDisturbance(shift=2, contrast=0.2, brightness=9, noise=9)
 CPU = torch.device("cpu")
-
-
-@dataclass
-class Disturbed:
-    """States before and after."""
-
-    before: Any
-    after: Any
-
-    @property
-    def moved(self) -> Any:
-        return self.after.astype(np.float64) - self.before
 
 
 def make(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from slimq import __version__
 from slimq.core.atomic import write_atomically
 from slimq.core.errors import CheckFailedError
 from slimq.core.local.policy import LocalPolicy
@@ -20,14 +19,15 @@ from slimq.core.model_file.described import DescribedModel, add_description
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
 from slimq_compression.export.options import Options
-from slimq_compression.export.subject import Subject, evidence
+from slimq_compression.export.report import ExportReport, heading
+from slimq_compression.export.subject import Subject
 
 BATCH = 64
 """States that are compared at once."""
 
 
 @dataclass(frozen=True)
-class OnnxReport:
+class OnnxReport(ExportReport):
     """What is known of an export to ONNX.
 
     Attributes:
@@ -36,19 +36,11 @@ class OnnxReport:
         sha256: of the file.
         description_bytes: how many of the bytes describe the model.
         stored_bytes: of the model in the repository, which may be compressed.
-        model_sha256: of the model in the repository.
         opsets: version of each set of operators; the empty name is ONNX's own.
         states: recorded states on which the file, loaded from its description alone, returned the
             same bits as the variant; 0 if the policy has none.
     """
 
-    target: str
-    policy: str
-    variant: str
-    model_sha256: str
-    slimq: str
-    evidence: str
-    macs: int
     file: str
     bytes: int
     sha256: str
@@ -76,13 +68,7 @@ def export_onnx(
     states = _check(subject, made)
     write_atomically(folder / made.file_name, made.content)
     return OnnxReport(
-        target="onnx",
-        policy=subject.policy.name,
-        variant=subject.variant.name,
-        model_sha256=subject.variant.model.sha256,
-        slimq=__version__,
-        evidence=evidence(subject),
-        macs=subject.variant.macs,
+        **heading("onnx", subject),
         file=made.file_name,
         bytes=len(made.content),
         sha256=hashlib.sha256(made.content).hexdigest(),

@@ -1,4 +1,4 @@
-"""The report of an export to C, written beside the sources."""
+"""Reports of exports, written beside their files: what all say first, and that of C."""
 
 from __future__ import annotations
 
@@ -6,6 +6,45 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
+
+from slimq import __version__
+from slimq_compression.export.subject import Subject, evidence
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What is exported.
+
+    Attributes:
+        target: as `--target` names it.
+        policy: the policy's name.
+        variant: the variant's name.
+        model_sha256: of the model in the repository.
+        slimq: version that made the export.
+        evidence: what is known of the variant's play, in a sentence.
+        macs: multiply-accumulates of one observation.
+    """
+
+    target: str
+    policy: str
+    variant: str
+    model_sha256: str
+    slimq: str
+    evidence: str
+    macs: int
+
+
+def heading(target: str, subject: Subject) -> dict[str, Any]:
+    """The fields of an `ExportReport`."""
+    return {
+        "target": target,
+        "policy": subject.policy.name,
+        "variant": subject.variant.name,
+        "model_sha256": subject.variant.model.sha256,
+        "slimq": __version__,
+        "evidence": evidence(subject),
+        "macs": subject.variant.macs,
+    }
 
 
 @dataclass(frozen=True)
@@ -74,7 +113,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class CReport:
+class CReport(ExportReport):
     """What is known of an export to C.
 
     Attributes:
@@ -82,13 +121,6 @@ class CReport:
         agreement: None without a compiler for this machine, or without recorded states.
     """
 
-    target: str
-    policy: str
-    variant: str
-    model_sha256: str
-    slimq: str
-    evidence: str
-    macs: int
     flash: Flash
     ram: Ram
     vectors: int

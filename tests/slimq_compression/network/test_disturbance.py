@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
+from disturbed_states import Disturbed
 from network_kinds import KINDS, draw_observations, layout_of
 from slimq.core.calibration import CalibrationSet
 from slimq.core.conditions.catalogue import kind_of, measuring
@@ -32,18 +32,6 @@ CODES = ObservationSpec(
         ObservationPart(name="door", shape=(1,), integer=True, low=0, high=1),
     ),
 )
-
-
-@dataclass
-class Disturbed:
-    """States before and after."""
-
-    before: Any
-    after: Any
-
-    @property
-    def moved(self) -> Any:
-        return self.after.astype(np.float64) - self.before
 
 
 def seen_by(observation: ObservationSpec, window: Window | None = None) -> QNetworkSpec:

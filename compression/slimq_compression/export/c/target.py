@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from slimq import __version__
 from slimq.core.calibration import CalibrationSet
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QValues
@@ -21,8 +20,8 @@ from slimq_compression.export.c.source import Sources, write_sources
 from slimq_compression.export.lowering.lower import Network, lower
 from slimq_compression.export.lowering.state import UnsupportedError
 from slimq_compression.export.options import Options
-from slimq_compression.export.report import Agreement, CReport
-from slimq_compression.export.subject import Subject, evidence
+from slimq_compression.export.report import Agreement, CReport, heading
+from slimq_compression.export.subject import Subject
 
 GOLDEN = "golden.bin"
 
@@ -54,13 +53,7 @@ def export_c(repository: Repository, subject: Subject, folder: Path, options: Op
     reference = None if states is None else _reference(subject, states)
     vectors = _write_golden(folder, states, reference, exact, options)
     return CReport(
-        target="c",
-        policy=subject.policy.name,
-        variant=subject.variant.name,
-        model_sha256=subject.variant.model.sha256,
-        slimq=__version__,
-        evidence=evidence(subject),
-        macs=network.macs,
+        **heading("c", subject) | {"macs": network.macs},
         flash=size.as_flash(options.cpu),
         ram=size.as_ram(),
         vectors=vectors,
