@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slimq.core.local.cache import ModelCache, user_cache_folder
+from slimq.core.local.cache import ModelCache
 from waiting import until
 
 CONTENT = b"the model"
@@ -85,17 +85,3 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("x")
     with pytest.raises(FileExistsError, match="models"):
         put(ModelCache(tmp_path / "models"))
-
-
-def test_the_users_folder_follows_the_conventions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert user_cache_folder() == Path("/cache/slimq/models")
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert user_cache_folder() == Path("/home/me/.cache/slimq/models")
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert user_cache_folder() == Path("/home/me/Library/Caches/slimq/models")
-    monkeypatch.setattr("sys.platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", "/data")
-    assert user_cache_folder() == Path("/data/slimq/models")

@@ -8,10 +8,8 @@ from: the cache, npm, a folder or a tarball.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,6 +19,7 @@ from pathlib import Path
 
 from slimq.core.atomic import write_atomically
 from slimq.core.errors import ConfigError, InvalidInputError, first_line
+from slimq.core.user_cache import user_cache_folder
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 SCRIPT, WASM = "ort.wasm.bundle.min.js", "ort-wasm-simd-threaded.wasm"
@@ -61,7 +60,7 @@ def find_runtime(given: Path | None) -> Runtime:
     """
     if given is not None:
         return _read_given(given)
-    cache = cache_folder() / f"{PACKAGE}-{VERSION}"
+    cache = user_cache_folder() / f"{PACKAGE}-{VERSION}"
     cached = _read_folder(cache, {name: name for name in SOURCES})
     if cached is not None:
         return cached
@@ -74,19 +73,6 @@ def licences() -> dict[str, bytes]:
     """The licence of ONNX Runtime and the notices of what is compiled into it, by file name."""
     folder = resources.files("onnxruntime")
     return {name: folder.joinpath(name).read_bytes() for name in LICENCES}
-
-
-def cache_folder() -> Path:
-    """Where the platform wants files that can be fetched again; SLIMQ_CACHE_DIR comes first."""
-    if own := os.environ.get("SLIMQ_CACHE_DIR"):
-        return Path(own)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-        return Path(base) / "slimq" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "slimq"
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "slimq"
 
 
 def _read_given(given: Path) -> Runtime:

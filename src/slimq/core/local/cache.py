@@ -12,29 +12,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from slimq.core.atomic import naming, sync_folder
 from slimq.core.locks import hold_lock
+from slimq.core.user_cache import user_cache_folder
 
 MAX_WAIT_SECONDS = 600.0
 """Maximum wait for another process that fetches the same file."""
 
 
-def user_cache_folder() -> Path:
-    """The folder for this user's model files, by the conventions of the operating system."""
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    else:  # a relative path is to be ignored (XDG Base Directory Specification)
-        found = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        base = found if found.is_absolute() else home / ".cache"
-    return base / "slimq" / "models"
+def models_folder() -> Path:
+    """The folder for this user's model files."""
+    return user_cache_folder() / "models"
 
 
 class ModelCache:

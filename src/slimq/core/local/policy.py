@@ -19,7 +19,7 @@ from slimq.core.errors import (
     ObservationError,
     RepositoryError,
 )
-from slimq.core.local.cache import ModelCache, user_cache_folder
+from slimq.core.local.cache import ModelCache, models_folder
 from slimq.core.local.download import ModelSource
 from slimq.core.model_file.described import parse_described
 from slimq.core.qfunction import QFunction, QValues
@@ -95,7 +95,7 @@ class LocalPolicy:
             RepositoryError: the file does not describe itself, or its graph does not fit that.
         """
         _require_runtime()
-        folder = user_cache_folder() if cache is None else cache
+        folder = models_folder() if cache is None else cache
         source = ModelSource(url, ModelCache(folder), timeout, transport, api_key)
         return cls(source.fetch().content, url, source)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from slimq.core.errors import ConfigError, InvalidInputError
+from slimq.core.user_cache import user_cache_folder
 from slimq_compression.export.web.runtime import (
     SCRIPT,
     SOURCES,
     VERSION,
     WASM,
     Runtime,
-    cache_folder,
     find_runtime,
     licences,
 )
@@ -45,7 +45,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_cache_has_what_the_page_loads(runtime: Runtime) -> None:
-    kept = cache_folder() / f"onnxruntime-web-{VERSION}"
+    kept = user_cache_folder() / f"onnxruntime-web-{VERSION}"
     assert {path.name for path in kept.iterdir()} == {SCRIPT, WASM, *licences()}
     assert runtime.bytes == sum(len((kept / name).read_bytes()) for name in runtime.files)
     assert find_runtime(None) == runtime
@@ -121,24 +121,3 @@ def test_without_a_network_npms_own_reason_is_given(tmp_path: Path) -> None:
         find_runtime(None)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
-    [
-        ("linux", {"XDG_CACHE_HOME": "/c"}, "/c/slimq"),
-        ("linux", {"XDG_CACHE_HOME": "relative", "HOME": "/h"}, "/h/.cache/slimq"),
-        ("darwin", {"HOME": "/h"}, "/h/Library/Caches/slimq"),
-        ("win32", {"LOCALAPPDATA": "/l"}, "/l/slimq/Cache"),
-        ("linux", {"SLIMQ_CACHE_DIR": "/own"}, "/own"),
-    ],
-)
-def test_the_cache_is_where_the_platform_wants_it(
-    platform: str, variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("SLIMQ_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("sys.platform", platform)
-    assert cache_folder() == Path(expected)
