@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from web_exports import require_runtime
+
 
 def test_a_variant_without_evidence_says_so(run: Any, tmp_path: Path) -> None:
     output = tmp_path / "out"
@@ -78,6 +80,7 @@ def test_an_onnx_file_is_described_in_a_few_lines(run: Any, tmp_path: Path) -> N
 
 
 def test_a_page_is_exported_with_a_line_that_serves_it(run: Any, tmp_path: Path) -> None:
+    require_runtime()
     output = tmp_path / "out"
     arguments = ["tiny", "--variant", "fp32", "--target", "web", "--output", str(output)]
     code, out, _ = run("export", *arguments)

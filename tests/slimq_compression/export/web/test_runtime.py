@@ -18,10 +18,12 @@ from slimq_compression.export.web.runtime import (
     find_runtime,
     licences,
 )
+from web_exports import require_runtime
 
 
 @pytest.fixture(scope="module")
 def runtime() -> Runtime:
+    require_runtime()
     return find_runtime(None)
 
 
