@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -117,6 +119,9 @@ def test_without_npm_the_option_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         find_runtime(None)
 
 
+@pytest.mark.skipif(
+    shutil.which("npm") is None and "CI" not in os.environ, reason="`.ci/need npm` installs npm"
+)
 @pytest.mark.usefixtures("nowhere")
 def test_without_a_network_npms_own_reason_is_given(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"npm cannot fetch it: .*; --runtime takes") as caught:
