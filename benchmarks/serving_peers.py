@@ -23,7 +23,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from slimq.core.onnx_policy import INPUT, OUTPUT, make_session
+from slimq.core.onnx_policy import make_session
+from slimq.core.qfunction import INPUT, OUTPUT
 from slimq.core.repository import Repository
 from slimq_service.server.sockets import bind, url_of
 

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from slimq.core.errors import SlimqError
 from slimq.core.repository import Repository
@@ -50,7 +50,7 @@ HEAD = (
 class QuietHandler(SimpleHTTPRequestHandler):
     """A file server without a log, and without a media type for `.wasm`, which some lack."""
 
-    extensions_map: ClassVar[dict[str, str]] = {
+    extensions_map = {  # noqa: RUF012 - as in its base
         **SimpleHTTPRequestHandler.extensions_map,
         ".wasm": "application/octet-stream",
     }

@@ -23,7 +23,7 @@ CLIENTS = {
     *("unsupported-media-type", "conflict", "body-timeout", "not-found", "layout-changed"),
     *("client-gone", "no-such-path", "method-not-allowed", "upgrade-required"),
     *("unauthorized", "forbidden", "head-over-limit", "head-timeout", "malformed-request"),
-    "unsupported-transfer-coding",
+    *("unsupported-transfer-coding", "range-not-satisfiable"),
     "cross-site",
 }
 """What is a client's doing, and nobody is told of."""

@@ -54,6 +54,12 @@ EXAMPLES: list[tuple[SlimqError, str, int, str]] = [
         "Transfer-Encoding: expected 'chunked' alone, received 'gzip, chunked'",
     ),
     (
+        errors.RangeNotSatisfiableError(10, "bytes=10-"),
+        "range-not-satisfiable",
+        416,
+        "Range: expected bytes from 0 to 9, received 'bytes=10-'",
+    ),
+    (
         errors.MalformedError("body", "JSON", "text"),
         "malformed-body",
         400,
