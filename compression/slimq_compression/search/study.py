@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from slimq.core.atomic import naming
 from slimq.core.errors import ConfigError, InvalidInputError
+from slimq.core.interrupts import interrupts_deferred
 from slimq.core.locks import hold_lock, make_lock
 from slimq.core.manifest import SLUG
 from slimq.core.threads import MAX_THREADS
@@ -244,10 +245,11 @@ class StudyClock:
 
     def note(self) -> None:
         """Adds what has passed since the start, or since the last note."""
-        now = time.monotonic()
-        spent = self._study.user_attrs.get("seconds", 0.0) + now - self._noted
-        self._study.set_user_attr("seconds", spent)
-        self._noted = now
+        with interrupts_deferred():  # the journal is locked
+            now = time.monotonic()
+            spent = self._study.user_attrs.get("seconds", 0.0) + now - self._noted
+            self._study.set_user_attr("seconds", spent)
+            self._noted = now
 
 
 def seconds_left(settings: SearchSettings, study: optuna.Study) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -150,7 +150,21 @@ def join_conditions(
         own = found.get(other.condition)
         if own is None or own in known:
             found[other.condition] = other
-    conditions = tuple(found.values())
-    if conditions == report.conditions:
+    return with_conditions(report, found.values())
+
+
+def with_conditions(
+    report: EvaluationReport, conditions: Iterable[ConditionReport]
+) -> EvaluationReport:
+    """The report with these conditions, in the order of the catalogue; itself if it has them."""
+    names = list(CONDITIONS)
+
+    def place(one: ConditionReport) -> tuple[int, str, float]:
+        name = one.condition.name
+        return names.index(name) if name in names else len(names), name, one.condition.strength
+
+    ordered = tuple(sorted(conditions, key=place))
+    if ordered == report.conditions:
         return report
-    return report.model_copy(update={"conditions": conditions, "schema_minor": MINOR})
+    # A report that was written before there were conditions is no longer of its minor version.
+    return report.model_copy(update={"conditions": ordered, "schema_minor": MINOR})

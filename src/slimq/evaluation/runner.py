@@ -29,11 +29,10 @@ from slimq.core.publish import Publisher
 from slimq.core.qfunction import QFunction, QValues
 from slimq.core.report import EvaluationProtocol, EvaluationReport, Fidelity, LatencyReport
 from slimq.core.repository import Repository
-from slimq.core.schema import MINOR
 from slimq.core.seeds import HELD_OUT
 from slimq.environments.rollout import Episode
 from slimq.environments.seeding import check_seeding
-from slimq.evaluation.conditions import Trial, join_conditions, make_trials
+from slimq.evaluation.conditions import Trial, join_conditions, make_trials, with_conditions
 from slimq.evaluation.fidelity import StateSample, measure_fidelity, q_values_of
 from slimq.evaluation.latency import PROCESSES, measure_latency
 from slimq.evaluation.protocol import (
@@ -218,11 +217,7 @@ class _Evaluator:
                 continue
             episodes = self._play(variant, q_function, protocol, trial)
             found[trial.condition] = trial.summarize(episodes, protocol)
-        conditions = tuple(found.values())
-        if conditions == report.conditions:
-            return report
-        # A report that was written before there were conditions is no longer of its minor version.
-        return report.model_copy(update={"conditions": conditions, "schema_minor": MINOR})
+        return with_conditions(report, found.values())
 
     def _is_current(self, report: EvaluationReport) -> bool:
         return (
