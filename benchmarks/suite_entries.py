@@ -24,7 +24,7 @@ class Entry:
         choice: the smallest variant that is non-inferior undisturbed; None if no smaller one
             than the full is.
         robust: the smallest that is so under the standard conditions, too; None if no smaller
-            one than the full is, or if it is not known.
+            one than the full is, if it is not known, or if no condition decides.
     """
 
     manifest: PolicyManifest
@@ -57,6 +57,8 @@ def read_entry(repository: Repository, policy: str) -> Entry:
     robust = None
     if comparison.proven_in_play:
         robust = _smaller(recommend(comparison, replace(undisturbed, robust=True)), comparison)
+    if robust and not (robust.robustness and robust.robustness.robust):
+        robust = None  # where no condition decides, play undisturbed is all that is asked for
     variants = {row.variant: repository.variant(policy, row.variant) for row in comparison.rows}
     choice = _smaller(found, comparison)
     return Entry(manifest, comparison, found, variants, choice, robust)

@@ -12,6 +12,7 @@ from builders import make_calibration, make_mlp, make_policy_manifest, write_pol
 from condition_reports import make_conditions
 from pages import write_sections
 from reports import make_report
+from slimq.core.conditions.catalogue import standard_conditions
 from slimq.core.manifest import ImportRecord, PolicyManifest, SearchRecord
 from slimq.core.publish import Publisher
 from slimq.core.report import EvaluationReport, Played
@@ -187,6 +188,17 @@ def test_the_smallest_and_the_smallest_robust_variant_may_differ(suite: Suite) -
     suite.attach("tiny", "small", FULL, lost={})
     cells = suite.row("smallest", "tiny")
     assert (cells["robust"], cells["smallest robust"][0][:7]) == (["yes"], "`small`")
+
+
+def test_nothing_is_called_robust_where_no_condition_decides(suite: Suite) -> None:
+    suite.add("tiny")
+    conditions = standard_conditions(suite.repository.policy("tiny").observation)
+    for variant in WIDTHS:
+        suite.attach("tiny", variant, FULL, lost={one.name: 1000.0 for one in conditions})
+    cells = suite.row("smallest", "tiny")
+    assert cells["variant"] == ["`small`"]
+    assert cells["robust"] == cells["smallest robust"] == ["–"]
+    assert "; 0 with a smaller one" in read_sections(suite.repository.root)["smallest"]
 
 
 def test_the_summary_counts_what_is_proven_and_what_is_small(suite: Suite) -> None:
