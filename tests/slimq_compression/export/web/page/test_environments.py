@@ -46,30 +46,51 @@ def run_script(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+class Recorder:
+    """An episode of the real environment, as it is played."""
+
+    def __init__(self, env: Any, seed: int) -> None:
+        self._env, self._seed = env, seed
+        observation, _ = env.reset(seed=seed)
+        self._observations = [observation]
+        self.rewards: list[float] = []
+        self.actions: list[int] = []
+        self._ends: list[bool] = []
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self._ends and self._ends[-1])
+
+    def step(self, action: int) -> None:
+        observation, reward, terminated, _, _ = self._env.step(action)
+        self._observations.append(observation)
+        self.rewards.append(float(reward))
+        self._ends.append(bool(terminated))
+        self.actions.append(action)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "seed": self._seed,
+            "actions": self.actions,
+            "observations": np.stack(self._observations),
+            "rewards": self.rewards,
+            "ends": self._ends,
+        }
+
+
 def play(spec: EnvironmentSpec, seed: int, steps: int, repeat: int) -> dict[str, Any]:
     """A random episode of the real environment; each action is repeated some times."""
     env = make_single(spec)
     choices = np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
-    observations, rewards, ends, actions = [observation], [], [], []
-    while len(actions) < steps and not (ends and ends[-1]):
+    episode = Recorder(env, seed)
+    while len(episode.actions) < steps and not episode.has_ended:
         action = int(choices.integers(env.action_space.n))  # type: ignore[attr-defined]
         for _ in range(repeat):
-            observation, reward, terminated, _, _ = env.step(action)
-            observations.append(observation)
-            rewards.append(float(reward))
-            ends.append(bool(terminated))
-            actions.append(action)
-            if terminated:
+            episode.step(action)
+            if episode.has_ended:
                 break
     env.close()
-    return {
-        "seed": seed,
-        "actions": actions,
-        "observations": np.stack(observations),
-        "rewards": rewards,
-        "ends": ends,
-    }
+    return episode.as_dict()
 
 
 @pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
@@ -103,24 +124,12 @@ def play_well(spec: EnvironmentSpec, game: str, least: int) -> dict[str, Any]:
     env = make_single(spec)
     inner = env.unwrapped.game.env  # type: ignore[attr-defined]
     for seed in range(20):
-        observation, _ = env.reset(seed=seed)
-        observations, rewards, ends, actions = [observation], [], [], []
-        while sum(rewards) < least and not (ends and ends[-1]):
-            action = PLAYERS[game](inner)
-            observation, reward, terminated, _, _ = env.step(action)
-            observations.append(observation)
-            rewards.append(float(reward))
-            ends.append(bool(terminated))
-            actions.append(action)
-        if sum(rewards) >= least:
+        episode = Recorder(env, seed)
+        while sum(episode.rewards) < least and not episode.has_ended:
+            episode.step(PLAYERS[game](inner))
+        if sum(episode.rewards) >= least:
             env.close()
-            return {
-                "seed": seed,
-                "actions": actions,
-                "observations": np.stack(observations),
-                "rewards": rewards,
-                "ends": ends,
-            }
+            return episode.as_dict()
     pytest.fail(f"{game}: no episode scored {least}")
 
 
