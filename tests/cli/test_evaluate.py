@@ -94,7 +94,7 @@ def test_an_invalid_variant_fails_the_command_but_not_the_others(run, tiny_repos
         (["--conditions", "standard,noise"], "expected each condition once, received noise=0.01"),
         (["--conditions", "no.py:fog"], "conditions: expected a file, received no.py"),
         (["--conditions", "--condition-episodes", "0"], "condition_episodes: expected from 1 to"),
-        (["--condition-episodes", "3"], "--condition-episodes: expected --conditions beside it"),
+        (["--condition-episodes", "3"], "--condition-episodes: expected --conditions in addition"),
         (["--conditions", "--only-latency"], "conditions: expected none where only latency is"),
     ],
 )

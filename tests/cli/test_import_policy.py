@@ -164,7 +164,7 @@ def test_a_replaced_policy_says_that_its_default_is_the_full_network_again(folde
         (["dqn.zip"], "--env: expected --env ID, to play in, or --observations"),
         (["dqn.zip", "--observations", "none.npz"], "none.npz: expected a readable file"),
         (["dqn.zip", "--env", "NoSuch-v0"], "NoSuch"),
-        (["dqn.zip", "--env-kwargs", "{}"], "--env-kwargs: expected --env beside it"),
+        (["dqn.zip", "--env-kwargs", "{}"], "--env-kwargs: expected --env in addition"),
         (["dqn.zip", "--env", "CartPole-v1", "--env-kwargs", "["], "expected a JSON object"),
         (["dqn.zip", "--env", "CartPole-v1", "--config", "env.toml"], "--config: expected no --"),
         (["dqn.zip", "--config", "none.toml"], "none.toml: file: No such file"),
@@ -183,7 +183,9 @@ def test_mistakes_are_refused_in_a_line(folder: Path, arguments: list[str], prob
 
 def test_a_bad_name_is_refused(folder: Path) -> None:
     arguments = ("dqn.zip", "--observations", "states.npz")
-    assert "--policy: expected up to 64 small letters" in refused(*arguments, "--policy", "My Own")
+    assert "--policy: expected up to 64 lower-case letters" in refused(
+        *arguments, "--policy", "My Own"
+    )
 
 
 def test_a_hostile_file_leaves_no_trace(folder: Path) -> None:

@@ -67,7 +67,7 @@ def test_statistics_beside_the_policy_are_used(tmp_path: Path) -> None:
 def test_statistics_that_are_not_used_are_mentioned(tmp_path: Path) -> None:
     path = sb3_zip(tmp_path / "dqn.zip", q_net(dense(4, 2)))
     (tmp_path / "vec_normalize.pkl").touch()
-    assert "vec_normalize.pkl lies beside the file" in read_source(path, Hints()).notes[-1]
+    assert "vec_normalize.pkl is in the same folder" in read_source(path, Hints()).notes[-1]
     pixels = gymnasium.spaces.Box(0, 255, (4,), np.uint8)
     path = sb3_zip(tmp_path / "pixels.zip", q_net(dense(4, 2)), pixels)
     assert read_source(path, Hints()).notes == ()

@@ -247,14 +247,14 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     train_in(tmp_path, small_config)
     algorithm = small_config.algorithm.model_copy(update={"gamma": 0.5})
     other = small_config.model_copy(update={"algorithm": algorithm, "seed": 8})
-    message = r"other values of algorithm\.gamma, seed; restore .*, go on from it with --from "
+    message = r"other values of algorithm\.gamma, seed; restore .*, continue from it with --from "
     with pytest.raises(TrainingError, match=message):
         train_in(tmp_path, other)
 
 
 def test_two_trainings_never_share_a_folder(tmp_path: Path, small_config: TrainConfig) -> None:
     with Run(tmp_path, small_config, progress=False):
-        with pytest.raises(TrainingError, match=r"in use by another training; .* --run"):
+        with pytest.raises(TrainingError, match=r"in use by another training run; .* --run"):
             train_in(tmp_path, small_config)
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
     with Run(tmp_path, small_config, progress=False):

@@ -12,7 +12,7 @@ Changes = dict[str, tuple[JsonValue, JsonValue]]
 """Values before and after, by key, such as `algorithm.gamma`."""
 
 NOT_COMPARED = {"run", "calibration_states"}
-"""Settings that may differ between a checkpoint and the training that resumes it."""
+"""Settings that may differ between a checkpoint and the training run that resumes it."""
 CHANGEABLE = frozenset(
     {
         "policy",
@@ -37,7 +37,7 @@ CHANGEABLE = frozenset(
         "algorithm.augmentation",
     }
 )
-"""Keys, or tables, that may change while replay buffer and optimizer go on.
+"""Keys, or tables, that may change while replay buffer and optimizer are kept.
 
 The replay buffer depends on the others: on its size, the number of environments, n-step windows,
 priorities, and rewards that are stored clipped. Discounts are applied when it is sampled.
@@ -67,7 +67,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], table: str = "") ->
 
 
 def fixed_keys(changes: Changes) -> list[str]:
-    """The changed keys with which only the weights can be taken over.
+    """The changed keys with which only the weights can be used.
 
     Those of the network are not among them: it is compared as a whole, and always the same.
     """

@@ -174,7 +174,8 @@ def load_checkpoint(path: Path, learner: Learner, *, goes_on: bool = False) -> d
     if refused := fixed_keys(changes) if goes_on else list(changes):
         raise TrainingError(
             f"{path}: was made with other values of {', '.join(refused)}; restore the "
-            f"configuration, go on from it with --from {path.parent}, or use --fresh to start over"
+            f"configuration, continue from it with --from {path.parent}, or use --fresh to start "
+            "over"
         )
     try:
         _restore(learner, state)
@@ -241,7 +242,7 @@ def _restore_episodes(learner: Learner, saved: Observations) -> None:
     learner.observations = learner.environment.restart(strayed, seeds)
     learner.observe(learner.observations[strayed])
     _log.warning(
-        "episodes begun anew: from the same seed, the same actions led to other observations",
+        "episodes restarted: from the same seed, the same actions led to other observations",
         environment=learner.config.environment.id,
         episodes=len(given_up),
         of=learner.environment.count,

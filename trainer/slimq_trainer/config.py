@@ -153,12 +153,13 @@ class RunConfig(_Config):
         description="episodes per evaluation; the network with the best mean return is published",
     )
     target_return: float | None = Field(
-        default=None, description="mean selection return that stops the training early; null: none"
+        default=None,
+        description="mean return on selection seeds at which training stops early; null: none",
     )
 
 
 class TrainConfig(_Config):
-    """Configuration of one training, as read by `slimq train`."""
+    """Configuration of one training run, as read by `slimq train`."""
 
     policy: Slug = Field(description="name under which the policy is published")
     seed: int = Field(

@@ -1,4 +1,4 @@
-"""Goes on from an earlier training: with its whole state where that fits, else with its weights."""
+"""Continues from earlier training: with its whole state if that fits, else with its weights."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def is_resumed(folder: Path, start: Start, learner: Learner) -> bool:
     if start.checkpoint is not None and start.folder.resolve() == folder.resolve():
         if fixed := fixed_keys(changes):
             raise TrainingError(
-                f"{folder}: only its weights can be taken over with other values of "
-                f"{', '.join(fixed)}; choose another folder for the new training with --run"
+                f"{folder}: only its weights can be used with other values of {', '.join(fixed)}; "
+                "choose another folder for the new training run with --run"
             )
         return not changes
     others = "use --fresh to replace it, or another folder with --run"
     if changes:
         listing = ", ".join(changes)
         raise TrainingError(
-            f"{folder}: holds a training with other values of {listing}; go on from it with "
+            f"{folder}: holds a training run with other values of {listing}; continue from it with "
             f"--from {folder}, {others}"
         )
     if not set(start.digests) & set(state["progress"]["origin"]):
         raise TrainingError(
-            f"{folder}: holds a training that did not begin at {start.path}; {others}"
+            f"{folder}: holds a training run that did not begin at {start.path}; {others}"
         )
     return True
 
@@ -78,7 +78,7 @@ def begin(learner: Learner, start: Start) -> tuple[dict[str, Any] | None, Contin
         expected = f"more than the {learner.step:,} steps that {start.path} has taken"
         raise InvalidInputError("algorithm.steps", expected, f"{steps:,}")
     _log.info(
-        "went on with the whole state",
+        "continued with the whole state",
         start=str(start.path),
         found=start.found,
         step=learner.step,

@@ -66,7 +66,7 @@ class Run:
         Args:
             folder: folder of checkpoints and logs.
             config: the training configuration.
-            start: earlier weights or an earlier training to go on from, unless the folder already
+            start: earlier weights or an earlier run to continue from, unless the folder already
                 has a checkpoint of what began there.
             progress: whether to show a progress bar.
         """
@@ -96,7 +96,7 @@ class Run:
         except TimeoutError:
             self._bar.close()
             raise TrainingError(
-                f"{self.folder}: in use by another training; choose another folder with --run"
+                f"{self.folder}: in use by another training run; choose another folder with --run"
             ) from None
         except OSError:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""Where a training may start from: another training's run folder, a network file, or a policy.
+"""Where training may start from: another run's folder, a network file, or a policy.
 
 A run folder whose configuration differs only in keys of `CHANGEABLE` is continued from its last
 checkpoint, with replay buffer, optimizer and step count. Everything else gives only the weights.
@@ -47,7 +47,7 @@ class Start:
         network: the weights, as a safetensors file.
         step: agent steps that had been taken until then.
         config: the comparable configuration of that training; None if unknown.
-        history: what that training itself went on from.
+        history: what that training itself continued from.
         checkpoint: the complete state; None if there are only weights.
         digests: sha256 of the files that identify it, to tell it again after an interruption.
     """
@@ -79,7 +79,7 @@ def find_start(path: Path) -> Start:
     """Recognizes what is at a path.
 
     Raises:
-        InvalidInputError: there is nothing that a training can start from.
+        InvalidInputError: there is nothing that training can start from.
         RepositoryError: a policy or a network file is invalid.
         TrainingError: a checkpoint cannot be read.
     """

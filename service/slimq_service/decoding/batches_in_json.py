@@ -46,7 +46,7 @@ def read_batch(value: Any, spec: ObservationSpec, max_batch: int, field: str) ->
 
 
 def _check_form(value: Any, spec: ObservationSpec, field: str) -> None:
-    """Refuses lists that are no flat observations, where those have parts, with the right form."""
+    """Refuses lists that are not flat observations with parts; the error shows the right form."""
     lengths, first = _infer_shape(value, 3)
     is_object, is_number = isinstance(first, dict), type(first) in (int, float)
     if not (is_object or len(lengths) > 2 or (is_number and lengths[-1:] != (spec.size,))):

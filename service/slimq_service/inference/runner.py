@@ -1,4 +1,4 @@
-"""What runs batches: threads, or the event loop itself between other work."""
+"""The runners of batches: threads, or the event loop itself between other work."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Cross-origin resource sharing (CORS): the sites whose pages may use the service.
 
-It is outside of authentication and error handling, so that pages can read those errors, too.
+It is outside authentication and error handling, so that pages can read those errors, too.
 Credentials mode is not needed, since keys are headers and not cookies.
 """
 

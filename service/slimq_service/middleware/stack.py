@@ -1,6 +1,6 @@
 """The middleware stack of the application.
 
-Middleware added to FastAPI would be inside of its error handling and of `Dispatch`, which handles
+Middleware added to FastAPI would be inside its error handling and `Dispatch`, which handles
 most requests itself. This stack is outside, and sees every request and response, errors included.
 Except for request ids, middleware is only installed if the settings ask for it.
 """

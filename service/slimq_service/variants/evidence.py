@@ -1,4 +1,4 @@
-"""What reports say of the variants in the latest scan: each compared with the full policy.
+"""Judgements of the variants in the latest scan, from their reports: each against the full policy.
 
 A comparison takes 10 to 100 ms, so none is made for a request. After a scan, those of new reports
 are made one by one in the repository's thread: a load then waits for one of them at most, and the
@@ -29,7 +29,7 @@ NOT_YET = "has not been compared with the baseline yet"
 
 @dataclass(frozen=True)
 class _Basis:
-    """All that a judgement depends on; models and reports by their sha256."""
+    """Everything that a judgement depends on; models and reports by their sha256."""
 
     model: str
     report: str
@@ -75,7 +75,7 @@ class Evidence:
         self._scanned.set()
 
     def find(self, policy: str, variant: str) -> Judgement | None:
-        """What is known of a variant, in any thread; None if it was never played."""
+        """The judgement of a variant, in any thread; None if it was never played."""
         key = policy, variant
         basis = _basis(self._scan, key)
         if basis is None:
@@ -119,7 +119,7 @@ class Evidence:
 
 
 def _basis(scan: Scan, key: Key) -> _Basis | None:
-    """What a variant's judgement depends on; None if it was never played."""
+    """The basis of a variant's judgement; None if it was never played."""
     if not scan.knows(*key):
         return None
     policy, variant = scan.policy(key[0]).manifest, scan.variant(*key).manifest

@@ -1,8 +1,8 @@
-"""Model files as clients fetch them: decoded, and with a description of what they are.
+"""Model files as clients fetch them: decompressed, and with a description of themselves.
 
 A file is made in the repository's thread, from bytes that were verified, once for each version of
-the variant and of what is said about it. Those fetched last are kept within `MAX_KEPT_BYTES`;
-larger ones for as long as a response needs them.
+the variant and of what is said about it. The most recently fetched ones are kept within
+`MAX_KEPT_BYTES`; larger ones for as long as a response needs them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slimq_service.variants.snapshot import Key, Scan, fresh_error
 MAX_KEPT_BYTES = 64 << 20
 
 Basis = tuple[PolicyManifest, VariantManifest, VariantManifest | None]
-"""What a file depends on: the manifests of the policy, the variant and the baseline."""
+"""The inputs of a file: the manifests of the policy, the variant and the baseline."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class ModelFile:
 
 
 class ModelFiles:
-    """The files fetched last."""
+    """The most recently fetched files."""
 
     def __init__(self, repository: Repository, thread: ThreadPoolExecutor) -> None:
         """Reads nothing yet.

@@ -31,7 +31,7 @@ DEFAULT_WORK = Path("runs/compress")
 
 
 class ListingCommand(TyperCommand):
-    """Ends its help with the recipes that there are."""
+    """Ends its help with a list of the recipes."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help, with the recipes found in the working folder and in the package."""
@@ -54,7 +54,7 @@ def compress(
     recipe: Annotated[
         list[str],
         typer.Argument(
-            help="Recipes: files, or names in recipes/POLICY/, in recipes/ or of the package."
+            help="Recipes: files, or names from recipes/POLICY/, from recipes/ or from the package."
         ),
     ],
     policies: PoliciesOption = DEFAULT_POLICIES,
@@ -74,8 +74,8 @@ def compress(
         int | None,
         typer.Option(
             "--threads",
-            help="Threads of torch and of Atari games; 0: all cores. By default as OMP_NUM_THREADS "
-            "says, or 1: more than one can be far slower beside a busy neighbour.",
+            help="Threads of torch and of Atari games; 0: all cores. By default OMP_NUM_THREADS, "
+            "or else 1: more can be far slower next to a busy process.",
             show_default=False,
         ),
     ] = None,

@@ -124,7 +124,7 @@ def evaluate(
 
     repository = Repository(policies)
     if conditions is None and condition_episodes is not None:
-        raise InvalidInputError("--condition-episodes", "--conditions beside it", "none")
+        raise InvalidInputError("--condition-episodes", "--conditions in addition", "none")
     chosen = () if conditions is None else parse_conditions(conditions, repository.policy(policy))
     settings = EvaluationSettings(
         episodes=episodes,

@@ -1,4 +1,4 @@
-"""`slimq export`: a variant as files for the place where it runs."""
+"""`slimq export`: a variant as files for its target."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def export(
         str,
         typer.Option(
             "--target",
-            help="Where it is to run. c: a C99 header and source for devices. onnx: one file that "
+            help="Where it will run. c: a C99 header and source for devices. onnx: one file that "
             "describes itself, for any ONNX Runtime. web: a page on which it plays, in a folder "
             "for any file server.",
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", help="Folder to make; it is written whole or not at all.")
+        Path,
+        typer.Option("--output", help="Folder to create; it is written completely or not at all."),
     ],
     policies: PoliciesOption = DEFAULT_POLICIES,
     max_flash: Annotated[
@@ -42,7 +43,7 @@ def export(
         typer.Option(
             "--max-flash",
             help="Limit on code and constants of target c, such as 64kB; a larger variant is "
-            "refused, with those that fit.",
+            "refused, and those that fit are listed.",
         ),
     ] = "2MB",
     max_ram: Annotated[
@@ -61,7 +62,7 @@ def export(
         ),
     ] = "cortex-m4",
     optimize: Annotated[
-        str, typer.Option("--optimize", help="What this compiler is to keep low: size or speed.")
+        str, typer.Option("--optimize", help="What to optimize for: size or speed.")
     ] = "size",
     vectors: Annotated[
         int | None,
@@ -78,8 +79,8 @@ def export(
         Path | None,
         typer.Option(
             "--runtime",
-            help="Folder or tarball of npm's onnxruntime-web for target web; by default from the "
-            "cache, where npm puts it once.",
+            help="Folder or tarball of npm's onnxruntime-web for target web; by default npm "
+            "fetches it once, into the cache.",
             show_default=False,
         ),
     ] = None,
@@ -88,14 +89,15 @@ def export(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a variant to the place where it is to run.
+    """Export a variant for the target on which it is to run.
 
     With target c, the folder gets sources that need no memory allocation and no library but C's
     own, golden vectors, a self-test with a Makefile, and report.json: flash, RAM, stack,
-    multiply-accumulates, and how the compiled C agrees with ONNX Runtime on the policy's recorded
-    states. With target onnx, it gets an ONNX file with all that is known of the variant in its
-    metadata: layout of observations, preprocessing, actions, recipe, hashes, evidence. With target
-    web, it gets a page, ONNX Runtime Web, the model and a recorded episode; it needs no network.
+    multiply-accumulates, and how well the compiled C agrees with ONNX Runtime on the policy's
+    recorded states. With target onnx, it gets an ONNX file with all that is known about the variant
+    in its metadata: layout of observations, preprocessing, actions, recipe, hashes, evidence. With
+    target web, it gets a page, ONNX Runtime Web, the model and a recorded episode, and works
+    offline.
     """
     require("compress", "onnx", "onnxruntime")
     from slimq.core.repository import Repository
@@ -129,7 +131,7 @@ def export(
 def describe(report: CReport, output: Path) -> list[str]:
     """Formats the report of an export to C."""
     flash, ram, agreement = report.flash, report.ram, report.agreement
-    how = f"on {flash.cpu}" if flash.measured else "estimated, there is no arm-none-eabi-gcc"
+    how = f"on {flash.cpu}" if flash.measured else "estimated, as there is no arm-none-eabi-gcc"
     lines = [
         f"{report.policy}/{report.variant} as {report.target} in {output}",
         f"  flash  {flash.bytes:>9,} bytes, {flash.constants:,} of them constants ({how})",

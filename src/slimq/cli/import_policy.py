@@ -47,7 +47,7 @@ class Activation(enum.StrEnum):
 @app.command("import")
 def import_policy(
     file: Annotated[
-        Path, typer.Argument(help="File, or folder as a model hub lays it out.", metavar="FILE")
+        Path, typer.Argument(help="File, or folder as found on a model hub.", metavar="FILE")
     ],
     policy: Annotated[
         str, typer.Option("--policy", help="Name under which the policy is published.")
@@ -57,7 +57,7 @@ def import_policy(
         typer.Option(
             "--env",
             help="Environment that it plays in, such as CartPole-v1; Atari games get the usual "
-            "frames. Default: the one that the file names, if gymnasium has registered it.",
+            "preprocessing. Default: the one that the file names, if gymnasium has registered it.",
         ),
     ] = None,
     env_kwargs: Annotated[
@@ -81,14 +81,14 @@ def import_policy(
     ] = None,
     policies: PoliciesOption = DEFAULT_POLICIES,
     framework: Annotated[
-        Framework | None, typer.Option(help="Kind of file. Default: recognised.")
+        Framework | None, typer.Option(help="Kind of file; recognized by its content by default.")
     ] = None,
     network: Annotated[
         Path | None, typer.Option("--network", help="TOML file with the network of plain weights.")
     ] = None,
     activation: Annotated[
         Activation | None,
-        typer.Option("--activation", help="Nonlinearity, where the file does not say."),
+        typer.Option("--activation", help="Nonlinearity, if the file does not say."),
     ] = None,
     vecnormalize: Annotated[
         Path | None,
@@ -104,12 +104,12 @@ def import_policy(
         typer.Option(
             "--divisor",
             min=1.0,
-            help="What pixels are divided by before an ONNX model with float inputs: 1 or 255.",
+            help="Divisor of the pixels for an ONNX model with float inputs: 1 or 255.",
         ),
     ] = None,
     calibration_states: Annotated[
         int,
-        typer.Option(min=1, max=100_000, help="States of play that are kept for calibration."),
+        typer.Option(min=1, max=100_000, help="States from play to keep for calibration."),
     ] = 1_000,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an existing policy of the same name.")
@@ -119,7 +119,7 @@ def import_policy(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Import a DQN policy of another program, check it against its source and publish it.
+    """Import a DQN policy from another program, check it against its source and publish it.
 
     Nothing in the file is executed. The same observations pass through the file's own weights and
     through the published model; a policy whose Q-values differ is refused.
@@ -182,7 +182,7 @@ def _check_name(name: str) -> None:
     from slimq.core.manifest import SLUG
 
     if not re.fullmatch(SLUG, name):
-        expected = "up to 64 small letters, digits, dots, dashes and underscores"
+        expected = "up to 64 lower-case letters, digits, dots, dashes and underscores"
         raise InvalidInputError("--policy", expected, repr(name))
 
 
@@ -192,11 +192,11 @@ def _environment(
     """The environment of the options; None if they name none."""
     if config is not None:
         if env is not None or env_kwargs is not None:
-            raise InvalidInputError("--config", "no --env or --env-kwargs beside it", "both")
+            raise InvalidInputError("--config", "no --env or --env-kwargs in addition", "both")
         return _read_environment(config)
     if env is None:
         if env_kwargs is not None:
-            raise InvalidInputError("--env-kwargs", "--env beside it", "no --env")
+            raise InvalidInputError("--env-kwargs", "--env in addition", "no --env")
         return None
     from slimq.importing.environments import named_environment
 

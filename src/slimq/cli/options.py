@@ -44,12 +44,12 @@ RobustOption = Annotated[
     bool,
     typer.Option(
         "--robust/--no-robust",
-        help="Publish only what is non-inferior under the standard conditions, too, or by "
-        "undisturbed play alone.",
+        help="Publish only variants that are also non-inferior under the standard conditions, or "
+        "judge by undisturbed play alone.",
     ),
 ]
 
 DEFAULT_POLICIES = Path("policies")
 DEFAULT_URL = "http://127.0.0.1:8000"
 RECIPES = Path("recipes")
-"""Folder in which recipes are found by name, and into which a search writes the winners'."""
+"""Folder in which recipes are found by name, and into which a search writes the winners."""

@@ -46,7 +46,7 @@ def play(
         bool,
         typer.Option(
             "--trust-environment",
-            help="Run the files and modules of this machine that the policy's environment names.",
+            help="Run the files and modules on this machine that the policy's environment names.",
         ),
     ] = False,
     trace: Annotated[
@@ -75,7 +75,7 @@ def play(
         environment = require_environment(manifest, "slimq play")
         # A service must not choose what code runs here.
         if not trust_environment and (code := named_code(environment)):
-            expected = "the flag, for an environment that runs code of this machine"
+            expected = "the flag, for an environment that runs code on this machine"
             raise InvalidInputError("--trust-environment", expected, f"none for {code[0]}")
         chosen = variant or manifest.default_variant
         known = client.variants(policy)

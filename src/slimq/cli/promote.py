@@ -28,9 +28,7 @@ def promote(
     ] = False,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Promote without evidence, or against it, undisturbed or disturbed."
-        ),
+        typer.Option("--force", help="Promote without evidence or against it."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,9 +38,9 @@ def promote(
     that name no variant.
 
     Exits with 1 if the variant has no report, was made from another checkpoint, is not shown to be
-    non-inferior to the baseline undisturbed, as no variant can be of a policy without an
-    environment, or is known not to be under a standard condition; then only --force promotes it. A
-    rollback needs no evidence.
+    non-inferior to the baseline undisturbed (which is impossible without an environment), or is
+    known to fail under a standard condition; then only --force promotes it. A rollback needs no
+    evidence.
     """
     from slimq.core.publish import Publisher
     from slimq.core.repository import Repository
@@ -81,7 +79,7 @@ def promote(
 def check_evidence(repository: Repository, policy: str, variant: str) -> None:
     """Checks in the reports that a variant is non-inferior to the baseline undisturbed.
 
-    Under standard conditions, it must be so where they were played.
+    Under standard conditions, it must be so if they were played.
 
     Raises:
         CheckFailedError: it has no report for this model and checkpoint, may lose more than the

@@ -46,15 +46,15 @@ def recommend(
     margin: Annotated[
         float,
         typer.Option(
-            "--margin", help="Tolerated loss of undisturbed play, as a share of (full − random)."
+            "--margin", help="Tolerated loss in undisturbed play, as a share of (full − random)."
         ),
     ] = 0.02,
     robust: Annotated[
         bool | None,
         typer.Option(
             "--robust/--no-robust",
-            help="Require that it is non-inferior under all standard conditions, too.",
-            show_default="robust if the full variant was evaluated under all of them",
+            help="Require that it is also non-inferior under all standard conditions.",
+            show_default="robust if the full variant has been evaluated under all of them",
         ),
     ] = None,
     latency: Annotated[
@@ -86,8 +86,9 @@ def recommend(
 ) -> None:
     """Name the variant to deploy: the cheapest that is robust and meets every limit.
 
-    Robust is non-inferior undisturbed and under every standard condition. If the full variant was
-    not evaluated under these, being non-inferior undisturbed is enough, and the output says so.
+    Robust is non-inferior undisturbed and under every standard condition. If the full variant has
+    not been evaluated under these, being non-inferior undisturbed is enough, and the output says
+    so.
 
     Reads only the reports. A policy without an environment has no returns, so none of its variants
     can be shown to be non-inferior, even undisturbed: --min-agreement then chooses by agreement on

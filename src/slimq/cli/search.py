@@ -45,7 +45,9 @@ def search(
     max_latency: MaxLatencyOption = "",
     margin: Annotated[
         float,
-        typer.Option("--margin", help="Loss up to which a variant is non-inferior undisturbed."),
+        typer.Option(
+            "--margin", help="Largest loss with which a variant is non-inferior undisturbed."
+        ),
     ] = 0.02,
     robust: RobustOption = True,
     trials: Annotated[int, typer.Option("--trials", help=_TRIALS_HELP)] = 100,
@@ -88,8 +90,8 @@ def search(
 ) -> None:
     """Search for recipes on the Pareto front of size, latency and return, and publish the best.
 
-    What plays as well undisturbed is played under the standard conditions, too, and its loss is the
-    largest of them; what is published must keep them all.
+    Variants that play as well undisturbed also play under the standard conditions, and the largest
+    loss counts; a variant is published only if it passes all of them.
 
     After an interruption, the same command resumes.
     """

@@ -1,4 +1,4 @@
-"""`slimq shrink`: finds, publishes and evaluates the smallest variant that still plays."""
+"""`slimq shrink`: finds, publishes and evaluates the smallest variant that plays as well."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def shrink(
         float,
         typer.Option(
             "--minutes",
-            help="Minutes for trying techniques, in all runs; the evaluation comes on top.",
+            help="Minutes for trying techniques, over all runs; the evaluation takes extra time.",
         ),
     ] = 20.0,
     max_loss: Annotated[
         float,
         typer.Option(
             "--max-loss",
-            help="Tolerated loss as a share of (full − random); without an environment, of states "
-            "with another action.",
+            help="Tolerated loss as a share of (full − random); without an environment, tolerated "
+            "share of states with another action.",
         ),
     ] = 0.02,
     robust: RobustOption = True,
@@ -79,7 +79,7 @@ def shrink(
             "--workers", min=0, help="Processes of one thread each; 0: one for every core."
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the first trainings.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the first training runs.")] = 0,
     episodes: Annotated[
         int,
         typer.Option(
@@ -96,12 +96,12 @@ def shrink(
     ),
     as_json: JsonOption = False,
 ) -> None:
-    """Find the smallest variant that still plays, publish it with its evidence, and recommend.
+    """Find the smallest variant that plays as well, publish it with evidence, and recommend one.
 
     Techniques are tried in order of cost: post-training quantization first, then students that are
     trained, smaller and smaller while they keep the policy's return, undisturbed and under the
     standard conditions. No recipe is needed; those of the published variants are saved. After an
-    interruption, the same command goes on.
+    interruption, the same command resumes.
     """
     limit_threads(1)
     require("compress", "torch", "gymnasium", "ale_py", "onnx", "onnxruntime", "optuna")
@@ -280,8 +280,10 @@ def _conclude(
         for path in draw_plots(comparison, plot):
             typer.echo(f"wrote {path}", err=True)
     if found.choice is None or found.choice.variant == comparison.baseline:
-        problem = "none of the smaller variants holds in the evaluation"
-        raise CheckFailedError(f"shrink: {problem}; go on with more --minutes, or another --seed")
+        problem = "none of the smaller variants passes the evaluation"
+        raise CheckFailedError(
+            f"shrink: {problem}; continue with more --minutes, or another --seed"
+        )
 
 
 def _recommend(comparison: Comparison, settings: SearchSettings, limits: Any) -> Recommendation:
@@ -323,7 +325,7 @@ def _to_json(
 
 
 class _Clock:
-    """Notes what the time goes to: that of the trials by purpose, then what comes after them."""
+    """Records where the time goes: that of the trials by purpose, then what comes after them."""
 
     def __init__(self, trials: dict[str, float]) -> None:
         self._trials, self._last = trials, time.monotonic()

@@ -49,8 +49,8 @@ def train(
         typer.Option(
             "--from",
             metavar="CHECKPOINT",
-            help="Go on from earlier training: a run folder, a .safetensors network, or a policy "
-            "of the repository (its folder or policy.json).",
+            help="Continue from earlier training: a run folder, a .safetensors network, or a "
+            "policy of the repository (its folder or policy.json).",
         ),
     ] = None,
     fresh: Annotated[
@@ -81,9 +81,9 @@ def train(
 
     After an interruption, the same command resumes. Ctrl-C saves a checkpoint first.
 
-    --from RUN goes on with the whole state of an earlier run, for more steps or with another
-    learning rate, say, if the replay buffer fits the new configuration. Otherwise, and from a
-    network or a policy, it takes the weights and begins at step 0. The policy records both.
+    --from RUN continues from the whole state of an earlier run, say for more steps or with another
+    learning rate, if the replay buffer fits the new configuration. Otherwise, and from a network or
+    a policy, it takes the weights and begins at step 0. The policy records its origin.
     """
     require("train", "torch", "gymnasium", "safetensors", "tensorboard")
     from slimq.networks.hardware import resolve_device
@@ -157,7 +157,7 @@ def _advise(config: TrainConfig, summary: dict[str, object], policies: Path) -> 
     if isinstance(best, float) and isinstance(random, float) and best <= random:
         typer.echo(
             f"slimq: {config.policy} plays no better than random ({best:.6g} against {random:.6g});"
-            " train longer, or with other settings",
+            " train for longer, or with other settings",
             err=True,
         )
     place = "" if policies == DEFAULT_POLICIES else f" --policies {policies}"
@@ -222,7 +222,7 @@ def publish_policy(
 
 
 def _find_start(path: Path, folder: Path, *, fresh: bool) -> Start:
-    """Finds what a training starts from; with `fresh`, takes its weights alone.
+    """Finds what training starts from; with `fresh`, takes its weights alone.
 
     Raises:
         InvalidInputError: clearing the run folder would delete it.
@@ -252,7 +252,7 @@ def _config_errors(config_file: Path, table: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _name_checkpoint(folder: Path) -> Iterator[None]:
-    """Adds to a failure of the environment from where the training can go on."""
+    """Adds to a failure of the environment where training can resume."""
     from slimq_trainer.checkpoint import latest_checkpoint
 
     try:

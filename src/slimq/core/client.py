@@ -1,4 +1,4 @@
-"""Clients of the service: one asks it for actions, the other fetches a model and acts itself."""
+"""Clients of the service: one requests actions, the other fetches a model and acts itself."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def describe_evidence(
     report: EvaluationReport | None,
     judgement: Judgement | None,
 ) -> str:
-    """What is known of how well a variant plays, and under which conditions, in a few sentences."""
+    """Describes in a few sentences how well a variant plays, and under which conditions."""
     sentences = [_play(report)]
     if report is not None and report.fidelity is not None:
         share = f"{report.fidelity.agreement:.1%}"
@@ -119,7 +119,7 @@ def describe_evidence(
     if report is not None and report.played is not None:
         sentences.append(_robustness(policy, variant, judgement))
     if is_stale(variant, policy):
-        sentences.append("It was made from an earlier network of the policy than the current one.")
+        sentences.append("It was made from an earlier network of the policy.")
     return " ".join(sentences)
 
 

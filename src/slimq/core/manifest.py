@@ -59,7 +59,7 @@ class TrainingRecord(Manifest):
 
 
 class Continuation(Manifest):
-    """Training that went on from an earlier checkpoint, with another configuration or for longer.
+    """Training that continued from an earlier checkpoint, with another configuration or for longer.
 
     Only the part of the configuration that changed is recorded; the rest is in the training record.
     """
@@ -144,13 +144,13 @@ class PolicyManifest(Versioned):
     random_policy: RandomPolicyRecord | None = Field(description="null without an environment")
     imported: ImportRecord | None = Field(default=None, description="set for an imported policy")
     history: tuple[Continuation, ...] = Field(
-        default=(), description="earlier checkpoints that training went on from, oldest first"
+        default=(), description="earlier checkpoints that training continued from, oldest first"
     )
     checkpoint: FileEntry | None = None
     graph: FileEntry | None = Field(
         default=None,
-        description="the full policy as an ONNX graph, if it is no network that slimq has layers "
-        "for; then there is no checkpoint",
+        description="the full policy as an ONNX graph, if slimq has no layers for its network; "
+        "then there is no checkpoint",
     )
     calibration: FileEntry | None = None
     held_out: FileEntry | None = Field(

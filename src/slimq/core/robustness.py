@@ -6,8 +6,8 @@ each has a confidence of 1 − 0.05 / m. The table of a variant's conditions is 
 the correction holds however its rows depend on each other, as they do: episodes share their seeds.
 
 Under a condition in which the full policy itself has lost more than half of what it gains over
-random play, there is little left to compare; it is reported and decides nothing. So is one with
-fewer than `MIN_EPISODES`: resampling knows nothing of what did not happen in them.
+random play, there is little left to compare; it is reported and decides nothing. The same goes for
+one with fewer than `MIN_EPISODES`: resampling knows nothing about what did not happen in them.
 """
 
 from __future__ import annotations

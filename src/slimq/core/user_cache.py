@@ -1,4 +1,4 @@
-"""Where this user keeps files that can be fetched or made again."""
+"""The folder for files of this user that can be fetched or made again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions of one's own: a function in a file or a module that disturbs an observation.
+"""Custom conditions: a function in a file or a module that disturbs an observation.
 
 It is called as `function(frame, strength, generator)` for each new frame, or each observation if
 frames are not stacked, with the episode's own generator, and returns what arrives instead.

@@ -1,4 +1,4 @@
-"""Makes one environment from its specification: by gymnasium id, or by a function of one's own."""
+"""Makes one environment from its specification: a gymnasium id, or the user's own function."""
 
 from __future__ import annotations
 

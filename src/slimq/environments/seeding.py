@@ -1,7 +1,7 @@
 """Checks that an episode depends on its seed and its actions alone.
 
-Everything rests on it: variants are compared on the same episodes, and a training resumes by
-playing its episodes again.
+Everything depends on this: variants are compared on the same episodes, and training resumes by
+replaying its episodes.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def wrap(env: Env, spec: EnvironmentSpec) -> Env:
     """
     if spec.wrappers and spec.preprocessing is not None:
         raise InvalidInputError(
-            "environment.wrappers", "none beside preprocessing", spec.wrappers[0].name
+            "environment.wrappers", "none in addition to preprocessing", spec.wrappers[0].name
         )
     for index, wrapper in enumerate(spec.wrappers):
         place = f"environment.wrappers[{index}]"

@@ -1,6 +1,6 @@
-"""Folders as model hubs lay them out, by rl-zoo3, huggingface_sb3 or CleanRL.
+"""Folders as found on model hubs, written by rl-zoo3, huggingface_sb3 or CleanRL.
 
-Beside the policy's file, such a folder has the statistics of normalized observations
+In addition to the policy's file, such a folder has the statistics of normalized observations
 (`vec_normalize.pkl`), the arguments of the training (`args.yml`, `config.yml`) and a model card.
 The YAML is searched for a few keys only; it is never loaded.
 """
@@ -69,7 +69,7 @@ def statistics_beside(policy: Path) -> str | None:
     found = next((name for name in STATISTICS if (policy.parent / name).is_file()), None)
     if found is None:
         return None
-    return f"{found} lies beside the file: give it with --vecnormalize if the policy needs it"
+    return f"{found} is in the same folder: give it with --vecnormalize if the policy needs it"
 
 
 def with_environment(source: Source, folder: Path, policy: Path) -> Source:

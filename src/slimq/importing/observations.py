@@ -132,6 +132,6 @@ def notes_of(place: Place, recorded: Recorded) -> tuple[str, ...]:
         return ()
     count = len(recorded.calibration)
     return (
-        f"with {count} of the {MIN_TO_SPLIT} states needed to keep some from compression, "
+        f"with {count} of the {MIN_TO_SPLIT} states needed to hold some back from compression, "
         "evaluation has to use the same ones",
     )

@@ -21,8 +21,8 @@ from slimq.importing.source import Framework, Hints, Source, refuse
 from slimq.importing.stable_baselines.reader import read_zip, takes_statistics
 
 KINDS = (
-    "a zip of Stable-Baselines3, a .cleanrl_model, a torch state dict, safetensors, an ONNX model, "
-    "or a folder with one of them"
+    "a zip of Stable-Baselines3, a .cleanrl_model, a torch state dict, safetensors, an ONNX "
+    "model, or a folder with one of these"
 )
 READERS: dict[Framework, Callable[[Path, Hints], Source]] = {
     "sb3": read_zip,

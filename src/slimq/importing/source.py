@@ -1,4 +1,4 @@
-"""What the readers of all formats return, and the hints that they take."""
+"""The result of the readers of all formats, and the hints that they take."""
 
 from __future__ import annotations
 

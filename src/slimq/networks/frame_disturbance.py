@@ -30,7 +30,7 @@ take as long as everything else together."""
 
 
 class FrameDisturbance(BaseModel):
-    """Disturbances of sampled frames; each strength is drawn for every state, up to the given."""
+    """Disturbances of sampled frames; each strength is a maximum, drawn anew for every state."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

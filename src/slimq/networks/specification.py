@@ -36,7 +36,7 @@ class ConvSpec(BaseModel):
 
     kind: Literal["conv"] = Field(default="conv", description="convolutions, for images")
     window: Window | None = Field(
-        default=None, description="part of the frames that the network sees; null for all"
+        default=None, description="part of the frame stack that the network sees; null for all"
     )
     background: int = Field(
         default=0,
@@ -70,7 +70,7 @@ Encoder = Annotated[ConvSpec | MLPSpec, Field(discriminator="kind")]
 
 
 class MultiInputSpec(BaseModel):
-    """Named parts, each with its own encoder or flattened as it is, then common dense layers."""
+    """Named parts, each with its own encoder or just flattened, then common dense layers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,7 +78,7 @@ class MultiInputSpec(BaseModel):
         default="multi", description="encoders, for observations with named parts"
     )
     encoders: dict[str, Encoder] = Field(
-        min_length=1, max_length=64, description="by name of the part; the others are flattened"
+        min_length=1, max_length=64, description="by name of the part; other parts are flattened"
     )
     hidden: Hidden = Field(description="widths of the dense layers after the concatenation")
     activation: Activation = Field(default="relu", description="nonlinearity of the dense layers")
@@ -114,7 +114,7 @@ class HeadSpec(BaseModel):
     )
     hidden: Hidden = Field(default=(), description="widths of each stream's own dense layers")
     atoms: Atoms | None = Field(
-        default=None, description="distribution of the return that Q-values are the mean of"
+        default=None, description="distribution of the return, whose mean is the Q-value"
     )
 
     @model_validator(mode="after")

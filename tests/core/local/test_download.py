@@ -100,7 +100,7 @@ def test_a_file_that_never_stays_the_same_is_an_error(server: ModelServer, tmp_p
 
 def test_other_bytes_than_the_etag_says_are_refused(server: ModelServer, tmp_path: Path) -> None:
     server.etag = f'"{sha256(SECOND)}"'
-    with pytest.raises(ServiceError, match="sent other bytes than those of its ETag"):
+    with pytest.raises(ServiceError, match="sent bytes that do not match its ETag"):
         source(server, tmp_path).fetch()
     assert not list(tmp_path.glob("*.onnx"))
 

@@ -16,12 +16,13 @@ from slimq_service.variants.catalogue import Catalogue
 from slimq_service.variants.model_files import ModelFile
 
 PART_BYTES = 256 * 1024
-"""Bytes that are sent at once; between them, others have a turn."""
+"""Bytes that are sent at a time; between them, other requests are served."""
 HEADERS = {
     "If-None-Match": "ETags; the response is 304 if one is that of the current file",
     "Range": "one range of bytes, such as `bytes=1000-` or `bytes=-100`; several are answered with "
     "the whole file",
-    "If-Range": "the ETag of a file that was begun; if that has changed, the response is all of it",
+    "If-Range": "the ETag of a file fetched in part; if the file has changed, the response is all "
+    "of it",
 }
 _BINARY = {RAW: {"schema": {"type": "string", "format": "binary"}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {

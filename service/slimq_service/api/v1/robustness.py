@@ -11,10 +11,10 @@ from slimq.core.statistics import PairedDifference
 
 
 class Difference(BaseModel):
-    """Return less that of the baseline, paired by episode; shares of full minus random."""
+    """Return minus the baseline's, paired by episode, as shares of full minus random."""
 
     mean: float
-    low: float = Field(description="lower bound; with others under conditions, simultaneous")
+    low: float = Field(description="lower bound; those under conditions hold simultaneously")
     high: float
     margin: float = Field(description="loss at the lower bound that is still non-inferior")
     episodes: int
@@ -32,14 +32,14 @@ class ConditionEvidence(BaseModel):
     episodes: int
     full_mean: float | None = Field(description="the baseline's mean return under it")
     full_loss: float | None = Field(
-        description="what the baseline itself loses by it, as a share of full minus random"
+        description="what the baseline itself loses under it, as a share of full minus random"
     )
     difference: Difference | None
     decides: bool = Field(
-        description="false if the baseline itself has lost more than half, or episodes are too few"
+        description="false if the baseline itself loses more than half, or episodes are too few"
     )
     non_inferior: bool | None = Field(description="under this condition; null if undecided")
-    note: str | None = Field(description="why there is no difference")
+    note: str | None = Field(description="why no difference is given")
 
 
 class RobustnessReport(BaseModel):
@@ -52,11 +52,12 @@ class RobustnessReport(BaseModel):
     undisturbed: Difference | None = None
     fails_under: list[str] = Field(
         default_factory=list,
-        description="`undisturbed`, or labels of standard conditions where it is inferior",
+        description="`undisturbed`, or labels of standard conditions under which it is not "
+        "non-inferior",
     )
     missing: list[str] = Field(
         default_factory=list,
-        description="standard conditions without a comparison, or of too few episodes",
+        description="standard conditions without a comparison, or with too few episodes",
     )
     conditions: list[ConditionEvidence] = Field(
         default_factory=list, description="the standard ones first"

@@ -173,7 +173,7 @@ class Condition(BaseModel):
 def parse_condition(text: str, kind: ObservationKind) -> Condition:
     """Reads a condition such as `noise=4`, or `FILE.py:function=0.5`.
 
-    Without a strength, that of the standard set is meant, or 1 for a function.
+    Without a strength, the one in the standard set is used, or 1 for a function.
 
     Args:
         text: the name, and the strength after an equals sign.

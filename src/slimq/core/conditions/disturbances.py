@@ -1,7 +1,7 @@
 """Disturbances of an episode's observations and actions, as cameras, sensors and actuators cause.
 
 Each function takes what it disturbs, a strength and the episode's generator, and returns a channel:
-a function from each new frame (or action) to the one that arrives. All keep three laws. The same
+a function from each new frame (or action) to the one that arrives. All obey three rules. The same
 seed gives the same result; strength 0 changes nothing; shape, dtype and bounds are kept.
 
 The perturbations of images follow Hendrycks & Dietterich 2019, "Benchmarking Neural Network

@@ -1,7 +1,7 @@
-"""Model files on this machine, each under its sha256; half a file is never under that name.
+"""Model files on this machine, each named by its sha256; only complete files have that name.
 
     ~/.cache/slimq/models/<sha256>.onnx    complete, checked again whenever it is read
-    ~/.cache/slimq/models/<sha256>.part    the beginning of one whose download was cut
+    ~/.cache/slimq/models/<sha256>.part    the beginning of one whose download was interrupted
     ~/.cache/slimq/models/<sha256>.lock    held while it is fetched
 
 The folder may be deleted at any time.

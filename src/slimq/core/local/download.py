@@ -1,9 +1,9 @@
 """Fetches a model file once: whole, checked, and of one version.
 
-The service's ETag is the sha256 of the file. It is asked first, so that a file that is here already
-is not sent again. A download that was cut goes on where it ended, on the condition that the file is
-still the same (`If-Range`, RFC 9110, section 13.1.5); if it has changed, the new one is fetched
-from its beginning.
+The service's ETag is the sha256 of the file. The service is asked for it first, so that a file that
+is already here is not sent again. An interrupted download resumes where it stopped, on condition
+that the file is still the same (`If-Range`, RFC 9110, section 13.1.5); if it has changed, the new
+one is fetched from its beginning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slimq.core.local.cache import ModelCache, Part
 MAX_VERSIONS = 5
 """Versions that are begun before giving up: a file that changes faster cannot be fetched."""
 MAX_CUTS = 3
-"""Cuts in a row without a byte between them."""
+"""Interruptions in a row without a byte between them."""
 PAUSE_SECONDS = 0.2
 """Before the first repetition; twice as long before each further one."""
 IDENTITY = {"accept-encoding": "identity"}
@@ -43,7 +43,7 @@ class ModelFile:
 
 
 class _Changed(Exception):  # noqa: N818
-    """The file is not the one that was begun."""
+    """The file is no longer the one whose download was begun."""
 
 
 class ModelSource:
@@ -124,12 +124,12 @@ class ModelSource:
                 self._receive_all(http, sha256, part)
                 content = part.finish()
         if content is None:
-            problem = f"sent other bytes than those of its ETag, sha256 {sha256}; fetch it again"
+            problem = f"sent bytes that do not match its ETag, sha256 {sha256}; fetch it again"
             raise ServiceError(self.url, None, problem)
         return content
 
     def _receive_all(self, http: httpx.Client, sha256: str, part: Part) -> None:
-        """Receives the rest of a file, however often the connection is cut."""
+        """Receives the rest of a file, however often the connection is interrupted."""
         cuts = 0
         while True:
             before = part.size

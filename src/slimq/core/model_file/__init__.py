@@ -1,1 +1,1 @@
-"""Models that describe themselves: an ONNX file with all that is known of a variant."""
+"""Models that describe themselves: an ONNX file with all that is known about a variant."""

@@ -1,4 +1,4 @@
-"""What a model file says of itself, as JSON values of its ONNX properties.
+"""The description in a model file, as JSON values of its ONNX properties.
 
 Each field of `ModelDescription` is the property `slimq.<field>`. Within a version of the schema,
 fields are only added: readers ignore those that they do not know. A new version means that older
@@ -146,7 +146,7 @@ class DescribedEvidence(_Value):
 
 
 class ModelDescription(_Value):
-    """All that a model file says of itself."""
+    """The description in a model file."""
 
     schema_version: Literal[1] = Field(default=1, description="major version of these properties")
     producer: str = f"slimq {__version__}"

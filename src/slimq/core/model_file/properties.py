@@ -1,8 +1,8 @@
 """Properties of an ONNX model (`metadata_props`), read and written without the onnx package.
 
 Fields of a protobuf message may come in any order, and repeated ones are joined
-(https://protobuf.dev/programming-guides/encoding/#last-one-wins). So properties are added behind a
-model whose own bytes stay as they are.
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins). So properties are appended to a
+model, whose own bytes stay as they are.
 """
 
 from __future__ import annotations

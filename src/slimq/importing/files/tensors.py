@@ -151,7 +151,7 @@ def checked(values: Tensor | np.ndarray[Any, Any], tensor: str, name: str) -> Te
         index = int(torch.argmin(finite.flatten().int()))
         place = "".join(f"[{i}]" for i in np.unravel_index(index, tuple(found.shape) or (1,)))
         received = f"{float(found.flatten()[index])} in {tensor[:64]!r} at {place}"
-        remedy = "training diverged before it was saved: take an earlier checkpoint"
+        remedy = "training diverged before it was saved: use an earlier checkpoint"
         raise refuse(name, "finite weights", received, remedy)
     return found
 

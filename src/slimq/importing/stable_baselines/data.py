@@ -1,4 +1,4 @@
-"""What a zip of Stable-Baselines3 says about its policy: algorithm, spaces, keyword arguments.
+"""The description of a policy in a Stable-Baselines3 zip: algorithm, spaces, keyword arguments.
 
 `data` is JSON. What JSON cannot hold is in it as a base64 pickle, which is read as data.
 """
