@@ -13,11 +13,11 @@ JOBS ?= 4
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml | head -n 1)
 INSTALL := -m pip install --disable-pip-version-check $(if $(CI),-qq)
 
-# Tests of real services wait more than they compute, so that there are more jobs than processors. Jobs take tests
-# from each other only at their end, so that most modules start their services once.
+# Tests of real services wait more than they compute, so there are more jobs than processors. Jobs take tests from
+# each other only at the end, so that most modules start their services once.
 PARALLEL := -n $(JOBS) --dist worksteal
 
-# The tests start hundreds of processes, each of which would compile slimq's modules anew.
+# The tests start hundreds of processes, each of which would compile slimq's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 define begin

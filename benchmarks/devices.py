@@ -54,7 +54,7 @@ LARGE_HEAD = (
     "file, bytes",
     "flash, bytes",
     "RAM, bytes",
-    "of it stack",
+    "of which stack",
     "MACs",
     "instructions",
     "ms at 64 MHz",

@@ -39,7 +39,7 @@ FULL_HEAD = (
 SMALLEST_HEAD = (
     "policy",
     "variant",
-    "technique, or what bounds it",
+    "technique, or why there is none",
     "bytes",
     "× smaller",
     "return of the full policy",

@@ -43,7 +43,7 @@ class ProgressBar(Protocol):
         ...
 
     def set_postfix_str(self, s: str = "", /, refresh: bool = True) -> None:
-        """Sets the text beside the bar; without `refresh`, it appears at the next redraw."""
+        """Sets the text next to the bar; without `refresh`, it appears at the next redraw."""
         ...
 
 

@@ -107,7 +107,7 @@ class Accept(BaseModel):
     )
     robust: bool = Field(
         default=False,
-        description="whether it must be non-inferior under each standard condition, too; "
+        description="whether the variant must also be non-inferior under each standard condition; "
         "conditions in which the full policy itself loses more than half decide nothing",
     )
     condition_episodes: int | None = Field(
@@ -177,7 +177,10 @@ class Frame(BaseModel):
         default="", max_length=500, description="one line on the variant, kept in its manifest"
     )
     seed: int = Field(
-        default=0, ge=0, le=2**31 - 1, description="seed of the passes that draw or play"
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="seed of the passes that use random numbers or play",
     )
     network: list[dict[str, Any]] = Field(
         default_factory=list, description="passes on the torch network, in order, each with `pass`"

@@ -1,7 +1,7 @@
-"""Where recipes are found by name.
+"""Finds recipes by name.
 
 A policy's own come first, then those of the working folder for any policy, then those that are part
-of this package. In a wheel the latter are beside this module; in the repository they are its own
+of this package. In a wheel the latter are next to this module; in the repository they are its own
 `recipes`.
 """
 

@@ -44,7 +44,7 @@ def chosen_layers(
     """The layers that are named or have a named role, in order of computation.
 
     Args:
-        wanted: names of layers and roles; roles that no layer has are without effect beside others.
+        wanted: names of layers and roles; roles that no layer has have no effect next to others.
         roles: the layers to choose from.
         place: the parameter, such as `quantize_weights.layers`.
         kind: what the layers are called in errors.

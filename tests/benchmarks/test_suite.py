@@ -117,7 +117,7 @@ class Suite:
         cells = self.row("smallest", policy)
         assert cells["variant"] == ["none"]
         assert cells["bytes"] == cells["paired, low"] == cells["tried"] == ["–"]
-        return cells["technique, or what bounds it"][0]
+        return cells["technique, or why there is none"][0]
 
     def remarks(self) -> list[str]:
         """The lines below the table."""
@@ -168,7 +168,7 @@ def test_a_recipe_written_by_hand_took_no_search(suite: Suite) -> None:
     for variant in WIDTHS:
         suite.attach("tiny", variant, FULL)
     cells = suite.row("smallest", "tiny")
-    assert cells["technique, or what bounds it"] == ["small"]
+    assert cells["technique, or why there is none"] == ["small"]
     assert cells["minutes × workers"] == cells["tried"] == cells["× faster"] == ["–"]
     assert any("latency of `small` was not measured" in remark for remark in suite.remarks())
 

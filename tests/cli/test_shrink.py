@@ -82,7 +82,7 @@ def test_limits_out_of_reach_name_the_nearest(folder: Path) -> None:
     result = run("--minutes", "0.02", "--max-bytes", "10", "--no-robust")
     assert isinstance(result.exception, CheckFailedError)
     message = str(result.exception)
-    assert "nothing that loses at most 2.00% meets the limits; the smallest, " in message
+    assert "no variant that loses at most 2.00% meets the limits; the smallest, " in message
     assert message.endswith(" bytes")
     assert Repository(folder / "policies").variants("cartpole") == ["fp32"]
 

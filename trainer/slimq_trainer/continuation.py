@@ -23,7 +23,7 @@ def is_resumed(folder: Path, start: Start, learner: Learner) -> bool:
     """Whether a run folder already holds the training that began at a start.
 
     Raises:
-        TrainingError: it holds another training, which beginning anew would remove.
+        TrainingError: it holds another training run, which beginning anew would remove.
     """
     path = latest_checkpoint(folder)
     if path is None:

@@ -155,7 +155,7 @@ def make_replay(
 def make_augmentation(
     config: TrainConfig, observation: ObservationSpec, device: torch.device
 ) -> FrameDisturber | None:
-    """What augments minibatches, with a generator of its own; None without `augmentation`."""
+    """The disturber of minibatches, with its own generator; None without `augmentation`."""
     strengths = config.algorithm.augmentation
     if strengths is None:
         return None

@@ -1,4 +1,4 @@
-"""Mutable state of a training."""
+"""Mutable state of a training run."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class Run:
         return learner.step >= self.config.algorithm.steps or self.target_reached
 
     def clear(self) -> None:
-        """Removes what earlier trainings left in the folder.
+        """Removes what earlier training runs left in the folder.
 
         Checkpoints go first: as long as one exists, so must the best network that it refers to.
         """
@@ -147,7 +147,7 @@ class Run:
         """Restores the learner from the last checkpoint, or else from the start, if there is one.
 
         Raises:
-            TrainingError: the checkpoint is of another training, or cannot be read; or a file
+            TrainingError: the checkpoint is of another training run, or cannot be read; or a file
                 cannot be written.
         """
         path = latest_checkpoint(self.folder)
@@ -315,6 +315,6 @@ def _logged_step(line: bytes) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that affect a training's result."""
+    """Versions of the libraries that affect the result of training."""
     names = ("torch", "gymnasium", "ale-py", "numpy")
     return {name: importlib.metadata.version(name) for name in names}

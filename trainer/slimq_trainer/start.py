@@ -100,7 +100,7 @@ def find_start(path: Path) -> Start:
 
 
 def require_same_network(start: Start, spec: QNetworkSpec) -> None:
-    """Checks that weights fit a training's network.
+    """Checks that weights fit the network to be trained.
 
     Raises:
         InvalidInputError: they do not; names the first field that differs.

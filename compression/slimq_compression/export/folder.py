@@ -1,4 +1,4 @@
-"""Writes a folder whole or not at all."""
+"""Writes a folder completely or not at all."""
 
 from __future__ import annotations
 

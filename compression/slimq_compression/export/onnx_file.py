@@ -28,7 +28,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class OnnxReport(ExportReport):
-    """What is known of an export to ONNX.
+    """The report of an export to ONNX.
 
     Attributes:
         file: name of the ONNX file.
@@ -106,7 +106,7 @@ def _check(subject: Subject, made: DescribedModel) -> int:
         batch = observations[start : start + BATCH]
         if not np.array_equal(local.q_values(batch), expected(batch)):
             raise CheckFailedError(
-                f"{subject.name}: the exported file returns other Q-values than the variant on "
+                f"{subject.name}: the exported file returns different Q-values from the variant on "
                 f"states {start} to {start + len(batch) - 1}"
             )
     return len(observations)

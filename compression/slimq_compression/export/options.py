@@ -9,7 +9,7 @@ from pathlib import Path
 from slimq.core.errors import InvalidInputError
 
 DEFAULT_FLASH, DEFAULT_RAM = 2_000_000, 1_000_000
-"""What the largest common microcontrollers have."""
+"""The memory of the largest common microcontrollers."""
 DEFAULT_CPU, DEFAULT_OPTIMIZATION = "cortex-m4", "size"
 MAX_VECTORS = 100_000
 PREFIX = r"[a-z][a-z0-9_]{0,31}"

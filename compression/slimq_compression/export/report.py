@@ -1,4 +1,4 @@
-"""Reports of exports, written beside their files: what all say first, and that of C."""
+"""Reports of exports, written next to their files: the part that all share, and the report of C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slimq_compression.export.subject import Subject, evidence
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What is exported.
+    """The variant that is exported, and its target.
 
     Attributes:
         target: as `--target` names it.
@@ -114,7 +114,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class CReport(ExportReport):
-    """What is known of an export to C.
+    """The report of an export to C.
 
     Attributes:
         vectors: golden vectors in `golden.bin`.

@@ -1,4 +1,4 @@
-"""What is exported: a variant with its policy, its evidence and its recorded states."""
+"""The subject of an export: a variant with its policy, its evidence and its recorded states."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def read_subject(repository: Repository, policy: str, variant: str) -> Subject:
 
 
 def evidence(subject: Subject) -> str:
-    """What is known of how well the variant plays, and under which conditions, in words."""
+    """Describes how well the variant plays, and under which conditions."""
     return describe_evidence(subject.policy, subject.variant, subject.report, subject.judgement)

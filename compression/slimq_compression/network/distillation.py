@@ -52,7 +52,7 @@ LATER_OPTIONS: Mapping[str, tuple[object, ...]] = {
     "conditions": ((), []),
     "labels": ("clean",),
 }
-"""Options that recipes from before them lack, with the values that mean the same."""
+"""Options that older recipes lack, with the values that mean the same."""
 
 
 def without_later_options(values: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class DistillationParams(BaseModel):
     )
     rounds: int = Field(default=5, ge=1, le=1_000, description="rounds of play and updates")
     teacher_rounds: int = Field(
-        default=1, ge=0, le=1_000, description="number of first rounds played by the teacher"
+        default=1, ge=0, le=1_000, description="number of initial rounds played by the teacher"
     )
     states: int = Field(default=3_000, ge=1, le=1_000_000, description="states kept per round")
     keep_every: int = Field(default=4, ge=1, le=1_000, description="steps played per state kept")
@@ -153,8 +153,8 @@ class DistillationParams(BaseModel):
     )
     labels: Labels = Field(
         default=Labels.CLEAN,
-        description="the teacher's Q-values that disturbed states get. clean: those of the states "
-        "before they were disturbed; disturbed: their own",
+        description="the teacher's Q-values for disturbed states. clean: those of the states "
+        "before they were disturbed; disturbed: those of the disturbed states",
     )
 
     @model_validator(mode="after")

@@ -40,7 +40,7 @@ Disturber = Callable[[Observations], Observations]
 
 
 class Disturb(BaseModel):
-    """Disturbances of sampled states; each strength is drawn for every state, up to the given."""
+    """Disturbances of sampled states; each strength is a maximum, drawn anew for every state."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

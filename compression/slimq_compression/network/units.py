@@ -81,7 +81,7 @@ def check_plain(spec: QNetworkSpec, owner: str) -> None:
 
 
 def _coupling(spec: QNetworkSpec) -> str | None:
-    """What makes a network more than a plain chain; None if it is one."""
+    """Names what makes a network more than a plain chain; None if it is one."""
     body = spec.body
     if isinstance(body, MultiInputSpec):
         return "one with several inputs"

@@ -85,7 +85,7 @@ class Params(BaseModel):
         default=(),
         max_length=32,
         description="conditions under which half of the episodes are played, such as "
-        "'standard' or 'sticky=0.25'; an anchor is to the undisturbed states",
+        "'standard' or 'sticky=0.25'; teacher_weight refers to the undisturbed states",
     )
 
     @model_serializer(mode="wrap")

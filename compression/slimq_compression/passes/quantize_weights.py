@@ -104,8 +104,8 @@ class Params(BaseModel):
     )
     fit: bool = Field(
         default=True,
-        description="linear: scales of least squared error; otherwise from the largest weight, "
-        "as in quantize_int8",
+        description="linear: scales with the least squared error; otherwise from the largest "
+        "weight, as in quantize_int8",
     )
     layers: tuple[str, ...] | None = Field(
         default=None,

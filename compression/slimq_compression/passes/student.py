@@ -89,17 +89,17 @@ class Params(BaseModel):
         description="layers before the dense ones: convolutions, shuffles, residual blocks",
     )
     window: Window | None = Field(
-        default=None, description="part of the frames that the student sees; null: all"
+        default=None, description="part of the frame stack that the student sees; null: all"
     )
     background: int = Field(
-        default=0, ge=0, le=255, description="pixel value that counts as zero, for convolutions"
+        default=0, ge=0, le=255, description="pixel value treated as zero, for convolutions"
     )
     hidden: Hidden | None = Field(default=None, description="widths of the hidden dense layers")
 
     initial: Initial = Field(
         default=Initial.TEACHER,
         description="data: mean 0 and variance 1 per unit on the calibration set; teacher: also "
-        "the teacher's mean and standard deviation of Q-values; random: as drawn",
+        "the teacher's mean and standard deviation of Q-values; random: neither",
     )
     disturb: Disturb | None = Field(
         default=None,

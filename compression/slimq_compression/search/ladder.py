@@ -3,13 +3,14 @@
 1. Post-training quantization of the policy's own network, which takes seconds: int8, then codes of
    fewer and fewer bits while they pass; the same of the inner layers alone, since the first and the
    last have few weights, each of which matters.
-2. A short training, which tells how long a full one takes here, and by that how many fit the time.
-3. Students of 1/16 of the parameters. One that passes leads to 1/4 of its size; one that fails with
+2. A short training run, which shows how long a full one takes here, and so how many fit into the
+time. 3. Students of 1/16 of the parameters. One that passes leads to 1/4 of its size; one that
+fails with
    every seed leads back towards the last that passed, until the two are close. A student that
    passes is also stored with fewer bits per weight.
 4. Then the same with twice the training, from the smallest student that passed.
 
-Everything here is a function of the trials so far, so that an interrupted run goes on as it would
+Everything here is a function of the trials so far, so that an interrupted run continues as it would
 have, and several workers need no other agreement than the study.
 """
 
@@ -65,7 +66,7 @@ class Rung:
 
     @property
     def trains(self) -> bool:
-        """Whether it needs a training."""
+        """Whether it needs training."""
         return self.technique not in OWN
 
     def describe(self) -> str:
@@ -94,7 +95,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a run may use.
+    """The resources of a run.
 
     Attributes:
         techniques: shapes of students that fit the policy, in order of preference.
@@ -140,7 +141,7 @@ def expected_seconds(rung: Rung, tried: Sequence[Tried]) -> float:
 
 
 def first_effort(tried: Sequence[Tried], terms: Terms) -> float | None:
-    """The effort of the first trainings; None if not even the smallest fits the time."""
+    """The effort of the first training runs; None if not even the smallest fits the time."""
     full = _full_seconds([one for one in tried if one.rung.effort == PROBE_EFFORT])
     fitting = [effort for effort in EFFORTS if effort * full * TRAININGS <= terms.seconds]
     if fitting:
@@ -201,7 +202,7 @@ def _by_size(tried: Sequence[Tried], terms: Terms) -> list[Technique]:
 def _next_shares(
     technique: Technique, effort: float, tried: Sequence[Tried], terms: Terms
 ) -> Iterator[Rung]:
-    """The next trainings of one shape; a second seed of a share while the first one runs."""
+    """The next training runs of one shape; a second seed of a share while the first one runs."""
     share = _next_share(technique, effort, tried, terms.first_share)
     if share is None:
         return

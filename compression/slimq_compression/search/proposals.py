@@ -1,4 +1,4 @@
-"""What a trial makes: the seam between the ways to choose trials and the engine that runs them."""
+"""Proposals of trials: the seam between the ways to choose them and the engine that runs them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Space(Protocol):
 
     @property
     def terms(self) -> dict[str, Any]:
-        """What it offers, for a study to record."""
+        """The terms of its offer, for a study to record."""
         ...
 
     def prepare(self, study: optuna.Study, repository: Repository) -> None:
@@ -75,7 +75,7 @@ class Space(Protocol):
         ...
 
     def suggest(self, trial: BaseTrial) -> Proposal:
-        """What a trial makes; it has the trial's parameters."""
+        """The proposal of a trial, which has the trial's parameters."""
         ...
 
 

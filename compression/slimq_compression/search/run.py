@@ -165,7 +165,7 @@ def search(
 
 
 def record_of(settings: SearchSettings, study: optuna.Study) -> SearchRecord:
-    """What a variant's manifest says of the search that found it."""
+    """The record of the search in the manifest of a variant that it found."""
     return SearchRecord(
         command="shrink" if settings.plan == "ladder" else "search",
         minutes=round(study.user_attrs.get("seconds", 0.0) / 60, 1),
@@ -301,7 +301,7 @@ def _work_in_processes(
         if not problems.empty():
             problem = problems.get()
         if settings.plan == "ladder" and len(died) < len(workers):
-            _log.warning("the others went on", problem=problem)
+            _log.warning("the others continued", problem=problem)
             return
         raise CheckFailedError(f"search: {problem}; rerun the command to resume")
 

@@ -49,7 +49,7 @@ FASTER = 0.9
 
 @dataclass(frozen=True)
 class Limits:
-    """What a variant must meet besides the margin; None for no limit.
+    """The limits that a variant must meet besides the margin; None for no limit.
 
     Attributes:
         max_bytes: size on disk.
@@ -194,8 +194,8 @@ def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
         if limits.max_latency_us is not None:
             near += f"; the fastest, {fastest.candidate}, takes {fastest.latency_us:.1f} µs"
         if any(limits.met_by(found) for found in passed):
-            return f"the gate refused what was tried of those that met the limits; {near}"
-        return f"nothing that loses at most {margin:.2%} meets the limits; {near}"
+            return f"the gate refused the candidates submitted to it; {near}"
+        return f"no variant that loses at most {margin:.2%} meets the limits; {near}"
     done = found_trials(study)
     if not done:
         return "no trial could be made; see the log for the reasons"
@@ -204,19 +204,19 @@ def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
     best = max(done, key=lambda found: found.score)
     near = f"the nearest, {best.candidate}, has a score of {best.score:.3f}"
     near += ", on a scale where random play is 0 and the full policy 1"
-    return f"nothing loses at most {margin:.2%}; {near}"
+    return f"no variant loses at most {margin:.2%}; {near}"
 
 
 def _explain_lost(lost: Sequence[Found], margin: float) -> str:
     """Says under which conditions those fell that lost no more than the margin undisturbed."""
     counts = Counter(str(found.lost) for found in lost)
     listing = ", ".join(f"{label} ({count})" for label, count in counts.most_common())
-    said = f"nothing that loses at most {margin:.2%} undisturbed is robust; it loses too much under"
-    return f"{said} {listing}; --no-robust looks at undisturbed play only"
+    said = f"no variant that loses at most {margin:.2%} undisturbed is robust"
+    return f"{said}; they lose too much under {listing}; --no-robust looks at undisturbed play only"
 
 
 def explain_time(study: optuna.Study) -> str | None:
-    """Says that there were no trainings, and why; None if there were."""
+    """Says that no student was trained, and why; None if one was."""
     known = tried(study)
     if not study.user_attrs.get("terms", {}).get("techniques", ["some"]):
         return "students were not tried: none is small enough, or too few states are recorded"
@@ -227,7 +227,7 @@ def explain_time(study: optuna.Study) -> str | None:
     seconds = expected_seconds(Rung("fitted", effort=EFFORTS[0]), known)
     if not seconds:
         return problem
-    return f"{problem}; a short training takes about {seconds / 60:.1f} minutes here"
+    return f"{problem}; a short training run takes about {seconds / 60:.1f} minutes here"
 
 
 def _first_accepted(

@@ -120,7 +120,7 @@ class SearchSettings:
 
     @property
     def steps(self) -> Path:
-        """Folder of finished trainings, for other forms of their weights and for publishing."""
+        """Folder of finished training runs, for other forms of their weights and for publishing."""
         return self.folder / "steps"
 
 

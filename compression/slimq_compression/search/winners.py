@@ -33,7 +33,7 @@ from slimq_compression.search.study import SearchSettings
 from slimq_compression.source import load_source
 
 MAX_ATTEMPTS = 3
-"""Maximum full trainings per requested variant."""
+"""Maximum full training runs per requested variant."""
 NEAR_BEST = 0.1
 """Trials within this loss of the best are retried with other seeds before worse ones are tried."""
 
@@ -140,7 +140,7 @@ def publish_winner(
         device: device to train on, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step of the recipe.
-        store: store of finished trainings.
+        store: store of finished training runs.
 
     Raises:
         ConfigError: a different recipe with this name exists.

@@ -24,7 +24,7 @@ WHOLE: Body = "whole"
 
 @dataclass(slots=True)
 class Call(Stages):
-    """What metrics, logs and errors need to know about a call; filled in along the way.
+    """The facts about a call that metrics, logs and errors need; filled in along the way.
 
     It also has the time that each of its stages has taken.
 

@@ -203,7 +203,7 @@ def decode(content: bytes, entry: FileEntry, place: str) -> bytes:
 def _plain_status(folder: int, path: tuple[str, ...]) -> os.stat_result | None:
     """The status of a file below an open folder, None if a link or an error is in the way.
 
-    A folder that becomes a link between two steps is not noticed: a status is no content.
+    A folder that becomes a link between two steps is not noticed: a status is not content.
     """
     if not all(map(NAME.fullmatch, path)):
         return None

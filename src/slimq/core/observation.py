@@ -297,7 +297,7 @@ class ObservationSpec(BaseModel):
         )
 
     def _check_ranges(self, array: npt.NDArray[Any], ranges: IntegerRanges, field: str) -> None:
-        """Refuses values that are no integers of the part's range, before they are rounded."""
+        """Refuses values that are not integers of the part's range, before they are rounded."""
         if array.dtype.kind not in "fiu":
             return
         chosen = array[:, ranges.indices]

@@ -152,7 +152,7 @@ class ConditionReport(_Value):
 
 
 class Played(NamedTuple):
-    """What play gives: the numbers of every episode, in seed order, and their summary."""
+    """The results of play: the numbers of every episode, in seed order, and their summary."""
 
     protocol: EvaluationProtocol
     seeds: list[int]

@@ -57,7 +57,7 @@ class TomlDocument:
         keys: Sequence[Key] = (),
         prefix: str = "",
     ) -> T:
-        """Validates a table; a number is no string, and `true` is no number.
+        """Validates a table; a number is not a string, and `true` is not a number.
 
         Args:
             model: model of the table.

@@ -83,7 +83,7 @@ def atari_game(spec: EnvironmentSpec) -> str:
     """ALE's name for the game of a registered environment.
 
     Raises:
-        InvalidInputError: it is no Atari game.
+        InvalidInputError: it is not an Atari game.
     """
     registered = gymnasium.registry.get(spec.id)
     game: str | None = (registered.kwargs if registered else {}).get("game")

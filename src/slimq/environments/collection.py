@@ -310,7 +310,7 @@ def _pass_first(
     arrived: Observations,
     slots: Sequence[int],
 ) -> Observations:
-    """What arrives where episodes have begun in some slots."""
+    """The observations that arrive where episodes have begun in some slots."""
     first: Any = arrived.copy()
     for slot in slots:
         way = passages[slot]

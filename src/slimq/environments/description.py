@@ -29,7 +29,7 @@ class Description(NamedTuple):
 
 @dataclass(frozen=True)
 class Properties:
-    """What training needs to know of an environment besides its description.
+    """Properties of an environment that training needs besides its description.
 
     Attributes:
         description: as a policy sees it.

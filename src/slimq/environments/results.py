@@ -1,4 +1,4 @@
-"""What a step of several environments returns."""
+"""The results of a step of several environments."""
 
 from __future__ import annotations
 

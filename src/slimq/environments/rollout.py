@@ -63,7 +63,7 @@ class StepTrace:
 
 
 class Passage(Protocol):
-    """What comes between an episode and the policy, such as `slimq.core.conditions.passage`."""
+    """The passage between an episode and the policy, such as `slimq.core.conditions.passage`."""
 
     def observe(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The observation that arrives for one of the environment's, `shape`, step by step."""
@@ -79,7 +79,7 @@ Begin = Callable[[int], Passage | None]
 
 
 def arriving(passages: Sequence[Passage | None], present: Observations) -> Observations:
-    """What arrives of the environments' observations, `(k, *shape)`."""
+    """The observations that arrive for the environments' own, `(k, *shape)`."""
     if all(passage is None for passage in passages):
         return present
     pairs = zip(passages, present, strict=True)

@@ -147,7 +147,7 @@ def _check_range(
     high: npt.NDArray[np.float64],
     field: str,
 ) -> None:
-    """Refuses what is no integer of the range, before a cast could round it into the range."""
+    """Refuses anything but integers of the range, before a cast could round it into the range."""
     array = _integers(array, field)
     valid = (array >= low) & (array <= high)
     if not valid.all():

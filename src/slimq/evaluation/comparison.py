@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def evidence(self) -> str | None:
-        """What stands in for returns, in one line; None if there are returns."""
+        """The evidence that stands in for returns, in one line; None if there are returns."""
         if self.proven_in_play:
             return None
         states = f"on {self.recorded_states:,} recorded states" if self.recorded_states else "only"

@@ -126,7 +126,7 @@ def robustness_notes(comparison: Comparison) -> list[str]:
 
 
 def _margin_note(comparison: Comparison) -> str:
-    """What robust means here, with the conditions that decide nothing."""
+    """Says what robust means here, with the conditions that decide nothing."""
     note = (
         "robust: non-inferior undisturbed, and under each standard condition, where "
         f"{-CONDITION_MARGIN:+.0%} is allowed at simultaneous bounds"

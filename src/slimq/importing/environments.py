@@ -52,7 +52,7 @@ def check_registered(environment: EnvironmentSpec) -> None:
     """Checks that an environment that a file names can be made without code that the file names.
 
     Raises:
-        InvalidInputError: it is code, or no registered id.
+        InvalidInputError: it is code, or not a registered id.
     """
     gymnasium.register_envs(ale_py)
     name = environment.id

@@ -94,7 +94,7 @@ def find_shortfall(sample: Sample, p99_us: float) -> str | None:
 
 
 def _endings(recording: Recording, label: str) -> dict[int, str]:
-    """What ended each completed sweep of a variant."""
+    """The endings of the completed sweeps of a variant."""
     return {number: why for (name, number), why in recording.endings.items() if name == label}
 
 

@@ -154,6 +154,6 @@ def test_a_file_that_computes_something_else_is_not_written(
 
     monkeypatch.setattr(onnx_file, "add_description", mixed_up)
     root = build_repository(tmp_path / "policies")
-    with pytest.raises(CheckFailedError, match="returns other Q-values than the variant"):
+    with pytest.raises(CheckFailedError, match="returns different Q-values from the variant"):
         export(root, "tiny", "fp32", tmp_path / "out")
     assert not (tmp_path / "out").exists()

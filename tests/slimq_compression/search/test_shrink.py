@@ -101,12 +101,12 @@ def test_limits_out_of_reach_name_the_smallest_and_the_fastest(study: optuna.Stu
     add(study, Rung("whole", form="int8"), 5_000, latency=4.0, passed=True)
     said = explain_failure(study, 0.02, Limits(max_bytes=100))
     assert said == (
-        "nothing that loses at most 2.00% meets the limits; the smallest, fitted 1/100, fp32, has "
-        "500 bytes"
+        "no variant that loses at most 2.00% meets the limits; the smallest, fitted 1/100, fp32, "
+        "has 500 bytes"
     )
     said = explain_failure(study, 0.02, Limits(max_latency_us=1.0))
     assert said.endswith("the fastest, whole, int8, takes 4.0 µs")
-    assert explain_failure(study, 0.02, Limits()).startswith("the gate refused what")
+    assert explain_failure(study, 0.02, Limits()).startswith("the gate refused the candidates")
 
 
 def test_without_any_that_is_good_enough_the_best_is_named(study: optuna.Study) -> None:
@@ -114,7 +114,7 @@ def test_without_any_that_is_good_enough_the_best_is_named(study: optuna.Study) 
     add(study, Rung("whole", form="int8"), 5_000, score=0.4, passed=False)
     add(study, Rung("fitted", 0.01, effort=1.0), 500, score=0.7)
     said = explain_failure(study, 0.02, Limits())
-    assert said.startswith("nothing loses at most 2.00%; the nearest, fitted 1/100, fp32, has a")
+    assert said.startswith("no variant loses at most 2.00%; the nearest, fitted 1/100, fp32, has a")
     assert "score of 0.700" in said
 
 
@@ -123,8 +123,8 @@ def test_conditions_under_which_all_fall_are_named(study: optuna.Study) -> None:
         rung = Rung("fitted", size / 10_000, effort=1.0)
         add(study, rung, size, passed=False, low=0.0, lost=label)
     assert explain_failure(study, 0.02, Limits()) == (
-        "nothing that loses at most 2.00% undisturbed is robust; it loses too much under delayed=1 "
-        "(2), noise=0.01 (1); --no-robust looks at undisturbed play only"
+        "no variant that loses at most 2.00% undisturbed is robust; they lose too much under "
+        "delayed=1 (2), noise=0.01 (1); --no-robust looks at undisturbed play only"
     )
 
 
@@ -136,7 +136,7 @@ def test_a_time_too_short_for_trainings_says_how_long_one_takes(study: optuna.St
     said = explain_time(study)
     assert said is not None
     assert said.endswith(
-        f"a short training takes about {12 / PROBE_EFFORT * EFFORTS[0] / 60:.1f} minutes here"
+        f"a short training run takes about {12 / PROBE_EFFORT * EFFORTS[0] / 60:.1f} minutes here"
     )
     add(study, Rung("fitted", 0.06, effort=EFFORTS[0]), 500)
     assert explain_time(study) is None

@@ -29,7 +29,7 @@ WORD = 4
 
 @dataclass(frozen=True)
 class DeviceSize:
-    """What a compiler for a device made of the sources.
+    """The sizes of the sources as compiled for a device.
 
     Attributes:
         flash: bytes of code and constants, with functions of libraries.

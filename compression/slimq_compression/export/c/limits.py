@@ -29,7 +29,7 @@ STACK_BYTES, LIBRARY_BYTES = 512, 128
 
 @dataclass(frozen=True)
 class Size:
-    """What an export takes on a device.
+    """The memory that an export takes on a device.
 
     Attributes:
         constants: bytes of arrays.

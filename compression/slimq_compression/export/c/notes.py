@@ -38,7 +38,7 @@ def describe_export(subject: Subject, network: Network) -> str:
 
 
 def _observation(network: Network) -> str:
-    """What callers pass, and what of it is kept."""
+    """Describes what callers pass, and which part of it is kept."""
     spec, window = network.spec, network.window
     shape = " x ".join(map(str, spec.frame.shape))
     if spec.stack is None:

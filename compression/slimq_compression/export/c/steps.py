@@ -1,4 +1,4 @@
-"""What a layer does with each value before it stores it."""
+"""The operations of a layer on each value before it is stored."""
 
 from __future__ import annotations
 

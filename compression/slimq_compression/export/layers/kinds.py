@@ -51,7 +51,7 @@ Epilogue = tuple[Step, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """What all layers have.
+    """The fields that all layers have.
 
     Attributes:
         inputs: tensors that it reads, constants included.

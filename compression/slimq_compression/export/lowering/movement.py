@@ -69,7 +69,9 @@ def reshape(state: Lowering, node: Node) -> None:
     shape = [int(size) for size in state.required(node, 1)]
     source = state.view(node)
     if shape[0] not in (-1, 0, 1) or (shape[0] == 1 and -1 in shape):
-        raise UnsupportedError(node.operator, f"to shape {shape}, whose first axis is no batch")
+        raise UnsupportedError(
+            node.operator, f"to shape {shape}, whose first axis is not the batch"
+        )
     sizes = [source.shape[i - 1] if shape[i] == 0 else shape[i] for i in range(1, len(shape))]
     if -1 in sizes:
         known = -math.prod(sizes)
@@ -153,7 +155,7 @@ def one_hot_runs(elements: tuple[int, ...], values: Array) -> tuple[Run, ...]:
     runs: list[Run] = []
     for element, value in zip(elements, values.tolist(), strict=True):
         if value != int(value):
-            raise UnsupportedError("Equal", f"with {value}, which is no integer")
+            raise UnsupportedError("Equal", f"with {value}, which is not an integer")
         last = runs[-1] if runs else None
         if last and last.element == element and last.first + last.count == int(value):
             runs[-1] = replace(last, count=last.count + 1)

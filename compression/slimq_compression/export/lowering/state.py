@@ -1,4 +1,4 @@
-"""What lowering has come to: the layers so far, and where each tensor of the graph is."""
+"""The state of lowering: the layers so far, and where each tensor of the graph is."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Window:
     used: int = 0
 
     def seen(self, kept: View) -> View:
-        """What the network sees of what is kept."""
+        """The part that the network sees of what is kept."""
         return kept.sliced(0, 0, self.used)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a variant, for the page: its return, whether it is robust, under what."""
+"""The evidence of a variant, for the page: its return, whether it is robust, under what."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PlayedUnder:
 
 @dataclass(frozen=True)
 class WebEvidence:
-    """What is known of a variant.
+    """The evidence of a variant.
 
     Attributes:
         text: in one or two sentences.

@@ -123,7 +123,7 @@ def _since(node: onnx.NodeProto, opset: int) -> int:
 
 
 def _problems(model: onnx.ModelProto, lacking: frozenset[str]) -> Iterator[str]:
-    """What the runtime lacks, in order of computation."""
+    """The operators that the runtime lacks, in order of computation."""
     for node in model.graph.node:
         own = node.domain in ("", "ai.onnx")
         if node.domain not in DOMAINS or (own and node.op_type in lacking):

@@ -41,7 +41,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class RecordedEpisode:
-    """What `episode.bin` holds.
+    """The content of `episode.bin`.
 
     Attributes:
         path: name of the file.
@@ -75,7 +75,7 @@ class RuntimeFiles:
 
 @dataclass(frozen=True)
 class WebReport:
-    """What is known of an export to the web.
+    """The report of an export to the web.
 
     Attributes:
         environment: its id; None if the policy has none.

@@ -105,7 +105,7 @@ def _read_tarball(path: Path) -> Runtime:
 
     Raises:
         ValueError: a file is missing or another.
-        OSError, TarError, EOFError: it is no tarball.
+        OSError, TarError, EOFError: it is not a tarball.
     """
     with tarfile.open(path, "r:gz") as archive:
 
@@ -117,7 +117,7 @@ def _read_tarball(path: Path) -> Runtime:
                 raise ValueError(f"no file {wanted}") from None
             stream = archive.extractfile(member) if member.size <= MAX_FILE_BYTES else None
             if stream is None:
-                raise ValueError(f"{wanted} is no file of at most {MAX_FILE_BYTES:,} bytes")
+                raise ValueError(f"{wanted} is not a file of at most {MAX_FILE_BYTES:,} bytes")
             return stream.read()
 
         return _checked(read)
@@ -161,7 +161,7 @@ def _fetch() -> Runtime:
 
 
 def _keep(runtime: Runtime, cache: Path) -> None:
-    """Writes the cache; an export needs none, so that a folder that cannot be written is no error.
+    """Writes the cache; exports do not need it, so a read-only folder is not an error.
 
     Each file is replaced whole, and its hash is checked whenever it is read.
     """

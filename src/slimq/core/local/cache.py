@@ -82,7 +82,7 @@ class Part:
         self._stream.write(content)
 
     def clear(self) -> None:
-        """Starts anew."""
+        """Starts over."""
         self._stream.truncate(0)
         self._stream.seek(0)
 

@@ -61,14 +61,14 @@ class DescribedPolicy(_Value):
 
 
 class DescribedFrame(_Value):
-    """What is new at each step: a frame, or the observation if frames are not stacked."""
+    """The new data at each step: a frame, or the observation if frames are not stacked."""
 
     dtype: Dtype
     shape: tuple[int, ...]
 
 
 class Preprocessing(_Value):
-    """What happens between the environment and the graph, in this order."""
+    """The steps between the environment and the graph, in this order."""
 
     wrappers: list[JsonValue] = Field(
         description="wrappers of the environment, the innermost first; not in the model"

@@ -285,7 +285,7 @@ class _Machine:
         elif name == "NEWOBJ_EX":
             keywords, arguments, maker = self.pop(), self.pop(), self.pop()
             if not isinstance(keywords, dict):
-                raise PickleError("is not a pickle: keyword arguments are no dict")
+                raise PickleError("is not a pickle: keyword arguments are not a dict")
             self.stack.append(Made(maker, arguments, entries=dict(keywords)))
         elif name == "OBJ":
             maker, *arguments = self.pop_group()

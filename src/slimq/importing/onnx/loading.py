@@ -74,8 +74,8 @@ def parse_model(content: bytes, file: str) -> onnx.ModelProto:
     """Parses a model and expands its functions.
 
     Raises:
-        InvalidInputError: it is no ONNX model, has external data or subgraphs, expands to too much,
-            or has weights that are not finite.
+        InvalidInputError: it is not an ONNX model, has external data or subgraphs, expands to too
+            much, or has weights that are not finite.
     """
     try:
         external = has_external_data(content)

@@ -35,7 +35,7 @@ def read_data(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
     """The attributes of the algorithm.
 
     Raises:
-        InvalidInputError: they are missing, or no JSON object.
+        InvalidInputError: they are missing, or not a JSON object.
     """
     try:
         data = json.loads(read_member(archive, "data", name))
@@ -50,7 +50,7 @@ def unpickled(data: dict[str, Any], key: str, name: str) -> Any:
     """A value of `data` that is stored as a base64 pickle, as data; plain values as they are.
 
     Raises:
-        InvalidInputError: it is no pickle.
+        InvalidInputError: it is not a pickle.
     """
     value = data.get(key)
     if not isinstance(value, dict) or ":serialized:" not in value:

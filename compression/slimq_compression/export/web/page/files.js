@@ -35,7 +35,7 @@ export async function fetchJson(path) {
   try {
     return JSON.parse(new TextDecoder().decode(bytes));
   } catch {
-    throw new Error(`${path} is no JSON: the export is damaged`);
+    throw new Error(`${path} is not JSON: the export is damaged`);
   }
 }
 

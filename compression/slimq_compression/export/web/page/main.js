@@ -145,7 +145,7 @@ class Play {
     }
     if (times.length) {
       const mean = times.reduce((sum, value) => sum + value, 0) / times.length;
-      facts.push(["Time of an action", `${mean.toFixed(3)} ms, mean of ${times.length}`]);
+      facts.push(["Time per action", `${mean.toFixed(3)} ms, mean of ${times.length}`]);
     }
     if (this.firstAction !== undefined) {
       facts.push(["First action", `${whole(Math.round(this.firstAction))} ms after the page began to load`]);

@@ -1,4 +1,4 @@
-// The panels beside the play: Q-values as bars, numbers, evidence, files.
+// The panels next to the play: Q-values as bars, numbers, evidence, files.
 
 import { greedy } from "./policy.js";
 
@@ -69,17 +69,17 @@ export function showHeading(report) {
 
 function verdictOf({ mean, text, robust, non_inferior: kept, conditions, missing, baseline }, variant) {
   if (mean === null) return ["bad", text];
-  if (variant === baseline) return ["open", "The full policy, with which its variants are compared."];
-  if (robust) return ["good", "Robust: holds against the full policy, undisturbed and under every standard condition."];
+  if (variant === baseline) return ["open", "The full policy, which its variants are compared with."];
+  if (robust) return ["good", "Robust: non-inferior to the full policy, undisturbed and under every standard condition."];
   const lost = conditions.filter(({ verdict }) => verdict === "loses").map(({ label }) => label);
   if (kept === false) lost.unshift("undisturbed play");
-  if (lost.length) return ["bad", `Not robust: loses too much against the full policy under ${lost.join(", ")}.`];
+  if (lost.length) return ["bad", `Not robust: loses too much compared with the full policy under ${lost.join(", ")}.`];
   if (kept === null) return ["open", "Played, but not compared with the full policy."];
   const unknown = missing.length ? ` Not known under ${missing.join(", ")}.` : "";
-  return ["open", `Holds against the full policy in undisturbed play.${unknown}`];
+  return ["open", `Non-inferior to the full policy in undisturbed play.${unknown}`];
 }
 
-const VERDICTS = { holds: ["good", "holds"], loses: ["bad", "loses too much"], open: ["open", "decides nothing"] };
+const VERDICTS = { holds: ["good", "passes"], loses: ["bad", "loses too much"], open: ["open", "decides nothing"] };
 
 function showConditions(conditions) {
   const table = byId("conditions");

@@ -10,16 +10,16 @@
   ];
   function findProblem() {
     if (location.protocol === "file:") {
-      return "Browsers load no modules from files. Serve this folder, for example with: python3 -m http.server";
+      return "Browsers do not load modules from files. Serve this folder, for example with: python3 -m http.server";
     }
     if (typeof WebAssembly !== "object") {
-      return "This browser has no WebAssembly, or it is switched off; the policy runs in it, so that it cannot play here.";
+      return "This browser has no WebAssembly, or it is switched off; the policy cannot play here without it.";
     }
     if (!WebAssembly.validate(new Uint8Array(simd))) {
-      return "This browser's WebAssembly has no SIMD, which ONNX Runtime Web needs: Chrome 91, Firefox 89 or Safari 16.4 have it.";
+      return "This browser's WebAssembly has no SIMD, which ONNX Runtime Web needs: Chrome 91, Firefox 89 or Safari 16.4 and later have it.";
     }
     if (!("noModule" in HTMLScriptElement.prototype) || typeof DecompressionStream !== "function") {
-      return "This browser is too old for this page: Chrome 80, Firefox 113 or Safari 16.4 can show it.";
+      return "This browser is too old for this page: Chrome 80, Firefox 113 or Safari 16.4 and later can show it.";
     }
     return "";
   }
