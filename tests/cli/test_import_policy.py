@@ -92,7 +92,7 @@ def test_the_text_says_that_there_are_too_few_states_to_hold_some_out(folder: Pa
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert {"calibration_states: 9", "held_out_states: 0"} < set(lines)
-    assert lines[-2].startswith("note: with 9 of the 10 states needed to keep some from compr")
+    assert lines[-2].startswith("note: with 9 of the 10 states needed to hold some back from compr")
 
 
 def test_a_policy_with_states_is_compressed_and_evaluated_on_others(folder: Path) -> None:

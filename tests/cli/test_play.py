@@ -118,7 +118,7 @@ def test_a_service_does_not_choose_what_code_runs_here(
     status, _, errors = invoke("play", "tiny", "--url", served_with())
     assert status == 2
     assert errors.splitlines()[-1] == (
-        "slimq: --trust-environment: expected the flag, for an environment that runs code of "
+        "slimq: --trust-environment: expected the flag, for an environment that runs code on "
         f"this machine, received none for {code}"
     )
 

@@ -277,5 +277,7 @@ def test_preprocessing_and_wrappers_exclude_each_other() -> None:
         preprocessing=AtariPreprocessing(),
         wrappers=(WrapperSpec(name="FlattenObservation"),),
     )
-    with pytest.raises(InvalidInputError, match=r"^environment\.wrappers: expected none beside"):
+    with pytest.raises(
+        InvalidInputError, match=r"^environment\.wrappers: expected none in addition"
+    ):
         describe(spec)

@@ -252,7 +252,9 @@ def test_another_training_in_the_folder_is_never_replaced(
         TrainingError, match=r"holds a training run that did not begin at .*first; use"
     ):
         train_in(tmp_path / "b", small_config, trained)
-    with pytest.raises(TrainingError, match=r"training with other values of algorithm\.gamma; go"):
+    with pytest.raises(
+        TrainingError, match=r"training run with other values of algorithm\.gamma; "
+    ):
         train_in(tmp_path / "b", with_algorithm(small_config, gamma=0.9), trained)
 
 
