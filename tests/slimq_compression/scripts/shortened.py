@@ -22,6 +22,7 @@ from slimq.core.repository import Repository
 from slimq_compression.pipeline import run_recipe
 from slimq_compression.recipe import Recipe, Step, load_recipe
 from slimq_compression.source import load_source
+from slimq_compression.teaching import teach
 
 SHORT = {"rounds": 1, "states": 64, "steps": 64, "updates": 2, "batch_size": 16, "keep_every": 1}
 """Most of each that a training gets."""
@@ -55,7 +56,8 @@ def main(policies: str, recipes: str, *names: str) -> None:
     for name in names or shipped(repository):
         policy, recipe = name.split("/")[0], find_recipe(Path(recipes), name)
         steps = tuple(short for step in recipe.network for short in shortened(policy, step))
-        staged = run_recipe(replace(recipe, network=steps), load_source(repository, policy))
+        source = teach(load_source(repository, policy), recipe, repository)
+        staged = run_recipe(replace(recipe, network=steps), source)
         nodes = onnx.load_model_from_string(staged.model).graph.node
         found[name] = {
             "sha256": hashlib.sha256(staged.stored).hexdigest(),
