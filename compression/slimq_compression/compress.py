@@ -22,6 +22,7 @@ from slimq_compression.recipe import Recipe, load_recipe
 from slimq_compression.recipe_files import FOLDER, resolve_recipe
 from slimq_compression.resume import StepStore
 from slimq_compression.source import Source, load_source
+from slimq_compression.teaching import teach
 
 _log = structlog.get_logger(__name__)
 
@@ -97,8 +98,9 @@ def compress(
         The outcomes, in the order in which they were made.
 
     Raises:
-        NotFoundError: the policy does not exist.
-        RepositoryError: its checkpoint or calibration set is missing or invalid.
+        NotFoundError: the policy does not exist, or a recipe's teacher.
+        RepositoryError: a checkpoint or the calibration set is missing or invalid.
+        ConfigError: a recipe's teacher does not fit the policy.
         AcceptGateError: the baseline was refused, so the others have no reference.
         SlimqError: the baseline could not be made.
     """
@@ -116,6 +118,8 @@ def compress(
         store=store,
         folder=folder,
     )
+    for recipe in recipes:  # before hours of work on others
+        queue.taught(recipe)
     for recipe in recipes:
         if recipe is not queue.baseline_recipe:  # which was made before another one
             queue.run(recipe)
@@ -192,6 +196,13 @@ class _Queue:
     folder: Path = FOLDER
     outcomes: list[Outcome] = field(default_factory=list)
     baseline_recipe: Recipe | None = None
+    _taught: dict[str | None, Source] = field(default_factory=dict)
+
+    def taught(self, recipe: Recipe) -> Source:
+        """The policy with the recipe's teacher. Raises as `teach`."""
+        if recipe.teacher not in self._taught:
+            self._taught[recipe.teacher] = teach(self.source, recipe, self.repository)
+        return self._taught[recipe.teacher]
 
     @cached_property
     def gate(self) -> AcceptGate:
@@ -204,7 +215,7 @@ class _Queue:
             SlimqError: it is the baseline, which failed or was refused.
         """
         policy = self.source.manifest.name
-        if not self.force and is_current(recipe, self.source, self.repository):
+        if not self.force and is_current(recipe, self.taught(recipe), self.repository):
             _log.info("unchanged", policy=policy, variant=recipe.name)
             made = self.repository.variant(policy, recipe.name)
             outcome = Outcome(recipe.name, "unchanged", made)
@@ -245,7 +256,7 @@ class _Queue:
         policy = self.source.manifest.name
         staged = run_recipe(
             recipe,
-            self.source,
+            self.taught(recipe),
             device=self.device,
             progress=self.progress,
             on_step=self.on_step,

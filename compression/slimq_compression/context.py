@@ -22,7 +22,7 @@ from slimq.core.conditions.catalogue import Condition
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
-from slimq.networks.qnetwork import QNetwork, arrange, count_parameters
+from slimq.networks.qnetwork import QNetwork, arrange
 from slimq.networks.torch_policy import TorchPolicy
 
 
@@ -167,15 +167,20 @@ def ignore(value: object, /) -> None:
 class PassContext:
     """Everything a pass may use besides its input and its parameters.
 
+    The teacher is the full policy, or another that the recipe names, with the same observations and
+    actions. What is learned is the teacher's: labels, the first rounds of play, and the scale and
+    the mean of Q-values in `calibration`. What is compressed stays the full policy's: the states,
+    the environment, the input of the first pass, and the size that shares are of.
+
     Attributes:
-        teacher: the full policy: a network, which must not be modified, or a graph.
-        observation: the layout of its observations.
-        calibration: states of its play with its Q-values.
-        collect: plays on collection seeds.
+        teacher: a network, which must not be modified, or a graph.
+        observation: the layout of observations.
+        calibration: states of the full policy's play with the teacher's Q-values.
+        collect: plays the policy's environment on collection seeds.
+        parameters: number of weights and biases of the full policy.
         seed: seed of this step, derived from the recipe's.
         device: device to train on.
         progress: opens a progress bar.
-        graph_parameters: weights and biases of a graph; unused for a network.
         generator: numpy generator, seeded with `seed`.
         torch_generator: torch generator on the CPU, seeded with `seed`.
     """
@@ -184,10 +189,10 @@ class PassContext:
     observation: ObservationSpec
     calibration: CalibrationSet
     collect: Collector
+    parameters: int
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = silent
-    graph_parameters: int = 0
     generator: np.random.Generator = field(init=False)
     torch_generator: torch.Generator = field(init=False)
 
@@ -196,18 +201,11 @@ class PassContext:
         object.__setattr__(self, "torch_generator", torch.Generator().manual_seed(self.seed))
 
     def expert(self) -> QFunction:
-        """The full policy as a Q-function, on the device."""
+        """The teacher as a Q-function, on the device."""
         if isinstance(self.teacher, OnnxPolicy):
             return self.teacher
         network = arrange(copy.deepcopy(self.teacher)).to(self.device).eval()
         return TorchPolicy(network, self.device)
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights and biases of the full policy."""
-        if isinstance(self.teacher, QNetwork):
-            return count_parameters(self.teacher)
-        return self.graph_parameters
 
     @property
     def states(self) -> Observations:

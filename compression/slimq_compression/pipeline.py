@@ -86,7 +86,7 @@ def run_recipe(
 
     Args:
         recipe: the recipe.
-        source: the policy to compress; not modified.
+        source: the policy to compress, taught as the recipe says; not modified.
         device: device for network passes that train, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step.
@@ -95,7 +95,11 @@ def run_recipe(
 
     Raises:
         ConfigError: a step's parameters do not fit this network.
+        ValueError: the recipe names another teacher than the source has; see `teach`.
     """
+    taught_by = None if source.teacher is None else source.teacher.record
+    if recipe.teacher != (taught_by and taught_by.policy):
+        raise ValueError(f"{recipe.source}: expected teacher {recipe.teacher!r}, got {taught_by!r}")
     run = _Run(recipe, source, device or torch.device("cpu"), progress, on_step)
     network = run.resume(store) if store and resume else source.network(recipe)
     for step in recipe.network[len(run.records) :]:
@@ -122,6 +126,7 @@ def run_recipe(
             calibration_sha256=source.calibration_sha256,
             accept=applied(recipe.accept, source.manifest).model_dump(mode="json"),
             search=recipe.search,
+            teacher=taught_by,
         ),
         model=entry,
         precision=describe_precision(model),
@@ -137,8 +142,8 @@ def run_recipe(
 def is_current(recipe: Recipe, source: Source, repository: Repository) -> bool:
     """Whether the published variant is what the recipe would make now, and readable.
 
-    That is: made by the same steps and seed from the same checkpoint and calibration set, and
-    accepted by the same gate.
+    That is: made by the same steps and seed from the same checkpoint and calibration set, taught by
+    the same checkpoint, and accepted by the same gate.
     """
     try:
         made, _ = repository.read_model(source.manifest.name, recipe.name)
@@ -150,15 +155,17 @@ def is_current(recipe: Recipe, source: Source, repository: Repository) -> bool:
     return (
         made.parent == source.checkpoint_sha256
         and is_made_by(made.recipe, recipe)
+        and made.recipe.teacher == (source.teacher and source.teacher.record)
         and made.recipe.calibration_sha256 == source.calibration_sha256
         and made.recipe.accept == applied(recipe.accept, source.manifest).model_dump(mode="json")
     )
 
 
 def is_made_by(record: RecipeRecord, recipe: Recipe) -> bool:
-    """Whether a variant's record has the recipe's steps and seed."""
+    """Whether a variant's record has the recipe's steps, seed and teacher."""
     steps = [(step.name, step.parameters) for step in record.steps]
-    return record.seed == recipe.seed and steps == recipe.fingerprint
+    taught_by = record.teacher and record.teacher.policy
+    return (record.seed, taught_by, steps) == (recipe.seed, recipe.teacher, recipe.fingerprint)
 
 
 class _Run:
@@ -253,15 +260,16 @@ class _Run:
         return stored, entry
 
     def _apply(self, step: Step, given: T) -> T:
+        teacher = self.source.teacher
         context = PassContext(
-            teacher=self.source.teacher,
+            teacher=self.source.full if teacher is None else teacher.full,
             observation=self.source.manifest.observation,
-            calibration=self.source.calibration,
+            calibration=self.source.lessons,
             collect=self.collector,
+            parameters=self.source.parameters,
             seed=step_seed(self.recipe.seed, len(self.records)),
             device=self.device,
             progress=self.progress,
-            graph_parameters=self.source.graph_parameters,
         )
         try:
             changed: T = step.row.apply(given, step.params, context)

@@ -43,6 +43,7 @@ from slimq.core.manifest import PolicyManifest, SearchRecord, Slug
 from slimq.core.toml_files import TomlDocument, parse_toml, read_toml
 from slimq.networks.export import OPSET
 from slimq_compression.catalogue import CATALOGUE, Pass, Phase, names
+from slimq_compression.network.distillation import DistillationParams
 from slimq_compression.shares import Limit, is_share
 
 
@@ -182,6 +183,11 @@ class Frame(BaseModel):
         le=2**31 - 1,
         description="seed of the passes that use random numbers or play",
     )
+    teacher: Slug | None = Field(
+        default=None,
+        description="another policy of the repository, with the same observations and actions, "
+        "whose Q-values `finetune` and `finetune_td` learn; null: those of the policy itself",
+    )
     network: list[dict[str, Any]] = Field(
         default_factory=list, description="passes on the torch network, in order, each with `pass`"
     )
@@ -234,10 +240,11 @@ class Recipe:
     accept: Accept
     store: Store
     search: SearchRecord | None = None
+    teacher: str | None = None
 
     @property
     def fingerprint(self) -> list[tuple[str, dict[str, Any]]]:
-        """Steps with parameters: with checkpoint and seed, these determine the result."""
+        """Steps with parameters: with checkpoints and seed, these determine the result."""
         export = ("export", self.export.model_dump(mode="json"))
         before, after = (
             [(step.name, step.params.model_dump(mode="json")) for step in steps]
@@ -252,8 +259,8 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises:
         ConfigError: the file is missing or not valid TOML, or has an unknown key, an invalid value,
-            an unknown pass, a pass in the wrong phase, or passes without a gate on the variant's
-            behaviour.
+            an unknown pass, a pass in the wrong phase, passes without a gate on the variant's
+            behaviour, or a teacher of whom nothing learns.
     """
     return _make_recipe(read_toml(path))
 
@@ -276,11 +283,21 @@ def _make_recipe(document: TomlDocument) -> Recipe:
         accept=frame.accept,
         search=frame.search,
         store=frame.store,
+        teacher=frame.teacher,
     )
     if (recipe.network or recipe.graph) and not frame.accept.checks_behaviour:
         problem = "a recipe with passes needs at least one of margin, return_ratio and agreement"
         raise document.error("accept", problem, ["accept"])
+    if recipe.teacher is not None and not any(map(_learns, recipe.network)):
+        problem = "expected a step that learns: finetune, or finetune_td with teacher_weight"
+        raise document.error("teacher", problem, ["teacher"])
     return recipe
+
+
+def _learns(step: Step) -> bool:
+    """Whether a step learns the teacher's Q-values."""
+    weight: float = getattr(step.params, "teacher_weight", 0.0)
+    return isinstance(step.params, DistillationParams) or weight > 0
 
 
 def _steps(phase: Phase, tables: list[dict[str, Any]], document: TomlDocument) -> tuple[Step, ...]:

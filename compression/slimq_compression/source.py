@@ -1,4 +1,4 @@
-"""The input of compression: a policy's full network or graph, and its calibration set."""
+"""The input of compression: a policy's full network or graph, its calibration set, its teacher."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import onnx
 
 from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import ConfigError, RepositoryError
-from slimq.core.manifest import PolicyManifest
+from slimq.core.manifest import PolicyManifest, TeacherRecord
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction
 from slimq.core.repository import POLICY_FILE, Repository
+from slimq.evaluation.fidelity import q_values_of
 from slimq.networks.checkpoint import load_network
 from slimq.networks.graph_counts import count_graph
 from slimq.networks.qnetwork import QNetwork, count_parameters
@@ -28,6 +29,23 @@ JUDGED_EVERY = 5
 """One of this many recorded states is for judging, where there is no environment."""
 
 
+Full = QNetwork | OnnxPolicy
+"""A full policy: a network, or a graph that no network pass can change."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Another policy, from whose Q-values passes learn.
+
+    Attributes:
+        record: its name and checkpoint, for the manifest.
+        full: its network or graph.
+    """
+
+    record: TeacherRecord
+    full: Full
+
+
 @dataclass(frozen=True)
 class Source:
     """Input of compression: a policy with its checkpoint or graph, and its calibration set.
@@ -35,27 +53,31 @@ class Source:
     Attributes:
         manifest: the policy's.
         checkpoint_sha256: of the stored checkpoint, or of the graph where there is none.
-        teacher: the full policy: a network, or a graph that no network pass can change.
+        full: the full policy: what is compressed, and what variants are compared with.
         calibration: states with the full policy's Q-values, for passes.
         judged: those on which agreement is judged: the same, or, for a policy without an
             environment, whose recorded states are all that passes learn from, a fifth of them that
             passes do not see.
         graph: the full policy's ONNX graph, if it has no network.
+        teacher: another policy to learn from; None for the full policy itself.
     """
 
     manifest: PolicyManifest
     checkpoint_sha256: str
-    teacher: QNetwork | OnnxPolicy
+    full: Full
     calibration: CalibrationSet
     judged: CalibrationSet
     graph: bytes | None = None
+    teacher: Teacher | None = None
 
     @property
     def digest(self) -> str:
-        """Digest of checkpoint, calibration set and environment."""
+        """Digest of checkpoint, calibration set, environment, and the teacher's checkpoint."""
         environment = self.manifest.environment
         described = "" if environment is None else environment.model_dump_json()
         terms = f"{self.checkpoint_sha256} {self.calibration_sha256} {described}"
+        if self.teacher is not None:
+            terms += f" {self.teacher.record.checkpoint_sha256}"
         return hashlib.sha256(terms.encode()).hexdigest()
 
     @property
@@ -67,14 +89,14 @@ class Source:
     @property
     def spec(self) -> QNetworkSpec:
         """The full policy's network, or, for a graph, one without hidden layers."""
-        network = self.teacher if isinstance(self.teacher, QNetwork) else outline(self.manifest)
+        network = self.full if isinstance(self.full, QNetwork) else outline(self.manifest)
         return network.spec
 
     @property
     def parameters(self) -> int:
         """Weights and biases of the full policy."""
-        if isinstance(self.teacher, QNetwork):
-            return count_parameters(self.teacher)
+        if isinstance(self.full, QNetwork):
+            return count_parameters(self.full)
         return self.graph_parameters
 
     @cached_property
@@ -87,7 +109,16 @@ class Source:
     @property
     def expert(self) -> QFunction:
         """The full policy as a Q-function, on the CPU."""
-        return self.teacher if isinstance(self.teacher, OnnxPolicy) else TorchPolicy(self.teacher)
+        return as_q_function(self.full)
+
+    @cached_property
+    def lessons(self) -> CalibrationSet:
+        """The calibration states with the teacher's Q-values, for passes."""
+        if self.teacher is None:
+            return self.calibration
+        states = self.calibration.observations(self.manifest.observation)
+        q_values = q_values_of(as_q_function(self.teacher.full), states)
+        return replace(self.calibration, q_values=q_values)
 
     def network(self, recipe: Recipe) -> QNetwork:
         """The network that a recipe's first network pass is given.
@@ -98,8 +129,8 @@ class Source:
         Raises:
             ConfigError: the policy is a graph, and the recipe begins with another network pass.
         """
-        if isinstance(self.teacher, QNetwork):
-            return self.teacher
+        if isinstance(self.full, QNetwork):
+            return self.full
         if recipe.network and recipe.network[0].name != STUDENT:
             problem = (
                 f"{self.manifest.name} is kept as an ONNX graph, which this pass cannot change; "
@@ -114,10 +145,15 @@ class Source:
         Raises:
             RepositoryError: the policy is a graph.
         """
-        if isinstance(self.teacher, QNetwork):
-            return self.teacher
+        if isinstance(self.full, QNetwork):
+            return self.full
         problem = f"the policy is kept as an ONNX graph; {purpose} needs a network"
         raise RepositoryError(f"{self.manifest.name}/{POLICY_FILE}", problem)
+
+
+def as_q_function(full: Full) -> QFunction:
+    """A full policy as a Q-function, on the CPU."""
+    return full if isinstance(full, OnnxPolicy) else TorchPolicy(full)
 
 
 def outline(manifest: PolicyManifest) -> QNetwork:
@@ -162,8 +198,17 @@ def load_source(repository: Repository, policy: str) -> Source:
     if manifest.environment is None:
         calibration, judged = divide(calibration)
     content = repository.read_file(policy, manifest.source)
-    place, sha256 = f"{policy}/{manifest.source.path}", manifest.source.sha256
+    full = parse_full(content, manifest, f"{policy}/{manifest.source.path}")
+    graph = content if isinstance(full, OnnxPolicy) else None
+    return Source(manifest, manifest.source.sha256, full, calibration, judged, graph)
+
+
+def parse_full(content: bytes, manifest: PolicyManifest, place: str) -> Full:
+    """Parses a policy's stored checkpoint or graph.
+
+    Raises:
+        RepositoryError: it is invalid; the error names `place`.
+    """
     if manifest.checkpoint is not None:
-        return Source(manifest, sha256, load_network(content, place), calibration, judged)
-    graph = OnnxPolicy(content, manifest.observation, len(manifest.actions), place)
-    return Source(manifest, sha256, graph, calibration, judged, content)
+        return load_network(content, place)
+    return OnnxPolicy(content, manifest.observation, len(manifest.actions), place)

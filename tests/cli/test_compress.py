@@ -27,6 +27,18 @@ agreement = 0.0
 max_bytes = {limit}
 """
 
+TAUGHT = """
+name = "taught"
+teacher = "twin"
+[[network]]
+pass = "finetune"
+rounds = 1
+states = 16
+updates = 1
+[accept]
+agreement = 0.5
+"""
+
 
 @pytest.fixture
 def cartpole_repository(tmp_path: Path) -> Any:
@@ -62,6 +74,20 @@ def test_a_recipe_by_name_publishes_and_prints_every_step(folder: Path) -> None:
     assert lines[3] == "  passed: agreement 1 (at least 0.99)"
     assert (folder / "policies/cartpole/variants/fp32/variant.json").exists()
     assert run("cartpole", "fp32").stdout.startswith("cartpole/fp32: unchanged, ")
+
+
+def test_the_teacher_of_a_variant_is_printed(folder: Path, cartpole_repository: Any) -> None:
+    from slimq.core.publish import Publisher
+
+    manifest = cartpole_repository.policy("cartpole")
+    content = cartpole_repository.read_file("cartpole", manifest.checkpoint)
+    twin = manifest.model_copy(update={"name": "twin", "calibration": None})
+    Publisher(cartpole_repository).publish_policy(twin, {manifest.checkpoint.path: content})
+    (folder / "recipes" / "taught.toml").write_text(TAUGHT, encoding="utf-8")
+    result = run("cartpole", "taught")
+    assert result.exit_code == 0, result.output
+    heading = r"cartpole/taught: published, [\d,]+ bytes, taught by twin"
+    assert re.fullmatch(heading, result.stdout.splitlines()[0])
 
 
 def test_json_holds_status_manifest_and_the_gates_criteria(folder: Path) -> None:

@@ -88,14 +88,20 @@ def test_the_digest_changes_with_the_protocol():
     assert protocol(epsilon=0.02).digest != protocol().digest
 
 
-@pytest.mark.parametrize("field", ["seeds", "returns", "lengths", "trajectories"])
+@pytest.mark.parametrize("field", ["seeds", "returns", "lengths"])
 def test_a_report_without_one_entry_per_episode_is_refused_by_name(field):
     with pytest.raises(ValidationError, match=f"{field}: expected 2 entries"):
         report(**{field: []})
 
 
-def test_trajectories_may_be_left_out():
-    found = report(trajectories=None).played
+def test_more_trajectories_than_episodes_are_refused():
+    with pytest.raises(ValidationError, match="trajectories: expected at most 2 entries"):
+        report(trajectories=["c" * 64] * 3)
+
+
+@pytest.mark.parametrize("listed", [None, ["c" * 64]])
+def test_trajectories_may_be_left_out(listed):
+    found = report(trajectories=listed).played
     assert found is not None
     assert found.distinct_trajectories == report().distinct_trajectories
 

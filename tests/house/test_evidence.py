@@ -24,7 +24,8 @@ def page(root: Path) -> str:
 
 def slimq_lines(page: str) -> list[list[str]]:
     blocks = re.findall(r"^```bash\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    return [shlex.split(line)[1:] for line in "".join(blocks).splitlines()]
+    lines = [shlex.split(line) for line in "".join(blocks).splitlines()]
+    return [arguments for command, *arguments in lines if command == "slimq"]
 
 
 def test_the_table_is_that_of_the_conditions(page: str) -> None:

@@ -151,7 +151,7 @@ def test_a_gate_that_asks_for_nothing_or_for_bytes_still_runs_the_model(
 ) -> None:
     source = load_source(cartpole_repository, "cartpole")
     with torch.no_grad():
-        source.teacher.head.bias.fill_(float("nan"))
+        source.full.head.bias.fill_(float("nan"))
     staged = run_recipe(parse_recipe(FP32, "fp32.toml"), source)
     with pytest.raises(RepositoryError, match="non-finite Q-values"):
         AcceptGate(source, cartpole_repository).judge(staged, Accept(**accept))
@@ -195,7 +195,7 @@ def test_the_baseline_is_compared_with_the_network_itself(cartpole_repository) -
     source = load_source(cartpole_repository, "cartpole")
     staged = run_recipe(parse_recipe(FP32, "fp32.toml"), source)
     with torch.no_grad():
-        source.teacher.head.weight.neg_()
+        source.full.head.weight.neg_()
     with pytest.raises(CheckFailedError, match=r"the full policy returns \d"):
         AcceptGate(source, cartpole_repository).judge(staged, Accept(episodes=2, margin=0.0))
 
@@ -203,7 +203,7 @@ def test_the_baseline_is_compared_with_the_network_itself(cartpole_repository) -
 def test_q_values_that_are_not_finite_are_refused(cartpole_repository) -> None:
     source = load_source(cartpole_repository, "cartpole")
     with torch.no_grad():
-        source.teacher.head.bias.fill_(float("nan"))
+        source.full.head.bias.fill_(float("nan"))
     staged = run_recipe(parse_recipe(FP32, "fp32.toml"), source)
     with pytest.raises(RepositoryError, match="non-finite Q-values"):
         AcceptGate(source, cartpole_repository).judge(staged, Accept(agreement=0.0))

@@ -228,8 +228,8 @@ def test_a_network_with_no_student_of_the_share_is_refused(name: str) -> None:
 
 def in_other_units(source: Source, factor: float) -> Source:
     """The same policy where all rewards, and so all Q-values, are multiplied by a factor."""
-    assert isinstance(source.teacher, QNetwork)
-    teacher = copy.deepcopy(source.teacher)
+    assert isinstance(source.full, QNetwork)
+    teacher = copy.deepcopy(source.full)
     with torch.no_grad():
         for layer in output_layers(teacher).values():
             layer.weight *= factor
@@ -239,7 +239,7 @@ def in_other_units(source: Source, factor: float) -> Source:
         return replace(states, q_values=states.q_values * np.float32(factor))
 
     sets = {"calibration": scaled(source.calibration), "judged": scaled(source.judged)}
-    return replace(source, teacher=teacher, **sets)
+    return replace(source, full=teacher, **sets)
 
 
 def q_values(made: Staged, source: Source) -> QValues:

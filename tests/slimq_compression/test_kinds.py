@@ -14,7 +14,7 @@ from slimq.core.errors import InvalidInputError
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.networks.checkpoint import save_network
 from slimq.networks.export import export_onnx
-from slimq.networks.qnetwork import QNetwork, named_layers
+from slimq.networks.qnetwork import QNetwork, count_parameters, named_layers
 from slimq.networks.specification import HeadSpec, MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.catalogue import CATALOGUE
@@ -55,7 +55,8 @@ def make_context(kind: str) -> PassContext:
     indices = np.arange(64, dtype=np.int32)[:, None]
     calibration = CalibrationSet(states, indices, TorchPolicy(network)(states))
     collector = RecordedCollector(layout_of(kind), calibration)
-    return PassContext(network, layout_of(kind), calibration, collector)
+    parameters = count_parameters(network)
+    return PassContext(network, layout_of(kind), calibration, collector, parameters)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -171,7 +171,7 @@ def test_the_manifest_tells_the_operator_set_that_storage_needs(
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.copy_(torch.sign(parameter))
-    staged = run_recipe(stored_recipe("[export]\nopset = 18\n"), replace(source, teacher=teacher))
+    staged = run_recipe(stored_recipe("[export]\nopset = 18\n"), replace(source, full=teacher))
     model = onnx.load_model_from_string(staged.model)
     assert staged.manifest.opset == model.opset_import[0].version == 25
     assert "int2" in staged.manifest.precision
@@ -257,7 +257,7 @@ def test_the_bound_of_cartpoles_int8_holds_its_network_and_is_a_bound(
     cartpole_repository, make_network
 ) -> None:
     source = load_source(cartpole_repository, "cartpole")
-    source = replace(source, teacher=make_network("wide"))
+    source = replace(source, full=make_network("wide"))
     folder = Path(__file__).parents[2] / "recipes"
     sizes = [
         len(run_recipe(load_recipe(folder / name), source).model)

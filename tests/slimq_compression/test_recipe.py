@@ -165,6 +165,16 @@ def test_a_mistake_is_named_with_file_step_and_nearest_name(
     assert str(caught.value).startswith(f"small.toml: {message}")
 
 
+def test_a_teacher_needs_a_step_that_learns() -> None:
+    taught = 'name = "taught"\nteacher = "sticky"\naccept = { agreement = 0.5 }\n[[network]]\n'
+    for step in ('pass = "finetune"', 'pass = "finetune_td"\nteacher_weight = 0.1'):
+        assert parse_recipe(taught + step, "taught.toml").teacher == "sticky"
+    message = r"^taught\.toml: teacher: expected a step that learns: .* \(at line 2\)$"
+    for step in ('pass = "finetune_td"', 'pass = "student"\nhidden = [8]'):
+        with pytest.raises(ConfigError, match=message):
+            parse_recipe(taught + step, "taught.toml")
+
+
 @pytest.mark.parametrize("gate", ["", "[accept]\nmax_bytes = 1000"])
 def test_passes_without_a_gate_that_looks_at_what_the_variant_does_are_refused(gate: str) -> None:
     before, _, _ = VALID.partition("[accept]")

@@ -17,7 +17,7 @@ from slimq.core.repository import Repository
 from slimq.environments.collection import States, Transitions, collect_calibration
 from slimq.networks.checkpoint import save_network
 from slimq.networks.layers import ConvLayer
-from slimq.networks.qnetwork import QNetwork
+from slimq.networks.qnetwork import QNetwork, count_parameters
 from slimq.networks.specification import NATURE, ConvSpec, MLPSpec, QNetworkSpec
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.context import PassContext
@@ -116,6 +116,7 @@ def build_context(kind: str, teacher: QNetwork, seed: int = 0, states: int = 96)
         observation=OBSERVATIONS[kind],
         calibration=CalibrationSet(frames, indices, q_values),
         collect=DrawnStates(kind),
+        parameters=count_parameters(teacher),
         seed=seed,
     )
 

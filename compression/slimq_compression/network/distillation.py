@@ -1,4 +1,4 @@
-"""Distills the full policy into a network: losses, replay of states, updates.
+"""Distills a teacher, the full policy or another, into a network: losses, replay, updates.
 
 Policy distillation after Rusu et al. 2015 (1511.06295): the teacher labels states with its
 Q-values. States are collected in rounds as in DAgger (Ross et al. 2011, 1011.0686): the teacher

@@ -1,4 +1,4 @@
-"""Fine-tuning by distillation from the full policy, on states that the network itself visits.
+"""Fine-tuning by distillation from the teacher, on states that the network itself visits.
 
 Policy distillation after Rusu et al. 2015 (1511.06295): the student minimizes KL(softmax(q_T/τ) ‖
 softmax(q_S/τ)). Rusu et al. read the student's outputs as logits; here τ divides both, and a Huber

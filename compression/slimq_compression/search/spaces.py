@@ -29,7 +29,7 @@ def open_space(settings: SearchSettings, source: Source) -> Space:
     terms = Terms(
         techniques=techniques_for(source) if _can_judge(source) else (),
         own=OWN if inner_layers(source) else OWN[:1],
-        own_codes=isinstance(source.teacher, QNetwork),
+        own_codes=isinstance(source.full, QNetwork),
         seconds=60 * settings.minutes * settings.workers,
         seed=settings.seed,
         first_share=_first_share(settings, source),

@@ -25,7 +25,10 @@ def describe(outcome: Outcome) -> list[str]:
     manifest = outcome.manifest
     if manifest is None:
         return [f"{outcome.variant}: {outcome.status}, {outcome.error}"]
-    lines = [f"{manifest.policy}/{manifest.name}: {outcome.status}, {manifest.model.bytes:,} bytes"]
+    heading = f"{manifest.policy}/{manifest.name}: {outcome.status}, {manifest.model.bytes:,} bytes"
+    if manifest.recipe.teacher is not None:
+        heading += f", taught by {manifest.recipe.teacher.policy}"
+    lines = [heading]
     header = ("step", "bytes", "parameters", "non-zero", "MACs", "agreement", "regret", "seconds")
     lines.append("  " + _row(header))
     lines += ["  " + _row(_cells(step)) for step in manifest.recipe.steps]

@@ -251,6 +251,13 @@ class SearchRecord(Manifest):
     workers: int = Field(ge=1, description="processes of its last run")
 
 
+class TeacherRecord(Manifest):
+    """Another policy of the repository that taught a variant."""
+
+    policy: Slug
+    checkpoint_sha256: Sha256 = Field(description="of its checkpoint, or of its graph")
+
+
 class RecipeRecord(Manifest):
     """The recipe that made a variant."""
 
@@ -266,6 +273,11 @@ class RecipeRecord(Manifest):
     )
     search: SearchRecord | None = Field(
         default=None, description="the search that found it; null if it was written by hand"
+    )
+    teacher: TeacherRecord | None = Field(
+        default=None,
+        description="the policy whose Q-values it learned; left out if its own",
+        exclude_if=lambda teacher: teacher is None,
     )
 
 

@@ -17,8 +17,8 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import Sha256, Slug
 from slimq.core.schema import Versioned
 
-MAX_TRAJECTORIES = 1_000
-"""Episodes of which a report lists the trajectories."""
+MAX_TRAJECTORIES = 20
+"""Trajectories in a report: enough to see that play repeats, and few of its bytes."""
 LatencyMode = Literal["interleaved", "alone"]
 
 
@@ -168,10 +168,9 @@ class Played(NamedTuple):
 class EvaluationReport(Versioned):
     """One variant's evaluation: raw numbers per episode and their summary.
 
-    `seeds`, `returns` and `lengths` have one entry per episode, in seed order, as has
-    `trajectories` if there are at most `MAX_TRAJECTORIES`. Of a policy without an environment they
-    are null, as is everything in `Played`: nothing was played, and fidelity refers to recorded
-    states.
+    `seeds`, `returns` and `lengths` have one entry per episode, in seed order, and `trajectories`
+    has one for each of the first `MAX_TRAJECTORIES`. Of a policy without an environment they are
+    null, as is everything in `Played`: nothing was played, and fidelity refers to recorded states.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -187,8 +186,8 @@ class EvaluationReport(Versioned):
     lengths: list[int] | None = Field(default=None, description="agent steps")
     trajectories: list[Sha256] | None = Field(
         default=None,
-        description="sha256 of each episode's actions; null for more than "
-        f"{MAX_TRAJECTORIES:,} episodes, of which they would be most of the report",
+        description=f"sha256 of the actions of each of the first {MAX_TRAJECTORIES} episodes; "
+        "earlier reports list all episodes or none",
     )
     distinct_trajectories: int | None = Field(default=None, ge=1)
     mean: float | None = None
@@ -241,11 +240,14 @@ class EvaluationReport(Versioned):
         if self.states_sha256 is not None:
             raise ValueError("states_sha256: expected null, as states come from play")
         episodes = self.protocol.episodes
-        for name in ("seeds", "returns", "lengths", "trajectories"):
+        for name in ("seeds", "returns", "lengths"):
             values = getattr(self, name)
-            if values is not None and len(values) != episodes:
+            if len(values) != episodes:
                 received = f"one per episode, received {len(values)}"
                 raise ValueError(f"{name}: expected {episodes} entries, {received}")
+        if self.trajectories is not None and len(self.trajectories) > episodes:
+            received = f"received {len(self.trajectories)}"
+            raise ValueError(f"trajectories: expected at most {episodes} entries, {received}")
         conditions = [found.condition for found in self.conditions]
         if len(set(conditions)) < len(conditions):
             raise ValueError("conditions: expected each condition once")

@@ -143,7 +143,7 @@ def summarize(
         seeds=[episode.seed for episode in episodes],
         returns=returns,
         lengths=[episode.length for episode in episodes],
-        trajectories=trajectories if len(trajectories) <= MAX_TRAJECTORIES else None,
+        trajectories=trajectories[:MAX_TRAJECTORIES],
         distinct_trajectories=len(set(trajectories)),
         mean=sum(returns) / len(returns),
         interval=mean_interval(

@@ -14,6 +14,7 @@ from network_kinds import KINDS, draw_observations, layout_of, make_kind
 from slimq.core.calibration import CalibrationSet
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.networks.export import export_onnx
+from slimq.networks.qnetwork import count_parameters
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.catalogue import CATALOGUE
 from slimq_compression.collector import RecordedCollector
@@ -35,7 +36,8 @@ def make_context(kind: str) -> PassContext:
     indices = np.arange(64, dtype=np.int32)[:, None]
     calibration = CalibrationSet(states, indices, TorchPolicy(network)(states))
     collector = RecordedCollector(layout_of(kind), calibration)
-    return PassContext(network, layout_of(kind), calibration, collector)
+    parameters = count_parameters(network)
+    return PassContext(network, layout_of(kind), calibration, collector, parameters)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,7 @@ from network_kinds import KINDS, draw_observations, layout_of, make_kind
 from slimq.core.calibration import CalibrationSet
 from slimq.core.errors import InvalidInputError
 from slimq.networks.grids import LinearLevels
-from slimq.networks.qnetwork import named_layers
+from slimq.networks.qnetwork import count_parameters, named_layers
 from slimq.networks.torch_policy import TorchPolicy
 from slimq_compression.collector import RecordedCollector
 from slimq_compression.context import PassContext
@@ -27,9 +27,11 @@ def context_of(kind: str) -> PassContext:
     network, states = make_kind(kind), draw_observations(kind, 256)
     indices = np.arange(256, dtype=np.int32)[:, None]
     calibration = CalibrationSet(states, indices, TorchPolicy(network)(states))
-    return PassContext(
-        network, layout_of(kind), calibration, RecordedCollector(layout_of(kind), calibration)
+    collector, parameters = (
+        RecordedCollector(layout_of(kind), calibration),
+        count_parameters(network),
     )
+    return PassContext(network, layout_of(kind), calibration, collector, parameters)
 
 
 def test_q_values_are_nearer_than_with_the_nearest_levels() -> None:

@@ -12,6 +12,7 @@ from slimq.core.conditions.catalogue import kind_of, measuring
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import FrameStack, ObservationPart, ObservationSpec
 from slimq.networks.layers import ConvLayer, Window
+from slimq.networks.qnetwork import count_parameters
 from slimq.networks.specification import ConvSpec, MLPSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 from slimq_compression.network.disturbance import Disturb, conditions_of, make_disturber
@@ -61,11 +62,13 @@ def disturb(
     seed: int = 0,
     window: Window | None = None,
 ) -> Disturbed:
+    teacher = build_network("mlp")
     context = PassContext(
-        teacher=build_network("mlp"),
+        teacher=teacher,
         observation=observation,
         calibration=record(observation, states),
         collect=DrawnStates("mlp"),
+        parameters=count_parameters(teacher),
         seed=seed,
     )
     spec = seen_by(observation, window)

@@ -90,7 +90,7 @@ def test_the_temporal_difference_error_falls_on_play_of_cartpole(
     cartpole_repository: Repository, make_context
 ) -> None:
     """The policy balances, but its values are those of no reward: near 1 / (1 − γ) is right."""
-    network = load_source(cartpole_repository, "cartpole").teacher
+    network = load_source(cartpole_repository, "cartpole").full
     context = replace(make_context("mlp", network), collect=cartpole_collector())
     params = Params(
         gamma=0.9,

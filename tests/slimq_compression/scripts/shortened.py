@@ -1,4 +1,4 @@
-"""Recipes of shipped variants, with little training: the hash of the model and its nodes, as JSON.
+"""Recipes, by default all shipped ones, with little training: the model's hash and nodes, as JSON.
 
     python shortened.py POLICIES RECIPES [POLICY/VARIANT …]
 
@@ -22,6 +22,7 @@ from slimq.core.repository import Repository
 from slimq_compression.pipeline import run_recipe
 from slimq_compression.recipe import Recipe, Step, load_recipe
 from slimq_compression.source import load_source
+from slimq_compression.teaching import teach
 
 SHORT = {"rounds": 1, "states": 64, "steps": 64, "updates": 2, "batch_size": 16, "keep_every": 1}
 """Most of each that a training gets."""
@@ -38,22 +39,25 @@ def shortened(policy: str, step: Step) -> list[Step]:
     return [replace(step, params=step.params.model_copy(update=fewer))]
 
 
-def shipped(repository: Repository, recipes: Path) -> Iterator[tuple[str, Recipe]]:
+def shipped(repository: Repository) -> Iterator[str]:
     for policy in repository.policies():
         for variant in repository.variants(policy):
-            own = recipes / policy / f"{variant}.toml"
-            yield policy, load_recipe(own if own.exists() else recipes / f"{variant}.toml")
+            yield f"{policy}/{variant}"
+
+
+def find_recipe(recipes: Path, name: str) -> Recipe:
+    own = recipes / f"{name}.toml"
+    return load_recipe(own if own.exists() else recipes / f"{Path(name).name}.toml")
 
 
 def main(policies: str, recipes: str, *names: str) -> None:
     repository = Repository(Path(policies))
     found: dict[str, Any] = {}
-    for policy, recipe in shipped(repository, Path(recipes)):
-        name = f"{policy}/{recipe.name}"
-        if names and name not in names:
-            continue
+    for name in names or shipped(repository):
+        policy, recipe = name.split("/")[0], find_recipe(Path(recipes), name)
         steps = tuple(short for step in recipe.network for short in shortened(policy, step))
-        staged = run_recipe(replace(recipe, network=steps), load_source(repository, policy))
+        source = teach(load_source(repository, policy), recipe, repository)
+        staged = run_recipe(replace(recipe, network=steps), source)
         nodes = onnx.load_model_from_string(staged.model).graph.node
         found[name] = {
             "sha256": hashlib.sha256(staged.stored).hexdigest(),

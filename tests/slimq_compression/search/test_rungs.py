@@ -57,7 +57,7 @@ def test_every_kind_of_network_has_students_that_are_as_small_as_asked(
         proposal = RungProposal(Rung(technique, share), kind_of(source), inner_layers(source))
         recipe, _ = proposal.recipe(name="one", accept=ACCEPT, trained=False)
         staged = run_recipe(recipe, source)
-        assert staged.manifest.parameters <= share * count_parameters(source.teacher)
+        assert staged.manifest.parameters <= share * count_parameters(source.full)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,8 +67,8 @@ def test_own_layers_take_a_form_and_the_head_keeps_its_floats(
 ) -> None:
     source = source_of(kind, make_policy)
     inner = inner_layers(source)
-    assert isinstance(source.teacher, QNetwork)
-    names = list(named_layers(source.teacher))
+    assert isinstance(source.full, QNetwork)
+    names = list(named_layers(source.full))
     assert set(inner) <= set(names)
     for technique in ("whole", "inner") if inner else ("whole",):
         rung = Rung(technique, form=form, bits=8 if form == "codes" else 0)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ def enqueue(policy: str, study: optuna.Study, policies: Path = ROOT / "policies"
     source = load_source(repository, policy)
     background = background_of(source.calibration)
     return enqueue_published(
-        study, repository, policy, source.teacher.spec, Offer.current(), background
+        study, repository, policy, source.full.spec, Offer.current(), background
     )
 
 
@@ -57,7 +57,7 @@ def test_the_choices_make_the_recipe_of_the_variant_again(study: optuna.Study) -
     chosen = waiting(study)["tiny"]
     offer, gate = Offer.current(), {"margin": 0.02}
     background = background_of(source.calibration)
-    candidate = suggest(FixedTrial(chosen), source.teacher.spec, offer, background)
+    candidate = suggest(FixedTrial(chosen), source.full.spec, offer, background)
     found, _ = make_recipe(candidate, offer, name="tiny", seed=1, effort=1.0, accept=gate)
     shipped = load_recipe(ROOT / "recipes" / "pong" / "tiny.toml")
     made, given = found.network[0].params, shipped.network[0].params

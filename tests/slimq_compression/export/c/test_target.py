@@ -18,7 +18,7 @@ from slimq_compression.export.c.target import compare
 
 pytestmark = needs_compiler
 FORMS = [
-    ("cartpole", "sparse-taylor"),
+    ("cartpole", "sparse-obd"),
     ("frozenlake", "fitted-128-4bit"),
     ("minigrid-empty", "whole-int8"),
     ("pong", "tiny"),

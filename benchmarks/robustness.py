@@ -1,0 +1,97 @@
+"""Writes the table of docs/evidence.md: the smallest variant of each policy under each condition.
+
+    python benchmarks/robustness.py            prints it
+    python benchmarks/robustness.py --write    replaces that of the page
+    python benchmarks/robustness.py --check    exits with 1 if the page has another
+
+All figures are those of manifests and reports below policies/; nothing is played.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pages import add_page_options, settle
+from slimq.core.repository import Repository
+from slimq.core.robustness import ConditionResult
+from slimq.core.text_tables import markdown_table
+from slimq.evaluation.comparison import ComparisonRow
+from suite_entries import Entry, percent, read_entry
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "evidence.md"
+MISSING = "–"
+VERDICTS = {True: "yes", False: "no", None: MISSING}
+SLOTS = (("noise",), ("brightness", "bias"), ("lost", "held"), ("sticky",), ("delayed",))
+"""Columns: of the conditions in one, a policy has at most one in its standard set."""
+HEAD = ("policy", "", *(" / ".join(f"`{name}`" for name in slot) for slot in SLOTS), "robust")
+NAMES = 2
+"""Leading columns that are text."""
+
+
+def sections(entries: Sequence[Entry]) -> dict[str, str]:
+    """The generated part of the page by the name in its markers."""
+    rows = [row for entry in entries for row in policy_rows(entry)]
+    return {"robustness": markdown_table([HEAD, *rows], NAMES)}
+
+
+def policy_rows(entry: Entry) -> Iterator[list[str]]:
+    """What the full policy loses by each condition, and what its smallest variant does then."""
+    policy, row = f"`{entry.manifest.name}`", entry.choice
+    if row is None:
+        return
+    found = [result_in(row, slot) for slot in SLOTS]
+    yield [policy, "full policy loses", *map(own_loss, found), ""]
+    robust = VERDICTS[row.robustness.robust if row.robustness else None]
+    yield ["", f"`{row.variant}` differs by", *map(difference, found), robust]
+
+
+def result_in(row: ComparisonRow, slot: Sequence[str]) -> ConditionResult | None:
+    """A variant under the standard condition of a column; None if it was not played."""
+    results = row.robustness.results if row.robustness else ()
+    found = (r for r in results if r.standard and r.condition.name in slot)
+    return next(found, None)
+
+
+def own_loss(result: ConditionResult | None) -> str:
+    """The share of its gain over random play that the full policy loses by the condition."""
+    if result is None or result.full_loss is None:
+        return MISSING
+    return f"{result.full_loss:z.1%}".replace("-", "−")
+
+
+def difference(result: ConditionResult | None) -> str:
+    """A variant's difference from the full policy, with its bound; marked by what it decides."""
+    if result is None or result.difference is None:
+        return MISSING
+    paired = result.difference
+    text = f"{percent(paired.mean, 1)} (≥ {percent(paired.low, 1)})"
+    if result.non_inferior is None:
+        return f"*{text}*"
+    return text if result.non_inferior else f"**{text}**"
+
+
+def read_sections(policies: Path) -> dict[str, str]:
+    """The generated part of the page, from a repository.
+
+    Raises:
+        RepositoryError: it cannot be listed, or a policy's manifest is invalid.
+    """
+    repository = Repository(policies)
+    return sections([read_entry(repository, name) for name in repository.policies()])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints, writes or checks the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--policies", type=Path, default=ROOT / "policies")
+    add_page_options(parser, PAGE)
+    options = parser.parse_args(arguments)
+    outdated = "is not what the reports give"
+    settle(options, lambda: read_sections(options.policies), "robustness.py", outdated)
+
+
+if __name__ == "__main__":
+    main()
