@@ -1,18 +1,21 @@
-"""Measures how soon exported pages act: the default variant of every policy, in Chromium.
+"""Measures how soon exported pages act: each policy's smallest and full variant, in Chromium.
 
     python benchmarks/web.py                          prints a table
-    python benchmarks/web.py --policy pong --variant tiny
+    python benchmarks/web.py --write                  replaces that of docs/devices.md
+    python benchmarks/web.py --policy pong --variant fastest
 
 Each variant is exported, served by a plain file server on this machine, and opened `--rounds` times
 in a fresh profile without a network. The time is from the beginning of the page's load to its first
 action, as the page itself reports it. Exits with 1 if a median is above `LIMIT_MS`. It needs
-Chromium and the environment `.venv-clients`; on a busy machine the times are those of that machine.
+Chromium and the environment `.venv-clients`; on a busy machine the times are those of that machine,
+whose load is stated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,26 +28,23 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from pages import write_sections
 from slimq.core.errors import SlimqError
 from slimq.core.repository import Repository
 from slimq.core.text_tables import markdown_table
+from slimq.core.threads import available_cores
+from slimq.evaluation.latency import processor_name
 from slimq_compression.export.options import Options
 from slimq_compression.export.targets import export_variant
 from slimq_compression.export.web.report import WebReport
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "devices.md"
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 VISIT = ROOT / "tests" / "slimq_compression" / "export" / "web" / "scripts" / "visit_page.py"
 LIMIT_MS = 2000
 SECONDS = 300
-HEAD = (
-    "policy",
-    "variant",
-    "model, bytes",
-    "recording, bytes",
-    "first action, ms",
-    "of all rounds",
-)
+HEAD = ("policy", "variant", "model, bytes", "recording, bytes", "median, ms", "fastest, ms")
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -100,40 +100,67 @@ def measure(
             return report, [first_action_ms(url) for _ in range(rounds)]
 
 
+def subjects_of(
+    repository: Repository, policies: Sequence[str], variant: str | None
+) -> Iterator[tuple[str, str]]:
+    """Policies with the variant that is asked for, or with their smallest and their full one."""
+    for policy in policies or repository.policies():
+        full = repository.policy(policy).baseline_variant
+        sizes = {
+            name: repository.variant(policy, name).model.bytes
+            for name in repository.variants(policy)
+        }
+        smallest = min(sizes, key=lambda name: sizes[name])
+        for name in [variant] if variant else dict.fromkeys([smallest, full]):
+            yield policy, name
+
+
+def measure_sections(
+    repository: Repository, subjects: Sequence[tuple[str, str]], rounds: int, slow: list[str]
+) -> dict[str, str]:
+    """The generated part of the page by the name in its markers; adds what is slow to a list."""
+    lines: list[Sequence[str]] = [HEAD]
+    busy = os.getloadavg()[0]
+    for policy, variant in subjects:
+        report, times = measure(repository, policy, variant, rounds)
+        median = statistics.median(times)
+        if median > LIMIT_MS:
+            slow.append(f"{policy}/{variant}: {median:,.0f} ms")
+        sizes = f"{report.model.bytes:,}", f"{report.episode.bytes:,}"
+        figures = f"{median:,.0f}", f"{min(times):,.0f}"
+        lines.append((f"`{policy}`", f"`{variant}`", *sizes, *figures))
+    chromium = subprocess.run(["chromium", "--version"], capture_output=True, text=True, check=True)
+    browser = " ".join(chromium.stdout.split()[:2])
+    machine = f"{available_cores()} cores ({processor_name()}) with a load average of {busy:.1f}"
+    note = f"Each page was opened {rounds} times in {browser}, on {machine}."
+    return {"web": f"{markdown_table(lines, 2)}\n\n{note}"}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table; exits with 1 if a page is too slow or does not play."""
+    """Prints or writes the table; exits with 1 if a page is too slow or does not play."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--policies", type=Path, default=ROOT / "policies")
-    parser.add_argument("--policy", action="append", help="one policy; may be repeated")
-    parser.add_argument("--variant", help="by default each policy's default variant")
+    parser.add_argument("--policy", action="append", default=[], help="only this; may be repeated")
+    parser.add_argument("--variant", help="only this, instead of the smallest and the full one")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--write", action="store_true", help="replace the table of the page")
     options = parser.parse_args(arguments)
-    repository = Repository(options.policies)
-    lines: list[Sequence[str]] = [HEAD]
-    slow = []
+    slow: list[str] = []
     try:
-        for policy in options.policy or repository.policies():
-            variant = options.variant or repository.policy(policy).default_variant
-            report, times = measure(repository, policy, variant, options.rounds)
-            median = statistics.median(times)
-            if median > LIMIT_MS:
-                slow.append(f"{policy}/{variant}: {median:,.0f} ms")
-            lines.append(
-                (
-                    f"`{policy}`",
-                    f"`{variant}`",
-                    f"{report.model.bytes:,}",
-                    f"{report.episode.bytes:,}",
-                    f"{median:,.0f}",
-                    ", ".join(f"{time:,.0f}" for time in times),
-                )
-            )
-    except (SlimqError, ValueError, OSError) as error:
-        sys.exit(f"web.py: {error}")
+        repository = Repository(options.policies)
+        subjects = [*subjects_of(repository, options.policy, options.variant)]
+        parts = measure_sections(repository, subjects, options.rounds, slow)
+        if options.write:
+            page = options.page.read_text(encoding="utf-8")
+            options.page.write_text(write_sections(page, parts), encoding="utf-8")
+        else:
+            print(parts["web"])
     except subprocess.CalledProcessError as error:
         reason = error.stderr.strip().splitlines()
         sys.exit(f"web.py: Chromium: {reason[-1] if reason else error}")
-    print(markdown_table(lines, 2))
+    except (SlimqError, ValueError, OSError) as error:
+        sys.exit(f"web.py: {error}")
     if slow:
         sys.exit(f"web.py: the first action took more than {LIMIT_MS:,} ms: {'; '.join(slow)}")
 

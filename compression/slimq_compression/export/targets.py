@@ -77,7 +77,8 @@ def export_variant(
     options.check()
     check_output(output, replace=replace)
     subject = read_subject(repository, policy, variant)
-    with staged(output, replace=replace) as folder:
+    # Compilers run in other folders.
+    with staged(output.absolute(), replace=replace) as folder:
         report = TARGETS[target].export(repository, subject, folder, options)
         (folder / REPORT).write_text(to_json(report), encoding="utf-8")
     return report

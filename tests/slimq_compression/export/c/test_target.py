@@ -40,6 +40,14 @@ def test_the_self_test_passes_with_sanitizers(policy: str, variant: str, tmp_pat
     check_export(policy, variant, tmp_path / "export")
 
 
+def test_a_folder_may_be_named_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_export("cartpole", "micro", Path("export"))
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("policy", "variant"), SHIPPED)
 def test_every_shipped_variant(policy: str, variant: str, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from places import POLICIES
 from slimq.core.errors import InvalidInputError
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
-from slimq_compression.export.subject import read_subject
+from slimq_compression.export.options import Options
+from slimq_compression.export.targets import export_variant
 from slimq_compression.export.web.operators import (
     MAX_OPSET,
     LackingError,
-    refuse_operator,
     runnable,
 )
 
@@ -108,13 +108,12 @@ def test_a_refusal_names_the_operator_and_the_other_variants(tmp_path: Path) -> 
     manifest = make_policy_manifest("tiny")
     models = {"random": with_operator("RandomUniformLike", on_weights=False), "fp32": make_mlp()}
     write_policy(tmp_path, manifest, make_calibration("tiny"), models)
-    repository = Repository(tmp_path)
-    subject = read_subject(repository, "tiny", "random")
-    with pytest.raises(LackingError) as caught:
-        runnable(subject.content)
-    error = refuse_operator(repository, subject, caught.value)
-    assert isinstance(error, InvalidInputError)
-    assert str(error) == (
+    with pytest.raises(InvalidInputError) as caught:
+        export_variant(
+            Repository(tmp_path), "tiny", "random", "web", tmp_path / "export", Options()
+        )
+    assert not (tmp_path / "export").exists()
+    assert str(caught.value) == (
         "variant: expected one without the operator RandomUniformLike, which ONNX Runtime Web "
         "lacks, received tiny/random; these do without it: fp32"
     )

@@ -41,6 +41,28 @@ REPLAY = """async () => {
     }
     return {actions, qValues};
 }"""
+EPISODE = """async () => {
+    const load = (path) => import(new URL(path, location.href).href);
+    const {FrameStack, Policy, greedy} = await load("policy.js");
+    const {makeEnvironment} = await load("environments/index.js");
+    const {Live} = await load("sources.js");
+    const {fetchExact, fetchJson} = await load("files.js");
+    const runtime = await load("runtime/ort.wasm.bundle.min.js");
+    const report = await fetchJson("report.json");
+    const policy = await Policy.load(runtime, await fetchExact(report.model), report.observation);
+    const own = report.page_environment;
+    const source = new Live(makeEnvironment(own), own.max_steps, report.episode.seed);
+    const stack = new FrameStack(report.observation);
+    let frame = source.begin(), ended = false, total = 0;
+    while (!ended) {
+        stack.values.set(frame);
+        const action = greedy(await policy.qValues(stack.values));
+        const result = source.step(action);
+        total += result.reward;
+        ({frame, ended} = result);
+    }
+    return {return: total, steps: source.steps, seed: source.seed};
+}"""
 MODELS = """async () => {
     const load = (path) => import(new URL(path, location.href).href);
     const {Policy, arrayOf} = await load("policy.js");
@@ -96,10 +118,10 @@ class Visit:
         """Reads the numbers beside the play."""
         self.found.setdefault("numbers", []).append(self.page.evaluate(NUMBERS))
 
-    def ten(self) -> None:
-        """Waits for the tenth step."""
+    def third(self) -> None:
+        """Waits for the third step; the shortest episodes have only a few."""
         reached = (
-            "parseInt(document.querySelector('#numbers dd')?.textContent.replace(',', '')) >= 10"
+            "parseInt(document.querySelector('#numbers dd')?.textContent.replace(',', '')) >= 3"
         )
         self.until(reached)
 
@@ -123,6 +145,10 @@ class Visit:
     def replay(self) -> None:
         """Computes the whole recorded episode with the page's own modules."""
         self.found["replay"] = self.page.evaluate(REPLAY)
+
+    def episode(self) -> None:
+        """Plays the first episode to its end in the page's own environment."""
+        self.found["episode"] = self.page.evaluate(EPISODE)
 
     def models(self) -> None:
         """Runs every model of `models.json`."""
