@@ -362,7 +362,10 @@ def test_streams_and_calls_end_when_the_service_does(
 def test_every_worker_answers_on_the_port(started: Any, call: Any, make_request: Any) -> None:
     process = started(SLIMQ_WORKERS="2")
     port = int(process.grpc.rpartition(":")[2])
-    until(lambda: listeners(port) == 2, 60)
+    until(lambda: list(workers(process).values()) == ["answering"] * 2, 60)
+    first, second = workers(process)
+    assert listens(first, port)
+    assert listens(second, port)
     request = make_request("tiny", ZEROS)
     for _ in range(16):
         call(process.grpc).infer(request)
@@ -375,19 +378,27 @@ def test_every_worker_answers_on_the_port(started: Any, call: Any, make_request:
             m.state for m in call(process.grpc).ask("RepositoryIndex").models if m.name == "tiny"
         }
         assert states == {"UNAVAILABLE"}
-    worker = httpx.get(process.url + "/readyz").json()["workers"][0]["pid"]
-    os.kill(worker, signal.SIGKILL)
-    until(lambda: listeners(port) == 2, 60)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: first not in workers(process), 60)
+    until(lambda: list(workers(process).values()) == ["answering"] * 2, 60)
     assert call(process.grpc).infer(request).model_name == "tiny"
     process.process.send_signal(signal.SIGTERM)
     assert process.process.wait(60) == 0
 
 
-def listeners(port: int) -> int:
-    """Sockets that listen on a port."""
-    rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    fields = [row.split() for row in rows]
-    return sum(f[1].endswith(f":{port:04X}") and f[3] == "0A" for f in fields)
+def workers(process: Any) -> dict[int, str]:
+    """The workers' states, by process."""
+    found = httpx.get(process.url + "/readyz").json()["workers"]
+    return {worker["pid"]: worker["state"] for worker in found}
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether a process has a socket that listens on a port."""
+    tables = Path("/proc/net/tcp"), Path("/proc/net/tcp6")  # gRPC opens sockets for both
+    rows = [row.split() for table in tables for row in table.read_text().splitlines()]
+    inodes = {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+    links = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return any(f"socket:[{inode}]" in links for inode in inodes)
 
 
 def test_a_port_in_use_is_refused(tiny_repository: Path) -> None:
