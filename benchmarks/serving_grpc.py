@@ -72,7 +72,8 @@ def encode(policy: str, observation: Array, contents: str) -> bytes:
         request.raw_input_contents.append(observation.tobytes())
     else:
         getattr(request.inputs[0].contents, CONTENTS[dtype]).extend(observation.ravel().tolist())
-    return request.SerializeToString()
+    message: bytes = request.SerializeToString()
+    return message
 
 
 async def call(address: str, method: str, message: bytes) -> bytes:
