@@ -32,7 +32,7 @@ define finish
 @mv $(1)/.unfinished $(1)/.stamp
 endef
 
-.PHONY: help setup run test slow alone check format lock clean
+.PHONY: help setup run test slow alone check format lock protocol clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -66,6 +66,10 @@ format: .venv/.stamp ## Format the code and fix what ruff can
 lock: .venv/.stamp ## Update the pins of the images; UPGRADE=1 takes the newest versions
 	.venv/bin/python $(INSTALL) --group deploy
 	.venv/bin/python docker/lock.py $(if $(UPGRADE),--upgrade)
+
+protocol: .venv/.stamp ## Generate the messages of the Open Inference Protocol over gRPC
+	.venv/bin/python -m grpc_tools.protoc --proto_path=service --python_out=service --pyi_out=service \
+		slimq_service/grpc/open_inference.proto
 
 clean: ## Remove environments, caches and builds; keep runs/ and policies/
 	rm -rf .venv .venv-serve .venv-clients .venv-imports dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -58,7 +58,7 @@ def main() -> None:
         lock("build.txt", str(backend.relative_to(ROOT)), *upgrade)
     finally:
         backend.unlink()
-    lock("serve.txt", "pyproject.toml", "--extra", "serve", *upgrade)
+    lock("serve.txt", "pyproject.toml", "--extra", "serve", "--extra", "grpc", *upgrade)
     lock("load.txt", "pyproject.toml", "--extra", "load", *upgrade)
     lock("train.txt", "pyproject.toml", "--extra", "all", *upgrade)
 

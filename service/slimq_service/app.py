@@ -75,6 +75,7 @@ class Application:
 
     Attributes:
         asgi: the application to serve, with its middleware.
+        protect: wraps another application in the same middleware.
         routes: the FastAPI application inside; its lifespan starts and ends the background work.
         lifecycle: whether the process is draining, and the live workers.
         arrivals: requests that were read but not started.
@@ -84,6 +85,7 @@ class Application:
     """
 
     asgi: ASGIApp
+    protect: Callable[[ASGIApp], ASGIApp]
     routes: FastAPI
     lifecycle: Lifecycle
     arrivals: Arrivals
@@ -158,15 +160,15 @@ def create_app(
     add_openapi(app, partial(describe, keys=keys))
     routes = wrap_routes(app, settings, peers, metrics)
     dispatch = Dispatch(routes, act_endpoint, infer_endpoint)
+    protect = _make_protect(settings, peers, metrics, keys, make_id, provider)
+    refused = partial(count_refused, metrics, make_id)
     return Application(
-        wrap(dispatch, settings, peers, metrics, keys, make_id, provider),
-        app,
-        lifecycle,
-        arrivals,
-        partial(count_refused, metrics, make_id),
-        pipeline,
-        streams,
+        protect(dispatch), protect, app, lifecycle, arrivals, refused, pipeline, streams
     )
+
+
+def _make_protect(*options: Any) -> Callable[[ASGIApp], ASGIApp]:
+    return lambda app: wrap(app, *options)
 
 
 def _make_catalogue(settings: Settings, metrics: Metrics) -> Catalogue:

@@ -73,6 +73,13 @@ class Settings(BaseSettings):
     admin_host: str = Field(
         default="127.0.0.1", min_length=1, description="address of the admin port"
     )
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="port for gRPC, at the same host; 0 for any free one; null: none; needs "
+        "slimq[grpc]",
+    )
     root_path: RootPath = Field(
         default="",
         description="path prefix behind a proxy, such as /slimq, whether or not the proxy "
@@ -249,11 +256,13 @@ class Settings(BaseSettings):
             raise ValueError(f"expected either this or {PREFIX}{key.upper()}, received both")
         return value
 
-    @field_validator("admin_port")
+    @field_validator("admin_port", "grpc_port")
     @classmethod
     def _check_port(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value and info.data.get("uds") is None and value == info.data.get("port"):
-            raise ValueError(f"must differ from {PREFIX}PORT")
+        others = ["admin_port"] if info.data.get("uds") else ["port", "admin_port"]
+        for other in others:
+            if value and value == info.data.get(other):
+                raise ValueError(f"must differ from {PREFIX}{other.upper()}")
         return value
 
     def reveal(self) -> str:

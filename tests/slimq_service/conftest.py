@@ -95,6 +95,11 @@ class Process:
         assert " at http://" in line, log.read_text()
         self.url = line.split(" at ")[1].strip()
         self.port = int(self.url.rpartition(":")[2])
+        self.grpc = ""
+        if "SLIMQ_GRPC_PORT" in variables:
+            line = self.process.stdout.readline()
+            assert "gRPC at " in line, log.read_text()
+            self.grpc = line.split(" at ")[1].strip()
         assert httpx.get(self.url + "/healthz", timeout=60).status_code == 200
 
     def connect(self) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -61,6 +62,9 @@ class Recorder:
             except ClientGoneError:
                 code = CLIENT_GONE
                 return
+            except asyncio.CancelledError:  # gRPC cancels calls that their client gave up
+                code = CLIENT_GONE
+                raise
             except Exception as error:
                 outcome = self._explain(call, path, error)
                 code = outcome["code"]

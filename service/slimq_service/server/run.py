@@ -8,8 +8,9 @@ import socket
 import time
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import structlog
 import uvicorn
 
 from slimq.core.providers import CPU
@@ -18,11 +19,14 @@ from slimq_service.inference.arrivals import Arrivals
 from slimq_service.server.process_limits import limit_memory
 from slimq_service.server.protocol_options import http_options
 from slimq_service.server.receiver import ConnectionReceiver
-from slimq_service.server.sockets import BACKLOG
+from slimq_service.server.sockets import BACKLOG, numeric_address
 from slimq_service.server.uvicorn_adapter.server import Server
 from slimq_service.server.uvicorn_adapter.websocket import WebSocketConnection
 from slimq_service.server.worker_ipc import START_FAILED
 from slimq_service.settings import Settings
+
+if TYPE_CHECKING:
+    from slimq_service.grpc.server import GrpcServer
 
 PING_SECONDS = 20.0
 """Interval between pings of a stream; many proxies close connections idle for a minute."""
@@ -53,7 +57,7 @@ def run(
         limit_memory(settings.memory_limit_bytes)  # GPU drivers map more memory than exists
     count = receiver.count if receiver is not None else lambda: None
     config = make_config(app.asgi, settings, app.count_refused, app.arrivals, count)
-    server = _Server(config, app, receiver)
+    server = _Server(config, app, receiver, _make_grpc(app, settings))
     server.run(sockets=list(sockets))
     if not server.started:
         raise SystemExit(START_FAILED)
@@ -106,17 +110,29 @@ class _Server(Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, app: Application, receiver: ConnectionReceiver | None
+        self,
+        config: uvicorn.Config,
+        app: Application,
+        receiver: ConnectionReceiver | None,
+        grpc: GrpcServer | None,
     ) -> None:
         super().__init__(config)
-        self._app, self._receiver = app, receiver
+        self._app, self._receiver, self._grpc = app, receiver, grpc
         self._end: float | None = None
 
     def starting(self) -> None:
         if self._receiver is not None:
             self._receiver.heartbeat()
 
-    def answering(self) -> None:
+    async def answering(self) -> None:
+        if self._grpc is not None:
+            try:
+                await self._grpc.start()
+            except RuntimeError as error:  # the port was taken since it was reserved
+                log = structlog.get_logger(component="server")
+                log.error("start failed", problem=str(error))
+                self.started, self.should_exit = False, True
+                return
         if self._receiver is not None:
             self._receiver.open(self.give, self.connection_count)
 
@@ -138,14 +154,25 @@ class _Server(Server):
         return self._end is not None and time.monotonic() >= self._end
 
     async def ending(self) -> None:
-        """Closes the streams, within the time limit of the whole shutdown."""
+        """Closes streams and finishes gRPC calls, within the time limit of the whole shutdown."""
         loop = asyncio.get_running_loop()
         began, seconds = loop.time(), self._app.settings.shutdown_seconds
-        ending = asyncio.ensure_future(self._app.streams.end())
+        ends = [self._app.streams.end()]
+        if self._grpc is not None:
+            ends.append(self._grpc.stop(max(0.5, seconds - 1)))
+        ending = asyncio.gather(*ends)
         await self.until(ending.done, seconds)
         ending.cancel()
         await self.until(lambda: not self.has_websockets(), CLOSING_SECONDS)
         self.set_shutdown_seconds(max(1, seconds - int(loop.time() - began)))
+
+
+def _make_grpc(app: Application, settings: Settings) -> GrpcServer | None:
+    if settings.grpc_port is None:
+        return None
+    from slimq_service.grpc.server import GrpcServer  # only where it is needed
+
+    return GrpcServer(app, numeric_address(settings.host), settings.grpc_port)
 
 
 def exit_cleanly() -> None:

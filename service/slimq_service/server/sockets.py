@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from slimq.core.errors import InvalidInputError
 from slimq_service.settings import Settings
@@ -24,12 +25,8 @@ def bind(host: str, port: int) -> socket.socket:
         InvalidInputError: the address cannot be used.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        bound = socket.socket(family, kind, protocol)
+        bound = _open(host, port, socket.SO_REUSEADDR)
         try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
             bound.listen(BACKLOG)
         except OSError:
             bound.close()
@@ -39,6 +36,58 @@ def bind(host: str, port: int) -> socket.socket:
         raise InvalidInputError("host and port", "a free local address", received) from error
     bound.set_inheritable(True)
     return bound
+
+
+def reserve(settings: Settings, opened: contextlib.ExitStack) -> Settings:
+    """Reserves the gRPC port, if there is to be one; fills it in in the settings.
+
+    gRPC opens its listening sockets itself, one in each worker, all at the same port. The socket
+    here never listens, so it gets no connections; it keeps the port while workers are restarted.
+
+    Args:
+        settings: host and port.
+        opened: closes the socket at the end.
+
+    Raises:
+        InvalidInputError: the port cannot be used.
+    """
+    host, port = settings.host, settings.grpc_port
+    if port is None:
+        return settings
+    try:
+        if not hasattr(socket, "SO_REUSEPORT"):
+            raise InvalidInputError("gRPC port", "a system with SO_REUSEPORT", sys.platform)
+        with _open(host, port, socket.SO_REUSEADDR) as exclusive:  # fails if another listens
+            port = exclusive.getsockname()[1]
+        reserved = opened.enter_context(_open(host, port, socket.SO_REUSEPORT))
+    except (OSError, UnicodeError) as error:
+        received = f"{host}:{port} ({getattr(error, 'strerror', None) or error})"
+        raise InvalidInputError("gRPC port", "a free port of the host", received) from error
+    return settings.model_copy(update={"grpc_port": reserved.getsockname()[1]})
+
+
+def numeric_address(host: str) -> str:
+    """The address that a host is listened on at."""
+    return str(_resolve(host, 0)[3][0])
+
+
+def _open(host: str, port: int, option: int) -> socket.socket:
+    """A bound socket, with a socket option set to 1."""
+    family, kind, protocol, address = _resolve(host, port)
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _resolve(host: str, port: int) -> tuple[int, int, int, tuple[Any, ...]]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    return family, kind, protocol, address
 
 
 def listen(

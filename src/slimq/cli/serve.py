@@ -45,6 +45,15 @@ def serve(
             min=1, max=256, help="Number of worker processes.", show_default="1, or SLIMQ_WORKERS"
         ),
     ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port for gRPC; 0 for any free one.",
+            show_default="none, or SLIMQ_GRPC_PORT",
+        ),
+    ] = None,
     root_path: Annotated[
         str | None,
         typer.Option(
@@ -53,11 +62,11 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve every variant of every policy over HTTP.
+    """Serve every variant of every policy over HTTP, and over gRPC if it has a port.
 
-    The URL (unix:PATH for a Unix socket) goes to stdout, followed by that of SLIMQ_ADMIN_PORT if
-    set; logs go to stderr. Other settings are read from SLIMQ_* variables, such as SLIMQ_MAX_BATCH
-    or SLIMQ_MAX_BODY_BYTES; flags take precedence.
+    The URL (unix:PATH for a Unix socket) goes to stdout, followed by those of SLIMQ_ADMIN_PORT and
+    gRPC if set; logs go to stderr. Other settings are read from SLIMQ_* variables, such as
+    SLIMQ_MAX_BATCH or SLIMQ_MAX_BODY_BYTES; flags take precedence.
     """
     require(
         "serve", "fastapi", "uvicorn", "websockets", "onnxruntime", "orjson", "prometheus_client"
@@ -67,14 +76,22 @@ def serve(
     from slimq_service.settings_reading import read_settings
 
     settings = read_settings(
-        policies=policies, host=host, port=port, uds=uds, workers=workers, root_path=root_path
+        policies=policies,
+        host=host,
+        port=port,
+        uds=uds,
+        workers=workers,
+        grpc_port=grpc_port,
+        root_path=root_path,
     )
     verbose = ctx.find_root().params.get("verbose", False)
     configure_logs(logging.DEBUG if verbose else logging.INFO)
 
-    def announce(url: str, admin_url: str | None = None, /) -> None:
+    def announce(url: str, admin_url: str | None, grpc_address: str | None, /) -> None:
         typer.echo(f"slimq: serving {settings.policies} at {url}")
         if admin_url is not None:
             typer.echo(f"slimq: metrics and administration at {admin_url}")
+        if grpc_address is not None:
+            typer.echo(f"slimq: gRPC at {grpc_address}")
 
     run(settings, announce)

@@ -341,8 +341,10 @@ class ObservationSpec(BaseModel):
         if self.dtype == "float32":
             if array.dtype.kind not in "fiu":
                 raise ObservationError(field, "numbers", f"dtype {array.dtype}")
-            with np.errstate(over="ignore"):
-                values = array.astype(np.float32, copy=False)
+            values = array
+            if array.dtype != np.float32:
+                with np.errstate(over="ignore"):
+                    values = array.astype(np.float32)
             finite = np.isfinite(values)
             if not finite.all():
                 place, wrong = _first(array, ~finite)

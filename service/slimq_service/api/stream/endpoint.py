@@ -74,6 +74,22 @@ class StreamEndpoint:
             session.end()
         await self._none_open.wait()
 
+    def reserve(self) -> None:
+        """Counts a stream against the limit until `release`, whatever its protocol.
+
+        Raises:
+            ClosingError: the service is shutting down.
+            OverloadedError: too many streams are open.
+        """
+        self._check_open()
+        if self._reserved >= self._pipeline.settings.streams:
+            raise OverloadedError(self._pipeline.settings.streams, RETRY_SECONDS, "streams")
+        self._reserved += 1
+
+    def release(self) -> None:
+        """Ends what `reserve` began."""
+        self._reserved -= 1
+
     async def _open(self, scope: Scope) -> Session:
         """Opens a session, with its variant in memory and counted against the limit.
 
@@ -86,10 +102,7 @@ class StreamEndpoint:
             ConflictError: path and query name different variants.
             LimitError: the routing key is too long.
         """
-        self._check_open()
-        if self._reserved >= self._pipeline.settings.streams:
-            raise OverloadedError(self._pipeline.settings.streams, RETRY_SECONDS, "streams")
-        self._reserved += 1
+        self.reserve()
         try:
             names, catalogue = scope["path_params"], self._pipeline.catalogue
             policy = await catalogue.known_policy(names["policy"])
@@ -101,7 +114,7 @@ class StreamEndpoint:
             variant = await catalogue.get(policy.name, chosen)
             self._check_open()
         except BaseException:
-            self._reserved -= 1
+            self.release()
             raise
         spec, path = variant.policy.observation, scope["path"]
         session = Session(self._pipeline, policy.name, named, spec, headers, path)
@@ -114,7 +127,7 @@ class StreamEndpoint:
             raise ClosingError
 
     def _forget(self, session: Session) -> None:
-        self._reserved -= 1
+        self.release()
         self._sessions.remove(session)
         if not self._sessions:
             self._none_open.set()

@@ -8,6 +8,7 @@ ignoring them would give a wrong response.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -50,6 +51,10 @@ class InferRequest(NamedTuple):
     outputs: tuple[Output, ...]
 
 
+ReadTensor = Callable[[dict[str, Any], tuple[int, ...]], Observations]
+"""Reads the observations of a checked input, given its entry in the request and its shape."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Maximum number of observations, and of bytes in the decompressed body."""
@@ -84,6 +89,34 @@ def read_request(
     document = load_json(frame.head, KEYS)
     if not isinstance(document, dict):
         raise InvalidInputError("body", "a JSON object with inputs", kind_of(document))
+
+    def read_tensor(entry: dict[str, Any], shape: tuple[int, ...]) -> Observations:
+        size = (entry.get("parameters") or {}).get("binary_data_size")
+        if size is not None:
+            return _read_binary(entry, size, frame, shape, spec)
+        if len(frame.binary):
+            received = f"{len(frame.binary)} bytes not claimed by an input"
+            raise MalformedError("body", "nothing after the JSON", received)
+        return _read_data(entry, shape, spec)
+
+    return read_document(document, spec, limits, read_tensor)
+
+
+def read_document(
+    document: dict[str, Any], spec: ObservationSpec, limits: Limits, read_tensor: ReadTensor
+) -> InferRequest:
+    """Reads a parsed request.
+
+    Args:
+        document: the request, with the keys of the JSON.
+        spec: the layout of one observation.
+        limits: limits of the request.
+        read_tensor: reads the observations, once name, datatype and shape are checked.
+
+    Raises:
+        InvalidInputError: a field is missing or invalid; the message names it.
+        LimitError: the request exceeds a limit.
+    """
     request_id = document.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise InvalidInputError("id", "a string", kind_of(request_id))
@@ -91,7 +124,8 @@ def read_request(
         received = f"{len(request_id)} characters"
         raise InvalidInputError("id", f"at most {MAX_ID_LENGTH} characters", received)
     outputs = _read_outputs(document)
-    return InferRequest(request_id, _read_input(document, frame, spec, limits), outputs)
+    observations = _read_input(document, spec, limits, read_tensor)
+    return InferRequest(request_id, observations, outputs)
 
 
 def _read_raw(binary: memoryview, spec: ObservationSpec, limits: Limits) -> Observations:
@@ -125,7 +159,7 @@ def _all_outputs(*, binary: bool) -> tuple[Output, ...]:
 
 
 def _read_input(
-    document: dict[str, Any], frame: Frame, spec: ObservationSpec, limits: Limits
+    document: dict[str, Any], spec: ObservationSpec, limits: Limits, read_tensor: ReadTensor
 ) -> Observations:
     inputs = document.get("inputs")
     if not isinstance(inputs, list):
@@ -141,14 +175,8 @@ def _read_input(
         received = kind_of(entry.get("datatype"))
         raise InvalidInputError("inputs[0].datatype", expected, received)
     shape = _read_shape(entry.get("shape"), spec, limits)
-    parameters = _parameters(entry, "inputs[0].parameters")
-    size = parameters.get("binary_data_size")
-    if size is not None:
-        return _read_binary(entry, size, frame, shape, spec)
-    if len(frame.binary):
-        received = f"{len(frame.binary)} bytes not claimed by an input"
-        raise MalformedError("body", "nothing after the JSON", received)
-    return _read_data(entry, shape, spec)
+    _parameters(entry, "inputs[0].parameters")
+    return read_tensor(entry, shape)
 
 
 def _read_shape(value: Any, spec: ObservationSpec, limits: Limits) -> tuple[int, ...]:

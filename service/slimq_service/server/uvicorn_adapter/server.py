@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
     def starting(self) -> None:
         """Called before startup, in the event loop."""
 
-    def answering(self) -> None:
+    async def answering(self) -> None:
         """Called after startup."""
 
     def signalled(self) -> bool:
@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
         self.starting()
         await super().startup(sockets)
         if self.started:
-            self.answering()
+            await self.answering()
 
     def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
         """Shuts down on a signal, unless the hook postpones it."""

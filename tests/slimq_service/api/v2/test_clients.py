@@ -35,9 +35,11 @@ def ask(launch: Any, tiny_repository: Path, tmp_path: Path) -> Any:
     """Runs a client's script against a fresh process; gives what it found, and the process."""
 
     def run(script: str, *arguments: str, policy: str, array: Any) -> Any:
-        process = launch(tiny_repository, tmp_path / "log")
+        over_grpc = {"SLIMQ_GRPC_PORT": "0"} if script.endswith("_grpc") else {}
+        process = launch(tiny_repository, tmp_path / "log", **over_grpc)
         np.save(tmp_path / "array.npy", array)
         url = process.url.removeprefix("http://") if script == "with_tritonclient" else process.url
+        url = process.grpc or url
         done = subprocess.run(
             [PYTHON, SCRIPTS / f"{script}.py", *arguments, url, policy, tmp_path / "array.npy"],
             capture_output=True,
@@ -139,3 +141,91 @@ def test_kserves_client_gets_what_act_gives(ask: Any, arrays: Any, policy: str) 
         check(found[form], expected)
     assert found["json"]["id"] == found["binary"]["id"] == "7"
     assert "inputs: expected one input, observations" in found["refused"]
+
+
+@pytest.mark.parametrize("policy", NAMES)
+@pytest.mark.parametrize(
+    "mode", ["raw", "outputs", "gzip", "deflate", "version", "parallel", "aio"]
+)
+def test_tritonclient_over_grpc_gets_what_act_gives(
+    ask: Any, arrays: Any, mode: str, policy: str
+) -> None:
+    found, process = ask("with_tritonclient_grpc", mode, policy=policy, array=arrays[policy])
+    variant = "other" if mode == "version" else "fp32"
+    check(found, act(process, policy, arrays[policy], variant))
+    assert (found["id"], found["model_version"]) == ("7", variant)
+    assert found["types"] == ["float32", "int64"]
+
+
+def test_tritonclient_over_grpc_reads_metadata_readiness_and_statistics(
+    ask: Any, arrays: Any
+) -> None:
+    found, _ = ask("with_tritonclient_grpc", "around", policy="tiny", array=arrays["tiny"])
+    assert found == {
+        "live": True,
+        "ready": True,
+        "model": True,
+        "version": True,
+        "unknown": False,
+        "server": "slimq",
+        "metadata": ["fp32", "other"],
+        "config": 256,
+        "all": 4,
+        "inferences": 3,
+        "success": 1,
+    }
+
+
+def test_tritonclient_over_grpc_loads_and_unloads(ask: Any, arrays: Any) -> None:
+    found, _ = ask("with_tritonclient_grpc", "lifecycle", policy="tiny", array=arrays["tiny"])
+    assert found == {
+        "states": [
+            ["READY", "READY"],
+            ["UNAVAILABLE", "UNAVAILABLE"],
+            ["READY", "UNAVAILABLE"],
+            ["READY", "READY"],
+        ],
+        "ready_after_unload": False,
+    }
+
+
+def test_tritonclient_over_grpc_raises_the_services_own_messages(ask: Any, arrays: Any) -> None:
+    found, _ = ask("with_tritonclient_grpc", "refused", policy="tiny", array=arrays["tiny"])
+    expected = [
+        ("INVALID_ARGUMENT", "inputs[0].shape"),
+        ("INVALID_ARGUMENT", "outputs[1].name"),
+        ("NOT_FOUND", "unknown policy 'none'"),
+        ("NOT_FOUND", "unknown policy 'none'"),
+        ("INVALID_ARGUMENT", "parameters.config"),
+        ("NOT_FOUND", "unknown variant 'none'"),
+        ("UNIMPLEMENTED", "Method not found"),
+    ]
+    assert len(found) == len(expected)
+    for (status, message), (code, part) in zip(found, expected, strict=True):
+        assert status == f"StatusCode.{code}"
+        assert part in message
+
+
+@pytest.mark.parametrize("policy", NAMES)
+def test_a_stream_of_tritonclient_gets_what_act_gives(ask: Any, arrays: Any, policy: str) -> None:
+    found, process = ask("with_tritonclient_grpc", "stream", policy=policy, array=arrays[policy])
+    expected = act(process, policy, arrays[policy])
+    assert [answer.get("id") for answer in found] == ["1", None, "3"]
+    for answer in (found[0], found[2]):
+        check(answer, expected)
+        assert answer["final"] is True
+    assert "unknown policy 'none'" in found[1]["error"]
+
+
+@pytest.mark.parametrize("policy", NAMES)
+def test_kserves_client_over_grpc_gets_what_act_gives(ask: Any, arrays: Any, policy: str) -> None:
+    found, process = ask("with_kserve_grpc", policy=policy, array=arrays[policy])
+    health = [found[name] for name in ("live", "ready", "model", "unknown")]
+    assert health == [True, True, True, False]
+    expected = act(process, policy, arrays[policy])
+    for form in ("typed", "raw"):
+        check(found[form], expected)
+        assert found[form]["id"] == "7"
+    assert found["refused"][0] == "INVALID_ARGUMENT"
+    assert "inputs: expected one input, observations" in found["refused"][1]
+    assert found["loaded"] == [policy, True, policy, True]
