@@ -391,7 +391,7 @@ def _serialize(value: BaseModel, place: str) -> bytes:
 
 
 def _join_lines(numbers: re.Match[str]) -> str:
-    return "[" + ", ".join(numbers[0][1:-1].replace(",", " ").split()) + "]"
+    return "[" + ",".join(numbers[0][1:-1].replace(",", " ").split()) + "]"
 
 
 def _refuse_name(name: str) -> None:
