@@ -196,13 +196,13 @@ class _Queue:
     folder: Path = FOLDER
     outcomes: list[Outcome] = field(default_factory=list)
     baseline_recipe: Recipe | None = None
-    _taught: dict[str | None, Source] = field(default_factory=dict)
+    _taught: dict[tuple[str, float] | None, Source] = field(default_factory=dict)
 
     def taught(self, recipe: Recipe) -> Source:
         """The policy with the recipe's teacher. Raises as `teach`."""
-        if recipe.teacher not in self._taught:
-            self._taught[recipe.teacher] = teach(self.source, recipe, self.repository)
-        return self._taught[recipe.teacher]
+        if recipe.taught_by not in self._taught:
+            self._taught[recipe.taught_by] = teach(self.source, recipe, self.repository)
+        return self._taught[recipe.taught_by]
 
     @cached_property
     def gate(self) -> AcceptGate:

@@ -174,6 +174,8 @@ class PassContext:
 
     Attributes:
         teacher: a network, which must not be modified, or a graph.
+        share: the teacher's share of the Q-values; the rest are the full policy's.
+        full: the full policy; only needed for a share below 1.
         observation: the layout of observations.
         calibration: states of the full policy's play with the teacher's Q-values.
         collect: plays the policy's environment on collection seeds.
@@ -193,6 +195,8 @@ class PassContext:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = silent
+    share: float = 1.0
+    full: QNetwork | OnnxPolicy | None = None
     generator: np.random.Generator = field(init=False)
     torch_generator: torch.Generator = field(init=False)
 
@@ -201,10 +205,17 @@ class PassContext:
         object.__setattr__(self, "torch_generator", torch.Generator().manual_seed(self.seed))
 
     def expert(self) -> QFunction:
-        """The teacher as a Q-function, on the device."""
-        if isinstance(self.teacher, OnnxPolicy):
-            return self.teacher
-        network = arrange(copy.deepcopy(self.teacher)).to(self.device).eval()
+        """The teacher as a Q-function, on the device; with the full policy if both teach."""
+        theirs = self._q_function(self.teacher)
+        if self.full is None or self.share == 1:
+            return theirs
+        own, share = self._q_function(self.full), np.float32(self.share)
+        return lambda observations: share * theirs(observations) + (1 - share) * own(observations)
+
+    def _q_function(self, policy: QNetwork | OnnxPolicy) -> QFunction:
+        if isinstance(policy, OnnxPolicy):
+            return policy
+        network = arrange(copy.deepcopy(policy)).to(self.device).eval()
         return TorchPolicy(network, self.device)
 
     @property

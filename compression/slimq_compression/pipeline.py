@@ -25,6 +25,7 @@ from slimq.core.manifest import (
     RecipeRecord,
     StepFidelity,
     StepRecord,
+    TeacherRecord,
     VariantManifest,
 )
 from slimq.core.observation import Observations
@@ -98,8 +99,9 @@ def run_recipe(
         ValueError: the recipe names another teacher than the source has; see `teach`.
     """
     taught_by = None if source.teacher is None else source.teacher.record
-    if recipe.teacher != (taught_by and taught_by.policy):
-        raise ValueError(f"{recipe.source}: expected teacher {recipe.teacher!r}, got {taught_by!r}")
+    if recipe.taught_by != _teacher_of(taught_by):
+        expected = f"expected teacher {recipe.taught_by!r}, got {taught_by!r}"
+        raise ValueError(f"{recipe.source}: {expected}")
     run = _Run(recipe, source, device or torch.device("cpu"), progress, on_step)
     network = run.resume(store) if store and resume else source.network(recipe)
     for step in recipe.network[len(run.records) :]:
@@ -164,8 +166,12 @@ def is_current(recipe: Recipe, source: Source, repository: Repository) -> bool:
 def is_made_by(record: RecipeRecord, recipe: Recipe) -> bool:
     """Whether a variant's record has the recipe's steps, seed and teacher."""
     steps = [(step.name, step.parameters) for step in record.steps]
-    taught_by = record.teacher and record.teacher.policy
-    return (record.seed, taught_by, steps) == (recipe.seed, recipe.teacher, recipe.fingerprint)
+    made_by = (record.seed, _teacher_of(record.teacher), steps)
+    return made_by == (recipe.seed, recipe.taught_by, recipe.fingerprint)
+
+
+def _teacher_of(record: TeacherRecord | None) -> tuple[str, float] | None:
+    return None if record is None else (record.policy, record.share)
 
 
 class _Run:
@@ -263,6 +269,8 @@ class _Run:
         teacher = self.source.teacher
         context = PassContext(
             teacher=self.source.full if teacher is None else teacher.full,
+            share=1.0 if teacher is None else teacher.record.share,
+            full=self.source.full,
             observation=self.source.manifest.observation,
             calibration=self.source.lessons,
             collect=self.collector,

@@ -188,6 +188,13 @@ class Frame(BaseModel):
         description="another policy of the repository, with the same observations and actions, "
         "whose Q-values `finetune` and `finetune_td` learn; null: those of the policy itself",
     )
+    teacher_share: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="share of the teacher in the Q-values that are learned; the rest are the "
+        "policy's own",
+    )
     network: list[dict[str, Any]] = Field(
         default_factory=list, description="passes on the torch network, in order, each with `pass`"
     )
@@ -241,6 +248,12 @@ class Recipe:
     store: Store
     search: SearchRecord | None = None
     teacher: str | None = None
+    teacher_share: float = 1.0
+
+    @property
+    def taught_by(self) -> tuple[str, float] | None:
+        """Another policy that teaches, and its share; None for the policy itself."""
+        return None if self.teacher is None else (self.teacher, self.teacher_share)
 
     @property
     def fingerprint(self) -> list[tuple[str, dict[str, Any]]]:
@@ -260,7 +273,7 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: the file is missing or not valid TOML, or has an unknown key, an invalid value,
             an unknown pass, a pass in the wrong phase, passes without a gate on the variant's
-            behaviour, or a teacher of whom nothing learns.
+            behaviour, a teacher of whom nothing learns, or a share without a teacher.
     """
     return _make_recipe(read_toml(path))
 
@@ -284,10 +297,14 @@ def _make_recipe(document: TomlDocument) -> Recipe:
         search=frame.search,
         store=frame.store,
         teacher=frame.teacher,
+        teacher_share=frame.teacher_share,
     )
     if (recipe.network or recipe.graph) and not frame.accept.checks_behaviour:
         problem = "a recipe with passes needs at least one of margin, return_ratio and agreement"
         raise document.error("accept", problem, ["accept"])
+    if recipe.teacher is None and recipe.teacher_share < 1:
+        problem = "expected a teacher beside it, which has this share"
+        raise document.error("teacher_share", problem, ["teacher_share"])
     if recipe.teacher is not None and not any(map(_learns, recipe.network)):
         problem = "expected a step that learns: finetune, or finetune_td with teacher_weight"
         raise document.error("teacher", problem, ["teacher"])

@@ -38,7 +38,7 @@ class Teacher:
     """Another policy, from whose Q-values passes learn.
 
     Attributes:
-        record: its name and checkpoint, for the manifest.
+        record: its name, checkpoint and share, for the manifest.
         full: its network or graph.
     """
 
@@ -77,7 +77,8 @@ class Source:
         described = "" if environment is None else environment.model_dump_json()
         terms = f"{self.checkpoint_sha256} {self.calibration_sha256} {described}"
         if self.teacher is not None:
-            terms += f" {self.teacher.record.checkpoint_sha256}"
+            taught_by = self.teacher.record
+            terms += f" {taught_by.checkpoint_sha256} {taught_by.share}"
         return hashlib.sha256(terms.encode()).hexdigest()
 
     @property
@@ -117,7 +118,9 @@ class Source:
         if self.teacher is None:
             return self.calibration
         states = self.calibration.observations(self.manifest.observation)
-        q_values = q_values_of(as_q_function(self.teacher.full), states)
+        share = self.teacher.record.share
+        theirs = q_values_of(as_q_function(self.teacher.full), states)
+        q_values = (share * theirs + (1 - share) * self.calibration.q_values).astype(np.float32)
         return replace(self.calibration, q_values=q_values)
 
     def network(self, recipe: Recipe) -> QNetwork:

@@ -3,6 +3,8 @@
 A policy that was trained under disturbances, such as sticky actions, may know better what to do
 under them than the one that is compressed. It labels states, and plays the teacher's rounds, in the
 environment of the policy that is compressed; variants are judged against that policy all the same.
+With a share below 1, both teach: the Q-values are a weighted mean, as in the ensembles of Hinton et
+al. 2015 (1503.02531).
 """
 
 from __future__ import annotations
@@ -47,7 +49,11 @@ def teach(source: Source, recipe: Recipe, repository: Repository) -> Source:
         raise RepositoryError(f"{manifest.name}/{POLICY_FILE}", problem)
     content = repository.read_file(manifest.name, manifest.source)
     full = parse_full(content, manifest, f"{manifest.name}/{manifest.source.path}")
-    record = TeacherRecord(policy=manifest.name, checkpoint_sha256=manifest.source.sha256)
+    record = TeacherRecord(
+        policy=manifest.name,
+        checkpoint_sha256=manifest.source.sha256,
+        share=recipe.teacher_share,
+    )
     return replace(source, teacher=Teacher(record, full))
 
 

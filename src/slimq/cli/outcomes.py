@@ -27,7 +27,9 @@ def describe(outcome: Outcome) -> list[str]:
         return [f"{outcome.variant}: {outcome.status}, {outcome.error}"]
     heading = f"{manifest.policy}/{manifest.name}: {outcome.status}, {manifest.model.bytes:,} bytes"
     if manifest.recipe.teacher is not None:
-        heading += f", taught by {manifest.recipe.teacher.policy}"
+        teacher = manifest.recipe.teacher
+        heading += f", taught by {teacher.policy}"
+        heading += f" ({teacher.share:.0%})" if teacher.share < 1 else ""
     lines = [heading]
     header = ("step", "bytes", "parameters", "non-zero", "MACs", "agreement", "regret", "seconds")
     lines.append("  " + _row(header))

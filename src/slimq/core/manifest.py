@@ -256,6 +256,12 @@ class TeacherRecord(Manifest):
 
     policy: Slug
     checkpoint_sha256: Sha256 = Field(description="of its checkpoint, or of its graph")
+    share: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="its share of the Q-values that were learned; the rest are the policy's own",
+    )
 
 
 class RecipeRecord(Manifest):
