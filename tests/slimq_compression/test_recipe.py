@@ -175,6 +175,16 @@ def test_a_teacher_needs_a_step_that_learns() -> None:
             parse_recipe(taught + step, "taught.toml")
 
 
+def test_a_share_needs_a_teacher() -> None:
+    text = 'name = "taught"\nteacher_share = 0.5\naccept = { agreement = 0.5 }\n'
+    step = '[[network]]\npass = "finetune"\n'
+    message = r"^taught\.toml: teacher_share: expected a teacher beside it, .* \(at line 2\)$"
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe(text + step, "taught.toml")
+    taught = parse_recipe(f'teacher = "sticky"\n{text}{step}', "taught.toml")
+    assert taught.taught_by == ("sticky", 0.5)
+
+
 @pytest.mark.parametrize("gate", ["", "[accept]\nmax_bytes = 1000"])
 def test_passes_without_a_gate_that_looks_at_what_the_variant_does_are_refused(gate: str) -> None:
     before, _, _ = VALID.partition("[accept]")

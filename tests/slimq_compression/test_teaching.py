@@ -65,9 +65,12 @@ FP32 = 'name = "fp32"\n[accept]\nagreement = 0.99\nreturn_ratio = 0.99\nepisodes
 
 
 def recipe(
-    steps: str = FINETUNE, teacher: str | None = "contrary", accept: str = "agreement = 0.0"
+    steps: str = FINETUNE,
+    teacher: str | None = "contrary",
+    accept: str = "agreement = 0.0",
+    share: float = 1.0,
 ) -> Recipe:
-    taught = "" if teacher is None else f'teacher = "{teacher}"'
+    taught = "" if teacher is None else f'teacher = "{teacher}"\nteacher_share = {share}'
     return parse_recipe(f'name = "taught"\n{taught}\n{steps}\n[accept]\n{accept}', "taught.toml")
 
 
@@ -176,6 +179,33 @@ def test_calibration_states_have_the_teachers_q_values_for_passes_alone(
     np.testing.assert_allclose(made.mean(axis=0), taught.mean(axis=0), rtol=0.25)
 
 
+@pytest.mark.parametrize("as_graph", [False, True])
+def test_two_teachers_teach_the_mean_of_their_q_values(
+    cartpole_repository: Repository, monkeypatch: pytest.MonkeyPatch, as_graph: bool
+) -> None:
+    """The policy itself, and one of three times its Q-values that takes the other action."""
+    publish(cartpole_repository, contrary_network(scale=3.0), as_graph=as_graph)
+    collector = DrawnStates("mlp")
+    monkeypatch.setattr(pipeline, "make_collector", lambda *_: collector)
+    steps = FINETUNE.replace("teacher_rounds = 0", "teacher_rounds = 1")
+    asked = recipe(steps, share=0.4)
+    source = load(cartpole_repository, asked)
+    staged = run_recipe(asked, source)
+    states = source.calibration.observations(source.manifest.observation)
+    own, theirs = TorchPolicy(balancing_network()), TorchPolicy(contrary_network(scale=3.0))
+    both = 0.6 * own(states) + 0.4 * theirs(states)
+    np.testing.assert_allclose(source.lessons.q_values, both, rtol=1e-4, atol=1e-5)
+    player = collector.players[0](states)
+    assert player.dtype == np.float32
+    np.testing.assert_allclose(player, both, rtol=1e-4, atol=1e-5)
+    assert agreement(staged, source, theirs) > 0.9
+    assert staged.manifest.recipe.teacher is not None
+    assert staged.manifest.recipe.teacher.share == 0.4
+    assert is_made_by(staged.manifest.recipe, asked)
+    assert not is_made_by(staged.manifest.recipe, recipe(steps, share=0.5))
+    assert source.digest != load(cartpole_repository, recipe(share=0.5)).digest
+
+
 def test_shares_are_of_the_policy_that_is_compressed(
     cartpole_repository: Repository, make_network: Any
 ) -> None:
@@ -220,7 +250,7 @@ def test_the_manifest_names_the_teacher_only_where_there_is_another(repository: 
     sha256 = repository.policy("contrary").source.sha256
     documents = [manifest.model_dump(mode="json") for manifest in manifests]
     taught = documents[0]["recipe"].pop("teacher")
-    assert taught == {"policy": "contrary", "checkpoint_sha256": sha256}
+    assert taught == {"policy": "contrary", "checkpoint_sha256": sha256, "share": 1.0}
     assert documents[0]["recipe"].keys() == documents[1]["recipe"].keys()
     for manifest in manifests:
         assert VariantManifest.model_validate_json(manifest.model_dump_json()) == manifest
@@ -343,7 +373,8 @@ def test_a_teacher_needs_a_network(repository: Repository) -> None:
 
 
 def test_a_source_that_another_teaches_is_not_mistaken(repository: Repository) -> None:
-    with pytest.raises(ValueError, match=r"^taught\.toml: expected teacher 'contrary', got None$"):
+    message = r"^taught\.toml: expected teacher \('contrary', 1\.0\), got None$"
+    with pytest.raises(ValueError, match=message):
         run_recipe(recipe(), load_source(repository, "cartpole"))
     with pytest.raises(ValueError, match=r"expected teacher None, got TeacherRecord\("):
         run_recipe(recipe(teacher=None), load(repository, recipe()))

@@ -77,7 +77,7 @@ def test_episodes_of_an_environment_that_heeds_its_seed_go_on(
     before, now = restored(tmp_path, walking(small_config, seeded=True, lasts=50))
     assert np.array_equal(now.observations, before.observations)
     assert now.episode_seeds == before.episode_seeds
-    assert "anew" not in capsys.readouterr().out
+    assert "restarted" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("lasts", [50, None], ids=["other places", "other places and lengths"])
@@ -89,7 +89,7 @@ def test_episodes_of_one_that_ignores_it_begin_anew_with_one_warning(
 ) -> None:
     before, now = restored(tmp_path, walking(small_config, seeded=False, lasts=lasts))
     begun = [bool(actions) for actions in before.episode_actions]
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "anew" in line]
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "episodes restarted" in line]
     assert len(warnings) == 1
     assert NAME in warnings[0]
     assert "episodes=3" in warnings[0]
