@@ -32,6 +32,8 @@ from slimq_compression.source import Source
 
 LOCK = "ladder.lock"
 POLL_SECONDS = 0.5
+FIRST_SECONDS = 60.0
+"""Time that a worker has for the first rung, even if starting it took all there was."""
 HEAD_BITS = 8
 """Bits of the head, whose few weights decide between close actions."""
 FIRST_BITS = 6
@@ -156,6 +158,8 @@ class LadderSpace:
 
     def next_trial(self, study: optuna.Study, seconds: float) -> optuna.Trial | None:
         """The next rung; waits while only the outcome of another worker's can tell."""
+        if not tried(study):
+            seconds = max(seconds, FIRST_SECONDS)
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             try:
