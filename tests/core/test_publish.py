@@ -130,7 +130,7 @@ def test_each_list_of_numbers_takes_one_line_on_disk(
     entry = publisher.attach_report("tiny", "fp32", report).report
     assert entry is not None
     text = (tiny_repository / "tiny/variants/fp32" / entry.path).read_text(encoding="utf-8")
-    returns = ", ".join(f"{value:g}" for value in report.returns)
+    returns = ",".join(f"{value:g}" for value in report.returns)
     assert ".0" not in returns
     assert f'\n  "returns": [{returns}],\n' in text
     assert json.loads(text) == report.model_dump(mode="json")
