@@ -89,7 +89,8 @@ def test_episodes_of_one_that_ignores_it_begin_anew_with_one_warning(
 ) -> None:
     before, now = restored(tmp_path, walking(small_config, seeded=False, lasts=lasts))
     begun = [bool(actions) for actions in before.episode_actions]
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "episodes restarted" in line]
+    lines = capsys.readouterr().out.splitlines()
+    warnings = [line for line in lines if "episodes restarted" in line]
     assert len(warnings) == 1
     assert NAME in warnings[0]
     assert "episodes=3" in warnings[0]
