@@ -9,18 +9,15 @@ All figures are those of manifests and reports below policies/; nothing is playe
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pages import add_page_options, settle
-from slimq.core.repository import Repository
+import suite_entries
 from slimq.core.robustness import ConditionResult
 from slimq.core.text_tables import markdown_table
 from slimq.evaluation.comparison import ComparisonRow
-from suite_entries import Entry, percent, read_entry
+from suite_entries import ROOT, Entry, percent, run_page
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "evidence.md"
 MISSING = "–"
 VERDICTS = {True: "yes", False: "no", None: MISSING}
@@ -74,23 +71,13 @@ def difference(result: ConditionResult | None) -> str:
 
 
 def read_sections(policies: Path) -> dict[str, str]:
-    """The generated part of the page, from a repository.
-
-    Raises:
-        RepositoryError: it cannot be listed, or a policy's manifest is invalid.
-    """
-    repository = Repository(policies)
-    return sections([read_entry(repository, name) for name in repository.policies()])
+    """The generated part of the page. Raises as `suite_entries.read_sections`."""
+    return suite_entries.read_sections(policies, sections)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints, writes or checks the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--policies", type=Path, default=ROOT / "policies")
-    add_page_options(parser, PAGE)
-    options = parser.parse_args(arguments)
-    outdated = "is not what the reports give"
-    settle(options, lambda: read_sections(options.policies), "robustness.py", outdated)
+    run_page(arguments, __doc__ or "", "robustness.py", PAGE, sections)
 
 
 if __name__ == "__main__":

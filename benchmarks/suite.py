@@ -11,20 +11,17 @@ undisturbed. Another column has the smallest that is robust, too.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pages import add_page_options, settle
+import suite_entries
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.manifest import PolicyManifest
 from slimq.core.report import Interval
-from slimq.core.repository import Repository
 from slimq.core.text_tables import markdown_table
 from slimq.evaluation.comparison import ComparisonRow
-from suite_entries import GOAL, Entry, bounds, hardware_notes, notes, percent, read_entry
+from suite_entries import GOAL, ROOT, Entry, bounds, hardware_notes, notes, percent, run_page
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "suite.md"
 MISSING = "–"
 FULL_HEAD = (
@@ -181,23 +178,13 @@ def number(value: float) -> str:
 
 
 def read_sections(policies: Path) -> dict[str, str]:
-    """The generated parts of the page, from a repository.
-
-    Raises:
-        RepositoryError: it cannot be listed, or a policy's manifest is invalid.
-    """
-    repository = Repository(policies)
-    return sections([read_entry(repository, name) for name in repository.policies()])
+    """The generated parts of the page. Raises as `suite_entries.read_sections`."""
+    return suite_entries.read_sections(policies, sections)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints, writes or checks the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--policies", type=Path, default=ROOT / "policies")
-    add_page_options(parser, PAGE)
-    options = parser.parse_args(arguments)
-    outdated = "is not what the reports give"
-    settle(options, lambda: read_sections(options.policies), "suite.py", outdated)
+    run_page(arguments, __doc__ or "", "suite.py", PAGE, sections)
 
 
 if __name__ == "__main__":

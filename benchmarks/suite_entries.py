@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from pages import add_page_options, settle
 from slimq.core.manifest import PolicyManifest, VariantManifest
 from slimq.core.repository import Repository
 from slimq.core.statistics import MARGIN
 from slimq.evaluation.comparison import Comparison, ComparisonRow, compare_variants
 from slimq.evaluation.recommendation import Criteria, Recommendation, recommend
 
+ROOT = Path(__file__).parents[1]
 GOAL = 20
 """How many times smaller a variant is meant to be."""
 
@@ -161,3 +165,29 @@ def hardware_notes(entries: Sequence[Entry]) -> Iterator[str]:
 def percent(value: float, digits: int) -> str:
     """A difference with its sign."""
     return f"{value:+.{digits}%}".replace("-", "−")
+
+
+Sections = Callable[[Sequence[Entry]], dict[str, str]]
+"""Makes the generated parts of a page, by the name in their markers."""
+
+
+def read_sections(policies: Path, sections: Sections) -> dict[str, str]:
+    """The generated parts of a page, from a repository.
+
+    Raises:
+        RepositoryError: it cannot be listed, or a policy's manifest is invalid.
+    """
+    repository = Repository(policies)
+    return sections([read_entry(repository, name) for name in repository.policies()])
+
+
+def run_page(
+    arguments: Sequence[str] | None, description: str, program: str, page: Path, sections: Sections
+) -> None:
+    """The command of a page: prints, writes or checks what the reports give."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--policies", type=Path, default=ROOT / "policies")
+    add_page_options(parser, page)
+    options = parser.parse_args(arguments)
+    outdated = "is not what the reports give"
+    settle(options, lambda: read_sections(options.policies, sections), program, outdated)

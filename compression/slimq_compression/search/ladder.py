@@ -4,8 +4,8 @@
    fewer and fewer bits while they pass; the same of the inner layers alone, since the first and the
    last have few weights, each of which matters.
 2. A short training run, which shows how long a full one takes here, and so how many fit into the
-time. 3. Students of 1/16 of the parameters. One that passes leads to 1/4 of its size; one that
-fails with
+   time.
+3. Students of 1/16 of the parameters. One that passes leads to 1/4 of its size; one that fails with
    every seed leads back towards the last that passed, until the two are close. A student that
    passes is also stored with fewer bits per weight.
 4. Then the same with twice the training, from the smallest student that passed.

@@ -21,6 +21,7 @@ from places import ROOT
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 SCRIPTS = Path(__file__).parent / "clients"
 NAMES = ("tiny", "tiny_frames")
+TRITON = ("with_tritonclient", "with_tritonclient_grpc")
 
 pytestmark = [
     pytest.mark.slow,
@@ -84,8 +85,11 @@ def test_tritonclient_gets_what_act_gives(ask: Any, arrays: Any, mode: str, poli
     assert found["types"] == ["float32", "int64"]
 
 
-def test_tritonclient_reads_metadata_readiness_and_statistics(ask: Any, arrays: Any) -> None:
-    found, _ = ask("with_tritonclient", "around", policy="tiny", array=arrays["tiny"])
+@pytest.mark.parametrize("client", TRITON)
+def test_tritonclient_reads_metadata_readiness_and_statistics(
+    ask: Any, arrays: Any, client: str
+) -> None:
+    found, _ = ask(client, "around", policy="tiny", array=arrays["tiny"])
     assert found == {
         "live": True,
         "ready": True,
@@ -101,8 +105,9 @@ def test_tritonclient_reads_metadata_readiness_and_statistics(ask: Any, arrays: 
     }
 
 
-def test_tritonclient_loads_and_unloads(ask: Any, arrays: Any) -> None:
-    found, _ = ask("with_tritonclient", "lifecycle", policy="tiny", array=arrays["tiny"])
+@pytest.mark.parametrize("client", TRITON)
+def test_tritonclient_loads_and_unloads(ask: Any, arrays: Any, client: str) -> None:
+    found, _ = ask(client, "lifecycle", policy="tiny", array=arrays["tiny"])
     assert found == {
         "states": [
             ["READY", "READY"],
@@ -155,38 +160,6 @@ def test_tritonclient_over_grpc_gets_what_act_gives(
     check(found, act(process, policy, arrays[policy], variant))
     assert (found["id"], found["model_version"]) == ("7", variant)
     assert found["types"] == ["float32", "int64"]
-
-
-def test_tritonclient_over_grpc_reads_metadata_readiness_and_statistics(
-    ask: Any, arrays: Any
-) -> None:
-    found, _ = ask("with_tritonclient_grpc", "around", policy="tiny", array=arrays["tiny"])
-    assert found == {
-        "live": True,
-        "ready": True,
-        "model": True,
-        "version": True,
-        "unknown": False,
-        "server": "slimq",
-        "metadata": ["fp32", "other"],
-        "config": 256,
-        "all": 4,
-        "inferences": 3,
-        "success": 1,
-    }
-
-
-def test_tritonclient_over_grpc_loads_and_unloads(ask: Any, arrays: Any) -> None:
-    found, _ = ask("with_tritonclient_grpc", "lifecycle", policy="tiny", array=arrays["tiny"])
-    assert found == {
-        "states": [
-            ["READY", "READY"],
-            ["UNAVAILABLE", "UNAVAILABLE"],
-            ["READY", "UNAVAILABLE"],
-            ["READY", "READY"],
-        ],
-        "ready_after_unload": False,
-    }
 
 
 def test_tritonclient_over_grpc_raises_the_services_own_messages(ask: Any, arrays: Any) -> None:
