@@ -54,10 +54,10 @@ class ConditionResult:
         mean: the variant's mean return.
         interval: its 95 % interval.
         episodes: number of episodes.
-        full_mean: the full policy's mean return under the same condition.
+        full_mean: the full policy's mean return under the same condition, over all its episodes.
         full_loss: what the full policy loses by the condition, as a share of full − random.
-        difference: difference from the full policy under the same condition, paired by seed, with
-            simultaneous bounds.
+        difference: difference from the full policy under the same condition, paired by seed over
+            the episodes that both have played, with simultaneous bounds.
         note: why there is no difference.
     """
 
@@ -78,8 +78,9 @@ class ConditionResult:
 
     @property
     def is_long(self) -> bool:
-        """Whether it has enough episodes to decide."""
-        return self.episodes >= MIN_EPISODES
+        """Whether it has enough episodes to decide, or enough pairs of them if it is paired."""
+        count = self.episodes if self.difference is None else self.difference.episodes
+        return count >= MIN_EPISODES
 
     @property
     def non_inferior(self) -> bool | None:
@@ -147,12 +148,14 @@ def compare_under_condition(
 
     Args:
         returns: the variant's, in seed order.
-        full: the full policy's under the same condition, on the same seeds.
+        full: the full policy's under the same condition, from the same seed on; only the episodes
+            that both have are compared.
         scale: the full policy's undisturbed mean return above random play's.
         confidence: as of `simultaneous_confidence`.
         resamples: bootstrap resamples.
     """
-    ratios = (np.asarray(returns) - np.asarray(full)) / scale
+    count = min(len(returns), len(full))
+    ratios = (np.asarray(returns[:count]) - np.asarray(full[:count])) / scale
     bounds = mean_interval(ratios, resamples=resamples, confidence=confidence)
     mean = float(ratios.mean())
     return PairedDifference(mean, bounds.low, bounds.high, CONDITION_MARGIN, len(ratios))
@@ -238,8 +241,7 @@ def _mismatch(found: ConditionReport, other: ConditionReport | None, full: str) 
     label = found.condition.label
     if other is None:
         return f"{full} was not played under {label}"
-    same = (found.spread, found.code_sha256) == (other.spread, other.code_sha256)
-    if same and len(found.returns) == len(other.returns):
+    if (found.spread, found.code_sha256) == (other.spread, other.code_sha256):
         return None
     return f"{label} was played otherwise than by {full}: evaluate both again"
 
