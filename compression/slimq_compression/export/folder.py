@@ -21,10 +21,10 @@ def staged(output: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Args:
         output: the folder to make.
-        replace: whether an earlier export may be there.
+        replace: whether an earlier export may be replaced.
 
     Raises:
-        InvalidInputError: there is something that must not be replaced.
+        InvalidInputError: `output` holds something that must not be replaced.
     """
     check_output(output, replace=replace)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -39,10 +39,10 @@ def staged(output: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def check_output(output: Path, *, replace: bool) -> None:
-    """Checks that a folder can be made here.
+    """Checks that the folder can be made.
 
     Raises:
-        InvalidInputError: there is something that must not be replaced.
+        InvalidInputError: `output` holds something that must not be replaced.
     """
     if output.is_dir() and not output.is_symlink():
         if not any(output.iterdir()):

@@ -1,4 +1,4 @@
-"""Options of an export; each target reads those that concern it."""
+"""Options of an export; each target reads those that it uses."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ KEYWORDS = frozenset({"int", "float", "char", "short", "long", "double", "void",
 
 @dataclass(frozen=True)
 class Options:
-    """How to export.
+    """The options of an export.
 
     Attributes:
-        max_flash: bytes of code and constants, for targets that are devices.
-        max_ram: bytes of state, stack and one frame.
+        max_flash: maximum bytes of code and constants, for devices.
+        max_ram: maximum bytes of state, stack, one frame and library variables.
         cpu: core for which sizes are measured.
-        optimize: what the compiler is to keep low, `size` or time (`speed`).
+        optimize: what the compiler optimizes for, `size` or `speed`.
         vectors: number of golden vectors; None for as many as fit a file of moderate size.
-        prefix: of the files and names in C.
+        prefix: prefix of the C files and identifiers.
         runtime: folder or tarball of ONNX Runtime Web; None for the cache or npm.
     """
 

@@ -1,4 +1,4 @@
-"""Sizes of an export, and refusals that say which variants to take instead."""
+"""Size limits of an export, and errors that name the variants that fit instead."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from slimq_compression.export.report import Flash, Ram
 from slimq_compression.export.subject import Subject
 
 CODE_BYTES, LAYER_BYTES = 8_000, 600
-"""Upper estimates of code: of the interface with functions for floats, and of each layer."""
+"""Upper estimates of code bytes: interface with floating-point functions, and each layer."""
 STACK_BYTES, LIBRARY_BYTES = 512, 128
-"""Upper estimates of the stack, and of variables of libraries."""
+"""Upper estimates of the bytes of stack and of library variables."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """The memory that an export takes on a device.
+    """The memory that an export needs on a device.
 
     Attributes:
         constants: bytes of arrays.
         flash: bytes of constants and code.
-        state: bytes of the structure with all intermediate results.
+        state: bytes of the struct with frames and all intermediate results.
         frame: bytes of a frame.
-        measured: what a compiler says; None for an estimate.
+        measured: sizes measured with a compiler; None for an estimate.
     """
 
     constants: int
@@ -52,34 +52,34 @@ class Size:
 
     @property
     def libraries(self) -> int:
-        """Bytes of variables of functions of libraries."""
+        """Bytes of the variables of library functions."""
         return LIBRARY_BYTES if self.measured is None else self.measured.ram
 
     @property
     def ram(self) -> int:
-        """Bytes of state, stack, one frame and variables of libraries."""
+        """Bytes of state, stack, one frame and library variables."""
         return self.state + self.frame + self.stack + self.libraries
 
     def corrected(self, sources: Sources, measured: DeviceSize | None) -> Size:
-        """With the exact sizes of written sources, and of a compiler if there is one."""
+        """A copy with the exact sizes of written sources, and the compiler's if there is one."""
         code = self.flash - self.constants
         flash = sources.constant_bytes + code if measured is None else measured.flash
         return Size(sources.constant_bytes, flash, sources.state_bytes, self.frame, measured)
 
     def as_flash(self, cpu: str) -> Flash:
-        """For the report."""
+        """The entry `flash` of the report."""
         if self.measured is None:
             return Flash(self.flash, self.constants, cpu, measured=False)
         compiler, flags = self.measured.compiler, self.measured.flags
         return Flash(self.flash, self.constants, cpu, measured=True, compiler=compiler, flags=flags)
 
     def as_ram(self) -> Ram:
-        """For the report."""
+        """The entry `ram` of the report."""
         return Ram(self.ram, self.state, self.frame, self.stack, self.libraries)
 
 
 def estimate(network: Network) -> Size:
-    """The sizes of a network without writing its sources, rather too large than too small."""
+    """Upper estimates of a network's sizes, made without writing its sources."""
     constants = 0
     for layer in network.layers:
         for view in layer.inputs:

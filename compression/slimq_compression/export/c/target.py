@@ -31,7 +31,7 @@ def export_c(repository: Repository, subject: Subject, folder: Path, options: Op
 
     Raises:
         InvalidInputError: the target lacks an operator of the variant, or the core is unknown.
-        CheckFailedError: it is larger than the limits, or does not compile.
+        CheckFailedError: the variant exceeds a limit, or the C does not compile.
     """
     compilers.cpu_flags(options.cpu)
     compilers.optimization(options.optimize)
@@ -78,7 +78,7 @@ def write_files(folder: Path, sources: Sources, network: Network, options: Optio
 
 
 def fill_template(name: str, words: dict[str, str]) -> str:
-    """A file that is the same for every policy but for some words."""
+    """A template with its placeholders `@WORD@` replaced."""
     text = resources.files("slimq_compression.export.c.templates").joinpath(name).read_text("utf-8")
     for word, value in words.items():
         text = text.replace(f"@{word}@", value)
@@ -86,7 +86,7 @@ def fill_template(name: str, words: dict[str, str]) -> str:
 
 
 def _size(network: Network, sources: Sources, folder: Path, options: Options, work: Path) -> Size:
-    """Sizes as a compiler for the core makes them, or estimated without one."""
+    """Sizes measured with a compiler for the core, or estimated without one."""
     measured = compilers.measure(folder, options.prefix, options.cpu, options.optimize, work)
     return estimate(network).corrected(sources, measured)
 
@@ -109,7 +109,7 @@ def _run(
 
 
 def _reference(subject: Subject, states: CalibrationSet) -> QValues:
-    """ONNX Runtime's Q-values, state by state, since a device has no batches."""
+    """ONNX Runtime's Q-values, `(states, actions)`, in batches of one as on a device."""
     layout = subject.policy.observation
     policy = OnnxPolicy(subject.content, layout, len(subject.policy.actions), subject.name)
     observations = states.observations(layout)
@@ -137,7 +137,7 @@ def _write_golden(
 
 
 def compare(found: QValues, reference: QValues) -> Agreement:
-    """How far the compiled C is from ONNX Runtime, `(states, actions)` each."""
+    """Compares the compiled C's Q-values with ONNX Runtime's, both `(states, actions)`."""
     difference = float(np.abs(found.astype(np.float64) - reference).max())
     q_range = float(np.ptp(reference))
     ordered = np.sort(reference.astype(np.float64), axis=1)
