@@ -91,8 +91,7 @@ def labels(conditions: Sequence[Condition]) -> str:
 
 
 def worst_result(row: ComparisonRow) -> ConditionResult | None:
-    """The result with the lowest bound of the standard conditions that decide; None if none
-    does."""
+    """The result with the lowest bound among deciding standard conditions; None without any."""
     results = () if row.robustness is None else row.robustness.results
     deciding = [r for r in results if r.standard and r.decides and r.difference is not None]
     return min(deciding, key=lambda r: r.difference.low if r.difference else 0.0, default=None)

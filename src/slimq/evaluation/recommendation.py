@@ -228,8 +228,7 @@ def missing_evidence(row: ComparisonRow, *, proven_in_play: bool = True) -> list
 
 
 def margin_miss(row: ComparisonRow, margin: float) -> tuple[str, float] | None:
-    """The distance below the margin in undisturbed play, in words and as a share; None if
-    within."""
+    """The distance below the margin undisturbed, in words and as a share; None if within it."""
     if row.difference is None or row.difference.low >= -margin:
         return None
     return below_margin("undisturbed", row.difference.low, margin)
