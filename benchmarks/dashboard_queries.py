@@ -31,8 +31,7 @@ class Asked:
         instant: whether only the latest values are requested.
         column: heading of the column, for a table.
         repeated: the variable by which the panel is repeated, or its value once expanded; None if
-            it
-            is not repeated.
+            it is not repeated.
     """
 
     panel: str

@@ -85,10 +85,8 @@ def summarize(ratios: Sequence[float]) -> Ratio:
 
     Independent values are below the true median with probability 1/2 each, so the interval from the
     k-th smallest to the k-th largest misses it with probability 2 P(B < k), B binomial (Conover
-    1999,
-    "Practical Nonparametric Statistics", section 3.2). With fewer than six values, the interval is
-    from
-    the smallest to the largest, with less confidence.
+    1999, "Practical Nonparametric Statistics", section 3.2). With fewer than six values, the
+    interval is from the smallest to the largest, with less confidence.
     """
     ordered = sorted(ratios)
     count, skipped = len(ordered), 0

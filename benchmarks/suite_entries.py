@@ -27,8 +27,8 @@ class Entry:
         variants: manifests by name, of the variants that can be read.
         choice: the smallest variant that is non-inferior undisturbed; None unless it is smaller
             than the full one.
-        robust: the smallest that is also non-inferior under the standard conditions; None unless
-            it is smaller than the full one, or if this is unknown or no condition decides.
+        robust: the smallest that is also non-inferior under the standard conditions; None unless it
+            is smaller than the full one, or if this is unknown or no condition decides.
     """
 
     manifest: PolicyManifest

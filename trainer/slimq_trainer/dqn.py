@@ -223,8 +223,7 @@ def sample(learner: Learner) -> Batch:
     """Step 6: samples a minibatch, with augmented observations if configured.
 
     Augmentation is DrQ with K = M = 1 (Kostrikov et al. 2020, 2004.13649, section 3): the bootstrap
-    state
-    is augmented independently of the state, and the target computed from it.
+    state is augmented independently of the state, and the target computed from it.
     """
     batch = learner.replay.sample(learner.config.algorithm.batch_size, learner.sampling)
     if learner.augment is None:

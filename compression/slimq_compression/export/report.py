@@ -52,8 +52,8 @@ class Flash:
     """Code and constants.
 
     Attributes:
-        bytes: size with the library functions that are linked in; an upper estimate if there was
-            no compiler.
+        bytes: size with the library functions that are linked in; an upper estimate if there was no
+            compiler.
         constants: bytes of these that are weights, codes, tables and scales.
         cpu: the core.
         measured: whether the size is of a compiled program.
@@ -77,8 +77,8 @@ class Ram:
         bytes: the total.
         state: bytes of the struct that the caller provides: frames and intermediate results.
         frame: bytes of the newest frame or observation, which the caller also holds.
-        stack: bytes of the deepest call chain of generated functions, as the compiler reports
-            it; an estimate without a compiler. Library functions are not included.
+        stack: bytes of the deepest call chain of generated functions, as the compiler reports it;
+            an estimate without a compiler. Library functions are not included.
         libraries: bytes of the variables of library functions, such as those of `<math.h>`.
     """
 

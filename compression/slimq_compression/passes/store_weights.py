@@ -4,9 +4,8 @@ Weights that a network pass has left on a grid (integers times a scale, powers o
 need only codes of 2, 4 or 8 bits; weights with many zeros need only the nonzero ones and their
 positions: one bit per weight (bitmask), or the distance from one to the next (delta), with zeros as
 fillers where a distance needs too many bits. This is the storage of Deep Compression (Han et al.
-2016,
-arXiv:1510.00149, §2 and §3), in standard ONNX operators, which ONNX Runtime evaluates when it loads
-the model. `auto` tries all combinations and measures bytes.
+2016, arXiv:1510.00149, §2 and §3), in standard ONNX operators, which ONNX Runtime evaluates when it
+loads the model. `auto` tries all combinations and measures bytes.
 
 The layers' weights are unchanged, which is checked by running the decoder, and so are Q-values and
 speed; loading takes some milliseconds longer, and memory is that of the decoded weights. int8

@@ -2,15 +2,16 @@
 
 1. Post-training quantization of the policy's own network, which takes seconds: int8, then codes of
    fewer and fewer bits while they pass; then the same for the inner layers alone, since the first
-   and the last have few weights, each of which matters. 2. A short training run, which shows how
-   long a full one takes on this machine, and so how many fit the time. 3. Students of 1/16 of the
-   parameters. A pass leads to 1/4 of the size; a failure with every seed leads back towards the
-   last size that passed, until the two are close. A student that passes is also stored with fewer
-   bits per weight. 4. The same with twice the training, from the smallest student that passed.
+   and the last have few weights, each of which matters.
+2. A short training run, which shows how long a full one takes on this machine, and so how many fit
+   the time.
+3. Students of 1/16 of the parameters. A pass leads to 1/4 of the size; a failure with every seed
+   leads back towards the last size that passed, until the two are close. A student that passes is
+   also stored with fewer bits per weight.
+4. The same with twice the training, from the smallest student that passed.
 
-   Everything here is a function of the trials so far, so that an interrupted run continues as it
-   would have,
-   and several workers need to share nothing but the study.
+Everything here is a function of the trials so far, so that an interrupted run continues as it would
+have, and several workers need to share nothing but the study.
 """
 
 from __future__ import annotations

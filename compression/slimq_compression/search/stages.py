@@ -267,8 +267,7 @@ def required_agreement(margin: float) -> float:
     """Minimum agreement of candidates when nothing can be played.
 
     The chosen candidate is the best of many on the states by which they are judged, so it may
-    differ on
-    only half as many of them as the margin allows.
+    differ on only half as many of them as the margin allows.
     """
     return 1.0 - margin / 2
 
@@ -279,8 +278,7 @@ def telling_episodes(
     """Episodes with which the gate accepts four of five variants that lose nothing.
 
     Differences are assumed as wide as between independent episodes of the full policy; variants
-    that
-    mostly act alike would need fewer.
+    that mostly act alike would need fewer.
 
     Args:
         returns: the full policy's returns.

@@ -204,8 +204,7 @@ class Worker:
         """Whether a candidate passes the gate's episodes, or they are too few to tell.
 
         If returns vary so much that there is no time for enough episodes, a mean within the margin
-        is enough;
-        the accept gate decides later. Without an environment, the score is an agreement.
+        is enough; the accept gate decides later. Without an environment, the score is an agreement.
         """
         if self.source.manifest.environment is None:
             return score.mean >= required_agreement(self.settings.margin)

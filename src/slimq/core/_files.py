@@ -1,9 +1,8 @@
 """Reads files of the repository: regular files only, never outside it, verified by content.
 
 Every path here is relative to the repository's root, as a tuple of names. Names are limited to
-those
-that manifests and slugs allow, so they cannot contain a separator or climb up; symbolic links may
-lead to another place below the root (see `_walk`).
+those that manifests and slugs allow, so they cannot contain a separator or climb up; symbolic links
+may lead to another place below the root (see `_walk`).
 """
 
 from __future__ import annotations

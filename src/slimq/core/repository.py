@@ -44,7 +44,7 @@ from slimq.core.stamp import FileStamp
 
 POLICY_FILE, VARIANT_FILE, VARIANTS = "policy.json", "variant.json", "variants"
 MAX_MANIFEST_BYTES = 16 << 20
-"""Maximum size of a manifest or report, which never contains weights."""
+"""Maximum size of a manifest, which never contains weights."""
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")

@@ -44,9 +44,8 @@ def wait_passively() -> None:
     """Lets threads sleep while they wait for each other, unless the variable is already set.
 
     Otherwise, GNU OpenMP spins for 3 ms at every barrier, perhaps on the core that the awaited
-    thread
-    needs (libgomp manual, "OMP_WAIT_POLICY" and "GOMP_SPINCOUNT").
-    Has no effect on this process once torch is imported.
+    thread needs (libgomp manual, "OMP_WAIT_POLICY" and "GOMP_SPINCOUNT"). Has no effect on this
+    process once torch is imported.
     """
     os.environ.setdefault(WAIT_POLICY, "passive")
 

@@ -111,8 +111,7 @@ class QNetwork(nn.Module):
         Args:
             observation: observations as the environment returns them.
             precision: dtype of the result; named parts stay float32, since no smaller type holds
-                every
-                code.
+                every code.
         """
         if self.spec.observation_parts is not None:
             return observation.float()

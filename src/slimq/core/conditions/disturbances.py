@@ -2,9 +2,8 @@
 
 Each function takes a sensor (or a number of actions), a strength and the episode's generator, and
 returns a channel: a function from each new frame (or action) to the one that arrives. All obey
-three
-rules: the same seed gives the same result; strength 0 changes nothing; shape, dtype and bounds are
-kept.
+three rules: the same seed gives the same result; strength 0 changes nothing; shape, dtype and
+bounds are kept.
 
 The perturbations of images follow Hendrycks & Dietterich 2019, "Benchmarking Neural Network
 Robustness to Common Corruptions and Perturbations"; sticky actions, Machado et al. 2018, section 5.

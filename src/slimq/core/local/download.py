@@ -1,9 +1,9 @@
 """Fetches a model file once: complete, verified, and of one version.
 
 The service's ETag is the sha256 of the file. It is requested first, so that a cached file is not
-sent
-again. An interrupted download resumes where it stopped if the file is still the same (`If-Range`,
-RFC 9110, section 13.1.5); if it has changed, the new file is fetched from the beginning.
+sent again. An interrupted download resumes where it stopped if the file is still the same
+(`If-Range`, RFC 9110, section 13.1.5); if it has changed, the new file is fetched from the
+beginning.
 """
 
 from __future__ import annotations

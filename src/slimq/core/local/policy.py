@@ -78,8 +78,7 @@ class LocalPolicy:
         """Fetches a model file from a service, unless it is already on this machine.
 
         The service is always asked whether the file is still the same. If it does not answer, that
-        is an
-        error even if the file is cached; use `load` to load a file without asking.
+        is an error even if the file is cached; use `load` to load a file without asking.
 
         Args:
             url: the file's address, such as
@@ -105,8 +104,7 @@ class LocalPolicy:
         """Loads the service's current version if it has changed; returns whether it has.
 
         The episode's frames are kept, unless the layout of observations has changed. After an
-        error,
-        the previous version stays.
+        error, the previous version stays.
 
         Raises:
             InvalidInputError: the policy was not fetched from a service.

@@ -1,8 +1,7 @@
 """The description in a model file, stored as JSON in its ONNX metadata properties.
 
 Each field of `ModelDescription` is the property `slimq.<field>`. Within a schema version, fields
-are
-only added, and readers ignore unknown ones. A new version means that older readers would
+are only added, and readers ignore unknown ones. A new version means that older readers would
 misunderstand a file, so they refuse it.
 """
 
