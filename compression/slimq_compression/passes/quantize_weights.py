@@ -13,8 +13,10 @@ pruned by `prune_weights` keeps its zeros.
 With `rounding = "compensated"`, the weights of an output compensate for each other's rounding
 errors (GPTQ, see `network.compensation`): at 4 to 6 bits without training, this keeps most of the
 decisions that rounding to nearest loses. It takes seconds, and memory for the square of a layer's
-inputs. Biases compensate for the mean error of rounding (see `network.bias_matching`). Otherwise
-even 8 bits cost a policy many of its decisions between close actions, which a constant error tips.
+inputs.
+
+Biases compensate for the mean error of rounding (see `network.bias_matching`). Otherwise even 8
+bits cost a policy many of its decisions between close actions, which a constant error tips.
 
 Rounding takes a moment. At 4 bits and below, the policy collapses until it is fine-tuned; 2 bits
 need a codebook.

@@ -3,8 +3,10 @@
 A network that only sees undisturbed frames relies on exact values. Random shifts with repeated
 edges are those of Kostrikov et al. 2020 (DrQ, 2004.13649), section 3.1; contrast, brightness and
 noise are domain randomization (Tobin et al. 2017, 1703.06907). The trainer disturbs the minibatches
-from its replay buffer, compression those of its students. A state's frames share shift, contrast
-and brightness; noise is drawn for each element. Shape, dtype and bounds are kept.
+from its replay buffer, compression those of its students.
+
+A state's frames share shift, contrast and brightness; noise differs in each element. Shape, dtype
+and bounds are kept.
 """
 
 from __future__ import annotations
