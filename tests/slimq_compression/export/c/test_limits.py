@@ -32,6 +32,19 @@ def test_ram_is_limited_too(tmp_path: Path) -> None:
         export("cartpole", "micro", tmp_path / "out", max_ram=20)
 
 
+@needs_boards
+def test_what_fits_only_as_compiled_is_accepted_and_named(tmp_path: Path) -> None:
+    """Estimates of its flash and RAM, without a compiler, are above both limits."""
+    options = {"cpu": "cortex-m0plus", "max_flash": 4_000, "max_ram": 200}
+    report = export("cartpole", "micro", tmp_path / "out", **options)
+    with pytest.raises(CheckFailedError) as error:
+        export("cartpole", "fp32", tmp_path / "other", **options)
+    fits = f"micro ({report.flash.bytes:,} and {report.ram.bytes:,})"
+    assert fits in str(error.value).partition("Variants that fit: ")[2]
+    assert "int8" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_an_operator_that_the_target_lacks_is_named_with_what_does_without(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError) as error:
         export("pong", "int4-blocks", tmp_path / "out")
@@ -52,6 +65,7 @@ def test_estimates_of_constants_and_state_are_not_too_small(policy: str, variant
     network = lower(*shipped_model(policy, variant))
     least, sources = estimate(network), write_sources(network, "policy", "A test.")
     assert sources.constant_bytes <= least.constants <= 1.2 * sources.constant_bytes + 64
+    assert 0 < least.weights <= sources.constant_bytes
     assert least.state == sources.state_bytes
 
 
