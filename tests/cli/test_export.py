@@ -50,6 +50,7 @@ def test_an_earlier_export_is_replaced_with_force_only(run: Any, tmp_path: Path)
         (["--vectors", "0"], 2, "vectors: expected a number from 1 to 100,000, received 0"),
         (["--prefix", "int"], 2, "prefix: expected a lower-case identifier of C"),
         (["--prefix", "a-b"], 2, "prefix: expected a lower-case identifier of C"),
+        (["--prefix", "selftest"], 2, "prefix: expected a name other than those of C's headers"),
         (["--max-flash", "much"], 2, "--max-flash: expected a positive size such as 20kB"),
         (["--max-flash", "100"], 1, "tiny/fp32 needs about "),
         (
