@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from slimq.core.atomic import TEMPORARY, sync_folder
+from slimq.core.atomic import TEMPORARY, naming, sync_folder
 from slimq.core.errors import InvalidInputError
 
 REPORT = "report.json"
@@ -25,17 +25,31 @@ def staged(output: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Raises:
         InvalidInputError: `output` holds something that must not be replaced.
+        OSError: it cannot be written, for example because the disk is full; it names a file.
     """
     check_output(output, replace=replace)
     output.parent.mkdir(parents=True, exist_ok=True)
     made = output.with_name(f"{TEMPORARY}{output.name}-{secrets.token_hex(6)}")
-    made.mkdir()
+    with naming(output):
+        made.mkdir()
     try:
-        yield made
+        with _naming_the_unnamed(output):
+            yield made
         sync_folder(made)
         _take_place(made, output)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _naming_the_unnamed(output: Path) -> Iterator[None]:
+    """Adds the folder's name to system errors without a file's, such as those of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(output)) from error
 
 
 def check_output(output: Path, *, replace: bool) -> None:
@@ -68,8 +82,9 @@ def _take_place(made: Path, output: Path) -> None:
     output.rename(old)
     try:
         made.rename(output)
-    except OSError:
-        old.rename(output)
+    except BaseException:  # Ctrl-C, too
+        if not output.exists():
+            old.rename(output)
         raise
     sync_folder(output.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -14,6 +14,8 @@ DEFAULT_CPU, DEFAULT_OPTIMIZATION = "cortex-m4", "size"
 MAX_VECTORS = 100_000
 PREFIX = r"[a-z][a-z0-9_]{0,31}"
 KEYWORDS = frozenset({"int", "float", "char", "short", "long", "double", "void", "static", "const"})
+TAKEN = frozenset({"selftest", "math", "stdint", "stdio", "stdlib", "string"})
+"""A file of the export itself, and headers of C that a compiler could take the policy's for."""
 
 
 @dataclass(frozen=True)
@@ -49,4 +51,7 @@ class Options:
             raise InvalidInputError("vectors", expected, str(self.vectors))
         if not re.fullmatch(PREFIX, self.prefix) or self.prefix in KEYWORDS:
             expected = "a lower-case identifier of C of at most 32 characters"
+            raise InvalidInputError("prefix", expected, repr(self.prefix))
+        if self.prefix in TAKEN:
+            expected = "a name other than those of C's headers and the export's own files"
             raise InvalidInputError("prefix", expected, repr(self.prefix))

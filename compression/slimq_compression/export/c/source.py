@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from slimq_compression.export.c import plain, weighted
 from slimq_compression.export.c.arrays import Arrays
@@ -51,6 +52,11 @@ class Sources:
     source: str
     constant_bytes: int
     state_bytes: int
+
+    def write(self, folder: Path, prefix: str) -> None:
+        """Writes both files, `PREFIX.h` and `PREFIX.c`."""
+        (folder / f"{prefix}.h").write_text(self.header, encoding="utf-8")
+        (folder / f"{prefix}.c").write_text(self.source, encoding="utf-8")
 
 
 def write_sources(network: Network, prefix: str, notes: str) -> Sources:

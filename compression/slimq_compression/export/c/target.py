@@ -14,7 +14,7 @@ from slimq.core.qfunction import QValues
 from slimq.core.repository import Repository
 from slimq_compression.export.c import compilers, golden
 from slimq_compression.export.c.host import HostPolicy
-from slimq_compression.export.c.limits import Size, estimate, refuse_larger, refuse_operator
+from slimq_compression.export.c.limits import compiled, estimate, refuse_larger, refuse_operator
 from slimq_compression.export.c.notes import describe_export
 from slimq_compression.export.c.source import Sources, write_sources
 from slimq_compression.export.lowering.lower import Network, lower
@@ -40,13 +40,13 @@ def export_c(repository: Repository, subject: Subject, folder: Path, options: Op
     except UnsupportedError as error:
         raise refuse_operator(repository, subject, error) from None
     least = estimate(network)
-    if least.constants > options.max_flash or least.ram > options.max_ram:
+    if not least.may_fit(options):
         raise refuse_larger(repository, subject, least, options)
     sources = write_sources(network, options.prefix, describe_export(subject, network))
     write_files(folder, sources, network, options)
     with tempfile.TemporaryDirectory() as work:
-        size = _size(network, sources, folder, options, Path(work))
-        if size.flash > options.max_flash or size.ram > options.max_ram:
+        size = compiled(network, sources, options)
+        if not size.fits(options):
             raise refuse_larger(repository, subject, size, options)
         states = subject.calibration
         exact = _run(network, sources, folder, options, states, Path(work))
@@ -64,8 +64,7 @@ def export_c(repository: Repository, subject: Subject, folder: Path, options: Op
 def write_files(folder: Path, sources: Sources, network: Network, options: Options) -> None:
     """Writes the sources, the self-test and the Makefile."""
     prefix = options.prefix
-    (folder / f"{prefix}.h").write_text(sources.header, encoding="utf-8")
-    (folder / f"{prefix}.c").write_text(sources.source, encoding="utf-8")
+    sources.write(folder, prefix)
     words = {
         "PREFIX": prefix,
         "UPPER": prefix.upper(),
@@ -83,12 +82,6 @@ def fill_template(name: str, words: dict[str, str]) -> str:
     for word, value in words.items():
         text = text.replace(f"@{word}@", value)
     return text
-
-
-def _size(network: Network, sources: Sources, folder: Path, options: Options, work: Path) -> Size:
-    """Sizes measured with a compiler for the core, or estimated without one."""
-    measured = compilers.measure(folder, options.prefix, options.cpu, options.optimize, work)
-    return estimate(network).corrected(sources, measured)
 
 
 def _run(

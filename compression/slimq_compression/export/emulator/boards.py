@@ -95,8 +95,9 @@ def build_program(board: Board, sources: list[Path], work: Path, optimize: str =
     script.write_text(SCRIPT.format(flash=board.flash, ram=board.ram), encoding="utf-8")
     flags = [*STANDARD, optimization(optimize), *cpu_flags(board.cpu), f"-D{board.define}"]
     link = ["-nostartfiles", "--specs=nano.specs", "--specs=rdimon.specs", f"-Wl,-T,{script}"]
-    files = [str(path) for path in (work / "startup.c", *sources)]
-    includes = [f"-I{path.parent}" for path in sources]
+    given = [path.absolute() for path in sources]  # the compiler runs in another folder
+    files = [str(path) for path in (work / "startup.c", *given)]
+    includes = [f"-I{path.parent}" for path in given]
     sections = ["-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"]
     command = [ARM, *flags, *sections, *link, f"-I{work}", *includes, *files, "-lm"]
     run([*command, "-o", str(program)], work)

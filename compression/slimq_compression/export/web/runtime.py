@@ -138,7 +138,8 @@ def _fetch() -> Runtime:
     if npm is None:
         raise ConfigError("target web", PACKAGE, f"npm, which fetches it, is not installed{HINT}")
     with tempfile.TemporaryDirectory() as work:
-        command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--pack-destination", work]
+        command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--loglevel=error"]
+        command += ["--pack-destination", work]
         try:
             done = subprocess.run(  # noqa: S603
                 command, cwd=work, capture_output=True, text=True, timeout=FETCH_SECONDS
@@ -150,14 +151,20 @@ def _fetch() -> Runtime:
             raise ConfigError("target web", PACKAGE, f"npm: {first_line(error)}{HINT}") from None
         tarballs = list(Path(work).glob("*.tgz"))
         if done.returncode or not tarballs:
-            reason = (done.stderr or done.stdout).strip().splitlines()
-            said = reason[0] if reason else f"exit code {done.returncode}"
+            said = _reason(done.stderr) or f"exit code {done.returncode}"
             raise ConfigError("target web", PACKAGE, f"npm cannot fetch it: {said}{HINT}")
         try:
             return _read_tarball(tarballs[0])
         except (OSError, tarfile.TarError, EOFError, ValueError) as error:
             problem = f"npm fetched another file: {first_line(error)}"
             raise ConfigError("target web", PACKAGE, problem) from None
+
+
+def _reason(output: str) -> str | None:
+    """The sentence among npm's lines; codes come before it, a stack and advice after it."""
+    lines = [line.removeprefix("npm error").strip() for line in output.splitlines()]
+    fields = ("code ", "syscall ", "errno ")
+    return next((line for line in lines if line and not line.startswith(fields)), None)
 
 
 def _keep(runtime: Runtime, cache: Path) -> None:
