@@ -44,6 +44,7 @@ REFUSED = "refused"
 """Study attribute that lists the trials that the accept gate refused, for later runs."""
 FASTER = 0.9
 """Maximum latency, relative to the smallest variant's, of a variant published for its speed."""
+RETRY = "more --minutes may find one, or a larger --max-loss allow one"
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
         if limits.max_latency_us is not None:
             near += f"; the fastest, {fastest.candidate}, takes {fastest.latency_us:.1f} µs"
         if any(limits.met_by(found) for found in passed):
-            return f"the gate refused the candidates submitted to it; {near}"
+            return f"the gate refused the candidates submitted to it; {near}; {RETRY}"
         return f"no variant that loses at most {margin:.2%} meets the limits; {near}"
     done = found_trials(study)
     if not done:
@@ -203,7 +204,7 @@ def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
     best = max(done, key=lambda found: found.score)
     near = f"the nearest, {best.candidate}, has a score of {best.score:.3f}"
     near += ", on a scale where random play is 0 and the full policy 1"
-    return f"no variant loses at most {margin:.2%}; {near}"
+    return f"no variant loses at most {margin:.2%}; {near}; {RETRY}"
 
 
 def _explain_lost(lost: Sequence[Found], margin: float) -> str:
