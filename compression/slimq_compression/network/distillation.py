@@ -153,8 +153,8 @@ class DistillationParams(BaseModel):
     )
     labels: Labels = Field(
         default=Labels.CLEAN,
-        description="the teacher's Q-values for disturbed states. clean: those of the states "
-        "before they were disturbed; disturbed: those of the disturbed states",
+        description="labels of disturbed states: the teacher's Q-values for the state before it "
+        "was disturbed (clean) or for the disturbed one (disturbed)",
     )
 
     @model_validator(mode="after")

@@ -45,7 +45,7 @@ class Disturb(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     probability: float = Field(
-        default=0.5, ge=0.0, le=1.0, description="share of states that each of them disturbs"
+        default=0.5, ge=0.0, le=1.0, description="share of states that each disturbance changes"
     )
     noise: float | None = Field(
         default=None,
@@ -58,17 +58,18 @@ class Disturb(BaseModel):
         default=None,
         ge=0.0,
         le=255.0,
-        description="frames brighter or darker, in levels; null: twice the standard condition's",
+        description="change of brightness, up or down, in levels; null: twice the standard "
+        "condition's",
     )
     contrast: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="frames of higher or lower contrast, as a share"
+        default=0.0, ge=0.0, le=1.0, description="change of contrast, up or down, as a share"
     )
-    shift: int = Field(default=0, ge=0, le=84, description="frames moved each way, in pixels")
+    shift: int = Field(default=0, ge=0, le=84, description="shift of frames, each way, in pixels")
     bias: float = Field(
         default=0.0,
         ge=0.0,
         le=10.0,
-        description="elements of vectors too high or too low, in shares of their spread",
+        description="offset of the elements of vectors, up or down, in shares of their spread",
     )
 
 

@@ -73,7 +73,7 @@ def export(
         ),
     ] = None,
     prefix: Annotated[
-        str, typer.Option("--prefix", help="Beginning of the names of C functions and files.")
+        str, typer.Option("--prefix", help="Prefix of the names of C functions and files.")
     ] = "policy",
     runtime: Annotated[
         Path | None,
@@ -89,7 +89,7 @@ def export(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a variant for the target on which it is to run.
+    """Export a variant to C, to a web page or to one ONNX file.
 
     With target c, the folder gets sources that need no memory allocation and no library but C's
     own, golden vectors, a self-test with a Makefile, and report.json: flash, RAM, stack,

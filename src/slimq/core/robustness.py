@@ -241,7 +241,7 @@ def _mismatch(found: ConditionReport, other: ConditionReport | None, full: str) 
     same = (found.spread, found.code_sha256) == (other.spread, other.code_sha256)
     if same and len(found.returns) == len(other.returns):
         return None
-    return f"{label} was played otherwise than by {full}: evaluate both again"
+    return f"{label} was played with other settings than by {full}: evaluate both again"
 
 
 def _confidence(report: EvaluationReport) -> float:

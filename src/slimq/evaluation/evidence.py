@@ -139,7 +139,7 @@ def _margin_note(comparison: Comparison) -> str:
     ]
     if lost:
         losses = ", ".join(f"{r.condition.label} ({r.full_loss:.0%})" for r in lost)
-        note += f"; {losses} decides nothing, as {comparison.baseline} itself loses more than "
+        note += f"; undecided under {losses}, where {comparison.baseline} itself loses more than "
         note += f"{MAX_OWN_LOSS:.0%}"
     return note
 

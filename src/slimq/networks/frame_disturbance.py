@@ -35,16 +35,19 @@ class FrameDisturbance(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     probability: float = Field(
-        default=0.5, ge=0.0, le=1.0, description="share of states that each of them disturbs"
+        default=0.5, ge=0.0, le=1.0, description="share of states that each disturbance changes"
     )
     shift: int = Field(
-        default=0, ge=0, le=84, description="frames moved each way, in pixels; edges are repeated"
+        default=0,
+        ge=0,
+        le=84,
+        description="shift of frames, each way, in pixels; edges are repeated",
     )
     contrast: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="frames of higher or lower contrast, as a share"
+        default=0.0, ge=0.0, le=1.0, description="change of contrast, up or down, as a share"
     )
     brightness: float = Field(
-        default=0.0, ge=0.0, le=255.0, description="frames brighter or darker, in levels"
+        default=0.0, ge=0.0, le=255.0, description="change of brightness, up or down, in levels"
     )
     noise: float = Field(
         default=0.0, ge=0.0, le=255.0, description="uniform noise in each element, in levels"

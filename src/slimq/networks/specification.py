@@ -78,7 +78,9 @@ class MultiInputSpec(BaseModel):
         default="multi", description="encoders, for observations with named parts"
     )
     encoders: dict[str, Encoder] = Field(
-        min_length=1, max_length=64, description="by name of the part; other parts are flattened"
+        min_length=1,
+        max_length=64,
+        description="encoders by name of the part; other parts are flattened",
     )
     hidden: Hidden = Field(description="widths of the dense layers after the concatenation")
     activation: Activation = Field(default="relu", description="nonlinearity of the dense layers")
@@ -88,7 +90,7 @@ Body = Annotated[ConvSpec | MLPSpec | MultiInputSpec, Field(discriminator="kind"
 
 
 class Atoms(BaseModel):
-    """A categorical distribution of the return (C51, Bellemare et al. 2017), as its mean."""
+    """A categorical distribution of the return (C51, Bellemare et al. 2017); Q is its mean."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
