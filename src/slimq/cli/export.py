@@ -142,7 +142,7 @@ def describe(report: CReport, output: Path) -> list[str]:
     if agreement is None:
         lines.append("  not compared with ONNX Runtime: no C compiler here, or no recorded states")
     else:
-        clear = f"{agreement.same_actions_without_ties:.1%} without {agreement.ties} ties"
+        clear = f"{agreement.same_actions_without_ties:.1%} excluding {agreement.ties} ties"
         lines.append(
             f"  same action as ONNX Runtime on {agreement.same_actions:.1%} of "
             f"{agreement.states:,} states ({clear}), Q-values within {agreement.relative:.1e} of "

@@ -132,7 +132,7 @@ def _play(report: EvaluationReport | None) -> str:
     low, high = played.interval.low, played.interval.high
     return (
         f"Mean return {played.mean:.4g} (95 % interval {low:.4g} to {high:.4g}) over "
-        f"{len(played.returns)} episodes of {played.protocol.seed_range} seeds."
+        f"{len(played.returns)} {played.protocol.seed_range} episodes."
     )
 
 
