@@ -1,10 +1,10 @@
-"""Draws the dashboard *Variants compared* from its own queries, after real load on a real service.
+"""Draws the dashboard *Variants compared* from its queries, after real load on a real service.
 
     python benchmarks/dashboard.py --policy pong --variants fp32 int8 fastest tiny --shadow int8
 
-Starts `slimq serve` with these variants and a Prometheus with the deployed rules, sends real play's
-observations to each variant, and asks the Prometheus what Grafana would ask. Needs Debian's
-`prometheus`.
+Starts `slimq serve` with these variants and a Prometheus with the deployed rules, sends
+observations of real play to each variant, and sends Prometheus the queries that Grafana would send.
+Needs Debian's `prometheus`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ PICTURE = ROOT / "docs" / "images" / "variants-compared.png"
 STEP_SECONDS = 5.0
 COLUMNS = 3
 UNITS = {"s": "s", "bytes": "B"}
-"""What values of a unit are written with, next to a prefix such as µ or M."""
+"""Symbols of units, which follow a prefix such as µ or M."""
 LABELS = {"ops": "per second", "percentunit": "share", "short": ""}
 LOGARITHMIC = ("p50", "p95", "p99")
 MOST_NAMES = 12
-"""Lines of a plot that has a legend."""
+"""Maximum number of lines for a plot to have a legend."""
 DOTS, COLOURS = 80, 96
 
 
@@ -89,10 +89,10 @@ def draw(
 
     Args:
         source: URL of the Prometheus.
-        chosen: the values of the dashboard's variables.
-        start: of the time that is shown, seconds since 1970.
-        end: of it.
-        path: of the picture.
+        chosen: values of the dashboard's variables.
+        start: start of the time range, in seconds since 1970.
+        end: end of the time range.
+        path: the picture.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -128,7 +128,7 @@ def draw(
 
 
 def draw_table(axes: Any, source: str, columns: Sequence[Asked], at: float) -> None:
-    """A table with a row for each variant."""
+    """Draws a table with a row for each variant."""
     cells: dict[str, list[str]] = {}
     for number, asked in enumerate(columns, start=1):
         for series in queries.ask_now(source, asked.expression, at):
@@ -143,7 +143,7 @@ def draw_table(axes: Any, source: str, columns: Sequence[Asked], at: float) -> N
 
 
 def show(value: float, unit: str) -> str:
-    """A value as a table has it."""
+    """Formats a value for a table."""
     from matplotlib.ticker import EngFormatter
 
     if unit in UNITS:
@@ -156,7 +156,7 @@ def show(value: float, unit: str) -> str:
 def draw_lines(
     axes: Any, asked: Sequence[Asked], answers: Sequence[Sequence[Series]], start: float
 ) -> None:
-    """Lines over the seconds since the load began; those that are always 0 are left out."""
+    """Draws lines over the seconds since the load began, except those that are always 0."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     drawn = 0
@@ -181,7 +181,7 @@ def draw_lines(
 
 
 def draw_heat(axes: Any, answer: Sequence[Series], start: float) -> None:
-    """How many fell into each bucket, up to the highest that has any."""
+    """Draws the counts of each bucket, up to the highest non-empty one."""
     from matplotlib.ticker import EngFormatter
 
     ordered = sorted(answer, key=lambda series: float(series.labels["le"]))

@@ -1,4 +1,4 @@
-"""What a dashboard asks, as its committed JSON has it, and what a Prometheus answers."""
+"""The queries of a dashboard, from its committed JSON, and Prometheus's responses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 FOLDER = Path(__file__).parents[1] / "docker" / "grafana" / "dashboards"
 RATE_INTERVAL = "20s"
-"""Grafana's `$__rate_interval`: four scrapes, as provisioning/datasources has their interval."""
+"""Grafana's `$__rate_interval`: four times the scrape interval in provisioning/datasources."""
 WAIT_SECONDS = 30.0
 
 
@@ -23,14 +23,15 @@ class Asked:
     """One query of a panel.
 
     Attributes:
-        panel: its title.
-        kind: of the panel, such as `timeseries` or `table`.
-        unit: of its values.
-        expression: PromQL.
-        legend: what names a series, with `{{label}}`.
-        instant: whether it wants the latest values only.
-        column: what a table calls it.
-        repeated: the variant that this panel is for, where it is one of several.
+        panel: the panel's title.
+        kind: kind of the panel, such as `timeseries` or `table`.
+        unit: unit of the values.
+        expression: the query, in PromQL.
+        legend: template of a series' name, with `{{label}}`.
+        instant: whether only the latest values are requested.
+        column: heading of the column, for a table.
+        repeated: the variable by which the panel is repeated, or its value once expanded; None if
+            it is not repeated.
     """
 
     panel: str
@@ -45,13 +46,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable whose values Prometheus has.
+    """A variable whose values come from Prometheus.
 
     Attributes:
-        name: its own.
+        name: the variable's name.
         query: `label_values(…)` or `query_result(…)`.
-        regex: finds the value in what a series is written as, "" where that is all of it.
-        first: what is chosen at first: a value, several, or none where nothing says so.
+        regex: extracts the value from the text of a series; "" for all of it.
+        first: the initial value or values; empty if there is none.
     """
 
     name: str
@@ -62,12 +63,12 @@ class Variable:
 
 @dataclass(frozen=True)
 class Series:
-    """A series of an answer.
+    """A series of a response.
 
     Attributes:
-        labels: its own.
+        labels: the series' labels.
         times: seconds since 1970.
-        values: at these times.
+        values: the values at these times.
     """
 
     labels: Mapping[str, str]
@@ -76,7 +77,7 @@ class Series:
 
 
 def read(name: str) -> list[Asked]:
-    """Every query of a dashboard, in its order, with the variables still in it."""
+    """All queries of a dashboard, in order, with variables not yet replaced."""
     document = json.loads((FOLDER / name).read_text(encoding="utf-8"))
     found = []
     for panel in document["panels"]:
@@ -109,7 +110,7 @@ def read(name: str) -> list[Asked]:
 
 
 def variables(name: str) -> list[Variable]:
-    """Those of a dashboard that Prometheus is asked for, in its order."""
+    """The variables of a dashboard whose values come from Prometheus, in order."""
     document = json.loads((FOLDER / name).read_text(encoding="utf-8"))
     return [
         Variable(
@@ -130,20 +131,20 @@ def offered(
     start: float,
     end: float,
 ) -> list[str]:
-    """What Grafana offers as a variable's values.
+    """The values that Grafana offers for a variable.
 
     Source: `metric_find_query.ts` of its data source for Prometheus.
 
     Args:
-        url: of the Prometheus.
-        variable: as `variables` has it.
-        chosen: the values of the variables that its query names.
-        start: of the time that is shown, seconds since 1970.
-        end: of it.
+        url: URL of the Prometheus.
+        variable: a variable from `variables`.
+        chosen: values of the variables that its query names.
+        start: start of the time range, in seconds since 1970.
+        end: end of the time range.
 
     Raises:
-        OSError: the query is refused, or nobody answers.
-        ValueError: it is neither of the two kinds.
+        OSError: the query fails, or there is no response.
+        ValueError: the query is neither of the two kinds.
     """
     query = variable.query.replace("$__range", f"{max(1, round(end - start))}s")
     query = _insert(query, chosen)
@@ -165,11 +166,11 @@ def _written(series: Series) -> str:
 
 
 def expand(asked: Asked, chosen: Mapping[str, str | Sequence[str]]) -> Iterator[Asked]:
-    """The queries that Grafana sends for one: several where its panel is repeated.
+    """Yields the queries that Grafana sends for one: several if its panel is repeated.
 
     Args:
-        asked: as `read` has it.
-        chosen: of every variable a value, or a list of them where several can be chosen.
+        asked: a query from `read`.
+        chosen: the value of each variable, or a list if several can be chosen.
     """
     if asked.repeated is None:
         yield replace(asked, expression=_insert(asked.expression, chosen))
@@ -190,7 +191,7 @@ def _insert(expression: str, chosen: Mapping[str, str | Sequence[str]]) -> str:
 
 
 def _any_of(values: Sequence[str]) -> str:
-    """A regular expression that matches these alone, as a string of PromQL has it.
+    """A regular expression that matches only these values, escaped for a PromQL string.
 
     Source: `interpolateQueryExpr` of Grafana's data source for Prometheus.
     """
@@ -199,10 +200,10 @@ def _any_of(values: Sequence[str]) -> str:
 
 
 def ask(url: str, expression: str, *, start: float, end: float, step: float) -> list[Series]:
-    """What a query answers over a time.
+    """The result of a query over a time range.
 
     Raises:
-        OSError: it is refused, or nobody answers.
+        OSError: the query fails, or there is no response.
     """
     options = {"query": expression, "start": start, "end": end, "step": step}
     found = _get(f"{url}/api/v1/query_range?{urlencode(options)}")
@@ -210,7 +211,7 @@ def ask(url: str, expression: str, *, start: float, end: float, step: float) -> 
 
 
 def ask_now(url: str, expression: str, at: float | None = None) -> list[Series]:
-    """What a query answers at a time, without one now. Raises as `ask`."""
+    """The result of a query at a time, by default now. Raises the errors of `ask`."""
     options = {"query": expression} | ({} if at is None else {"time": str(at)})
     found = _get(f"{url}/api/v1/query?{urlencode(options)}")
     if found["resultType"] == "scalar":
@@ -219,13 +220,13 @@ def ask_now(url: str, expression: str, at: float | None = None) -> list[Series]:
 
 
 def first_scrape(url: str) -> float:
-    """When the target that was scraped longest ago was, in seconds since the epoch."""
+    """Time of the oldest last scrape of all targets, in seconds since 1970."""
     targets = _get(f"{url}/api/v1/targets?state=active")["activeTargets"]
     return min(_seconds(target["lastScrape"]) for target in targets)
 
 
 def first_evaluation(url: str) -> float:
-    """When the group of rules that was evaluated longest ago was."""
+    """Time of the oldest last evaluation of all rule groups, in seconds since 1970."""
     groups = _get(f"{url}/api/v1/rules")["groups"]
     return min(_seconds(group["lastEvaluation"]) for group in groups)
 
@@ -244,5 +245,5 @@ def _series(labels: Mapping[str, str], points: Sequence[tuple[float, str]]) -> S
 
 
 def name_of(series: Series, legend: str) -> str:
-    """What a legend says of a series."""
+    """The name of a series in a legend."""
     return re.sub(r"\{\{(\w+)\}\}", lambda label: series.labels.get(label[1], ""), legend)

@@ -1,7 +1,7 @@
-"""A real service, a real Prometheus and real requests, so that dashboards have something to show.
+"""Runs a real service, a real Prometheus and real requests, as data for dashboards.
 
-All of it is on loopback and ends with the trial. The Prometheus has the rules that are deployed,
-and scrapes as often as it does there.
+Everything is on loopback and ends with the trial. Prometheus has the deployed rules and scrape
+interval.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 SETTLE_SECONDS = 60.0
 WRONG_EVERY = 50
-"""One in so many requests is wrong, so that there are errors to see."""
+"""One in this many requests is invalid, so that there are errors to see."""
 LARGEST = 8
-"""Observations of a request, 1 in most of them."""
+"""Largest number of observations of a request; most requests have 1."""
 
 
 class TrialError(Exception):
-    """What a trial needs is missing, or does not start."""
+    """A program that a trial needs is missing or does not start."""
 
 
 @dataclass
 class Sent:
-    """What the clients saw of a variant: answers by status, and observations that were answered."""
+    """Counts of a variant: responses by status, and observations that were answered."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     observations: int = 0
 
     def add(self, other: Sent) -> None:
-        """Takes in what another client saw."""
+        """Adds the counts of another client."""
         self.statuses.update(other.statuses)
         self.observations += other.observations
 
@@ -61,14 +61,14 @@ class Sent:
 def build_repository(
     source: Repository, target: Path, policy: str, variants: Sequence[str], shadow: str
 ) -> Repository:
-    """A repository of these variants of a policy, of which one looks at all that others answer.
+    """Builds a repository of some variants of a policy, one of which shadows the others.
 
     Args:
-        source: where they are.
-        target: a folder that is not there yet.
-        policy: its name.
-        variants: theirs.
-        shadow: the one that looks on.
+        source: the repository to copy from.
+        target: the folder to create.
+        policy: the policy's name.
+        variants: the variants' names.
+        shadow: the shadow variant.
     """
     home = target / policy
     home.mkdir(parents=True)
@@ -86,12 +86,12 @@ def build_repository(
 
 @contextlib.contextmanager
 def serving(repository: Repository, folder: Path, *options: str) -> Iterator[str]:
-    """The URL of `slimq serve`.
+    """Runs `slimq serve`; yields its URL.
 
     Args:
-        repository: what it serves.
-        folder: for its log.
-        options: further ones of the command.
+        repository: the repository to serve.
+        folder: folder for the log.
+        options: further options of the command.
     """
     command = [sys.executable, "-m", "slimq.cli.main", "serve", "--port", "0"]
     command += ["--policies", str(repository.root), *options]
@@ -104,11 +104,11 @@ def serving(repository: Repository, folder: Path, *options: str) -> Iterator[str
 
 @contextlib.contextmanager
 def prometheus(target: str, folder: Path) -> Iterator[str]:
-    """The URL of a Prometheus that scrapes a service, with the rules in docker/prometheus.
+    """Runs a Prometheus that scrapes a service, with the deployed rules; yields its URL.
 
     Args:
         target: the service's URL.
-        folder: for its data, configuration and log.
+        folder: folder for its data, configuration and log.
 
     Raises:
         TrialError: it is not installed, or does not start.
@@ -136,7 +136,7 @@ def prometheus(target: str, folder: Path) -> Iterator[str]:
 
 
 def wait_until_settled(source: str) -> None:
-    """Until a Prometheus has scraped everything again, and then evaluated every rule.
+    """Waits until a Prometheus has scraped all targets once more, then evaluated all rules.
 
     Raises:
         TrialError: it takes too long.
@@ -150,10 +150,10 @@ def wait_until_settled(source: str) -> None:
 
 
 def configuration_for(target: str) -> str:
-    """The configuration of the stack, with this service in place of those that a name is of.
+    """The deployed configuration, with this service in place of discovery by DNS.
 
     Raises:
-        TrialError: it has another form than is known here.
+        TrialError: the configuration has an unknown form.
     """
     configuration = yaml.safe_load((CONFIGURATION / "prometheus.yml").read_text(encoding="utf-8"))
     jobs = [job for job in configuration["scrape_configs"] if job["job_name"] == "slimq"]
@@ -180,12 +180,12 @@ def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
 def send(
     url: str, repository: Repository, policy: str, variants: Sequence[str], seconds: float
 ) -> dict[str, Sent]:
-    """Sends observations of real play to each variant for a time, by two clients each.
+    """Sends observations of real play to each variant for a time, with two clients each.
 
-    They wait between their requests, the second one shorter and shorter, so that the load grows.
+    The clients pause between requests, the second one less and less, so that the load grows.
 
     Returns:
-        What they saw, by variant.
+        The responses by variant.
     """
     manifest = repository.policy(policy)
     calibration = repository.calibration(manifest)
@@ -213,7 +213,7 @@ def send(
                 seen.observations += 0 if wrong else count
                 number += 1
                 time.sleep(max(0.005, 0.1 * (1 - passed / seconds)) if growing else 0.05)
-        except Exception as error:  # told by whoever waits for the threads
+        except Exception as error:  # reported after the threads have ended
             problems.append(error)
         finally:
             connection.close()

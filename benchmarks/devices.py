@@ -5,9 +5,9 @@
     python benchmarks/devices.py --check    exits with 1 if the page has others
 
 Every variant that fits is exported, compiled for each core, and run on QEMU's emulated board, where
-its Q-values must have the bits of this machine. That takes some minutes, and arm-none-eabi-gcc and
-qemu-system-arm. The figures depend on the compiler's version, which the page states, and on nothing
-else: instructions are counted, not timed.
+its Q-values must be bit-identical to this machine's. That takes some minutes and needs
+arm-none-eabi-gcc and qemu-system-arm. The figures depend only on the compiler's version, which the
+page states, since instructions are counted, not timed.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ MISSING = "–"
 Subject = tuple[str, str]
 """A policy and a variant."""
 STATES = 20
-"""Recorded states on which bits are compared, and whose newest frames are acted on."""
+"""Number of recorded states on which Q-values are compared and instructions counted."""
 CLOCK_HZ = 64_000_000
 LARGE_FLASH, LARGE_RAM = 512_000, 128_000
-"""What common microcontrollers with a Cortex-M4 have."""
+"""Bytes of memory of common microcontrollers with a Cortex-M4."""
 SMALL_FLASH, SMALL_RAM = 128_000, {"cortex-m0": 12_000, "cortex-m3": 64_000}
-"""What small microcontrollers have; of the 16 kB of the emulated M0, tests need some."""
+"""Bytes of memory of small microcontrollers; the test program needs some of the M0's 16 kB."""
 LARGE_HEAD = (
     "policy",
     "variant",
@@ -73,7 +73,7 @@ SMALL_HEAD = (
     "instructions, M3",
 )
 NAMES = 2
-"""Leading columns of both tables that are text."""
+"""Number of leading columns of both tables that are text."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Run:
     """A variant on a board.
 
     Attributes:
-        instructions: of one action, mean over some recorded frames.
+        report: report of the export.
+        instructions: instructions per action, averaged over recorded frames.
     """
 
     report: CReport
@@ -89,10 +90,10 @@ class Run:
 
 
 def run_variant(repository: Repository, subject: Subject, core: str, options: Options) -> Run | str:
-    """Exports a variant and runs it on a board; the reason if it is refused.
+    """Exports a variant and runs it on a board; returns the reason if the export is refused.
 
     Raises:
-        CheckFailedError: the board's bits are not those of this machine.
+        CheckFailedError: the board's Q-values differ from this machine's.
     """
     policy, variant = subject
     manifest = repository.policy(policy)
@@ -126,7 +127,7 @@ def run_variant(repository: Repository, subject: Subject, core: str, options: Op
 def large_table(
     repository: Repository, subjects: Sequence[Subject], pool: ThreadPoolExecutor
 ) -> tuple[str, list[str]]:
-    """All variants on a Cortex-M4, and the reasons why others are not there."""
+    """The table of variants on a Cortex-M4, and notes with the reasons why others are missing."""
     options = Options(LARGE_FLASH, LARGE_RAM, cpu="cortex-m4", optimize="speed")
     run_one = partial(run_variant, repository, core="cortex-m4", options=options)
     runs = pool.map(run_one, subjects)
@@ -165,7 +166,7 @@ def large_row(repository: Repository, policy: str, variant: str, run: Run) -> tu
 def small_table(
     repository: Repository, subjects: Sequence[Subject], pool: ThreadPoolExecutor
 ) -> str:
-    """The variants that fit a Cortex-M0, a Cortex-M3, or both."""
+    """The table of variants that fit a Cortex-M0, a Cortex-M3, or both."""
     columns = []
     for core, ram in SMALL_RAM.items():
         options = Options(SMALL_FLASH, ram, cpu=core, optimize="size")
@@ -188,14 +189,14 @@ def small_cells(run: Run | str) -> tuple[str, ...]:
 
 
 def subjects_of(repository: Repository, policies: Sequence[str]) -> Iterator[Subject]:
-    """Policies and variants, in the order of the tables."""
+    """Yields policies and variants, in the order of the tables."""
     for policy in policies or repository.policies():
         for variant in repository.variants(policy):
             yield policy, variant
 
 
 def measure_sections(repository: Repository, policies: Sequence[str], jobs: int) -> dict[str, str]:
-    """The generated parts of the page by the name in their markers."""
+    """The generated parts of the page, by the names in their markers."""
     subjects = [*subjects_of(repository, policies)]
     with ThreadPoolExecutor(jobs) as pool:
         large, notes = large_table(repository, subjects, pool)

@@ -1,11 +1,11 @@
-"""Measures what metrics cost a request, in one process and without a network.
+"""Measures the cost of metrics per request, in one process and without a network.
 
     python benchmarks/metrics_cost.py
 
-The service's application answers the same requests with its metrics and with series that forget
-what they are told, in turns, and the processor time of the turns is compared. So what else the
-machine does hardly counts, and a microsecond can be seen. `serving.py` compares whole servers
-likewise (`--cases metrics-mlp-json-16`).
+The service's application answers the same requests, in turns with its metrics and with series that
+record nothing, and the processor times of the turns are compared. So other load on the machine
+hardly matters, and differences of a microsecond are visible. `serving.py` compares whole servers in
+the same way (`--cases metrics-mlp-json-16`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from slimq_service.settings import Settings
 POLICIES = Path(__file__).parents[1] / "policies"
 REQUESTS = (MLP_JSON, FRAMES_RAW, Request("pong", "raw", "tiny"))
 WARM = 300
-"""Requests before anything is measured."""
+"""Number of warm-up requests."""
 HEAD = ["policy", "variant", "form", "with, µs", "without, µs", "ratio", "low", "high", "cost, µs"]
 
 Once = Callable[[Application], Awaitable[None]]
@@ -43,17 +43,17 @@ Once = Callable[[Application], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Turns:
-    """Microseconds of processor time per request, turn by turn, with metrics and without."""
+    """Microseconds of processor time per request in each turn, with and without metrics."""
 
     measured: list[float]
     unmeasured: list[float]
 
 
 def sender(request: Request, prepared: Prepared) -> Once:
-    """What has an application answer a request.
+    """Makes a function that sends a request to an application.
 
     Raises:
-        RuntimeError: it answers with an error.
+        RuntimeError: raised by the function if the application answers with an error.
     """
     path = path_of("service", request)
     sent_headers = {**prepared.headers, "content-length": str(len(prepared.body))}
@@ -77,7 +77,7 @@ def sender(request: Request, prepared: Prepared) -> Once:
 async def measure(
     apps: tuple[Application, Application], once: Once, turns: int, count: int
 ) -> Turns:
-    """Requests in turns; who is first changes each time."""
+    """Sends requests to both applications in turns; the first one alternates."""
     for app in apps:
         for _ in range(WARM):
             await once(app)
@@ -92,7 +92,7 @@ async def measure(
 
 
 def row(request: Request, turns: Turns) -> list[str]:
-    """A line of the table."""
+    """A row of the table."""
     pairs = list(zip(turns.measured, turns.unmeasured, strict=True))
     ratio = summarize([ours / theirs for ours, theirs in pairs])
     cost = statistics.median(ours - theirs for ours, theirs in pairs)
@@ -102,7 +102,7 @@ def row(request: Request, turns: Turns) -> list[str]:
 
 
 async def run(policies: Path, turns: int, count: int) -> list[list[str]]:
-    """Every line of the table."""
+    """All rows of the table."""
     repository, settings = Repository(policies), Settings(policies=policies)
     rows = []
     async with contextlib.AsyncExitStack() as stack:

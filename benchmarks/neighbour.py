@@ -1,4 +1,4 @@
-"""Measures what a busy neighbour costs training and compression.
+"""Measures how much a busy neighbour slows training and compression down.
 
     python benchmarks/neighbour.py --json figures.json
 
@@ -39,7 +39,7 @@ UNITS = {"train": "agent steps/s", "compress": "updates/s"}
 
 @dataclass(frozen=True)
 class Job:
-    """A command and a policy, with the agent steps or updates that it takes."""
+    """A command, a policy, and the number of agent steps or updates."""
 
     command: str
     policy: str
@@ -48,7 +48,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Side:
-    """How a job runs: `threads` as given to `--threads`, None without the option."""
+    """Settings of a run.
+
+    Attributes:
+        threads: value of `--threads`; None without the option.
+        beside: whether it runs beside busy processes.
+    """
 
     threads: int | None
     beside: bool
@@ -77,7 +82,7 @@ def neighbour(cores: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def literal(value: Any) -> str:
-    """A value in TOML, tables inline."""
+    """A value in TOML, with inline tables."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -105,7 +110,7 @@ def slimq(*arguments: str) -> str:
 
 
 def train(job: Job, threads: list[str], folder: Path) -> float:
-    """Agent steps per second in the second half of a training as shipped, but shorter."""
+    """Agent steps per second in the second half of a shortened training with the shipped config."""
     config = tomllib.loads((ROOT / "configs" / f"{job.policy}.toml").read_text(encoding="utf-8"))
     config["algorithm"] |= {"steps": 2 * job.length, "learning_starts": job.length // 2}
     config["algorithm"] |= {"replay_size": 10_000, "epsilon_steps": job.length}
@@ -118,7 +123,7 @@ def train(job: Job, threads: list[str], folder: Path) -> float:
 
 
 def compress(job: Job, threads: list[str], folder: Path) -> float:
-    """Updates per second of a fine-tuning, its collecting of states included."""
+    """Updates per second of a fine-tuning, including the collection of states."""
     values = {"updates": job.length, "rounds": 1, "states": 256, "keep_every": 1, "batch_size": 32}
     steps = [{"pass": "finetune"} | values]
     recipe = {"name": "neighbour", "network": steps, "export": {}, "accept": {"agreement": 0.01}}
@@ -157,7 +162,7 @@ def run(jobs: list[Job], rounds: int) -> dict[Job, dict[Side, list[float]]]:
 
 
 def figures(job: Job, rates: dict[Side, list[float]]) -> list[dict[str, Any]]:
-    """For each side but one thread alone, the rates and their ratios to it."""
+    """The rates of each side and their ratios to one thread alone."""
     return [
         {
             "command": job.command,

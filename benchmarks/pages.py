@@ -1,4 +1,4 @@
-"""Pages whose tables are generated: printed, written between their markers, or checked."""
+"""Prints, writes or checks the generated tables of pages, which are between markers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def settle(
     """Prints, writes or checks the generated parts of a page; exits with 1 if that fails.
 
     Args:
-        options: as of `add_page_options`.
-        make: makes the parts, by the name in their markers.
-        program: its name, for errors.
-        outdated: what is wrong with a page that has others.
+        options: the options of `add_page_options`.
+        make: makes the parts, by the names in their markers.
+        program: the program's name, for errors.
+        outdated: description of an outdated page, for errors.
     """
     try:
         parts = make()
@@ -47,7 +47,7 @@ def settle(
 
 
 def write_sections(page: str, parts: Mapping[str, str]) -> str:
-    """The page with the text between its markers replaced.
+    """The page with the text between markers replaced.
 
     Raises:
         ValueError: the page lacks a marker.

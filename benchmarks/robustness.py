@@ -22,20 +22,20 @@ PAGE = ROOT / "docs" / "evidence.md"
 MISSING = "–"
 VERDICTS = {True: "yes", False: "no", None: MISSING}
 SLOTS = (("noise",), ("brightness", "bias"), ("lost", "held"), ("sticky",), ("delayed",))
-"""Columns: of the conditions in one, a policy has at most one in its standard set."""
+"""Conditions by column; a policy's standard set has at most one of each column."""
 HEAD = ("policy", "", *(" / ".join(f"`{name}`" for name in slot) for slot in SLOTS), "robust")
 NAMES = 2
-"""Leading columns that are text."""
+"""Number of leading columns that are text."""
 
 
 def sections(entries: Sequence[Entry]) -> dict[str, str]:
-    """The generated part of the page by the name in its markers."""
+    """The generated part of the page, by the name in its markers."""
     rows = [row for entry in entries for row in policy_rows(entry)]
     return {"robustness": markdown_table([HEAD, *rows], NAMES)}
 
 
 def policy_rows(entry: Entry) -> Iterator[list[str]]:
-    """What the full policy loses by each condition, and what its smallest variant does then."""
+    """Yields a row of the full policy's losses, and one of its smallest variant's differences."""
     policy, row = f"`{entry.manifest.name}`", entry.choice
     if row is None:
         return
@@ -46,21 +46,21 @@ def policy_rows(entry: Entry) -> Iterator[list[str]]:
 
 
 def result_in(row: ComparisonRow, slot: Sequence[str]) -> ConditionResult | None:
-    """A variant under the standard condition of a column; None if it was not played."""
+    """A variant's result under the standard condition of a column; None if it was not played."""
     results = row.robustness.results if row.robustness else ()
     found = (r for r in results if r.standard and r.condition.name in slot)
     return next(found, None)
 
 
 def own_loss(result: ConditionResult | None) -> str:
-    """The share of its gain over random play that the full policy loses by the condition."""
+    """The share of its gain over random play that the full policy loses under the condition."""
     if result is None or result.full_loss is None:
         return MISSING
     return f"{result.full_loss:z.1%}".replace("-", "−")
 
 
 def difference(result: ConditionResult | None) -> str:
-    """A variant's difference from the full policy, with its bound; marked by what it decides."""
+    """A variant's difference from the full policy, with its lower bound, marked by the verdict."""
     if result is None or result.difference is None:
         return MISSING
     paired = result.difference
@@ -71,7 +71,7 @@ def difference(result: ConditionResult | None) -> str:
 
 
 def read_sections(policies: Path) -> dict[str, str]:
-    """The generated part of the page. Raises as `suite_entries.read_sections`."""
+    """The generated part of the page. Raises the errors of `suite_entries.read_sections`."""
     return suite_entries.read_sections(policies, sections)
 
 

@@ -3,9 +3,9 @@
     python benchmarks/serving.py --rounds 6 --seconds 3
 
 Each round starts every server afresh, as processes on loopback, and gives both sides of each case
-the same load with wrk, one after the other, the order changing from round to round. A server that
-is not measured is stopped (SIGSTOP). What is reported are ratios: both sides of one are taken
-within seconds of each other, so that what else the machine does falls on both. See
+the same load with wrk, one after the other, in an order that changes from round to round. Servers
+that are not being measured are paused (SIGSTOP). Ratios are reported: their two sides are measured
+within seconds of each other, so that other load on the machine affects both. See
 docs/performance.md.
 """
 
@@ -41,10 +41,10 @@ PACKAGES = ("onnxruntime", "uvicorn", "uvloop", "httptools", "fastapi", "pydanti
 
 
 def choose(names: Sequence[str]) -> list[Case]:
-    """The cases of these names, all of them where there are none.
+    """The cases with these names; all cases if there are no names.
 
     Raises:
-        SystemExit: one is unknown.
+        SystemExit: a name is unknown.
     """
     known = {case.name: case for case in CASES}
     unknown = [name for name in names if name not in known]
@@ -54,7 +54,7 @@ def choose(names: Sequence[str]) -> list[Case]:
 
 
 def facts(bench: Bench, rounds: int) -> dict[str, Any]:
-    """Under which circumstances the figures came about."""
+    """The circumstances of the measurements: machine, versions and settings."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     models = [
         line.partition(":")[2].strip() for line in cpuinfo.splitlines() if "model name" in line
@@ -75,7 +75,7 @@ def facts(bench: Bench, rounds: int) -> dict[str, Any]:
 
 
 def describe(known: dict[str, Any]) -> str:
-    """The circumstances as lines."""
+    """Formats the circumstances as lines."""
     packages = ", ".join(f"{name} {number}" for name, number in known["packages"].items())
     pinned = "server and wrk on a core each" if known["pinned"] else "nothing pinned"
     observations = "; ".join(f"{name}: {what}" for name, what in known["observations"].items())
@@ -90,7 +90,7 @@ def describe(known: dict[str, Any]) -> str:
 
 
 def as_json(known: dict[str, Any], results: Sequence[Result]) -> str:
-    """Everything that was measured."""
+    """Formats everything that was measured as JSON."""
     rows = []
     for result in results:
         ratio = summarize(result.ratios)
@@ -106,7 +106,7 @@ def as_json(known: dict[str, Any], results: Sequence[Result]) -> str:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options."""
+    """Parses the options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     names = ", ".join(case.name for case in CASES)
     parser.add_argument("--rounds", type=int, default=6, help="how often each case is measured (6)")
@@ -128,7 +128,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that no process is left."""
+    """Makes SIGTERM end the run as Ctrl-C does, so that no process is left."""
 
     def end(number: int, frame: types.FrameType | None) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
@@ -141,7 +141,7 @@ def ending_on_signals() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Runs the command."""
     options = parse_arguments(arguments)
     chosen = choose(options.cases)
     if not hasattr(os, "sched_setaffinity"):

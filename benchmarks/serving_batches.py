@@ -1,4 +1,4 @@
-"""Seconds that an observation costs in the best batch while every core computes."""
+"""Measures the processor time of an observation in the best batch while every core computes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from slimq.core.repository import Repository
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 SECONDS = 0.25
-"""Of each batch size."""
+"""Duration of the measurement of each batch size, in seconds."""
 
 
 def best_batch_seconds(repository: Repository, request: Request, cores: int) -> float:
-    """Processor seconds of an observation in the best batch, with as many threads as cores.
+    """Processor seconds per observation in the best batch, with as many threads as cores.
 
     Args:
-        repository: has the variant.
-        request: names it.
-        cores: how many compute at once: they share caches and memory.
+        repository: the repository.
+        request: a request for the variant.
+        cores: number of cores that compute at once, which share caches and memory.
     """
     policy = repository.policy(request.policy)
     spec = policy.observation

@@ -1,7 +1,7 @@
-"""What `serving.py` measures: every case with what it is compared with, and the aim.
+"""The cases of `serving.py`, each with its base of comparison and its aim.
 
-A case is a ratio of two sides that get the same load in the same round: what is measured over what
-it is measured against.
+A case is a ratio of two sides that get the same load in the same round: the measured one over its
+base.
 """
 
 # ruff: noqa: E501 (one case a line)
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class Statistic(StrEnum):
-    """What of a measurement is compared."""
+    """The statistic of a measurement that is compared."""
 
     PROCESSOR = "processor time per request"
     TIME = "time per request"
@@ -28,10 +28,10 @@ class Request:
     """One observation for a policy.
 
     Attributes:
-        policy: its name.
+        policy: the policy's name.
         form: `json` (nested lists), `raw` (bytes), `v2` (the protocol's binary tensors) or `v2json`
             (the protocol with a flat list in JSON).
-        variant: its name.
+        variant: the variant's name.
     """
 
     policy: str
@@ -41,7 +41,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Side:
-    """Who gets the load, and what happens every second meanwhile: a scrape, or a publishing."""
+    """The server and request of a load, and what happens every second meanwhile.
+
+    Attributes:
+        server: one of `SERVERS`.
+        request: the request.
+        meanwhile: `scrape` or `republish`; None for nothing.
+    """
 
     server: str
     request: Request
@@ -50,13 +56,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Aim:
-    """Where a ratio should be.
+    """The aim for a ratio.
 
     Attributes:
-        limit: the most that holds, or the least where `at_least` is set.
-        target: what would be better still.
+        limit: the largest ratio that meets the aim; the smallest if `at_least` is set.
+        target: a more ambitious ratio; None for none.
         at_least: whether larger is better.
-        by_interval: whether it holds as soon as the interval reaches the limit.
+        by_interval: whether the aim is met once the interval reaches the limit.
     """
 
     limit: float
@@ -67,16 +73,16 @@ class Aim:
 
 @dataclass(frozen=True)
 class Case:
-    """One row.
+    """One case.
 
     Attributes:
-        name: for `--cases`.
-        connections: how many send one request after the other.
+        name: name for `--cases`.
+        connections: number of connections, each of which sends one request after another.
         measured: the numerator.
         base: the denominator.
-        statistic: what is compared.
-        aim: where the ratio should be.
-        spread: whether the servers may use every core; else each has one.
+        statistic: the statistic to compare.
+        aim: the aim for the ratio.
+        spread: whether servers may use every core; otherwise each has one.
     """
 
     name: str

@@ -3,9 +3,9 @@
     python benchmarks/serving_grpc.py
 
 Both get the same bytes and answer with the same bytes; `serving_grpc_peer.py` is the bare server.
-They are measured in turns, each while the other is stopped, so a ratio is of two measurements that
-are seconds apart. What counts is processor time per request, of all threads of a server, less what
-it takes while there are no requests: on a busy machine, only the ratio means something.
+They are measured in turns, each while the other is paused, so the two measurements of a ratio are
+seconds apart. The statistic is processor time per request, over all threads of a server, less its
+idle processor time; on a busy machine, only the ratio is meaningful.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 CASES = (("cartpole", "raw"), ("cartpole", "typed"), ("pong", "raw"))
 AIM = 1.3
 CONNECTIONS, CALLS = 4, 16
-"""Connections, and calls at a time on each: so many that no server waits for the load."""
+"""Number of connections, and of concurrent calls on each: enough that no server is ever idle."""
 HEAD = ["policy", "contents", "service, µs", "bare, µs", "ratio", "low", "high", "aim"]
 
 Array = np.ndarray[Any, Any]
@@ -52,7 +52,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Side:
-    """A server, and where it is called."""
+    """A server, and the address and method to call."""
 
     server: Server
     address: str
@@ -60,7 +60,7 @@ class Side:
 
 
 def encode(policy: str, observation: Array, contents: str) -> bytes:
-    """A request for actions."""
+    """Encodes a request for actions."""
     dtype = str(observation.dtype)
     tensor = ModelInferRequest.InferInputTensor(
         name="observations",
@@ -77,14 +77,14 @@ def encode(policy: str, observation: Array, contents: str) -> bytes:
 
 
 async def call(address: str, method: str, message: bytes) -> bytes:
-    """One call."""
+    """Makes one call; returns the response."""
     async with grpc.aio.insecure_channel(address) as channel:
         response: bytes = await channel.unary_unary(method)(message, wait_for_ready=True)
         return response
 
 
 async def load(address: str, method: str, message: bytes, seconds: float) -> int:
-    """Calls until the time is over; returns how many there were."""
+    """Makes calls until the time is over; returns their number."""
     end = time.perf_counter() + seconds
 
     async def repeat(method_of: Any) -> int:
@@ -121,14 +121,14 @@ def measure(side: Side, message: bytes, seconds: float) -> float:
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
+    """A free port."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port: int = found.getsockname()[1]
         return port
 
 
 def compare(policies: Path, policy: str, contents: str, rounds: int, seconds: float) -> list[str]:
-    """A line of the table."""
+    """Measures one case; returns a row of the table."""
     observation, _ = observe(Repository(policies), policy)
     message, cores = encode(policy, observation, contents), os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:

@@ -1,10 +1,10 @@
-"""The server that gRPC is measured against: a bare grpc.aio handler, and the model's run.
+"""The base of comparison for gRPC: a bare grpc.aio handler that runs the model.
 
     python serving_grpc_peer.py --policies DIR --policy NAME --responses DIR
 
-It answers every call with the bytes in the file of the response's name, and before that runs the
-model on the observation next to it, with the service's own ONNX Runtime session. It parses and
-checks nothing. The method `/echo/NAME` has the file `NAME.bin`.
+For every call of the method `/echo/NAME`, it runs the model on the observation in the folder DIR of
+responses, with the service's own ONNX Runtime session, and answers with the bytes of `NAME.bin`. It
+parses and checks nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OBSERVATION = "observation.npy"
 
 
 def make_handler(policies: Path, policy: str, folder: Path) -> grpc.GenericRpcHandler:
-    """The methods, one for each response."""
+    """Makes a handler with a method for each response."""
     session = make_session(Repository(policies).read_model(policy, VARIANT)[1])
     observation = np.load(folder / OBSERVATION)
 
@@ -52,7 +52,7 @@ async def serve(handler: grpc.GenericRpcHandler) -> None:
 
 
 def main() -> None:
-    """Serves."""
+    """Runs the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policies", type=Path, required=True)
     parser.add_argument("--policy", required=True)

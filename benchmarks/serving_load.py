@@ -1,4 +1,4 @@
-"""Drives a server with wrk, and reads what wrk says."""
+"""Puts load on a server with wrk, and reads wrk's output."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ TIMEOUT_SECONDS = 10
 
 
 class LoadError(Exception):
-    """A measurement that is none: wrk is missing, ended badly, or requests failed."""
+    """An invalid measurement: wrk is missing or failed, or requests failed."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw.
+    """Figures of wrk.
 
     Attributes:
-        requests: answered ones.
-        seconds: how long it took.
-        p50: seconds from a request to its answer.
-        p99: as above.
-        processor: seconds of processor time that wrk itself took.
+        requests: number of answered requests.
+        seconds: duration.
+        p50: median latency, in seconds.
+        p99: 99th percentile of latency, in seconds.
+        processor: wrk's own processor time, in seconds.
     """
 
     requests: int
@@ -44,7 +44,7 @@ class Load:
 
 
 def find_wrk() -> str:
-    """The program's path.
+    """The path of wrk.
 
     Raises:
         LoadError: it is not installed.
@@ -59,17 +59,17 @@ def find_wrk() -> str:
 
 
 def drive(url: str, body: Path, headers: dict[str, str], connections: int, seconds: int) -> Load:
-    """Sends a body over and over, each connection one request after the other.
+    """Sends a body repeatedly; each connection sends one request after another.
 
     Args:
-        url: where to.
-        body: the file that holds it.
-        headers: besides Host and Content-Length.
-        connections: how many.
-        seconds: how long.
+        url: the address.
+        body: the file with the body.
+        headers: headers besides Host and Content-Length.
+        connections: number of connections.
+        seconds: duration.
 
     Raises:
-        LoadError: wrk ended badly, or any request failed.
+        LoadError: wrk or any request failed.
     """
     timing = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
     sent = [f"{name}: {value}" for name, value in headers.items()]
@@ -87,16 +87,16 @@ def drive(url: str, body: Path, headers: dict[str, str], connections: int, secon
 
 
 def _children() -> float:
-    """Seconds of processor time of child processes that have ended."""
+    """Processor time of child processes that have ended, in seconds."""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return spent.ru_utime + spent.ru_stime
 
 
 def parse(output: str) -> Load:
-    """What the script's line in wrk's output says.
+    """Parses the script's line in wrk's output.
 
     Raises:
-        LoadError: there is none, nothing was answered, or any request failed.
+        LoadError: there is no such line, nothing was answered, or any request failed.
     """
     lines = [line for line in output.splitlines() if line.startswith("{")]
     if not lines:

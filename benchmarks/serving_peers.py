@@ -1,10 +1,10 @@
-"""The applications that the service is measured against, as processes of their own.
+"""The applications with which the service is compared, each in its own process.
 
     python serving_peers.py ceiling --policies DIR
 
 `echo` only reads requests and writes answers. `ceiling` computes in a bare ASGI application on the
-event loop, without routes, checks, limits or metrics. `plain` is what people write: FastAPI, a
-pydantic model and a sync handler. The last two have the service's own ONNX Runtime sessions. All
+event loop, without routes, checks, limits or metrics. `plain` is a typical implementation: FastAPI,
+a pydantic model and a sync handler. The last two have the service's own ONNX Runtime sessions. All
 answer `/POLICY/FORM`.
 """
 
@@ -36,7 +36,7 @@ Compute = Callable[[Array], Array]
 
 
 def load(root: Path, name: str) -> tuple[Compute, np.dtype[Any], tuple[int, ...]]:
-    """What computes Q-values, and dtype and shape of an observation."""
+    """A function that computes Q-values, and dtype and shape of an observation."""
     repository = Repository(root)
     spec = repository.policy(name).observation
     session = make_session(repository.read_model(name, VARIANT)[1])
@@ -49,7 +49,7 @@ def load(root: Path, name: str) -> tuple[Compute, np.dtype[Any], tuple[int, ...]
 
 
 def make_ceiling(root: Path) -> ASGIApp:
-    """The bare application."""
+    """Makes the bare application."""
     answers: dict[str, Callable[[bytes], bytes]] = {}
     for name in POLICIES:
         compute, dtype, shape = load(root, name)
@@ -74,7 +74,7 @@ def make_ceiling(root: Path) -> ASGIApp:
 
 
 def make_echo(root: Path) -> ASGIApp:
-    """The bare application without inference: each answer is of zeros, whatever the path."""
+    """Makes the bare application without inference, which answers with zeros."""
     sizes = {name: len(Repository(root).policy(name).actions) for name in POLICIES}
     contents = {
         name: _render(np.zeros((1, actions), np.float32)) for name, actions in sizes.items()
@@ -117,13 +117,13 @@ def _render(q_values: Array) -> bytes:
 
 
 class Act(BaseModel):
-    """A body of the plain application."""
+    """The request body of the plain application."""
 
     observations: list[Any]
 
 
 def make_plain(root: Path) -> FastAPI:
-    """The plain application."""
+    """Makes the plain application."""
     loaded = {name: load(root, name) for name in POLICIES}
     app = FastAPI()
 

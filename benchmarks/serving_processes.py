@@ -1,4 +1,4 @@
-"""Servers as real processes: started, paused while others are measured, timed, ended (Linux)."""
+"""Runs servers as processes: starts, pauses, times and ends them (Linux)."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 class ServerError(Exception):
-    """A server that did not start, or that has ended."""
+    """A server did not start, or has ended."""
 
 
 class Server:
-    """A process that serves, with its children.
+    """A server process with its children.
 
     Attributes:
-        name: how messages name it.
-        url: where it listens.
+        name: name in messages.
+        url: the URL on which it listens.
     """
 
     def __init__(self, name: str, command: Sequence[str], cores: set[int], log: Path) -> None:
-        """Starts it and waits for the URL that it prints.
+        """Starts the server and waits for the URL that it prints.
 
         Args:
-            name: how messages name it.
-            command: what to run.
-            cores: on which.
-            log: where its stderr goes.
+            name: name in messages.
+            command: the command to run.
+            cores: the cores to run on.
+            log: file for its stderr.
 
         Raises:
-            ServerError: it announced no URL.
+            ServerError: it printed no URL.
         """
         self.name, self._log = name, log
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SLIMQ_")}
@@ -61,11 +61,11 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started."""
+        """Process ID of the server."""
         return self._process.pid
 
     def check(self) -> None:
-        """Holds it to being alive.
+        """Checks that the server is alive.
 
         Raises:
             ServerError: it has ended.
@@ -74,22 +74,22 @@ class Server:
             raise ServerError(f"{self.name} ended with {self._process.returncode}\n{self._tail()}")
 
     def pause(self) -> None:
-        """Has it take no processor time until it is resumed."""
+        """Pauses the server and its children until they are resumed."""
         for pid in read_family(self._process.pid):
             _signal(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets it go on."""
+        """Resumes the server and its children."""
         for pid in read_family(self._process.pid):
             _signal(pid, signal.SIGCONT)
 
     def processor_seconds(self) -> float:
-        """Processor time of it and its children so far: every thread, user and system."""
+        """Processor time of the server and its children so far, user and system, in seconds."""
         family = read_family(self._process.pid).values()
         return sum(process.ticks for process in family) / TICK
 
     def stop(self) -> None:
-        """Ends it and its children."""
+        """Ends the server and its children."""
         self.resume()
         family = read_family(self._process.pid)
         self._process.terminate()
@@ -124,7 +124,7 @@ class Server:
 
 @contextlib.contextmanager
 def on_cores(cores: set[int]) -> Iterator[None]:
-    """What is started inside runs on these cores, and so do its threads and children."""
+    """Context whose new processes run on these cores, with their threads and children."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -135,12 +135,12 @@ def on_cores(cores: set[int]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Process:
-    """What /proc says of a process.
+    """A process according to /proc.
 
     Attributes:
-        parent: its number.
-        ticks: of processor time, user and system, also of its children that have ended.
-        started: when, in ticks since the machine did.
+        parent: process ID of its parent.
+        ticks: processor time in ticks, user and system, including children that have ended.
+        started: start time, in ticks since boot.
     """
 
     parent: int
@@ -149,7 +149,7 @@ class Process:
 
 
 def read_processes() -> dict[int, Process]:
-    """Every process by its number."""
+    """All processes by process ID."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -158,7 +158,7 @@ def read_processes() -> dict[int, Process]:
 
 
 def read_family(pid: int) -> dict[int, Process]:
-    """A process and those below it that live, whatever their sessions."""
+    """A process and its living descendants, in any session."""
     processes = read_processes()
     family: dict[int, Process] = {}
     wanted = [pid]
@@ -171,10 +171,10 @@ def read_family(pid: int) -> dict[int, Process]:
 
 
 def parse_stat(line: str) -> Process:
-    """A line of /proc/PID/stat.
+    """Parses a line of /proc/PID/stat.
 
-    The second field is the command's name in brackets, which may itself hold brackets and spaces
-    (proc(5)).
+    The second field is the command's name in parentheses, which may itself contain parentheses and
+    spaces (proc(5)).
     """
     fields = line.rpartition(")")[2].split()
     return Process(int(fields[1]), sum(map(int, fields[11:15])), int(fields[19]))

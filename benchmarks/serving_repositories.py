@@ -1,4 +1,4 @@
-"""The repositories that are served, and what happens to them and to the service under load."""
+"""Builds the repositories to serve, and scrapes or republishes under load."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from slimq.core.repository import Repository
 POLICIES = ("cartpole", "pong")
 FULL = "fp32"
 ALTERNATE = "int8"
-"""What a variant alternates with when it is republished."""
+"""The variant whose model alternates with the full one's in republishing."""
 CHANGING = "changing"
 MANY = 60
 EVERY_SECONDS = 1.0
 LOWEST_PRIORITY = 19
 LEAST_SHARE = 0.7
-"""Of what is to happen every second, that does."""
+"""Minimum share of the actions due every second that must happen."""
 START_SECONDS = 60.0
 
 
 def build_few(source: Repository, target: Path) -> None:
-    """A repository with each policy's full variant."""
+    """Builds a repository with each policy's full variant."""
     for policy in POLICIES:
         _copy_policy(source, target, policy)
 
 
 def build_many(source: Repository, target: Path) -> None:
-    """A repository of `MANY` variants: each policy's full one, and copies of all that there are."""
+    """Builds a repository of `MANY` variants: each policy's full one, and copies of all others."""
     build_few(source, target)
     available = [(policy, name) for policy in POLICIES for name in source.variants(policy)]
     for number, (policy, name) in enumerate(itertools.cycle(available)):
@@ -46,17 +46,17 @@ def build_many(source: Repository, target: Path) -> None:
 
 
 def build_changing(source: Repository, target: Path) -> None:
-    """A repository in which each policy has a variant to republish."""
+    """Builds a repository in which each policy has a variant to republish."""
     for policy in POLICIES:
         _copy_policy(source, target, policy)
         _copy_variant(source, target, policy, FULL, CHANGING)
 
 
 def load_all(url: str, repository: Repository) -> None:
-    """Has the service load every variant.
+    """Makes the service load every variant.
 
     Raises:
-        AnswerError: it could not.
+        AnswerError: it did not.
     """
     for policy in POLICIES:
         ask("POST", f"{url}/v2/repository/models/{policy}/load")
@@ -68,10 +68,10 @@ def load_all(url: str, repository: Repository) -> None:
 
 
 def load_in_workers(url: str, workers: int) -> None:
-    """Returns once every worker has each policy's full variant, which each that answers is told.
+    """Makes every worker load each policy's full variant, by repeated requests.
 
     Raises:
-        AnswerError: not all of them have within a time.
+        AnswerError: not all of them have loaded it in time.
     """
     deadline = time.monotonic() + START_SECONDS
     body = json.dumps({"parameters": {"variants": [FULL]}}).encode()
@@ -88,7 +88,7 @@ def load_in_workers(url: str, workers: int) -> None:
 
 @contextlib.contextmanager
 def scraping(url: str) -> Iterator[None]:
-    """Reads /metrics every second, as Prometheus would, and has done before."""
+    """Reads /metrics every second, as Prometheus would, and once before that."""
     ask("GET", f"{url}/metrics")
     with _every_second(lambda: ask("GET", f"{url}/metrics")):
         yield
@@ -96,10 +96,10 @@ def scraping(url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def republishing(url: str, source: Repository, target: Path, policy: str) -> Iterator[None]:
-    """Publishes another model under a variant's name every second, and at the end the first one.
+    """Publishes another model under a variant's name every second, and the first one at the end.
 
     Raises:
-        AnswerError: the service did not load what was published.
+        AnswerError: the service loaded none of them.
     """
     models = itertools.cycle((ALTERNATE, FULL))
 
@@ -118,9 +118,9 @@ def republishing(url: str, source: Repository, target: Path, policy: str) -> Ite
 
 @contextlib.contextmanager
 def _every_second(action: Callable[[], object]) -> Iterator[None]:
-    """Does something at once and every second; what it raises is raised at the end.
+    """Performs an action at once and every second; raises its exception at the end.
 
-    It does so at the lowest priority: in production it would be on another machine.
+    The action has the lowest priority, since in production it would be on another machine.
     """
     ended = threading.Event()
     problems: list[Exception] = []
@@ -153,12 +153,12 @@ def _every_second(action: Callable[[], object]) -> Iterator[None]:
 
 
 def _loads(url: str, policy: str) -> float:
-    """How often the service has loaded the variant that changes."""
+    """Number of times that the service has loaded the republished variant."""
     return _read(url, "slimq_variant_loads_total", policy, CHANGING, 'outcome="success",')
 
 
 def _read(url: str, metric: str, policy: str, variant: str, labels: str = "") -> float:
-    """A metric of a variant, 0 where there is none; labels are those that sort before policy."""
+    """A metric of a variant; 0 if there is none. `labels` are those that sort before `policy`."""
     content = ask("GET", f"{url}/metrics")[1].decode()
     selected = f'{metric}{{{labels}policy="{policy}",variant="{variant}"}} '
     found = re.search(rf"^{re.escape(selected)}(\S+)$", content, re.MULTILINE)
@@ -166,7 +166,7 @@ def _read(url: str, metric: str, policy: str, variant: str, labels: str = "") ->
 
 
 def _copy_policy(source: Repository, target: Path, policy: str) -> None:
-    """The policy and its full variant, without the files of training."""
+    """Copies a policy and its full variant, without the files of training."""
     changes = {
         "checkpoint": None,
         "calibration": None,

@@ -1,4 +1,4 @@
-"""The requests of `serving.py`: paths, headers and bodies, and the Q-values in an answer."""
+"""The requests of `serving.py`: paths, headers and bodies, and the Q-values in responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.repository import Repository
 
 TOLERANCE = 1e-4
-"""Of Q-values, absolute and relative: how far any server may be from the session itself."""
+"""Tolerance of a server's Q-values, absolute and relative."""
 LENGTH_HEADER = "Inference-Header-Content-Length"
 WAIT_SECONDS = 60.0
 
@@ -27,17 +27,17 @@ Array = npt.NDArray[Any]
 
 
 class AnswerError(Exception):
-    """A server answers otherwise than it should, so that measuring it would mean nothing."""
+    """A server's response is wrong, so that measuring it would be meaningless."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request as it travels, but for the path.
+    """A request as sent, without the path.
 
     Attributes:
-        headers: besides Host and Content-Length.
-        body: all of it.
-        q_values: what must be answered, `(1, actions)`.
+        headers: headers besides Host and Content-Length.
+        body: the whole body.
+        q_values: expected Q-values, `(1, actions)`.
     """
 
     headers: dict[str, str]
@@ -46,9 +46,9 @@ class Prepared:
 
 
 def observe(repository: Repository, policy: str) -> tuple[Array, str]:
-    """One observation `(1, *shape)`, and where it comes from.
+    """One observation `(1, *shape)`, and a description of its source.
 
-    It is the middle of the calibration set, a state of real play; random where there is none.
+    It is a state of real play, from the middle of the calibration set; random if there is none.
     """
     manifest = repository.policy(policy)
     spec = manifest.observation
@@ -67,7 +67,7 @@ def observe(repository: Repository, policy: str) -> tuple[Array, str]:
 
 
 def prepare(repository: Repository, request: Request, observation: Array) -> Prepared:
-    """A request for a variant of this repository, with what its session answers."""
+    """Prepares a request for a variant of a repository, with the Q-values of its session."""
     policy = repository.policy(request.policy)
     model = repository.read_model(request.policy, request.variant)[1]
     q_values = OnnxPolicy(model, policy.observation, len(policy.actions))(observation)
@@ -76,7 +76,7 @@ def prepare(repository: Repository, request: Request, observation: Array) -> Pre
 
 
 def encode(form: str, observation: Array) -> tuple[dict[str, str], bytes]:
-    """Headers and body; JSON has a blank after each comma, as Python's clients write it."""
+    """Encodes headers and body; JSON has a space after each comma, as from Python's clients."""
     if form == "json":
         body = json.dumps({"observations": observation.tolist()}).encode()
         return {"Content-Type": "application/json"}, body
@@ -98,7 +98,7 @@ def encode(form: str, observation: Array) -> tuple[dict[str, str], bytes]:
 
 
 def path_of(server: str, request: Request) -> str:
-    """Where a server answers a request."""
+    """The path for a request on a server."""
     if server in (CEILING, PLAIN, ECHO):
         return f"/{request.policy}/{request.form}"
     if request.form in ("v2", "v2json"):
@@ -109,11 +109,11 @@ def path_of(server: str, request: Request) -> str:
 def ask(
     method: str, url: str, headers: dict[str, str] | None = None, body: bytes | None = None
 ) -> tuple[http.client.HTTPMessage, bytes]:
-    """Headers and body of an answer.
+    """Sends a request; returns headers and body of the response.
 
     Raises:
         AnswerError: the status is not 200.
-        OSError: there is no answer.
+        OSError: there is no response.
     """
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=WAIT_SECONDS)
@@ -130,15 +130,15 @@ def ask(
 
 
 def check(url: str, prepared: Prepared, patience: float = 0.0) -> None:
-    """Asks, which also loads the variant, and holds the answer to the expected Q-values.
+    """Sends a request, which also loads the variant, and checks the Q-values.
 
     Args:
-        url: where to.
+        url: the address.
         prepared: the request.
-        patience: seconds in which the answer may still become the right one.
+        patience: seconds within which the response must become right.
 
     Raises:
-        AnswerError: it is another, or an error.
+        AnswerError: the response is wrong, or an error.
     """
     expected, deadline = prepared.q_values, time.monotonic() + patience
     while True:
@@ -153,7 +153,7 @@ def check(url: str, prepared: Prepared, patience: float = 0.0) -> None:
 
 
 def decode(length: str | None, content: bytes) -> Array:
-    """The Q-values `(batch, actions)` of an answer, JSON or with binary tensors."""
+    """The Q-values `(batch, actions)` of a response in JSON or with binary tensors."""
     if length is None:
         document = json.loads(content)
         if "q_values" in document:
@@ -170,7 +170,7 @@ def decode(length: str | None, content: bytes) -> Array:
 
 
 def write_body(folder: Path, request: Request, prepared: Prepared) -> Path:
-    """The body as a file, for wrk."""
+    """Writes the body to a file, for wrk."""
     path = folder / f"{request.policy}-{request.variant}-{request.form}.body"
     path.write_bytes(prepared.body)
     return path

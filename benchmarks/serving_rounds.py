@@ -1,4 +1,4 @@
-"""The rounds of `serving.py`: which server runs when, and what it gets."""
+"""The rounds of `serving.py`, which start, load and measure the servers."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ UNMEASURED = Path(__file__).with_name("serving_unmeasured.py")
 WARM_SECONDS = 1
 MIN_WORKERS = 2
 SETTLE_SECONDS = 10.0
-"""In which the service must have gone back to the model that a republished variant began with."""
+"""Time within which the service must have reloaded a republished variant's first model."""
 
 
 @dataclass
 class Bench:
-    """What a run needs.
+    """Settings and shared state of a run.
 
     Attributes:
         source: the shipped repository.
-        folder: for everything that is written.
-        seconds: of one measurement.
-        server_cores: where a server runs, but in cases about using every core.
-        load_cores: where wrk runs then.
-        all_cores: where both run in those cases.
-        prepared: every request that was needed so far.
+        folder: folder for everything that is written.
+        seconds: duration of one measurement.
+        server_cores: cores of servers, except in cases that use every core.
+        load_cores: cores of wrk, except in those cases.
+        all_cores: cores of both in those cases.
+        prepared: requests prepared so far, with the files of their bodies.
     """
 
     source: Repository
@@ -53,11 +53,11 @@ class Bench:
 
     @property
     def workers(self) -> int:
-        """Workers of a service that uses every core."""
+        """Number of workers of a service that uses every core."""
         return max(MIN_WORKERS, len(self.all_cores))
 
     def repository(self, server: str) -> Repository:
-        """What a server serves; built when it is first needed."""
+        """The repository for a server, built when it is first needed."""
         builders: dict[str, Callable[[Repository, Path], None]] = {
             cases.FEW: repositories.build_few,
             cases.MANY: repositories.build_many,
@@ -80,7 +80,7 @@ class Bench:
         return self.prepared[request]
 
     def start(self, name: str, *, spread: bool) -> Server:
-        """A server, with everything loaded where that is what it is for."""
+        """Starts a server, loads all its variants if the case requires that, and pauses it."""
         repository = self.repository(name)
         if name in (cases.CEILING, cases.PLAIN, cases.ECHO):
             command = [sys.executable, str(PEERS), name, "--policies", str(repository.root)]
@@ -114,7 +114,7 @@ class Round:
         self._warm: set[tuple[Server, Request]] = set()
 
     def measure(self, case: Case, side: Side) -> Measurement:
-        """One side of a case, on a server that answers rightly and is warm."""
+        """Measures one side of a case, on a server that has been checked and warmed up."""
         bench = self._bench
         server = self._server(side.server, spread=case.spread)
         prepared, body = bench.request(side)
@@ -159,7 +159,7 @@ class Round:
 
 
 def run(bench: Bench, chosen: Sequence[Case], rounds: int) -> list[Result]:
-    """Every case in every round; the cases begin elsewhere and the sides change each time."""
+    """Measures all cases in every round; the first case and the order of sides change."""
     taken: dict[str, tuple[list[Measurement], list[Measurement]]] = {
         case.name: ([], []) for case in chosen
     }

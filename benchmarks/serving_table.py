@@ -18,10 +18,10 @@ class Measurement:
     """One load on one server.
 
     Attributes:
-        load: what wrk saw.
-        processor: seconds of the server's processor time, all of its threads and children.
-        batch: of an echo, seconds of an observation in the best batch, every core computing.
-        cores: on which both ran.
+        load: wrk's figures.
+        processor: the server's processor time in seconds, over all its threads and children.
+        batch: processor seconds per observation in the best batch, for `echo`; otherwise 0.
+        cores: number of cores on which both ran.
     """
 
     load: Load
@@ -41,10 +41,10 @@ class Measurement:
         return values[statistic]
 
     def limit(self, generator: float) -> float:
-        """Requests per second that the cores allow: what an echo and the best batch leave.
+        """Maximum requests per second of these cores, with the costs of an echo and the best batch.
 
         Args:
-            generator: seconds of processor time that sending a request takes.
+            generator: processor seconds of the load generator per request.
         """
         each = self.value(Statistic.PROCESSOR) + self.batch + generator
         return self.cores / each
@@ -61,7 +61,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured for a case, round by round."""
+    """The measurements of a case, round by round."""
 
     case: Case
     measured: Sequence[Measurement]
@@ -69,7 +69,7 @@ class Result:
 
     @property
     def ratios(self) -> list[float]:
-        """One for each round."""
+        """The ratio of each round."""
         statistic = self.case.statistic
         pairs = zip(self.measured, self.base, strict=True)
         if statistic is Statistic.SHARE:
@@ -81,12 +81,12 @@ class Result:
 
 
 def summarize(ratios: Sequence[float]) -> Ratio:
-    """The median and the interval between two of the values that holds it with 95 % confidence.
+    """The median, and its 95 % confidence interval between two of the values.
 
-    Of independent values, each is below the true median with probability 1/2, so that the interval
-    from the k-th smallest to the k-th largest misses it with probability 2 P(B < k), B binomial
-    (Conover 1999, "Practical Nonparametric Statistics", section 3.2). With fewer than six values it
-    is smallest to largest, which then holds it less surely.
+    Independent values are below the true median with probability 1/2 each, so the interval from the
+    k-th smallest to the k-th largest misses it with probability 2 P(B < k), B binomial (Conover
+    1999, "Practical Nonparametric Statistics", section 3.2). With fewer than six values, the
+    interval is from the smallest to the largest, with less confidence.
     """
     ordered = sorted(ratios)
     count, skipped = len(ordered), 0
@@ -96,12 +96,12 @@ def summarize(ratios: Sequence[float]) -> Ratio:
 
 
 def _missing(count: int, k: int) -> float:
-    """How probably the interval from the k-th smallest to the k-th largest misses the median."""
+    """Probability that the interval between the k-th values from both ends misses the median."""
     return float(2 * sum(math.comb(count, i) for i in range(k)) / 2**count)
 
 
 def verdict(aim: Aim, ratio: Ratio) -> str:
-    """Whether an aim holds or falls short."""
+    """Describes whether a ratio meets an aim."""
     if aim.at_least:
         if ratio.median < aim.limit:
             return "short"
@@ -115,7 +115,7 @@ def verdict(aim: Aim, ratio: Ratio) -> str:
 
 
 def describe(aim: Aim) -> str:
-    """An aim in a few signs."""
+    """Formats an aim."""
     words = f"{'≥' if aim.at_least else '≤'} {aim.limit:g}"
     if aim.target is not None:
         words += f", better {aim.target:g}"
@@ -168,7 +168,7 @@ def show_ratios(results: Sequence[Result]) -> str:
 
 
 def compared(case: Case) -> str:
-    """Who is divided by whom."""
+    """Describes numerator and denominator."""
     ours, theirs = case.measured, case.base
     if ours.request != theirs.request:
         return f"{ours.request.form} / {theirs.request.form}"
@@ -178,7 +178,7 @@ def compared(case: Case) -> str:
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that reads well as it is, and is Markdown."""
+    """Formats a Markdown table that is also readable as plain text."""
     widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
     return "\n".join(

@@ -1,9 +1,9 @@
-"""The service as it is, but for its metrics: every series has methods that do nothing.
+"""The service without metrics: the methods of every series do nothing.
 
     python serving_unmeasured.py --policies DIR
 
-What the service costs more than this is what its metrics cost. The empty calls stay, a twentieth of
-a microsecond each.
+The difference in cost from the service is the cost of metrics. The empty calls remain, at a
+twentieth of a microsecond each.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from slimq_service.settings import Settings
 
 
 class Nothing:
-    """A counter, gauge and histogram that forgets what it is told."""
+    """A counter, gauge and histogram that records nothing."""
 
     __slots__ = ()
 
     def inc(self, amount: float = 1.0) -> None:
-        """Counts nothing."""
+        """Does nothing."""
 
     def dec(self, amount: float = 1.0) -> None:
-        """Takes nothing."""
+        """Does nothing."""
 
     def set(self, value: float) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     def observe(self, value: float) -> None:
-        """Sees nothing."""
+        """Does nothing."""
 
 
 class Forgetful(Registry):
-    """A registry whose series all stay 0."""
+    """A registry whose series all stay at 0."""
 
     def _create(self, family: Family[Any], values: tuple[str, ...]) -> Any:
         super()._create(family, values)

@@ -53,7 +53,7 @@ SMALLEST_HEAD = (
 ROBUST_COLUMN = SMALLEST_HEAD.index("smallest robust")
 VERDICTS = {True: "yes", False: "no", None: MISSING}
 NAMES = 3
-"""Leading columns of both tables that are text."""
+"""Number of leading columns of both tables that are text."""
 PROGRAMS = {
     "cleanrl": "CleanRL",
     "cleanrl-flax": "CleanRL (JAX)",
@@ -65,7 +65,7 @@ PROGRAMS = {
 
 
 def sections(entries: Sequence[Entry]) -> dict[str, str]:
-    """The generated parts of the page by the name in their markers."""
+    """The generated parts of the page, by the names in their markers."""
     smallest = markdown_table([SMALLEST_HEAD, *map(smallest_row, entries)], NAMES)
     remarks = [
         *hardware_notes(entries),
@@ -79,7 +79,7 @@ def sections(entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """The number of policies with a proven variant, and with one as small as is meant."""
+    """Counts the policies with a proven smaller variant, and with one that reaches the goal."""
     proven = [entry for entry in entries if entry.choice and entry.comparison.proven_in_play]
     small = [entry for entry in proven if entry.choice and (entry.choice.smaller or 0) >= GOAL]
     robust = [entry for entry in entries if entry.robust]
@@ -139,7 +139,7 @@ def smallest_row(entry: Entry) -> list[str]:
 
 
 def smallest_robust(entry: Entry) -> str:
-    """The smallest variant that holds under conditions, with its share of the full one's bytes."""
+    """The smallest robust variant, with its share of the full one's bytes."""
     row = entry.robust
     return MISSING if row is None else f"`{row.variant}`, 1/{row.smaller or 1:.0f}"
 
@@ -178,7 +178,7 @@ def number(value: float) -> str:
 
 
 def read_sections(policies: Path) -> dict[str, str]:
-    """The generated parts of the page. Raises as `suite_entries.read_sections`."""
+    """The generated parts of the page. Raises the errors of `suite_entries.read_sections`."""
     return suite_entries.read_sections(policies, sections)
 
 

@@ -1,4 +1,4 @@
-"""The smallest proven variant of each policy, and what bounds it, for `suite.py`."""
+"""The smallest proven variant of each policy, and why there is none smaller, for `suite.py`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from slimq.evaluation.recommendation import Criteria, Recommendation, recommend
 
 ROOT = Path(__file__).parents[1]
 GOAL = 20
-"""How many times smaller a variant is meant to be."""
+"""Goal for the full policy's size divided by the variant's."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A policy with what its reports say.
+    """A policy with the results of its reports.
 
     Attributes:
         variants: manifests by name, of the variants that can be read.
-        choice: the smallest variant that is non-inferior undisturbed; None if no smaller one
-            than the full is.
-        robust: the smallest that is so under the standard conditions, too; None if no smaller
-            one than the full is, if it is not known, or if no condition decides.
+        choice: the smallest variant that is non-inferior undisturbed; None unless it is smaller
+            than the full one.
+        robust: the smallest that is also non-inferior under the standard conditions; None unless it
+            is smaller than the full one, or if this is unknown or no condition decides.
     """
 
     manifest: PolicyManifest
@@ -62,14 +62,14 @@ def read_entry(repository: Repository, policy: str) -> Entry:
     if comparison.proven_in_play:
         robust = _smaller(recommend(comparison, replace(undisturbed, robust=True)), comparison)
     if robust and not (robust.robustness and robust.robustness.robust):
-        robust = None  # where no condition decides, play undisturbed is all that is asked for
+        robust = None  # without a deciding condition, only undisturbed play is required
     variants = {row.variant: repository.variant(policy, row.variant) for row in comparison.rows}
     choice = _smaller(found, comparison)
     return Entry(manifest, comparison, found, variants, choice, robust)
 
 
 def _smaller(found: Recommendation, comparison: Comparison) -> ComparisonRow | None:
-    """The row of what was recommended, if the full policy is larger."""
+    """The row of the recommended variant; None unless it is smaller than the full one."""
     rows = {row.variant: row for row in comparison.rows}
     full = rows.get(comparison.baseline)
     choice = rows[found.choice.variant] if found.choice else None
@@ -77,7 +77,7 @@ def _smaller(found: Recommendation, comparison: Comparison) -> ComparisonRow | N
 
 
 def bounds(entry: Entry) -> str:
-    """Why there is no smaller variant: the nearest and its loss, or what is missing."""
+    """The reason why there is no smaller variant: the nearest one's loss, or missing evidence."""
     policy, full = entry.manifest.name, entry.full
     if full is None:
         return f"there is no `{entry.comparison.baseline}`: run `slimq shrink {policy}`"
@@ -92,10 +92,11 @@ def bounds(entry: Entry) -> str:
 
 
 def refusals(entry: Entry, limit: int) -> list[tuple[ComparisonRow, float | None, str]]:
-    """Variants with fewer bytes than a limit that are not proven, largest first.
+    """Unproven variants with fewer bytes than a limit, largest first.
 
     Returns:
-        The row, by how much it misses its criterion (None if evidence is missing), and why.
+        The row, the share by which it misses its criterion (None if evidence is missing), and the
+        reason.
     """
     found = []
     for rejection in entry.recommendation.rejected:
@@ -109,7 +110,7 @@ def refusals(entry: Entry, limit: int) -> list[tuple[ComparisonRow, float | None
 
 
 def loss(row: ComparisonRow) -> str:
-    """What a variant loses at the lower bound, and whether it is chance that cannot be excluded."""
+    """A variant's loss at the lower bound, and whether the interval is only too wide."""
     difference = row.difference
     if difference is None:
         return "not compared"
@@ -119,7 +120,7 @@ def loss(row: ComparisonRow) -> str:
 
 
 def notes(entry: Entry) -> Iterator[str]:
-    """What bounds a policy's row, in a line each."""
+    """Yields notes on a policy's row, a line each."""
     comparison, row = entry.comparison, entry.choice
     if comparison.evidence is not None:
         yield f"{comparison.evidence}; the limit is an agreement of {1 - MARGIN:.0%}"
@@ -144,7 +145,7 @@ def notes(entry: Entry) -> Iterator[str]:
 
 
 def hardware_notes(entries: Sequence[Entry]) -> Iterator[str]:
-    """What latency was measured on, and what the smallest variants were trained on."""
+    """Yields the hardware of latency measurements, and that on which variants were trained."""
     measured: dict[str, list[str]] = {}
     trained: dict[str, list[str]] = {}
     for entry in entries:
@@ -163,12 +164,12 @@ def hardware_notes(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def percent(value: float, digits: int) -> str:
-    """A difference with its sign."""
+    """Formats a difference with its sign."""
     return f"{value:+.{digits}%}".replace("-", "−")
 
 
 Sections = Callable[[Sequence[Entry]], dict[str, str]]
-"""Makes the generated parts of a page, by the name in their markers."""
+"""Makes the generated parts of a page, by the names in their markers."""
 
 
 def read_sections(policies: Path, sections: Sections) -> dict[str, str]:
@@ -184,7 +185,7 @@ def read_sections(policies: Path, sections: Sections) -> dict[str, str]:
 def run_page(
     arguments: Sequence[str] | None, description: str, program: str, page: Path, sections: Sections
 ) -> None:
-    """The command of a page: prints, writes or checks what the reports give."""
+    """Runs the command of a page: prints, writes or checks its generated parts."""
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--policies", type=Path, default=ROOT / "policies")
     add_page_options(parser, page)

@@ -1,14 +1,13 @@
-"""Measures how soon exported pages act: each policy's smallest and full variant, in Chromium.
+"""Measures how soon exported pages act, for each policy's smallest and full variant, in Chromium.
 
     python benchmarks/web.py                          prints a table
     python benchmarks/web.py --write                  replaces that of docs/devices.md
     python benchmarks/web.py --policy pong --variant fastest
 
 Each variant is exported, served by a plain file server on this machine, and opened `--rounds` times
-in a fresh profile without a network. The time is from the beginning of the page's load to its first
-action, as the page itself reports it. Exits with 1 if a median is above `LIMIT_MS`. It needs
-Chromium and the environment `.venv-clients`; on a busy machine the times are those of that machine,
-whose load is stated.
+in a fresh profile without a network. The time is from the start of the page load to the first
+action, as reported by the page itself. Exits with 1 if a median is above `LIMIT_MS`. Needs Chromium
+and the environment `.venv-clients`. The load of the machine, on which times depend, is stated.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ HEAD = ("policy", "variant", "model, bytes", "recording, bytes", "median, ms", "
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """A file server without a log, and without a media type for `.wasm`, which some lack."""
+    """A file server without a log and without the media type of `.wasm`, like some servers."""
 
     extensions_map = {  # noqa: RUF012 - as in its base
         **SimpleHTTPRequestHandler.extensions_map,
@@ -56,12 +55,12 @@ class QuietHandler(SimpleHTTPRequestHandler):
     }
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
 def file_server(folder: Path) -> Iterator[str]:
-    """Serves a folder; gives its URL."""
+    """Serves a folder; yields its URL."""
     handler = partial(QuietHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -74,10 +73,10 @@ def file_server(folder: Path) -> Iterator[str]:
 
 
 def first_action_ms(url: str) -> float:
-    """Milliseconds from the beginning of a page's load to its first action.
+    """Milliseconds from the start of a page's load to its first action.
 
     Raises:
-        CalledProcessError: Chromium did not come that far.
+        CalledProcessError: Chromium failed before that.
         ValueError: the page reports an error.
     """
     request = json.dumps({"url": url, "steps": ["play", "texts"], "seconds": SECONDS})
@@ -92,7 +91,7 @@ def first_action_ms(url: str) -> float:
 def measure(
     repository: Repository, policy: str, variant: str, rounds: int
 ) -> tuple[WebReport, list[float]]:
-    """Exports a variant and opens its page some times."""
+    """Exports a variant and opens its page `rounds` times; returns the times in ms."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "export"
         report: WebReport = export_variant(repository, policy, variant, "web", folder, Options())
@@ -103,7 +102,7 @@ def measure(
 def subjects_of(
     repository: Repository, policies: Sequence[str], variant: str | None
 ) -> Iterator[tuple[str, str]]:
-    """Policies with the variant that is asked for, or with their smallest and their full one."""
+    """Yields policies with the given variant, or with their smallest and full ones."""
     for policy in policies or repository.policies():
         full = repository.policy(policy).baseline_variant
         sizes = {
@@ -118,7 +117,7 @@ def subjects_of(
 def measure_sections(
     repository: Repository, subjects: Sequence[tuple[str, str]], rounds: int, slow: list[str]
 ) -> dict[str, str]:
-    """The generated part of the page by the name in its markers; adds what is slow to a list."""
+    """The generated part of the page, by the name in its markers; adds slow variants to `slow`."""
     lines: list[Sequence[str]] = [HEAD]
     busy = os.getloadavg()[0]
     for policy, variant in subjects:

@@ -1,11 +1,11 @@
-"""The job of `slimq loadtest` for people who have locust: variants one after another, closed loop.
+"""The equivalent of `slimq loadtest` for locust: variants one after another, in a closed loop.
 
     python benchmarks/load/observations.py pong pong.bin
     OBSERVATIONS=pong.bin locust -f benchmarks/load/locustfile.py --headless --only-summary
 
 POLICY, VARIANTS, SECONDS (for each variant), CONNECTIONS and SLIMQ_API_KEY are read from the
-environment; locust's own --host gives the service. A closed loop does not show stalls: a user
-that waits sends nothing.
+environment; locust's own --host sets the service. A closed loop hides stalls, since a waiting user
+sends nothing.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ AUTHORIZATION = {"authorization": f"Bearer {KEY}"} if KEY else {}
 
 
 class Player(FastHttpUser):
-    """One connection that sends its next observation when the last is answered."""
+    """One connection, which sends the next observation once the last is answered."""
 
     host = "http://127.0.0.1:8000"
     wait_time = constant(0)
 
     def on_start(self) -> None:
-        """Cuts the file into observations, as long as the policy's manifest says."""
+        """Splits the file into observations of the size in the policy's manifest."""
         path = f"/v1/policies/{POLICY}"
         with self.client.get(path, headers=AUTHORIZATION, name="manifest") as answer:
             if answer.status_code != 200:
@@ -51,7 +51,7 @@ class Player(FastHttpUser):
 
     @task
     def act(self) -> None:
-        """One request to the variant whose turn it is."""
+        """Sends one request to the current variant."""
         shape = self.environment.shape_class
         variant = VARIANTS[min(int(shape.get_run_time() // SECONDS), len(VARIANTS) - 1)]
         path = f"/v1/policies/{POLICY}/variants/{variant}/act"
@@ -60,9 +60,9 @@ class Player(FastHttpUser):
 
 
 class OneAfterAnother(LoadTestShape):
-    """Each variant for its seconds, then the end."""
+    """Load shape: each variant for `SECONDS`, then the end."""
 
     def tick(self) -> Any:
-        """How many users there are to be and how many start in a second; None at the end."""
+        """The number of users and the number started per second; None at the end."""
         ended = self.get_run_time() >= SECONDS * len(VARIANTS)
         return None if ended else (CONNECTIONS, CONNECTIONS)

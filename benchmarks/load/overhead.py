@@ -1,9 +1,9 @@
-"""What the load generator itself takes: against a server that only answers, next to wrk and k6.
+"""Measures the load generator's own cost, against a server that only answers, beside wrk and k6.
 
     python benchmarks/load/overhead.py --k6 .venv-clients/bin/k6
 
-A generator's processor time per request is the floor of what it can tell; the server is the same
-bytes for each. Linux only.
+A generator's processor time per request limits what it can resolve; the server sends the same bytes
+to each. Linux only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from slimq.loadtest.driver import drive_closed, drive_open
 from slimq.loadtest.requests import Address, Requests
 
 BODY_BYTES = 28_224
-"""Of one observation of Pong."""
+"""Size of one observation of Pong."""
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 150\r\n\r\n" + b"x" * 150
 RATE = 1000.0
 WRK = 'wrk.method = "POST"\nwrk.body = string.rep("x", {size})\n'
@@ -48,14 +48,14 @@ export const handleSummary = (data) => ({{
 
 
 class Answering(asyncio.Protocol):
-    """Answers when a whole request is there."""
+    """Answers once a request is complete."""
 
     def connection_made(self, transport: Any) -> None:
-        """It is open."""
+        """Stores the transport of a new connection."""
         self._transport, self._missing = transport, 0
 
     def data_received(self, data: bytes) -> None:
-        """A part of a request; the head comes in one piece."""
+        """Receives a part of a request; the head must come in one piece."""
         if not self._missing:
             head, _, data = data.partition(b"\r\n\r\n")
             length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
@@ -66,7 +66,7 @@ class Answering(asyncio.Protocol):
 
 
 def serve(sender: Any) -> None:
-    """A server in this process; sends its port."""
+    """Runs a server in this process; sends its port."""
 
     async def run() -> None:
         server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0)
@@ -78,7 +78,7 @@ def serve(sender: Any) -> None:
 
 @contextlib.contextmanager
 def serving() -> Iterator[int]:
-    """The port of a server of its own process."""
+    """Runs a server in its own process; yields its port."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(sender,))
     process.start()
@@ -90,7 +90,7 @@ def serving() -> Iterator[int]:
 
 
 def measure_ours(port: int, connections: int, seconds: int, rate: float | None) -> dict[str, float]:
-    """A block of `slimq loadtest`."""
+    """Measures a block of `slimq loadtest`."""
     head = f"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {BODY_BYTES}\r\n\r\n".encode()
     requests = Requests(head, (b"x" * BODY_BYTES,))
 
@@ -118,7 +118,7 @@ def measure_ours(port: int, connections: int, seconds: int, rate: float | None) 
 
 
 def measure_program(command: list[str], requests: Any, seconds: int) -> dict[str, float]:
-    """A program that makes load; `requests` reads their number from what it prints."""
+    """Measures a load generator; `requests` reads the number of requests from its output."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -128,7 +128,7 @@ def measure_program(command: list[str], requests: Any, seconds: int) -> dict[str
 
 
 def measure_wrk(port: int, connections: int, seconds: int, folder: Path) -> dict[str, float]:
-    """The same by wrk."""
+    """Measures wrk."""
     script = folder / "body.lua"
     script.write_text(WRK.format(size=BODY_BYTES))
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script)]
@@ -144,7 +144,7 @@ def measure_wrk(port: int, connections: int, seconds: int, folder: Path) -> dict
 def measure_k6(
     program: str, port: int, connections: int, seconds: int, folder: Path
 ) -> dict[str, float]:
-    """The same by k6."""
+    """Measures k6."""
     script = folder / "load.js"
     url = f"http://127.0.0.1:{port}/"
     script.write_text(K6.format(size=BODY_BYTES, connections=connections, seconds=seconds, url=url))

@@ -2,9 +2,10 @@
 
 Episodes are played on selection seeds, never on held-out ones, paired with the baseline variant:
 same episode seeds, same exploration. The baseline itself is compared with the torch network that it
-was exported from. Under the standard conditions, both are disturbed alike; the cheapest comes
-first, and the first that is lost ends the play. Whatever the criteria, the model is run once on the
-states by which agreement is judged, so that no model with non-finite Q-values is published.
+was exported from. Under the standard conditions, both meet the same disturbances; conditions are
+played cheapest first, and the first failure ends the play. Whatever the criteria, the model is run
+once on the states on which agreement is measured, so that no model with non-finite Q-values is
+published.
 """
 
 from __future__ import annotations
@@ -72,7 +73,12 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A condition that decides nothing, and what the baseline itself loses by it, as a share."""
+    """A condition that decides nothing, because the baseline itself loses too much under it.
+
+    Attributes:
+        condition: the disturbance and its strength.
+        loss: the baseline's own loss, as a share of full − random.
+    """
 
     condition: Condition
     loss: float
@@ -83,11 +89,11 @@ class Verdict:
     """Result of the gate.
 
     Attributes:
-        criteria: the recipe's criteria; `robust` once for each condition that was played.
+        criteria: the criteria that were checked; `robust` once for each condition that decides.
         returns: the variant's undisturbed returns, ordered by seed; empty if no episodes were
             played.
         reference_returns: the baseline's returns on the same seeds.
-        skipped: the conditions that decide nothing, of those that were played.
+        skipped: conditions that were played and decide nothing.
     """
 
     criteria: tuple[Criterion, ...]
@@ -122,7 +128,8 @@ class AcceptGate:
         """Whether the recipe's gate compares with the baseline variant.
 
         Raises:
-            ConfigError: it is the baseline's own, with a share of its own bytes as a limit.
+            ConfigError: the recipe makes the baseline itself and limits it to a share of its own
+                bytes.
         """
         accept = applied(recipe.accept, self.source.manifest)
         if recipe.name != self.baseline:
@@ -134,7 +141,7 @@ class AcceptGate:
         return False
 
     def baseline_problem(self) -> str | None:
-        """Why there is no baseline variant to compare with; None if there is one."""
+        """The reason why there is no baseline variant to compare with; None if there is one."""
         if self._staged is not None:
             return None
         try:
@@ -161,7 +168,7 @@ class AcceptGate:
             raise ConfigError(recipe.source, "accept", f"{against}; {remedy}")
 
     def stage_baseline(self, staged: Staged) -> None:
-        """Sets a newly made baseline to compare with."""
+        """Makes a new baseline the one that later variants are compared with."""
         self._staged = staged
         self._reference_returns.clear()
         self._conditions.clear()
@@ -218,7 +225,7 @@ class AcceptGate:
     def _judge_conditions(
         self, policy: QFunction, name: str, accept: Accept
     ) -> tuple[list[Criterion], list[Skipped]]:
-        """Plays the standard conditions, cheapest first, up to the first that is lost."""
+        """Plays the standard conditions, cheapest first, up to the first failure."""
         seeds = SELECTION.seeds(accept.condition_episodes or accept.episodes, offset=SEED_OFFSET)
         undisturbed = self._reference(name, seeds)
         scale = scale_over_random(undisturbed, random_mean(self.source.manifest), "accept")
@@ -243,7 +250,7 @@ class AcceptGate:
         return standard_trials(self.repository, self.source)
 
     def _cost(self, trial: Trial, episodes: int) -> float:
-        """Seconds of the baseline's play under a condition; those not yet played come last."""
+        """Seconds that the baseline's episodes took; infinite if it has not played them yet."""
         known = self._conditions.get((trial.condition, episodes))
         return math.inf if known is None else known.seconds
 

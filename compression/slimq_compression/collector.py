@@ -27,13 +27,13 @@ from slimq.environments.collection import (
 from slimq.environments.rollout import Begin
 
 OFFSET, STRIDE, SPAN = 100_000, 2_000, 800_000
-"""Where a collector starts in the range of collection seeds, how it advances, where it wraps."""
+"""A collector's first offset into the collection seeds, its advance per call, and its period."""
 COPIES = 8
 """Episodes played in parallel."""
 
 
 def seeds_of_call(number: int) -> Sequence[int]:
-    """The seeds of a collector's play, by how often it was asked before."""
+    """The seeds of a collector's call, given the number of earlier calls."""
     offset = OFFSET + number * STRIDE % SPAN
     return range(COLLECTION.start + offset, COLLECTION.start + COLLECTION.size)
 
@@ -66,7 +66,7 @@ class RecordedCollector:
         keep_every: int = 1,
         conditions: Sequence[Condition] = (),
     ) -> States:
-        """Draws `steps` recorded states, whoever would play and however; see `Collector`."""
+        """Draws `steps` recorded states at random; ignores who would play, and how."""
         del q_function, epsilon, keep_every, conditions
         self.calls += 1
         generator = np.random.default_rng(seeds_of_call(self.calls - 1)[0])
@@ -81,7 +81,7 @@ class RecordedCollector:
         epsilon: float,
         conditions: Sequence[Condition] = (),
     ) -> Transitions:
-        """Refuses: recorded states have no rewards.
+        """Raises an error, since recorded states have no rewards.
 
         Raises:
             InvalidInputError: always.
@@ -93,7 +93,7 @@ class RecordedCollector:
 
 @dataclass(frozen=True)
 class _Stream:
-    """Play of `steps` states in copies of one environment."""
+    """`steps` states to collect in parallel copies of one environment."""
 
     environment: EnvironmentSpec
     seeds: Sequence[int]
@@ -112,7 +112,7 @@ class PolicyCollector:
         actions: int,
         spread: Sequence[float] | None,
     ) -> None:
-        """Takes the environment, and what conditions depend on; see `Situation`."""
+        """Stores the environment and what conditions depend on; see `Situation`."""
         self.environment, self.observation, self.actions = environment, observation, actions
         self.spread = None if spread is None else tuple(spread)
         self.calls = 0
@@ -146,7 +146,7 @@ class PolicyCollector:
     def _streams(
         self, seeds: Sequence[int], steps: int, conditions: Sequence[Condition]
     ) -> Iterator[_Stream]:
-        """The environments to play in: one for all episodes, but for conditions that change it."""
+        """Yields the policy's environment, after one for each condition that changes it."""
         situations = [
             Situation(one, self.environment, self.observation, self.actions, self.spread)
             for one in conditions
@@ -193,7 +193,7 @@ class PolicyCollector:
 
 
 def _in_turn(situations: Sequence[Situation], first: int, turn: int) -> Begin:
-    """Every other episode under one of the situations, by its place after the first seed."""
+    """Disturbs every second episode from seed `first` on, by each situation in turn."""
 
     def begin(seed: int) -> Passage | None:
         pair, disturbed = divmod(seed - first, 2)

@@ -92,13 +92,13 @@ def compress(
         on_step: called after each step.
         on_outcome: called after each recipe.
         store: store of finished network steps; with `force` it is not read.
-        folder: the working folder's recipes, where the baseline's is looked for.
+        folder: the working folder's recipes, searched for the baseline's.
 
     Returns:
         The outcomes, in the order in which they were made.
 
     Raises:
-        NotFoundError: the policy does not exist, or a recipe's teacher.
+        NotFoundError: the policy or a recipe's teacher does not exist.
         RepositoryError: a checkpoint or the calibration set is missing or invalid.
         ConfigError: a recipe's teacher does not fit the policy.
         AcceptGateError: the baseline was refused, so the others have no reference.
@@ -118,10 +118,10 @@ def compress(
         store=store,
         folder=folder,
     )
-    for recipe in recipes:  # before hours of work on others
+    for recipe in recipes:  # fails before hours of work on others
         queue.taught(recipe)
     for recipe in recipes:
-        if recipe is not queue.baseline_recipe:  # which was made before another one
+        if recipe is not queue.baseline_recipe:  # made already, before another one
             queue.run(recipe)
     return queue.outcomes
 
@@ -145,17 +145,17 @@ def ensure_baseline(
         device: device for network passes that train, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step.
-        on_outcome: called after it was made.
+        on_outcome: called once it is made.
         store: store of finished network steps.
-        folder: the working folder's recipes, where the baseline's is looked for.
+        folder: the working folder's recipes, searched for the baseline's.
 
     Returns:
         The outcome; None if nothing had to be made.
 
     Raises:
-        NotFoundError: the policy does not exist.
+        NotFoundError: the policy does not exist, or the baseline has no recipe.
         RepositoryError: its checkpoint or calibration set is missing or invalid.
-        ConfigError: the baseline has no recipe.
+        ConfigError: the baseline's recipe is invalid.
         AcceptGateError: the baseline was refused.
         SlimqError: the baseline could not be made.
     """
@@ -180,7 +180,7 @@ class _Queue:
 
     Attributes:
         outcomes: outcomes so far.
-        baseline_recipe: recipe by which the baseline was made before another variant.
+        baseline_recipe: the recipe that made the baseline before another variant; None otherwise.
     """
 
     source: Source
@@ -199,7 +199,7 @@ class _Queue:
     _taught: dict[tuple[str, float] | None, Source] = field(default_factory=dict)
 
     def taught(self, recipe: Recipe) -> Source:
-        """The policy with the recipe's teacher. Raises as `teach`."""
+        """The policy with the recipe's teacher. Raises the errors of `teach`."""
         if recipe.taught_by not in self._taught:
             self._taught[recipe.taught_by] = teach(self.source, recipe, self.repository)
         return self._taught[recipe.taught_by]

@@ -1,7 +1,7 @@
 """Plays candidates under a policy's standard conditions, for the accept gate and the search.
 
-The full policy's play comes first, on the same seeds and disturbed alike, and tells which
-conditions decide, how many episodes would tell, and which are cheap.
+The full policy plays first, on the same seeds and under the same disturbances. Its play shows which
+conditions can decide, how many episodes they need, and which are cheap.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ConditionReference(BaseModel):
     Attributes:
         condition: the disturbance and its strength.
         returns: ordered by seed.
-        loss: its own loss by the condition, as a share of full − random.
-        seconds: time of these episodes.
-        telling: episodes that would tell a loss of the condition's margin from none.
+        loss: its own loss under the condition, as a share of full − random.
+        seconds: time that these episodes took.
+        telling: episodes needed to tell a loss of the condition's margin from no loss.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,14 +48,14 @@ class ConditionReference(BaseModel):
 
     @property
     def decides(self) -> bool:
-        """Whether enough is left of the full policy's own play to compare with."""
+        """Whether the full policy itself still plays well enough to be compared with."""
         return is_decisive(self.loss)
 
     def compare(self, returns: Sequence[float], scale: float, conditions: int) -> PairedDifference:
-        """A candidate's loss under the condition, with bounds that hold for all at once.
+        """Compares a candidate, with bounds that hold for all conditions simultaneously.
 
         Args:
-            returns: the candidate's, on the same seeds.
+            returns: the candidate's returns on the same seeds.
             scale: the full policy's undisturbed mean return above random play's.
             conditions: number of standard conditions.
         """
@@ -99,7 +99,7 @@ def play_reference(
         trial: the condition.
         policy: the full policy.
         seeds: one per episode.
-        undisturbed: its returns without the condition, on the same seeds where they are as many.
+        undisturbed: its undisturbed returns; paired by seed if there are as many.
         scale: its undisturbed mean return above random play's.
         label: who plays, for progress.
         progress: opens progress bars.

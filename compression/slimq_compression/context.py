@@ -60,12 +60,12 @@ class StateBatch(Protocol):
 
     @property
     def arrived(self) -> Observations:
-        """`(states, *shape)`, on which the policy acted."""
+        """Observations that the policy acted on, `(states, *shape)`."""
         ...
 
     @property
     def present(self) -> Observations:
-        """`(states, *shape)`, the environment's own at the same moments."""
+        """The environment's own observations at the same steps, `(states, *shape)`."""
         ...
 
 
@@ -99,7 +99,7 @@ class TransitionBatch(Protocol):
 
     @property
     def present(self) -> Observations:
-        """`(steps, *shape)`, the environment's own observations."""
+        """The environment's own observations at the same steps, `(steps, *shape)`."""
         ...
 
 
@@ -129,7 +129,7 @@ class Collector(Protocol):
         epsilon: float,
         conditions: Sequence[Condition] = (),
     ) -> TransitionBatch:
-        """Collects `steps` transitions of `q_function`'s play, under conditions as `states`."""
+        """Collects `steps` transitions of `q_function`'s play, with conditions as in `states`."""
         ...
 
 
@@ -167,10 +167,11 @@ def ignore(value: object, /) -> None:
 class PassContext:
     """Everything a pass may use besides its input and its parameters.
 
-    The teacher is the full policy, or another that the recipe names, with the same observations and
-    actions. What is learned is the teacher's: labels, the first rounds of play, and the scale and
-    the mean of Q-values in `calibration`. What is compressed stays the full policy's: the states,
-    the environment, the input of the first pass, and the size that shares are of.
+    The teacher is the full policy, or another policy that the recipe names, with the same
+    observations and actions. The teacher provides what is learned: labels, the first rounds of
+    play, and the scale and mean of the Q-values in `calibration`. The full policy provides
+    everything else: the states, the environment, the input of the first pass, and the size to which
+    shares refer.
 
     Attributes:
         teacher: a network, which must not be modified, or a graph.
@@ -205,7 +206,7 @@ class PassContext:
         object.__setattr__(self, "torch_generator", torch.Generator().manual_seed(self.seed))
 
     def expert(self) -> QFunction:
-        """The teacher as a Q-function, on the device; with the full policy if both teach."""
+        """The teacher as a Q-function on the device, mixed with the full policy if both teach."""
         theirs = self._q_function(self.teacher)
         if self.full is None or self.share == 1:
             return theirs

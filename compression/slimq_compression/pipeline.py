@@ -87,7 +87,7 @@ def run_recipe(
 
     Args:
         recipe: the recipe.
-        source: the policy to compress, taught as the recipe says; not modified.
+        source: the policy to compress, with the recipe's teacher; not modified.
         device: device for network passes that train, by default the CPU.
         progress: opens progress bars.
         on_step: called after each step.
@@ -96,7 +96,7 @@ def run_recipe(
 
     Raises:
         ConfigError: a step's parameters do not fit this network.
-        ValueError: the recipe names another teacher than the source has; see `teach`.
+        ValueError: the source does not have the recipe's teacher; see `teach`.
     """
     taught_by = None if source.teacher is None else source.teacher.record
     if recipe.taught_by != _teacher_of(taught_by):

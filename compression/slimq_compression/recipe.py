@@ -109,7 +109,7 @@ class Accept(BaseModel):
     robust: bool = Field(
         default=False,
         description="whether the variant must also be non-inferior under each standard condition; "
-        "conditions in which the full policy itself loses more than half decide nothing",
+        "conditions under which the full policy itself loses more than half decide nothing",
     )
     condition_episodes: int | None = Field(
         default=None,
@@ -128,7 +128,7 @@ class Accept(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out what older manifests do not have, where it is not set."""
+        """Omits unset fields that older manifests do not have."""
         return {
             name: value
             for name, value in handler(self).items()
@@ -152,7 +152,7 @@ class Accept(BaseModel):
 
 
 UNPROVEN_AGREEMENT = 0.95
-"""Share of the full policy's greedy actions that stands in for play where there is none."""
+"""Minimum agreement in place of played episodes, for policies without an environment."""
 
 
 def applied(accept: Accept, manifest: PolicyManifest) -> Accept:
@@ -252,7 +252,7 @@ class Recipe:
 
     @property
     def taught_by(self) -> tuple[str, float] | None:
-        """Another policy that teaches, and its share; None for the policy itself."""
+        """The name and share of another policy that teaches; None if the policy teaches itself."""
         return None if self.teacher is None else (self.teacher, self.teacher_share)
 
     @property
@@ -273,13 +273,13 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: the file is missing or not valid TOML, or has an unknown key, an invalid value,
             an unknown pass, a pass in the wrong phase, passes without a gate on the variant's
-            behaviour, a teacher of whom nothing learns, or a share without a teacher.
+            behaviour, a teacher from whom no step learns, or a share without a teacher.
     """
     return _make_recipe(read_toml(path))
 
 
 def parse_recipe(content: str, source: str) -> Recipe:
-    """Parses a recipe from TOML text; errors name `source`. Raises as `load_recipe`."""
+    """Parses a recipe from TOML text; errors, the same as `load_recipe`'s, name `source`."""
     return _make_recipe(parse_toml(content, source))
 
 
@@ -318,7 +318,7 @@ def _learns(step: Step) -> bool:
 
 
 def _steps(phase: Phase, tables: list[dict[str, Any]], document: TomlDocument) -> tuple[Step, ...]:
-    """Validates the steps of a phase, which errors count from 1."""
+    """Validates the steps of a phase; errors number them from 1."""
     steps = []
     for index, table in enumerate(tables):
         place, keys = f"{phase}[{index + 1}]", (phase, index)

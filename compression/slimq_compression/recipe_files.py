@@ -1,8 +1,8 @@
 """Finds recipes by name.
 
-A policy's own come first, then those of the working folder for any policy, then those that are part
-of this package. In a wheel the latter are next to this module; in the repository they are its own
-`recipes`.
+A policy's own recipes come first, then the working folder's recipes for any policy, then those
+shipped with this package. In a wheel the latter are next to this module; in a checkout they are the
+top-level folder `recipes`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The key consists of everything that determines the network: the prefix of steps, the input, the
 seed, slimq's sources, library versions and the processor. Recipes with a common prefix share its
-steps. Files that are no longer needed stay until somebody removes them. Only steps that took long
-are stored, and no network with grids or learned ranges, which checkpoints do not contain. A resumed
-run makes the same variant as an uninterrupted one, to the byte.
+steps. Files that are no longer needed stay until somebody removes them. Only long steps are stored,
+and never networks with grids or learned ranges, which checkpoints do not contain. A resumed run
+makes the same variant as an uninterrupted one, to the byte.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Roles of layers, by which recipes choose them whatever a network is made of.
+"""Roles of layers, by which recipes select layers of any architecture.
 
-- `head`: feeds no other layer with weights; it gives the Q-values, or one stream of them.
+- `head`: feeds no other layer with weights; returns the Q-values, or one stream of them.
 - `convolutions`, `dense`: all other layers, by kind.
-- `first`: reads the observation, with no layer with weights before it; in addition to one of the
-  others.
+- `first`: reads the observation, with no layer with weights before it; held in addition to one of
+  the others.
 
 A layer chosen by several keys of a table takes the most specific one: its own name, `head`,
 `first`, its kind, `default`.
@@ -50,7 +50,7 @@ def chosen_layers(
         kind: what the layers are called in errors.
 
     Raises:
-        InvalidInputError: one is neither a role nor a layer, or none applies.
+        InvalidInputError: a name is neither a role nor a layer, or no layer matches.
     """
     _require_known(wanted, roles, place, kind)
     chosen = [
@@ -75,7 +75,7 @@ def values_by_layer(
         kind: what the layers are called in errors.
 
     Raises:
-        InvalidInputError: a key is neither a role nor a layer, none applies, or a layer has no
+        InvalidInputError: a key is neither a role nor a layer, no layer matches, or a layer has no
             value.
     """
     keys = [key for key in table if key != DEFAULT]
@@ -96,7 +96,7 @@ def values_by_layer(
 
 
 def form_of(value: Any) -> str:
-    """Whether a value is given as a `list`, a `table` or a single `number`, which tags a union."""
+    """The form of a value, `list`, `table` or `number`, which tags a union."""
     if isinstance(value, Mapping):
         return "table"
     return "list" if isinstance(value, (list, tuple)) else "number"

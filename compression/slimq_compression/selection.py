@@ -68,10 +68,10 @@ def play_returns(
     """Plays one episode per seed; returns are in the order of the seeds.
 
     Args:
-        environment: where to play.
-        policy: who plays.
+        environment: the environment to play.
+        policy: the policy that plays.
         seeds: one per episode.
-        label: what is played, for progress.
+        label: text next to the progress bar.
         progress: opens a progress bar.
         begin: gives the passage of an episode, by seed; by default, episodes are undisturbed.
     """
@@ -89,7 +89,7 @@ def scale_over_random(reference: Sequence[float], random: float, place: str) -> 
     """Difference between the full policy's mean return and random play's.
 
     Raises:
-        CheckFailedError: the full policy is no better, so there is no scale; names `place`.
+        CheckFailedError: the full policy is no better than random play; the error names `place`.
     """
     scale = float(np.mean(reference)) - random
     if scale <= 0:

@@ -1,4 +1,4 @@
-"""Limits in recipes: absolute numbers, or shares of what the full network or variant has."""
+"""Limits in recipes: absolute numbers, or shares of the full network's or variant's size."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def resolve(limit: float | str, whole: int) -> int:
     """A limit in absolute numbers, rounded down, at least 1.
 
     Args:
-        limit: as a recipe gives it.
-        whole: what a share is of.
+        limit: a limit from a recipe.
+        whole: the number to which shares refer.
     """
     if isinstance(limit, int):
         return limit

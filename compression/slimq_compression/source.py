@@ -26,7 +26,7 @@ from slimq_compression.recipe import Recipe
 STUDENT = "student"
 """The pass that needs no network to start from."""
 JUDGED_EVERY = 5
-"""One of this many recorded states is for judging, where there is no environment."""
+"""Without an environment, one in this many recorded states is kept for judging."""
 
 
 Full = QNetwork | OnnxPolicy
@@ -51,13 +51,12 @@ class Source:
     """Input of compression: a policy with its checkpoint or graph, and its calibration set.
 
     Attributes:
-        manifest: the policy's.
-        checkpoint_sha256: of the stored checkpoint, or of the graph where there is none.
-        full: the full policy: what is compressed, and what variants are compared with.
+        manifest: the policy's manifest.
+        checkpoint_sha256: SHA-256 of the stored checkpoint, or of the graph if there is none.
+        full: the full policy, which is compressed and with which variants are compared.
         calibration: states with the full policy's Q-values, for passes.
-        judged: those on which agreement is judged: the same, or, for a policy without an
-            environment, whose recorded states are all that passes learn from, a fifth of them that
-            passes do not see.
+        judged: states on which agreement is measured: the same, or, without an environment, a fifth
+            of the recorded states, which passes do not see.
         graph: the full policy's ONNX graph, if it has no network.
         teacher: another policy to learn from; None for the full policy itself.
     """
@@ -89,7 +88,7 @@ class Source:
 
     @property
     def spec(self) -> QNetworkSpec:
-        """The full policy's network, or, for a graph, one without hidden layers."""
+        """Specification of the full policy's network; of one without hidden layers for a graph."""
         network = self.full if isinstance(self.full, QNetwork) else outline(self.manifest)
         return network.spec
 
@@ -126,8 +125,8 @@ class Source:
     def network(self, recipe: Recipe) -> QNetwork:
         """The network that a recipe's first network pass is given.
 
-        For a graph, that is a network of the same observations and actions without hidden layers,
-        which only a student may replace.
+        For a graph, it is a network without hidden layers for the same observations and actions,
+        which only the pass `student` accepts.
 
         Raises:
             ConfigError: the policy is a graph, and the recipe begins with another network pass.
@@ -173,7 +172,7 @@ def outline(manifest: PolicyManifest) -> QNetwork:
 
 
 def divide(calibration: CalibrationSet) -> tuple[CalibrationSet, CalibrationSet]:
-    """The states to learn from, and every fifth to judge by; both all of them if they are few."""
+    """Keeps every fifth state for judging; of fewer than five, all are for both uses."""
     judged = np.arange(len(calibration)) % JUDGED_EVERY == JUDGED_EVERY - 1
     if not judged.any():
         return calibration, calibration

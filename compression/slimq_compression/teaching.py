@@ -1,10 +1,10 @@
 """Lets another policy of the repository teach a recipe.
 
-A policy that was trained under disturbances, such as sticky actions, may know better what to do
-under them than the one that is compressed. It labels states, and plays the teacher's rounds, in the
-environment of the policy that is compressed; variants are judged against that policy all the same.
-With a share below 1, both teach: the Q-values are a weighted mean, as in the ensembles of Hinton et
-al. 2015 (1503.02531).
+A policy that was trained under disturbances, such as sticky actions, may act better under them than
+the policy being compressed. It labels states and plays the teacher's rounds in the environment of
+the policy being compressed; variants are still judged against that policy. With a share below 1,
+both teach: the Q-values are a weighted mean, as in the ensembles of Hinton et al. 2015
+(1503.02531).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from slimq_compression.recipe import Recipe
 from slimq_compression.source import Source, Teacher, parse_full
 
 SEEN = {"frame_skip", "size", "stack"}
-"""Keys of the preprocessing that observations depend on; the others are about episodes."""
+"""Preprocessing keys on which observations depend; the others concern episodes."""
 UNSEEN = {"ClipReward", "StickyAction", "TimeLimit"}
 """Wrappers that leave observations as they are."""
 
 
 def teach(source: Source, recipe: Recipe, repository: Repository) -> Source:
-    """The source with the recipe's teacher; as it is, if the recipe names none.
+    """The source with the recipe's teacher; unchanged if the recipe names none.
 
     Args:
         source: the policy to compress.
@@ -34,7 +34,7 @@ def teach(source: Source, recipe: Recipe, repository: Repository) -> Source:
 
     Raises:
         NotFoundError: there is no policy of the teacher's name; lists the available ones.
-        ConfigError: it is the policy itself, or its observations or actions are others.
+        ConfigError: it is the policy itself, or its observations or actions differ.
         RepositoryError: its checkpoint or graph is missing or invalid.
     """
     if recipe.teacher is None:
@@ -58,7 +58,7 @@ def teach(source: Source, recipe: Recipe, repository: Repository) -> Source:
 
 
 def _check_fit(recipe: Recipe, policy: PolicyManifest, teacher: PolicyManifest) -> None:
-    """Checks that the teacher gets the observations, and chooses among the actions, of a policy."""
+    """Checks that the teacher has the policy's observations and actions."""
     expected, received = _interface(policy), _interface(teacher)
     for key in [key for key in expected if key in received]:
         if expected[key] != received[key]:
@@ -68,9 +68,9 @@ def _check_fit(recipe: Recipe, policy: PolicyManifest, teacher: PolicyManifest) 
 
 
 def _interface(manifest: PolicyManifest) -> dict[str, Any]:
-    """What a policy observes and chooses, by key of its manifest.
+    """The observations and actions of a policy, by manifest key.
 
-    Without an environment, nothing is known of its preprocessing.
+    Without an environment, its preprocessing is unknown.
     """
     layout = manifest.observation.model_dump(mode="json")
     known: dict[str, Any] = {f"observation.{key}": value for key, value in layout.items()}

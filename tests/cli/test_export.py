@@ -50,6 +50,7 @@ def test_an_earlier_export_is_replaced_with_force_only(run: Any, tmp_path: Path)
         (["--vectors", "0"], 2, "vectors: expected a number from 1 to 100,000, received 0"),
         (["--prefix", "int"], 2, "prefix: expected a lower-case identifier of C"),
         (["--prefix", "a-b"], 2, "prefix: expected a lower-case identifier of C"),
+        (["--prefix", "selftest"], 2, "prefix: expected a name other than those of C's headers"),
         (["--max-flash", "much"], 2, "--max-flash: expected a positive size such as 20kB"),
         (["--max-flash", "100"], 1, "tiny/fp32 needs about "),
         (
@@ -81,14 +82,14 @@ def test_an_onnx_file_is_described_in_a_few_lines(run: Any, tmp_path: Path) -> N
 
 def test_a_page_is_exported_with_a_line_that_serves_it(run: Any, tmp_path: Path) -> None:
     require_runtime()
-    output = tmp_path / "out"
+    output = tmp_path / "my page"
     arguments = ["tiny", "--variant", "fp32", "--target", "web", "--output", str(output)]
     code, out, _ = run("export", *arguments)
     assert code == 0
     assert out.startswith(f"tiny/fp32 as web in {output}\n  model ")
     assert "the environment is in the page" in out
     assert "No evidence: this variant has not been evaluated." in out
-    assert out.endswith(f"python -m http.server --directory {output}\n")
+    assert out.endswith(f"python -m http.server --directory '{output}'\n")
     code, out, _ = run("export", *arguments, "--force", "--json")
     assert code == 0
     assert json.loads(out) == json.loads((output / "report.json").read_text())

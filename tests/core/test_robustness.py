@@ -156,7 +156,6 @@ def test_what_failed_has_failed_even_if_another_condition_is_missing(judge):
     ("full", "note"),
     [
         ([], "fp32 was not played under noise=0.01"),
-        ([under(STANDARD[0], FULL[:10])], OTHERWISE),
         ([under(STANDARD[0], FULL, spread=[1.0])], OTHERWISE),
         ([under(STANDARD[0], FULL, code_sha256="c" * 64)], OTHERWISE),
     ],
@@ -170,6 +169,20 @@ def test_what_cannot_be_paired_is_noted_and_counts_as_missing(judge, full, note)
     assert result.decides is False
     assert found.missing == (STANDARD[0],)
     assert found.robust is None
+
+
+@pytest.mark.parametrize(("played", "by_full"), [(40, 20), (20, 40), (40, 19), (19, 40)])
+def test_the_episodes_that_both_have_played_are_compared(judge, played, by_full):
+    few, longer = STANDARD[1], np.concatenate((FULL, FULL - 50))
+    variant, full = alike(), alike()
+    variant[1] = under(few, longer[:played] - 0.01 * SCALE)
+    full[1] = under(few, longer[:by_full])
+    result = judge(variant, full).results[1]
+    pairs = min(played, by_full)
+    assert result.difference.mean == pytest.approx(-0.01)
+    assert (result.difference.episodes, result.episodes) == (pairs, played)
+    assert result.full_mean == pytest.approx(longer[:by_full].mean())
+    assert result.decides is (pairs >= MIN_EPISODES)
 
 
 def test_other_conditions_follow_the_standard_ones_and_decide_nothing(judge):

@@ -1,1 +1,1 @@
-"""Trainer: DQN as published, plus options, replay buffer and checkpoints."""
+"""Trainer: DQN as published, with optional improvements, a replay buffer and checkpoints."""

@@ -1,4 +1,4 @@
-"""Configurations compared: what a checkpoint depends on, and what may change in flight."""
+"""Compares configurations: the keys a checkpoint depends on, and those that may change."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ CHANGEABLE = frozenset(
         "algorithm.augmentation",
     }
 )
-"""Keys, or tables, that may change while replay buffer and optimizer are kept.
+"""Keys or tables that may change while the replay buffer and the optimizer are kept.
 
-The replay buffer depends on the others: on its size, the number of environments, n-step windows,
-priorities, and rewards that are stored clipped. Discounts are applied when it is sampled.
+The replay buffer depends on others: its size, the number of environments, n-step windows,
+priorities, and whether rewards are stored clipped. Discounts are applied on sampling.
 """
 
 
@@ -55,7 +55,7 @@ def comparable(config: TrainConfig, precision: str) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], table: str = "") -> Changes:
-    """The keys with other values, each with both; a missing key is null."""
+    """The keys whose values differ, with both values; a missing key counts as null."""
     found: Changes = {}
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
@@ -67,9 +67,9 @@ def differences(before: dict[str, Any], now: dict[str, Any], table: str = "") ->
 
 
 def fixed_keys(changes: Changes) -> list[str]:
-    """The changed keys with which only the weights can be used.
+    """The changed keys that allow only the weights to be reused.
 
-    Those of the network are not among them: it is compared as a whole, and always the same.
+    Keys of the network are excluded: the networks were compared as a whole and are equal.
     """
     tables = ("network", "head")
     paths = {key: key.split(".") for key in changes}

@@ -1,10 +1,10 @@
 """Checkpoints that resume exactly: weights, optimizer, replay, generators and environments.
 
-Simulators are not saved but restored: each environment is restarted from its episode's seed and
-replays the episode's actions, which leads to the same state in CartPole and in the Atari games,
-whose sticky actions are drawn from the seed, too. If that leads to another observation than the
-saved one, because an environment ignores its seed, the episode is given up: the replay buffer keeps
-it as truncated.
+The state of simulators is not saved but replayed: each environment restarts from its episode's seed
+and repeats the episode's actions, which leads to the same state in CartPole and in the Atari games,
+whose sticky actions are drawn from the seed, too. If the observation then differs from the saved
+one, because an environment ignores its seed, the episode is abandoned: the replay buffer keeps it
+as truncated.
 
 A checkpoint is a folder that is renamed into place only once complete, so a process killed at any
 moment leaves the previous checkpoint intact.
@@ -40,7 +40,7 @@ from slimq_trainer.learner import Learner
 from slimq_trainer.replay import ReplayBuffer
 
 FORMAT = 2
-"""Version of the checkpoint's layout; the first one did not contain it."""
+"""Version of the checkpoint's layout; version 1 did not record it."""
 _PREFIX = "checkpoint-"
 _BEST = "best-"
 _STATE, _REPLAY = "state.pt", "replay.zst"
@@ -68,7 +68,7 @@ def save_checkpoint(folder: Path, learner: Learner, progress: dict[str, Any]) ->
         progress: the caller's own values, returned by `load_checkpoint`.
 
     Raises:
-        OSError: it cannot be written; the previous ones stay, and nothing is left of it.
+        OSError: it cannot be written; previous checkpoints stay, and no partial one is left.
     """
     # The name is unique even if this step was saved before: nothing is replaced in place.
     path = folder / f"{_PREFIX}{learner.step:012d}-{time.time_ns()}"
@@ -77,7 +77,7 @@ def save_checkpoint(folder: Path, learner: Learner, progress: dict[str, Any]) ->
         unfinished.mkdir(parents=True)
         try:
             _write_replay(unfinished / _REPLAY, learner.replay)
-            # Not written by torch, which reports a full disk as an error of its own.
+            # Not written by torch, which does not report a full disk as an OSError.
             state = io.BytesIO()
             torch.save(_state(learner) | {"progress": progress}, state)
             write_atomically(unfinished / _STATE, state.getvalue())
@@ -131,7 +131,7 @@ def read_state(
     Args:
         path: the checkpoint.
         device: where its tensors go; by default the CPU.
-        starts_over: whether --fresh would do without it, so that errors advise it.
+        starts_over: whether --fresh would help, so that errors advise it.
 
     Raises:
         TrainingError: it has another format, or cannot be read.
@@ -162,9 +162,9 @@ def load_checkpoint(path: Path, learner: Learner, *, goes_on: bool = False) -> d
 
     Args:
         path: the checkpoint.
-        learner: as made by its configuration.
-        goes_on: whether all keys but `fixed_keys` may differ from the checkpoint's; the networks
-            must be the same.
+        learner: a new learner, made from its configuration.
+        goes_on: whether the configurations may differ, except in `fixed_keys`; the networks must be
+            the same.
 
     Raises:
         TrainingError: the checkpoint has a different configuration, or cannot be read.
@@ -189,7 +189,7 @@ def load_checkpoint(path: Path, learner: Learner, *, goes_on: bool = False) -> d
 
 
 def _unreadable(path: Path, error: Exception, *, starts_over: bool) -> TrainingError:
-    # torch's own text advises to load the file without its protection against foreign code.
+    # torch's own message advises loading the file without protection against foreign code.
     unpickled = isinstance(error, pickle.UnpicklingError)
     problem = f"{_STATE} is damaged or not a checkpoint" if unpickled else first_line(error)
     remedy = "; use --fresh to start over" if starts_over else ""
@@ -206,7 +206,7 @@ def _restore(learner: Learner, state: dict[str, Any]) -> None:
         group["eps"] = learner.config.algorithm.denominator_term
     learner.exploration.bit_generator.state = state["exploration"]
     learner.sampling.set_state(state["sampling"].cpu())
-    # Checkpoints from before it, or without it, lack its state.
+    # Checkpoints made without augmentation, or before it existed, lack its state.
     if learner.augment is not None and state.get("augmentation") is not None:
         learner.augment.generator.bit_generator.state = state["augmentation"]
     learner.episode_seeds = list(state["episode_seeds"])
@@ -222,7 +222,7 @@ def _restore(learner: Learner, state: dict[str, Any]) -> None:
 
 
 def _restore_episodes(learner: Learner, saved: Observations) -> None:
-    """Restores the environments; begins new episodes where that leads to another observation."""
+    """Restores the environments; begins a new episode where the observation differs."""
     replayed, strayed = replay_episodes(
         learner.environment, learner.episode_seeds, learner.episode_actions
     )
@@ -255,7 +255,8 @@ def replay_episodes(
     """Restores every environment by replaying its actions from its seed.
 
     Returns:
-        The observations, and which episodes ended although they had not when they were played.
+        The observations `(environments, *shape)`, and `(environments,)`, whether an episode ended
+        that had not ended when it was first played.
     """
     observations = environment.start(seeds)
     longest = max(len(taken) for taken in actions)

@@ -1,4 +1,4 @@
-"""Continues from earlier training: with its whole state if that fits, else with its weights."""
+"""Continues earlier training: with its whole state if that fits, else with its weights alone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _log = structlog.get_logger(__name__)
 
 
 def is_resumed(folder: Path, start: Start, learner: Learner) -> bool:
-    """Whether a run folder already holds the training that began at a start.
+    """Whether a run folder already holds the training run that began at `start`.
 
     Raises:
-        TrainingError: it holds another training run, which beginning anew would remove.
+        TrainingError: it holds another training run, which starting over would remove.
     """
     path = latest_checkpoint(folder)
     if path is None:
@@ -52,11 +52,11 @@ def is_resumed(folder: Path, start: Start, learner: Learner) -> bool:
 
 
 def begin(learner: Learner, start: Start) -> tuple[dict[str, Any] | None, Continuation]:
-    """Gives a new learner the state, or else the weights, of a start.
+    """Loads the state of a start into a new learner, or else only its weights.
 
     Returns:
-        The progress saved with the state, None if only the weights were taken; and the record of
-        what was gone on from.
+        The progress saved with the state, None if only the weights were loaded; and the record of
+        the continuation.
 
     Raises:
         InvalidInputError: the networks differ, or the earlier training already took all steps.
@@ -67,7 +67,7 @@ def begin(learner: Learner, start: Start) -> tuple[dict[str, Any] | None, Contin
     fixed = fixed_keys(changes)
     if start.checkpoint is None or fixed:
         _take_weights(learner, start)
-        # Without a checkpoint, weights are all there is; it needs no reason.
+        # Without a checkpoint there are only weights, so no reason is logged.
         reason = {"because_of": fixed} if start.checkpoint is not None else {}
         _log.info("started with the weights", start=str(start.path), found=start.found, **reason)
         digest = hashlib.sha256(start.network).hexdigest()

@@ -56,8 +56,7 @@ def train(config: TrainConfig, run: Run) -> Learner:
         stop.
 
     Raises:
-        TrainingError: the loss is no longer finite, or the disk is full; the last checkpoint is
-            kept.
+        TrainingError: the loss is not finite, or the disk is full; the last checkpoint is kept.
         EnvironmentFailure: the environment breaks its contract; the last checkpoint is kept.
         InvalidInputError: the replay buffer does not fit in memory.
     """
@@ -99,7 +98,7 @@ def make_learner(config: TrainConfig) -> Learner:
     target.load_state_dict(online.state_dict())
     average = copy.deepcopy(target) if algorithm.average_decay is not None else None
     for network in (target, average):
-        if network is not None:  # there is one statistic of the observations
+        if network is not None:  # the statistics of observations are shared
             network.normalize = online.normalize
     environment = VectorEnvironment(config.environment, algorithm.environments, config.run.threads)
     first = TRAINING.start + config.seed * SEEDS_PER_TRAINING
@@ -178,7 +177,7 @@ def act(learner: Learner, online: nn.Module) -> npt.NDArray[np.int64]:
 
 
 def play(learner: Learner, actions: npt.NDArray[np.int64]) -> None:
-    """Steps 4 and 5: steps and stores every environment; restarts those whose episode ended."""
+    """Steps 4 and 5: steps every environment, stores transitions, and restarts ended episodes."""
     result = learner.environment.step(actions)
     rewards = result.rewards
     learner.episode_returns += rewards
@@ -221,10 +220,10 @@ def updates_due(learner: Learner) -> int:
 
 
 def sample(learner: Learner) -> Batch:
-    """Step 6: a minibatch, whose observations may be augmented.
+    """Step 6: samples a minibatch, with augmented observations if configured.
 
-    That is DrQ with K = M = 1 (Kostrikov et al. 2020, 2004.13649, section 3): the bootstrap state
-    is augmented independently of the state, and the target computed from it.
+    Augmentation is DrQ with K = M = 1 (Kostrikov et al. 2020, 2004.13649, section 3): the bootstrap
+    state is augmented independently of the state, and the target computed from it.
     """
     batch = learner.replay.sample(learner.config.algorithm.batch_size, learner.sampling)
     if learner.augment is None:

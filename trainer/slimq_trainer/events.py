@@ -1,7 +1,7 @@
-"""Scalars for TensorBoard, written at once rather than by a thread.
+"""Scalars for TensorBoard, written synchronously.
 
-TensorBoard's own writer has a thread that meets a full disk long after the call, reports it with a
-traceback, and leaves a partial record.
+TensorBoard's own writer has a thread that notices a full disk long after the call, reports it with
+a traceback, and leaves a partial record.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ class EventLog:
     """An event file, one per session of a run."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Begins a file.
+        """Creates the file.
 
         Args:
             folder: folder of the run's event files, created if missing.
-            step: first agent step of the session; later records of earlier sessions are void.
+            step: first agent step of the session; it voids earlier sessions' records from this step
+                on.
 
         Raises:
             OSError: it cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files in the order of their names, which sessions that begin in one
-        # second must keep.
+        # TensorBoard reads files in the order of their names, also those created in the same
+        # second.
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         unique = f"{nanoseconds:09d}.{os.getpid()}.{secrets.token_hex(4)}"
         name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{unique}"
@@ -47,10 +48,10 @@ class EventLog:
         append_whole(self.path, _record(begin) + _record(purge))
 
     def add(self, values: dict[str, float], step: int) -> None:
-        """Appends values of an agent step, by name.
+        """Appends the values of an agent step, by name.
 
         Raises:
-            OSError: it cannot be written; the file is as before.
+            OSError: they cannot be written; the file is left unchanged.
         """
         summary = Summary(
             value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]

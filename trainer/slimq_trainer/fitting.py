@@ -1,7 +1,7 @@
-"""Fits a network to an environment: its inputs, outputs, scales and the axis of the channels.
+"""Fits a network to an environment: inputs, outputs, scales and the position of channels.
 
-Images come as (channels, height, width) or (height, width, channels). The channels are the axis
-that is smaller than the other two; where none is, the configuration has to say.
+Images are (channels, height, width) or (height, width, channels). The channels are the first or
+last axis if it is smaller than the other two; otherwise, the configuration must set `channels`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
     """The network specification, with inputs and outputs from the environment.
 
     Raises:
-        InvalidInputError: the environment is unknown or not supported, its own step limit is below
+        InvalidInputError: the environment is unknown or unsupported, its own step limit is below
             the configured one, or the network or the augmentation does not fit it.
         EnvironmentFailure: the environment cannot be made.
     """
@@ -77,10 +77,10 @@ def network_spec(config: TrainConfig) -> QNetworkSpec:
 
 
 def check_augmentation(config: TrainConfig, observation: ObservationSpec) -> None:
-    """Refuses augmentation of vectors: their spread is unknown before a policy has played.
+    """Checks that only frames are augmented: the spread of vectors is unknown before play.
 
     Raises:
-        InvalidInputError: observations are vectors, and there is augmentation.
+        InvalidInputError: augmentation is configured, and observations are vectors.
     """
     if config.algorithm.augmentation is not None and kind_of(observation) != "frames":
         received = f"the vectors of {config.environment.id}"
@@ -88,13 +88,13 @@ def check_augmentation(config: TrainConfig, observation: ObservationSpec) -> Non
 
 
 def default_body(properties: Properties) -> Body:
-    """The body of the network where the configuration has none.
+    """The default body of the network.
 
     The Nature network for images that are large enough, a small convolution for others, dense
-    layers for everything else; images among other parts get an encoder each.
+    layers for everything else; each image among other parts gets an encoder.
 
     Raises:
-        InvalidInputError: an image's channels cannot be told.
+        InvalidInputError: the position of an image's channels is ambiguous.
     """
     observation = properties.description.observation
     if observation.parts is None:
@@ -111,10 +111,10 @@ def default_body(properties: Properties) -> Body:
 
 
 def arrange_channels(body: Body, properties: Properties) -> Body:
-    """The body with the axis of the channels set, wherever it has convolutions.
+    """The body with the position of channels set for all its convolutions.
 
     Raises:
-        InvalidInputError: the axis is wrong for stacked frames, or is not set and cannot be told.
+        InvalidInputError: the position is wrong for stacked frames, or not set and ambiguous.
     """
     observation = properties.description.observation
     if isinstance(body, ConvSpec):

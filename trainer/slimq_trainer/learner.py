@@ -21,7 +21,7 @@ from slimq_trainer.replay import ReplayBuffer
 
 @dataclass
 class Learner:
-    """The state that changes during training and goes into a checkpoint."""
+    """The state of a training run, most of which goes into a checkpoint."""
 
     config: TrainConfig
     device: torch.device
@@ -62,7 +62,7 @@ class Learner:
         return self.average if self.average is not None else self.online
 
     def observe(self, observations: Observations) -> None:
-        """Adds new observations `(batch, *shape)` to the statistics that normalize them."""
+        """Adds observations `(batch, *shape)` to the running statistics for normalization."""
         if self.online.normalize is not None:
             self.online.normalize.update(torch.from_numpy(observations))
 

@@ -1,8 +1,9 @@
 """Prioritized experience replay, proportional variant (Schaul et al. 2016, section 3.3).
 
 A transition is drawn with probability P(i) = p_i^α / Σ p_k^α, where p_i = |δ_i| + ε from its last
-temporal-difference error; one that was never drawn has the largest priority so far. A cumulative
-sum replaces the paper's sum tree: over 300,000 transitions it takes 2 % of an update's time.
+temporal-difference error; a transition that was never drawn has the largest priority so far. A
+cumulative sum replaces the paper's sum tree: over 300,000 transitions it takes 2 % of an update's
+time.
 """
 
 from __future__ import annotations

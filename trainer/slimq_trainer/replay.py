@@ -4,7 +4,8 @@ Each environment has a ring buffer of rows. A row holds the newest frame of an o
 action and its outcome; an ended episode adds one row with its last observation and no action, so
 that a truncated episode can still bootstrap from it. Frame stacks are assembled when sampled, with
 zeros before an episode's first frame, as the environment pads them. That takes 7 kB per step
-instead of 56 kB. All tensors are on one device, and sampling is a handful of gathers there.
+instead of 56 kB in Atari games. All tensors are on one device, and sampling is a handful of gathers
+there.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class ReplayBuffer:
             actions: `(environments,)`.
             rewards: `(environments,)`.
             terminated: `(environments,)`; the episode reached a terminal state.
-            truncated: `(environments,)`; the episode was cut off before one.
+            truncated: `(environments,)`; the episode was cut off before a terminal state.
             last_observations: `(environments, *shape)`, after the actions.
         """
         ended = terminated | truncated
@@ -166,7 +167,7 @@ class ReplayBuffer:
             self.priorities.update(batch.environments, batch.rows, errors)
 
     def _write_last(self, environments: npt.NDArray[np.int64], observations: Observations) -> None:
-        """Adds the row without an action that ends an episode."""
+        """Adds the final row of an episode, which has no action."""
         count = len(environments)
         self._write(
             environments,

@@ -67,7 +67,7 @@ class Run:
             folder: folder of checkpoints and logs.
             config: the training configuration.
             start: earlier weights or an earlier run to continue from, unless the folder already
-                has a checkpoint of what began there.
+                holds a run that began there.
             progress: whether to show a progress bar.
         """
         self.folder, self.config, self.start = folder, config, start
@@ -119,12 +119,12 @@ class Run:
 
     @property
     def best_network(self) -> Path:
-        """The network with the highest return on selection seeds so far."""
+        """File of the network with the highest mean return on selection seeds so far."""
         return best_network(self.folder, self.best[0] if self.best else 0)
 
     @property
     def target_reached(self) -> bool:
-        """Whether the best network is good enough to stop the training early."""
+        """Whether the best network's return is high enough to stop early."""
         target = self.config.run.target_return
         return target is not None and self.best is not None and self.best[1] >= target
 
@@ -133,7 +133,7 @@ class Run:
         return learner.step >= self.config.algorithm.steps or self.target_reached
 
     def clear(self) -> None:
-        """Removes what earlier training runs left in the folder.
+        """Removes all files of earlier training runs from the folder.
 
         Checkpoints go first: as long as one exists, so must the best network that it refers to.
         """
@@ -147,8 +147,8 @@ class Run:
         """Restores the learner from the last checkpoint, or else from the start, if there is one.
 
         Raises:
-            TrainingError: the checkpoint is of another training run, or cannot be read; or a file
-                cannot be written.
+            TrainingError: the checkpoint belongs to another training run or cannot be read, or a
+                file cannot be written.
         """
         path = latest_checkpoint(self.folder)
         begins = self.start is not None and not is_resumed(self.folder, self.start, learner)
@@ -164,7 +164,7 @@ class Run:
             self._events = EventLog(self.folder / TENSORBOARD, learner.step)
         if begins:
             if self.best is None:
-                # So that a training that only makes good weights worse does not publish its own.
+                # So that training that only makes good weights worse publishes the initial ones.
                 self._select(learner)
             self.save(learner)  # before the first step, so that any interruption resumes here
         self._bar.update(learner.step - self._bar.n)
@@ -190,7 +190,7 @@ class Run:
         self._updates_logged = learner.updates
 
     def after_step(self, learner: Learner) -> None:
-        """Logs, evaluates and checkpoints as due at this agent step."""
+        """Logs, evaluates and saves a checkpoint if due at this agent step."""
         settings = self.config.run
         self._bar.update(learner.environment.count)
         if _crossed(learner, settings.log_every):
@@ -222,7 +222,7 @@ class Run:
         self._checkpointed = time.monotonic()
 
     def finish(self, learner: Learner) -> None:
-        """Saves a final checkpoint; a complete training is evaluated first if still due."""
+        """Saves a final checkpoint, after a last evaluation if training is complete."""
         last_evaluated = self.curve[-1][0] if self.curve else -1
         if self.complete(learner) and last_evaluated != learner.step:
             self._select(learner)
@@ -270,13 +270,13 @@ class Run:
                 write_atomically(self.best_network, save_network(learner.policy))
 
     def _remove_networks(self, keep: Path | None = None) -> None:
-        """Removes best networks except `keep`, and temporary files of a killed process."""
+        """Removes best networks except `keep`, and temporary files of killed processes."""
         for path in [*best_networks(self.folder), *self.folder.glob(f"{TEMPORARY}*")]:
             if path != keep:
                 path.unlink()
 
     def _drop_records_after(self, step: int) -> None:
-        """Drops records beyond the last checkpoint: those steps will be logged again."""
+        """Drops records after `step`, the last checkpoint's; those steps will be logged again."""
         path = self.folder / METRICS
         if not path.exists():
             return
@@ -289,7 +289,7 @@ class Run:
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """Turns system errors on writing into one line that says what is left."""
+        """Converts system errors on writing to one line that names the checkpoint left."""
         try:
             yield
         except OSError as error:

@@ -1,7 +1,7 @@
-"""Where training may start from: another run's folder, a network file, or a policy.
+"""Starting points of training: another run's folder, a network file, or a policy.
 
 A run folder whose configuration differs only in keys of `CHANGEABLE` is continued from its last
-checkpoint, with replay buffer, optimizer and step count. Everything else gives only the weights.
+checkpoint, with replay buffer, optimizer and step count. All others provide only the weights.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _STEP_OF_BEST = re.compile(r"best-(\d+)\.safetensors")
 
 @dataclass(frozen=True)
 class Start:
-    """Earlier weights, and what is known about the training that led to them.
+    """Earlier weights, and what is known about their training.
 
     Attributes:
-        path: as the user gave it.
-        found: description of what is there.
-        folder: the folder in which it is.
+        path: the path as given by the user.
+        found: description of what the path holds.
+        folder: the folder that contains it.
         network: the weights, as a safetensors file.
-        step: agent steps that had been taken until then.
-        config: the comparable configuration of that training; None if unknown.
-        history: what that training itself continued from.
+        step: agent steps taken to reach the weights; 0 if unknown.
+        config: the comparable configuration of their training; None if unknown.
+        history: earlier continuations of their training.
         checkpoint: the complete state; None if there are only weights.
-        digests: sha256 of the files that identify it, to tell it again after an interruption.
+        digests: SHA-256 of the files that identify it, to recognize it after an interruption.
     """
 
     path: Path
@@ -68,7 +68,7 @@ class Start:
         return load_network(self.network, str(self.path)).spec
 
     def changes(self, config: TrainConfig, precision: str) -> Changes:
-        """The keys of a new configuration that differ; none if the earlier one is unknown."""
+        """The changes of a new configuration; none if the earlier one is unknown."""
         if self.config is None:
             return {}
         now = comparable(config, precision)
@@ -76,10 +76,10 @@ class Start:
 
 
 def find_start(path: Path) -> Start:
-    """Recognizes what is at a path.
+    """Recognizes the starting point at a path.
 
     Raises:
-        InvalidInputError: there is nothing that training can start from.
+        InvalidInputError: training cannot start from it.
         RepositoryError: a policy or a network file is invalid.
         TrainingError: a checkpoint cannot be read.
     """
@@ -103,13 +103,13 @@ def require_same_network(start: Start, spec: QNetworkSpec) -> None:
     """Checks that weights fit the network to be trained.
 
     Raises:
-        InvalidInputError: they do not; names the first field that differs.
+        InvalidInputError: they do not; the error names a field that differs.
     """
     before, now = start.spec.model_dump(mode="json"), spec.model_dump(mode="json")
     changes = differences(_normalized(before), _normalized(now))
     if not changes:
         return
-    # What follows from the environment explains differences in the network, too.
+    # Differences in the environment are named first, since they explain those in the network.
     key = min(changes, key=lambda key: not key.startswith(("observation", "actions")))
     old, new = changes[key]
     field = f"network.{key.removeprefix('body.')}"
@@ -119,7 +119,7 @@ def require_same_network(start: Start, spec: QNetworkSpec) -> None:
 
 
 def _normalized(spec: Any) -> Any:
-    """Dense layers of a specification in their short form where that says the same."""
+    """A specification with dense layers in their short form where that is equivalent."""
     if isinstance(spec, list):
         return [_normalized(value) for value in spec]
     if not isinstance(spec, dict):
@@ -201,7 +201,7 @@ def _from_policy(path: Path, folder: Path) -> Start:
 
 
 def _known_part(config: dict[str, Any]) -> dict[str, Any] | None:
-    """A published configuration as this slimq would write it; None if it cannot be read."""
+    """A published configuration as this version would write it; None if it cannot be read."""
     try:
         known = TrainConfig.model_validate(config)
     except ValidationError:

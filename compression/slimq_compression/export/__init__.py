@@ -1,1 +1,1 @@
-"""Exports variants to where they run: the table of targets, and what all targets share."""
+"""Exports of variants to the platforms where they run: the targets and what they share."""

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from slimq.core.atomic import TEMPORARY, sync_folder
+from slimq.core.atomic import TEMPORARY, naming, sync_folder
 from slimq.core.errors import InvalidInputError
 
 REPORT = "report.json"
@@ -21,28 +21,42 @@ def staged(output: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Args:
         output: the folder to make.
-        replace: whether an earlier export may be there.
+        replace: whether an earlier export may be replaced.
 
     Raises:
-        InvalidInputError: there is something that must not be replaced.
+        InvalidInputError: `output` holds something that must not be replaced.
+        OSError: it cannot be written, for example because the disk is full; it names a file.
     """
     check_output(output, replace=replace)
     output.parent.mkdir(parents=True, exist_ok=True)
     made = output.with_name(f"{TEMPORARY}{output.name}-{secrets.token_hex(6)}")
-    made.mkdir()
+    with naming(output):
+        made.mkdir()
     try:
-        yield made
+        with _naming_the_unnamed(output):
+            yield made
         sync_folder(made)
         _take_place(made, output)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _naming_the_unnamed(output: Path) -> Iterator[None]:
+    """Adds the folder's name to system errors without a file's, such as those of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(output)) from error
+
+
 def check_output(output: Path, *, replace: bool) -> None:
-    """Checks that a folder can be made here.
+    """Checks that the folder can be made.
 
     Raises:
-        InvalidInputError: there is something that must not be replaced.
+        InvalidInputError: `output` holds something that must not be replaced.
     """
     if output.is_dir() and not output.is_symlink():
         if not any(output.iterdir()):
@@ -70,8 +84,9 @@ def _take_place(made: Path, output: Path) -> None:
     output.rename(old)
     try:
         made.rename(output)
-    except OSError:
-        old.rename(output)
+    except BaseException:  # Ctrl-C, too
+        if not output.exists():
+            old.rename(output)
         raise
     sync_folder(output.parent)
     shutil.rmtree(old, ignore_errors=True)

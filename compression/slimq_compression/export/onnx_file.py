@@ -1,7 +1,7 @@
-"""Exports a variant as one ONNX file that describes itself.
+"""Exports a variant as one self-describing ONNX file.
 
-The file is the model, decoded, with properties `slimq.*` behind it
-(`slimq.core.model_file.description` has them). Its graph is byte for byte that of the variant.
+The file is the uncompressed model followed by the metadata properties `slimq.*`, which
+`slimq.core.model_file.description` defines. Its graph is byte for byte that of the variant.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from slimq_compression.export.report import ExportReport, heading
 from slimq_compression.export.subject import Subject
 
 BATCH = 64
-"""States that are compared at once."""
+"""States compared at once."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class OnnxReport(ExportReport):
 
     Attributes:
         file: name of the ONNX file.
-        bytes: of the file.
-        sha256: of the file.
-        description_bytes: how many of the bytes describe the model.
-        stored_bytes: of the model in the repository, which may be compressed.
-        opsets: version of each set of operators; the empty name is ONNX's own.
-        states: recorded states on which the file, loaded from its description alone, returned the
-            same bits as the variant; 0 if the policy has none.
+        bytes: size of the file.
+        sha256: SHA-256 of the file.
+        description_bytes: bytes of the file that describe the model.
+        stored_bytes: size of the model in the repository, which may be compressed.
+        opsets: opset version of each domain; the empty name is ONNX's own.
+        states: number of recorded states on which the file, loaded from its description alone,
+            returned bit-identical Q-values to the variant; 0 if the policy has none.
     """
 
     file: str
@@ -51,7 +51,7 @@ class OnnxReport(ExportReport):
 
 
 def export_onnx(
-    repository: Repository,  # noqa: ARG001 - as every target takes
+    repository: Repository,  # noqa: ARG001 - every target takes it
     subject: Subject,
     folder: Path,
     options: Options,  # noqa: ARG001
@@ -60,7 +60,7 @@ def export_onnx(
 
     Raises:
         RepositoryError: the model does not load, or does not fit the policy.
-        CheckFailedError: loaded from its description alone, it returns other Q-values.
+        CheckFailedError: loaded from its description alone, the file returns different Q-values.
     """
     made = add_description(
         subject.policy, subject.variant, subject.content, subject.report, subject.judgement

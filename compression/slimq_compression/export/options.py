@@ -1,4 +1,4 @@
-"""Options of an export; each target reads those that concern it."""
+"""Options of an export; each target reads those that it uses."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ DEFAULT_CPU, DEFAULT_OPTIMIZATION = "cortex-m4", "size"
 MAX_VECTORS = 100_000
 PREFIX = r"[a-z][a-z0-9_]{0,31}"
 KEYWORDS = frozenset({"int", "float", "char", "short", "long", "double", "void", "static", "const"})
+TAKEN = frozenset({"selftest", "math", "stdint", "stdio", "stdlib", "string"})
+"""A file of the export itself, and headers of C that a compiler could take the policy's for."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to export.
+    """The options of an export.
 
     Attributes:
-        max_flash: bytes of code and constants, for targets that are devices.
-        max_ram: bytes of state, stack and one frame.
+        max_flash: maximum bytes of code and constants, for devices.
+        max_ram: maximum bytes of state, stack, one frame and library variables.
         cpu: core for which sizes are measured.
-        optimize: what the compiler is to keep low, `size` or time (`speed`).
+        optimize: what the compiler optimizes for, `size` or `speed`.
         vectors: number of golden vectors; None for as many as fit a file of moderate size.
-        prefix: of the files and names in C.
+        prefix: prefix of the C files and identifiers.
         runtime: folder or tarball of ONNX Runtime Web; None for the cache or npm.
     """
 
@@ -49,4 +51,7 @@ class Options:
             raise InvalidInputError("vectors", expected, str(self.vectors))
         if not re.fullmatch(PREFIX, self.prefix) or self.prefix in KEYWORDS:
             expected = "a lower-case identifier of C of at most 32 characters"
+            raise InvalidInputError("prefix", expected, repr(self.prefix))
+        if self.prefix in TAKEN:
+            expected = "a name other than those of C's headers and the export's own files"
             raise InvalidInputError("prefix", expected, repr(self.prefix))

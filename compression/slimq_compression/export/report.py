@@ -1,4 +1,4 @@
-"""Reports of exports, written next to their files: the part that all share, and the report of C."""
+"""Export reports, written next to the exported files: their common part, and that of C."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class ExportReport:
     """The variant that is exported, and its target.
 
     Attributes:
-        target: as `--target` names it.
+        target: the name that `--target` takes.
         policy: the policy's name.
         variant: the variant's name.
-        model_sha256: of the model in the repository.
-        slimq: version that made the export.
-        evidence: what is known of the variant's play, in a sentence.
-        macs: multiply-accumulates of one observation.
+        model_sha256: SHA-256 of the model in the repository.
+        slimq: version of slimq that made the export.
+        evidence: how well the variant is known to play, in a sentence.
+        macs: multiply-accumulates per observation.
     """
 
     target: str
@@ -52,13 +52,13 @@ class Flash:
     """Code and constants.
 
     Attributes:
-        bytes: linked with the functions of libraries that they call; an upper estimate if there was
-            no compiler.
-        constants: of these, weights, codes, tables and scales.
+        bytes: size with the library functions that are linked in; an upper estimate if there was no
+            compiler.
+        constants: bytes of these that are weights, codes, tables and scales.
         cpu: the core.
-        measured: whether a compiler made it.
-        compiler: its version line.
-        flags: its options.
+        measured: whether the size is of a compiled program.
+        compiler: the compiler's version line; None for an estimate.
+        flags: the compiler's options; None for an estimate.
     """
 
     bytes: int
@@ -74,12 +74,12 @@ class Ram:
     """Memory at run time.
 
     Attributes:
-        bytes: all of it.
-        state: the structure that the caller provides: frames and intermediate results.
-        frame: the newest frame or observation, which the caller also holds.
-        stack: deepest chain of the generated functions, as the compiler states it; an estimate if
-            there was none. Functions of libraries are not in it.
-        libraries: variables of functions of libraries, such as those of `<math.h>`.
+        bytes: the total.
+        state: bytes of the struct that the caller provides: frames and intermediate results.
+        frame: bytes of the newest frame or observation, which the caller also holds.
+        stack: bytes of the deepest call chain of generated functions, as the compiler reports it;
+            an estimate without a compiler. Library functions are not included.
+        libraries: bytes of the variables of library functions, such as those of `<math.h>`.
     """
 
     bytes: int
@@ -91,16 +91,16 @@ class Ram:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The compiled C against ONNX Runtime, on recorded states.
+    """Agreement of the compiled C with ONNX Runtime on recorded states.
 
     Attributes:
-        states: number of them.
-        same_actions: share with the same action.
-        ties: states where ONNX Runtime's two best Q-values are within twice the largest difference.
-        same_actions_without_ties: the share among the others.
-        largest_difference: of a Q-value.
-        q_range: largest minus smallest Q-value.
-        relative: largest difference by range.
+        states: number of states.
+        same_actions: share of states with the same greedy action.
+        ties: states where ONNX Runtime's two best Q-values are within twice `largest_difference`.
+        same_actions_without_ties: the share among the other states.
+        largest_difference: largest absolute difference of a Q-value.
+        q_range: ONNX Runtime's largest Q-value minus its smallest.
+        relative: `largest_difference` divided by `q_range`.
     """
 
     states: int
@@ -117,7 +117,7 @@ class CReport(ExportReport):
     """The report of an export to C.
 
     Attributes:
-        vectors: golden vectors in `golden.bin`.
+        vectors: number of golden vectors in `golden.bin`.
         agreement: None without a compiler for this machine, or without recorded states.
     """
 

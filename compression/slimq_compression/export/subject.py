@@ -15,11 +15,11 @@ from slimq.core.repository import Repository
 
 @dataclass(frozen=True)
 class Subject:
-    """A variant as it is in the repository.
+    """A variant as stored in the repository.
 
     Attributes:
-        report: of the variant; None if it has not been evaluated.
-        judgement: its comparison with the full policy; None if it was never played.
+        report: the variant's report; None if it has not been evaluated.
+        judgement: its comparison with the full policy; None if it has never played.
         content: the ONNX model, uncompressed.
         calibration: recorded states of the policy; None if it has none.
     """
@@ -42,7 +42,7 @@ class Subject:
 
 
 def read_subject(repository: Repository, policy: str, variant: str) -> Subject:
-    """Reads a variant and all that an export says about it.
+    """Reads a variant and everything that an export states about it.
 
     Raises:
         NotFoundError: there is no such policy or variant.

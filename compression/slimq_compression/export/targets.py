@@ -23,10 +23,10 @@ Exporter = Callable[[Repository, Subject, Path, Options], Any]
 
 @dataclass(frozen=True)
 class Target:
-    """Where variants run.
+    """A platform on which variants run.
 
     Attributes:
-        description: for the help of the command.
+        description: help text of the command.
         export: writes the files.
     """
 
@@ -54,12 +54,12 @@ def export_variant(
     """Exports a variant into a folder, which is written whole or not at all.
 
     Args:
-        repository: holds the policy.
-        policy: its name.
-        variant: name of one of its variants.
+        repository: the policy's repository.
+        policy: the policy's name.
+        variant: the variant's name.
         target: one of `TARGETS`.
         output: the folder to make.
-        options: of the target.
+        options: the target's options.
         replace: whether an earlier export may be replaced.
 
     Returns:
@@ -68,7 +68,7 @@ def export_variant(
     Raises:
         NotFoundError: there is no such policy or variant.
         InvalidInputError: an option is not valid, or the target lacks an operator of the variant.
-        CheckFailedError: the variant is larger than the limits.
+        CheckFailedError: the variant exceeds a limit, or the export fails its own check.
         RepositoryError: a file of the repository is missing, invalid or tampered with.
     """
     if target not in TARGETS:

@@ -1,6 +1,6 @@
 """Dense layers as single ONNX Runtime operators on integer weights.
 
-Builders and decoders are side by side, so that each format is known in one place only:
+Builders and decoders are side by side, so that each format is defined in one place:
 
 - `MatMulNBits` computes with 4-bit weights in blocks, each with its own scale; activations are
   quantized to 8 bits on the fly, block by block (accuracy level 4).
@@ -91,7 +91,7 @@ def dynamic_layer(
 def replace(
     model: onnx.ModelProto, node: onnx.NodeProto, made: onnx.NodeProto, tensors: Tensors
 ) -> None:
-    """Replaces `node` of `model` by a coded layer with its initializers; modifies both."""
+    """Replaces `node` of `model` with a coded layer and its initializers; modifies both."""
     node.CopyFrom(made)
     model.graph.initializer.extend(
         numpy_helper.from_array(values, name) for name, values in tensors.items()
@@ -101,7 +101,7 @@ def replace(
 
 
 def decode(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> dict[str, Floats]:
-    """Decodes weight `(outputs, inputs)` and bias of a coded layer, by tensor name.
+    """Decodes the weight `(outputs, inputs)` and bias of a coded layer, by tensor name.
 
     Args:
         node: one of `CODED`.

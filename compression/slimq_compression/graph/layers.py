@@ -1,4 +1,4 @@
-"""Layers of a graph that are still to be encoded, and their choice in recipes."""
+"""Layers of a graph that are not yet encoded, and their selection in recipes."""
 
 from __future__ import annotations
 

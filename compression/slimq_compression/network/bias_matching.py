@@ -2,8 +2,8 @@
 
 Nagel et al. 2019 (1906.04721, §4.2): rounding weights by ΔW shifts the mean of an output by
 ΔW·E[x], most of all in the first layer, whose inputs are not centred. Here E is the mean over
-states. Layers are corrected in order, each after all earlier ones. What
-`quantization.bias_correction` does to graphs is the same.
+states. Layers are corrected in order, each after all earlier ones. `quantization.bias_correction`
+does the same to graphs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def match_means(network: QNetwork, reference: QNetwork, states: Observations) ->
 
     Args:
         network: the network with rounded weights.
-        reference: the network before, of the same specification.
+        reference: the network before rounding, of the same specification.
         states: `(states, *shape)`, from real play.
     """
     wanted = named_layers(reference)

@@ -1,10 +1,10 @@
-"""Rounding with error compensation: later weights make up for the errors of earlier ones.
+"""Rounding with error compensation: later weights compensate for the errors of earlier ones.
 
 GPTQ (Frantar et al. 2023, 2210.17323, algorithm 1), which is Optimal Brain Quantization (Frantar &
 Alistarh 2022, 2208.11580) with a fixed order: with inputs X of a layer and H = XᵀX, the weights of
-all outputs are rounded input by input, and after each the remaining ones move by the error times a
-row of the Cholesky factor of H⁻¹, which minimizes ‖WX − ŴX‖². Levels stay those of rounding to
-nearest.
+all outputs are rounded input by input, and after each the remaining ones are updated by the error
+times a row of the Cholesky factor of H⁻¹, which minimizes ‖WX − ŴX‖². The levels are those of
+rounding to nearest.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from slimq_compression.network.gradients import recording
 
 BATCH = 32
 DAMPING = 0.01
-"""Added to the diagonal of H, relative to its mean, since states may be fewer than inputs."""
+"""Share of the mean diagonal of H that is added to it, since inputs may outnumber states."""
 BLOCK = 128
-"""Inputs after which errors are carried over to all later ones."""
+"""Number of inputs after which errors are propagated to all later ones."""
 
 
 def round_compensated(
@@ -31,7 +31,7 @@ def round_compensated(
     """Rounds one layer of a network to levels, in place.
 
     Args:
-        network: the network, whose earlier layers are rounded already.
+        network: the network, whose earlier layers are already rounded.
         layer: the layer; a convolution without groups, or dense.
         levels: the levels, with scales that were fitted to its weights.
         states: `(states, *shape)`, from real play.
@@ -57,7 +57,7 @@ def round_compensated(
 
 
 def _second_moments(network: QNetwork, layer: WeightedLayer, states: Observations) -> Tensor:
-    """H: `(inputs, inputs)` products of a layer's inputs, mean over states and positions."""
+    """H: products of a layer's inputs, `(inputs, inputs)`, averaged over states and positions."""
     size = layer.weight[0].numel()
     moments, count = torch.zeros(size, size, dtype=torch.float64), 0
     with torch.no_grad(), recording([layer]) as recorded:
@@ -70,7 +70,7 @@ def _second_moments(network: QNetwork, layer: WeightedLayer, states: Observation
 
 
 def _patches(layer: WeightedLayer, inputs: Tensor) -> Tensor:
-    """The inputs of each output: `(batch · positions, inputs)`."""
+    """The inputs of each output position, `(batch · positions, inputs)`."""
     if isinstance(layer, nn.Linear):
         return inputs.flatten(0, -2)
     padding = layer.padding if isinstance(layer.padding, tuple) else 0
@@ -79,7 +79,7 @@ def _patches(layer: WeightedLayer, inputs: Tensor) -> Tensor:
 
 
 def _inverse_factor(moments: Tensor) -> Tensor:
-    """The upper Cholesky factor of the damped inverse; inputs that are always 0 stand alone."""
+    """The upper Cholesky factor of the damped inverse; inputs that are always 0 count as 1."""
     diagonal = moments.diagonal()
     diagonal[diagonal == 0] = 1.0
     diagonal += DAMPING * diagonal.mean()

@@ -52,11 +52,11 @@ LATER_OPTIONS: Mapping[str, tuple[object, ...]] = {
     "conditions": ((), []),
     "labels": ("clean",),
 }
-"""Options that older recipes lack, with the values that mean the same."""
+"""Options that older recipes lack, with the values that have no effect."""
 
 
 def without_later_options(values: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out options that are off, so that recipes from before them stay the same."""
+    """Omits later options that are off, so that records of older recipes stay the same."""
     return {key: value for key, value in values.items() if value not in LATER_OPTIONS.get(key, ())}
 
 
@@ -149,12 +149,12 @@ class DistillationParams(BaseModel):
         default=(),
         max_length=32,
         description="conditions under which half of the episodes are played, such as "
-        "'standard' or 'sticky=0.25'; the network sees what arrives",
+        "'standard' or 'sticky=0.25'; the network sees the disturbed observations",
     )
     labels: Labels = Field(
         default=Labels.CLEAN,
-        description="labels of disturbed states: the teacher's Q-values for the state before it "
-        "was disturbed (clean) or for the disturbed one (disturbed)",
+        description="states whose Q-values are the labels of disturbed states; clean: the states "
+        "before the disturbance; disturbed: the disturbed states",
     )
 
     @model_validator(mode="after")
@@ -169,7 +169,7 @@ class DistillationParams(BaseModel):
 
 
 def distil(network: QNetwork, params: DistillationParams, context: PassContext) -> QNetwork:
-    """Trains a copy of the network by distillation; it stays on its grids.
+    """Trains a copy of the network by distillation; the copy stays on its grids.
 
     Args:
         network: the student; not modified.
@@ -215,7 +215,7 @@ def distil(network: QNetwork, params: DistillationParams, context: PassContext) 
 def policy_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL(softmax(teacher/τ) ‖ softmax(student/τ)) · τ, mean over `(batch, actions)` Q-values.
 
-    The factor τ makes the gradient a difference of probabilities, equally large at any temperature.
+    The factor τ makes the gradient a difference of probabilities, whose size does not depend on τ.
     """
     target = F.log_softmax(teacher / temperature, dim=1)
     own = F.log_softmax(student / temperature, dim=1)
@@ -259,7 +259,7 @@ def distillation_loss(
 
 
 class Replay:
-    """States of all rounds with the teacher's Q-values; drops old states at random when full."""
+    """States of all rounds, with the teacher's Q-values; drops old states at random when full."""
 
     def __init__(self, capacity: int, generator: np.random.Generator) -> None:
         self.capacity, self.generator = capacity, generator
@@ -316,7 +316,7 @@ class _Learner:
             self.disturb = make_disturber(params.disturb, context, student.spec, "finetune.disturb")
 
     def _sample(self, replay: Replay) -> tuple[Tensor, Tensor]:
-        """A minibatch of states, disturbed if so chosen, and their labels."""
+        """A minibatch of states, disturbed if the parameters say so, and their labels."""
         states, labels = replay.sample(self.params.batch_size)
         if self.disturb is None:
             return states, labels

@@ -1,14 +1,14 @@
-"""Disturbs the states on which students learn, each time that they are sampled.
+"""Disturbs the states that students learn from, each time they are sampled.
 
-A student that sees only undisturbed states relies on values that are exact there, and loses its
-teacher's robustness: noise of a few levels decides a game. Domain randomization (Tobin et al. 2017,
-1703.06907) and augmentation (Kostrikov et al. 2020, 2004.13649) are the remedies. What varies over
-time (lost frames, delays, sticky actions) is not made here, but played; see `Collector`.
+A student that sees only undisturbed states relies on exact values and loses its teacher's
+robustness: noise of a few levels can lose a game. The remedies are domain randomization (Tobin et
+al. 2017, 1703.06907) and augmentation (Kostrikov et al. 2020, 2004.13649). Disturbances over time
+(lost frames, delays, sticky actions) happen in play instead; see `Collector`.
 
 Strengths are in the units of `slimq.core.conditions`: levels for frames, shares of each element's
 spread for vectors. Shape, dtype and bounds are kept; categories and flags are never disturbed.
-Frames are disturbed as in training; see `slimq.networks.frame_disturbance`. Vectors of one state
-share their bias; noise is new in each element.
+Frames are disturbed as in training; see `slimq.networks.frame_disturbance`. All stacked vectors of
+a state share one bias; noise is drawn for each element.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from slimq.networks.specification import ConvSpec, QNetworkSpec
 from slimq_compression.context import PassContext
 
 STRONGER = 2.0
-"""Strengths for frames by default, relative to the standard set's: states should surround those to
-be met. Vectors are not disturbed by default: an element may decide by its sign, and two of three
+"""Default strengths for frames, relative to the standard conditions': training should go beyond
+them. Vectors are not disturbed by default: the sign of an element may decide, and two of three
 students of MountainCar then no longer reached the goal (docs/results.md)."""
 
 Floats = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ class Disturb(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     probability: float = Field(
-        default=0.5, ge=0.0, le=1.0, description="share of states that each disturbance changes"
+        default=0.5, ge=0.0, le=1.0, description="share of states that each disturbance affects"
     )
     noise: float | None = Field(
         default=None,
@@ -58,18 +58,19 @@ class Disturb(BaseModel):
         default=None,
         ge=0.0,
         le=255.0,
-        description="change of brightness, up or down, in levels; null: twice the standard "
-        "condition's",
+        description="change of brightness of frames, in levels; null: twice the standard's",
     )
     contrast: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="change of contrast, up or down, as a share"
+        default=0.0, ge=0.0, le=1.0, description="change of contrast of frames, as a share"
     )
-    shift: int = Field(default=0, ge=0, le=84, description="shift of frames, each way, in pixels")
+    shift: int = Field(
+        default=0, ge=0, le=84, description="shift of frames along each axis, in pixels"
+    )
     bias: float = Field(
         default=0.0,
         ge=0.0,
         le=10.0,
-        description="offset of the elements of vectors, up or down, in shares of their spread",
+        description="constant error of each element of vectors, in shares of its spread",
     )
 
 
@@ -79,16 +80,17 @@ def make_disturber(
     spec: QNetworkSpec,
     field: str,
 ) -> Disturber:
-    """Makes what disturbs states.
+    """Makes the function that disturbs states.
 
     Args:
         params: the strengths.
-        context: layout of the states, calibration states for their spread, the step's seed.
-        spec: of the network that will see them; outside its window, frames may stay as they are.
+        context: provides the layout of states, calibration states for their spread, and the
+            generator.
+        spec: the network's specification; outside its window, frames may stay undisturbed.
         field: name of `params` in errors.
 
     Raises:
-        InvalidInputError: a strength is for the other kind of observation.
+        InvalidInputError: a strength does not apply to this kind of observation.
     """
     observation, kind = context.observation, kind_of(context.observation)
     generator = context.generator.spawn(1)[0]
@@ -117,7 +119,7 @@ def _seen(spec: QNetworkSpec) -> tuple[slice, ...]:
 def conditions_of(
     names: Sequence[str], observation: ObservationSpec, place: str
 ) -> tuple[Condition, ...]:
-    """Reads the conditions of a step named `place`; only built-in ones are for training.
+    """Reads the conditions of a step named `place`; only built-in ones can be trained under.
 
     Raises:
         InvalidInputError: one is unknown, given twice, or not for these observations.
@@ -133,7 +135,7 @@ def conditions_of(
 
 
 def _frame_strengths(params: Disturb) -> FrameDisturbance:
-    """The given strengths for frames, and the defaults of the others."""
+    """The strengths for frames, with defaults for those not given."""
     defaults = {
         name: STRONGER * CONDITIONS[name].standard["frames"] for name in ("noise", "brightness")
     }
@@ -179,14 +181,14 @@ class _VectorDisturber:
         return disturbed
 
     def _draw(self, most: float, count: int, axes: int) -> Floats:
-        """A strength for each state, `(count, 1, …)`; 0 for those that are left as they are."""
+        """A strength for each state, `(count, 1, …)`; 0 for states left undisturbed."""
         drawn = self.generator.random((2, count))
         strengths: Floats = most * drawn[0] * (drawn[1] < self.probability)
         return strengths.reshape(count, *[1] * (axes - 1))
 
 
 def _stacked(values: npt.NDArray[Any], observation: ObservationSpec) -> npt.NDArray[Any]:
-    """Values of a frame's elements, `(batch, *frame)`, for each frame of a stack."""
+    """Repeats values of a frame's elements, `(batch, *frame)`, for each frame of a stack."""
     stack = observation.stack
     if stack is None:
         return values

@@ -3,8 +3,8 @@
 The singular value decomposition gives the best approximation of a given rank (Eckart & Young 1936).
 Tucker-2 reduces the rank of the two channel modes and leaves the spatial axes alone (Kim et al.
 2016, 1511.06530). Its factors start from the singular vectors of the unfoldings (HOSVD) and are
-refined alternately (HOOI, De Lathauwer et al. 2000), which reduces the error in each step. Computed
-in float64.
+refined alternately (HOOI, De Lathauwer et al. 2000), which reduces the error in each step. All
+computations are in float64.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def singular_values(weight: Tensor) -> list[Tensor]:
 
 
 def cut_dense(weight: Tensor, bias: Tensor, rank: int) -> Cut:
-    """Factors a dense layer `(outputs, inputs)` into two, with equal scale."""
+    """Factors a dense layer `(outputs, inputs)` into two layers of equal scale."""
     left, values, right = torch.linalg.svd(weight.double(), full_matrices=False)
     root = values[:rank].sqrt()
     first, second = root[:, None] * right[:rank], left[:, :rank] * root

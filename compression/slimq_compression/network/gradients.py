@@ -41,7 +41,7 @@ def unit_effects(network: QNetwork, states: Observations, owner: str) -> list[Te
         owner: name of the pass, for errors.
 
     Returns:
-        For each layer before the head, `(units,)`, float64.
+        A tensor `(units,)`, float64, for each layer before the head.
     """
     own = _own(network)
     units = unit_layers(own, owner)
@@ -69,7 +69,7 @@ def weight_moments(
         power: 1 or 2.
 
     Returns:
-        By layer name, including the head, a tensor of the shape of the layer's weight.
+        Tensors of the shapes of the layers' weights, by layer name, including the head.
     """
     own = _own(network)
     layers = named_layers(own)

@@ -1,4 +1,4 @@
-"""Importance of weights and units, by which pruning ranks them.
+"""Importance of weights and units, which pruning ranks.
 
 Both gradient criteria use the trained network's outputs rather than a training loss, whose gradient
 vanishes at the end of training.
@@ -74,7 +74,7 @@ def weight_sensitivities(
         context: provides the states and the generator.
 
     Returns:
-        By layer name, including the head, a tensor of the shape of the layer's weight.
+        Tensors of the shapes of the layers' weights, by layer name, including the head.
     """
     weights = {name: layer.weight.detach() for name, layer in named_layers(network).items()}
     match importance:
@@ -111,7 +111,7 @@ def unit_scores(
         owner: name of the pass, for errors.
 
     Returns:
-        For each convolution and hidden dense layer in order, scores `(units,)`, float64.
+        Scores `(units,)`, float64, for each convolution and hidden dense layer in order.
 
     Raises:
         InvalidInputError: the network is not plain; or with `bn-scale`, a convolution has no batch

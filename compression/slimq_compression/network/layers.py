@@ -1,4 +1,4 @@
-"""Roles of a network's layers; those of its exported graph are the same."""
+"""Roles of a network's layers; the exported graph's layers have the same."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The scale of a policy's Q-values, in which distillation measures temperatures and errors.
+"""The scale of a policy's Q-values, the unit of temperatures and errors in distillation.
 
-Q-values are in units of reward, which an environment chooses freely. In units of the teacher's own
-Q-values, a recipe does the same whatever the rewards are multiplied by. Networks are trained with
-outputs divided by a power of two, which is exact in floating point.
+Q-values are in units of reward, whose scale each environment chooses. In units of the teacher's
+Q-values, a recipe has the same effect at any scale of rewards. Networks are trained with outputs
+divided by a power of two, which is exact in floating point.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slimq.networks.qnetwork import QNetwork, output_layers
 
 
 class Units(StrEnum):
-    """Units of temperatures and of errors of Q-values."""
+    """Units of temperatures and of errors in Q-values."""
 
     TEACHER = "teacher"
     ABSOLUTE = "absolute"
@@ -32,7 +32,7 @@ class QScale:
 
     Attributes:
         gap: median over states of the difference between the best and the worst action's Q-value.
-        spread: standard deviation of an action's Q-values over states, mean over actions.
+        spread: standard deviation of an action's Q-values over states, averaged over actions.
     """
 
     gap: float = 1.0
@@ -49,7 +49,7 @@ class QScale:
 
 
 def measure_scale(q_values: QValues, units: Units) -> QScale:
-    """The scale of Q-values `(states, actions)`; 1 where all are equal, or units are absolute."""
+    """The scale of Q-values `(states, actions)`; 1 if all are equal, or units are absolute."""
     if units is Units.ABSOLUTE:
         return QScale()
     exact = q_values.astype(np.float64)
@@ -62,7 +62,7 @@ def scale_outputs(network: QNetwork, factor: float) -> None:
     """Multiplies a network's Q-values in place.
 
     Args:
-        network: the network; its grids follow its weights.
+        network: the network; its grids are scaled, too.
         factor: a power of two, so that nothing is rounded.
     """
     if factor == 1.0:

@@ -1,9 +1,10 @@
 """Architectures of students, chosen for a policy's observations and a number of parameters.
 
-Most of a network for frames is its first dense layer, and most of its time the first convolution.
-Fitted students therefore reduce an image to at most 7 rows by wide strides, the first with a kernel
-of at most 8, before one dense layer three times as wide as the convolutions; for other observations
-they have one hidden layer. Narrowed students have the layers of the given network with fewer units.
+In a network for frames, the first dense layer has most of the weights, and the first convolution
+takes most of the time. Fitted students therefore reduce an image to at most 7 rows with wide
+strides, the first with a kernel of at most 8, before one dense layer three times as wide as the
+convolutions; for other observations they have one hidden layer. Narrowed students have the given
+network's layers with fewer units.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from slimq.networks.specification import (
 )
 
 SMALL_IMAGE, LARGE_IMAGE = 12, 40
-"""Up to the one, the first kernel is 3 with stride 2; above the other, 8 with stride 6; else 4
-with stride 3."""
+"""Sides that choose the first convolution: kernel 3 with stride 2 up to the smaller one, 8 with
+stride 6 above the larger one, 4 with stride 3 between."""
 DENSE_SIDE = 7
-"""Rows below which an image goes to the dense layer."""
+"""Largest side of an image that goes to the dense layer."""
 DENSE_FACTOR = 3
 """Neurons of the dense layer per channel."""
 MAX_UNITS = 4_096
 MIN_SIDE = 3
-"""Rows and columns of the smallest image that is worth a convolution."""
+"""Smallest side of an image that is worth a convolution."""
 
 
 class Shape(StrEnum):
-    """Architecture of a student whose size is given."""
+    """Architecture of a student of a given size."""
 
     FITTED = "fitted"
     NARROWED = "narrowed"
@@ -56,10 +57,10 @@ def shape_student(given: QNetworkSpec, shape: Shape, parameters: int, place: str
     """The widest student of at most `parameters` weights and biases, with a linear head.
 
     Args:
-        given: the network that it replaces, with its observations and actions.
+        given: specification of the network that it replaces.
         shape: the kind of architecture.
         parameters: maximum weights and biases.
-        place: the parameter that gives them, for errors.
+        place: the parameter that sets them, for errors.
 
     Raises:
         InvalidInputError: not even one unit per layer fits, or `narrowed` is asked for a network
@@ -100,7 +101,7 @@ def _with(given: QNetworkSpec, body: Body) -> QNetworkSpec:
 
 
 def _fitted(given: QNetworkSpec) -> Callable[[int], Body]:
-    """Bodies by number of units."""
+    """A function that makes a fitted body with a number of units."""
     image = image_body(given)
     if image is None:
         return lambda units: MLPSpec(hidden=(units,))
@@ -122,7 +123,7 @@ def _fitted(given: QNetworkSpec) -> Callable[[int], Body]:
 
 
 def image_body(given: QNetworkSpec) -> ConvSpec | None:
-    """A convolutional body for these observations, to be given layers; None if not for images.
+    """A convolutional body for these observations, without its layers; None if not for images.
 
     A network without hidden layers stands for a policy whose network is unknown.
     """
@@ -138,10 +139,10 @@ def image_body(given: QNetworkSpec) -> ConvSpec | None:
 
 @dataclass(frozen=True)
 class View:
-    """The part of images that says something.
+    """The informative part of images.
 
     Attributes:
-        window: rows and columns outside which no pixel varies; None if that is all of them.
+        window: rows and columns outside which no pixel varies; None for all of the image.
         background: the most frequent value.
     """
 
@@ -162,7 +163,7 @@ def measure_view(states: Observations, body: ConvSpec) -> View:
 
 
 def _span(varies: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """The shortest span with all that varies and at least `MIN_SIDE` places."""
+    """The shortest span with every place that varies and at least `MIN_SIDE` places."""
     found = np.flatnonzero(varies)
     if not len(found):
         return 0, len(varies)
@@ -173,7 +174,7 @@ def _span(varies: npt.NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def _narrowed(given: QNetworkSpec, place: str) -> Callable[[int], Body]:
-    """Bodies by units of the widest layer; the others keep their relative width."""
+    """A function that makes a body from the units of its widest layer; proportions are kept."""
     widest = max(_widths(given.body), default=1)
 
     def narrow(body: Any, share: float) -> Any:

@@ -6,7 +6,7 @@ quantization-aware training Jacob et al. 2018, 1712.05877, §3). Weights are swa
 that any optimizer and any wrapper around the network work unchanged.
 
 Cost: one projection per update. With very few levels, latent weights may oscillate between two of
-them; for that reason grids and ranges are frozen before the end.
+them, so grids and ranges are frozen before the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Units of a network, which structured passes rank, remove and factor.
+"""Units of a network, which structured passes rank, remove or factor.
 
 A unit is an output channel of a convolution or a neuron of a hidden dense layer. Its value is the
 input of the next layer: the output of the layer, of its batch normalization or of its activation,
@@ -48,7 +48,7 @@ def unit_layers(network: QNetwork, owner: str) -> list[UnitLayer]:
         owner: name of the pass, for errors.
 
     Raises:
-        InvalidInputError: as `check_plain`.
+        InvalidInputError: the network is not plain; see `check_plain`.
     """
     check_plain(network.spec, owner)
     names = {id(layer): name for name, layer in named_layers(network).items()}
@@ -72,7 +72,7 @@ def check_plain(spec: QNetworkSpec, owner: str) -> None:
         owner: name of the pass, for errors.
 
     Raises:
-        InvalidInputError: it is not; names what couples the units of several layers.
+        InvalidInputError: it is not; the error names what couples the units of several layers.
     """
     found = _coupling(spec)
     if found is not None:
@@ -81,7 +81,7 @@ def check_plain(spec: QNetworkSpec, owner: str) -> None:
 
 
 def _coupling(spec: QNetworkSpec) -> str | None:
-    """Names what makes a network more than a plain chain; None if it is one."""
+    """The reason why a network is not a plain chain; None if it is one."""
     body = spec.body
     if isinstance(body, MultiInputSpec):
         return "one with several inputs"

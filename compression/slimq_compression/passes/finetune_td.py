@@ -85,7 +85,7 @@ class Params(BaseModel):
         default=(),
         max_length=32,
         description="conditions under which half of the episodes are played, such as "
-        "'standard' or 'sticky=0.25'; teacher_weight refers to the undisturbed states",
+        "'standard' or 'sticky=0.25'; the teacher labels the undisturbed observations",
     )
 
     @model_serializer(mode="wrap")
@@ -105,7 +105,7 @@ class Minibatch(NamedTuple):
 
 
 def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
-    """Trains a copy of the network; it stays on its grids."""
+    """Trains a copy of the network; the copy stays on its grids."""
     conditions = conditions_of(params.conditions, context.observation, "finetune_td")
     online = arrange(copy.deepcopy(network)).to(context.device).eval()
     latent = LatentNetwork(online, None, context.device)
@@ -137,7 +137,7 @@ class Replay:
         self.generator = generator
 
     def add(self, played: TransitionBatch, labels: QValues) -> None:
-        """Takes a round, and drops the oldest where there are too many."""
+        """Adds a round; drops the oldest one if there are too many."""
         self.rounds.append((played, labels))
 
     def sample(self, size: int) -> Minibatch:

@@ -8,9 +8,9 @@
 - **Constant nodes** of imported models become initializers.
 
 It costs nothing; Q-values change only by float rounding, and a tiny network saves a few
-microseconds. It does not suit weights on levels, which 1/255 and γ/σ take off their levels: fold
-first, or leave the scale of a quantized network alone (`input_scale = false`); int8 takes frames as
-codes anyway.
+microseconds. It does not suit quantized weights, which 1/255 and γ/σ move off their levels: fold
+first, or leave the input scale of a quantized network alone (`input_scale = false`); int8 takes
+frames as codes anyway.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _fold_input_scale(model: onnx.ModelProto) -> None:
 
 
 def _exactly(tensor: onnx.TensorProto) -> npt.NDArray[np.float64]:
-    """Reads a tensor as float64, so that products are rounded only once."""
+    """A tensor in float64, so that products are rounded only once."""
     return numpy_helper.to_array(tensor).astype(np.float64)
 
 

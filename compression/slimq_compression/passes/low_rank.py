@@ -4,9 +4,9 @@ A dense layer is reduced to rank r by its singular value decomposition (Denton e
 1404.0736), a convolution by Tucker-2 along its channels (Kim et al. 2016, 1511.06530): 1×1 to r_in
 channels, k×k to r_out, 1×1 back; see `slimq_compression.network.factorization`.
 
-Ranks are given, or they are the smallest that keep a share of the energy, the sum of squared
-singular values, in every layer; or that share is found by bisection to meet a parameter budget. By
-energy, a layer is factored only if that makes it smaller.
+Ranks are given, or they are the smallest that keep a share of the energy (the sum of squared
+singular values) in every layer, or that share is found by bisection to meet a parameter budget.
+Unless ranks are given, a layer is factored only if that makes it smaller.
 
 It takes seconds. The dense layer, which has most of the weights, saves bytes and time; the Nature
 network's convolutions gain little, since each becomes three layers to run. It fails if the spectrum

@@ -204,7 +204,7 @@ def _global_widths(scores: list[Tensor], ratio: float) -> list[float]:
 
 
 def _rounded(width: float, multiple: int, maximum: int) -> int:
-    # Half a unit of tolerance: 0.7 of 10 units is 7, whatever the floating-point product says.
+    # Rounds to nearest, so that 0.7 of 10 units is 7 even if the product is 6.999….
     units = max(1, math.floor(width + 0.5))
     return min(maximum, math.ceil(units / multiple) * multiple)
 
@@ -224,7 +224,7 @@ def _spread(kept: Tensor, before: nn.Module | None, layer: nn.Module) -> Tensor:
 
 
 def _narrowed(spec: QNetworkSpec, widths: list[int]) -> QNetworkSpec:
-    """The specification with other widths."""
+    """The specification with new widths."""
     body = copy.copy(spec.body)
     count = len(body.convolutions) if isinstance(body, ConvSpec) else 0
     update: dict[str, object] = {

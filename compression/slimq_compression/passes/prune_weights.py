@@ -7,7 +7,7 @@ second-order criterion of Optimal Brain Damage (LeCun et al. 1990); see
 Gupta 2017 (1710.01878) during the following fine-tuning, and weights that were pruned too early can
 recover.
 
-It saves bytes if zeros are stored sparsely (`store_weights`), but no time, since there are no
+It saves bytes if the weights are stored sparsely (`store_weights`), but no time, since there are no
 sparse kernels. After one-shot pruning beyond some 70 %, the policy collapses without fine-tuning.
 """
 

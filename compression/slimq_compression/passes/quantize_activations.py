@@ -33,7 +33,7 @@ from slimq_compression.quantization.ranges import (
 )
 
 MIN_HIGH = 1e-30
-"""Upper end of the range of a layer that is always zero, since a scale must not be zero."""
+"""Upper end of the range of a layer that always outputs zero, since scales must be positive."""
 TYPES = {2: (TensorProto.UINT2, 25), 4: (TensorProto.UINT4, 21)}
 """Type, and first opset whose QuantizeLinear supports it, by bits per code."""
 
@@ -46,7 +46,7 @@ class Params(BaseModel):
     bits: Literal[2, 4] = Field(default=4, description="bits per code")
     calibration: Calibration = Field(
         default=Calibration.LEARNED,
-        description="calibration method for the range's upper end",
+        description="calibration method for the upper end of ranges",
     )
     percentile: float = Field(
         default=99.99,

@@ -42,7 +42,7 @@ class Params(BaseModel):
 
 
 def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:  # noqa: ARG001
-    """Replaces dense layers by integer ones.
+    """Replaces dense layers with integer ones.
 
     Raises:
         InvalidInputError: `layers` names a layer that is not dense with float weights, or there is

@@ -12,7 +12,7 @@ from −8 to 7 with a zero point in the middle, so sums do not saturate on any p
 It takes (4 + 32/block size) bits per weight and, at batch 1, where a dense layer is memory-bound,
 less than half the time; at batch 32 the gain is small. Convolutions are not changed: combine with
 `quantize_int8` and its `layers`. It does not suit small layers, whose error outweighs the bytes
-saved: `smallest` leaves the head in floats.
+saved: `smallest` leaves such layers, mostly the head, in floats.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Params(BaseModel):
 
 
 def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:
-    """Replaces dense layers by 4-bit ones.
+    """Replaces dense layers with 4-bit ones.
 
     Raises:
         InvalidInputError: no dense layer with float weights has `smallest` outputs or more, or
@@ -96,7 +96,8 @@ def _encode(
                     f"at most {smaller}, since the weights of {name} are on levels of such blocks"
                 )
                 raise InvalidInputError("quantize_int4.block_size", expected, str(block_size))
-        # If any block is off its levels, the layer was not trained on levels: matches are chance.
+        # If any block is off its levels, the layer was not trained on levels, and matches are
+        # chance.
         scales = fitted_scales(blocks, LOWEST, HIGHEST)
     scales = np.where(scales > 0, scales, np.float32(1.0)).astype(np.float32)
     codes = linear_codes(blocks, scales, LOWEST, HIGHEST)

@@ -10,12 +10,13 @@ Weights are rounded here and then trained on their levels by `finetune` (quantiz
 training). `store_weights`, `quantize_int8` and `quantize_int4` encode them without loss. A layer
 pruned by `prune_weights` keeps its zeros.
 
-With `rounding = "compensated"`, the weights of an output make up for each other's rounding errors
-(GPTQ, see `network.compensation`): at 4 to 6 bits without training, most of the decisions that
-rounding to nearest loses. It takes seconds, and the square of a layer's inputs in memory.
+With `rounding = "compensated"`, the weights of an output compensate for each other's rounding
+errors (GPTQ, see `network.compensation`): at 4 to 6 bits without training, this keeps most of the
+decisions that rounding to nearest loses. It takes seconds, and memory for the square of a layer's
+inputs.
 
-Biases make up for the mean error of rounding (see `network.bias_matching`), without which 8 bits
-already cost a policy many of its decisions: those between close actions, which a constant decides.
+Biases compensate for the mean error of rounding (see `network.bias_matching`). Otherwise even 8
+bits cost a policy many of its decisions between close actions, which a constant error tips.
 
 Rounding takes a moment. At 4 bits and below, the policy collapses until it is fine-tuned; 2 bits
 need a codebook.
@@ -61,7 +62,7 @@ class Form(StrEnum):
 
 
 STATES = 256
-"""Calibration states for the correction of biases."""
+"""Calibration states for bias correction and compensated rounding."""
 
 
 class Rounding(StrEnum):
@@ -116,8 +117,8 @@ class Params(BaseModel):
 
     rounding: Rounding = Field(
         default=Rounding.NEAREST,
-        description="nearest level, or compensated: each weight makes up for the error of those "
-        "before it on calibration states; for form = linear without sparsity",
+        description="nearest level, or compensated: each weight compensates for the errors of "
+        "earlier ones on calibration states; for form = linear without sparsity",
     )
     correct_bias: bool = Field(
         default=True,
@@ -134,7 +135,7 @@ class Params(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves options out where they are off: recipes from before them stay the same."""
+        """Omits later options that are off, so that records of older recipes stay the same."""
         values: dict[str, Any] = handler(self)
         if not self.correct_bias:
             del values["correct_bias"]
@@ -169,7 +170,7 @@ def apply(network: QNetwork, params: Params, context: PassContext) -> QNetwork:
 def _round(
     network: QNetwork, name: str, levels: LinearLevels, states: Observations, *, sparse: bool
 ) -> None:
-    """Moves a layer's weights to levels that make up for each other's errors."""
+    """Rounds a layer's weights to levels, with error compensation."""
     layer = named_layers(network)[name]
     if sparse or (isinstance(layer, nn.Conv2d) and layer.groups > 1):
         received = f"{name}, a {'sparse' if sparse else 'grouped'} layer"
@@ -191,7 +192,7 @@ def _levels(params: Params, bits: int, *, sparse: bool) -> Grid:
 
 
 def _bits_by_layer(network: QNetwork, params: Params) -> dict[str, int]:
-    """The chosen layers, none of which has levels yet."""
+    """Bits of each chosen layer, none of which has levels yet."""
     roles = {
         name: own
         for name, own in layer_roles(network).items()

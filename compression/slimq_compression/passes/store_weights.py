@@ -1,11 +1,11 @@
-"""Weight storage: encodes weights in the smallest lossless way, decoded on loading.
+"""Weight storage: the smallest lossless encoding of weights, decoded on loading.
 
 Weights that a network pass has left on a grid (integers times a scale, powers of two, a codebook)
 need only codes of 2, 4 or 8 bits; weights with many zeros need only the nonzero ones and their
-positions: one bit per weight (bitmask), or the distance from one to the next (delta), with fillers
-if a distance needs too many bits. This is the storage of Deep Compression (Han et al. 2016,
-arXiv:1510.00149, §2 and §3), in standard ONNX operators, which ONNX Runtime evaluates when it loads
-the model. `auto` tries all combinations and measures bytes.
+positions: one bit per weight (bitmask), or the distance from one to the next (delta), with zeros as
+fillers where a distance needs too many bits. This is the storage of Deep Compression (Han et al.
+2016, arXiv:1510.00149, §2 and §3), in standard ONNX operators, which ONNX Runtime evaluates when it
+loads the model. `auto` tries all combinations and measures bytes.
 
 The layers' weights are unchanged, which is checked by running the decoder, and so are Q-values and
 speed; loading takes some milliseconds longer, and memory is that of the decoded weights. int8
@@ -40,21 +40,21 @@ from slimq_compression.storage.encodings import Array, Encoding, Scaled, find_en
 
 ZSTD_LEVEL = 19
 MAX_SIZE_RATIO = 8
-"""Candidates larger than this multiple of the smallest are not tried with zstd, which is slow: they
-would not become smaller."""
+"""Candidates larger than this multiple of the smallest are not tried with zstd, which is slow; they
+would not become the smallest."""
 
 
 class Params(BaseModel):
-    """Parameters; by default the smallest encoding is used."""
+    """Parameters; the default is the smallest encoding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     form: Encoding = Field(
         default=Encoding.AUTO,
-        description="linear, power-of-two, codebook: refuse other weights; dense: floats",
+        description="linear, power-of-two, codebook: other weights are refused; dense: floats",
     )
     sparse: Sparse = Field(
-        default=Sparse.AUTO, description="how the positions of nonzero weights are stored"
+        default=Sparse.AUTO, description="storage of the positions of nonzero weights"
     )
     bits: Literal[2, 4, 8] | None = Field(
         default=None, description="bits per code; null: as few as possible"
@@ -88,7 +88,7 @@ class _Weight:
 
 @dataclass
 class _Meter:
-    """Measures a part of the file; with zstd, next to the other nodes, which are similar."""
+    """Measures a part of the file; with zstd, together with the other, similar nodes."""
 
     zstd: bool
     beside: bytes
@@ -101,7 +101,7 @@ class _Meter:
 
 
 def apply(model: onnx.ModelProto, params: Params, context: PassContext) -> onnx.ModelProto:
-    """Replaces weights by decoders.
+    """Replaces weights with decoders.
 
     Raises:
         InvalidInputError: a layer is unknown, or its weights do not fit the requested form or bits.
@@ -128,7 +128,7 @@ def require_same(before: Mapping[str, Array], after: Mapping[str, Array]) -> Non
     """Checks that the layers' weights are unchanged, except for the sign of zeros.
 
     Raises:
-        InvalidInputError: a tensor differs; names the first one.
+        InvalidInputError: a tensor differs; the error names the first one.
     """
     for name, weight in before.items():
         if not np.array_equal(weight, after[name], equal_nan=True):
@@ -176,7 +176,7 @@ def _smallest(weight: _Weight, params: Params, known: Known, meter: _Meter) -> D
 
 
 def _is_forced(weight: _Weight, params: Params) -> bool:
-    """Whether the weight must be encoded even if that is larger."""
+    """Whether the weight must be encoded even if that makes it larger."""
     if params.sparse not in (Sparse.AUTO, Sparse.NONE):
         return True
     return weight.on_grids and params.form not in (Encoding.AUTO, Encoding.DENSE)

@@ -1,4 +1,4 @@
-"""Replaces the network by a new one of another architecture, to be trained by later steps.
+"""Replaces the network with a new one of another architecture, to be trained by later steps.
 
 A small network distilled from a large one plays better than one of its size trained from scratch
 (Rusu et al. 2015, "Policy Distillation", 1511.06295, students of 25, 7 and 4 % of the parameters).
@@ -103,8 +103,8 @@ class Params(BaseModel):
     )
     disturb: Disturb | None = Field(
         default=None,
-        description="disturbances of the calibration states for `initial`, so that a background is "
-        "a range of values rather than one; null: none",
+        description="disturbances of the calibration states for `initial`, so that the background "
+        "is a range of values rather than one; null: none",
     )
 
     @model_validator(mode="after")
@@ -127,7 +127,7 @@ class Params(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out what is off, so that recipes from before it stay the same."""
+        """Omits later options that are off, so that records of older recipes stay the same."""
         values: dict[str, Any] = handler(self)
         if self.share is None:
             del values["share"], values["shape"]
@@ -188,7 +188,7 @@ def _fit_to_data(student: QNetwork, params: Params, context: PassContext) -> Non
 
 
 def _seeing(given: QNetworkSpec, params: Params, context: PassContext) -> QNetworkSpec:
-    """The given specification with what the student sees of an image, as far as it is not given."""
+    """The given specification with a window and a background measured where none are given."""
     image = image_body(given)
     if image is None:
         return given
@@ -202,9 +202,9 @@ def _seeing(given: QNetworkSpec, params: Params, context: PassContext) -> QNetwo
 
 
 def student_spec(given: QNetworkSpec, params: Params) -> QNetworkSpec:
-    """The student's specification: a body of its own, the given inputs, a linear head.
+    """The student's specification: its own body, the given inputs, a linear head.
 
-    Raises as `apply`.
+    Raises the errors of `apply`.
     """
     try:
         changed = {"body": _body(given, params), "head": HeadSpec()}
@@ -238,7 +238,7 @@ def _body(network: QNetworkSpec, params: Params) -> Body:
 
 
 def _channels(network: QNetworkSpec) -> Literal["first", "last"] | None:
-    """The axis of an image's channels, as in the given network; otherwise by their shape."""
+    """The position of an image's channels: the given network's, or inferred from the shape."""
     if isinstance(network.body, ConvSpec):
         return network.body.channels
     if network.observation_parts is not None:

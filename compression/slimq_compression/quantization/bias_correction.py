@@ -33,7 +33,7 @@ def correct_biases(
 
     Args:
         reference: the model with the correct means.
-        quantize: keeps node names and does not modify its argument.
+        quantize: quantizes a model; keeps node names and does not modify its argument.
         states: `(states, *shape)`, from real play.
         progress: opens a progress bar.
     """

@@ -1,4 +1,4 @@
-"""Histogram of magnitudes that widens as needed, and clipping thresholds from it.
+"""Histogram of magnitudes that widens as needed, and clipping thresholds derived from it.
 
 Clipping the rare large activations leaves finer levels for all others. There are two thresholds: a
 quantile, and the one that minimizes the divergence of the quantized distribution from the real one
@@ -27,7 +27,7 @@ class Histogram:
         counts: `(BINS,)`.
         width: bin width; 0 as long as all values are 0.
         low: smallest value.
-        high: largest value; both are NaN once a value is.
+        high: largest value; `low` and `high` are NaN once a value is.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Histogram:
         return max(self.low, -threshold), min(self.high, threshold)
 
     def quantile(self, share: float) -> float:
-        """The magnitude that at least `share` of all values do not exceed, to bin resolution."""
+        """The magnitude that a `share` of all values does not exceed, at the edge of a bin."""
         wanted = round(share * float(self.counts.sum()), 3)  # 0.999 · 50,000 is 49,950
         reached = np.cumsum(self.counts) >= wanted
         return float(np.argmax(reached) + 1) * self.width
@@ -82,7 +82,7 @@ class Histogram:
         counts[0] = counts[1]
         candidates = range(levels, used + 1)
         divergences = [_divergence(counts, cut, levels) for cut in candidates]
-        # Among equals choose the largest, which clips least.
+        # Among equals, choose the largest threshold, which clips least.
         best = len(divergences) - 1 - int(np.argmin(divergences[::-1]))
         return candidates[best] * self.width
 

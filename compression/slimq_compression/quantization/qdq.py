@@ -1,7 +1,7 @@
 """Inserts QuantizeLinear and DequantizeLinear nodes, with ONNX Runtime's quantizer.
 
-The quantizer is given what it would otherwise choose itself: the range of every activation, the
-scale of every weight, and the nodes that stay in floats.
+The quantizer does not choose for itself: it is given the range of every activation, the scale of
+every weight, and the nodes to quantize.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Placement:
 
 
 def activations_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The nodes that depend on the observation, in order: all but the decoders of weights."""
+    """The nodes that depend on the observation, in order: all but weight decoders."""
     reached, found = {INPUT}, []
     for node in model.graph.node:
         if not reached.isdisjoint(node.input):
@@ -83,7 +83,7 @@ def activations_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 def quantizable_tensors(model: onnx.ModelProto) -> list[str]:
     """The float tensors whose range the quantizer may need, in order of computation."""
     inferred = onnx.shape_inference.infer_shapes(model)
-    # Inference stops at operators that are not standard, whose outputs are floats.
+    # Inference stops at non-standard operators, whose outputs are floats.
     others = {
         value.name
         for value in (*inferred.graph.value_info, *inferred.graph.output)

@@ -58,7 +58,7 @@ class MinMax:
 
 
 class Percentile:
-    """Clips the largest magnitudes, beyond `percentile` per cent of the values.
+    """Clips magnitudes above a percentile.
 
     The percentile is over all values, including the zeros of a ReLU, with a resolution of 1/2048 to
     1/1024 of the range.
@@ -95,7 +95,7 @@ class Divergence:
 def make_calibrator(calibration: Calibration, percentile: float) -> Calibrator:
     """Makes a calibrator for one tensor; `percentile` is used only by that method.
 
-    With learned ranges, it is used for tensors without one.
+    With learned ranges, the calibrator is for tensors that have none.
     """
     match calibration:
         case Calibration.PERCENTILE:
@@ -130,7 +130,7 @@ def activation_ranges(
 
 
 def learned_ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
-    """The ranges learned in training, by tensor; empty if there are none."""
+    """The ranges learned in training, by tensor name; empty if there are none."""
     noted = {entry.key: entry.value for entry in model.metadata_props}
     ranges: dict[str, list[float]] = json.loads(noted.get(RANGES, "{}"))
     return {name: (low, high) for name, (low, high) in ranges.items()}

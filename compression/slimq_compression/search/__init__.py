@@ -1,1 +1,1 @@
-"""Recipe search: a study on disk, its workers, the stages of a trial, the winners."""
+"""Recipe search: the study on disk, its workers, the stages of a trial, the winners."""

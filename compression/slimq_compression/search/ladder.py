@@ -1,17 +1,17 @@
-"""The order in which `slimq shrink` tries techniques: by cost, then where the smallest size moves.
+"""The order in which `slimq shrink` tries techniques: cheap ones first, then by progress in size.
 
 1. Post-training quantization of the policy's own network, which takes seconds: int8, then codes of
-   fewer and fewer bits while they pass; the same of the inner layers alone, since the first and the
-   last have few weights, each of which matters.
-2. A short training run, which shows how long a full one takes here, and so how many fit into the
-   time.
-3. Students of 1/16 of the parameters. One that passes leads to 1/4 of its size; one that fails with
-   every seed leads back towards the last that passed, until the two are close. A student that
-   passes is also stored with fewer bits per weight.
-4. Then the same with twice the training, from the smallest student that passed.
+   fewer and fewer bits while they pass; then the same for the inner layers alone, since the first
+   and the last have few weights, each of which matters.
+2. A short training run, which shows how long a full one takes on this machine, and so how many fit
+   the time.
+3. Students of 1/16 of the parameters. A pass leads to 1/4 of the size; a failure with every seed
+   leads back towards the last size that passed, until the two are close. A student that passes is
+   also stored with fewer bits per weight.
+4. The same with twice the training, from the smallest student that passed.
 
 Everything here is a function of the trials so far, so that an interrupted run continues as it would
-have, and several workers need no other agreement than the study.
+have, and several workers need to share nothing but the study.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Technique = Literal["whole", "inner", "fitted", "narrowed"]
 Form = Literal["fp32", "int8", "codes"]
 
 FIRST_SHARE, LARGEST_SHARE, STEP = 1 / 16, 1 / 4, 4.0
-"""Where a family begins, how large it may become, and how far it goes in one step."""
+"""The first share of a family of students, its largest share, and the ratio of one step."""
 CLOSE = 1.6
-"""A family ends where the smallest share that passes is at most this much above one that fails."""
+"""A family ends once its smallest passing share is at most this multiple of a failing one."""
 SEEDS = 2
-"""Trainings of one share before it counts as failed."""
+"""Training runs of one share before it counts as failed."""
 BITS = (8, 6, 5, 4)
-"""Bits of codes, in order: 8 leave something to publish where the gate refuses fewer."""
+"""Bits per code, in order; 8 leaves something to publish if the gate refuses fewer."""
 OWN: tuple[Technique, ...] = ("whole", "inner")
 """Techniques that keep the policy's own layers."""
 PROBE_EFFORT = 0.02
-"""Share of the full training that tells how long it takes."""
+"""Share of the full training that is run to measure how long it takes."""
 TRAININGS = 10
-"""Trainings that should fit the time at the first effort."""
+"""Training runs that should fit the time at the first effort."""
 EFFORTS = (0.1, 0.25, 0.5, 1.0)
-"""Efforts to begin with: the largest at which `TRAININGS` fit."""
+"""Candidates for the first effort: the largest at which `TRAININGS` fit is taken."""
 MAX_EFFORT = 4.0
 
 
@@ -48,8 +48,9 @@ class Rung:
     """One trial.
 
     Attributes:
-        technique: `whole` or `inner`, the policy's own layers, of which all but the head, or all
-            but the first and the head, take the form; `fitted` or `narrowed`, a student's shape.
+        technique: `whole` or `inner` for the policy's own layers, of which all but the head, or all
+            but the first and the head, take the form; `fitted` or `narrowed` for a student of this
+            shape.
         share: weights and biases as a share of the full policy's; 1 for its own layers.
         form: form of the weights.
         bits: bits per code; 0 for the other forms.
@@ -82,9 +83,9 @@ class Tried:
 
     Attributes:
         rung: the rung.
-        passed: whether it lost no more than it may; None while it runs.
-        seconds: time of its training, or, without one, of the trial; 0 while it runs.
-        possible: False if no seed or training can change that it failed.
+        passed: whether its loss was within the margin; None while it runs.
+        seconds: duration of its training, or of the trial if it needs none; 0 while it runs.
+        possible: False if it would fail with any seed and any amount of training.
     """
 
     rung: Rung
@@ -115,11 +116,11 @@ class Terms:
 
 
 def next_rungs(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
-    """The rungs to try next, best first; those being tried are not among them.
+    """Yields the rungs to try next, best first, without those being tried.
 
     Args:
         tried: all trials so far, in any order.
-        terms: what the run may use.
+        terms: the resources of the run.
     """
     known = {one.rung for one in tried}
     for rung in _candidates(tried, terms):
@@ -128,7 +129,7 @@ def next_rungs(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
 
 
 def expected_seconds(rung: Rung, tried: Sequence[Tried]) -> float:
-    """Seconds that a rung is expected to take; 0 if nothing tells.
+    """Seconds that a rung is expected to take; 0 if unknown.
 
     A training of the same share, seed and effort in another form is not repeated.
     """
@@ -171,7 +172,7 @@ def _candidates(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
 
 
 def _forms(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
-    """Other forms of the smallest student of each shape that passed."""
+    """Yields other forms of the smallest passing student of each shape."""
     for technique in terms.techniques:
         passed = [one.rung for one in tried if one.passed and _is_student(one.rung, technique)]
         if passed:
@@ -180,7 +181,7 @@ def _forms(tried: Sequence[Tried], terms: Terms) -> Iterator[Rung]:
 
 
 def _fewer_bits(rung: Rung, tried: Sequence[Tried]) -> Iterator[Rung]:
-    """Codes of fewer and fewer bits while they pass."""
+    """Yields codes of fewer and fewer bits while they pass."""
     found = {one.rung: one.passed for one in tried}
     for number in BITS:
         coded = replace(rung, form="codes", bits=number)
@@ -190,7 +191,7 @@ def _fewer_bits(rung: Rung, tried: Sequence[Tried]) -> Iterator[Rung]:
 
 
 def _by_size(tried: Sequence[Tried], terms: Terms) -> list[Technique]:
-    """Shapes with the smallest student first; those that have none yet before all others."""
+    """Shapes ordered by their smallest passing student; shapes without one come first."""
 
     def key(technique: Technique) -> tuple[bool, float, int]:
         shares = [one.rung.share for one in tried if one.passed and one.rung.technique == technique]
@@ -202,7 +203,7 @@ def _by_size(tried: Sequence[Tried], terms: Terms) -> list[Technique]:
 def _next_shares(
     technique: Technique, effort: float, tried: Sequence[Tried], terms: Terms
 ) -> Iterator[Rung]:
-    """The next training runs of one shape; a second seed of a share while the first one runs."""
+    """Yields the next training runs of one shape, with every seed of the next share."""
     share = _next_share(technique, effort, tried, terms.first_share)
     if share is None:
         return
@@ -213,7 +214,7 @@ def _next_shares(
 def _next_share(
     technique: Technique, effort: float, tried: Sequence[Tried], first: float
 ) -> float | None:
-    """The share to train next, or that is being trained; None where the size no longer moves."""
+    """The share to train next or being trained; None once the size has converged."""
     students = [one for one in tried if _is_student(one.rung, technique)]
     passing = min((one.rung.share for one in students if one.passed), default=None)
     failed = _failed_shares(students, effort)
@@ -244,7 +245,7 @@ def _is_student(rung: Rung, technique: Technique) -> bool:
 
 
 def _full_seconds(tried: Sequence[Tried]) -> float:
-    """Seconds of a full training, from the longest training so far; 0 if there was none."""
+    """Seconds of a full training, extrapolated from the longest so far; 0 if there was none."""
     trained = [one for one in tried if one.rung.trains and one.rung.form == "fp32" and one.seconds]
     if not trained:
         return 0.0

@@ -1,4 +1,4 @@
-"""Proposals of trials: the seam between the ways to choose them and the engine that runs them."""
+"""Proposals of trials: the interface between strategies that choose trials and their engine."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Proposal(Protocol):
         trained: bool = True,
         search: SearchRecord | None = None,
     ) -> tuple[Recipe, str]:
-        """Its recipe, and the TOML text of that.
+        """The variant's recipe and its TOML text.
 
         Args:
             name: name of the variant.
             accept: keys of the accept gate.
-            trained: whether to train it; otherwise only its size and its latency are meant.
+            trained: whether to train it; False for a recipe that only shows size and latency.
             search: the search that found it.
 
         Raises:
@@ -49,7 +49,7 @@ class Proposal(Protocol):
 
 
 class Space(Protocol):
-    """A way to choose trials."""
+    """A strategy that chooses trials."""
 
     @property
     def digest(self) -> str:
@@ -58,24 +58,24 @@ class Space(Protocol):
 
     @property
     def drops_early(self) -> bool:
-        """Whether a trial that misses a limit, or lags behind the others, is dropped early."""
+        """Whether trials that miss a limit or lag behind the others are dropped early."""
         ...
 
     @property
     def terms(self) -> dict[str, Any]:
-        """The terms of its offer, for a study to record."""
+        """The settings of the strategy, for the study to record."""
         ...
 
     def prepare(self, study: optuna.Study, repository: Repository) -> None:
-        """Adds the trials to begin with."""
+        """Enqueues the initial trials."""
         ...
 
     def next_trial(self, study: optuna.Study, seconds: float) -> optuna.Trial | None:
-        """The next trial; None if there is none that may fit `seconds`."""
+        """The next trial; None if none can be expected to fit `seconds`."""
         ...
 
     def suggest(self, trial: BaseTrial) -> Proposal:
-        """The proposal of a trial, which has the trial's parameters."""
+        """The proposal for a trial's parameters."""
         ...
 
 
@@ -85,9 +85,9 @@ def write_recipe(
     """A recipe and its TOML text.
 
     Args:
-        head: the keys of its top level, `name` among them.
+        head: the top-level keys, `name` among them.
         search: the search that found it.
-        tables: its tables; empty ones are left out.
+        tables: the tables; empty ones are omitted.
 
     Raises:
         ConfigError: a pass refuses its parameters.

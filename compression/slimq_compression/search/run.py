@@ -69,9 +69,9 @@ class Found:
         low: lower 95 % bound of the paired difference; None if the gate's episodes were not played.
         loss: 1 − score, at least 0; or the largest loss under a condition, if that is more.
         params: Optuna's parameters.
-        acceptable: whether it passed the gate's episodes, or lost no more than the margin in so few
-            of them that they leave it open, and kept the conditions likewise.
-        lost: label of the condition that ended it; None if it kept those that were played.
+        acceptable: whether it passed the gate's episodes, or lost no more than the margin in too
+            few of them to decide, and the same under each condition.
+        lost: label of the condition that it failed; None if it failed none.
     """
 
     number: int
@@ -88,7 +88,7 @@ class Found:
     lost: str | None = None
 
     def passed(self, margin: float) -> bool:
-        """Whether it passed the gate's episodes in the search, disturbed ones included."""
+        """Whether it passed the gate's episodes in the search, under conditions, too."""
         return self.low is not None and self.low >= -margin and self.lost is None
 
 
@@ -144,7 +144,7 @@ def search(
 
         def after_trial(now: Snapshot) -> None:
             nonlocal ended
-            if now.ended != ended:  # a killed run forgets only the time of trials in progress
+            if now.ended != ended:  # a killed run loses only the time of trials in progress
                 ended = now.ended
                 clock.note()
             on_trial(now)
@@ -165,7 +165,7 @@ def search(
 
 
 def record_of(settings: SearchSettings, study: optuna.Study) -> SearchRecord:
-    """The record of the search in the manifest of a variant that it found."""
+    """The record of the search, for the manifests of variants that it found."""
     return SearchRecord(
         command="shrink" if settings.plan == "ladder" else "search",
         minutes=round(study.user_attrs.get("seconds", 0.0) / 60, 1),
@@ -289,7 +289,7 @@ def _work_in_processes(
             time.sleep(POLL_SECONDS)
             _requeue_dead(study, workers)
             now = snapshot(study, settings)
-            if now != seen or settings.plan == "ladder":  # whose bar shows the time
+            if now != seen or settings.plan == "ladder":  # its bar shows the time
                 seen = now
                 on_trial(now)
     finally:
@@ -307,7 +307,7 @@ def _work_in_processes(
 
 
 def _requeue_dead(study: optuna.Study, workers: list[SpawnProcess]) -> None:
-    """Leaves the trials of workers that died to the others, which may wait for them."""
+    """Requeues the trials of workers that died, for which others may be waiting."""
     for worker in workers:
         if worker.exitcode and worker.pid is not None:
             requeue_trials_of(study, worker.pid)
@@ -329,7 +329,7 @@ def _work(settings: SearchSettings, tickets: Any, problems: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process with its parent, which counts trials and holds the folder's lock."""
+    """Ends this process when its parent dies, which counts trials and holds the folder's lock."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

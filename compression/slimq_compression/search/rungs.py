@@ -1,4 +1,4 @@
-"""Trials of the ladder: rungs as Optuna's parameters, as recipes, and as results."""
+"""Trials of the ladder: converts rungs to and from Optuna's parameters, recipes and results."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from slimq_compression.source import Source
 LOCK = "ladder.lock"
 POLL_SECONDS = 0.5
 FIRST_SECONDS = 60.0
-"""Time that a worker has for the first rung, even if starting it took all there was."""
+"""Minimum seconds for the first rung, even if starting the worker used up the time."""
 HEAD_BITS = 8
-"""Bits of the head, whose few weights decide between close actions."""
+"""Bits of a student's head, whose few weights decide between close actions."""
 FIRST_BITS = 6
 """Minimum bits of the first convolution, which has few weights that affect everything."""
 ALL_BUT_HEAD = ("convolutions", "dense")
-"""The layers of the policy's own that take a form, by role."""
+"""Roles of the policy's own layers that are encoded, unless only inner layers are."""
 SMALLEST = 1e-7
 DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
     "technique": optuna.distributions.CategoricalDistribution(
@@ -105,7 +105,7 @@ class RungProposal:
 
     @property
     def _encoded(self) -> tuple[str, ...]:
-        """The layers that take the form; the head is small, and decides between close actions."""
+        """The layers to encode; never the small head, which decides between close actions."""
         return self.inner if self.rung.technique == "inner" else ALL_BUT_HEAD
 
     @property
@@ -134,30 +134,30 @@ class LadderSpace:
     drops_early = False
 
     def __init__(self, source: Source, folder: Path, terms: Terms) -> None:
-        """Takes the policy, the study's folder, and what the run may use."""
+        """Stores the policy's kind, the study's folder, and the resources of the run."""
         self.run, self.folder = terms, folder
         self.kind, self.inner = kind_of(source), inner_layers(source)
 
     @property
     def digest(self) -> str:
-        """Digest of what gives a rung its meaning."""
+        """Digest of everything that gives a rung its meaning."""
         terms = repr((FULL, HEAD_BITS, FIRST_BITS))
         return hashlib.sha256(terms.encode()).hexdigest()[:16]
 
     @property
     def terms(self) -> dict[str, Any]:
-        """The shapes of students, for a study to record."""
+        """The shapes of students, for the study to record."""
         return {"techniques": list(self.run.techniques)}
 
     def prepare(self, study: optuna.Study, repository: Repository) -> None:
-        """Adds nothing: the ladder begins at its foot."""
+        """Does nothing: the ladder has no initial trials."""
 
     def suggest(self, trial: BaseTrial) -> RungProposal:
-        """The rung of a trial."""
+        """The proposal for a trial's rung."""
         return RungProposal(rung_of(trial.params), self.kind, self.inner)
 
     def next_trial(self, study: optuna.Study, seconds: float) -> optuna.Trial | None:
-        """The next rung; waits while only the outcome of another worker's can tell."""
+        """The next rung; waits if it depends on a rung that another worker is still trying."""
         if not tried(study):
             seconds = max(seconds, FIRST_SECONDS)
         deadline = time.monotonic() + seconds
@@ -190,7 +190,7 @@ def rung_of(params: Mapping[str, Any]) -> Rung:
 
 
 def tried(study: optuna.Study) -> list[Tried]:
-    """The rungs of a study's trials, but for those that an interruption ended."""
+    """The rungs of a study's trials, except for interrupted ones, which will be repeated."""
     return [
         _tried(trial)
         for trial in study.get_trials(deepcopy=False)
@@ -199,7 +199,7 @@ def tried(study: optuna.Study) -> list[Tried]:
 
 
 def _is_interrupted(trial: FrozenTrial) -> bool:
-    """Whether a trial ended with its process, and will be repeated."""
+    """Whether a trial was interrupted and will be repeated."""
     attempt = int(trial.user_attrs.get("attempt", 1))
     ended = trial.state is TrialState.FAIL and "reason" not in trial.user_attrs
     return ended and attempt < MAX_ATTEMPTS
@@ -230,7 +230,7 @@ def inner_layers(source: Source) -> tuple[str, ...]:
 
 
 def techniques_for(source: Source) -> tuple[Technique, ...]:
-    """The shapes of students that fit a policy; of two that are alike, the first."""
+    """The shapes of students that fit a policy; of shapes that give the same network, the first."""
     largest = int(ladder.LARGEST_SHARE * source.parameters)
     shapes: list[tuple[Technique, QNetworkSpec]] = []
     for shape in Shape:

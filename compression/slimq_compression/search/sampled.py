@@ -87,7 +87,7 @@ class SampledSpace:
 
     @property
     def terms(self) -> dict[str, Any]:
-        """The techniques that it offers, for a study to record."""
+        """The techniques that it offers, for the study to record."""
         offered = asdict(self.offer).items()
         return {name: list(v) if isinstance(v, tuple) else v for name, v in offered}
 
@@ -96,7 +96,7 @@ class SampledSpace:
         enqueue_published(study, repository, self.policy, self.network, self.offer, self.background)
 
     def next_trial(self, study: optuna.Study, seconds: float) -> optuna.Trial | None:
-        """The next trial; one that has begun is finished, however long it takes."""
+        """The next trial if any time is left; a trial that has begun is always finished."""
         return study.ask() if seconds > 0 else None
 
     def suggest(self, trial: BaseTrial) -> SampledProposal:

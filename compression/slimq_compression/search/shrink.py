@@ -1,9 +1,8 @@
-"""Shrinks a policy: climbs the ladder within a time, and publishes what the gate accepts.
+"""Shrinks a policy: climbs the ladder within a time limit and publishes what the gate accepts.
 
-The engine is that of `slimq search`; the trials come from the ladder, are trained as they will be
-published, and are not trained again. Among them are published, where the gate accepts them on seeds
-that no trial has used, the smallest, the fastest if it is faster than that, and the policy's own
-network in int8.
+The engine is that of `slimq search`; the trials come from the ladder, are trained in full, and are
+not trained again. Up to three are published, each if the gate accepts it on seeds that no trial has
+used: the smallest, one that is notably faster, and the policy's own network in int8.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ from slimq_compression.search.winners import Winner, publish_winner, robust_keys
 from slimq_compression.source import Source
 
 ATTEMPTS = 6
-"""Trials that may be refused by the gate before one of its kind is given up."""
+"""Maximum number of trials submitted to the gate for each of the variants to publish."""
 FURTHER = 1.2
-"""How much more a trial must cost than one that was refused to be tried next."""
+"""Minimum ratio of a trial's cost to that of the last refused one, for it to be tried next."""
 REFUSED = "refused"
-"""Name under which a study lists the trials that the accept gate refused, for later runs."""
+"""Study attribute that lists the trials that the accept gate refused, for later runs."""
 FASTER = 0.9
-"""Latency relative to the smallest variant's at which another is worth publishing for its speed."""
+"""Maximum latency, relative to the smallest variant's, of a variant published for its speed."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def publish_smallest(
         settings: settings of the run.
         study: its study.
         source: the policy.
-        limits: what a variant must meet.
+        limits: the limits that a variant must meet.
         recipes: folder of recipes; files go to `<recipes>/<policy>/`.
         progress: opens progress bars.
         on_step: called after each step of a recipe.
@@ -151,8 +150,8 @@ def winning_recipe(
         settings: settings of the run.
         source: the policy.
         found: the trial.
-        limits: what the variant must meet.
-        reference: the baseline's play, which tells the episodes of its gate.
+        limits: the limits that the variant must meet.
+        reference: the baseline's figures, which determine the episodes of the gate.
         recipes: folder of recipes.
         search: the run that found it.
     """
@@ -179,14 +178,14 @@ def winning_recipe(
 
 
 def _is_another(repository: Repository, policy: str, recipe: Recipe) -> bool:
-    """Whether a variant of the recipe's name is published that another recipe made."""
+    """Whether a published variant of this name was made by a different recipe."""
     if recipe.name not in repository.variants(policy):
         return False
     return not is_made_by(repository.variant(policy, recipe.name).recipe, recipe)
 
 
 def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
-    """Says in one line why nothing could be published: the nearest trial to what was asked."""
+    """Explains in one line why nothing could be published; names the trial that came closest."""
     passed = acceptable(study)
     if passed:
         smallest, fastest = passed[0], min(passed, key=lambda found: found.latency_us)
@@ -208,7 +207,7 @@ def explain_failure(study: optuna.Study, margin: float, limits: Limits) -> str:
 
 
 def _explain_lost(lost: Sequence[Found], margin: float) -> str:
-    """Says under which conditions those fell that lost no more than the margin undisturbed."""
+    """Explains under which conditions trials failed that were within the margin undisturbed."""
     counts = Counter(str(found.lost) for found in lost)
     listing = ", ".join(f"{label} ({count})" for label, count in counts.most_common())
     said = f"no variant that loses at most {margin:.2%} undisturbed is robust"
@@ -218,7 +217,7 @@ def _explain_lost(lost: Sequence[Found], margin: float) -> str:
 
 
 def explain_time(study: optuna.Study) -> str | None:
-    """Says that no student was trained, and why; None if one was."""
+    """Explains why no student was trained; None if one was."""
     known = tried(study)
     if not study.user_attrs.get("terms", {}).get("techniques", ["some"]):
         return "students were not tried: none is small enough, or too few states are recorded"
@@ -235,9 +234,9 @@ def explain_time(study: optuna.Study) -> str | None:
 def _first_accepted(
     candidates: Sequence[Found], cost: Callable[[Found], float], publish: Callable[[Found], Winner]
 ) -> Generator[Winner, None, Found | None]:
-    """Tries candidates, cheapest first, until one is published, and returns that one.
+    """Tries candidates, cheapest first, until one is published; returns that one.
 
-    One that hardly differs in cost from one that was refused is left out.
+    Candidates of nearly the same cost as a refused one are skipped.
     """
     attempts, least = 0, 0.0
     for found in sorted(candidates, key=cost):

@@ -32,7 +32,7 @@ CHANNELS = (4, 32, 4)
 """Minimum, maximum and step of a convolution's channels: blocks of 4 fill kernels' registers."""
 FIRST_KERNEL, FIRST_STRIDES = 8, (4, 8)
 SMALL_KERNEL, SMALL_STRIDES, SMALL_SIDE = 3, (1, 2), 20
-"""The same for images of less than `SMALL_SIDE` rows or columns."""
+"""First kernel and strides for images of fewer than `SMALL_SIDE` rows or columns."""
 CONVOLUTIONS = (1, 3)
 MIN_FRAMES = 2
 """Minimum frames that a student sees: one frame has no velocity."""
@@ -51,15 +51,15 @@ BITS: Mapping[str, tuple[int, int]] = {
 }
 """Minimum and maximum bits per code, by form of `quantize_weights`."""
 SECOND_EFFORT = 0.5
-"""Effort of the second training, with weights on their levels, relative to the first."""
+"""Effort of the second training, of quantized weights, relative to the first."""
 FINE_FORMS = ("linear", "codebook")
 """Forms with levels close to all weights; large powers of two are far apart."""
 ENOUGH_BITS = 4
-"""Minimum bits of fine levels that need no second training: for small students of frames it has
-only done harm (docs/results.md)."""
+"""Minimum bits of fine levels that need no second training, which has only harmed small students of
+frames (docs/results.md)."""
 HEAD_BITS, CONVOLUTION_BITS = 8, 6
-"""For networks of frames: bits of the head, and minimum bits of a student's convolutions on fine
-levels, since these layers have few weights and each one matters."""
+"""For frames: bits of the head, and minimum bits of a student's convolutions on fine levels, since
+these layers have few weights and each one matters."""
 
 
 @dataclass(frozen=True)
@@ -173,14 +173,14 @@ def suggest(
     *,
     stacked: bool = True,
 ) -> Candidate:
-    """Chooses a candidate; each parameter has a fixed range, whatever was chosen before.
+    """Chooses a candidate; each parameter has a fixed range, independent of earlier choices.
 
     Args:
         trial: the trial.
         network: the policy's network.
         offer: the available techniques.
         background: the pixel value that students of frames treat as zero.
-        stacked: whether the channels of images are frames, of which the older may be left out.
+        stacked: whether the channels of images are frames, so that the oldest can be dropped.
     """
     kind: Kind = "conv" if isinstance(network.body, ConvSpec) else "mlp"
     structure = trial.suggest_categorical("structure", offer.structures)
@@ -265,7 +265,7 @@ def _levels(candidate: Candidate, bits: int) -> list[Mapping[str, Any]]:
 
 
 def _needs_second_training(candidate: Candidate) -> bool:
-    """Whether to train again with weights on their levels."""
+    """Whether to train again with quantized weights."""
     if candidate.kind != "conv" or candidate.structure != "student":
         return True
     return candidate.weights not in FINE_FORMS or (candidate.bits or 0) < ENOUGH_BITS

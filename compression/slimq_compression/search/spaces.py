@@ -1,4 +1,4 @@
-"""Opens the space that a search's settings ask for."""
+"""Opens the space of trials that a search's settings select."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from slimq_compression.search.study import SearchSettings
 from slimq_compression.source import Source
 
 BYTES_PER_WEIGHT = 1.0
-"""Of a student whose weights are stored as codes, in a file with little else."""
+"""Bytes per weight of a student stored as codes, in a file with little else."""
 
 MIN_JUDGED = 50
-"""Recorded states that are not learned from, without which students are not tried."""
+"""Minimum recorded states kept from training for students to be tried."""
 
 
 def open_space(settings: SearchSettings, source: Source) -> Space:
     """Opens the space.
 
     Raises:
-        RepositoryError: candidates are to be drawn, and the policy is kept as a graph.
-        InvalidInputError: candidates are to be drawn, and its network is not a plain chain.
+        RepositoryError: the plan is `sampled`, and the policy is kept as a graph.
+        InvalidInputError: the plan is `sampled`, and the network is not a plain chain of layers.
     """
     if settings.plan == "sampled":
         return SampledSpace(source, settings.seed, settings.effort)
@@ -38,14 +38,14 @@ def open_space(settings: SearchSettings, source: Source) -> Space:
 
 
 def _can_judge(source: Source) -> bool:
-    """Whether there is enough to judge students by that they have not learned from."""
+    """Whether students can be judged on enough states that they have not learned from."""
     if source.manifest.environment is not None:
         return True
     return source.judged is not source.calibration and len(source.judged) >= MIN_JUDGED
 
 
 def _first_share(settings: SearchSettings, source: Source) -> float:
-    """Where the ladder begins: lower where a limit of bytes leaves nothing at the usual share."""
+    """The first share of the ladder, smaller than usual if a limit of bytes requires it."""
     if settings.max_bytes is None:
         return FIRST_SHARE
     fitting = settings.max_bytes / (BYTES_PER_WEIGHT * max(1, source.parameters))

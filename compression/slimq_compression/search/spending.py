@@ -1,4 +1,4 @@
-"""Says what the time of a search went to, from what its trials recorded."""
+"""Breaks down the time of a search, from the records of its trials."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRAINING, UNDISTURBED, OTHER = "training", "undisturbed play", "the rest"
 
 
 def spending(study: optuna.Study) -> dict[str, float]:
-    """Seconds by purpose, over all workers, the baseline's play included.
+    """Seconds by purpose, over all workers, including the baseline's play.
 
     Returns:
         Training, undisturbed play, play under each condition, and the rest: making models, their

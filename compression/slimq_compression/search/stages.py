@@ -1,9 +1,9 @@
 """Measurements of a candidate, relative to the baseline variant.
 
 Returns come from selection seeds that neither the trainer nor the accept gate uses, so that the
-winner's gate is independent of the luck by which it was selected. Latency is measured interleaved
-with the baseline's and scaled to the baseline's latency at the start of the study: other load on
-the machine slows both alike.
+winner's gate is independent of the luck that selected it. Latency is measured interleaved with the
+baseline's and scaled to the baseline's latency at the start of the study, since other load on the
+machine slows both alike.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ CALLS = 300
 POWER = 0.84
 """Standard normal quantile of a power of 80 %."""
 FEWEST, MOST = 30, 5_000
-"""Episodes of a gate whose number is not given."""
+"""Minimum and maximum episodes of a gate whose number is chosen automatically."""
 FINAL_FEWEST = 100
-"""Episodes of the final gate at least: 30 without a failure leave one in ten possible."""
+"""Minimum episodes of the final gate; 30 without a failure are compatible with one in ten."""
 FINAL_FACTOR = 5
-"""How many times the gate's episodes a variant may play before it is published."""
+"""Maximum episodes of the final gate, as a multiple of the search gate's."""
 GATE_TIME = 0.02
-"""Share of a run's time for one gate of so many episodes; as much again for all conditions."""
+"""Maximum share of a run's time for one gate's undisturbed play; as much again for conditions."""
 
 
 class Reference(BaseModel):
@@ -60,8 +60,8 @@ class Reference(BaseModel):
         bytes: size on disk.
         latency_us: median latency of a call with one observation.
         screening: returns of the screening episodes, ordered by seed; empty without an environment.
-        gate: returns of the gate's episodes; likewise.
-        telling: episodes that would tell a loss of the margin from none; 0 if that was not asked.
+        gate: returns of the gate's episodes, ordered by seed; empty without an environment.
+        telling: episodes needed to tell a loss of the margin from no loss; 0 if not computed.
         conditions: the standard conditions, cheapest first; empty if they are not played.
         seconds: time of undisturbed play.
     """
@@ -78,21 +78,21 @@ class Reference(BaseModel):
 
     @property
     def deciding(self) -> tuple[ConditionReference, ...]:
-        """The conditions in which enough of the baseline's own play is left, cheapest first."""
+        """The conditions under which the baseline itself plays well enough, cheapest first."""
         return tuple(known for known in self.conditions if known.decides)
 
     @property
     def final_condition_episodes(self) -> int:
-        """Episodes under each condition by which a variant is judged before it is published."""
+        """Episodes under each condition in the final gate, before a variant is published."""
         return max(
             (_final(len(known.returns), known.telling) for known in self.deciding), default=0
         )
 
     @property
     def final_episodes(self) -> int:
-        """Episodes by which a variant is judged before it is published.
+        """Undisturbed episodes in the final gate, before a variant is published.
 
-        These are few variants, so each may take longer than a trial.
+        Few variants get there, so each may take longer than a trial.
         """
         return _final(len(self.gate), self.telling) if self.gate else 0
 
@@ -105,7 +105,7 @@ class Stages:
     """Measures models of one policy against its baseline."""
 
     def __init__(self, source: Source, baseline: bytes, trials: Sequence[Trial] = ()) -> None:
-        """Takes the baseline's uncompressed model, and the conditions to play under.
+        """Stores the baseline's uncompressed model and the conditions to play under.
 
         The model is loaded again for each timing.
         """
@@ -118,8 +118,8 @@ class Stages:
     ) -> Reference:
         """Plays and times the baseline, of `size` bytes on disk.
 
-        Without a number of gate episodes, it is the number that tells a loss of the margin from
-        none, as far as 2 % of the time allow.
+        If the settings give no number of gate episodes, it is the number that tells a loss of the
+        margin from no loss, as far as 2 % of the time allows.
 
         Raises:
             CheckFailedError: the baseline is no better than random play, so there is no scale.
@@ -162,7 +162,7 @@ class Stages:
         undisturbed: Sequence[float],
         progress: Progress,
     ) -> ConditionReference:
-        """Plays the baseline under a condition, as many episodes as tell and the time allows."""
+        """Plays the baseline under a condition, with as many episodes as needed and affordable."""
         scale = scale_over_random(undisturbed, random_mean(self.source.manifest), "search")
         confidence = simultaneous_confidence(len(self.trials))
 
@@ -185,7 +185,7 @@ class Stages:
     def _gate(
         self, policy: QFunction, settings: SearchSettings, label: str, progress: Progress
     ) -> tuple[list[float], int]:
-        """Returns of the gate's episodes, and how many would tell the margin."""
+        """Returns of the gate's episodes, and the number needed to tell a loss of the margin."""
         if settings.gate_episodes is not None:
             return self.play(policy, settings.gate_episodes, GATE_OFFSET, label, progress), 0
         started = time.monotonic()
@@ -220,7 +220,7 @@ class Stages:
         return medians["candidate"] / medians["full"]
 
     def fidelity(self, policy: QFunction) -> Fidelity:
-        """Fidelity to the full policy's Q-values on states that were not learned from."""
+        """Fidelity to the full policy's Q-values, on the states kept for judging."""
         return measure_fidelity(q_values_of(policy, self.states), self.source.judged.q_values)
 
     def score(self, policy: QFunction, reference: Sequence[float], offset: int) -> Score:
@@ -264,10 +264,10 @@ class Stages:
 
 
 def required_agreement(margin: float) -> float:
-    """Agreement that is required where nothing is played.
+    """Minimum agreement of candidates when nothing can be played.
 
     The chosen candidate is the best of many on the states by which they are judged, so it may
-    differ on half as many of them as a variant may on others.
+    differ on only half as many of them as the margin allows.
     """
     return 1.0 - margin / 2
 
@@ -277,14 +277,14 @@ def telling_episodes(
 ) -> int:
     """Episodes with which the gate accepts four of five variants that lose nothing.
 
-    That is for differences as wide as those of independent episodes of the full policy; where a
-    variant mostly acts like it, fewer would do.
+    Differences are assumed as wide as between independent episodes of the full policy; variants
+    that mostly act alike would need fewer.
 
     Args:
-        returns: the full policy's.
+        returns: the full policy's returns.
         scale: its mean return above random play's.
         margin: the share that may be lost.
-        confidence: of the interval whose lower bound must be within it.
+        confidence: confidence of the interval whose lower bound must be within the margin.
     """
     bound = NormalDist().inv_cdf((1 + confidence) / 2)
     deviation = math.sqrt(2) * float(np.std(returns)) / scale

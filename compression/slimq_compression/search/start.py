@@ -81,7 +81,7 @@ def _is_offered(
     trial = FixedTrial(dict(chosen))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about values out of range, which are refused below
+            warnings.simplefilter("ignore")  # values out of range are refused below
             candidate = suggest(trial, network, offer, background)
         create_trial(
             state=TrialState.WAITING, params=trial.params, distributions=trial.distributions
@@ -93,7 +93,7 @@ def _is_offered(
 
 
 def _weights(steps: Sequence[StepRecord]) -> dict[str, Any]:
-    """The choice of weight format: levels if for all layers, else int8 or fp32."""
+    """The choice of weight format: levels if a step rounds all layers, else int8 or fp32."""
     for step in steps:
         if step.name == "quantize_weights" and step.parameters.get("layers") is None:
             form = step.parameters["form"]

@@ -1,7 +1,7 @@
 """A search on disk: settings, trials and their figures, in a journal that survives a kill.
 
-`runs/search/<policy>/<study>/journal.jsonl` is Optuna's. A search locks its folder; trials that it
-finds in state running were left by one that died, and are requeued.
+`runs/search/<policy>/<study>/journal.jsonl` is Optuna's journal. A search locks its folder; running
+trials that it finds were left by a search that died, and are requeued.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OBJECTIVES = ("bytes", "latency_us", "loss")
 STARTUP = 16
 """Random trials before the sampler builds a model."""
 MAX_ATTEMPTS = 3
-"""Maximum attempts at a trial that does not finish, since it may be what kills its worker."""
+"""Maximum attempts at a trial that does not finish, since the trial may be killing its worker."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class SearchSettings:
         threads: threads of each of them.
         seed: seed of the sampler and of the recipes.
         effort: share of the full training for each trial.
-        screening_episodes: episodes for every trial that is not pruned before.
-        gate_episodes: episodes for trials on the Pareto front; None to choose by how much the full
-            policy's returns vary.
+        screening_episodes: episodes for every trial that has not been pruned by then.
+        gate_episodes: episodes for trials on the Pareto front, or for all promising trials of a
+            ladder; None to choose by the variance of the full policy's returns.
         work: folder of studies.
         study: name of the study; by default made of the limits, the margin and the seed.
-        plan: how trials are chosen: drawn by a sampler, or by the ladder of `slimq shrink`.
-        robust: whether what passes must keep the standard conditions, too, where the policy has an
+        plan: strategy that chooses trials: a sampler, or the ladder of `slimq shrink`.
+        robust: whether trials must pass under the standard conditions, too, if the policy has an
             environment.
     """
 
@@ -105,7 +105,7 @@ class SearchSettings:
 
     @property
     def name(self) -> str:
-        """Name of the study; those that ask for less or more are studies of their own."""
+        """Name of the study; by default, different limits give different studies."""
         if self.study is not None:
             return self.study
         parts = [] if self.max_bytes is None else [f"bytes-{self.max_bytes}"]
@@ -120,7 +120,7 @@ class SearchSettings:
 
     @property
     def steps(self) -> Path:
-        """Folder of finished training runs, for other forms of their weights and for publishing."""
+        """Folder of finished training runs, reused for other weight forms and for publishing."""
         return self.folder / "steps"
 
 
@@ -211,7 +211,7 @@ def record_terms(study: optuna.Study, terms: Mapping[str, Any], option: str = "-
 
 
 def requeue_trials(study: optuna.Study, folder: Path) -> int:
-    """Requeues trials left running by processes that died; returns how many there were.
+    """Requeues trials left running by processes that died; returns their number.
 
     The caller must hold the lock on the study's folder, and no worker may run.
     """
@@ -244,7 +244,7 @@ class StudyClock:
         self._study, self._noted = study, started
 
     def note(self) -> None:
-        """Adds what has passed since the start, or since the last note."""
+        """Adds the time since the start, or since the last call."""
         with interrupts_deferred():  # the journal is locked
             now = time.monotonic()
             spent = self._study.user_attrs.get("seconds", 0.0) + now - self._noted
@@ -253,7 +253,7 @@ class StudyClock:
 
 
 def seconds_left(settings: SearchSettings, study: optuna.Study) -> float:
-    """Seconds of a run for trials: those of a ladder are of all its runs together."""
+    """Seconds left for trials; for a ladder, earlier runs count, too."""
     spent = study.user_attrs.get("seconds", 0.0) if settings.plan == "ladder" else 0.0
     return 60 * settings.minutes - float(spent)
 
@@ -269,7 +269,7 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def round_objectives(values: Sequence[float]) -> tuple[float, ...]:
-    """Rounds objectives to their significant digits: a latency's third digit is noise."""
+    """Rounds objectives to significant digits; a latency's third digit is noise."""
     size, latency, loss = values
     return size, float(f"{latency:.2g}"), round(loss, 3)
 

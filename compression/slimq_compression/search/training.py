@@ -1,4 +1,4 @@
-"""How the variants of a search are trained, in full and in part."""
+"""Training parameters of a search's variants, in full or scaled down."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ REPLAY_ROUNDS = 6
 
 UNDER_CONDITIONS: Mapping[str, Any] = {"conditions": [STANDARD], "disturb": {}}
 """Keys of a student's `finetune`: half of its play is under the standard conditions, and frames are
-disturbed once more in each minibatch. Undisturbed, it costs students of vectors no more than
-another seed does (docs/results.md)."""
+also disturbed in each minibatch. For students of vectors, the cost in undisturbed play is within
+the variation between seeds (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Training:
     """Training parameters of `finetune`.
 
     Attributes:
-        robust: whether to train under conditions.
+        robust: whether to train under the standard conditions.
     """
 
     rounds: int

@@ -169,7 +169,7 @@ def publish_winner(
 
 
 def same_recipe(path: Path, text: str) -> bool:
-    """Whether a recipe file makes what the text does, whatever search found it."""
+    """Whether a recipe file equals a text, apart from the record of the search."""
     one, other = read_toml(path).values, parse_toml(text, path.name).values
     return {**one, "search": None} == {**other, "search": None}
 
@@ -197,7 +197,7 @@ def attempts(
 
 
 def robust_keys(condition_episodes: int) -> dict[str, int]:
-    """The keys of a gate that plays so many episodes under each condition; none if 0."""
+    """Keys of a gate that plays this many episodes under each condition; none if 0."""
     return {"robust": True, "condition_episodes": condition_episodes} if condition_episodes else {}
 
 
@@ -212,7 +212,7 @@ def winning_recipe(
 ) -> tuple[Recipe, str]:
     """Makes a trial's recipe with a training of `effort`, and its TOML text.
 
-    Its gate plays so many episodes under each standard condition; none if 0.
+    Its gate plays `condition_episodes` under each standard condition; none if 0.
     """
     proposal = space.with_training(FixedTrial(found.params), seed, effort)
     accept: dict[str, float | int | None] = {

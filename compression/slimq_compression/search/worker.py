@@ -1,11 +1,10 @@
 """Worker of a search: runs trials and prunes them as soon as they fall behind.
 
-Each stage costs more than the previous one: the untrained model gives bytes and latency; the
-training gives the fidelity on the calibration set; ten episodes give the return; and candidates
-that may be as good play all of the gate's episodes, and if they pass, the same under the standard
-conditions, cheapest first, up to the first that is lost. The sampler of `slimq search` is a
-multi-objective tree-structured Parzen estimator (Ozaki et al. 2020), which takes limits as
-constraints.
+Each stage costs more than the previous one: the untrained model gives bytes and latency; training
+gives fidelity on the calibration set; ten episodes give the return. Promising candidates then play
+all of the gate's episodes and, if they pass, episodes under the standard conditions, cheapest
+first, up to the first failure. The sampler of `slimq search` is a multi-objective tree-structured
+Parzen estimator (Ozaki et al. 2020), which takes limits as constraints.
 """
 
 from __future__ import annotations
@@ -60,10 +59,10 @@ BYTES_SLACK = 1.05
 ABOVE_CHANCE = 0.1
 """Minimum agreement, on a scale where 0 is a random action and 1 the full policy's."""
 MIN_PEERS = 5
-"""Minimum trials of no more bytes for their median regret to be a limit."""
+"""Minimum number of trials of at most the same bytes for their median regret to be a limit."""
 MAX_EXCESS_LOSS = 0.1
 """Maximum loss beyond the margin in screening for the gate's episodes to be worth playing, unless
-the screening leaves open whether there is any loss."""
+the screening leaves open whether the loss exceeds the margin at all."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class Worker:
         return self._play(trial, policy, size, latency)
 
     def _play(self, trial: optuna.Trial, policy: QFunction, size: int, latency: float) -> Figures:
-        """Plays the screening, and the gate's episodes if they may be worth it."""
+        """Plays the screening episodes, and if promising, the gate's and those under conditions."""
         margin, started = self.settings.margin, time.monotonic()
         score = self.stages.score(policy, self.reference.screening, SCREENING_OFFSET)
         trial.set_user_attr("score", score.mean)
@@ -176,10 +175,10 @@ class Worker:
         return figures
 
     def _play_conditions(self, trial: optuna.Trial, policy: QFunction) -> tuple[float, bool]:
-        """Plays the conditions, cheapest first, up to the first that is lost.
+        """Plays the conditions, cheapest first, up to the first failure.
 
         Returns:
-            The largest mean loss, and whether none was lost.
+            The largest mean loss, and whether all conditions were passed.
         """
         if not self.reference.deciding:
             return 0.0, True
@@ -204,9 +203,8 @@ class Worker:
     def is_acceptable(self, score: Score) -> bool:
         """Whether a candidate passes the gate's episodes, or they are too few to tell.
 
-        Where returns vary so much that the time allows fewer episodes than tell the margin, a mean
-        within the margin is enough to go on; the accept gate decides. Where nothing is played, the
-        score is an agreement.
+        If returns vary so much that there is no time for enough episodes, a mean within the margin
+        is enough; the accept gate decides later. Without an environment, the score is an agreement.
         """
         if self.source.manifest.environment is None:
             return score.mean >= required_agreement(self.settings.margin)
@@ -226,10 +224,10 @@ class Worker:
         self._require(trial, "bytes", size, None if limit is None else limit * slack)
 
     def check_fidelity(self, trial: optuna.Trial, fidelity: Fidelity, size: int) -> None:
-        """Drops a trial that plays at random, or worse than half of those of no more bytes.
+        """Prunes a trial that acts nearly at random, or worse than half of those of no more bytes.
 
         Raises:
-            TrialPruned: as it says.
+            TrialPruned: the agreement is too low, or the regret too high.
         """
         trial.set_user_attr("agreement", fidelity.agreement)
         trial.set_user_attr("regret", fidelity.regret)
@@ -252,20 +250,20 @@ class Worker:
             raise optuna.TrialPruned(f"{problem} {len(peers)} trials of no more bytes")
 
     def _require(self, trial: optuna.Trial, name: str, value: float, limit: float | None) -> None:
-        """Prunes a trial over a limit, and tells the sampler the logarithm of the excess."""
+        """Prunes a trial over a limit; the sampler gets the logarithm of the excess."""
         if self.space.drops_early and limit is not None and value > limit:
             trial.set_constraint(name, math.log(value / limit))
             raise optuna.TrialPruned(f"{name} {value:,.6g} over {limit:,.6g}")
 
     def _find_duplicate(self, trial: optuna.Trial) -> FrozenTrial | None:
-        """A finished trial with the same parameters."""
+        """A finished trial with the same parameters; None if there is none."""
         return next(
             (other for other in finished_trials(self.study) if other.params == trial.params), None
         )
 
 
 def keeps_condition(difference: PairedDifference, known: ConditionReference) -> bool:
-    """Whether a candidate keeps a condition, or the episodes are too few to tell."""
+    """Whether a candidate passes under a condition, or the episodes are too few to tell."""
     few = len(known.returns) < known.telling
     return difference.non_inferior or (few and difference.mean >= -difference.margin)
 

@@ -1,1 +1,1 @@
-"""Model storage: encodings of weights, the nodes that decode them, the compressed file."""
+"""Model storage: weight encodings, the nodes that decode them, and the compressed file."""

@@ -32,7 +32,7 @@ MIN_BFLOAT16_SCALES = 24
 
 
 class Sparse(StrEnum):
-    """How the positions of nonzero weights are stored."""
+    """Storage of the positions of nonzero weights."""
 
     AUTO = "auto"
     BITMASK = "bitmask"
@@ -42,7 +42,7 @@ class Sparse(StrEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which weights are stored, and how their positions are.
+    """The weights that are stored, and the storage of their positions.
 
     Attributes:
         sparse: all weights (`none`), or only nonzero ones with their positions.
@@ -73,7 +73,7 @@ class Decoder:
         known: constants of other decoders; not modified.
         nodes: nodes in order of computation.
         tensors: constants added by this decoder.
-        own: names of these by content, for later decoders.
+        own: names of `tensors` by content, for later decoders.
         opset: minimum opset of the nodes.
     """
 
@@ -124,12 +124,12 @@ def content_of(tensor: onnx.TensorProto) -> bytes:
 def encode(
     name: str, weight: Scaled, layout: Layout, bits: int | None, known: Known
 ) -> Decoder | None:
-    """Encodes a weight tensor; None if its codes do not fit, or nothing is to be decoded.
+    """Encodes a weight tensor; None if its codes do not fit, or there is nothing to decode.
 
     Args:
         name: name of the tensor.
         weight: the exact values and scale, float32 or int8.
-        layout: which values to store, and how to store their positions.
+        layout: the values to store, and the storage of their positions.
         bits: bits per code; None for as few as possible.
         known: constants already in the graph.
     """
@@ -191,7 +191,7 @@ def _place_by_mask(decoder: Decoder, values: str, kept: Array, like: Array) -> s
     ones = decoder.node("Cast", bits, to=TensorProto.INT32)
     axis = decoder.constant("axis", TensorProto.INT32, np.array(0, np.int32))
     before = decoder.node("CumSum", ones, axis, exclusive=1)
-    # After the last set bit the count is one too large for an index: unset bits take the first.
+    # After the last set bit, the count is out of range as an index: unset bits take the first.
     picked = decoder.node("Gather", values, decoder.node("Mul", before, ones))
     zero = decoder.constant("zero", _element(like), np.zeros((), like.dtype))
     return _shaped(decoder, decoder.node("Where", bits, picked, zero), like)

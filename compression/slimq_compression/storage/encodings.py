@@ -39,7 +39,7 @@ class Encoding(StrEnum):
 
 @dataclass(frozen=True)
 class Scaled:
-    """Weights as exact product of plain values and a scale.
+    """Weights as an exact product of plain values and a scale.
 
     Attributes:
         encoding: kind of the plain values.
@@ -66,7 +66,7 @@ class Scaled:
 
 
 def find_encodings(weight: Array, axis: int) -> dict[Encoding, Scaled]:
-    """Finds all exact encodings of a weight tensor; `dense` always is one.
+    """Finds all exact encodings of a weight tensor; `dense` is always one.
 
     Args:
         weight: float32, or integers, which need no scale.

@@ -1,6 +1,6 @@
 """Packs the final graph into a file: short names and zstd compression.
 
-In a model of a few kilobytes, names of tensors and nodes are a good part of the file, and only
+In a model of a few kilobytes, the names of tensors and nodes are a good part of the file, and only
 passes read them. zstd (RFC 8878) removes the redundancy left in codes: a zero that half of all
 weights share takes fewer bits than its code. Readers expand the file on loading, so a variant's
 memory and speed do not change.
@@ -25,7 +25,7 @@ NAME_LETTERS = string.ascii_letters
 
 
 def compact(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Makes a model smaller; it computes the same numbers with the same kernels.
+    """Makes an equivalent, smaller model, which computes the same numbers with the same kernels.
 
     Inner tensors are renamed `a`, `b`, … in order of appearance, and nodes get no names;
     `observation` and `q_values` keep theirs. Equal constants are merged, shapes become varints, and
@@ -100,7 +100,7 @@ def _share_constants(model: onnx.ModelProto) -> None:
 
 
 def _drop_defaults(node: onnx.NodeProto) -> None:
-    """Drops default attributes of a convolution, and the kernel shape, which its weight has."""
+    """Drops default attributes of a convolution, and the kernel shape, which its weight implies."""
     kept = [
         attribute
         for attribute in node.attribute

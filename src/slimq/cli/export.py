@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,5 +174,5 @@ def describe_web(report: WebReport, output: Path) -> list[str]:
     return [
         *lines,
         f"  {report.evidence.text}",
-        f"  python -m http.server --directory {output}",
+        f"  python -m http.server --directory {shlex.quote(str(output))}",
     ]

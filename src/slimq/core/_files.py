@@ -1,8 +1,8 @@
-"""Reading files of the repository: regular files only, never outside it, verified by content.
+"""Reads files of the repository: regular files only, never outside it, verified by content.
 
-Every path here is relative to the repository's root, as a tuple of names. A name is one that a
-manifest or a slug allows, so it can neither hold a separator nor climb up; symbolic links may lead
-to another place below the root (see `_walk`).
+Every path here is relative to the repository's root, as a tuple of names. Names are limited to
+those that manifests and slugs allow, so they cannot contain a separator or climb up; symbolic links
+may lead to another place below the root (see `_walk`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from slimq.core.manifest import FileEntry
 from slimq.core.stamp import FileStamp
 
 MAX_FILE_BYTES = 2**31 - 1
-"""A protobuf message, and so an ONNX model, cannot be larger."""
+"""Largest size of a protobuf message, and so of an ONNX model."""
 CHUNK = 1 << 20
 MAX_WINDOW_BYTES = 1 << 27
-"""Memory that decompression may take for its window."""
+"""Maximum memory of the decompression window, in bytes."""
 MAX_LISTINGS = 5
-"""Attempts to list a folder that is replaced by another each time."""
+"""Maximum attempts to list a folder that is replaced each time."""
 READ_FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
@@ -37,7 +37,7 @@ READ_FLAGS = (
 
 
 def status_of(root: Path, parts: tuple[str, ...]) -> os.stat_result | None:
-    """The status of a file or folder, None if it does not exist.
+    """The status of a file or folder; None if it does not exist.
 
     Raises:
         RepositoryError: a part is not a plain name, a link leaves the root, or it cannot be read.
@@ -51,12 +51,12 @@ def status_of(root: Path, parts: tuple[str, ...]) -> os.stat_result | None:
 def statuses_in(
     root: Path, folder: tuple[str, ...], paths: Sequence[tuple[str, ...]]
 ) -> list[os.stat_result | RepositoryError | None]:
-    """The status of files in a folder, each as `status_of` has it; opens the folder only once.
+    """The statuses of files in a folder, as from `status_of`; opens the folder only once.
 
     Args:
         root: the repository's folder.
-        folder: below the root.
-        paths: of the files, below that folder.
+        folder: path of the folder below the root.
+        paths: paths of the files below that folder.
     """
 
     def examine(name: str, parent: int | None) -> list[os.stat_result | None]:
@@ -82,7 +82,7 @@ def statuses_in(
 def stamps_in(
     root: Path, folder: tuple[str, ...], paths: Sequence[tuple[str, ...]]
 ) -> list[FileStamp | None]:
-    """The stamps of files in a folder, None for each that is missing or cannot be read."""
+    """The stamps of files in a folder; None for each that is missing or cannot be read."""
     found = statuses_in(root, folder, paths)
     return [FileStamp.of(one) if isinstance(one, os.stat_result) else None for one in found]
 
@@ -90,8 +90,8 @@ def stamps_in(
 def list_folder(root: Path, parts: tuple[str, ...]) -> list[str]:
     """The names in a folder.
 
-    If the folder was replaced while it was listed, by a switched link, it is listed again: the old
-    folder may have been emptied meanwhile.
+    If a switched link replaced the folder meanwhile, it is listed again, since the old folder may
+    have been emptied.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -111,14 +111,14 @@ def read_regular(root: Path, parts: tuple[str, ...], limit: int) -> bytes:
     """The content of a file of at most `limit` bytes.
 
     Raises:
-        FileNotFoundError: there is none; the caller decides what that means.
+        FileNotFoundError: there is no such file; the caller decides what that means.
         RepositoryError: it is not a regular file, is larger, cannot be read, or a link to it leaves
             the root.
     """
 
     def read(name: str, folder: int | None) -> bytes:
         descriptor = os.open(name, READ_FLAGS, dir_fd=folder)
-        try:  # `fdopen` refuses a folder without closing it, so the kind is checked before
+        try:  # `fdopen` refuses a folder without closing it, so check the kind first
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise RepositoryError(display(parts), "is not a regular file")
@@ -201,9 +201,9 @@ def decode(content: bytes, entry: FileEntry, place: str) -> bytes:
 
 
 def _plain_status(folder: int, path: tuple[str, ...]) -> os.stat_result | None:
-    """The status of a file below an open folder, None if a link or an error is in the way.
+    """The status of a file below an open folder; None if a link or an error is in the way.
 
-    A folder that becomes a link between two steps is not noticed: a status is not content.
+    A folder that becomes a link between two steps goes unnoticed, which is harmless for a status.
     """
     if not all(map(NAME.fullmatch, path)):
         return None

@@ -1,11 +1,11 @@
 """Rejects ONNX models that would be dangerous to load, without the onnx package.
 
-- ONNX Runtime reads a tensor with external data from a path that the model chooses, or even from a
+- ONNX Runtime reads a tensor's external data from a path that the model chooses, or even from a
   memory address.
 - A tensor may declare any size, however little data it holds.
 - A loop need not terminate, and ONNX Runtime runs a loop over constants while it loads the model.
-  Functions that each call the next one twice grow to 2 to the power of their depth when ONNX
-  Runtime inlines them. A policy needs neither loops nor functions.
+  Functions that each call the next one twice grow exponentially with their depth when ONNX Runtime
+  inlines them. A policy needs neither loops nor functions.
 
 Such models are rejected before a session is created. The check walks the protobuf wire format
 (https://protobuf.dev/programming-guides/encoding/) along the few fields of onnx.proto that can lead
@@ -20,7 +20,7 @@ from slimq.core.errors import RepositoryError
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 MAX_DEPTH = 100
-"""Nesting of messages; protobuf's own parsers stop at 100."""
+"""Maximum nesting of messages; protobuf's own parsers stop at 100."""
 
 CHILDREN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -46,15 +46,15 @@ DATA = frozenset((4, 5, 6, 7, 9, 10, 11))
 """Fields of a tensor that hold its data, one per group of types."""
 SPARSE_DIMS = 3
 MAX_ELEMENTS_PER_BYTE = 4
-"""The smallest element type has two bits."""
+"""Maximum elements per byte of data; the smallest element type has two bits."""
 MAX_DENSE_ELEMENTS = 2**28
-"""Elements of a sparse tensor, which ONNX Runtime expands to a dense one."""
+"""Maximum elements of a sparse tensor, which ONNX Runtime expands to a dense one."""
 MAX_NAME_LENGTH = 64
-"""Bytes of a tensor's name that a message quotes."""
+"""Maximum bytes of a tensor's name that a message quotes."""
 MAX_FIELDS = 2 * 10**6
-"""Fields of a whole model, skipped ones included; each tensor and operator takes a few."""
+"""Maximum fields of a model, skipped ones included; each tensor and operator takes a few."""
 MAX_PRODUCT = 2**64
-"""Where the product of dims saturates."""
+"""Value at which the product of dims saturates."""
 
 EXTERNAL = "has external tensor data; a model must contain all its tensors"
 FUNCTION = "defines functions; a policy must have all its operators in its main graph"
@@ -106,7 +106,7 @@ def has_external_data(model: bytes) -> bool:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview, int]]:
-    """Yields the number and the value of each field of a message, and where the field ends.
+    """Yields number, value and end position of each field of a message.
 
     Raises:
         ValueError: the bytes are not a protobuf message.

@@ -1,12 +1,12 @@
 """Access to files below a root folder, which symbolic links cannot escape.
 
 Each step of a path is opened relative to the previous folder (`openat`), and never through a link.
-A link is read and its target walked by the same rules; `..` returns to the folder that the walk
-came through. The opened file is therefore below the root whatever is renamed or replaced meanwhile:
-nothing is checked by one name and opened by another. Go's `os.Root` works in the same way.
+A link is read and its target walked by the same rules; `..` returns to the previous folder of the
+walk. The opened file is therefore below the root whatever is renamed or replaced meanwhile: nothing
+is checked under one name and opened under another. Go's `os.Root` works in the same way.
 
-This supports links as in Kubernetes volumes (`policy.json` to `..data/policy.json`, `..data` to a
-folder that is replaced) and in git-sync, where the root itself is a link.
+This supports the links of Kubernetes volumes (`policy.json` to `..data/policy.json`, `..data` to a
+folder that is replaced) and of git-sync, where the root itself is a link.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from slimq.core.errors import RepositoryError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_LINKS = 40
-"""Symbolic links on the way to one file, Linux's own limit; more count as a loop."""
+"""Maximum symbolic links on the way to a file, Linux's own limit; more count as a loop."""
 MAX_DEPTH = 64
-"""Folders on the way to one file; each takes a descriptor."""
+"""Maximum folders on the way to a file; each takes a descriptor."""
 FOLDER_FLAGS = (
     getattr(os, "O_PATH", os.O_RDONLY)
     | getattr(os, "O_DIRECTORY", 0)
@@ -95,7 +95,7 @@ def refuse_links(root: Path, parts: tuple[str, ...]) -> None:
 
 
 def _refuse_links_and_act(root: Path, parts: tuple[str, ...], act: Act[T]) -> T:
-    """`_walk` for systems without `openat` (Windows): refuses all links."""
+    """Replaces `_walk` on systems without `openat` (Windows); refuses all links."""
     refuse_links(root, parts)
     try:
         return act(str(root.joinpath(*parts)), None)

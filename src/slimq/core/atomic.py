@@ -26,7 +26,7 @@ MAX_WAIT_SECONDS = 600.0
 
 @contextlib.contextmanager
 def publishing(root: Path, folder: tuple[str, ...]) -> Iterator[None]:
-    """Creates a policy's folder and holds the policy's lock.
+    """Creates a folder of a policy and holds the policy's lock.
 
     Args:
         root: the repository's folder.
@@ -70,7 +70,7 @@ def append_whole(path: Path, content: bytes) -> None:
     """Appends to a file, creating it if missing; other processes must not write to it meanwhile.
 
     Raises:
-        OSError: the write failed; it names `path`, and the file is as before.
+        OSError: the write failed; it names `path`, and the file is unchanged.
     """
     with naming(path):
         is_new = not path.exists()
@@ -89,7 +89,7 @@ def append_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds the name of a file to system errors in this context: those of open files have none.
+    """Adds a file's name to system errors in this context, since those of open files have none.
 
     Raises:
         OSError: the same error, with `path` as its `filename`.

@@ -1,4 +1,4 @@
-"""Batches of observations from what environments return: arrays, mappings and tuples of arrays."""
+"""Converts what environments return to batches: arrays, and mappings and tuples of arrays."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def as_batch(spec: ObservationSpec, observations: Any, field: str = "observation
 
     Args:
         spec: the layout of one observation.
-        observations: `(batch, *shape)` or one observation; for an observation of named parts also a
-            mapping of such arrays by name, nested or with names joined by dots, or a tuple of them;
-            of a single part also what has its own shape, as a number of a Discrete space.
+        observations: `(batch, *shape)` or one observation. For named parts also a mapping of such
+            arrays by name, nested or with names joined by dots, or a tuple of them. For a single
+            part also an array of its own shape, such as the number of a Discrete space.
         field: name of the observations in errors.
 
     Raises:
-        ObservationError: they do not fit the spec; names the part.
+        ObservationError: they do not fit the spec; the error names the part.
     """
     if isinstance(observations, Mapping):
         return spec.join(_named_parts(observations, field), field)
@@ -41,7 +41,7 @@ def as_batch(spec: ObservationSpec, observations: Any, field: str = "observation
 
 
 def _is_only_part(spec: ObservationSpec, shape: tuple[int, ...]) -> bool:
-    """Whether a shape is that of the only part, as of the single number of a Discrete space."""
+    """Whether a shape is that of the only part, such as the number of a Discrete space."""
     if spec.parts is None or len(spec.parts) > 1 or spec.shape in (shape, shape[1:]):
         return False
     return spec.parts[0].shape in (shape, shape[1:])
@@ -57,7 +57,7 @@ def _named_parts(observations: Any, field: str) -> dict[str, Any]:
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values in nested mappings and tuples, with their keys and indices joined by dots."""
+    """Yields the values in nested mappings and tuples, named by keys and indices joined by dots."""
     if isinstance(value, Mapping):
         entries: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, tuple):

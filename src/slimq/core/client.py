@@ -35,7 +35,7 @@ class ActResult:
         actions: `(batch,)`, the greedy action for each observation.
         q_values: `(batch, actions)`.
         variant: the variant that answered.
-        sha256: of that variant's stored model.
+        sha256: SHA-256 of that variant's stored model.
     """
 
     actions: npt.NDArray[np.int64]
@@ -66,7 +66,7 @@ class SlimqClient:
 
         Args:
             url: the service's address, such as `http://127.0.0.1:8000`.
-            timeout: seconds allowed for connecting, for sending and for the answer.
+            timeout: seconds allowed for connecting, for sending and for the response, each.
             transport: httpx transport; None for plain HTTP.
             api_key: sent as a bearer token, for a service that requires a key.
 
@@ -79,7 +79,7 @@ class SlimqClient:
         self._http = open_connection(self.url, timeout, transport, api_key)
 
     def policies(self) -> list[str]:
-        """The names of every policy.
+        """The names of all policies.
 
         Raises:
             ServiceError: the service cannot be reached or answers with an error.
@@ -134,9 +134,9 @@ class SlimqClient:
 
         Args:
             policy: the policy's name; its manifest is fetched once, for the observation layout.
-            observations: `(batch, *shape)`, or one observation `shape`; for an observation of named
-                parts also a mapping of such arrays by name, nested or with names joined by dots, or
-                a tuple of them, as the environment gives them.
+            observations: `(batch, *shape)`, or one observation `shape`. For named parts also a
+                mapping of such arrays by name, nested or with names joined by dots, or a tuple of
+                them, as the environment returns them.
             variant: the variant that should answer; None for the policy's default.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Connections of clients to a service: addresses and keys that can be sent, errors in one line."""
+"""Connections of clients to a service: checks addresses and keys, and converts errors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from slimq.core.errors import InvalidInputError, ServiceError
 def open_connection(
     url: str, timeout: float, transport: httpx.BaseTransport | None, api_key: str | None
 ) -> httpx.Client:
-    """A client of one keep-alive connection; the first request opens it.
+    """Creates a client with one keep-alive connection, which the first request opens.
 
     Args:
-        url: the address to which relative ones refer.
-        timeout: seconds allowed for connecting, for sending and for the answer.
+        url: the base address.
+        timeout: seconds allowed for connecting, for sending and for the response, each.
         transport: httpx transport; None for plain HTTP.
         api_key: sent as a bearer token, for a service that requires a key.
 
@@ -45,7 +45,7 @@ def open_connection(
 
 @contextlib.contextmanager
 def explaining(url: str, seconds: float | None) -> Iterator[None]:
-    """Turns errors of httpx in this context into those of slimq.
+    """Converts httpx's errors in this context to slimq's.
 
     Args:
         url: the address, for errors.
@@ -67,7 +67,7 @@ def explaining(url: str, seconds: float | None) -> Iterator[None]:
 
 
 def error_of(response: httpx.Response) -> ServiceError:
-    """The error of a response that was read, with the detail of its problem document."""
+    """The error for an error response, with the detail of its problem document."""
     return ServiceError(str(response.url), response.status_code, _detail(response))
 
 

@@ -1,8 +1,8 @@
 """The error hierarchy.
 
 Every error that a user can cause is a `SlimqError`. It carries its data (the field, the limit, the
-value received), a stable `code`, and a message that says what to do. The service turns it into a
-problem document, the command line into one line on stderr.
+value received), a stable `code`, and a message that says what to do. The service converts it to a
+problem document, the command line to one line on stderr.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from typing import Any
 
 MAX_COMPARED = 64
-"""Characters of a name compared when looking for similar ones; names are no longer than this."""
+"""Maximum characters of a name that are compared with similar ones; valid names are no longer."""
 
 
 class SlimqError(Exception):
-    """Base of every error that slimq raises on purpose.
+    """Base of all errors that slimq raises deliberately.
 
     Attributes:
         code: stable identifier, the same over HTTP and on the command line.
@@ -124,7 +124,7 @@ class EnvironmentFailure(SlimqError):  # noqa: N818
     """A fault of an environment: an exception in it, or a value that breaks its contract.
 
     Attributes:
-        environment: its id.
+        environment: the environment's id.
         place: where it happened, such as `episode of seed 7, step 12`.
         field: the function or the value at fault.
     """
@@ -162,7 +162,7 @@ class AcceptGateError(GateError):
 
 
 def plain_number(value: float) -> str:
-    """Formats a number: whole ones, such as bytes, in full, others with six digits."""
+    """Formats a number: integers, such as bytes, in full, others with six significant digits."""
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
@@ -183,7 +183,7 @@ class ServiceError(SlimqError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name most similar to `name`, None if none is similar."""
+    """The valid name most similar to `name`; None if none is similar."""
     found = difflib.get_close_matches(name[:MAX_COMPARED], list(valid), n=1)
     return found[0] if found else None
 
@@ -195,7 +195,7 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type; further lines are often traces."""
+    """The first line of an error's message, or its type; other lines are often traces."""
     return "".join(str(error).splitlines()[:1]) or type(error).__name__
 
 

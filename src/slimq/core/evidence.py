@@ -1,4 +1,4 @@
-"""The evidence of one variant: its reports compared with the full policy's, and what they say."""
+"""The evidence for one variant: its report compared with the full policy's, and a description."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ UNDISTURBED = "undisturbed"
 
 @dataclass(frozen=True)
 class Judgement:
-    """The evidence of one variant.
+    """The evidence for one variant.
 
     Attributes:
-        undisturbed: the difference from the full policy in undisturbed play; None if there is none.
-        robustness: the same under conditions.
-        problem: why there is none.
+        undisturbed: the difference from the full policy in undisturbed play; None if unknown.
+        robustness: its differences under conditions; None if unknown.
+        problem: the reason why they are unknown; None if they are known.
     """
 
     undisturbed: PairedDifference | None = None
@@ -53,12 +53,12 @@ def judge(
     """Compares a variant with the full policy; takes 10 to 100 ms.
 
     Args:
-        policy: the manifest of their policy.
+        policy: the policy's manifest.
         variant: the variant's manifest.
         report: its report.
         baseline: the manifest of the full policy's variant.
-        full: the report of that.
-        max_draws: returns that the bootstraps of the comparison may draw; None for no limit.
+        full: the full policy's report.
+        max_draws: maximum number of returns that the bootstraps may draw; None for no limit.
 
     Raises:
         InvalidInputError: there is nothing to compare, or the two cannot be compared.
@@ -78,7 +78,7 @@ def judge(
         with np.errstate(all="ignore"):
             undisturbed = paired_difference(report, full, zero)
             robustness = judge_robustness(report, full, policy.observation, zero, undisturbed)
-    except ValidationError as error:  # of an interval: its ends must be finite
+    except ValidationError as error:  # the ends of an interval must be finite
         expected = "returns with a finite difference from the baseline's"
         raise InvalidInputError(f"report of {variant.name}", expected, "an infinite one") from error
     return Judgement(undisturbed, robustness)
@@ -93,7 +93,7 @@ def read_judgement(
 ) -> Judgement | None:
     """Compares a variant with the baseline in the repository; None if it was never played.
 
-    A baseline that cannot be read, or not be compared with, is the judgement's problem.
+    If the baseline cannot be read or compared with, the judgement states the problem.
     """
     if report is None or report.played is None or not policy.proven_in_play:
         return None
@@ -139,7 +139,7 @@ def _play(report: EvaluationReport | None) -> str:
 def _robustness(
     policy: PolicyManifest, variant: VariantManifest, judgement: Judgement | None
 ) -> str:
-    """Whether a variant that was played is robust, and what that refers to."""
+    """Describes whether a variant that was played is robust, and under which conditions."""
     baseline = policy.baseline_variant
     if judgement is None or judgement.robustness is None:
         reason = judgement and judgement.problem
@@ -169,7 +169,7 @@ def _played_under(found: Robustness) -> str:
 
 
 def _under(places: Sequence[str]) -> str:
-    """Undisturbed play, if it is among them, and conditions, such as `under noise=4, blur=1`."""
+    """Joins places to a phrase such as `undisturbed and under noise=4, blur=1`."""
     conditions = ", ".join(place for place in places if place != UNDISTURBED)
     found = [UNDISTURBED] if UNDISTURBED in places else []
     return " and ".join([*found, *([f"under {conditions}"] if conditions else [])])

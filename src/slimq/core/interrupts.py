@@ -1,4 +1,4 @@
-"""Interrupts, which a terminal sends to all processes of a command."""
+"""Handling of interrupts, which a terminal sends to all processes of a command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def interrupts_ignored() -> Iterator[None]:
-    """Context in which processes are started that ignore Ctrl-C; their parent has to end them."""
+    """Context for starting processes that ignore Ctrl-C; their parent has to end them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -24,7 +24,7 @@ def interrupts_ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Context at whose end Ctrl-C takes effect: an interrupted lock might never be released."""
+    """Context that defers Ctrl-C to its end, since an interrupted lock might never be released."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -17,7 +17,7 @@ from slimq.core.schema import Versioned
 
 SLUG = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 MAX_WEIGHTS = 64
-"""Variants among which a policy's requests may be split."""
+"""Maximum number of variants among which a policy's requests are split."""
 Slug = Annotated[str, StringConstraints(pattern=SLUG)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -59,7 +59,7 @@ class TrainingRecord(Manifest):
 
 
 class Continuation(Manifest):
-    """Training that continued from an earlier checkpoint, with another configuration or for longer.
+    """A continuation of training from an earlier checkpoint, with changes or for longer.
 
     Only the part of the configuration that changed is recorded; the rest is in the training record.
     """
@@ -103,7 +103,7 @@ class RandomPolicyRecord(Manifest):
 
 
 class Routing(Manifest):
-    """The split of requests that name no variant among variants."""
+    """The split among variants of requests that name none."""
 
     weights: dict[Slug, Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]] = Field(
         min_length=1,
@@ -177,16 +177,16 @@ class PolicyManifest(Versioned):
 
     @property
     def proven_in_play(self) -> bool:
-        """Whether there is an environment to play in; else there are agreement and regret only."""
+        """Whether there is an environment to play in, and so more than agreement and regret."""
         return self.environment is not None
 
 
 def require_environment(manifest: PolicyManifest, purpose: str) -> EnvironmentSpec:
-    """The environment of a policy, for whoever has to play.
+    """The environment of a policy that has to be played.
 
     Args:
-        manifest: the policy's.
-        purpose: what it is needed for, such as `slimq evaluate`.
+        manifest: the policy's manifest.
+        purpose: the purpose of playing, such as `slimq evaluate`, for errors.
 
     Raises:
         InvalidInputError: the policy has none.

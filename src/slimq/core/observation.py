@@ -24,11 +24,11 @@ Observations = npt.NDArray[np.uint8] | npt.NDArray[np.int32] | npt.NDArray[np.fl
 Dtype = Literal["uint8", "int32", "float32"]
 INTEGER_RANGES = {"uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}
 MAX_CATEGORIES = 65_536
-"""Values of a category; each is an input of the network's first layer."""
+"""Maximum number of values of a category; each is an input of the network's first layer."""
 MAX_CODES = 1_000_000
-"""One-hot codes of an observation; each takes memory in every batch."""
+"""Maximum number of one-hot codes of an observation; each takes memory in every batch."""
 FLOAT_INTEGERS = 2**24
-"""Beyond it float32, in which codes are compared, does not hold every integer."""
+"""Largest integer up to which float32, in which codes are compared, is exact."""
 
 
 class FrameStack(BaseModel):
@@ -105,9 +105,10 @@ class ObservationPart(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class IntegerRanges:
-    """The elements of a flat observation that are integers, with smallest and largest value.
+    """The integer elements of a flat observation, with their smallest and largest values.
 
-    Compared by identity: pydantic compares what a model has cached, and arrays have no truth value.
+    Compared by identity, since pydantic compares a model's cached properties, and comparisons of
+    arrays have no truth value.
     """
 
     indices: npt.NDArray[np.intp]
@@ -116,7 +117,7 @@ class IntegerRanges:
 
 
 def slices_of(parts: Sequence[ObservationPart]) -> list[slice]:
-    """The elements of each part in a flat observation, in order."""
+    """The slice of each part in a flat observation, in order."""
     ends = itertools.accumulate(part.size for part in parts)
     return [slice(end - part.size, end) for part, end in zip(parts, ends, strict=True)]
 
@@ -183,7 +184,7 @@ class ObservationSpec(BaseModel):
 
     @property
     def frame(self) -> ObservationSpec:
-        """The layout of the new data at each step: a frame, or all of it if frames are not stacked.
+        """The layout of the new data at each step: a frame, or the observation if none are stacked.
 
         A frame lacks the stacking axis, unless it has several entries along it.
         """
@@ -199,7 +200,7 @@ class ObservationSpec(BaseModel):
         return np.zeros((1, *self.shape), self.dtype)
 
     def zeros(self, batch: int = 1) -> Observations:
-        """Valid observations `(batch, *shape)`: zeros, or what is nearest in an integer's range."""
+        """Valid observations `(batch, *shape)`: zeros, or the nearest values that are allowed."""
         values: Any = np.zeros((batch, *self.shape), self.dtype)
         if (ranges := self.integer_ranges) is not None:
             values[:, ranges.indices] = np.clip(0, ranges.low, ranges.high)
@@ -223,7 +224,7 @@ class ObservationSpec(BaseModel):
         return np.ascontiguousarray(pushed)
 
     def part_slices(self) -> dict[str, slice]:
-        """The elements of each named part in a flat observation; empty if there are no parts."""
+        """The slice of each named part in a flat observation; empty if there are no parts."""
         parts = self.parts or ()
         return {part.name: place for part, place in zip(parts, slices_of(parts), strict=True)}
 
@@ -233,11 +234,11 @@ class ObservationSpec(BaseModel):
         """Joins named parts to flat observations, `(batch, size)`, and checks them.
 
         Args:
-            values: for each part, `(batch, *part.shape)`, or a single one, `part.shape`.
+            values: `(batch, *part.shape)` for each part, or a single one, `part.shape`.
             field: name of the whole in errors.
 
         Raises:
-            ObservationError: a part is missing, unknown or does not fit, or as `check`.
+            ObservationError: a part is missing, unknown or does not fit, or `check` fails.
         """
         if self.parts is None:
             expected = f"an array {self.dtype} {self.shape}; the observation has no named parts"
@@ -253,7 +254,7 @@ class ObservationSpec(BaseModel):
         return self.check(np.concatenate(rows, axis=1), field)
 
     def check(self, array: npt.NDArray[Any], field: str = "observations") -> Observations:
-        """Validates a batch and returns it C-contiguous, copying only where needed.
+        """Validates a batch and returns it C-contiguous; copies only if necessary.
 
         Args:
             array: `(batch, *shape)`, or a single observation `shape`; of this dtype, or of another
@@ -276,7 +277,7 @@ class ObservationSpec(BaseModel):
 
     @cached_property
     def integer_ranges(self) -> IntegerRanges | None:
-        """The elements that are integers, with their ranges; None if there are none."""
+        """The integer elements and their ranges; None if there are none."""
         found: list[tuple[int, float, float]] = []
         position = 0
         for part in self.parts or ():
@@ -297,7 +298,7 @@ class ObservationSpec(BaseModel):
         )
 
     def _check_ranges(self, array: npt.NDArray[Any], ranges: IntegerRanges, field: str) -> None:
-        """Refuses values that are not integers of the part's range, before they are rounded."""
+        """Refuses values that are not integers in the part's range, before they are rounded."""
         if array.dtype.kind not in "fiu":
             return
         chosen = array[:, ranges.indices]
@@ -328,7 +329,8 @@ class ObservationSpec(BaseModel):
         """Reads a batch from raw little-endian bytes, without a copy.
 
         Raises:
-            ObservationError: the length is not a positive multiple of `item_bytes`, or as `check`.
+            ObservationError: the length is not a positive multiple of `item_bytes`, or `check`
+                fails.
         """
         length = len(body)
         if length == 0 or length % self.item_bytes:

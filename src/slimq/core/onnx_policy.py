@@ -1,4 +1,4 @@
-"""ONNX sessions for policies: the one session configuration, and the checks on loading a model."""
+"""ONNX sessions for policies: the common session configuration, and the checks on loading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def session_options() -> ort.SessionOptions:
     """Builds the session configuration that all variants share.
 
     One thread, sequential execution, no spinning: by default each session creates a thread pool
-    sized to the host's cores, which ignores container limits.
+    sized to the host's cores, regardless of container limits.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -46,13 +46,13 @@ def make_session(
     Args:
         model: the serialized ONNX model, uncompressed.
         name: name of the model in errors.
-        options: `session_options()` with profiling enabled, for inspection.
-        providers: names from `PROVIDERS`, the preferred one first; operators that it lacks run on
-            the CPU.
+        options: `session_options()` with additions, for inspection; None for the defaults.
+        providers: names from `PROVIDERS`, the preferred one first; operators that it does not
+            support run on the CPU.
 
     Raises:
-        RepositoryError: it is not an ONNX model, `check_model` rejects it, or the first provider
-            cannot run it.
+        RepositoryError: the bytes are not an ONNX model, `check_model` rejects it, or the first
+            provider cannot run it.
     """
     check_model(model, name)
     options = options or session_options()
@@ -114,7 +114,7 @@ class OnnxPolicy:
             RepositoryError: it does not load, or its inputs or outputs do not match.
         """
         self.session = make_session(model, name, providers=providers)
-        # `run` itself is a wrapper that validates names and feeds each time; these never change.
+        # The public `run` validates names and feeds on every call, but these never change.
         self._run = getattr(self.session, "_sess", self.session).run
         _check_values(
             f"{name}: input",

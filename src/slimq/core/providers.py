@@ -1,7 +1,7 @@
 """Short names for ONNX Runtime's execution providers, which run a model's operators.
 
-The installed wheel decides which are available: `onnxruntime` has the CPU alone, while
-`onnxruntime-gpu` and `onnxruntime-openvino` add more. All of them install the same package, so only
+The installed wheel determines which are available: `onnxruntime` has only the CPU, while
+`onnxruntime-gpu` and `onnxruntime-openvino` add more. They all install the same package, so only
 one may be installed. If a provider is missing or cannot start, ONNX Runtime prints a warning and
 falls back to the CPU; here that is an error.
 """
@@ -22,9 +22,9 @@ PROVIDERS = {
     "directml": "DmlExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
 }
-"""Short name to ONNX Runtime's name."""
+"""ONNX Runtime's name by short name."""
 EXTRAS = {"cuda": "serve-cuda", "tensorrt": "serve-cuda", "openvino": "serve-openvino"}
-"""The slimq extra that installs a provider."""
+"""The slimq extra that installs a provider, by short name."""
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 
 IDENTITY = bytes.fromhex(
@@ -61,7 +61,7 @@ def check_available(names: Sequence[str], source: str, place: str) -> None:
         place: setting or key within the source.
 
     Raises:
-        ConfigError: one is not available; lists those that are, and the extra that installs it.
+        ConfigError: one is not available; the error lists those that are, and the extra to install.
     """
     import onnxruntime as ort
 

@@ -45,11 +45,11 @@ from slimq.core.repository import (
 from slimq.core.schema import MAJOR, MINOR, Versioned
 
 OURS = re.compile(r"[a-z]+-[0-9a-f]{12}(\.[a-z0-9]+)+")
-"""File names given by publishing; garbage collection touches no other file."""
+"""Pattern of the file names that publishing creates; garbage collection touches no others."""
 _NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")
-"""A list of numbers over several lines, which no JSON string can hold."""
+"""Pattern of a list of numbers over several lines, which cannot occur in a JSON string."""
 GRACE_SECONDS = 3600.0
-"""Time for which a reader with an old manifest can still find the files it references."""
+"""Time for which a reader with an old manifest still finds its files."""
 
 M = TypeVar("M", PolicyManifest, VariantManifest)
 
@@ -162,7 +162,7 @@ class Publisher:
         """Makes a variant the policy's default; returns the new manifest.
 
         The previous default is recorded for `roll_back`, and routing is cleared, so that the new
-        default answers all requests that name no variant. Does nothing if that is already so.
+        default answers all requests that name no variant. Does nothing if this is already the case.
 
         Raises:
             NotFoundError: there is no such policy or variant.
@@ -176,7 +176,7 @@ class Publisher:
         Raises:
             InvalidInputError: there has been no promotion.
             NotFoundError: there is no such policy, or the earlier default no longer exists.
-            RepositoryError: as in `promote`.
+            RepositoryError: the model is missing or corrupt, or writing failed.
         """
 
         def earlier(manifest: PolicyManifest) -> str:
@@ -188,7 +188,7 @@ class Publisher:
         return self._change_default(policy, earlier)
 
     def route(self, policy: str, routing: Routing | None) -> PolicyManifest:
-        """Sets how requests that name no variant are split; None sends all to the default.
+        """Sets the split of requests that name no variant; None sends all to the default.
 
         Raises:
             NotFoundError: there is no such policy or variant.
@@ -282,13 +282,14 @@ class Publisher:
 
     @contextlib.contextmanager
     def _cleaned_up(self, folder: tuple[str, ...], kind: type[M]) -> Iterator[None]:
-        """Removes the new files of a publication that fails, such as on a full disk."""
+        """Removes the new files of a publication that fails, for example on a full disk."""
         place = self.root.joinpath(*folder)
         before = set(place.iterdir())
         try:
             yield
         except OSError:
-            # The manifest may have been replaced before the failure, and names its files then.
+            # The manifest may have been replaced before the failure and then references the new
+            # files.
             parts = (*folder, POLICY_FILE if kind is PolicyManifest else VARIANT_FILE)
             with contextlib.suppress(OSError, SlimqError):
                 current = self._current(parts, kind)
@@ -353,10 +354,10 @@ def _named(manifest: PolicyManifest | VariantManifest) -> set[str]:
 
 
 def _all_named(manifest: PolicyManifest | VariantManifest) -> set[str]:
-    """Every file that a manifest names.
+    """Names of all files that a manifest references.
 
     Raises:
-        RepositoryError: a newer slimq made it, which may name files that are unknown here.
+        RepositoryError: a newer slimq made it and may reference files that are unknown here.
     """
     if manifest.is_newer:
         raise RepositoryError(manifest.name, f"{_made_by_newer(manifest)}; no file is removed")
@@ -371,10 +372,10 @@ def _made_by_newer(document: Versioned) -> str:
 def _serialize(value: BaseModel, place: str) -> bytes:
     """Serializes to indented JSON with sorted keys and each list of numbers on one line.
 
-    It is checked that the result parses again.
+    Checks that the result parses again.
 
     Raises:
-        RepositoryError: it is not finite, or of a newer minor version.
+        RepositoryError: a number is not finite, or the document has a newer minor version.
     """
     if isinstance(value, Versioned) and value.is_newer:
         problem = "writing it would lose the fields that are new in it"

@@ -1,4 +1,4 @@
-"""The evaluation report of one variant: measurements, the protocol used, the model measured.
+"""The evaluation report of one variant: measurements, their protocol, and the measured model.
 
 A report contains measurements only. Comparisons of two variants (paired differences, latency
 ratios) are computed when reports are read, so that a new baseline cannot leave stale ones behind.
@@ -18,12 +18,12 @@ from slimq.core.manifest import Sha256, Slug
 from slimq.core.schema import Versioned
 
 MAX_TRAJECTORIES = 20
-"""Trajectories in a report: enough to see that play repeats, and few of its bytes."""
+"""Maximum trajectories in a report: enough to see whether play repeats, in few bytes."""
 LatencyMode = Literal["interleaved", "alone"]
 
 
 def _short(values: list[float]) -> list[float]:
-    """Writes whole numbers without `.0`, which is a third of the bytes of thousands of returns."""
+    """Converts whole numbers to int: `.0` is a third of the bytes of thousands of returns."""
     return [int(value) if value.is_integer() else value for value in values]
 
 
@@ -35,7 +35,7 @@ class _Value(BaseModel):
 
 
 class EvaluationProtocol(_Value):
-    """The protocol for playing a policy's variants; only reports with equal ones are compared.
+    """The protocol of play; only reports with equal protocols are compared.
 
     Atari games are scored by the game's own unclipped reward over whole games: losing a life does
     not end an episode.
@@ -67,7 +67,7 @@ class EvaluationProtocol(_Value):
 
     @property
     def digest(self) -> str:
-        """Sha256 of the protocol as canonical JSON."""
+        """SHA-256 of the protocol as canonical JSON."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -132,8 +132,8 @@ class LatencyReport(_Value):
 class ConditionReport(_Value):
     """A variant's play under one condition, on the first seeds of the report's protocol.
 
-    The report's protocol and versions hold here, too; a new protocol discards what was measured
-    under conditions.
+    The report's protocol and versions apply here, too; a new protocol discards measurements under
+    conditions.
     """
 
     condition: Condition
@@ -152,7 +152,7 @@ class ConditionReport(_Value):
 
 
 class Played(NamedTuple):
-    """The results of play: the numbers of every episode, in seed order, and their summary."""
+    """The results of play: figures of every episode, in seed order, and their summary."""
 
     protocol: EvaluationProtocol
     seeds: list[int]
@@ -169,8 +169,8 @@ class EvaluationReport(Versioned):
     """One variant's evaluation: raw numbers per episode and their summary.
 
     `seeds`, `returns` and `lengths` have one entry per episode, in seed order, and `trajectories`
-    has one for each of the first `MAX_TRAJECTORIES`. Of a policy without an environment they are
-    null, as is everything in `Played`: nothing was played, and fidelity refers to recorded states.
+    has one for each of the first `MAX_TRAJECTORIES`. For a policy without an environment they are
+    null, as is everything in `Played`, and fidelity refers to recorded states.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -7,10 +7,10 @@
     policies/pong/variants/int8/model-<sha12>.onnx[.zst]
     policies/pong/variants/int8/report-<sha12>.json
 
-Reading takes no lock. Files are named by content and manifests are replaced whole, so a reader sees
-a variant before or after a publication; if a file is missing, its manifest is read once more.
-Symbolic links are followed as long as they stay below the root. Names that begin with a dot, such
-as the `..data` of a Kubernetes volume, are neither policies nor variants.
+Reading takes no lock. Files are named by content and manifests are replaced atomically, so a reader
+sees a variant either before or after a publication; if a file is missing, its manifest is read once
+more. Symbolic links are followed as long as they stay below the root. Names that begin with a dot,
+such as the `..data` of a Kubernetes volume, are neither policies nor variants.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from slimq.core.stamp import FileStamp
 
 POLICY_FILE, VARIANT_FILE, VARIANTS = "policy.json", "variant.json", "variants"
 MAX_MANIFEST_BYTES = 16 << 20
-"""A manifest holds numbers about a policy, never its weights."""
+"""Maximum size of a manifest, which never contains weights."""
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 
 class Repository:
-    """A folder of policies and their variants, read only.
+    """A folder of policies and their variants, read-only.
 
     Every method checks names against the slug rule before it accesses the disk, and raises
     `RepositoryError` with the file's path in the repository if the disk breaks the contract.
 
     Attributes:
         root: the folder.
-        max_model_bytes: of an uncompressed model; a larger one is not read.
+        max_model_bytes: maximum size of an uncompressed model; a larger one is not read.
     """
 
     def __init__(self, root: Path, max_model_bytes: int = MAX_FILE_BYTES) -> None:
@@ -76,7 +76,7 @@ class Repository:
         """The manifest of a policy.
 
         Raises:
-            NotFoundError: there is no such policy; lists the available ones.
+            NotFoundError: there is no such policy; the error lists the available ones.
             RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._policy_folder(name), POLICY_FILE)
@@ -104,9 +104,9 @@ class Repository:
             return []
 
     def incomplete(self, policy: str | None = None) -> list[str]:
-        """Names of folders with files but no manifest: of a policy's variants, or of policies.
+        """Names of folders with files but no manifest, among a policy's variants or among policies.
 
-        A first publication that was interrupted leaves such a folder; readers ignore it.
+        An interrupted first publication leaves such a folder; readers ignore it.
 
         Raises:
             RepositoryError: the folder above them cannot be listed.
@@ -125,7 +125,7 @@ class Repository:
         """The manifest of a variant.
 
         Raises:
-            NotFoundError: there is no such policy or variant; lists the available ones.
+            NotFoundError: there is no such policy or variant; the error lists the available ones.
             RepositoryError: the manifest cannot be read, or is invalid.
         """
         parts = (*self._variant_folder(policy, variant), VARIANT_FILE)
@@ -201,7 +201,7 @@ class Repository:
             raise RepositoryError(display((*folder, entry.path)), "is missing") from None
 
     def calibration(self, manifest: PolicyManifest) -> CalibrationSet | None:
-        """A policy's calibration set, None if the manifest names none.
+        """A policy's calibration set; None if the manifest names none.
 
         Raises:
             RepositoryError: it is missing, truncated, tampered with, or does not fit the policy.
@@ -209,7 +209,7 @@ class Repository:
         return self._states(manifest, manifest.calibration)
 
     def held_out(self, manifest: PolicyManifest) -> CalibrationSet | None:
-        """A policy's held-out states, None if the manifest names none. Raises as `calibration`."""
+        """A policy's held-out states; None if there are none. Raises `calibration`'s errors."""
         return self._states(manifest, manifest.held_out)
 
     def _states(self, manifest: PolicyManifest, entry: FileEntry | None) -> CalibrationSet | None:
@@ -251,11 +251,11 @@ class Repository:
         """The stamps of files of a policy's variants, in one pass.
 
         Args:
-            policy: its name.
-            files: the names of a variant and of a file of it.
+            policy: the policy's name.
+            files: pairs of a variant's name and the name of one of its files.
 
         Returns:
-            A stamp for each, None if it is missing or unreadable.
+            The stamp of each file; None if it is missing or unreadable.
         """
         if not re.fullmatch(SLUG, policy):
             return [None] * len(files)
@@ -308,7 +308,8 @@ def parse(content: bytes, kind: type[M], place: str) -> M:
     """Parses a manifest or report from JSON.
 
     Raises:
-        RepositoryError: names the file, the key and the nearest valid key.
+        RepositoryError: the content is invalid; the error names the file, the key and the nearest
+            valid key.
     """
     try:
         return read_document(content, kind)
@@ -317,7 +318,7 @@ def parse(content: bytes, kind: type[M], place: str) -> M:
 
 
 def _may_be_file(status: os.stat_result | RepositoryError | None) -> bool:
-    """Whether it is a file; also True if that is unknown, so that reading it says why."""
+    """Whether it is a file; True also if unknown, so that reading it reports the reason."""
     if isinstance(status, os.stat_result):
         return stat.S_ISREG(status.st_mode)
     return status is not None
@@ -343,7 +344,7 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def _retry_if_gone(read: Callable[[], T]) -> T:
-    """Reads, and once more if a file has gone, since its manifest may have been replaced."""
+    """Calls `read`, and once more if a file has gone, since its manifest may have been replaced."""
     try:
         return read()
     except FileNotFoundError:

@@ -1,13 +1,15 @@
 """Compares a variant with the full policy under each condition, from their reports.
 
 A variant is *robust* if it is non-inferior undisturbed, and under every standard condition for its
-observations. Bounds under conditions are simultaneous, by Bonferroni's correction: of m conditions,
-each has a confidence of 1 − 0.05 / m. The table of a variant's conditions is read as a whole, and
-the correction holds however its rows depend on each other, as they do: episodes share their seeds.
+observations. Bounds under conditions are simultaneous, by Bonferroni's correction: each of m
+conditions has a confidence of 1 − 0.05 / m. A variant's results under all conditions are read as a
+whole, and the correction holds for dependent results, as these are, since episodes share their
+seeds.
 
-Under a condition in which the full policy itself has lost more than half of what it gains over
-random play, there is little left to compare; it is reported and decides nothing. The same goes for
-one with fewer than `MIN_EPISODES`: resampling knows nothing about what did not happen in them.
+If the full policy itself loses more than half of its gain over random play under a condition, there
+is little left to compare; the condition is reported and decides nothing. The same goes for a
+condition with fewer than `MIN_EPISODES`, since resampling cannot show what did not happen in so
+few.
 """
 
 from __future__ import annotations
@@ -33,16 +35,16 @@ from slimq.core.statistics import (
 CONDITION_MARGIN = 0.05
 """Share of the baseline's undisturbed return above random that may be lost under a condition.
 
-Wider than undisturbed: returns vary several times as much, so that within 100 episodes a copy of
-the full policy that plays other random numbers could not be told from one that loses 2 %."""
+Wider than undisturbed, since returns vary several times as much: with 100 episodes, a copy of the
+full policy with other random numbers could not be told from a variant that loses 2 %."""
 MAX_OWN_LOSS = 0.5
-"""Beyond this loss of the full policy itself, a condition decides nothing."""
+"""Maximum loss of the full policy itself under a condition that decides."""
 MIN_EPISODES = 20
-"""Episodes under a condition from which on it decides.
+"""Minimum episodes under a condition that decides.
 
-The bootstrap's bounds are too narrow for fewer: of a variant that loses exactly the margin, with a
-standard deviation of 19 % of the scale, the bound at 99 % is within it in 47 % of all cases for one
-episode, in 7 % for 5, in 1 % for 20; 0.5 % is nominal."""
+The bootstrap's bounds are too narrow for fewer: for a variant that loses exactly the margin, with a
+standard deviation of 19 % of the scale, the bound at 99 % is within the margin in 47 % of all cases
+for one episode, in 7 % for 5, in 1 % for 20; nominally it is in 0.5 %."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ class ConditionResult:
         mean: the variant's mean return.
         interval: its 95 % interval.
         episodes: number of episodes.
-        full_mean: the full policy's mean return under the same condition.
-        full_loss: what the full policy loses by the condition, as a share of full − random.
-        difference: difference from the full policy under the same condition, paired by seed, with
-            simultaneous bounds.
-        note: why there is no difference.
+        full_mean: the full policy's mean return under the same condition, over all its episodes.
+        full_loss: the full policy's own loss under the condition, as a share of full − random.
+        difference: difference from the full policy under the same condition, paired by seed over
+            the episodes that both have played, with simultaneous bounds.
+        note: the reason why there is no difference; None if there is one.
     """
 
     condition: Condition
@@ -73,13 +75,14 @@ class ConditionResult:
 
     @property
     def decides(self) -> bool:
-        """Whether enough is left of the full policy's own play, over enough episodes."""
+        """Whether the full policy itself plays well enough, over enough episodes."""
         return self.is_long and self.full_loss is not None and is_decisive(self.full_loss)
 
     @property
     def is_long(self) -> bool:
-        """Whether it has enough episodes to decide."""
-        return self.episodes >= MIN_EPISODES
+        """Whether it has enough episodes to decide, or enough pairs of them if it is paired."""
+        count = self.episodes if self.difference is None else self.difference.episodes
+        return count >= MIN_EPISODES
 
     @property
     def non_inferior(self) -> bool | None:
@@ -95,7 +98,7 @@ class Robustness:
 
     Attributes:
         results: the standard conditions first, in their order, then the others.
-        missing: standard conditions for which there is no comparison, or of too few episodes.
+        missing: standard conditions without a comparison, or with too few episodes.
         robust: whether it is non-inferior undisturbed and under all standard conditions; None if
             one is missing or none decides, unless another already failed.
     """
@@ -116,15 +119,15 @@ class Robustness:
 
 
 def simultaneous_confidence(conditions: int, confidence: float = CONFIDENCE) -> float:
-    """The confidence of each of so many intervals, by Bonferroni's correction."""
+    """The confidence of each of several simultaneous intervals, by Bonferroni's correction."""
     return 1 - (1 - confidence) / max(1, conditions)
 
 
 def own_loss(undisturbed: Sequence[float], disturbed: Sequence[float], scale: float) -> float:
-    """The full policy's own loss by a condition, as a share of full − random.
+    """The full policy's own loss under a condition, as a share of full − random.
 
     Args:
-        undisturbed: its returns without the condition.
+        undisturbed: its undisturbed returns.
         disturbed: its returns under the condition.
         scale: its undisturbed mean return above random play's.
     """
@@ -132,7 +135,7 @@ def own_loss(undisturbed: Sequence[float], disturbed: Sequence[float], scale: fl
 
 
 def is_decisive(full_loss: float) -> bool:
-    """Whether a condition leaves enough of the full policy's own play to compare with."""
+    """Whether the full policy still plays well enough under a condition to be compared with."""
     return full_loss <= MAX_OWN_LOSS
 
 
@@ -146,13 +149,15 @@ def compare_under_condition(
     """Compares a variant with the full policy under the same condition, episode by episode.
 
     Args:
-        returns: the variant's, in seed order.
-        full: the full policy's under the same condition, on the same seeds.
+        returns: the variant's returns, in seed order.
+        full: the full policy's returns under the same condition, from the same seed on; only the
+            episodes that both have played are compared.
         scale: the full policy's undisturbed mean return above random play's.
-        confidence: as of `simultaneous_confidence`.
+        confidence: confidence of the interval, from `simultaneous_confidence`.
         resamples: bootstrap resamples.
     """
-    ratios = (np.asarray(returns) - np.asarray(full)) / scale
+    count = min(len(returns), len(full))
+    ratios = (np.asarray(returns[:count]) - np.asarray(full[:count])) / scale
     bounds = mean_interval(ratios, resamples=resamples, confidence=confidence)
     mean = float(ratios.mean())
     return PairedDifference(mean, bounds.low, bounds.high, CONDITION_MARGIN, len(ratios))
@@ -172,10 +177,10 @@ def judge_robustness(
         full: the report of the baseline.
         observation: layout of the policy's observations.
         random_mean: mean return of a uniformly random policy, undisturbed.
-        undisturbed: the `paired_difference` of the two, where it is known already.
+        undisturbed: the `paired_difference` of the two, if already computed.
 
     Raises:
-        InvalidInputError: as `paired_difference`, for undisturbed play.
+        InvalidInputError: the two cannot be compared undisturbed; see `paired_difference`.
     """
     undisturbed = undisturbed or paired_difference(variant, full, random_mean, MARGIN)
     standard = standard_conditions(observation)
@@ -234,12 +239,11 @@ def _compare(
 
 
 def _mismatch(found: ConditionReport, other: ConditionReport | None, full: str) -> str | None:
-    """Why two reports of a condition cannot be paired; None if they can."""
+    """The reason why two reports of a condition cannot be paired; None if they can."""
     label = found.condition.label
     if other is None:
         return f"{full} was not played under {label}"
-    same = (found.spread, found.code_sha256) == (other.spread, other.code_sha256)
-    if same and len(found.returns) == len(other.returns):
+    if (found.spread, found.code_sha256) == (other.spread, other.code_sha256):
         return None
     return f"{label} was played with other settings than by {full}: evaluate both again"
 

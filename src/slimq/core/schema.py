@@ -1,9 +1,9 @@
-"""Versions of what the repository stores, and how documents of other versions are read.
+"""Schema versions of the repository's documents, and reading documents of other versions.
 
-A new major version means that older readers would misunderstand a document; they refuse it. A new
-minor version only adds optional fields: older readers ignore those they do not know, and newer
-readers take defaults for those that are missing. Whoever would write a document of a newer minor
-version back would lose its new fields, so that is refused.
+A new major version means that older readers would misunderstand a document, so they refuse it. A
+new minor version only adds optional fields: older readers ignore unknown ones, and newer readers
+use defaults for missing ones. Writing back a document of a newer minor version would lose its new
+fields, so it is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAJOR, MINOR = 1, 2
 
 
 class Versioned(BaseModel):
-    """Base of the documents on disk; of the current version, unknown keys are refused."""
+    """Base of the documents on disk; unknown keys are refused, except of newer minor versions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ class Versioned(BaseModel):
 
     @property
     def is_newer(self) -> bool:
-        """Whether a newer slimq made the document, which may have had fields unknown here."""
+        """Whether a newer slimq made the document, so that it may have had fields unknown here."""
         return self.schema_minor > MINOR
 
 
@@ -39,11 +39,11 @@ def read_document(content: bytes, kind: type[D]) -> D:
     """Reads a document from JSON, without the unknown fields of a newer minor version.
 
     Args:
-        content: UTF-8.
-        kind: what it is.
+        content: the document, in UTF-8.
+        kind: model of the document.
 
     Raises:
-        pydantic.ValidationError: it is not one, or of another major version.
+        pydantic.ValidationError: it is invalid, or has another major version.
     """
     try:
         return kind.model_validate_json(content)
@@ -55,7 +55,7 @@ def read_document(content: bytes, kind: type[D]) -> D:
 
 
 def _known_part(content: bytes, error: ValidationError) -> bytes | None:
-    """The document without its unknown fields; None unless it is of a newer minor version."""
+    """The document without its unknown fields; None unless it has a newer minor version."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -72,7 +72,7 @@ def _known_part(content: bytes, error: ValidationError) -> bytes | None:
 
 
 def _remove(document: Any, place: tuple[int | str, ...]) -> None:
-    """Removes a field; names in its place that are no keys are those of a union's members."""
+    """Removes the field at `place`, in which names that are no keys are tags of unions."""
     *path, last = place
     for key in path:
         if (isinstance(document, dict) and key in document) or isinstance(document, list):

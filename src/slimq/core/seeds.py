@@ -1,7 +1,7 @@
 """Episode seeds: three disjoint ranges, and the per-episode generator for exploration.
 
-Nothing may be fitted or selected on held-out seeds (calibration, distillation, recipes, gates), so
-the ranges are defined once, here. Training draws its episodes from a fourth disjoint range.
+Nothing may be fitted or selected on held-out seeds (no calibration, distillation, recipe or gate),
+so the ranges are defined once, here. Training draws its episodes from a fourth disjoint range.
 """
 
 from __future__ import annotations

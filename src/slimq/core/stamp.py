@@ -11,7 +11,7 @@ class FileStamp:
     """Metadata of a file, for detecting that it was replaced or modified.
 
     The modification time alone is not enough: `cp -p`, `rsync -a` and archives set it, and two
-    writes within its resolution share one. The change time cannot be set.
+    writes within its resolution have the same one. The change time cannot be set.
 
     Attributes:
         device: device of the file system.

@@ -87,8 +87,8 @@ def paired_difference(
         margin: non-inferiority margin, as a share of full − random.
 
     Raises:
-        InvalidInputError: one was not played, the protocols or the seeds differ, or the baseline
-            is no better than random.
+        InvalidInputError: one was not played, the protocols or the seeds differ, or the baseline is
+            no better than random play.
     """
     one, other = variant.played, full.played
     if one is None or other is None or one[:2] != other[:2]:

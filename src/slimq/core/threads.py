@@ -1,6 +1,6 @@
-"""How many threads a process may use and how they wait, in OpenMP's variables, which torch reads.
+"""The number of threads of a process and their waiting, by OpenMP's variables, which torch reads.
 
-Processes that are started later inherit them.
+Processes that are started later inherit the variables.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def limit_threads(count: int | None) -> None:
     """Limits the threads of this process and of those that it starts.
 
     Args:
-        count: number of threads; 0 for one per core, None to leave everything as it is.
+        count: number of threads; 0 for one per core, None for no change.
 
     Raises:
         InvalidInputError: it is out of range.
@@ -41,16 +41,16 @@ def limit_threads(count: int | None) -> None:
 
 
 def wait_passively() -> None:
-    """Lets threads sleep while they wait for each other, unless the variable is set already.
+    """Lets threads sleep while they wait for each other, unless the variable is already set.
 
-    GNU OpenMP otherwise spins for 3 ms at every barrier, with the core that the awaited thread
-    needs if another process takes one (libgomp manual, "OMP_WAIT_POLICY" and "GOMP_SPINCOUNT").
-    Has no effect on this process once torch is imported.
+    Otherwise, GNU OpenMP spins for 3 ms at every barrier, perhaps on the core that the awaited
+    thread needs (libgomp manual, "OMP_WAIT_POLICY" and "GOMP_SPINCOUNT"). Has no effect on this
+    process once torch is imported.
     """
     os.environ.setdefault(WAIT_POLICY, "passive")
 
 
 def thread_limit() -> int:
-    """The number of threads that the variable allows; 0 if it says nothing."""
+    """The number of threads that the variable allows; 0 if it is not set."""
     first = os.environ.get(VARIABLE, "").split(",")[0].strip()
     return int(first) if first.isascii() and first.isdigit() else 0

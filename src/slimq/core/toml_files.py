@@ -44,7 +44,7 @@ class TomlDocument:
         Args:
             place: name of the value in the message.
             problem: the problem.
-            keys: path to the value; its line, or that of the enclosing table, ends the message.
+            keys: path to the value; the message ends with its line, or the enclosing table's.
         """
         line = self.line(keys)
         where = "" if line is None else f" (at line {line})"
@@ -83,8 +83,8 @@ class TomlDocument:
     def line(self, keys: Sequence[Key]) -> int | None:
         """The line on which a value, or else its enclosing table, begins; None for the document.
 
-        A prefix of the file that is valid TOML ends between two statements. The statement with the
-        value begins after the longest such prefix without it.
+        Prefixes of the file that are valid TOML end between two statements. The value's statement
+        begins after the longest such prefix that lacks the value.
         """
         keys = keys[: _depth(self.values, keys)]
         if not keys:
@@ -141,9 +141,9 @@ def parse_toml(text: str, source: str) -> TomlDocument:
 
 
 def _validate(model: type[T], values: Mapping[str, Any]) -> T:
-    """Validates by the types that a file has, which pydantic's strict JSON mode does.
+    """Validates with pydantic's strict JSON mode, so that types are as in the file.
 
-    By itself, pydantic reads `"1e-3"` as a number, too. `1e6` may stand for an integer.
+    By default, pydantic also reads `"1e-3"` as a number. `1e6` is accepted as an integer.
     """
     try:
         return model.model_validate_json(json.dumps(values, default=str), strict=True)
@@ -160,7 +160,7 @@ def _is_whole(found: ErrorDetails) -> bool:
 
 
 def _describe(model: type[BaseModel], found: ErrorDetails, *, nested: bool) -> str:
-    """Describes one of pydantic's errors, with the value received or the nearest key."""
+    """Describes one of pydantic's errors, with the received value or the nearest valid key."""
     location = found["loc"]
     if found["type"] == "missing":
         return _describe_missing(model, location, nested=nested or len(location) > 1)
@@ -174,7 +174,7 @@ def _describe(model: type[BaseModel], found: ErrorDetails, *, nested: bool) -> s
 
 
 def _describe_missing(model: type[BaseModel], location: Sequence[Key], *, nested: bool) -> str:
-    """Says what a key that is missing stands for."""
+    """Describes a missing key and its meaning."""
     name = str(location[-1])
     for owner in _models_at(model, location[:-1]):
         if (field := owner.model_fields.get(name)) is None:
@@ -190,7 +190,7 @@ def _describe_missing(model: type[BaseModel], location: Sequence[Key], *, nested
 
 
 def _depth(values: Any, keys: Sequence[Key]) -> int:
-    """How many of the keys, from the first on, exist."""
+    """Number of keys that exist, counted from the first one on."""
     for count, key in enumerate(keys):
         try:
             values = values[key]

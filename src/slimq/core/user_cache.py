@@ -1,4 +1,4 @@
-"""The folder for files of this user that can be fetched or made again."""
+"""The user's cache folder, for files that can be fetched or made again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 OVERRIDE = "SLIMQ_CACHE_DIR"
-"""Environment variable that names another folder."""
+"""Environment variable that overrides the folder."""
 
 
 def user_cache_folder() -> Path:
-    """Slimq's folder by the conventions of the operating system; it need not exist."""
+    """Slimq's cache folder by the operating system's conventions; it may not exist yet."""
     if own := os.environ.get(OVERRIDE):
         return Path(own)
     home = Path.home()
@@ -20,6 +20,6 @@ def user_cache_folder() -> Path:
         return base / "slimq" / "Cache"
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "slimq"
-    # A relative path is to be ignored (XDG Base Directory Specification).
+    # Relative paths must be ignored (XDG Base Directory Specification).
     found = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (found if found.is_absolute() else home / ".cache") / "slimq"

@@ -77,7 +77,7 @@ def _read_states(repository: Repository, manifest: PolicyManifest) -> Observatio
 
 
 def _check_parent(variant: VariantManifest, manifest: PolicyManifest, place: str) -> None:
-    """Checks for stale variants: retraining a policy keeps those made from the old network."""
+    """Checks that a variant is not stale: retraining a policy keeps variants of the old network."""
     if is_stale(variant, manifest):
         remedy = f"run slimq compress {variant.policy} {variant.name} again"
         raise RepositoryError(place, f"was made from another checkpoint; {remedy}")

@@ -19,10 +19,10 @@ from slimq.environments.results import StepResult
 
 
 class AtariCopies:
-    """`count` copies of a game; reset and step as in `VectorEnvironment`, without its step limit.
+    """`count` copies of a game, with the interface of `VectorEnvironment` without its step limit.
 
     Attributes:
-        step_limit: None, as the games have no limit of their own.
+        step_limit: None, since the games have no limit of their own.
         action_start: ALE's number of the first action.
     """
 

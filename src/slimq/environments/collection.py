@@ -1,8 +1,8 @@
 """Collects states, transitions and the calibration set by playing ε-greedily on collection seeds.
 
-Play is a continuous stream of steps: when an episode ends, its environment starts the next seed.
-As everywhere, exploration draws from each episode's own generator. Under conditions, the policy
-acts on what arrives, and both that and what was there are kept.
+Play is a continuous stream of steps: when an episode ends, its environment starts the next seed. As
+everywhere, exploration draws from each episode's own generator. Under conditions, the policy acts
+on disturbed observations, and these are kept together with the environment's own.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class States:
     """States of play.
 
     Attributes:
-        arrived: `(states, *shape)`, on which the policy acted.
-        present: `(states, *shape)`, the environment's own at the same moments; the same array if
-            all play was undisturbed.
+        arrived: `(states, *shape)`, observations that the policy acted on.
+        present: `(states, *shape)`, the environment's own observations at the same steps; the same
+            array if all play was undisturbed.
     """
 
     arrived: Observations
@@ -58,11 +58,11 @@ def join_states(parts: Sequence[States]) -> States:
 
 @dataclass(frozen=True)
 class Transitions:
-    """A batch of transitions, of what arrived and what was chosen.
+    """A batch of transitions, as the policy saw and chose them.
 
     Attributes:
-        observations: `(steps, *shape)`.
-        actions: `(steps,)`, int64, exploratory ones included.
+        observations: `(steps, *shape)`, observations that the policy acted on.
+        actions: `(steps,)`, int64, the chosen actions, exploratory ones included.
         rewards: `(steps,)`, float32, unclipped.
         next_observations: `(steps, *shape)`; the terminal observation where an episode ended.
         terminated: `(steps,)`, bool; False where the step limit ended the episode.
@@ -123,10 +123,10 @@ def collect_states(
         q_function: chooses the actions.
         steps: number of states to return, over all environments.
         epsilon: probability of a random action.
-        seeds: episode seeds, used in order; a surplus costs nothing (pass a `range`).
+        seeds: episode seeds, used in order; a surplus costs nothing, so pass a `range`.
         environments: number of episodes to play in parallel.
-        keep_every: keep every n-th step, as consecutive states are nearly identical.
-        begin: gives the passage of an episode, by seed; by default, episodes are undisturbed.
+        keep_every: interval of kept steps, since consecutive states are nearly identical.
+        begin: makes the passage of an episode from its seed; by default, episodes are undisturbed.
 
     Raises:
         InvalidInputError: a number is out of range, or there are too few seeds.
@@ -156,7 +156,7 @@ def collect_transitions(
     environments: int = 8,
     begin: Begin | None = None,
 ) -> Transitions:
-    """Collects `steps` transitions of ε-greedy play; arguments and errors as `collect_states`."""
+    """Collects `steps` transitions of ε-greedy play; for the rest see `collect_states`."""
     _check(steps=steps, environments=environments)
     rounds = math.ceil(steps / environments)
     stream = _walk(spec, q_function, epsilon, seeds, environments, begin)
@@ -310,7 +310,7 @@ def _pass_first(
     arrived: Observations,
     slots: Sequence[int],
 ) -> Observations:
-    """The observations that arrive where episodes have begun in some slots."""
+    """The observations that arrive, after new episodes have begun in some slots."""
     first: Any = arrived.copy()
     for slot in slots:
         way = passages[slot]

@@ -1,7 +1,7 @@
 """Custom conditions: a function in a file or a module that disturbs an observation.
 
 It is called as `function(frame, strength, generator)` for each new frame, or each observation if
-frames are not stacked, with the episode's own generator, and returns what arrives instead.
+frames are not stacked, with the episode's own generator, and returns the disturbed frame.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class CustomCondition:
     """A function that disturbs observations.
 
     Attributes:
-        channel: makes the channel of an episode from it.
-        code_sha256: of its file; None if it is from an installed module.
+        channel: makes an episode's channel from the function.
+        code_sha256: SHA-256 of its file; None if it is from an installed module.
     """
 
     channel: MakeChannel
@@ -38,7 +38,7 @@ def load_condition(condition: Condition) -> CustomCondition | None:
     """Loads the function of a condition; None if the condition is built in.
 
     Raises:
-        InvalidInputError: there is no such file, module or function, or it takes other arguments.
+        InvalidInputError: there is no such file, module or function, or it has other parameters.
         EnvironmentFailure: the file or the module raises an exception.
     """
     if condition.name in CONDITIONS:

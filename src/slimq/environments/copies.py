@@ -1,4 +1,4 @@
-"""Copies of one environment, stepped one after the other."""
+"""Copies of one environment, stepped one after another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slimq.environments.results import StepResult
 
 
 class Copies:
-    """`count` environments one after the other; reset and step as in `VectorEnvironment`.
+    """`count` copies of an environment, with the interface of `VectorEnvironment`.
 
     Attributes:
         step_limit: the environment's own limit of steps; None if it has none.
@@ -70,6 +70,6 @@ class Copies:
             raise failures[0]
 
     def _abandon(self) -> None:
-        """Frees what is left after a failure, which is the one to report."""
+        """Frees all environments after a failure, and ignores further ones."""
         for member in self._members:
             member.abandon()

@@ -1,4 +1,4 @@
-"""Describes an environment as a policy and its training see it."""
+"""Describes an environment for a policy and its training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Description(NamedTuple):
     Attributes:
         observation: layout of an observation.
         actions: meaning of each action.
-        action_start: the environment's number of the first one.
+        action_start: the environment's number of the first action.
     """
 
     observation: ObservationSpec
@@ -32,9 +32,9 @@ class Properties:
     """Properties of an environment that training needs besides its description.
 
     Attributes:
-        description: as a policy sees it.
+        description: the environment as a policy sees it.
         step_limit: its own limit of steps per episode; None if it has none.
-        channels: the axis of an image's channels where they are stacked frames; otherwise None.
+        channels: position of an image's channels if they are stacked frames; otherwise None.
         normalized: whether the network normalizes observations.
     """
 
@@ -49,13 +49,13 @@ def describe(spec: EnvironmentSpec) -> Description:
 
     Raises:
         InvalidInputError: the environment is unknown, or its spaces are not supported.
-        EnvironmentFailure: it cannot be made, or not be closed.
+        EnvironmentFailure: it cannot be made or closed.
     """
     return examine(spec).description
 
 
 def examine(spec: EnvironmentSpec) -> Properties:
-    """Describes an environment for training; errors as `describe`."""
+    """Describes an environment for training. Raises the errors of `describe`."""
     if spec.preprocessing is not None:
         return _examine_atari(spec, spec.preprocessing)
     member = GuardedEnvironment(spec)

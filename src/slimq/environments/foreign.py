@@ -1,7 +1,7 @@
-"""Other people's code: finds what a specification names in it, and explains its exceptions.
+"""Third-party code: loads what a specification names, and explains its exceptions.
 
-An environment is code that slimq did not write. Whatever it raises ends in one line that says where
-in that code it was raised.
+An environment is code that is not slimq's. Whatever it raises becomes one line that names the place
+in that code.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from slimq.core.errors import suggestion as suggest
 
 FILE_REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[^:]+)", re.DOTALL)
 MAX_MESSAGE = 300
-"""Characters of a foreign message that are shown."""
+"""Maximum number of characters shown of a third-party message."""
 MAX_NAMES = 8
-"""Names of a file that are listed."""
+"""Maximum number of a file's names that are listed."""
 _EXTRAS = {"minatar": "games", "minigrid": "games", "Box2D": "games", "cv2": "images"}
 _CREATION = "creation"
 
@@ -44,7 +44,7 @@ class Reference:
     """A name found in a file or a module.
 
     Attributes:
-        target: what it stands for.
+        target: the object that it names.
         folder: the file's folder; None for a module.
     """
 
@@ -53,14 +53,14 @@ class Reference:
 
     @contextlib.contextmanager
     def importable(self) -> Iterator[None]:
-        """Lets the code import its neighbours, as it could if it ran as a program."""
+        """Lets the code import its neighbours, as if it ran as a program."""
         with _importable(self.folder) if self.folder else contextlib.nullcontext():
             yield
 
 
 @contextlib.contextmanager
 def guarded(environment: str, place: str, field: str) -> Iterator[None]:
-    """Turns every exception of foreign code into an `EnvironmentFailure`."""
+    """Converts every exception of third-party code to an `EnvironmentFailure`."""
     try:
         yield
     except KeyboardInterrupt:
@@ -82,7 +82,7 @@ def explain(error: BaseException) -> str:
 
 
 def foreign_line(error: BaseException) -> str | None:
-    """The last line that was executed outside slimq and its libraries, such as `game.py:12`."""
+    """The last line executed outside slimq and its libraries, such as `game.py:12`, or None."""
     if isinstance(error, SyntaxError) and error.filename:
         return _place(error.filename, error.lineno)
     frames = traceback.extract_tb(_origin(error).__traceback__)
@@ -94,12 +94,12 @@ def load(reference: str, environment: str, field: str) -> Reference:
     """Loads `FILE.py:name` or `module:name`.
 
     Args:
-        reference: the text of the specification.
+        reference: the reference, as in the specification.
         environment: the environment's id, for errors.
         field: the specification's field, for errors.
 
     Raises:
-        InvalidInputError: no such file, module or name.
+        InvalidInputError: there is no such file, module or name.
         EnvironmentFailure: the file or the module raises an exception.
     """
     file = FILE_REFERENCE.fullmatch(reference)
@@ -148,7 +148,7 @@ def load_module(name: str, environment: str, field: str) -> ModuleType:
 
 
 def named_code(spec: EnvironmentSpec) -> list[str]:
-    """The files and modules whose code an environment runs, apart from registered environments."""
+    """References to files and modules whose code an environment runs, without registered ones."""
     named = [spec.id, *(wrapper.name for wrapper in spec.wrappers)]
     for wrapper in spec.wrappers:
         named += [value for value in wrapper.kwargs.values() if isinstance(value, str)]
@@ -164,7 +164,7 @@ def find_attribute(module: ModuleType, name: str) -> Any:
 
 
 def defined_names(path: Path) -> str:
-    """Says which functions and classes a file defines, without running it; empty if none."""
+    """Lists the functions and classes that a file defines, without running it; empty if none."""
     try:
         body = ast.parse(path.read_bytes()).body
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -176,7 +176,7 @@ def defined_names(path: Path) -> str:
 
 
 def missing_dependency(error: gymnasium.error.DependencyNotInstalled, field: str) -> Exception:
-    """The error for a library that an environment or a wrapper of gymnasium needs."""
+    """The error for a missing library that an environment or a wrapper of gymnasium needs."""
     message = first_line(error).lower()
     known = {"opencv": "cv2", "cv2": "cv2", "box2d": "Box2D", "pygame": "pygame"}
     for word, module in known.items():
@@ -193,7 +193,7 @@ def _load_file(path: Path, environment: str, field: str) -> ModuleType:
         received = f"{path} ({error.strerror}) in {Path.cwd()}"
         raise InvalidInputError(field, "a file", received) from error
     path = path.resolve()
-    # The name holds the content, so that a file that was changed is loaded again.
+    # The name depends on the content, so that a changed file is loaded again.
     digest = hashlib.sha256(os.fsencode(path) + b"\0" + source).hexdigest()[:16]
     name = f"_slimq_file_{digest}"
     if name in sys.modules:
@@ -205,7 +205,7 @@ def _load_file(path: Path, environment: str, field: str) -> ModuleType:
     sys.modules[name] = module
     try:
         with guarded(environment, _CREATION, path.name), _importable(path.parent):
-            # Not by its loader, which takes the bytecode of a file of the same size and second.
+            # Not by its loader, which reuses the bytecode of a file of the same size and second.
             exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102
     except EnvironmentFailure:
         del sys.modules[name]
@@ -231,7 +231,7 @@ def _no_attribute(module: ModuleType, place: str, name: str, field: str) -> Inva
 
 
 def _origin(error: BaseException) -> BaseException:
-    """The exception that gymnasium raised again with more text, without its traceback."""
+    """The original of an exception that gymnasium reraised with more text and without traceback."""
     cause = error.__cause__
     if cause is None or type(error) is not type(cause):
         return error
@@ -239,7 +239,7 @@ def _origin(error: BaseException) -> BaseException:
 
 
 def _message(error: BaseException) -> str:
-    """An exception's message; making it is foreign code, too."""
+    """An exception's message, which third-party code formats, too."""
     try:
         return str(error)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""One environment, each of whose answers is checked before anything learns or acts from it.
+"""One environment, whose every result is checked before anything learns from it or acts on it.
 
 Every fault is an `EnvironmentFailure` that names the episode's seed, the step and the value.
 """
@@ -31,7 +31,7 @@ class GuardedEnvironment:
 
     Attributes:
         observation: layout of its observations.
-        actions: its own numbers of its actions.
+        actions: the environment's own numbers of its actions.
         step_limit: its own limit of steps per episode; None if it has none.
     """
 
@@ -39,8 +39,8 @@ class GuardedEnvironment:
         """Makes the environment.
 
         Raises:
-            InvalidInputError: it is unknown, its spaces are not supported, or its own step limit
-                is below that of the specification.
+            InvalidInputError: it is unknown, its spaces are unsupported, or its own step limit is
+                below the specification's.
             EnvironmentFailure: it cannot be made.
         """
         self.spec = spec
@@ -80,7 +80,7 @@ class GuardedEnvironment:
         return encoded
 
     def step(self, action: int) -> Outcome:
-        """Takes an action, counted from 0; returns the observation and how the step ended."""
+        """Takes an action, counted from 0; returns its outcome."""
         try:
             answer = self.env.step(self._number(self.actions.start + action))
         except KeyboardInterrupt:
@@ -103,7 +103,7 @@ class GuardedEnvironment:
         return outcome
 
     def close(self) -> None:
-        """Frees the environment; after a failure, a further one is not reported."""
+        """Frees the environment; after an earlier failure, a further one is not reported."""
         try:
             self.env.close()
         except KeyboardInterrupt:
@@ -116,7 +116,7 @@ class GuardedEnvironment:
                 ) from error
 
     def abandon(self) -> None:
-        """Frees the environment whatever it raises, after a failure elsewhere."""
+        """Frees the environment after a failure elsewhere, and ignores its exceptions."""
         self._failed = True
         self.close()
 
@@ -178,7 +178,7 @@ def _form(answer: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value on one line; a representation is foreign code, too."""
+    """A value on one line, which third-party code formats, too."""
     try:
         text = "".join(repr(value).splitlines()[:1])
     except KeyboardInterrupt:

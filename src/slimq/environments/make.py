@@ -40,7 +40,7 @@ def make_single(spec: EnvironmentSpec) -> Env:
     Raises:
         InvalidInputError: an unknown environment or wrapper, or arguments that it does not take.
         MissingExtraError: it needs a library that is not installed.
-        EnvironmentFailure: the environment's code raises an exception, or makes no environment.
+        EnvironmentFailure: the environment's code raises an exception, or returns no environment.
     """
     env = repair(_create(spec))
     try:
@@ -55,7 +55,7 @@ def make_single(spec: EnvironmentSpec) -> Env:
 
 
 def step_limit(env: Env) -> int | None:
-    """The environment's own limit of steps per episode, None if it has none."""
+    """The environment's own limit of steps per episode; None if it has none."""
     limits = []
     inner: Any = env
     while isinstance(inner, gymnasium.Wrapper):
@@ -66,7 +66,7 @@ def step_limit(env: Env) -> int | None:
 
 
 def check_step_limit(spec: EnvironmentSpec, own: int | None) -> None:
-    """Refuses a step limit that the environment's own limit would keep from taking effect.
+    """Checks that the environment's own step limit does not override the specification's.
 
     Raises:
         InvalidInputError: the specification's limit is above the environment's own.
@@ -115,7 +115,7 @@ def _find_function(spec: EnvironmentSpec) -> Reference | None:
     found = find_attribute(module, name)
     if found is not None:
         return _require_callable(Reference(found), spec)
-    # Packages made for gymnasium's former plugins register their ids in a function of this name.
+    # Packages made for gymnasium's former plugin system register their ids in this function.
     register = getattr(module, "register_envs", None)
     if callable(register):
         with guarded(spec.id, CREATION, "register_envs"):
@@ -154,7 +154,7 @@ def _call(spec: EnvironmentSpec, reference: Reference) -> Env:
 
 def _make_registered(spec: EnvironmentSpec) -> Env:
     name = spec.id.partition(":")[2] or spec.id
-    # Its checks are fewer than ours, and end in assertions and warnings.
+    # Gymnasium's checks are fewer than ours, and end in assertions and warnings.
     arguments = {"disable_env_checker": True} | dict[str, Any](spec.kwargs)
     try:
         return gymnasium.make(name, **arguments)

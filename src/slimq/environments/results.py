@@ -1,4 +1,4 @@
-"""The results of a step of several environments."""
+"""Results of a step of several environments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slimq.core.observation import Observations
 
 @dataclass(frozen=True)
 class StepResult:
-    """The results of one step; every array has the leading axis `environments`."""
+    """Results of one step; every array has the leading axis `environments`."""
 
     observations: Observations
     rewards: npt.NDArray[np.float32]

@@ -32,7 +32,7 @@ class Episode:
         seed: seed of the environment and of the exploration.
         return_: undiscounted sum of rewards.
         length: agent steps.
-        trajectory: sha256 of the actions, as little-endian 32-bit integers, in hexadecimal.
+        trajectory: hexadecimal SHA-256 of the actions as little-endian 32-bit integers.
         terminated: whether the environment ended it; False if the step limit did.
     """
 
@@ -48,7 +48,7 @@ class StepTrace:
     """One step of the `k` episodes in progress.
 
     Attributes:
-        observations: `(k, *shape)`, on which the actions were chosen.
+        observations: `(k, *shape)`, observations that the policy acted on.
         q_values: `(k, actions)`.
         actions: `(k,)`, the actions chosen, exploratory ones included.
         seeds: `(k,)`, the episodes' seeds.
@@ -63,23 +63,23 @@ class StepTrace:
 
 
 class Passage(Protocol):
-    """The passage between an episode and the policy, such as `slimq.core.conditions.passage`."""
+    """The link between an episode and the policy, such as `slimq.core.conditions.passage`."""
 
     def observe(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The observation that arrives for one of the environment's, `shape`, step by step."""
+        """The observation that arrives for the environment's next one, both of `shape`."""
         ...
 
     def act(self, action: int) -> int:
-        """The action that the environment takes for one that was chosen."""
+        """The action that the environment takes when the policy chooses `action`."""
         ...
 
 
 Begin = Callable[[int], Passage | None]
-"""Gives the passage of an episode, by seed; None if the episode is undisturbed."""
+"""Makes the passage of an episode from its seed; None for an undisturbed episode."""
 
 
 def arriving(passages: Sequence[Passage | None], present: Observations) -> Observations:
-    """The observations that arrive for the environments' own, `(k, *shape)`."""
+    """The observations that arrive at the policy for the environments' own, `(k, *shape)`."""
     if all(passage is None for passage in passages):
         return present
     pairs = zip(passages, present, strict=True)
@@ -90,7 +90,7 @@ def arriving(passages: Sequence[Passage | None], present: Observations) -> Obser
 def taken(
     passages: Sequence[Passage | None], chosen: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """The actions that the environments take for those that were chosen, `(k,)`."""
+    """The actions that the environments take when the policy chooses `chosen`, `(k,)`."""
     if all(passage is None for passage in passages):
         return chosen
     pairs = zip(passages, chosen.tolist(), strict=True)
@@ -135,13 +135,13 @@ def play_episodes(
 
     Args:
         spec: the environment.
-        q_function: gets the observations of the episodes in progress, in one batch.
+        q_function: receives the observations of all episodes in progress, in one batch.
         seeds: one per episode.
         epsilon: probability of a uniformly random action.
         environments: number of episodes to play in parallel.
-        threads: threads for stepping Atari games; 0 for one per core.
+        threads: threads for stepping Atari games; 0 for `thread_limit`, or one per core if unset.
         on_step: called after the actions are chosen, before they are taken.
-        begin: gives the passage of an episode, by seed; by default, episodes are undisturbed.
+        begin: makes the passage of an episode from its seed; by default, episodes are undisturbed.
 
     Raises:
         InvalidInputError: `epsilon` or `environments` is out of range, or the environment is

@@ -1,6 +1,6 @@
-"""Checks that an episode depends on its seed and its actions alone.
+"""Checks that an episode depends only on its seed and its actions.
 
-Everything depends on this: variants are compared on the same episodes, and training resumes by
+Everything relies on this: variants are compared on the same episodes, and training resumes by
 replaying its episodes.
 """
 
@@ -16,7 +16,7 @@ from slimq.core.errors import EnvironmentFailure
 from slimq.environments.guarded import GuardedEnvironment, Outcome
 
 STEPS = 20
-"""Steps of each episode that are played twice."""
+"""Number of steps of each episode that are played twice."""
 SEEDS = (0, 1)
 _NAMES = ("observation", "reward", "terminated", "truncated")
 _HINT = (
@@ -35,7 +35,8 @@ def check_seeding(spec: EnvironmentSpec, *, steps: int = STEPS) -> None:
         steps: steps of each episode.
 
     Raises:
-        EnvironmentFailure: an episode differs, or the environment fails otherwise.
+        EnvironmentFailure: an episode differs when it is played again, or the environment fails
+            otherwise.
         InvalidInputError: the environment is unknown, or its spaces are not supported.
     """
     if spec.preprocessing is not None:

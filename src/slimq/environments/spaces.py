@@ -1,7 +1,7 @@
-"""Observation spaces as flat arrays: the layout of a space, and its observations in that layout.
+"""Observation spaces as arrays: the layout of a space, and the encoding of its observations.
 
-A Box is one array: uint8 and bool keep their bytes, everything else becomes float32. Of any other
-space the leaves are named parts of one vector, in the order of the space. Integers stay integers:
+A Box is one array: uint8 and bool keep their bytes, everything else becomes float32. The leaves of
+any other space become named parts of one vector, in the order of the space. Integers stay integers:
 the network's graph one-hot encodes categories, as `gymnasium.spaces.flatten` would.
 """
 
@@ -38,7 +38,7 @@ class Leaf:
     """A space without inner spaces.
 
     Attributes:
-        path: the keys and indices that lead to it.
+        path: keys and indices that lead to it.
         space: the space.
     """
 
@@ -71,8 +71,8 @@ def layout(space: Space, environment: str) -> ObservationSpec:
         environment: the environment's id, for errors.
 
     Raises:
-        InvalidInputError: a space of another kind, without elements, too large for the layout, or
-            with parts of the same name.
+        InvalidInputError: the space is of an unsupported kind, has no elements, is too large for
+            the layout, or has parts of the same name.
     """
     found = list(leaves(space))
     _check(found, environment)
@@ -90,10 +90,10 @@ def layout(space: Space, environment: str) -> ObservationSpec:
 
 
 def encode(space: Space, spec: ObservationSpec, value: Any) -> npt.NDArray[Any]:
-    """One observation of a space in its layout, `spec.shape`, always a new array.
+    """Encodes one observation of a space as a new array, `spec.shape`.
 
     Raises:
-        ObservationError: the value is not of the space; the field is the part and the index.
+        ObservationError: the value is not in the space; the field is the part and the index.
     """
     return Encoder(space, spec).encode(value)
 
@@ -109,7 +109,7 @@ class Encoder:
         self._wide = {leaf.path for leaf in leaves(space) if _is_wide(leaf.space)}
 
     def encode(self, value: Any) -> npt.NDArray[Any]:
-        """As the function `encode`."""
+        """Encodes an observation; see the function `encode`."""
         spec = self.spec
         if spec.parts is None:
             array = _array(value, self.space.shape or (), WHOLE)
@@ -131,7 +131,7 @@ Bounds = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def _bounds(part: ObservationPart) -> Bounds | None:
-    """The smallest and the largest value of each element; None for numbers of any value."""
+    """The smallest and the largest value of each element; None for unbounded numbers."""
     if part.categories is not None:
         low = np.array(part.first, np.float64).reshape(part.shape)
         return low, low + np.array(part.categories, np.float64).reshape(part.shape) - 1
@@ -147,7 +147,7 @@ def _check_range(
     high: npt.NDArray[np.float64],
     field: str,
 ) -> None:
-    """Refuses anything but integers of the range, before a cast could round it into the range."""
+    """Refuses all but integers in the range, before a cast could round other values into it."""
     array = _integers(array, field)
     valid = (array >= low) & (array <= high)
     if not valid.all():
@@ -196,7 +196,7 @@ def _check(found: list[Leaf], environment: str) -> None:
 
 
 def _check_integer_bounds(leaf: Leaf, environment: str) -> None:
-    """Refuses a Box of integers whose range float32 does not hold; unbounded ones pass."""
+    """Refuses a Box of integers with finite bounds that float32 cannot represent exactly."""
     if not _is_wide(leaf.space):
         return
     limits = np.iinfo(leaf.space.dtype)
@@ -213,14 +213,14 @@ def _check_integer_bounds(leaf: Leaf, environment: str) -> None:
 
 
 def _is_wide(space: Space) -> bool:
-    """Whether a space is a Box of integers with bounds that float32 does not hold."""
+    """Whether a space is a Box of integers with bounds that float32 cannot represent exactly."""
     if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.integer):
         return False
     return bool((_beyond_float(space.low) | _beyond_float(space.high)).any())
 
 
 def _beyond_float(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which numbers are beyond the integers that float32 holds; NaN is not."""
+    """Mask of numbers beyond the integers that float32 represents exactly; False for NaN."""
     beyond: npt.NDArray[np.bool_] = (array < -FLOAT_INTEGERS) | (array > FLOAT_INTEGERS)
     return beyond
 
@@ -309,7 +309,7 @@ def _array(value: Any, shape: tuple[int, ...], field: str) -> npt.NDArray[Any]:
 
 
 def _cast(array: npt.NDArray[Any], dtype: Dtype, field: str) -> npt.NDArray[Any]:
-    """The array in a dtype that holds all of its values."""
+    """Casts an array to a dtype; refuses values that the dtype does not hold."""
     if array.dtype == dtype and dtype != "float32":
         return array
     if dtype == "float32":
@@ -326,7 +326,7 @@ def _cast(array: npt.NDArray[Any], dtype: Dtype, field: str) -> npt.NDArray[Any]
 
 
 def _integers(array: npt.NDArray[Any], field: str) -> npt.NDArray[Any]:
-    """The array, whose values must be integers, whatever the dtype is."""
+    """The array, after a check that its values are integers, whatever its dtype."""
     if array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             whole = np.isfinite(array) & (array == np.floor(array))
@@ -349,7 +349,7 @@ def is_float_box(space: Space) -> bool:
 
 
 def holds_zero(space: Space) -> bool:
-    """Whether a frame of zeros is an observation of a Box, so that stacks are padded with it."""
+    """Whether a frame of zeros belongs to a Box, so that stacks can be padded with it."""
     if not isinstance(space, Box):
         return False
     return bool((space.low <= 0).all() and (space.high >= 0).all())

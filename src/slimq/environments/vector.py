@@ -1,8 +1,8 @@
 """Vectorized environments in which each environment is reset explicitly.
 
-Every episode starts from its own seed, chosen by the caller, and is the same for any number of
-parallel environments. There is no autoreset: the observation of an episode's last step is the
-terminal one, and no dummy transition has to be skipped.
+Every episode starts from its own seed, chosen by the caller, and is independent of the number of
+parallel environments. There is no autoreset: the last observation of an episode is the terminal
+one, and there are no dummy transitions to skip.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class VectorEnvironment:
         Args:
             spec: the environment.
             count: number of copies.
-            threads: threads for stepping Atari games; 0 for those that `thread_limit` allows, or
-                one per core.
+            threads: threads for stepping Atari games; 0 for `thread_limit`, or one per core if
+                unset.
 
         Raises:
             InvalidInputError: the environment is unknown, or its spaces are not supported.
@@ -76,7 +76,7 @@ class VectorEnvironment:
         An environment whose episode has ended must be restarted before its next step.
 
         Args:
-            actions: `(count,)`, indices from 0 on, whatever the environment's own numbers are.
+            actions: `(count,)`, counted from 0, whatever the environment's own numbers are.
 
         Raises:
             EnvironmentFailure: an environment raises an exception or breaks its contract.
@@ -95,6 +95,6 @@ class VectorEnvironment:
         """Frees the environments.
 
         Raises:
-            EnvironmentFailure: an environment raises an exception, and none did before.
+            EnvironmentFailure: an environment raises an exception, unless one failed before.
         """
         self._copies.close()

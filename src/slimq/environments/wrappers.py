@@ -1,8 +1,8 @@
 """Wrappers by name: gymnasium's own, and those of other modules and files.
 
-NormalizeObservation is not applied: its running statistics would make an episode depend on those
-played before it. The network holds the statistics instead, so that observations stay as they are
-everywhere, over HTTP too.
+NormalizeObservation is not applied: its running statistics would make an episode depend on earlier
+ones. The network holds the statistics instead, so that observations stay unchanged everywhere, also
+over HTTP.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Env = gymnasium.Env[Any, Any]
 
 NORMALIZE = "NormalizeObservation"
 EPSILON = 1e-8
-"""Added to the variance, as gymnasium does by default."""
+"""Added to the variance; gymnasium's default."""
 MAX_FRAMES = 64
 
 
@@ -43,10 +43,10 @@ def wrap(env: Env, spec: EnvironmentSpec) -> Env:
     """Applies the wrappers of a specification, the innermost first.
 
     Raises:
-        InvalidInputError: an unknown wrapper or argument, or NormalizeObservation where it cannot
-            be part of the network.
+        InvalidInputError: a wrapper or an argument is unknown, or NormalizeObservation cannot be
+            part of the network.
         MissingExtraError: a wrapper needs a library that is not installed.
-        EnvironmentFailure: a wrapper raises an exception, or is none.
+        EnvironmentFailure: a wrapper raises an exception or does not return an environment.
     """
     if spec.wrappers and spec.preprocessing is not None:
         raise InvalidInputError(
@@ -62,7 +62,7 @@ def wrap(env: Env, spec: EnvironmentSpec) -> Env:
 
 
 def frame_stack(env: Env) -> FrameStack | None:
-    """The stack of frames that the outermost wrapper keeps, if new frames alone can rebuild it."""
+    """The outermost wrapper's frame stack; None unless new frames alone can rebuild it."""
     if not isinstance(env, gymnasium.wrappers.FrameStackObservation):
         return None
     padded = env.padding_type == "zero" and holds_zero(env.env.observation_space)
@@ -126,9 +126,9 @@ def _apply(env: Env, wrapper: WrapperSpec, environment: str, place: str) -> Env:
 
 
 def _convert_lists(target: Any, arguments: dict[str, Any], place: str) -> dict[str, Any]:
-    """Makes arrays of lists where a wrapper declares them, and tuples where it is gymnasium's.
+    """Converts lists to arrays where a wrapper declares them, and to tuples for gymnasium's own.
 
-    JSON has neither, and some of gymnasium's take nothing else.
+    JSON has neither, and some of gymnasium's wrappers accept nothing else.
     """
     try:
         parameters = inspect.signature(target).parameters
@@ -156,7 +156,7 @@ def _find(wrapper: WrapperSpec, environment: str, place: str) -> Reference:
             raise InvalidInputError(f"{place}.name", "a class or a function", wrapper.name)
         return reference
     try:
-        # Some import libraries that are only theirs.
+        # Some wrappers import optional libraries.
         found = getattr(gymnasium.wrappers, wrapper.name, None)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         received = f"{wrapper.name}: {first_line(error)}"
@@ -171,7 +171,7 @@ def _find(wrapper: WrapperSpec, environment: str, place: str) -> Reference:
 def _transformation(
     env: Env, arguments: dict[str, Any], environment: str, place: str
 ) -> dict[str, Any]:
-    """The function and the space that TransformObservation takes, from their names."""
+    """Arguments of TransformObservation, with the function and the space loaded by name."""
     found = dict(arguments)
     found.setdefault("observation_space", None)
     function = found.get("func")

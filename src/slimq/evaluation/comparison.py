@@ -17,7 +17,7 @@ from slimq.evaluation.protocol import other_versions
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """Median time of one call, and the speed-up over the baseline in the same run."""
+    """Median time of one call in µs, and the speed-up over the baseline in the same run."""
 
     mode: str
     batch: int
@@ -31,8 +31,8 @@ class ComparisonRow:
 
     Attributes:
         smaller: the baseline's size divided by this variant's.
-        difference: difference from the baseline, paired by seed.
-        robustness: the same under conditions.
+        difference: difference in return from the baseline, paired by seed.
+        robustness: its differences under conditions.
         notes: what is missing, and why.
         stale: whether it was made from a different checkpoint than the policy's current one.
     """
@@ -67,7 +67,7 @@ class Comparison:
         random_mean: mean return of random actions; None without an environment.
         failed: variants that could not be read, with the reason.
         proven_in_play: whether the policy has an environment, so that returns can be measured.
-        recorded_states: without one, the number of states that fidelity refers to.
+        recorded_states: number of states on which fidelity was measured, without an environment.
     """
 
     policy: str
@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def evidence(self) -> str | None:
-        """The evidence that stands in for returns, in one line; None if there are returns."""
+        """The evidence in place of returns, in one line; None if the policy has an environment."""
         if self.proven_in_play:
             return None
         states = f"on {self.recorded_states:,} recorded states" if self.recorded_states else "only"

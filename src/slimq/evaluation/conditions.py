@@ -1,4 +1,4 @@
-"""Plays a variant under conditions; see `slimq.core.conditions.catalogue` for what these are."""
+"""Plays variants under conditions, which `slimq.core.conditions.catalogue` lists."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """A condition, ready to be played by one policy's variants.
+    """A condition, ready for one policy's variants to play under.
 
     Attributes:
         situation: the condition in the policy's environment.
-        code_sha256: of the file of a condition that is not built in.
+        code_sha256: SHA-256 of the file of a custom condition; None for built-in ones.
     """
 
     situation: Situation
@@ -47,7 +47,7 @@ class Trial:
         }
 
     def is_current(self, report: ConditionReport, episodes: int) -> bool:
-        """Whether a report is of this trial, with at least as many episodes."""
+        """Whether a report is of this trial and has at least `episodes`."""
         spread = None if self.situation.spread is None else list(self.situation.spread)
         return (
             report.condition == self.condition
@@ -95,7 +95,7 @@ def make_trials(
         InvalidInputError: the policy has no environment, or a function cannot be loaded.
         EnvironmentFailure: the code of a condition raises an exception.
         RepositoryError: the policy's calibration set is invalid.
-        CheckFailedError: there is none, although the strength of a condition is measured on it.
+        CheckFailedError: there is none, although a condition's strength depends on it.
     """
     if not conditions:
         return ()
@@ -140,9 +140,9 @@ def join_conditions(
     """Adds the conditions that another evaluation has published since this one began.
 
     Args:
-        report: to be published.
+        report: the report to publish.
         before: the report that was published when this evaluation began.
-        now: the report that is published, of the same model and play.
+        now: the report published now, of the same model and protocol.
     """
     known = () if before is None else before.conditions
     found = {own.condition: own for own in report.conditions}
@@ -156,7 +156,7 @@ def join_conditions(
 def with_conditions(
     report: EvaluationReport, conditions: Iterable[ConditionReport]
 ) -> EvaluationReport:
-    """The report with these conditions, in the order of the catalogue; itself if it has them."""
+    """The report with these conditions, in catalogue order; the same object if nothing changes."""
     names = list(CONDITIONS)
 
     def place(one: ConditionReport) -> tuple[int, str, float]:
@@ -166,5 +166,5 @@ def with_conditions(
     ordered = tuple(sorted(conditions, key=place))
     if ordered == report.conditions:
         return report
-    # A report that was written before there were conditions is no longer of its minor version.
+    # A report written before there were conditions has an older minor version.
     return report.model_copy(update={"conditions": ordered, "schema_minor": MINOR})

@@ -1,4 +1,4 @@
-"""Says in words what is known of variants under conditions, for tables, choices and refusals."""
+"""Describes how variants play under conditions, for tables, recommendations and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def any_condition_is_known(comparison: Comparison) -> bool:
 
 
 def unknown_conditions(comparison: Comparison) -> str | None:
-    """Says that undisturbed play is all that is known of the full policy; None if more is."""
+    """States that the full policy is known only in undisturbed play; None if more is known."""
     if no_condition_decides(comparison):
         loses = f"{comparison.baseline} itself loses more than {MAX_OWN_LOSS:.0%} under each"
         return (
@@ -53,7 +53,7 @@ def unknown_conditions(comparison: Comparison) -> str | None:
 
 
 def below_margin(under: str, low: float, margin: float) -> tuple[str, float]:
-    """How far a lower bound is below a margin, in words and as a share.
+    """The distance of a lower bound below a margin, in words and as a share.
 
     Args:
         under: `undisturbed`, or the condition.
@@ -66,7 +66,7 @@ def below_margin(under: str, low: float, margin: float) -> tuple[str, float]:
 
 
 def condition_misses(row: ComparisonRow) -> list[tuple[str, float]]:
-    """The standard conditions under which a variant loses too much, in words, by which share."""
+    """The standard conditions under which a variant loses too much: in words, and the excess."""
     failed = () if row.robustness is None else row.robustness.failed
     return [
         below_margin(f"under {one.condition.label}", one.difference.low, one.difference.margin)
@@ -76,7 +76,7 @@ def condition_misses(row: ComparisonRow) -> list[tuple[str, float]]:
 
 
 def missing_conditions(row: ComparisonRow, policy: str) -> str | None:
-    """Says under which standard conditions a variant is not known; None if under all it is."""
+    """Names the standard conditions without a comparison; None if there are none."""
     if row.robustness is None:
         return "it cannot be compared under conditions"
     missing = row.robustness.missing
@@ -86,19 +86,19 @@ def missing_conditions(row: ComparisonRow, policy: str) -> str | None:
 
 
 def labels(conditions: Sequence[Condition]) -> str:
-    """Conditions on one line."""
+    """The labels of conditions, on one line."""
     return ", ".join(condition.label for condition in conditions)
 
 
 def worst_result(row: ComparisonRow) -> ConditionResult | None:
-    """The standard condition that decides with the lowest bound; None if there is none."""
+    """The result with the lowest bound among deciding standard conditions; None without any."""
     results = () if row.robustness is None else row.robustness.results
     deciding = [r for r in results if r.standard and r.decides and r.difference is not None]
     return min(deciding, key=lambda r: r.difference.low if r.difference else 0.0, default=None)
 
 
 def robustness_notes(comparison: Comparison) -> list[str]:
-    """Notes for tables: the failing conditions with their bounds, and what is not known."""
+    """Notes for tables: failed conditions with their bounds, and what is unknown."""
     if not any_condition_is_known(comparison):
         unknown = unknown_conditions(comparison)
         return [] if unknown is None or comparison.protocol is None else [unknown]
@@ -126,7 +126,7 @@ def robustness_notes(comparison: Comparison) -> list[str]:
 
 
 def _margin_note(comparison: Comparison) -> str:
-    """Says what robust means here, with the conditions that decide nothing."""
+    """Explains the term robust, and lists the conditions that decide nothing."""
     note = (
         "robust: non-inferior undisturbed and under each standard condition, "
         f"with simultaneous lower bounds of at least {-CONDITION_MARGIN:+.0%}"

@@ -16,7 +16,7 @@ from slimq.core.report import Fidelity
 from slimq.environments.rollout import StepTrace
 
 NEAR_TIE = 1e-4
-"""Gap between the two best Q-values below which either action counts as equally good."""
+"""Gap between the two best Q-values below which the two actions count as equally good."""
 
 _BATCH = 64
 
@@ -33,7 +33,7 @@ class StateSample:
         self._kept: list[tuple[int, int, int, npt.NDArray[np.generic]]] = []
 
     def add(self, trace: StepTrace) -> None:
-        """Offers the states of a step."""
+        """Offers the states of one step."""
         for row, (seed, step) in enumerate(zip(trace.seeds, trace.steps, strict=True)):
             digest = hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest()
             rank = -int.from_bytes(digest, "little")

@@ -1,6 +1,6 @@
-"""Inspects a variant: operators before and after optimization, their time, the size of tensors.
+"""Inspects a variant: operators before and after optimization, their times, tensor sizes.
 
-The sessions use the project's one configuration, plus the options for saving or profiling. ONNX
+The sessions use the project's common configuration, plus options for saving or profiling. ONNX
 Runtime's profile has a resolution of a microsecond and includes the profiler's overhead of a few
 microseconds per operator. Operator times are therefore only comparable with each other; the whole
 call is timed in a session without profiling.
@@ -44,8 +44,8 @@ class OperatorTime:
     """The time of one node of the optimized graph.
 
     Attributes:
-        operator: as in `Inspection.after`.
-        mean_us: interquartile mean over the timed calls, microseconds.
+        operator: the operator, as in `Inspection.after`.
+        mean_us: interquartile mean over the timed calls, in microseconds.
         share: share of the sum over all nodes; None if every node is below the clock's resolution.
     """
 
@@ -78,15 +78,17 @@ class Inspection:
 
     Attributes:
         stored_bytes: size on disk.
-        model_bytes: size after decompression; the same if the model is not compressed.
+        model_bytes: size after decompression; equals `stored_bytes` if the model is not compressed.
         graph_bytes: the part of `model_bytes` outside tensors: nodes, names, metadata.
         before: number of nodes per operator.
-        after: the same after optimization; names are prefixed with a domain other than ONNX's and
-            suffixed with a fused activation.
-        operators: nodes in execution order.
+        after: number of nodes per operator after optimization, with the domain unless it is ONNX's
+            as a prefix and a fused activation as a suffix.
+        operators: times of the nodes, in execution order.
         tensors: tensors, largest first.
+        batch: observations per call.
+        iterations: number of timed calls.
         states: `calibration`, or `zeros` if the policy has no calibration set.
-        call_us: median time of a whole call without profiling.
+        call_us: median time of a whole call without profiling, in microseconds.
     """
 
     policy: str
@@ -108,7 +110,7 @@ class Inspection:
 
 
 class _Node(NamedTuple):
-    """A node as named in the profile; an unnamed node gets its operator's name and its index."""
+    """A node as identified in the profile, where an unnamed node is named by operator and index."""
 
     name: str
     operator: str
@@ -177,7 +179,7 @@ def count_operators(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def operator_of(node: onnx.NodeProto) -> str:
-    """A node's operator, with its domain if not ONNX's, and with a fused activation if any."""
+    """A node's operator, with the domain unless it is ONNX's, and the fused activation if any."""
     activations = [
         onnx.helper.get_attribute_value(attribute)
         for attribute in node.attribute
@@ -226,7 +228,7 @@ def _read_states(repository: Repository, manifest: PolicyManifest) -> tuple[Obse
 
 
 def _make_batches(states: Observations, size: int, count: int) -> list[Observations]:
-    """Builds one batch per call, at most 64 distinct ones; states repeat if there are too few."""
+    """Builds one batch per call, of which at most 64 are distinct; states repeat if too few."""
     distinct = max(1, min(64, count, len(states) // size))
     rows = np.arange(distinct * size) % len(states)
     batches = [states[rows[start : start + size]] for start in range(0, len(rows), size)]

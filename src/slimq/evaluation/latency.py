@@ -1,9 +1,9 @@
 """Measures the latency of one call, for all variants in one run of several processes.
 
-Interleaved: every round calls all variants once in a shuffled order. Other load on the machine then
-affects all of them alike, but they evict each other's weights from the caches, which favours small
-models. Alone: one variant is loaded and called repeatedly. Both are reported; ratios between
-variants are valid only within one run.
+There are two modes. Interleaved: every round calls all variants once in a shuffled order. Other
+load on the machine then affects all of them alike, but they evict each other's weights from the
+caches, which favours small models. Alone: one variant is loaded and called repeatedly. Both are
+reported; ratios between variants are valid only within one run.
 
 Memory layout makes a whole process faster or slower by a few per cent, and no number of calls
 within it averages that out (Kalibera & Jones 2013, "Rigorous Benchmarking in Reasonable Time"). A
@@ -75,8 +75,8 @@ def measure_latency(
 
     Args:
         variants: loaders by variant. Each is called once for the interleaved mode, and again for
-            each batch size timed alone, so that the variant is then alone in memory. They must be
-            picklable if `processes` is set.
+            each batch size in the mode `alone`, so that the variant is alone in memory. They must
+            be picklable if `processes` is set.
         observations: `(states, *shape)`, from real play; batches are taken from them in turn.
         batches: batch sizes.
         iterations: timed calls per variant, batch size and mode, in each process.
@@ -144,7 +144,7 @@ def processor_name() -> str:
 def _in_processes(
     arguments: _Arguments, processes: int, on_process: Callable[[int], None] | None
 ) -> Iterator[_Timed]:
-    """Runs the processes one after another; a daemon process ends with this one."""
+    """Runs the processes one after another, as daemons that end with this process."""
     context = multiprocessing.get_context("spawn")
     for number in range(1, processes + 1):
         if on_process:

@@ -1,6 +1,6 @@
 """Plots of return and latency against size, and of a policy's training curve.
 
-The same values give the same files: no dates, no random identifiers, text drawn as paths.
+Equal values give equal files: no dates, no random identifiers, text drawn as paths.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from slimq.evaluation.comparison import Comparison, ComparisonRow
 
 _SIZE = (7.0, 4.5)
 _MARKERS = "os^Dv"
-"""One for every ten variants, after which colours repeat; names next to points would overlap."""
+"""Markers, changed after every ten variants, when colours repeat; point labels would overlap."""
 ROBUST_MARKERS = {"robust": "tab:grey", "not shown to be robust": "white"}
-"""The legend's entries where some variant is robust: filled and hollow markers."""
+"""Legend entries for filled and hollow markers, shown if any variant is robust."""
 _DOTS = 150
 _LEGEND_ROWS, _COLUMN = 16, 1.6
-"""Names per column of the legend, and the width of each further column in inches."""
+"""Names per column of the legend, and the width of each additional column in inches."""
 _FEW_DECADES = 300.0
 """Ratio of largest to smallest value up to which labels at 2 and 5 do not overlap."""
 _RC: Any = {"svg.hashsalt": "slimq", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
@@ -41,7 +41,7 @@ class _Point:
 def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
     """Plots return and latency against size, each as PNG and SVG.
 
-    Where some variant is robust, the markers of all others are hollow.
+    If any variant is robust, the markers of all others are hollow.
 
     Returns:
         The files written; a plot without any measured variant is omitted.
@@ -195,7 +195,7 @@ def _draw(comparison: Comparison, points: Sequence[_Point], label: str, *, log: 
 
 
 def _number(axis: Any, formatter: Any, values: Sequence[float]) -> None:
-    """Labels a logarithmic axis with plain numbers: at 1, and over few decades at 2 and 5 too."""
+    """Labels a logarithmic axis with plain numbers, at 1 and, over few decades, at 2 and 5, too."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     many = max(values, default=1) > _FEW_DECADES * min(values, default=1)

@@ -56,8 +56,9 @@ class EvaluationSettings:
         force: evaluate again, and replace reports with more episodes.
         latency: measure latency, skip it, or measure nothing else.
         iterations: timed calls per variant, batch size and mode, in each process.
-        conditions: disturbances to play under besides undisturbed.
-        condition_episodes: episodes under each; None for as many as undisturbed.
+        resamples: number of bootstrap resamples.
+        conditions: conditions to play under, besides undisturbed play.
+        condition_episodes: episodes under each condition; None for as many as undisturbed.
     """
 
     episodes: int = 100

@@ -1,13 +1,13 @@
 """Chooses the variant to deploy, from the reports alone.
 
 A variant is eligible if its evidence is complete, it is non-inferior to the baseline at the margin,
-undisturbed and under the standard conditions, and it meets every limit. Conditions count where the
-baseline was played under all of them and any decides, unless the caller says otherwise. The
+undisturbed and under the standard conditions, and it meets every limit. Conditions count if the
+baseline was played under all of them and any decides, unless the caller overrides this. The
 eligible variant with the lowest cost (bytes, or the latency of one call) is chosen; ties go to the
 higher return, then to the other cost. No eligible variant is then both cheaper and better than the
 choice. A limit on something that was not measured is not met.
 
-A policy without an environment has no returns: there, a variant is eligible if its agreement with
+A policy without an environment has no returns. Its variants are eligible if their agreement with
 the baseline on recorded states is at least a given share, and ties go to the higher agreement.
 
 The choice uses held-out reports and tests each variant at the margin separately, so among very many
@@ -45,13 +45,13 @@ class Criteria:
 
     Attributes:
         margin: share of full − random that the variant may lose undisturbed, at the lower bound.
-        robust: whether it must keep the standard conditions, too; None: if the baseline was played
-            under all of them.
+        robust: whether it must pass under the standard conditions, too; None: only if the baseline
+            was played under all of them.
         max_bytes: limit on the size on disk.
         max_latency_us: limit on the median time of one call.
         min_return: minimum mean return over the held-out episodes.
         min_agreement: minimum share of states with the baseline's action; required for a policy
-            without an environment, of which nothing else is known.
+            without an environment.
         mode: latency mode to use.
         batch: batch size to use.
         goal: the cost to minimize; None derives it from the limits, see `resolve_goal`.
@@ -86,12 +86,12 @@ class Candidate:
     Attributes:
         smaller: the baseline's size divided by its own.
         mean: mean return; None if the policy is not proven in play.
-        low: lower bound of the paired difference, as a share of full − random; likewise.
-        robust: whether it is robust; None if that is not known.
+        low: lower bound of the paired difference, as a share of full − random; None as for `mean`.
+        robust: whether it is robust; None if unknown.
         worst_condition: the standard condition with the lowest bound; None if none is known.
-        worst_low: that bound, as a share of full − random; likewise.
+        worst_low: that bound, as a share of full − random; None if none is known.
         agreement: share of states with the baseline's action; None if it was not measured.
-        latency_us: for the criteria's mode and batch; None if it was not measured.
+        latency_us: median latency for the criteria's mode and batch, in µs; None if not measured.
         faster: the baseline's latency divided by its own; None if measured in different runs.
         notes: remarks on its report.
     """
@@ -116,7 +116,7 @@ class Rejection:
 
     Attributes:
         reasons: one per criterion that it misses.
-        excess: by how much it misses the worst of them, as a share; None if evidence is missing.
+        excess: largest share by which it misses a criterion; None if evidence is missing.
     """
 
     variant: str
@@ -129,12 +129,13 @@ class Recommendation:
     """The choice, and the reasons against the other variants.
 
     Attributes:
-        choice: None if no variant is eligible.
+        choice: the chosen variant; None if no variant is eligible.
         runners_up: the other eligible variants, best first.
+        rejected: the variants that are not eligible.
         nearest: without a choice, the rejected variant that misses by the smallest share.
-        evidence: what stands in for returns; None if the policy is proven in play.
-        robust: whether robustness was required; not where no standard condition decides.
-        unknown: says that nothing is known under conditions; None if something is.
+        evidence: the evidence in place of returns; None if the policy is proven in play.
+        robust: whether robustness was required; False if no standard condition decides.
+        unknown: note that only undisturbed play is known; None if more is.
     """
 
     policy: str
@@ -153,8 +154,8 @@ def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
     """Chooses among the variants of a comparison.
 
     Raises:
-        CheckFailedError: the policy is not proven in play, and no agreement is required instead, or
-            robustness is.
+        CheckFailedError: the policy is not proven in play, and `min_agreement` is missing or
+            robustness is required.
     """
     if not comparison.proven_in_play and (criteria.min_agreement is None or criteria.robust):
         asked = "robust" if criteria.robust else "non-inferior, even in undisturbed play"
@@ -204,7 +205,7 @@ def recommend(comparison: Comparison, criteria: Criteria) -> Recommendation:
 
 
 def resolve_goal(criteria: Criteria) -> Goal:
-    """The cost to minimize: the requested one, or else the one without a limit, or else bytes."""
+    """The cost to minimize: the requested one; latency if only bytes are limited; else bytes."""
     if criteria.goal is not None:
         return criteria.goal
     only_bytes = criteria.max_bytes is not None and criteria.max_latency_us is None
@@ -216,7 +217,8 @@ def missing_evidence(row: ComparisonRow, *, proven_in_play: bool = True) -> list
 
     Args:
         row: the variant.
-        proven_in_play: whether there can be returns; else agreement on recorded states is evidence.
+        proven_in_play: whether returns can be measured; otherwise agreement on recorded states is
+            the evidence.
     """
     if not proven_in_play:
         return list(row.notes) if row.stale or row.fidelity is None else []
@@ -226,7 +228,7 @@ def missing_evidence(row: ComparisonRow, *, proven_in_play: bool = True) -> list
 
 
 def margin_miss(row: ComparisonRow, margin: float) -> tuple[str, float] | None:
-    """How far a variant is below the margin undisturbed, in words and as a share, or None."""
+    """The distance below the margin undisturbed, in words and as a share; None if within it."""
     if row.difference is None or row.difference.low >= -margin:
         return None
     return below_margin("undisturbed", row.difference.low, margin)
@@ -250,7 +252,7 @@ def _missing_latency(row: ComparisonRow, criteria: Criteria, goal: Goal) -> Iter
 def _misses(
     row: ComparisonRow, criteria: Criteria, scale: float | None
 ) -> Iterator[tuple[str, float]]:
-    """Yields each criterion that a variant misses, in words, and by which share."""
+    """Yields each criterion that a variant misses, in words, and the share by which it does."""
     if miss := margin_miss(row, criteria.margin):
         yield miss
     if criteria.max_bytes is not None and row.bytes > criteria.max_bytes:

@@ -30,7 +30,7 @@ class Progress(Protocol):
     """Receives the progress of an evaluation."""
 
     def begin(self, task: str, total: int, episodes: list[Episode]) -> None:
-        """Called when a variant starts; `episodes` were played earlier."""
+        """Called when a variant starts; `episodes` are those played in an earlier run."""
         ...
 
     def steps(self, count: int) -> None:
@@ -42,7 +42,7 @@ class Progress(Protocol):
         ...
 
     def end(self) -> None:
-        """Called when the variant is done, or has failed."""
+        """Called when the variant is finished or has failed."""
         ...
 
 
@@ -122,9 +122,9 @@ class EpisodeLog:
         return EpisodeLog(self.path.with_suffix(".again.jsonl"))
 
     def replace(self, other: EpisodeLog) -> None:
-        """Takes the place of another log, whose episodes are discarded.
+        """Replaces another log, whose episodes are discarded.
 
-        If there is none, a concurrent evaluation of the same model has been first.
+        Does nothing if this log has gone, because a concurrent evaluation of the model was first.
         """
         with contextlib.suppress(FileNotFoundError):
             self.path.replace(other.path)
@@ -134,8 +134,8 @@ def _parse_episode(line: bytes) -> Episode:
     """Reads a line of a log.
 
     Raises:
-        ValueError: it is no JSON, or a value is of another type or not finite.
-        TypeError: it is no object with the fields of an episode.
+        ValueError: it is not JSON, a value has the wrong type, or the return is not finite.
+        TypeError: it is not an object with the fields of an episode.
     """
     episode = Episode(**json.loads(line))
     for field in fields(Episode):
@@ -172,7 +172,7 @@ def play_all(
         name: name of the variant, for errors and progress.
         progress: receives the progress.
         on_step: called with every step.
-        begin: gives the passage of an episode, by seed; by default, episodes are undisturbed.
+        begin: makes the passage of an episode from its seed; by default, episodes are undisturbed.
 
     Raises:
         RepositoryError: the model returns non-finite Q-values.

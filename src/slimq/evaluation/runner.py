@@ -55,11 +55,11 @@ class Evaluation:
 
     Attributes:
         policy: the policy's name.
-        reports: by variant, for the requested variants that could be evaluated.
+        reports: reports by variant, for the requested variants that could be evaluated.
         cached: variants that already had an up-to-date report.
-        kept: variants whose published report has more episodes than the one returned, and was not
-            replaced, with that number of episodes.
-        failed: variants that could not be evaluated, with the error.
+        kept: number of episodes of published reports that were not replaced, because they have more
+            episodes than the one returned; by variant.
+        failed: errors of variants that could not be evaluated.
     """
 
     policy: str
@@ -87,8 +87,8 @@ def evaluate_policy(
 
     Raises:
         NotFoundError: the policy or a variant does not exist.
-        InvalidInputError: a setting is out of range, only latency is requested on seeds whose
-            reports are not published, or other seeds for a policy without an environment.
+        InvalidInputError: a setting is out of range, or seeds other than held-out ones are
+            requested for latency alone or for a policy without an environment.
         RepositoryError: the policy's manifest or its baseline's is invalid.
         EnvironmentFailure: the environment breaks its contract, or ignores its seed.
     """
@@ -196,7 +196,7 @@ class _Evaluator:
         self._publish(variant, report, known)
 
     def _plays_alike(self, report: EvaluationReport) -> bool:
-        """Whether a report is of the same play, perhaps of fewer or more episodes."""
+        """Whether a report is of the same protocol, apart from the number of episodes."""
         if report.protocol is None or self.protocol is None:
             return False
         same = report.protocol.model_copy(update={"episodes": self.protocol.episodes})
@@ -205,7 +205,7 @@ class _Evaluator:
     def _under_conditions(
         self, variant: VariantManifest, q_function: QFunction, report: EvaluationReport
     ) -> EvaluationReport:
-        """Adds play under the requested conditions that the report lacks."""
+        """Plays under the requested conditions that the report lacks, and adds them."""
         protocol = report.protocol
         if protocol is None:
             return report
@@ -333,7 +333,7 @@ class _Evaluator:
     def _publish(
         self, variant: VariantManifest, report: EvaluationReport, known: EvaluationReport | None
     ) -> None:
-        """Publishes a report, with what another evaluation has added to the one known before."""
+        """Publishes a report, merged with what another evaluation has published meanwhile."""
         if self.publishes:
             now = self._known(variant)
             if now is not None and now != known:
@@ -370,7 +370,7 @@ class _Evaluator:
             on_process=lambda number: _log.info("measuring latency", process=number, of=PROCESSES),
         )
         for name, latency in measured.items():
-            # Measuring takes minutes, in which another evaluation may have added to the report.
+            # Measuring takes minutes, during which another evaluation may have added to the report.
             report = self._known(manifests[name]) or reports[name]
             report = report.model_copy(update={"latency": latency})
             try:

@@ -29,7 +29,7 @@ from slimq.networks.specification import NATURE, ConvSpec
 Architecture = Literal["nature", "mobilenet", "shufflenet"]
 
 BLOCK = 8
-"""Widths are multiples of this, the number of floats in an AVX2 register."""
+"""Divisor of all widths: the number of floats in an AVX2 register."""
 EXPANSION = 4
 """Expansion factor of an inverted residual block."""
 SHUFFLE_GROUPS = 2

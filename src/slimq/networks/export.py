@@ -27,7 +27,7 @@ from slimq.networks.qnetwork import ChannelShuffle, QNetwork, Residual, named_la
 from slimq.networks.specification import ConvSpec
 
 OPSET = 21
-"""Default: the first opset whose QuantizeLinear and DequantizeLinear support 4-bit integers."""
+"""Default opset, the first whose QuantizeLinear and DequantizeLinear support 4-bit integers."""
 
 INPUT, OUTPUT = "observation", "q_values"
 PRODUCER = "slimq"
@@ -53,7 +53,7 @@ def export_onnx(network: QNetwork, opset: int = OPSET) -> bytes:
     activation `conv1.relu`, and a normalization between them `conv1.norm`.
 
     Args:
-        network: on any device; exported as in evaluation mode, and not modified.
+        network: a network on any device; exported as in evaluation mode, and not modified.
         opset: opset of the default domain.
     """
     spec = network.spec
@@ -112,12 +112,12 @@ class _Graph:
         ]
 
     def numbered(self, kind: str) -> str:
-        """`kind`, and from the second time on `kind2` and so on."""
+        """A unique name: `kind` the first time, then `kind2` and so on."""
         self.counts[kind] += 1
         return kind if self.counts[kind] == 1 else f"{kind}{self.counts[kind]}"
 
     def inputs(self, network: QNetwork) -> str:
-        """From the observation to the float inputs of the features."""
+        """Adds the nodes from the observation to the float inputs of the features."""
         spec, current = network.spec, INPUT
         if network.normalize is not None:
             current = self.normalized(network.normalize, current)
@@ -148,7 +148,7 @@ class _Graph:
         return self.add("Clip", [current, *bounds], "clipped")
 
     def crop(self, module: Crop, current: str, shape: tuple[int, ...]) -> str:
-        """Puts channels first and crops to the window, before the cast from bytes."""
+        """Moves channels first and crops to the window, before the cast from bytes."""
         if module.body.channels == "last":
             name = self.numbered("channels_first")
             current = self.add("Transpose", [current], name, perm=[0, 3, 1, 2])
@@ -160,14 +160,14 @@ class _Graph:
         return self.slice(current, self.numbered("window"), starts, stops)
 
     def slice(self, current: str, name: str, starts: Sequence[int], stops: Sequence[int]) -> str:
-        """Takes a range of every axis after the batch."""
+        """Adds a Slice of a range of every axis after the batch."""
         axes = range(1, len(starts) + 1)
         bounds = {"starts": starts, "stops": stops, "axes": axes}
         inputs = [self.constant(f"{name}.{k}", np.array(v, np.int64)) for k, v in bounds.items()]
         return self.add("Slice", [current, *inputs], name)
 
     def part(self, module: Part, current: str) -> str:
-        """One part of a flat observation."""
+        """Adds the nodes that encode one part of a flat observation."""
         name = self.numbered("part")
         if module.part.categories is not None:
             columns = self.constant(f"{name}.columns", module.columns.cpu().numpy())
@@ -186,7 +186,7 @@ class _Graph:
         return current
 
     def head(self, module: nn.Linear | Head, current: str) -> None:
-        """The layers from the last hidden activation to the Q-values."""
+        """Adds the layers from the last hidden activation to the Q-values."""
         if isinstance(module, nn.Linear):
             self.add("Gemm", [current, *self.parameters(module, "head")], OUTPUT, transB=1)
             self.nodes[-1].name = "head"
@@ -213,7 +213,7 @@ class _Graph:
             self.add("ReduceSum", [values, axes], OUTPUT, keepdims=0)
 
     def mean_of(self, values: str) -> str:
-        """The mean over actions; its axes became an input with opset 18."""
+        """Adds a mean over actions; ReduceMean's axes became an input with opset 18."""
         if self.opset < 18:
             return self.add("ReduceMean", [values], "mean", axes=[1], keepdims=1)
         axes = self.constant("mean.axes", np.array([1], np.int64))

@@ -1,11 +1,11 @@
 """Disturbs the frames of sampled minibatches: shift, contrast, brightness, noise.
 
-A network that only sees undisturbed frames relies on values that are exact there. Random shifts
-with repeated edges are those of Kostrikov et al. 2020 (DrQ, 2004.13649), section 3.1; contrast,
-brightness and noise are domain randomization (Tobin et al. 2017, 1703.06907). The trainer disturbs
-what it samples from its replay buffer, compression what its students learn from.
+A network that only sees undisturbed frames relies on exact values. Random shifts with repeated
+edges are those of Kostrikov et al. 2020 (DrQ, 2004.13649), section 3.1; contrast, brightness and
+noise are domain randomization (Tobin et al. 2017, 1703.06907). The trainer disturbs the minibatches
+from its replay buffer, compression those of its students.
 
-A state's frames share shift, contrast and brightness; noise is new in each element. Shape, dtype
+A state's frames share shift, contrast and brightness; noise differs in each element. Shape, dtype
 and bounds are kept.
 """
 
@@ -23,10 +23,10 @@ from slimq.core.conditions.passage import sensor_of
 from slimq.core.observation import ObservationSpec
 
 NOISES = 4
-"""Strengths of noise: this many even steps up to the largest."""
+"""Number of strengths of noise, in even steps up to the maximum."""
 POOL = 1 << 17
-"""Places in the drawn noise at which that of a state may begin: to draw each element anew would
-take as long as everything else together."""
+"""Number of offsets into a pool of noise at which a state's noise may begin; drawing new noise for
+each element would take as long as everything else together."""
 
 
 class FrameDisturbance(BaseModel):
@@ -35,19 +35,16 @@ class FrameDisturbance(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     probability: float = Field(
-        default=0.5, ge=0.0, le=1.0, description="share of states that each disturbance changes"
+        default=0.5, ge=0.0, le=1.0, description="share of states that each disturbance affects"
     )
     shift: int = Field(
-        default=0,
-        ge=0,
-        le=84,
-        description="shift of frames, each way, in pixels; edges are repeated",
+        default=0, ge=0, le=84, description="shift along each axis, in pixels; edges are repeated"
     )
     contrast: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="change of contrast, up or down, as a share"
+        default=0.0, ge=0.0, le=1.0, description="change of contrast, as a share"
     )
     brightness: float = Field(
-        default=0.0, ge=0.0, le=255.0, description="change of brightness, up or down, in levels"
+        default=0.0, ge=0.0, le=255.0, description="change of brightness, in levels"
     )
     noise: float = Field(
         default=0.0, ge=0.0, le=255.0, description="uniform noise in each element, in levels"
@@ -61,7 +58,8 @@ class FrameDisturber:
     saturate at each disturbance, as in a camera: min(x, most − d) + d.
 
     Attributes:
-        generator: all randomness after construction; restoring its state repeats the draws.
+        generator: source of all randomness; restoring its state after construction repeats the
+            draws.
     """
 
     def __init__(
@@ -72,14 +70,14 @@ class FrameDisturber:
         device: torch.device,
         seen: tuple[slice, ...] = (),
     ) -> None:
-        """Draws the noise.
+        """Draws the pool of noise.
 
         Args:
-            strengths: what to do, and how strongly.
+            strengths: the disturbances and their strengths.
             observation: layout of the states; of the kind `frames`.
-            generator: seeded by the caller.
-            device: that of the minibatches.
-            seen: the part of a state to disturb except by shifts; all of it by default.
+            generator: a seeded generator.
+            device: device of the minibatches.
+            seen: the part of a state to disturb, except by shifts; all of it by default.
         """
         self.strengths, self.generator, self.device = strengths, generator, device
         self.part = (slice(None), *seen)
@@ -114,7 +112,7 @@ class FrameDisturber:
         return each.view(-1, *[1] * (part.ndim - 1))
 
     def _shift(self, states: Tensor, chosen: npt.NDArray[np.bool_]) -> Tensor:
-        """The states, those chosen moved by up to `shift` pixels along each axis of the image."""
+        """Shifts the chosen states by up to `shift` pixels along each axis of the image."""
         most = self.strengths.shift
         moves = self.generator.integers(-most, most, (2, len(states), 1), endpoint=True)
         rows, columns = (axis + 1 for axis in self.image)
@@ -138,7 +136,7 @@ class FrameDisturber:
         part.copy_(values.round_().clamp_(0, self.most))
 
     def _draw_noise(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For each strength of noise from 0 on, what brightens, the room above it, what darkens."""
+        """Draws noise of each strength: levels to add, `most` minus these, and to subtract."""
         steps = self.strengths.noise * np.arange(NOISES + 1) / NOISES
         drawn = np.rint(
             steps[:, np.newaxis] * self.generator.uniform(-1, 1, (NOISES + 1, self._length))
@@ -154,7 +152,7 @@ class FrameDisturber:
     def _take_noise(
         self, pool: tuple[Tensor, ...], levels: npt.NDArray[np.int64], part: Tensor
     ) -> list[Tensor]:
-        """Noise of these levels for each state, from a random place on, each like `part`."""
+        """Takes noise of each state's strength, from a random offset, shaped like `part`."""
         size = part[0].numel()
         starts = self._length * levels + self.generator.integers(POOL, size=len(levels))
         places = torch.from_numpy(starts).to(self.device)
@@ -167,7 +165,7 @@ class FrameDisturber:
 
 
 def _add(frames: Tensor, brighter: Tensor, above: Tensor, darker: Tensor) -> None:
-    """Adds levels in place: `darker` down to 0, `brighter` up to what it and `above` add up to."""
+    """Subtracts `darker`, down to 0, then adds `brighter`, up to `brighter + above`; in place."""
     torch.maximum(frames, darker, out=frames)
     frames -= darker
     torch.minimum(frames, above, out=frames)

@@ -14,8 +14,8 @@ WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 def count_graph(model: onnx.ModelProto) -> tuple[int, int, int]:
     """Weights, nonzero weights, and multiply-accumulates of one observation's forward pass.
 
-    Weights are those of layers with their biases; a layer whose output shape cannot be inferred
-    counts once per weight.
+    Weights include biases. A layer whose output shape cannot be inferred counts as one
+    multiply-accumulate per weight.
     """
     stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     shapes = _shapes(model)

@@ -74,7 +74,7 @@ class _GridBase:
         return replace(self, **moved)
 
     def scaled(self, factor: float, /) -> Self:  # noqa: ARG002
-        """The grid of weights multiplied by a power of two: the same, where no level has a size."""
+        """The grid of weights multiplied by a power of two; unchanged if it has no scale."""
         return replace(self)
 
 
@@ -83,12 +83,13 @@ class Mask(_GridBase):
     """Unstructured sparsity: the weights with the lowest saliency are zero.
 
     Saliency is |w| times `sensitivity`. With `gradual`, the mask is recomputed from the latent
-    weights along a cubic schedule, so that a weight that was pruned too early can come back.
+    weights along a cubic schedule, so that a weight that was pruned too early can recover.
 
     Attributes:
         sparsity: final share of zeros.
-        sensitivity: same shape as the weight; None to rank by magnitude alone.
+        sensitivity: factors of the weight's shape; None to rank by magnitude alone.
         gradual: whether to follow the schedule; otherwise the mask is computed once.
+        keep: mask of the weights to keep, of the weight's shape; None before the first `advance`.
     """
 
     sparsity: float
@@ -129,9 +130,10 @@ class LinearLevels(_GridBase):
 
     Attributes:
         highest: largest code: 7 for 4 bits, 127 for 8.
-        per_channel: one scale per output channel; otherwise one for the tensor.
-        block: one scale per this many consecutive inputs of a dense layer, instead of per channel.
-        fit: whether large weights may be clipped.
+        per_channel: whether each output channel has its own scale; otherwise the tensor has one.
+        block: consecutive inputs of a dense layer that share a scale, instead of a channel.
+        fit: whether scales minimize the squared error, so that large weights may be clipped.
+        scale: `(rows, 1)`, a row per scale; None before the first `advance`.
     """
 
     highest: int
@@ -190,6 +192,7 @@ class PowerOfTwoLevels(_GridBase):
 
     Attributes:
         bits: bits per code; one is the sign, and one code is zero.
+        exponent: e, `(channels, 1)`; None before the first `advance`.
     """
 
     bits: int = 4
@@ -240,6 +243,7 @@ class Codebook(_GridBase):
     Attributes:
         bits: bits per code.
         sparse: whether zeros stay zero, for use with a mask; one code is reserved for them.
+        centres: the centres, ascending; None before the first `advance`.
     """
 
     bits: int
@@ -273,7 +277,7 @@ class Codebook(_GridBase):
             return weight
         if not self.sparse:
             return self.centres[_nearest(weight.flatten(), self.centres)].view_as(weight)
-        kept = weight != 0  # usually few, so only these are looked up
+        kept = weight != 0  # usually few, so only they are looked up
         projected = torch.zeros_like(weight)
         projected[kept] = self.centres[_nearest(weight[kept], self.centres)]
         return projected

@@ -1,4 +1,4 @@
-"""Device and precision in which a network computes."""
+"""The device on which a network computes, and its precision."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def resolve_precision(
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Flushes denormals to zero: Adam's moments become denormal, and slow, as gradients shrink."""
+    """Flushes denormals to zero: they are slow, and Adam's moments decay to them."""
     torch.set_flush_denormal(True)
     try:
         yield

@@ -32,9 +32,10 @@ class Head(nn.Module):
 
     Attributes:
         spec: the head's specification.
-        advantage: from the last hidden activation to `(batch, actions · atoms)`.
-        value: to `(batch, atoms)`; None without dueling.
-        support: `(atoms,)`, values of the atoms; empty for plain Q-values.
+        advantage: layers from the last hidden activation to `(batch, actions · atoms)`; without
+            dueling, they give the Q-values or logits themselves.
+        value: layers from there to `(batch, atoms)`; None without dueling.
+        support: values of the atoms, `(atoms,)`; empty for plain Q-values.
     """
 
     support: Tensor
@@ -78,7 +79,7 @@ def dense_modules(hidden: Hidden, width: int, activation: Activation) -> list[nn
 
     Args:
         hidden: the layers, as in a specification.
-        width: number of inputs of the first one.
+        width: number of inputs of the first layer.
         activation: the nonlinearity.
     """
     made: list[nn.Module] = []

@@ -1,7 +1,7 @@
-"""From observations to float inputs: scale, transposition, normalization, one-hot codes.
+"""Conversion of observations to float inputs: scaling, transposition, normalization, one-hot codes.
 
-All of it is part of the exported graph, so that callers pass the environment's observations as they
-are.
+All of it is part of the exported graph, so that callers pass the environment's observations
+unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EPSILON = 1e-8
 
 
 class Normalize(nn.Module):
-    """(x - mean) / sqrt(variance + ε), then clipped; the statistics are buffers."""
+    """Normalizes to (x − mean) / sqrt(variance + ε), then clips; the statistics are buffers."""
 
     mean: Tensor
     variance: Tensor
@@ -45,7 +45,7 @@ class Normalize(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """1 / sqrt(variance + ε), `shape`."""
+        """1 / sqrt(variance + ε), of the observation's shape."""
         return torch.rsqrt(self.variance + EPSILON)
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -59,11 +59,11 @@ class Part(nn.Module):
 
     Attributes:
         start: index of its first element in the flat observation.
-        part: its layout.
-        divisor: numbers are divided by it.
+        part: the part's layout.
+        divisor: number by which numbers are divided.
         shaped: whether numbers get the part's shape, for convolutions; otherwise they stay flat.
-        columns: `(codes,)`, for each code its element in the flat observation.
-        values: `(codes,)`, for each code the value that makes it 1.
+        columns: `(codes,)`, index of each code's element in the flat observation.
+        values: `(codes,)`, the value for which each code is 1.
     """
 
     columns: Tensor
@@ -82,7 +82,7 @@ class Part(nn.Module):
         self.register_buffer("values", torch.from_numpy(values).float(), persistent=False)
 
     def forward(self, flat: Tensor) -> Tensor:
-        """`(batch, encoded_size)`, or `(batch, *part.shape)` if shaped, of `(batch, size)`."""
+        """Maps `(batch, size)` to `(batch, encoded_size)`, or `(batch, *part.shape)` if shaped."""
         if self.part.categories is not None:
             return (flat[:, self.columns] == self.values).to(torch.float32)
         numbers = flat[:, self.start : self.start + self.part.size]
@@ -99,12 +99,12 @@ class Branches(nn.Module):
         self.branches = nn.ModuleList(branches)
 
     def forward(self, flat: Tensor) -> Tensor:
-        """`(batch, sum of widths)` of `(batch, size)`, with a dtype that holds every code."""
+        """Maps `(batch, size)`, of a dtype that holds every code, to `(batch, sum of widths)`."""
         return torch.cat([branch(flat) for branch in self.branches], dim=1)
 
 
 class Crop(nn.Module):
-    """Puts the channels of images first and crops them to a network's window."""
+    """Moves the channels of images first and crops to a network's window."""
 
     def __init__(self, body: ConvSpec) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Crop(nn.Module):
         return self.body.channels == "last" or self.body.window is not None
 
     def forward(self, images: Tensor) -> Tensor:
-        """`(batch, channels, height, width)` of images as the environment gives them."""
+        """Converts a batch of the environment's images to `(batch, channels, height, width)`."""
         if self.body.channels == "last":
             images = images.permute(0, 3, 1, 2)
         if self.body.window is None:

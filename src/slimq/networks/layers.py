@@ -1,4 +1,4 @@
-"""Specifications of single layers, and the shapes that they make."""
+"""Specifications of single layers, and their output shapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic import (
 
 
 def without_layer_norm(values: dict[str, Any]) -> dict[str, Any]:
-    """Leaves the option out where it is off, so that recipes from before it stay the same."""
+    """Omits the later option if it is off, so that records of older recipes stay the same."""
     return (
         values
         if values.get("layer_norm")
@@ -146,7 +146,7 @@ class Window(BaseModel):
         """The spans within observations of `shape`.
 
         Raises:
-            ValueError: a span is empty or exceeds the shape; names the field.
+            ValueError: a span is empty or exceeds the shape; the error names the field.
         """
         found: list[Span] = []
         for name, size in zip(("channels", "rows", "columns"), shape, strict=True):
@@ -168,7 +168,7 @@ def shape_after(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape, p
         place: the layer's place in errors.
 
     Raises:
-        ValueError: the layer does not fit the shape; names the field.
+        ValueError: the layer does not fit the shape; the error names the field.
     """
     channels, height, width = shape
     if isinstance(layer, ResidualLayer):
@@ -197,7 +197,7 @@ def shape_after(layer: ConvLayer | ShuffleLayer | ResidualLayer, shape: Shape, p
 
 
 def dense_layers(hidden: Sequence[int | DenseLayer]) -> tuple[DenseLayer, ...]:
-    """Dense layers, all as `DenseLayer`."""
+    """The dense layers, all as `DenseLayer`."""
     return tuple(
         layer if isinstance(layer, DenseLayer) else DenseLayer(width=layer) for layer in hidden
     )

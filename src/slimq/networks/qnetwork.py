@@ -109,9 +109,9 @@ class QNetwork(nn.Module):
         """The float inputs of `features` for observations `(batch, *shape)`.
 
         Args:
-            observation: as the environment gives them.
-            precision: of the result; named parts stay float32, since no smaller type holds every
-                code.
+            observation: observations as the environment returns them.
+            precision: dtype of the result; named parts stay float32, since no smaller type holds
+                every code.
         """
         if self.spec.observation_parts is not None:
             return observation.float()
@@ -133,11 +133,11 @@ class QNetwork(nn.Module):
 
 
 def derive(network: QNetwork, spec: QNetworkSpec) -> QNetwork:
-    """An untrained network of another body or head that normalizes its inputs as `network` does.
+    """An untrained network with another body or head, and the input normalization of `network`.
 
     Args:
         network: the network that it will replace; not modified.
-        spec: its specification, with the same inputs.
+        spec: specification of the new network, with the same inputs.
     """
     derived = QNetwork(spec)
     if derived.normalize is not None and network.normalize is not None:
@@ -183,8 +183,8 @@ def count_parameters(network: nn.Module) -> int:
 def named_layers(network: QNetwork) -> dict[str, WeightedLayer]:
     """The layers with weights in order of computation: `conv1`, …, `dense1`, …, `head`.
 
-    A `Head` has `value1`, …, `value` and `advantage1`, …, `advantage`, or only the latter. The
-    exported graph, recipes and `grids` use the same names.
+    A `Head` has `value1`, …, `value` and `advantage1`, …, `advantage`, or, without dueling, only
+    the latter. The exported graph, recipes and `grids` use the same names.
     """
     layers: dict[str, WeightedLayer] = {}
     for kind, name in ((nn.Conv2d, "conv"), (nn.Linear, "dense")):
@@ -288,7 +288,7 @@ def _features(spec: QNetworkSpec) -> list[nn.Module]:
 
 
 def _branches(spec: QNetworkSpec) -> list[nn.Sequential]:
-    """For each part its encoding, then its encoder if it has one."""
+    """A branch for each part: its encoding, then its encoder if it has one."""
     parts = spec.observation_parts or ()
     encoders = spec.body.encoders if isinstance(spec.body, MultiInputSpec) else {}
     made = []

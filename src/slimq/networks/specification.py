@@ -26,7 +26,7 @@ from slimq.networks.layers import (
 )
 
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu", "tanh"]
-"""With the constants of torch: a slope of 0.01 for LeakyReLU, α = 1 for ELU, the exact GELU."""
+"""Activations with torch's constants: slope 0.01 for LeakyReLU, α = 1 for ELU, the exact GELU."""
 
 
 class ConvSpec(BaseModel):
@@ -46,8 +46,8 @@ class ConvSpec(BaseModel):
     )
     channels: Literal["first", "last"] | None = Field(
         default=None,
-        description="axis of the channels in an image; the graph transposes those with the "
-        "channels last; null: first",
+        description="position of the channels in an image; the graph moves them first if they "
+        "are last; null: first",
     )
     convolutions: tuple[Layer, ...] = Field(
         min_length=1, max_length=32, description="layers before the dense ones"
@@ -57,7 +57,7 @@ class ConvSpec(BaseModel):
 
 
 class MLPSpec(BaseModel):
-    """Dense layers with activations between them; takes observations of any shape, flattened."""
+    """Dense layers with activations between them, for flattened observations of any shape."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,7 +70,7 @@ Encoder = Annotated[ConvSpec | MLPSpec, Field(discriminator="kind")]
 
 
 class MultiInputSpec(BaseModel):
-    """Named parts, each with its own encoder or just flattened, then common dense layers."""
+    """Encoders for named parts, others of which are flattened, then common dense layers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -90,7 +90,7 @@ Body = Annotated[ConvSpec | MLPSpec | MultiInputSpec, Field(discriminator="kind"
 
 
 class Atoms(BaseModel):
-    """A categorical distribution of the return (C51, Bellemare et al. 2017); Q is its mean."""
+    """The mean of a categorical distribution of the return (C51, Bellemare et al. 2017)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -132,7 +132,7 @@ class HeadSpec(BaseModel):
 
 
 class Normalization(BaseModel):
-    """(x - mean) / deviation for every element of a float observation, then clipped.
+    """Normalization of every element of a float observation: (x − mean) / deviation, then clipped.
 
     The statistics are buffers of the network.
     """
@@ -156,10 +156,10 @@ class QNetworkSpec(BaseModel):
         default=None, description="parts of a flat observation, as in its specification"
     )
     divisor: float = Field(
-        default=255.0, gt=0.0, description="uint8 observations without parts are divided by it"
+        default=255.0, gt=0.0, description="divisor of uint8 observations without parts"
     )
     divisors: dict[str, Annotated[float, Field(gt=0.0)]] = Field(
-        default_factory=dict, description="parts are divided by these, by name; others are not"
+        default_factory=dict, description="divisors of parts, by name; other parts are not divided"
     )
     normalization: Normalization | None = Field(
         default=None, description="normalization of float observations without parts"
@@ -245,10 +245,10 @@ class QNetworkSpec(BaseModel):
 
 
 def channel_axis(shape: tuple[int, ...]) -> Literal["first", "last"] | None:
-    """The axis of an image's channels, which are fewer than its rows and columns; None if unclear.
+    """The position of an image's channels, fewer than its rows and columns; None if ambiguous.
 
     Args:
-        shape: of the image, without the batch axis.
+        shape: the image's shape, without the batch axis.
     """
     if len(shape) != 3 or shape[0] == shape[2]:
         return None
@@ -277,7 +277,7 @@ def check_convolutions(body: ConvSpec, shape: tuple[int, ...]) -> None:
     """Checks that convolutions fit images of a shape.
 
     Raises:
-        ValueError: they do not; names the field.
+        ValueError: they do not; the error names the field.
     """
     if len(shape) != 3:
         axes = "height, width, channels" if body.channels == "last" else "channels, height, width"

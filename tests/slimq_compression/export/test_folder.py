@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,37 @@ def test_an_export_is_replaced_on_demand_only(tmp_path: Path) -> None:
         write(output)
     write(output, replace=True)
     assert (names(tmp_path), (output / REPORT).read_text()) == (["out"], "new")
+
+
+def test_an_interruption_between_the_renames_keeps_the_earlier_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, rename = tmp_path / "out", Path.rename
+    write(output, text="old")
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if target == output and (path / REPORT).read_text() == "new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(output, replace=True)
+    assert (names(tmp_path), (output / REPORT).read_text()) == (["out"], "old")
+
+
+def test_errors_of_the_system_name_the_folder(tmp_path: Path) -> None:
+    def fill_the_disk() -> None:
+        with staged(tmp_path / "out"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device") as full:
+        fill_the_disk()
+    assert full.value.filename == str(tmp_path / "out")
+    long = tmp_path / ("x" * 250)
+    with pytest.raises(OSError, match="name too long") as unwritable:
+        write(long)
+    assert unwritable.value.filename == str(long)
 
 
 def test_other_files_are_never_replaced(tmp_path: Path) -> None:

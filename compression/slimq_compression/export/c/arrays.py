@@ -19,7 +19,7 @@ class Arrays:
 
     Attributes:
         definitions: text of the arrays.
-        helpers: text of helper functions by name.
+        helpers: text of the helper functions, by name.
         bytes: size of the arrays in flash.
         mathematics: whether functions of <math.h> are called.
     """
@@ -36,14 +36,14 @@ class Arrays:
         return name
 
     def numbers(self, name: str, values: Array, place: str = "o") -> str:
-        """The expression of a number per output: an element, or a literal if all are equal."""
+        """An expression for one number per output: an element, or a literal if all are equal."""
         flat = values.reshape(-1).astype(np.float32)
         if (flat == flat[0]).all():
             return number(flat[0])
         return f"{self.add(name, flat)}[{place}]"
 
     def packed(self, name: str, codes: Array, bits: int, *, signed: bool) -> str:
-        """Adds packed codes; returns the format of an expression that reads one."""
+        """Adds packed codes; returns the format string of an expression that reads one."""
         reader, text = code_reader(bits, signed=signed)
         self.helpers[reader] = text
         stored = self.add(name, pack(codes, bits))
@@ -52,14 +52,14 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Reader:
-    """How C reads the weights of a layer.
+    """C expressions that read the weights of a layer.
 
     Attributes:
-        element: type of a plain value.
-        direct: name of an array that has a plain value for each weight; None if they are decoded.
-        value: format of the expression of a stored value, with `{index}`.
-        gap: the same for a distance between stored values.
-        mask: name of the array of bits.
+        element: C type of a decoded value.
+        direct: name of an array with a plain value for each weight; None if they are decoded.
+        value: format string of an expression for a stored value, with `{index}`.
+        gap: the same for the distance between stored values; None if there is none.
+        mask: name of the bit mask of stored values; None if there is none.
     """
 
     element: str
@@ -70,7 +70,7 @@ class Reader:
 
 
 def weights_reader(arrays: Arrays, name: str, weights: Weights) -> Reader:
-    """Writes the weights of a layer as arrays."""
+    """Writes the weights of a layer as arrays; returns the expressions that read them."""
     places = weights.places
     gap = mask = None
     if not weights.coded:
@@ -98,11 +98,11 @@ def weights_reader(arrays: Arrays, name: str, weights: Weights) -> Reader:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a sum of products becomes a value.
+    """The conversion of a sum of products to a value.
 
     Attributes:
-        value: expression with `sum` and the output's index `o`.
-        requantized: whether the value is in units of the next layer's scale already.
+        value: expression in `sum` and the output's index `o`.
+        requantized: whether the value is already in units of the quantizer's scale.
     """
 
     value: str
@@ -110,16 +110,16 @@ class Ending:
 
 
 def ending(arrays: Arrays, name: str, layer: Weighted, factor: str | None = None) -> Ending:
-    """Writes scales and biases of a layer.
+    """Writes the scales and biases of a layer.
 
     The sums of a quantized layer get an integer bias and one factor, input scale × weight scale /
-    output scale, computed in float32 as ONNX Runtime does it.
+    output scale, computed in float32 as in ONNX Runtime.
 
     Args:
-        arrays: gets the arrays.
-        name: of the layer.
+        arrays: receives the arrays.
+        name: the layer's name.
         layer: the layer.
-        factor: expression of a further factor.
+        factor: expression that replaces the input's scale; None for the scale itself.
     """
     scale = np.float32(layer.inputs[0].scale) if factor is None else np.float32(1.0)
     weights = layer.rows_of

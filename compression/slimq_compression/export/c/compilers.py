@@ -1,4 +1,4 @@
-"""Compilers: a library for this machine, and sizes on a device."""
+"""C compilers: builds a library for this machine, and measures sizes on a device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from slimq.core.errors import CheckFailedError, InvalidInputError, suggestion
 
 STANDARD = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off")
-"""Fused multiplications and additions would round differently from one machine to another."""
+"""Options of all compilers; fused multiply-adds would round differently on each machine."""
 ARM = "arm-none-eabi-gcc"
 CPUS: dict[str, tuple[str, ...]] = {
     "cortex-m0": ("-mcpu=cortex-m0",),
@@ -20,21 +20,23 @@ CPUS: dict[str, tuple[str, ...]] = {
     "cortex-m4": ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
     "cortex-m7": ("-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
 }
-"""Cores, and the options for them; those with a floating-point unit use it."""
+"""Compiler options by core; cores with a floating-point unit use it."""
 OPTIMIZATIONS = {"size": "-Os", "speed": "-O3"}
-"""Options of compilers by what is to be kept low; the results have the same bits."""
+"""Compiler options by optimization goal; results are bit-identical."""
 SECONDS = 600.0
 WORD = 4
 
 
 @dataclass(frozen=True)
 class DeviceSize:
-    """The sizes of the sources as compiled for a device.
+    """Sizes of the sources when compiled for a device.
 
     Attributes:
-        flash: bytes of code and constants, with functions of libraries.
-        ram: bytes of variables outside of the state, which only functions of libraries have.
-        stack: bytes of the deepest chain of functions.
+        flash: bytes of code and constants, library functions included.
+        ram: bytes of variables outside of the state, which only library functions have.
+        stack: bytes of the deepest call chain.
+        compiler: the compiler's version line.
+        flags: the compiler's options.
     """
 
     flash: int
@@ -45,7 +47,7 @@ class DeviceSize:
 
 
 def cpu_flags(cpu: str) -> tuple[str, ...]:
-    """The options for a core.
+    """The compiler options for a core.
 
     Raises:
         InvalidInputError: it is unknown.
@@ -56,7 +58,7 @@ def cpu_flags(cpu: str) -> tuple[str, ...]:
 
 
 def optimization(name: str) -> str:
-    """The option of compilers for `size` or `speed`.
+    """The compiler option for `size` or `speed`.
 
     Raises:
         InvalidInputError: it is neither.
@@ -73,7 +75,7 @@ def host_compiler() -> str | None:
 
 
 def build_library(folder: Path, prefix: str, output: Path) -> bool:
-    """Compiles the sources for this machine; returns whether there is a compiler.
+    """Compiles the sources for this machine; returns False if there is no compiler.
 
     Raises:
         CheckFailedError: they do not compile.
@@ -90,11 +92,11 @@ def measure(folder: Path, prefix: str, cpu: str, optimize: str, work: Path) -> D
     """Compiles and links the sources for a core; None without a compiler for it.
 
     Args:
-        folder: holds the sources.
-        prefix: of their names.
+        folder: the folder with the sources.
+        prefix: prefix of their names.
         cpu: one of `CPUS`.
         optimize: one of `OPTIMIZATIONS`.
-        work: folder for what the compiler writes.
+        work: folder for the compiler's output.
 
     Raises:
         CheckFailedError: they do not compile.
@@ -123,17 +125,15 @@ def measure(folder: Path, prefix: str, cpu: str, optimize: str, work: Path) -> D
     text, initialized, zeroed = (int(value) for value in size[:3])
     stack = deepest_stack((work / f"{prefix}.su").read_text(encoding="utf-8"), prefix)
     version = run([compiler, "--version"], work).splitlines()[0]
-    variables = (
-        (initialized + zeroed) // WORD * WORD
-    )  # less than a word only aligns the next section
+    variables = (initialized + zeroed) // WORD * WORD  # less than a word is only padding
     return DeviceSize(text + initialized, variables, stack, version, " ".join(flags))
 
 
 def deepest_stack(usage: str, prefix: str) -> int:
-    """The stack of the deepest chain of functions, from GCC's listing.
+    """Bytes of stack of the deepest call chain, from GCC's listing.
 
-    Calls are two levels deep: the interface calls layers, and these call functions that read codes
-    or round. The deepest of each level is added up, so that the sum is never too small.
+    Interface functions call layers, and these call helpers that read codes or round. The deepest
+    layer and all helpers are added up, so that the sum is never too small.
     """
     sizes = {match[1]: int(match[2]) for match in re.finditer(r":(\w+)\t(\d+)\t", usage)}
     own = {

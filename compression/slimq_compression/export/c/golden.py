@@ -1,9 +1,9 @@
 """Golden vectors: recorded states with the Q-values that the generated C must return.
 
-The file has little-endian numbers of 32 bits: `GOLDEN_MAGIC`, the number of frames, of states, of
-frames in a state, of bytes in a frame, of actions, and whether exact Q-values follow; then the
-frames; then for each state the indices of its frames, oldest first, -1 for padding; then the
-Q-values of ONNX Runtime, and those of the C itself as compiled on the machine of the export.
+The file begins with seven little-endian uint32: `GOLDEN_MAGIC`, the numbers of frames, states,
+frames per state, bytes per frame and actions, and whether exact Q-values follow. Then come the
+frames; for each state the int32 indices of its frames, oldest first, -1 for padding; the float32
+Q-values of ONNX Runtime; and those of the C itself as compiled on the exporting machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from slimq.core.qfunction import QValues
 GOLDEN_MAGIC = 0x514D4C53
 """The letters `SLMQ`."""
 DEFAULT_BYTES = 1_000_000
-"""About how large the file is without a wish."""
+"""Approximate size of the file by default."""
 MIN_VECTORS, MAX_DEFAULT = 8, 1_000
 
 
@@ -42,7 +42,7 @@ def choose(states: CalibrationSet, chosen: npt.NDArray[np.int64]) -> Calibration
 
 
 def golden_bytes(states: CalibrationSet, reference: QValues, exact: QValues | None) -> bytes:
-    """The content of the file.
+    """Encodes the golden vectors.
 
     Args:
         states: the chosen states.

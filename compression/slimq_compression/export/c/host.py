@@ -1,4 +1,4 @@
-"""The compiled C on this machine, as a Q-function."""
+"""Runs the compiled C on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slimq.core.qfunction import QValues
 
 
 class Exported(Protocol):
-    """An export that runs somewhere, and takes one frame after another."""
+    """A running export, which takes one frame after another."""
 
     def reset(self) -> None:
         """Begins an episode."""

@@ -1,4 +1,4 @@
-"""Places intermediate results in as few bytes as their lifetimes allow."""
+"""Assigns memory to intermediate results, reused greedily as their lifetimes allow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEMBERS: dict[Element, str] = {
     "int8_t": "signed_bytes",
     "int32_t": "words",
 }
-"""Members of a slot by the type of their elements."""
+"""Names of a slot's union members, by element type."""
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Slot:
 
     Attributes:
         sizes: largest number of elements of each type.
-        free_after: index of the last layer that needs what it holds.
+        free_after: index of the last layer that needs its content.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Slot:
 
     @property
     def bytes(self) -> int:
-        """Its size: that of its largest member, in whole words if one has words."""
+        """Its size: that of its largest member, rounded up to the widest alignment."""
         size = max(BYTES[element] * count for element, count in self.sizes.items())
         align = max(BYTES[element] for element in self.sizes)
         return -(-size // align) * align
@@ -40,20 +40,20 @@ class Slot:
 
 @dataclass(frozen=True)
 class Memory:
-    """Slots, and the one of each buffer."""
+    """The slots, and the assignment of buffers to them."""
 
     slots: Sequence[Slot]
     slot_of: dict[Buffer, Slot]
 
     def expression(self, buffer: Buffer) -> str:
-        """The C expression of a buffer's first element's address."""
+        """The C expression for the address of a buffer's first element."""
         slot = self.slot_of[buffer]
         member = f".{MEMBERS[buffer.element]}" if len(slot.sizes) > 1 else ""
         return f"state->{slot.name}{member}"
 
 
 def plan_memory(layers: Sequence[Layer]) -> Memory:
-    """Gives each buffer the free slot that has to grow least; layers never write in place."""
+    """Assigns each buffer the free slot that has to grow least; layers never write in place."""
     lives = lifetimes(layers)
     slots: list[Slot] = []
     slot_of: dict[Buffer, Slot] = {}
@@ -70,7 +70,7 @@ def plan_memory(layers: Sequence[Layer]) -> Memory:
 
 
 def _growth(slot: Slot, buffer: Buffer) -> tuple[int, int]:
-    """Bytes by which a slot would grow, and what it would leave unused."""
+    """Bytes by which a slot would have to grow, and its difference in size from the buffer."""
     return max(0, buffer.bytes - slot.bytes), abs(slot.bytes - buffer.bytes)
 
 

@@ -1,4 +1,4 @@
-"""Comments of the generated files: what they are of, and what each layer does."""
+"""Comments in the generated files: their origin, and a line about each layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slimq_compression.export.subject import Subject, evidence
 
 
 def describe_export(subject: Subject, network: Network) -> str:
-    """The paragraphs at the head of both files."""
+    """The paragraphs at the head of the header and the source."""
     actions = ", ".join(f"{i} {name}" for i, name in enumerate(subject.policy.actions))
     start = subject.policy.action_start
     if start:
@@ -38,7 +38,7 @@ def describe_export(subject: Subject, network: Network) -> str:
 
 
 def _observation(network: Network) -> str:
-    """Describes what callers pass, and which part of it is kept."""
+    """Describes what callers pass, and which part of it the policy keeps."""
     spec, window = network.spec, network.window
     shape = " x ".join(map(str, spec.frame.shape))
     if spec.stack is None:
@@ -62,7 +62,7 @@ def _observation(network: Network) -> str:
 
 
 def describe_layer(name: str, layer: Layer) -> str:
-    """A line about a layer: shapes, weights, arithmetic, what follows."""
+    """A line about a layer: its shapes, weights, arithmetic and epilogue."""
     inputs = [_shape(view) for view in layer.inputs if view.buffer.place != "constant"]
     text = f"{name}: {' and '.join(inputs)} to {_shape(layer.output)}"
     if isinstance(layer, Convolution):
@@ -84,7 +84,7 @@ def describe_layer(name: str, layer: Layer) -> str:
 
 
 def describe_weights(weights: Weights) -> str:
-    """How weights are stored."""
+    """Describes how weights are stored."""
     if weights.table is not None:
         kind = f"{weights.bits}-bit codes of {len(weights.table)} values"
     elif weights.coded:

@@ -1,4 +1,4 @@
-"""C functions that keep the observation: the frame stack, its padding at reset, the window."""
+"""The C function that updates the observation: shifts the frame stack and crops to the window."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def observe(code: Code, network: Network, prefix: str) -> None:
 
 
 def _push_first(code: Code, network: Network) -> None:
-    """Moves the kept frames up by one and copies the window of the new one behind them."""
+    """Shifts the kept frames by one and appends the window of the new frame."""
     window, spec = network.window, network.spec
     frames = spec.stack.count if spec.stack else 1
     whole = (spec.shape[0] // frames, *spec.shape[1:])
@@ -50,10 +50,10 @@ def _copy_lines(code: Code, kept: tuple[int, ...], strides: tuple[int, ...], off
     """Copies the last axis of a window, line by line.
 
     Args:
-        code: gets the statements.
+        code: receives the statements.
         kept: shape of the window.
-        strides: of the frame.
-        offset: of the window's first element in the frame.
+        strides: the frame's strides, in elements.
+        offset: offset of the window's first element in the frame, in elements.
     """
     used = [(f"i{axis}", axis) for axis, size in enumerate(kept[:-1]) if size > 1]
     own = row_major(kept)
@@ -66,7 +66,7 @@ def _copy_lines(code: Code, kept: tuple[int, ...], strides: tuple[int, ...], off
 
 
 def _push_inner(code: Code, network: Network, axis: int) -> None:
-    """Moves frames that are stacked along an inner axis, row by row."""
+    """Shifts frames that are stacked along an inner axis, row by row."""
     shape = network.spec.shape
     count = network.spec.stack.count if network.spec.stack else 1
     rows, length = math.prod(shape[:axis]), math.prod(shape[axis:])

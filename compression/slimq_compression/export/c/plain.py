@@ -16,7 +16,7 @@ SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 
 
 def map_(code: Code, arrays: Arrays, name: str, layer: Map) -> None:
-    """Writes an operation on the elements of one or two tensors."""
+    """Writes an elementwise operation on one or two tensors."""
     output = layer.output
     flat = all(view.is_contiguous or view.size == 1 for view in (*layer.inputs, output))
     axes = (
@@ -37,7 +37,7 @@ def map_(code: Code, arrays: Arrays, name: str, layer: Map) -> None:
             values.append(_operand(arrays, name, number_of, view, terms))
         sign = SIGNS[layer.operator] if layer.operator else ""
         value = f" {sign} ".join(
-            # Codes that are only moved stay as they are.
+            # Codes that are only copied are not dequantized.
             text if _moves_codes(layer) else real(view, text)
             for view, text in zip(layer.inputs, values, strict=True)
         )
@@ -55,7 +55,7 @@ def _moves_codes(layer: Map) -> bool:
 def _operand(
     arrays: Arrays, name: str, number_of: int, view: View, terms: list[tuple[str, int]]
 ) -> str:
-    """The expression of an operand's element; a constant with equal elements is a literal."""
+    """The expression for an operand's element; a literal for a constant of equal elements."""
     values, place = view.buffer.values, index(terms, view.offset)
     if values is None:
         return f"input_{number_of}[{place}]"
@@ -65,7 +65,7 @@ def _operand(
 
 
 def parameters_of(layer: Map) -> str:
-    """The parameters of the function: operands that are no constants, and the output."""
+    """The parameters of the C function: the non-constant operands and the output."""
     inputs = [
         f"const {view.buffer.element} *input_{position + 1}"
         for position, view in enumerate(layer.inputs)
@@ -75,7 +75,7 @@ def parameters_of(layer: Map) -> str:
 
 
 def take(code: Code, arrays: Arrays, name: str, layer: Take) -> None:
-    """Writes the copy of picked entries."""
+    """Writes a function that copies selected entries."""
     source, output = layer.inputs[0], layer.output
     each = source.size // source.shape[0]
     kind = np.uint8 if source.shape[0] <= 256 else np.uint16
@@ -91,7 +91,7 @@ def take(code: Code, arrays: Arrays, name: str, layer: Take) -> None:
 
 
 def one_hot(code: Code, name: str, layer: OneHot) -> None:
-    """Writes the one-hot codes of categories."""
+    """Writes a function that one-hot encodes categories."""
     source = layer.inputs[0]
     with code.function(
         f"static void {name}(const {source.buffer.element} *input, uint8_t *output)"
@@ -107,7 +107,7 @@ def one_hot(code: Code, name: str, layer: OneHot) -> None:
 
 
 def reduce(code: Code, arrays: Arrays, name: str, layer: Reduce) -> None:
-    """Writes a function of rows."""
+    """Writes a function that reduces or normalizes each row."""
     source, output = layer.inputs[0], layer.output
     rows, columns = source.shape
     element = real(source, f"input[{index([('r', columns), ('i', 1)], source.offset)}]")

@@ -31,7 +31,7 @@ static float sigmoid(float value)
 
 
 def code_reader(bits: int, *, signed: bool) -> tuple[str, str]:
-    """The name and text of the function that reads packed codes."""
+    """The name and the text of a function that reads packed codes."""
     name = f"{'signed' if signed else 'unsigned'}_code_{bits}"
     mask, sign = 2**bits - 1, 2 ** (bits - 1)
     kind = "int32_t" if signed else "uint32_t"

@@ -1,8 +1,9 @@
-"""Assembles the header and the source of a network."""
+"""Assembles the C header and source of a network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from slimq_compression.export.c import plain, weighted
 from slimq_compression.export.c.arrays import Arrays
@@ -33,16 +34,18 @@ KINDS: dict[type[Layer], str] = {
     OneHot: "one_hot",
     Reduce: "reduce",
 }
-"""Names of the functions of layers, which are numbered."""
+"""Names of the layers' functions, to which a number is appended."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The generated files and what is known of their sizes.
+    """The generated files and their sizes.
 
     Attributes:
-        constant_bytes: of the arrays in flash.
-        state_bytes: size of the state, which holds everything that is kept and computed.
+        header: text of the header.
+        source: text of the source.
+        constant_bytes: size of the arrays in flash.
+        state_bytes: size of the state struct, with frames and all intermediate results.
     """
 
     header: str
@@ -50,13 +53,18 @@ class Sources:
     constant_bytes: int
     state_bytes: int
 
+    def write(self, folder: Path, prefix: str) -> None:
+        """Writes both files, `PREFIX.h` and `PREFIX.c`."""
+        (folder / f"{prefix}.h").write_text(self.header, encoding="utf-8")
+        (folder / f"{prefix}.c").write_text(self.source, encoding="utf-8")
+
 
 def write_sources(network: Network, prefix: str, notes: str) -> Sources:
     """Writes a network as C.
 
     Args:
         network: the lowered variant.
-        prefix: of files and names.
+        prefix: prefix of files and identifiers.
         notes: paragraphs for the comment at the head of both files.
     """
     memory = plan_memory(network.layers)
@@ -111,7 +119,7 @@ def _function(code: Code, arrays: Arrays, name: str, layer: Layer) -> None:
 
 
 def _row_buffers(network: Network) -> dict[str, int]:
-    """Elements of the buffers for one row of decoded weights, by type."""
+    """Number of elements of the buffers for one row of decoded weights, by C type."""
     rows: dict[str, int] = {}
     for layer in network.layers:
         kind = weighted.row_type(layer) if isinstance(layer, Convolution) else None
@@ -150,7 +158,7 @@ def _interface(network: Network, prefix: str, names: list[str], memory: Memory) 
 
 
 def _arguments(layer: Layer, memory: Memory) -> list[str]:
-    """The arguments of a layer's function: what it reads, what it writes, a row of weights."""
+    """The arguments of a layer's function: its inputs, its output, and the row buffer if needed."""
     inputs = [view.buffer for view in layer.inputs if view.buffer.place != "constant"]
     found = [_address(buffer, memory) for buffer in (*inputs, layer.output.buffer)]
     kind = weighted.row_type(layer) if isinstance(layer, Convolution) else None
@@ -211,7 +219,7 @@ def _declarations(network: Network, prefix: str, state: str) -> list[tuple[str, 
 
 
 def _member(code: Code, slot: Slot) -> None:
-    """A slot's memory: an array, or a union if it holds several types."""
+    """Declares a slot: an array, or a union if it holds several types."""
     if len(slot.sizes) == 1:
         ((element, count),) = slot.sizes.items()
         code.line(f"{element} {slot.name}[{count}];")
@@ -223,7 +231,7 @@ def _member(code: Code, slot: Slot) -> None:
 
 
 def state_bytes(network: Network, memory: Memory) -> int:
-    """Size of the state, with what compilers add to align its members."""
+    """Size of the state struct, including the padding that compilers add for alignment."""
     rows = _row_buffers(network)
     size, widest = network.observation.bytes, BYTES[network.observation.element]
     for slot in memory.slots:

@@ -1,4 +1,4 @@
-"""The operations of a layer on each value before it is stored."""
+"""The epilogue of a layer: operations on each value before it is stored."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def store(
     *,
     requantized: bool = False,
 ) -> None:
-    """Writes the steps from a value to the element where it is stored.
+    """Writes the statements that apply an epilogue to a value and store the result.
 
     Args:
-        code: gets the statements.
-        arrays: gets the helper functions.
-        value: expression of the value.
-        target: where to store it.
+        code: receives the statements.
+        arrays: receives the helper functions.
+        value: expression for the value.
+        target: expression for the element that stores it.
         epilogue: the steps.
-        requantized: whether the value is in units of the quantizer's scale already.
+        requantized: whether the value is already in units of the quantizer's scale.
     """
     if not epilogue:
         code.line(f"{target} = {value};")
@@ -72,7 +72,7 @@ def store(
 
 
 def use_quantized(arrays: Arrays) -> None:
-    """Adds the functions that round to codes."""
+    """Adds the helper functions that round to codes."""
     arrays.helpers["rounded"] = ROUND
     arrays.helpers["quantized"] = QUANTIZED
 
@@ -97,11 +97,11 @@ def statements(arrays: Arrays, step: Step) -> list[str]:
 
 
 def real(view: View, place: str) -> str:
-    """The expression of an element's real value.
+    """The expression for an element's real value.
 
     Args:
         view: the tensor.
-        place: expression of the stored element.
+        place: expression for the stored element.
     """
     if view.is_float:
         return place if view.is_plain else f"{place} * {number(view.scale)}"

@@ -14,7 +14,7 @@ from slimq.core.qfunction import QValues
 from slimq.core.repository import Repository
 from slimq_compression.export.c import compilers, golden
 from slimq_compression.export.c.host import HostPolicy
-from slimq_compression.export.c.limits import Size, estimate, refuse_larger, refuse_operator
+from slimq_compression.export.c.limits import compiled, estimate, refuse_larger, refuse_operator
 from slimq_compression.export.c.notes import describe_export
 from slimq_compression.export.c.source import Sources, write_sources
 from slimq_compression.export.lowering.lower import Network, lower
@@ -31,7 +31,7 @@ def export_c(repository: Repository, subject: Subject, folder: Path, options: Op
 
     Raises:
         InvalidInputError: the target lacks an operator of the variant, or the core is unknown.
-        CheckFailedError: it is larger than the limits, or does not compile.
+        CheckFailedError: the variant exceeds a limit, or the C does not compile.
     """
     compilers.cpu_flags(options.cpu)
     compilers.optimization(options.optimize)
@@ -40,13 +40,13 @@ def export_c(repository: Repository, subject: Subject, folder: Path, options: Op
     except UnsupportedError as error:
         raise refuse_operator(repository, subject, error) from None
     least = estimate(network)
-    if least.constants > options.max_flash or least.ram > options.max_ram:
+    if not least.may_fit(options):
         raise refuse_larger(repository, subject, least, options)
     sources = write_sources(network, options.prefix, describe_export(subject, network))
     write_files(folder, sources, network, options)
     with tempfile.TemporaryDirectory() as work:
-        size = _size(network, sources, folder, options, Path(work))
-        if size.flash > options.max_flash or size.ram > options.max_ram:
+        size = compiled(network, sources, options)
+        if not size.fits(options):
             raise refuse_larger(repository, subject, size, options)
         states = subject.calibration
         exact = _run(network, sources, folder, options, states, Path(work))
@@ -64,8 +64,7 @@ def export_c(repository: Repository, subject: Subject, folder: Path, options: Op
 def write_files(folder: Path, sources: Sources, network: Network, options: Options) -> None:
     """Writes the sources, the self-test and the Makefile."""
     prefix = options.prefix
-    (folder / f"{prefix}.h").write_text(sources.header, encoding="utf-8")
-    (folder / f"{prefix}.c").write_text(sources.source, encoding="utf-8")
+    sources.write(folder, prefix)
     words = {
         "PREFIX": prefix,
         "UPPER": prefix.upper(),
@@ -78,17 +77,11 @@ def write_files(folder: Path, sources: Sources, network: Network, options: Optio
 
 
 def fill_template(name: str, words: dict[str, str]) -> str:
-    """A file that is the same for every policy but for some words."""
+    """A template with its placeholders `@WORD@` replaced."""
     text = resources.files("slimq_compression.export.c.templates").joinpath(name).read_text("utf-8")
     for word, value in words.items():
         text = text.replace(f"@{word}@", value)
     return text
-
-
-def _size(network: Network, sources: Sources, folder: Path, options: Options, work: Path) -> Size:
-    """Sizes as a compiler for the core makes them, or estimated without one."""
-    measured = compilers.measure(folder, options.prefix, options.cpu, options.optimize, work)
-    return estimate(network).corrected(sources, measured)
 
 
 def _run(
@@ -109,7 +102,7 @@ def _run(
 
 
 def _reference(subject: Subject, states: CalibrationSet) -> QValues:
-    """ONNX Runtime's Q-values, state by state, since a device has no batches."""
+    """ONNX Runtime's Q-values, `(states, actions)`, in batches of one as on a device."""
     layout = subject.policy.observation
     policy = OnnxPolicy(subject.content, layout, len(subject.policy.actions), subject.name)
     observations = states.observations(layout)
@@ -137,7 +130,7 @@ def _write_golden(
 
 
 def compare(found: QValues, reference: QValues) -> Agreement:
-    """How far the compiled C is from ONNX Runtime, `(states, actions)` each."""
+    """Compares the compiled C's Q-values with ONNX Runtime's, both `(states, actions)`."""
     difference = float(np.abs(found.astype(np.float64) - reference).max())
     q_range = float(np.ptp(reference))
     ordered = np.sort(reference.astype(np.float64), axis=1)

@@ -1,4 +1,4 @@
-"""Pieces of C: blocks with indentation, numbers, arrays, comments, index expressions."""
+"""Building blocks of C text: indented blocks, numbers, arrays, comments, index expressions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slimq_compression.export.layers.tensors import Array
 
 WIDTH = 100
 MAX_FILLED = 20_000
-"""Words of an array that are filled into lines, which takes a second for 100,000."""
+"""Most elements of an array that are wrapped to full lines; 100,000 would take a second."""
 C_TYPES = {
     "float32": "float",
     "int8": "int8_t",
@@ -21,7 +21,7 @@ C_TYPES = {
     "int32": "int32_t",
     "uint16": "uint16_t",
 }
-"""Types of array elements by the names of numpy's."""
+"""C types of array elements, by numpy type name."""
 
 
 class Code:
@@ -85,7 +85,7 @@ def array(name: str, values: Array) -> str:
 
 
 def _filled(words: Sequence[str]) -> str:
-    """Words in lines as long as they may be."""
+    """The words, wrapped to full lines."""
     return textwrap.fill(
         ", ".join(words),
         WIDTH,
@@ -96,7 +96,7 @@ def _filled(words: Sequence[str]) -> str:
 
 
 def _lines(words: Sequence[str]) -> str:
-    """Words in lines of a fixed number, which takes far less time than to fill them."""
+    """The words, a fixed number on each line, which is far faster than wrapping."""
     each = 8 if len(words[0]) > 4 else 20
     starts = range(0, len(words), each)
     return "\n".join(f"    {', '.join(words[start : start + each])}," for start in starts)
@@ -118,7 +118,7 @@ def comment(text: str, *, width: int = WIDTH) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without control characters and without what begins or ends a comment."""
+    """The text without control characters and without anything that begins or ends a comment."""
     kept = "".join(c if c == "\n" or c.isprintable() else " " for c in text)
     return kept.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("??", "? ?")
 

@@ -29,7 +29,7 @@ static float quantize_range(const float *input, int32_t count, uint8_t *codes, i
 
 
 def row_type(layer: Convolution) -> str | None:
-    """Type of the buffer for one row of decoded weights; None if they are read in place."""
+    """C type of the buffer for one row of decoded weights; None if they are read in place."""
     weights = layer.rows_of
     if not weights.packed and weights.table is None and weights.places is None:
         return None
@@ -74,7 +74,7 @@ def convolution(code: Code, arrays: Arrays, name: str, layer: Convolution) -> No
 
 
 def _window(code: Code, layer: Convolution, window: int) -> None:
-    """The sum over the kernel's rows and columns; what lies outside of the input is zero."""
+    """Writes the sum over the kernel's rows and columns, with zero padding."""
     source, geometry = layer.inputs[0], layer.geometry
     channel = "(first + c)" if geometry.groups > 1 else "c"
     with code.loop("i", geometry.kernel[0]):
@@ -98,7 +98,7 @@ def _window(code: Code, layer: Convolution, window: int) -> None:
 
 
 def weight_type(layer: Convolution) -> str:
-    """Type of the elements of a row of weights."""
+    """C type of the elements of a row of weights."""
     weights = layer.rows_of
     return row_type(layer) or (f"int{weights.bits}_t" if weights.coded else "float")
 
@@ -114,7 +114,7 @@ def _may_be_outside(layer: Convolution, axis: int) -> bool:
 
 
 def _position(code: Code, layer: Convolution, axis: int, outer: str, inner: str, name: str) -> None:
-    """The input's index along an axis, skipped if it lies outside."""
+    """Writes the input's index along an axis; positions outside of the input are skipped."""
     geometry, size = layer.geometry, layer.inputs[0].shape[axis + 1]
     stride, pad, dilation = geometry.strides[axis], geometry.pads[axis], geometry.dilations[axis]
     terms = index([(outer, stride), (inner, dilation)])
@@ -126,7 +126,7 @@ def _position(code: Code, layer: Convolution, axis: int, outer: str, inner: str,
 
 
 def _product(layer: Weighted, weight: str, value: str) -> str:
-    """A weight times an input, as integers if both are."""
+    """The expression for a weight times an input, in integers if sums are exact."""
     source = layer.inputs[0]
     if source.is_float:
         kind = layer.rows_of
@@ -137,7 +137,7 @@ def _product(layer: Weighted, weight: str, value: str) -> str:
 
 
 def _start_cursor(code: Code, reader: Reader) -> None:
-    """Declares the position among the stored weights, which follow each other row after row."""
+    """Declares the position among the stored weights, which are in row-major order."""
     if reader.gap or reader.mask:
         code.line("int32_t entry = 0;")
     if reader.gap:
@@ -167,14 +167,14 @@ def _decode_row(code: Code, reader: Reader, weights: Weights) -> None:
 
 
 def _advance(code: Code, reader: Reader, weights: Weights) -> None:
-    """Goes to the next stored weight."""
+    """Writes the step to the next stored weight."""
     code.line("entry++;")
     with code.block(f"if (entry < {weights.entries})"):
         code.line(f"place += (int32_t){(reader.gap or '').format(index='entry')};")
 
 
 def _present(mask: str, place: str) -> str:
-    """Whether the weight at a position is stored."""
+    """The expression for whether the weight at a position is stored."""
     return f"{mask}[({place}) >> 3] >> (7 - (({place}) & 7)) & 1"
 
 
@@ -208,7 +208,7 @@ def dense(code: Code, arrays: Arrays, name: str, layer: Dense | DynamicDense) ->
 
 
 def _row_sum(code: Code, reader: Reader, layer: Dense | DynamicDense) -> None:
-    """The sum of products of one output."""
+    """Writes the sum of products of one output."""
     weights, offset = layer.rows_of, layer.inputs[0].offset
     columns = weights.columns
 
@@ -231,7 +231,7 @@ def _row_sum(code: Code, reader: Reader, layer: Dense | DynamicDense) -> None:
 
 
 def _masked_sum(code: Code, mask: str, columns: int, statement: str) -> None:
-    """Adds the stored weights of a row; whole bytes of the mask are skipped where they are zero."""
+    """Writes a sum over the stored weights of a row; skips bytes of the mask that are zero."""
     if columns % 8:
         with code.loop("i", columns), code.block(f"if ({_present(mask, f'o * {columns} + i')})"):
             code.line(statement)

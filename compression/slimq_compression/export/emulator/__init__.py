@@ -1,1 +1,1 @@
-"""Runs an export to C on an emulated microcontroller, QEMU's; its programs are C files here."""
+"""Runs C exports on a microcontroller emulated by QEMU, by means of the C programs here."""

@@ -1,4 +1,4 @@
-"""Boards that QEMU emulates: their memory, their timer, and how programs are built for them."""
+"""Boards that QEMU emulates: their memory and timers, and building programs for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slimq_compression.export.c.compilers import ARM, STANDARD, cpu_flags, optim
 QEMU = "qemu-system-arm"
 SHIFT = 10
 """An instruction takes 2 to this power nanoseconds of virtual time, QEMU's maximum: many ticks of a
-board's timer, so that the fraction of a tick at either end does not matter."""
+board's timer, so that fractions of a tick do not matter."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Board:
         cpu: its core, one of `CPUS`.
         flash: bytes from address 0.
         ram: bytes from address 0x20000000.
-        timer_hz: frequency of the timer from which instructions are counted.
+        timer_hz: frequency of the timer by which instructions are counted, in Hz.
         define: macro that selects the board in `startup.c`.
     """
 
@@ -36,7 +36,7 @@ class Board:
     define: str
 
     def instructions(self, ticks: int) -> int:
-        """Instructions in a number of ticks; 32 bits of these hold 160 million or more."""
+        """Instructions in a number of timer ticks; 32 bits of ticks hold 160 million or more."""
         return round(ticks * 1_000_000_000 / (self.timer_hz << SHIFT))
 
 
@@ -45,7 +45,7 @@ BOARDS: dict[str, Board] = {
     "cortex-m3": Board("mps2-an385", "cortex-m3", 4 << 20, 4 << 20, 25_000_000, "BOARD_MPS2"),
     "cortex-m0": Board("microbit", "cortex-m0", 256 << 10, 16 << 10, 16_000_000, "BOARD_MICROBIT"),
 }
-"""By core."""
+"""Boards by core."""
 SCRIPT = """\
 MEMORY
 {{
@@ -73,18 +73,18 @@ def has_tools() -> bool:
 
 
 def program_text(name: str) -> str:
-    """A file of this package."""
+    """The text of a C file of this package."""
     return resources.files("slimq_compression.export.emulator").joinpath(name).read_text("utf-8")
 
 
 def build_program(board: Board, sources: list[Path], work: Path, optimize: str = "size") -> Path:
-    """Links sources with a board's start-up code; returns the program.
+    """Compiles sources and links them with a board's start-up code; returns the program.
 
     Args:
-        board: where it is to run.
-        sources: C files, one with `main`.
-        work: folder for what is built.
-        optimize: what the compiler is to keep low, `size` or `speed`.
+        board: the board to run on.
+        sources: C files, one of them with `main`.
+        work: folder for the output.
+        optimize: what the compiler optimizes for, `size` or `speed`.
 
     Raises:
         CheckFailedError: they do not compile, or are too large for the board.
@@ -95,8 +95,9 @@ def build_program(board: Board, sources: list[Path], work: Path, optimize: str =
     script.write_text(SCRIPT.format(flash=board.flash, ram=board.ram), encoding="utf-8")
     flags = [*STANDARD, optimization(optimize), *cpu_flags(board.cpu), f"-D{board.define}"]
     link = ["-nostartfiles", "--specs=nano.specs", "--specs=rdimon.specs", f"-Wl,-T,{script}"]
-    files = [str(path) for path in (work / "startup.c", *sources)]
-    includes = [f"-I{path.parent}" for path in sources]
+    given = [path.absolute() for path in sources]  # the compiler runs in another folder
+    files = [str(path) for path in (work / "startup.c", *given)]
+    includes = [f"-I{path.parent}" for path in given]
     sections = ["-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"]
     command = [ARM, *flags, *sections, *link, f"-I{work}", *includes, *files, "-lm"]
     run([*command, "-o", str(program)], work)

@@ -1,4 +1,4 @@
-"""A policy on an emulated board: frames in, actions out."""
+"""Plays a policy on an emulated board: frames in, actions out."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from slimq_compression.export.emulator.boards import (
 )
 
 SECONDS = 120.0
-"""Longest wait for an answer."""
+"""Longest wait for a reply, in seconds."""
 
 
 class EmulatedPolicy:
-    """Commands a program that runs on a board.
+    """Sends commands to a policy's program on a board.
 
     Attributes:
         actions: number of actions.
-        instructions: of each call of `act` so far.
+        instructions: number of instructions of each call of `act` so far.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ def play_on(
     """Starts an exported policy on a board.
 
     Args:
-        board: where to run it.
-        folder: of the export.
-        prefix: of its files and names.
-        element: type of the elements of a frame.
+        board: the board to run on.
+        folder: the export's folder.
+        prefix: prefix of its files and identifiers.
+        element: C type of the elements of a frame.
         actions: number of actions.
-        optimize: what the compiler is to keep low, `size` or `speed`.
+        optimize: what the compiler optimizes for, `size` or `speed`.
 
     Raises:
         CheckFailedError: it does not compile or is too large for the board.
@@ -135,7 +135,7 @@ def play_on(
 
 
 def _started(board: Board, program: Path, work: Path, actions: int) -> Iterator[EmulatedPolicy]:
-    """Starts the program, and ends it in any case."""
+    """Runs the program; ends it even after an error."""
     pipes = []
     for name in ("commands", "answers"):
         os.mkfifo(work / name)

@@ -1,1 +1,1 @@
-"""Typed layers that a variant's graph is lowered to, before a target prints them."""
+"""The typed layers to which a variant's graph is lowered before a target writes its code."""

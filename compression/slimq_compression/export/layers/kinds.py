@@ -1,4 +1,4 @@
-"""The kinds of layers. Each has one output and applies its epilogue to every value of it."""
+"""The kinds of layers; each has one output and applies its epilogue to every value of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Quantize:
-    """Rounds value / scale to the nearest integer, ties to even, adds zero and limits it."""
+    """Rounds value / scale to the nearest integer, ties to even, adds the zero point and clips."""
 
     scale: float
     zero: int
@@ -51,12 +51,12 @@ Epilogue = tuple[Step, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """The fields that all layers have.
+    """The fields common to all layers.
 
     Attributes:
         inputs: tensors that it reads, constants included.
-        output: written whole.
-        epilogue: applied to each value in order; a `Quantize` is the last.
+        output: tensor that it writes completely.
+        epilogue: steps applied to each value in order; a `Quantize` comes last.
     """
 
     inputs: tuple[View, ...]
@@ -71,11 +71,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The shape of a convolution; pairs are vertical, horizontal.
+    """The geometry of a convolution; pairs are vertical, horizontal.
 
     Attributes:
-        pads: rows above and columns to the left, filled with zeros; those below and to the right
-            follow from the output's shape.
+        pads: zero padding above and to the left; that below and to the right follows from the
+            output's shape.
     """
 
     kernel: tuple[int, int]
@@ -91,8 +91,8 @@ class Weighted(Layer):
 
     Attributes:
         weights: a row per output channel.
-        bias: float32 `(rows,)`; None if there is none, or integers are added.
-        integer_bias: int32 `(rows,)`, added to the sums of products of integers.
+        bias: float32 `(rows,)`; None if there is none, or `integer_bias` is used.
+        integer_bias: int32 `(rows,)`, added to integer sums of products.
     """
 
     weights: Weights | None = None
@@ -108,7 +108,7 @@ class Weighted(Layer):
 
     @property
     def sums_integers(self) -> bool:
-        """Whether products are of integers, so that their sums are exact."""
+        """Whether products are summed exactly, as integers."""
         addend = 0 if self.integer_bias is None else int(np.abs(self.integer_bias).max())
         return self.inputs[0].is_byte and self.rows_of.fits_integer_sums(addend)
 
@@ -132,9 +132,9 @@ class DynamicDense(Weighted):
 
 @dataclass(frozen=True)
 class Map(Layer):
-    """An operation on the elements of one or two tensors; one operand alone is copied.
+    """An elementwise operation on two tensors, or a copy of one.
 
-    Inputs have the output's shape, repeated elements by strides of 0.
+    Inputs have the output's shape; broadcast axes have strides of 0.
     """
 
     operator: Binary | None = None
@@ -148,7 +148,7 @@ class Take(Layer):
 
     @property
     def takes_steps(self) -> bool:
-        """Entries are only copied."""
+        """False, since entries are only copied."""
         return False
 
 
@@ -169,25 +169,25 @@ class OneHot(Layer):
 
     @property
     def takes_steps(self) -> bool:
-        """Codes are 0 or 1."""
+        """False, since codes are 0 or 1."""
         return False
 
 
 @dataclass(frozen=True)
 class Reduce(Layer):
-    """A function of the last axis: a number for each row, or for softmax and norm, a row."""
+    """A reduction of each row to a number, or, for softmax and norm, its normalization."""
 
     operator: Reduction = "sum"
     epsilon: float = 0.0
 
     @property
     def takes_steps(self) -> bool:
-        """Rows that are made in several passes are not."""
+        """Whether values are written once; softmax and norm rewrite their rows."""
         return self.operator in ("sum", "mean")
 
 
 def multiply_accumulates(layers: Sequence[Layer]) -> int:
-    """Multiplications of a weight with an activation in one forward pass."""
+    """Multiply-accumulates of weights with activations in one forward pass."""
     total = 0
     for layer in layers:
         if isinstance(layer, Convolution):

@@ -1,4 +1,4 @@
-"""Buffers, and views of them: what layers read and write. The batch axis, always 1, is left out."""
+"""Buffers and views of them, which layers read and write; the batch axis of 1 is omitted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Element = Literal["float", "uint8_t", "int8_t", "int32_t"]
-"""Types of elements, by their names in C."""
+"""Element types, by their names in C."""
 Place = Literal["observation", "scratch", "q_values", "constant"]
 
 ELEMENTS: dict[str, Element] = {
@@ -21,7 +21,7 @@ ELEMENTS: dict[str, Element] = {
     "int8": "int8_t",
     "int32": "int32_t",
 }
-"""By the name of the numpy type."""
+"""Element types by numpy type name."""
 BYTES: dict[Element, int] = {"float": 4, "uint8_t": 1, "int8_t": 1, "int32_t": 4}
 
 
@@ -30,8 +30,10 @@ class Buffer:
     """Consecutive elements in memory; compared by identity.
 
     Attributes:
+        element: C type of the elements.
+        size: number of elements.
         place: the observation, an intermediate result, the Q-values, or a constant in flash.
-        values: of a constant, flat.
+        values: the values of a constant, `(size,)`; None for others.
     """
 
     element: Element
@@ -41,18 +43,20 @@ class Buffer:
 
     @property
     def bytes(self) -> int:
-        """Its size in memory."""
+        """Its size in bytes."""
         return self.size * BYTES[self.element]
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Elements of a buffer as a tensor: real value = (stored - zero) × scale.
+    """A buffer's elements as a tensor: real value = (stored − zero) × scale.
 
     Attributes:
-        shape: without the batch axis.
-        strides: in elements, per axis.
-        offset: of the first element.
+        shape: shape without the batch axis.
+        strides: strides per axis, in elements.
+        offset: offset of the first element, in elements.
+        scale: quantization scale.
+        zero: zero point.
     """
 
     buffer: Buffer
@@ -74,17 +78,17 @@ class View:
 
     @property
     def is_byte(self) -> bool:
-        """Whether elements are 8-bit integers, whose products with codes sum up exactly."""
+        """Whether elements are 8-bit integers, whose products with codes can be summed exactly."""
         return self.buffer.element in ("uint8_t", "int8_t")
 
     @property
     def is_plain(self) -> bool:
-        """Whether stored values are the real ones."""
+        """Whether stored values are real values, without scale and zero point."""
         return self.scale == 1.0 and self.zero == 0
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether elements follow each other in C order."""
+        """Whether elements are contiguous in C order."""
         wanted = row_major(self.shape)
         pairs = zip(self.shape, self.strides, wanted, strict=True)
         return all(size == 1 or stride == right for size, stride, right in pairs)
@@ -94,7 +98,7 @@ class View:
         return replace(self, shape=tuple(shape), strides=row_major(shape))
 
     def sliced(self, axis: int, start: int, stop: int, step: int = 1) -> View:
-        """A range along one axis."""
+        """The range `start:stop:step` along one axis."""
         count = max(0, -(-(stop - start) // step))
         shape = (*self.shape[:axis], count, *self.shape[axis + 1 :])
         strides = list(self.strides)
@@ -103,12 +107,12 @@ class View:
         return replace(self, shape=shape, strides=tuple(strides), offset=offset)
 
     def transposed(self, order: Sequence[int]) -> View:
-        """The axes in another order."""
+        """The same elements with the axes in another order."""
         shape, strides = (tuple(values[a] for a in order) for values in (self.shape, self.strides))
         return replace(self, shape=shape, strides=strides)
 
     def broadcast(self, shape: Sequence[int]) -> View:
-        """Repeated along new axes and those of size 1, as numpy does."""
+        """The tensor repeated along new axes and axes of size 1, as in numpy."""
         missing = len(shape) - len(self.shape)
         own = ((1,) * missing + self.shape, (0,) * missing + self.strides)
         strides = (0 if size == 1 else stride for size, stride in zip(*own, strict=True))
@@ -126,6 +130,6 @@ def whole(buffer: Buffer, shape: Sequence[int]) -> View:
 
 
 def constant(values: Array) -> View:
-    """A constant of float32."""
+    """A constant float32 tensor."""
     plain = np.ascontiguousarray(values, np.float32)
     return whole(Buffer("float", plain.size, "constant", plain.reshape(-1)), plain.shape)

@@ -1,4 +1,4 @@
-"""The weights of a layer as they are kept in flash: values or codes, positions, scales."""
+"""A layer's weights as stored in flash: values or codes, positions, scales."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from slimq_compression.export.layers.tensors import Array
 
 MAX_PACKED_BITS = 6
-"""Codes of more bits are stored as bytes: unpacking costs time and would save little."""
+"""Wider codes are stored as whole bytes: unpacking costs time and would save little."""
 MAX_SUM = 2**31 - 1
 MAX_INPUT = 255
 """Largest absolute value of an 8-bit input minus its zero point."""
@@ -18,12 +18,12 @@ MAX_INPUT = 255
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Positions of the stored weights among zeros, row after row.
+    """Positions of the stored weights among zeros, in row-major order.
 
     Attributes:
-        kind: `mask`: a bit per weight; `gaps`: the distance from the stored weight before.
+        kind: `mask`, a bit per weight, or `gaps`, the distance from the previous stored weight.
         data: bytes of the mask, the first weight in the highest bit; or distances.
-        bits: of a distance.
+        bits: bits per distance.
     """
 
     kind: Literal["mask", "gaps"]
@@ -38,15 +38,15 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A matrix: weight = plain value × scale of its row, where plain values may be codes.
+    """A weight matrix: weight = value × scale of its row, where values may be codes.
 
     Attributes:
-        rows: outputs.
-        columns: weights of one output.
-        values: plain values in C order: float32, or integers, which are codes.
-        table: float32 values that codes stand for; None if codes are the values themselves.
-        scale: float32 `(rows,)`, or `(1,)` for all; None for 1.
-        places: of the values; None if all weights are stored.
+        rows: number of outputs.
+        columns: number of weights per output.
+        values: stored values in C order: float32, or integer codes.
+        table: float32 values by code; None if codes are the values themselves.
+        scale: float32 `(rows,)`, or `(1,)` for all rows; None for 1.
+        places: positions of the values; None if all weights are stored.
     """
 
     rows: int
@@ -68,12 +68,12 @@ class Weights:
 
     @property
     def signed(self) -> bool:
-        """Whether codes are signed integers, rather than indices of a table."""
+        """Whether codes are signed integers rather than indices into a table."""
         return self.table is None
 
     @property
     def bits(self) -> int:
-        """Bits per stored value: the fewest that hold all codes, or those of a whole type."""
+        """Bits per stored value: the fewest that hold all codes, or a whole number of bytes."""
         if not self.coded:
             return 32
         low, high = int(self.values.min()), int(self.values.max())
@@ -98,7 +98,7 @@ class Weights:
         return values + others + (self.places.bytes if self.places else 0)
 
     def fits_integer_sums(self, addend: int = 0) -> bool:
-        """Whether sums of integer codes times bytes, and an addend, cannot overflow 32 bits."""
+        """Whether sums of codes times 8-bit inputs plus an addend cannot overflow 32 bits."""
         if not self.coded or self.table is not None:
             return False
         largest = int(np.abs(self.values.astype(np.int64)).max())
@@ -128,7 +128,7 @@ def positions(places: Places, size: int) -> Array:
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes of packed codes, with one byte that a reader of two may touch."""
+    """Bytes of packed codes, including a spare one where a reader takes two at a time."""
     return (count * bits + 7) // 8 + (0 if 8 % bits == 0 else 1)
 
 

@@ -1,4 +1,4 @@
-"""Operators on single values: activations, arithmetic, normalizations, sums."""
+"""Lowers activations, arithmetic, normalizations and reductions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BINARIES: dict[str, Binary] = {
 
 
 def function(state: Lowering, node: Node) -> None:
-    """An activation."""
+    """Lowers an activation."""
     kind, alpha = FUNCTIONS[node.operator]
     if node.attributes.get("approximate", b"none") != b"none":
         raise UnsupportedError(node.operator, "approximated by tanh")
@@ -53,7 +53,7 @@ def function(state: Lowering, node: Node) -> None:
 
 
 def clip(state: Lowering, node: Node) -> None:
-    """Limits values."""
+    """Lowers a Clip."""
     bounds = [state.values(node, index) for index in (1, 2)]
     low, high = (None if bound is None else float(bound.reshape(())) for bound in bounds)
     limits = Clip(-np.inf if low is None else low, np.inf if high is None else high)
@@ -61,7 +61,7 @@ def clip(state: Lowering, node: Node) -> None:
 
 
 def binary(state: Lowering, node: Node) -> None:
-    """Arithmetic of two tensors; a factor of integers is noted in their view."""
+    """Lowers arithmetic on two tensors; a constant factor of integers only changes their scale."""
     first, second = state.view(node, 0), state.view(node, 1)
     scaled = _scaled(node.operator, first, second) or _scaled(node.operator, second, first)
     if scaled is not None:
@@ -76,7 +76,7 @@ def binary(state: Lowering, node: Node) -> None:
 
 
 def _scaled(operator: str, source: View, factor: View) -> View | None:
-    """Integers times a constant number, or divided by one; None for anything else."""
+    """A view of integers multiplied or divided by a constant; None for anything else."""
     if factor.buffer.values is None or factor.size != 1 or source.is_float:
         return None
     if operator not in ("Mul", "Div"):
@@ -86,7 +86,7 @@ def _scaled(operator: str, source: View, factor: View) -> View | None:
 
 
 def _add_bias(state: Lowering, node: Node, first: View, second: View) -> bool:
-    """Gives the layer before its bias, if it is a dense one without."""
+    """Adds a bias to the preceding layer, if it is a dense layer without one; returns whether."""
     source, bias = (second, first) if first.buffer.values is not None else (first, second)
     layer = state.layers[-1] if state.layers else None
     plain = isinstance(layer, Dense) and layer.bias is None and not layer.epilogue
@@ -102,7 +102,7 @@ def _add_bias(state: Lowering, node: Node, first: View, second: View) -> bool:
 
 
 def batch_normalization(state: Lowering, node: Node) -> None:
-    """A factor and an addend per channel."""
+    """Lowers a batch normalization to a factor and an addend per channel."""
     gain, shift, mean, variance = (
         state.required(node, index).astype(np.float64) for index in (1, 2, 3, 4)
     )
@@ -118,7 +118,7 @@ def batch_normalization(state: Lowering, node: Node) -> None:
 
 
 def layer_normalization(state: Lowering, node: Node) -> None:
-    """Normalizes rows of the last axes, then a factor and an addend per element."""
+    """Lowers a layer normalization to normalized rows, a factor and an addend per element."""
     source = state.contiguous(state.view(node))
     axis = node.integer("axis", -1)
     kept = axis + len(source.shape) if axis < 0 else axis - 1
@@ -138,7 +138,7 @@ def layer_normalization(state: Lowering, node: Node) -> None:
 
 
 def softmax(state: Lowering, node: Node) -> None:
-    """A distribution over the last axis."""
+    """Lowers a softmax over the last axis."""
     source = state.contiguous(state.view(node))
     if node.integer("axis", -1) not in (-1, len(source.shape)):
         raise UnsupportedError(node.operator, "over another axis than the last")
@@ -149,7 +149,7 @@ def softmax(state: Lowering, node: Node) -> None:
 
 
 def reduce(state: Lowering, node: Node) -> None:
-    """The sum or mean over some axes."""
+    """Lowers a sum or mean over some axes."""
     source, given = state.view(node), state.values(node, 1)
     axes = node.ints("axes", ()) if given is None else tuple(int(axis) for axis in given)
     places = sorted({axis % (len(source.shape) + 1) - 1 for axis in axes})

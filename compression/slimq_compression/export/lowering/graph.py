@@ -1,4 +1,4 @@
-"""The graph of a variant, with what depends on constants only evaluated."""
+"""A variant's graph, with the part that depends only on constants evaluated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUB_BYTE: dict[int, type[np.generic]] = {
     TensorProto.INT4: np.int8,
     TensorProto.UINT4: np.uint8,
 }
-"""Types without a numpy type of their own, and the types of their values."""
+"""ONNX types that numpy lacks, and the numpy types that hold their values."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class Node:
 
 
 class Graph:
-    """Nodes that depend on the observation, and values of those that do not.
+    """The nodes that depend on the observation, and the values of those that do not.
 
     Attributes:
-        nodes: in order of computation.
-        opset: of the default domain.
-        stored: initializers as they are in the file, by name.
-        made_by: all nodes of the file by the name of an output, for decoders of weights.
+        nodes: nodes that depend on the observation, in order of computation.
+        opset: opset version of the default domain.
+        stored: initializers as in the file, by name.
+        made_by: all nodes of the file, by output name.
+        readers: number of times that each tensor is read.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -76,7 +77,7 @@ class Graph:
         )
 
     def constant(self, name: str) -> Array | None:
-        """The value of a tensor that does not depend on the observation; None if it does."""
+        """The value of a tensor; None if it depends on the observation."""
         if name in self._constants:
             return self._constants[name]
         tensor = self.stored.get(name)
@@ -86,12 +87,12 @@ class Graph:
 
 
 def operator_of(node: onnx.NodeProto) -> str:
-    """An operator's name, with its domain unless that is the default one."""
+    """An operator's name, prefixed with its domain unless that is the default one."""
     return f"{node.domain}.{node.op_type}" if node.domain else str(node.op_type)
 
 
 def to_array(tensor: onnx.TensorProto) -> Array:
-    """A tensor's values, in a type that numpy itself has."""
+    """A tensor's values in a native numpy type."""
     values: Array = numpy_helper.to_array(tensor)
     if tensor.data_type in SUB_BYTE:
         return values.astype(SUB_BYTE[tensor.data_type])

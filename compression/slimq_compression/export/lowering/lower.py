@@ -1,4 +1,4 @@
-"""From a variant's ONNX model to a network of typed layers."""
+"""Lowers a variant's ONNX model to a network of typed layers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OPERATORS: dict[str, Callable[[Lowering, Node], None]] = {
     "com.microsoft.DynamicQuantizeMatMul": weighted.dynamic_quantize_matmul,
     **dict.fromkeys(elementwise.FUNCTIONS, elementwise.function),
 }
-"""How each operator is lowered."""
+"""The lowering function of each operator."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Network:
         spec: layout of the observation.
         window: the part of each observation that is kept.
         observation: the buffer of that part.
-        layers: in order of computation; the last one writes the Q-values.
+        layers: layers in order of computation; the last one writes the Q-values.
         actions: number of Q-values.
     """
 
@@ -76,7 +76,7 @@ def lower(model: onnx.ModelProto, spec: ObservationSpec, actions: int) -> Networ
     """Lowers a model.
 
     Args:
-        model: a variant's, with the input `observation` and the output `q_values`.
+        model: a variant's model, with the input `observation` and the output `q_values`.
         spec: layout of its observation.
         actions: number of its Q-values.
 
@@ -102,7 +102,7 @@ def lower(model: onnx.ModelProto, spec: ObservationSpec, actions: int) -> Networ
 
 
 def _finish(state: Lowering, result: View, actions: int) -> None:
-    """Lets the last layer write the Q-values, which the caller owns."""
+    """Makes the last layer write to the caller's buffer of Q-values."""
     last = state.layers[-1] if state.layers else None
     target = whole(Buffer("float", actions, "q_values"), (actions,))
     direct = result.is_float and result.is_plain and result.is_contiguous

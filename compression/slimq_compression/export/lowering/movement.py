@@ -1,4 +1,4 @@
-"""Operators that move, pick or reinterpret elements: most become views and cost nothing."""
+"""Lowers operators that move, select or reinterpret elements; most become free views."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from slimq_compression.export.lowering.graph import Node
 from slimq_compression.export.lowering.state import Lowering, Picked, UnsupportedError
 
 FLOAT = 1
-"""ONNX's number of the type float32."""
+"""ONNX's number for float32."""
 
 
 def identity(state: Lowering, node: Node) -> None:
-    """The same tensor under another name."""
+    """Lowers an Identity: the same tensor under another name."""
     state.bind(node.output, state.view(node))
 
 
 def cast(state: Lowering, node: Node) -> None:
-    """Elements become floats when they are read."""
+    """Lowers a Cast to float, which happens when elements are read."""
     if node.integer("to", FLOAT) != FLOAT:
         raise UnsupportedError(node.operator, f"to type {node.integer('to', FLOAT)}")
     state.bind(node.output, state.view(node))
 
 
 def dequantize(state: Lowering, node: Node) -> None:
-    """Codes keep their type; the scale and the zero point are noted in the view."""
+    """Lowers a DequantizeLinear: the view of the codes gets the scale and the zero point."""
     source, scale = state.view(node), state.required(node, 1)
     zero = state.values(node, 2)
     if scale.size != 1 or source.is_float or not source.is_plain:
@@ -39,7 +39,7 @@ def dequantize(state: Lowering, node: Node) -> None:
 
 
 def quantize(state: Lowering, node: Node) -> None:
-    """Rounds to codes, unless the values are such codes already."""
+    """Lowers a QuantizeLinear, unless the values are already codes of this scale."""
     source, scale = state.view(node), state.required(node, 1)
     zero = state.values(node, 2)
     if scale.size != 1:
@@ -55,7 +55,7 @@ def quantize(state: Lowering, node: Node) -> None:
 
 
 def _code_type(state: Lowering, node: Node, zero: Array | None) -> tuple[int, str]:
-    """Bits and signedness of codes, as the zero point's type says."""
+    """Bits and numpy type of codes, from the zero point's type."""
     stored = state.graph.stored.get(node.inputs[2]) if zero is not None else None
     names = {2: (8, "uint8"), 3: (8, "int8"), 21: (4, "uint8"), 22: (4, "int8")}
     code = 2 if stored is None else int(stored.data_type)
@@ -65,7 +65,7 @@ def _code_type(state: Lowering, node: Node, zero: Array | None) -> tuple[int, st
 
 
 def reshape(state: Lowering, node: Node) -> None:
-    """Another shape of the same elements; only the first axis is the batch."""
+    """Lowers a Reshape that keeps the batch axis."""
     shape = [int(size) for size in state.required(node, 1)]
     source = state.view(node)
     if shape[0] not in (-1, 0, 1) or (shape[0] == 1 and -1 in shape):
@@ -82,7 +82,7 @@ def reshape(state: Lowering, node: Node) -> None:
 
 
 def flatten(state: Lowering, node: Node) -> None:
-    """All axes but the batch become one."""
+    """Lowers a Flatten of all axes but the batch."""
     if node.integer("axis", 1) != 1:
         raise UnsupportedError(node.operator, f"at axis {node.integer('axis', 1)}")
     source = state.contiguous(state.view(node))
@@ -90,7 +90,7 @@ def flatten(state: Lowering, node: Node) -> None:
 
 
 def transpose(state: Lowering, node: Node) -> None:
-    """Another order of the axes."""
+    """Lowers a Transpose that keeps the batch axis first."""
     source = state.view(node)
     order = node.ints("perm", tuple(reversed(range(len(source.shape) + 1))))
     if order[0] != 0:
@@ -99,7 +99,7 @@ def transpose(state: Lowering, node: Node) -> None:
 
 
 def slice_(state: Lowering, node: Node) -> None:
-    """Ranges along axes after the batch."""
+    """Lowers a Slice along axes after the batch."""
     source = state.view(node)
     starts, stops = ([int(v) for v in state.required(node, index)] for index in (1, 2))
     axes, steps = state.values(node, 3), state.values(node, 4)
@@ -115,7 +115,7 @@ def slice_(state: Lowering, node: Node) -> None:
 
 
 def gather(state: Lowering, node: Node) -> None:
-    """Entries along the first axis after the batch; those for one-hot codes are not copied."""
+    """Lowers a Gather along the first axis after the batch; Equal reads entries in place."""
     indices = state.required(node, 1)
     if node.integer("axis", 0) != 1 or indices.ndim != 1:
         raise UnsupportedError(node.operator, "with other than a list of indices along axis 1")
@@ -136,7 +136,7 @@ def _reader(state: Lowering, name: str) -> str:
 
 
 def equal(state: Lowering, node: Node) -> None:
-    """One-hot codes: elements that were picked, each compared with a value."""
+    """Lowers an Equal that one-hot encodes gathered elements."""
     picked, values = state.picked.get(node.inputs[0]), state.required(node, 1)
     if picked is None or len(picked.source.shape) != 1 or not picked.source.is_plain:
         raise UnsupportedError(node.operator, "of other than picked elements and values")
@@ -149,8 +149,8 @@ def one_hot_runs(elements: tuple[int, ...], values: Array) -> tuple[Run, ...]:
     """Groups codes of one element whose values are consecutive integers.
 
     Args:
-        elements: of each code.
-        values: for which each code is 1.
+        elements: index of the element that each code compares.
+        values: value for which each code is 1.
     """
     runs: list[Run] = []
     for element, value in zip(elements, values.tolist(), strict=True):
@@ -165,7 +165,7 @@ def one_hot_runs(elements: tuple[int, ...], values: Array) -> tuple[Run, ...]:
 
 
 def concat(state: Lowering, node: Node) -> None:
-    """Copies tensors one after the other."""
+    """Lowers a Concat along the first axis after the batch to copies."""
     if node.integer("axis", 1) != 1:
         raise UnsupportedError(node.operator, f"along axis {node.integer('axis', 1)}")
     parts = [state.view(node, index) for index in range(len(node.inputs))]

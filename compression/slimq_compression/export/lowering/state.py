@@ -1,4 +1,4 @@
-"""The state of lowering: the layers so far, and where each tensor of the graph is."""
+"""The state of lowering: the layers so far, and the view of each tensor."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class UnsupportedError(Exception):
     """An operator that cannot be lowered.
 
     Attributes:
-        operator: its name, with the domain unless that is the default one.
-        reason: what about it is not supported; empty if nothing of it is.
+        operator: its name, prefixed with its domain unless that is the default one.
+        reason: what about it is unsupported; empty if the operator is unsupported altogether.
     """
 
     def __init__(self, operator: str, reason: str = "") -> None:
@@ -34,7 +34,7 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Picked:
-    """Entries along the first axis that are not copied until it is known what for."""
+    """Entries along the first axis that Equal will read in place."""
 
     source: View
     indices: tuple[int, ...]
@@ -46,9 +46,9 @@ class Lowering:
 
     Attributes:
         spec: layout of the observation.
-        layers: in order of computation.
-        views: of the graph's tensors so far, by name.
-        picked: of tensors that Gather makes.
+        layers: layers so far, in order of computation.
+        views: views of the graph's tensors so far, by name.
+        picked: gathered entries that were not copied, by tensor name.
     """
 
     graph: Graph
@@ -59,13 +59,13 @@ class Lowering:
     _shared: set[Buffer] = field(default_factory=set)
 
     def bind(self, name: str, view: View) -> None:
-        """Says where a tensor of the graph is."""
+        """Records the view of a tensor."""
         self.views[name] = view
         if self.graph.readers[name] > 1:
             self._shared.add(view.buffer)
 
     def view(self, node: Node, index: int = 0) -> View:
-        """An input of a node; constants are put into flash.
+        """The view of a node's input; constants are put into flash.
 
         Raises:
             UnsupportedError: it has no elements that can be read.
@@ -105,7 +105,7 @@ class Lowering:
         return found
 
     def scratch(self, shape: Sequence[int], element: Element = "float") -> View:
-        """A new intermediate result."""
+        """A view of a new buffer for an intermediate result."""
         return whole(Buffer(element, math.prod(shape)), shape)
 
     def add(self, name: str, layer: Layer) -> None:
@@ -114,7 +114,7 @@ class Lowering:
         self.bind(name, layer.output)
 
     def contiguous(self, view: View) -> View:
-        """The same values in C order, copied only where they are not."""
+        """The same values in C order; copied only if they are not in C order already."""
         if view.is_contiguous:
             return view
         copied = self.scratch(view.shape, view.buffer.element)
@@ -123,12 +123,12 @@ class Lowering:
         return replace(copied, scale=view.scale, zero=view.zero)
 
     def apply(self, name: str, source: View, step: Step) -> None:
-        """Applies a step to every value: in the layer that makes them, if nobody else reads them.
+        """Applies a step to every value, in the layer that produces them if it has no other reader.
 
         Args:
-            name: of the tensor with the results.
+            name: name of the resulting tensor.
             source: the values.
-            step: what to do with each.
+            step: the step to apply.
         """
         place = self._maker(source)
         element = step.element if isinstance(step, Quantize) else "float"
@@ -142,7 +142,7 @@ class Lowering:
         self.bind(name, output.reshaped(source.shape))
 
     def _maker(self, view: View) -> int | None:
-        """The index of the layer that makes exactly these values, and for this reader only."""
+        """Index of the layer that produces exactly these values, for one reader; None otherwise."""
         if not (view.is_plain and view.is_float and view.is_contiguous):
             return None
         if view.buffer in self._shared or view.size != view.buffer.size:

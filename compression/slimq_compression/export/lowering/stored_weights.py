@@ -1,8 +1,8 @@
-"""Finds how a graph stores a layer's weights: codes, codebooks, scales, masks, distances.
+"""Recognizes how a graph stores a layer's weights: codes, codebooks, scales, masks, distances.
 
-The counterpart of `storage.decoders` and of the quantizer's DequantizeLinear nodes. What is found
-is decoded again and compared with what the graph computes; if anything differs, the weights become
-plain floats. So a decoder that is not known here costs flash, but never a wrong weight.
+The counterpart of `storage.decoders` and of the quantizer's DequantizeLinear nodes. The result is
+decoded and compared with what the graph computes; if anything differs, the weights become plain
+floats. So an unknown decoder costs flash, but never gives a wrong weight.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from slimq_compression.export.layers.weights import Places, Weights
 from slimq_compression.export.lowering.graph import Graph, to_array
 
 MAX_CODE = 2**15 - 1
-"""Largest code; larger integers are stored as floats."""
+"""Largest absolute value of a code; larger integers are stored as floats."""
 SPARSE_GAP_BITS = {onnx.TensorProto.UINT4: 4, onnx.TensorProto.UINT8: 8}
 
 
@@ -25,8 +25,8 @@ def find_weights(graph: Graph, name: str, *, transposed: bool = False) -> Weight
     """The weights of a layer, a row per output.
 
     Args:
-        graph: holds the tensor `name`, which depends on constants only.
-        name: of the weights, with the outputs along the first axis.
+        graph: the graph with the tensor `name`, which depends only on constants.
+        name: name of the weights, with the outputs along the first axis.
         transposed: whether the outputs are along the second of two axes instead.
     """
     value = graph.constant(name)
@@ -45,7 +45,7 @@ def find_weights(graph: Graph, name: str, *, transposed: bool = False) -> Weight
 
 
 class _Finder:
-    """Follows a decoder from its last node to what is stored; None for what is not known."""
+    """Follows a decoder from its last node to the stored tensors; None if it is unknown."""
 
     def __init__(self, graph: Graph, rows: int, columns: int, *, transposed: bool) -> None:
         self.graph, self.rows, self.columns = graph, rows, columns
@@ -71,7 +71,7 @@ class _Finder:
         return None
 
     def array(self, name: str) -> Array:
-        """A stored tensor, or one that is only cast."""
+        """The stored tensor behind a name, casts and reshapes skipped."""
         node = self.graph.made_by.get(name)
         if node is not None and node.op_type in ("Cast", "Reshape"):
             return self.array(node.input[0])
@@ -89,7 +89,7 @@ class _Finder:
         return replace(found, scale=self.per_row(scale))
 
     def per_row(self, scale: Array) -> Array:
-        """Scales by row, `(rows,)`, or `(1,)` if there is one."""
+        """Scales per row, `(rows,)`, or `(1,)` if there is one."""
         if scale.size == 1:
             return scale.reshape(1).astype(np.float32)
         if scale.size != self.rows:
@@ -132,7 +132,7 @@ class _Finder:
         return replace(found, places=Places("mask", mask.reshape(-1)))
 
     def mask_of(self, name: str) -> Array | None:
-        """The packed bits that a chain of nodes spreads."""
+        """The packed bits that a chain of nodes unpacks; None if it is unknown."""
         node = self.graph.made_by[name]
         while node.op_type in ("Cast", "Reshape", "Slice"):
             node = self.graph.made_by[node.input[0]]

@@ -1,4 +1,4 @@
-"""Operators with weights: convolutions and dense layers."""
+"""Lowers operators with weights: convolutions and dense layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slimq_compression.export.lowering.stored_weights import find_weights
 
 
 def convolution(state: Lowering, node: Node) -> None:
-    """A two-dimensional convolution."""
+    """Lowers a two-dimensional convolution."""
     source, weight = state.view(node), state.required(node, 1)
     if weight.ndim != 4:
         raise UnsupportedError(node.operator, f"with {weight.ndim - 2} axes instead of 2")
@@ -49,7 +49,7 @@ def convolution(state: Lowering, node: Node) -> None:
 
 
 def gemm(state: Lowering, node: Node) -> None:
-    """A dense layer, with a bias."""
+    """Lowers a Gemm: a dense layer, with or without a bias."""
     if node.integer("transA", 0):
         raise UnsupportedError(node.operator, "with transA")
     transposed = not node.integer("transB", 0)
@@ -64,7 +64,7 @@ def gemm(state: Lowering, node: Node) -> None:
 
 
 def matmul(state: Lowering, node: Node) -> None:
-    """A dense layer without a bias; an Add that follows gives it one."""
+    """Lowers a MatMul: a dense layer, to which a following Add may give a bias."""
     state.required(node, 1)
     _dense(state, node, find_weights(state.graph, node.inputs[1], transposed=True), {})
 
@@ -79,7 +79,7 @@ def _dense(state: Lowering, node: Node, weights: Weights, biases: dict[str, Any]
 
 
 def dynamic_quantize_matmul(state: Lowering, node: Node) -> None:
-    """Codes times inputs that are quantized on the fly, as ONNX Runtime does it."""
+    """Lowers a DynamicQuantizeMatMul, whose inputs are quantized on the fly."""
     codes, scale = state.required(node, 1), state.required(node, 2)
     zero, bias = state.values(node, 3), state.values(node, 4)
     if zero is not None and np.any(zero):
@@ -91,7 +91,7 @@ def dynamic_quantize_matmul(state: Lowering, node: Node) -> None:
     if source.shape != (columns,):
         raise UnsupportedError(node.operator, f"of an input of shape {source.shape}")
     if source.size != source.buffer.size or not (source.is_float and source.is_plain):
-        # The range is that of a whole buffer of floats.
+        # The range is taken over a whole buffer of floats.
         copied = state.scratch(source.shape)
         state.layers.append(Map((source,), copied))
         source = copied
@@ -102,7 +102,7 @@ def dynamic_quantize_matmul(state: Lowering, node: Node) -> None:
 
 
 def _biases(state: Lowering, node: Node) -> dict[str, Any]:
-    """The bias as floats, or as integers if they are on the scale of sums of products."""
+    """The bias as floats, and as integers if it is stored in units of the sums of products."""
     bias = state.values(node, 2)
     if bias is None:
         return {"bias": None}
@@ -110,7 +110,7 @@ def _biases(state: Lowering, node: Node) -> dict[str, Any]:
 
 
 def _codes(graph: Graph, node: Node) -> Array | None:
-    """The integers of a dequantized bias; the layer uses them if it sums integers."""
+    """The integer codes of a dequantized bias, for layers that sum integers; None for others."""
     made = graph.made_by.get(node.inputs[2])
     if made is None or made.op_type != "DequantizeLinear":
         return None

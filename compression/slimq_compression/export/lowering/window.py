@@ -1,4 +1,4 @@
-"""The part of an observation that a network sees, which is all that a device has to keep."""
+"""The part of an observation that a network sees, which is all that a device must keep."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Window:
     """Ranges of a stacked or single observation.
 
     Attributes:
-        shape: of what is kept.
-        starts: first index along each axis of the whole observation.
-        frames: number of frames that are kept, the newest ones; 1 if frames are not stacked.
-        tensor: the graph's tensor with what the network sees; None if it sees all that is kept.
-        used: entries along the first axis that the network sees, the oldest ones kept.
+        shape: shape of the kept part.
+        starts: first kept index along each axis of the whole observation.
+        frames: number of newest frames that are kept; 1 if frames are not stacked.
+        tensor: the tensor that holds what the network sees; None if it sees everything kept.
+        used: entries along the first axis that the network sees, from the oldest kept one on.
     """
 
     shape: tuple[int, ...]
@@ -30,12 +30,12 @@ class Window:
     used: int = 0
 
     def seen(self, kept: View) -> View:
-        """The part that the network sees of what is kept."""
+        """The part of the kept observation that the network sees."""
         return kept.sliced(0, 0, self.used)
 
 
 def find_window(graph: Graph, spec: ObservationSpec) -> Window:
-    """Finds the crop that a network begins with, if it leaves whole frames of a stack."""
+    """Finds the crop with which a network begins; the whole observation if it splits a frame."""
     stack = spec.stack
     frames = 1 if stack is None else stack.count
     everything = Window(spec.shape, (0,) * len(spec.shape), frames)
@@ -62,7 +62,7 @@ def find_window(graph: Graph, spec: ObservationSpec) -> Window:
 
 
 def _spans(graph: Graph, node: Node, shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
-    """The range that a Slice takes of every axis after the batch; None if it leaves gaps."""
+    """The range that a Slice takes of every axis after the batch; None if a step is not 1."""
     values = [graph.constant(name) for name in node.inputs[1:]]
     if any(value is None for value in values) or len(values) < 3:
         return None

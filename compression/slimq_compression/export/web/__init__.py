@@ -1,1 +1,1 @@
-"""A variant as a static folder: a page on which it plays, with ONNX Runtime Web."""
+"""The target `web`: a static page on which the variant plays, with ONNX Runtime Web."""

@@ -1,4 +1,4 @@
-"""Which environments the page can play itself, and how observations of the others are drawn."""
+"""The environments that the page can play itself, and how observations are drawn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slimq.core.manifest import PolicyManifest
 
 ATARI_FRAMES_PER_SECOND = 60
 DEFAULT_RATE = 8.0
-"""Steps per second of environments that have no time of their own."""
+"""Steps per second of environments without a natural rate."""
 CLIFF = ("............", "............", "............", "SCCCCCCCCCCG")
 LAKES = {
     "4x4": ("SFFF", "FHFH", "FFFH", "HFFG"),
@@ -27,7 +27,7 @@ LAKES = {
         "FFFHFFFG",
     ),
 }
-"""Maps of gymnasium's grids, for drawing only."""
+"""Maps of gymnasium's FrozenLake, for drawing only."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class PageEnvironment:
     """An environment that is ported to the page.
 
     Attributes:
-        kind: name of the module.
+        kind: name of the page's module.
         options: arguments of the port.
-        max_steps: steps after which an episode is cut off.
+        max_steps: steps after which an episode is truncated.
     """
 
     kind: str
@@ -47,12 +47,12 @@ class PageEnvironment:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How observations are drawn.
+    """The way in which observations are drawn.
 
     Attributes:
-        kind: name of the function of the page.
+        kind: name of the page's drawing function.
         rate: steps per second at normal speed.
-        grid: rows of letters, for environments of fields.
+        grid: rows of letters, for grid worlds.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class Drawing:
 
 
 def page_environment(spec: EnvironmentSpec) -> PageEnvironment | None:
-    """The port of an environment; None if there is none, or not of this form."""
+    """The port of an environment; None if there is none for it or its options."""
     if spec.wrappers or spec.preprocessing is not None:
         return None
     if spec.id in CARTPOLE_STEPS and not spec.kwargs:
@@ -93,7 +93,7 @@ def _number(value: JsonValue) -> float:
 
 
 def drawing(policy: PolicyManifest) -> Drawing:
-    """How observations of a policy are drawn; as bars of their values if nothing is known."""
+    """The drawing for a policy's observations; bars of their values if nothing else fits."""
     spec, shape = policy.environment, policy.observation.shape
     if spec is None:
         return Drawing("frames" if _has_frames(policy) else "values")
@@ -120,10 +120,10 @@ DRAWINGS = (
     (r"CliffWalking-v\d", (1,), Drawing("grid", grid=CLIFF)),
     (r"MiniGrid-.*", (7, 7, 3), Drawing("minigrid")),
 )
-"""Names of environments, shapes of their observations, and how these are drawn."""
+"""Patterns of environment names, observation shapes, and their drawings."""
 
 
 def _has_frames(policy: PolicyManifest) -> bool:
-    """Whether the newest frame is an image in grey."""
+    """Whether the newest frame is a greyscale image."""
     layout = policy.observation
     return layout.dtype == "uint8" and layout.stack is not None and len(layout.frame.shape) == 2

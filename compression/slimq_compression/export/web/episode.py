@@ -1,8 +1,8 @@
-"""A recorded episode: what the page replays, with the Q-values that it compares its own with.
+"""A recorded episode, which the page replays, with reference Q-values for the page's own.
 
-The file is gzip. Unpacked, it has the new frame of each step, each XORed with the one before, since
-consecutive frames differ little; then the actions as uint16, the rewards and the Q-values as
-float32, all little-endian. Observations whose frames are not stacked are frames as a whole.
+The file is compressed with gzip. It has the new frame of each step, XORed with the one before,
+since consecutive frames differ little; then the actions as uint16, the rewards and the Q-values as
+float32, all little-endian. Without a frame stack, each observation is one frame.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from slimq.core.qfunction import QFunction, QValues
 from slimq.environments.vector import VectorEnvironment
 
 MAX_BYTES = 4_000_000
-"""Of the file; a longer episode is cut off, which its page says."""
+"""Maximum size of the file; a longer episode is cut off, which the page states."""
 MAX_STEPS = 4_000
 MAX_STATES = 500
-"""Recorded states of a policy without an environment."""
+"""Maximum number of recorded states, for a policy without an environment."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Recording:
     """Greedy play of a variant.
 
     Attributes:
-        seed: of the episode; None for recorded states, which are no episode.
+        seed: the episode's seed; None for recorded states, which are no episode.
         observations: `(steps, *shape)`.
         actions: `(steps,)`.
         rewards: `(steps,)`, float32.
-        q_values: `(steps, actions)`, of ONNX Runtime in Python.
+        q_values: `(steps, actions)`, from ONNX Runtime in Python.
         terminated: whether the environment ended the episode; False if it was cut off.
         complete: whether it was played to its end.
     """
@@ -68,12 +68,12 @@ class Recording:
 
 @dataclass(frozen=True)
 class EpisodeFile:
-    """A recording as it is written.
+    """An encoded recording.
 
     Attributes:
-        content: the file.
-        recording: what is in it.
-        stacked: whether its frames are single ones that the page stacks.
+        content: bytes of the file.
+        recording: the recording in it.
+        stacked: whether it has single frames, which the page stacks.
     """
 
     content: bytes
@@ -82,12 +82,12 @@ class EpisodeFile:
 
 
 def record_episode(spec: EnvironmentSpec, policy: QFunction, seed: int) -> Recording:
-    """Plays an episode greedily, `MAX_STEPS` steps at most.
+    """Plays an episode greedily, for at most `MAX_STEPS` steps.
 
     Raises:
         EnvironmentFailure: the environment raises an exception.
-        MissingExtraError: its library is not installed.
-        InvalidInputError: it is unknown.
+        MissingExtraError: the environment's library is not installed.
+        InvalidInputError: the environment is unknown.
     """
     observations: list[np.ndarray] = []
     actions: list[int] = []
@@ -121,7 +121,7 @@ def record_episode(spec: EnvironmentSpec, policy: QFunction, seed: int) -> Recor
 
 
 def record_states(states: CalibrationSet, layout: ObservationSpec, policy: OnnxPolicy) -> Recording:
-    """Recorded states of a policy without an environment, in order, with its own Q-values."""
+    """The recorded states of a policy without an environment, in order, with its Q-values."""
     observations: Any = states.observations(layout)[:MAX_STATES]
     q_values = np.concatenate([policy(one[np.newaxis]) for one in observations])
     actions = q_values.argmax(axis=1).astype(np.int64)
@@ -134,7 +134,7 @@ def record_states(states: CalibrationSet, layout: ObservationSpec, policy: OnnxP
 def episode_file(
     recording: Recording, layout: ObservationSpec, max_bytes: int = MAX_BYTES
 ) -> EpisodeFile:
-    """Writes a recording, cut off where the file would be larger than `max_bytes`."""
+    """Encodes a recording, cut off so that the file has at most `max_bytes`."""
     frames = newest_frames(recording.observations, layout)
     stacked = frames is not None and recording.seed is not None
     stored = frames if stacked and frames is not None else recording.observations
@@ -147,10 +147,10 @@ def episode_file(
 
 
 def newest_frames(observations: Observations, layout: ObservationSpec) -> Observations | None:
-    """The newest frame of each observation of an episode, from its first one on.
+    """The newest frame of each observation of an episode that begins with the first one.
 
     Returns:
-        `(steps, *frame)`; None if the observations are not stacks of these after the padding.
+        `(steps, *frame)`; None if stacking these after the padding does not give the observations.
     """
     if layout.stack is None:
         return observations

@@ -1,4 +1,4 @@
-"""The evidence of a variant, for the page: its return, whether it is robust, under what."""
+"""A variant's evidence for the page: its returns, undisturbed and under conditions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class PlayedUnder:
     """A variant under one condition.
 
     Attributes:
-        label: as on the command line, such as `noise=4`.
-        effect: what happens, in words.
-        mean: return.
-        low: of its 95 % interval.
-        high: of its 95 % interval.
-        full_mean: the full policy's return under the same condition.
-        verdict: `holds`, `loses` or `open`, where nothing was decided.
+        label: the condition as on the command line, such as `noise=4`.
+        effect: the effect of the condition, in words.
+        mean: mean return.
+        low: lower bound of the mean's 95 % interval.
+        high: its upper bound.
+        full_mean: the full policy's mean return under the same condition; None if it is unknown.
+        verdict: `holds` if the variant is non-inferior, `loses` if not, `open` if undecided.
     """
 
     label: str
@@ -38,17 +38,17 @@ class WebEvidence:
     """The evidence of a variant.
 
     Attributes:
-        text: in one or two sentences.
+        text: the evidence in one or two sentences.
         baseline: name of the full policy's variant.
-        mean: return of undisturbed play; None if it was not played.
-        low: of its 95 % interval.
-        high: of its 95 % interval.
+        mean: mean undisturbed return; None if it was not played.
+        low: lower bound of the mean's 95 % interval.
+        high: its upper bound.
         episodes: number of episodes.
-        random_mean: return of random play.
-        full_mean: return of the full policy.
-        non_inferior: against the full policy, undisturbed.
-        robust: under all standard conditions, too; None if not known.
-        conditions: those that it was played under.
+        random_mean: mean return of random play.
+        full_mean: mean return of the full policy.
+        non_inferior: whether it is non-inferior to the full policy in undisturbed play.
+        robust: whether it is so under all standard conditions, too; None if unknown.
+        conditions: results by condition.
         missing: standard conditions without a comparison.
         notes: what is missing, and why.
     """

@@ -1,7 +1,7 @@
-"""Which operators ONNX Runtime Web lacks, and models without them.
+"""The operators that ONNX Runtime Web lacks, and models rewritten without them.
 
-The WebAssembly build has almost all operators of the CPU. What it lacks was found by loading every
-single-operator model of the ONNX conformance suite in it.
+The WebAssembly build has almost all operators of the CPU build. Those that it lacks were found by
+loading every single-operator model of the ONNX conformance suite.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ LACKING = frozenset(
         "SwiGLU",
     }
 )
-"""Operators of the default domain without an implementation in the version that is vendored."""
+"""Operators of the default domain that the vendored version does not implement."""
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 MAX_OPSET = 26
-"""The newest operator set of the default domain that it knows."""
+"""The newest opset of the default domain that it supports."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class WebModel:
 
     Attributes:
         content: the ONNX model.
-        decoded: operators of the variant that were evaluated, as they only decode weights.
+        decoded: operators that only decode weights and were evaluated on export.
     """
 
     content: bytes
@@ -51,7 +51,7 @@ class WebModel:
 
 
 class LackingError(Exception):
-    """An operator of a model that the runtime lacks."""
+    """A model uses an operator that the runtime lacks."""
 
     def __init__(self, operator: str) -> None:
         super().__init__(operator)
@@ -59,17 +59,17 @@ class LackingError(Exception):
 
 
 def runnable(content: bytes, lacking: frozenset[str] = LACKING) -> WebModel:
-    """A model in a form that the runtime can run: unchanged wherever that is possible.
+    """A form of a model that the runtime can run; unchanged if possible.
 
-    Where an operator that the runtime lacks only decodes weights, the weights are stored decoded,
-    as ONNX Runtime computes them: that loses nothing.
+    Where an operator that the runtime lacks only decodes weights, the weights are stored as ONNX
+    Runtime decodes them, without any loss.
 
     Args:
         content: the ONNX model.
         lacking: operators of the default domain that the runtime lacks.
 
     Raises:
-        LackingError: an operator works on the observation.
+        LackingError: such an operator depends on the observation.
     """
     model = onnx.load_from_string(content)
     lowered = _lower_opset(model)
@@ -83,7 +83,7 @@ def runnable(content: bytes, lacking: frozenset[str] = LACKING) -> WebModel:
 
 
 def decode_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with everything that does not depend on the observation stored as it evaluates."""
+    """The model with everything that does not depend on the observation evaluated and stored."""
     graph, decoded = Graph(model), copy_model(model)
     reached, dynamic = {INPUT}, []
     for node in model.graph.node:
@@ -102,7 +102,7 @@ def decode_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _lower_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """States the newest operator set of the runtime, if all operators are the same in it."""
+    """Declares the runtime's newest opset, if all operators are unchanged since then."""
     opset = opset_of(model)
     own = [node for node in model.graph.node if node.domain in ("", "ai.onnx")]
     if opset <= MAX_OPSET or any(_since(node, opset) > MAX_OPSET for node in own):
@@ -115,7 +115,7 @@ def _lower_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _since(node: onnx.NodeProto, opset: int) -> int:
-    """The operator set in which an operator last changed."""
+    """The opset in which an operator last changed."""
     try:
         return int(onnx.defs.get_schema(node.op_type, opset).since_version)
     except onnx.defs.SchemaError:
@@ -137,7 +137,7 @@ def _problems(model: onnx.ModelProto, lacking: frozenset[str]) -> Iterator[str]:
 def refuse_operator(
     repository: Repository, subject: Subject, problem: LackingError
 ) -> InvalidInputError:
-    """The error for a variant that the runtime cannot run, with the variants that it can."""
+    """The error for a variant that the runtime cannot run; lists the variants that it can."""
     variants = repository.variants(subject.policy.name)
     names = [name for name in variants if _runs(repository, subject, name)]
     return InvalidInputError(

@@ -1,4 +1,4 @@
-"""The report of an export to the web, which its page reads, too."""
+"""The report of a web export, which its page reads, too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from slimq_compression.export.web.evidence import WebEvidence
 
 @dataclass(frozen=True)
 class Layout:
-    """An observation: its type and shape; axis and number of stacked frames, if there are any."""
+    """Layout of an observation.
+
+    Attributes:
+        dtype: type of its elements.
+        shape: shape of one observation.
+        axis: axis along which frames are stacked; None if they are not.
+        count: number of stacked frames; 1 if they are not.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -25,10 +32,10 @@ class ModelFile:
     Attributes:
         path: name of the file.
         bytes: its size, uncompressed.
-        sha256: of this file.
+        sha256: SHA-256 of this file.
         variant_bytes: size of the variant in the repository, which may be compressed.
-        variant_sha256: of the variant's stored bytes.
-        decoded: operators that were evaluated, as the runtime lacks them.
+        variant_sha256: SHA-256 of the variant's stored bytes.
+        decoded: operators that were evaluated on export, because the runtime lacks them.
     """
 
     path: str
@@ -46,12 +53,12 @@ class RecordedEpisode:
     Attributes:
         path: name of the file.
         bytes: its size.
-        seed: of the held-out episode; None for recorded states.
+        seed: seed of the held-out episode; None for recorded states.
         steps: number of steps in the file.
-        stacked: whether frames are single ones, to be stacked.
+        stacked: whether the file has single frames, which the page stacks.
         return_: sum of the rewards of these steps.
-        terminated: whether the environment ended the episode; a limit of steps does not.
-        complete: whether these are all steps of the episode.
+        terminated: whether the environment ended the episode; False if it was truncated.
+        complete: whether the file has all steps of the episode.
     """
 
     path: str
@@ -66,7 +73,7 @@ class RecordedEpisode:
 
 @dataclass(frozen=True)
 class RuntimeFiles:
-    """ONNX Runtime Web."""
+    """The npm package of ONNX Runtime Web, and the bytes of its files."""
 
     package: str
     version: str
@@ -78,9 +85,9 @@ class WebReport:
     """The report of an export to the web.
 
     Attributes:
-        environment: its id; None if the policy has none.
-        page_environment: how the page plays it; None if it only replays.
-        total_bytes: of all files but this report.
+        environment: the environment's id; None if the policy has none.
+        page_environment: the environment's port to the page; None if the page only replays.
+        total_bytes: size of all files but this report.
     """
 
     target: str

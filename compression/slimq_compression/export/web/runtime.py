@@ -1,8 +1,8 @@
-"""ONNX Runtime Web, as npm publishes it: fetched once, checked by hash, kept in the user's cache.
+"""ONNX Runtime Web from npm: fetched once, checked by hash, kept in the user's cache.
 
-npm itself fetches it, so that the user's registry, proxy and certificates hold. The two files that
-the page needs are taken from the package and compared with the hashes here, wherever they come
-from: the cache, npm, a folder or a tarball.
+npm itself fetches it, so that the user's registry, proxy and certificates apply. The two files that
+the page needs are checked against the hashes here, whether they come from the cache, npm, a folder
+or a tarball.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from slimq.core.user_cache import user_cache_folder
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 SCRIPT, WASM = "ort.wasm.bundle.min.js", "ort-wasm-simd-threaded.wasm"
 SOURCES = {SCRIPT: "ort.wasm.bundle.min.mjs", WASM: WASM}
-"""Files of the page, and of the package; not every file server knows what `.mjs` is."""
+"""The page's files and their names in the package; not every file server knows `.mjs`."""
 SHA256 = {
     SCRIPT: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
@@ -32,7 +32,7 @@ SHA256 = {
 MAX_FILE_BYTES = 64_000_000
 FETCH_SECONDS = 600
 LICENCES = ("LICENSE", "ThirdPartyNotices.txt")
-"""The npm package has none; the Python package of the same project has both."""
+"""Licence files; the npm package has none, the Python package of the same project has both."""
 HINT = f"; --runtime takes the tarball or unpacked folder of {PACKAGE} {VERSION}"
 
 
@@ -44,7 +44,7 @@ class Runtime:
 
     @property
     def bytes(self) -> int:
-        """Of all files."""
+        """Size of all files."""
         return sum(map(len, self.files.values()))
 
 
@@ -55,7 +55,7 @@ def find_runtime(given: Path | None) -> Runtime:
         given: a folder or tarball of the package; None for the cache or npm.
 
     Raises:
-        InvalidInputError: what is given is not this version of the package.
+        InvalidInputError: `given` is not this version of the package.
         ConfigError: it is not in the cache and cannot be fetched.
     """
     if given is not None:
@@ -70,7 +70,7 @@ def find_runtime(given: Path | None) -> Runtime:
 
 
 def licences() -> dict[str, bytes]:
-    """The licence of ONNX Runtime and the notices of what is compiled into it, by file name."""
+    """The licence of ONNX Runtime and its third-party notices, by file name."""
     folder = resources.files("onnxruntime")
     return {name: folder.joinpath(name).read_bytes() for name in LICENCES}
 
@@ -93,7 +93,7 @@ def _read_given(given: Path) -> Runtime:
 
 
 def _read_folder(folder: Path, names: Mapping[str, str]) -> Runtime | None:
-    """The runtime in a folder; None where a file is missing or another."""
+    """The runtime in a folder; None if a file is missing or differs."""
     try:
         return _checked(lambda name: (folder / names[name]).read_bytes())
     except (OSError, ValueError):
@@ -101,10 +101,10 @@ def _read_folder(folder: Path, names: Mapping[str, str]) -> Runtime | None:
 
 
 def _read_tarball(path: Path) -> Runtime:
-    """The runtime in a tarball as npm makes it.
+    """The runtime in a tarball from npm.
 
     Raises:
-        ValueError: a file is missing or another.
+        ValueError: a file is missing or differs.
         OSError, TarError, EOFError: it is not a tarball.
     """
     with tarfile.open(path, "r:gz") as archive:
@@ -138,7 +138,8 @@ def _fetch() -> Runtime:
     if npm is None:
         raise ConfigError("target web", PACKAGE, f"npm, which fetches it, is not installed{HINT}")
     with tempfile.TemporaryDirectory() as work:
-        command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--pack-destination", work]
+        command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--loglevel=error"]
+        command += ["--pack-destination", work]
         try:
             done = subprocess.run(  # noqa: S603
                 command, cwd=work, capture_output=True, text=True, timeout=FETCH_SECONDS
@@ -150,8 +151,7 @@ def _fetch() -> Runtime:
             raise ConfigError("target web", PACKAGE, f"npm: {first_line(error)}{HINT}") from None
         tarballs = list(Path(work).glob("*.tgz"))
         if done.returncode or not tarballs:
-            reason = (done.stderr or done.stdout).strip().splitlines()
-            said = reason[0] if reason else f"exit code {done.returncode}"
+            said = _reason(done.stderr) or f"exit code {done.returncode}"
             raise ConfigError("target web", PACKAGE, f"npm cannot fetch it: {said}{HINT}")
         try:
             return _read_tarball(tarballs[0])
@@ -160,10 +160,17 @@ def _fetch() -> Runtime:
             raise ConfigError("target web", PACKAGE, problem) from None
 
 
+def _reason(output: str) -> str | None:
+    """The sentence among npm's lines; codes come before it, a stack and advice after it."""
+    lines = [line.removeprefix("npm error").strip() for line in output.splitlines()]
+    fields = ("code ", "syscall ", "errno ")
+    return next((line for line in lines if line and not line.startswith(fields)), None)
+
+
 def _keep(runtime: Runtime, cache: Path) -> None:
     """Writes the cache; exports do not need it, so a read-only folder is not an error.
 
-    Each file is replaced whole, and its hash is checked whenever it is read.
+    Each file is replaced atomically, and its hash is checked whenever it is read.
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ PAGE = resources.files(__package__) / "page"
 def export_web(
     repository: Repository, subject: Subject, folder: Path, options: Options
 ) -> WebReport:
-    """Writes the files of an export to the web into an empty folder.
+    """Writes the files of a web export into an empty folder.
 
     Raises:
         InvalidInputError: the runtime lacks an operator of the variant, `options.runtime` is not
@@ -100,7 +100,7 @@ def _record(subject: Subject, model: WebModel) -> Recording:
 
 
 def _copy_page(source: Traversable, folder: Path) -> None:
-    """Copies the files of the page, which are the same for every policy."""
+    """Copies the page's static files, which are the same for every policy."""
     for entry in source.iterdir():
         if entry.is_dir():
             (folder / entry.name).mkdir()

@@ -1,1 +1,1 @@
-"""Conditions under which a policy plays, other than undisturbed."""
+"""Conditions under which a policy plays: disturbances of its observations and actions."""

@@ -1,8 +1,8 @@
 """Conditions under which a policy plays: named, seeded disturbances with a strength.
 
-A condition is a value, such as `noise=4`. `CONDITIONS` lists those that are built in; the functions
-are in `slimq.core.conditions.disturbances`. Frames are disturbed one by one as they arrive, before
-they are stacked: a frame that was noisy stays so in every observation that it is part of.
+A condition is a value such as `noise=4`. `CONDITIONS` lists the built-in ones, whose functions are
+in `slimq.core.conditions.disturbances`. Frames are disturbed one by one as they arrive, before they
+are stacked: a noisy frame is the same in every observation that contains it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MakeActionChannel = Callable[[int, float, np.random.Generator], ActionChannel]
 KINDS: tuple[ObservationKind, ...] = ("frames", "vectors")
 MAX_STEPS = 1_000
 MAX_NAME = 256
-"""Characters of a condition's name."""
+"""Maximum characters of a condition's name."""
 STANDARD = "standard"
-"""Stands for the standard set in a list of conditions."""
+"""Name of the standard set in a list of conditions."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Disturbance:
     """One row of `CONDITIONS`.
 
     Attributes:
-        effect: what happens, in words; `{}` stands for the strength.
-        unit: of the strength, for help and errors.
+        effect: the effect in words; `{}` stands for the strength.
+        unit: unit of the strength, for help and errors.
         most: the largest strength.
-        standard: strength in the standard set, by kind of observation; absent where it is not in
-            the set.
+        standard: strength in the standard set, by kind of observation; empty if it is not in the
+            set.
         kinds: observations to which it applies.
         observation: disturbs frames as they arrive, if set.
         action: disturbs actions on their way to the environment, if set.
-        whole: whether the strength is a whole number.
-        measured: whether only elements that measure something are disturbed; a condition without
-            any such element is left out.
+        whole: whether the strength must be a whole number.
+        measured: whether only elements that measure something are disturbed; without any such
+            element, the condition does not apply.
     """
 
     effect: str
@@ -166,7 +166,7 @@ class Condition(BaseModel):
 
     @property
     def effect(self) -> str:
-        """What happens, in words."""
+        """Its effect, in words."""
         return self.row.effect.format(self.number) if self.name in CONDITIONS else "custom"
 
 
@@ -180,7 +180,7 @@ def parse_condition(text: str, kind: ObservationKind) -> Condition:
         kind: the kind of observations to disturb.
 
     Raises:
-        InvalidInputError: an unknown name, or a strength out of range.
+        InvalidInputError: the name is unknown, or the strength is out of range.
     """
     file, colon, last = text.strip().rpartition(":")
     last, equals, number = last.partition("=")
@@ -223,14 +223,14 @@ def _strength(name: str, text: str, most: float) -> float:
 
 
 def kind_of(observation: ObservationSpec) -> ObservationKind:
-    """Frames if observations are images of levels; vectors for all else, flags included."""
+    """The kind of observations: `frames` for images of levels; `vectors` for all others."""
     frame = observation.frame
     levels = observation.dtype == "uint8" and (frame.high is None or frame.high > 1)
     return "frames" if levels and frame.parts is None and len(frame.shape) > 1 else "vectors"
 
 
 def standard_conditions(observation: ObservationSpec) -> tuple[Condition, ...]:
-    """The standard set for these observations, without those that could not change anything."""
+    """The standard set for these observations, without conditions that would change nothing."""
     kind = kind_of(observation)
     return tuple(
         Condition(name=name, strength=row.standard[kind])
@@ -260,10 +260,10 @@ def select_conditions(names: Iterable[str], observation: ObservationSpec) -> tup
 
 
 def require_applicable(condition: Condition, observation: ObservationSpec) -> None:
-    """Refuses a condition that these observations cannot have.
+    """Checks that a condition applies to these observations.
 
     Raises:
-        InvalidInputError: it is for the other kind, or there is nothing that it would change.
+        InvalidInputError: it is for the other kind, or would not change anything.
     """
     if condition.name not in CONDITIONS:
         return
@@ -282,7 +282,7 @@ def _applies(row: Disturbance, observation: ObservationSpec) -> bool:
 
 
 def measuring(frame: ObservationSpec) -> npt.NDArray[np.bool_]:
-    """The elements that measure something, `shape`: no categories, and no flags."""
+    """Mask of the elements that measure something, `shape`: neither categories nor flags."""
     if frame.parts is None:
         flags = frame.dtype == "uint8" and frame.high is not None and frame.high <= 1
         return np.full(frame.shape, not flags)

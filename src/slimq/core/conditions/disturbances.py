@@ -1,8 +1,9 @@
-"""Disturbances of an episode's observations and actions, as cameras, sensors and actuators cause.
+"""Disturbances of observations and actions, as caused by cameras, sensors and actuators.
 
-Each function takes what it disturbs, a strength and the episode's generator, and returns a channel:
-a function from each new frame (or action) to the one that arrives. All obey three rules. The same
-seed gives the same result; strength 0 changes nothing; shape, dtype and bounds are kept.
+Each function takes a sensor (or a number of actions), a strength and the episode's generator, and
+returns a channel: a function from each new frame (or action) to the one that arrives. All obey
+three rules: the same seed gives the same result; strength 0 changes nothing; shape, dtype and
+bounds are kept.
 
 The perturbations of images follow Hendrycks & Dietterich 2019, "Benchmarking Neural Network
 Robustness to Common Corruptions and Perturbations"; sticky actions, Machado et al. 2018, section 5.
@@ -23,7 +24,7 @@ import numpy.typing as npt
 Frame = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Channel = Callable[[Frame], Frame | None]
-"""Gives the frame that arrives; None if none does."""
+"""Maps a new frame to the one that arrives; None if none does."""
 ActionChannel = Callable[[int], int]
 Generator = np.random.Generator
 
@@ -33,13 +34,13 @@ class Sensor:
     """The layout of one frame or vector as it arrives.
 
     Attributes:
-        shape: of a frame, or of a whole observation if frames are not stacked.
-        dtype: its dtype.
-        unit: `shape`, what a strength of 1 means: one level of an image, or the spread of an
-            element in the policy's own play; 0 for elements that name something.
-        low: smallest value of each element, broadcast to `shape`; −inf if unbounded.
-        high: largest value of each element.
-        integers: `shape`, the elements that are integers.
+        shape: shape of a frame, or of a whole observation if frames are not stacked.
+        dtype: dtype of its elements.
+        unit: `shape`, the unit of strengths: one level of an image, or the spread of an element in
+            the policy's own play; 0 for categories and flags.
+        low: `shape`, smallest value of each element.
+        high: `shape`, largest value of each element.
+        integers: `shape`, mask of the integer elements.
     """
 
     shape: tuple[int, ...]
@@ -50,7 +51,7 @@ class Sensor:
     integers: npt.NDArray[np.bool_]
 
     def restore(self, values: Floats) -> Frame:
-        """Rounds integers, clips to the bounds and casts, `shape`."""
+        """Rounds integer elements, clips to the bounds and casts; all of `shape`."""
         rounded = np.where(self.integers, np.rint(values), values)
         return np.clip(rounded, self.low, self.high).astype(self.dtype)
 
@@ -63,7 +64,7 @@ class Sensor:
 
 
 def noise(sensor: Sensor, strength: float, generator: Generator) -> Channel:
-    """Adds uniform noise of ±strength units, new in every element of every frame."""
+    """Adds uniform noise of ±strength units, drawn for every element of every frame."""
 
     def disturb(frame: Frame) -> Frame:
         return sensor.restore(
@@ -74,7 +75,7 @@ def noise(sensor: Sensor, strength: float, generator: Generator) -> Channel:
 
 
 def bias(sensor: Sensor, strength: float, generator: Generator) -> Channel:
-    """Shifts each element by strength units, up or down for the whole episode."""
+    """Shifts each element up or down by `strength` units for the whole episode."""
     offset = strength * sensor.unit * generator.choice((-1.0, 1.0), sensor.shape)
     return lambda frame: sensor.restore(frame + offset)
 
@@ -97,7 +98,7 @@ def contrast(sensor: Sensor, strength: float, generator: Generator) -> Channel:
 
 
 def shift(sensor: Sensor, strength: float, generator: Generator) -> Channel:
-    """Moves all frames of an episode by up to `strength` pixels each way; edges are repeated."""
+    """Shifts all frames of an episode by up to `strength` pixels per axis; edges are repeated."""
     pixels = int(strength)
     indices: list[npt.NDArray[np.intp]] = []
     for axis in sensor.image_axes:
@@ -129,7 +130,7 @@ def blur(sensor: Sensor, strength: float, generator: Generator) -> Channel:  # n
 
 
 def lost(sensor: Sensor, strength: float, generator: Generator) -> Channel:  # noqa: ARG001
-    """Loses each frame but the first with probability `strength`: the stack stays as it was."""
+    """Loses each frame but the first with probability `strength`; the stack stays unchanged."""
     steps = itertools.count()
     return lambda frame: None if next(steps) and generator.random() < strength else frame
 
@@ -142,7 +143,7 @@ def blank(sensor: Sensor, strength: float, generator: Generator) -> Channel:
 
 
 def repeated(sensor: Sensor, strength: float, generator: Generator) -> Channel:  # noqa: ARG001
-    """Replaces each frame, with probability `strength`, by the one that arrived before it."""
+    """Replaces each frame, with probability `strength`, with the one that arrived before it."""
     before: Frame | None = None
 
     def disturb(frame: Frame) -> Frame:
@@ -179,7 +180,7 @@ def quantized(sensor: Sensor, strength: float, generator: Generator) -> Channel:
 
 
 def delayed(sensor: Sensor, strength: float, generator: Generator) -> Channel:  # noqa: ARG001
-    """Delivers each frame `strength` steps late; until then, the first."""
+    """Delivers each frame `strength` steps late; until then, the first one."""
     waiting: deque[Frame] = deque(maxlen=int(strength) + 1)
 
     def disturb(frame: Frame) -> Frame:
@@ -203,7 +204,7 @@ def sticky(actions: int, strength: float, generator: Generator) -> ActionChannel
 
 
 def started(actions: int, strength: float, generator: Generator) -> ActionChannel:
-    """Takes random actions in the first steps of an episode, up to `strength` of them."""
+    """Takes up to `strength` random actions at the start of an episode."""
     count = int(generator.integers(int(strength), endpoint=True))
     steps = itertools.count()
     return lambda action: int(generator.integers(actions)) if next(steps) < count else action

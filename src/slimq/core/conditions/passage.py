@@ -1,4 +1,4 @@
-"""How a condition comes between an environment and a policy, episode by episode."""
+"""Applies a condition between an environment and a policy, episode by episode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slimq.core.environment import EnvironmentSpec
 from slimq.core.observation import INTEGER_RANGES, Observations, ObservationSpec, slices_of
 
 SPREAD = (1.0, 99.0)
-"""The spread of an element is the distance between these percentiles of the calibration states."""
+"""Percentiles of an element in the calibration states whose distance is its spread."""
 FLOAT_RANGE = float(np.finfo(np.float32).min), float(np.finfo(np.float32).max)
 
 
@@ -38,11 +38,11 @@ def measure_spread(observations: Observations, observation: ObservationSpec) -> 
 
 
 def sensor_of(observation: ObservationSpec, spread: Sequence[float] | None) -> Sensor:
-    """The sensor that observations come from.
+    """The sensor from which observations come.
 
     Args:
-        observation: their layout.
-        spread: as of `measure_spread`.
+        observation: layout of the observations.
+        spread: spread of each element, from `measure_spread`.
     """
     frame = observation.frame
     shape = frame.shape
@@ -65,7 +65,7 @@ def sensor_of(observation: ObservationSpec, spread: Sequence[float] | None) -> S
 
 
 class Passage:
-    """The way of one episode's observations to the policy, and of its actions back."""
+    """The link between an environment and a policy during one episode."""
 
     def __init__(
         self,
@@ -77,21 +77,21 @@ class Passage:
         self._latest: npt.NDArray[Any] = observation.padding()[0]
 
     def observe(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The observation that arrives for one of the environment's, `shape`, in order of steps."""
+        """The observation that arrives for the environment's next one, both of `shape`."""
         if self._observe is None:
             return observation
         stack, spec = self._observation.stack, self._observation
         frame = observation
         if stack is not None:
             frame = np.split(observation, stack.count, stack.axis)[-1].reshape(spec.frame.shape)
-        # A channel may keep what arrived, and an environment may reuse its memory.
+        # A channel may keep the frame, and an environment may reuse its memory.
         arrived = self._observe(frame.copy())
         if arrived is not None:
             self._latest = spec.push(self._latest[np.newaxis], arrived[np.newaxis])[0]
         return self._latest
 
     def act(self, action: int) -> int:
-        """The action that the environment takes for one that was chosen."""
+        """The action that the environment takes when the policy chooses `action`."""
         return action if self._act is None else self._act(action)
 
 
@@ -101,11 +101,11 @@ class Situation:
 
     Attributes:
         condition: the disturbance and its strength.
-        environment: where the policy plays undisturbed.
+        environment: the environment of undisturbed play.
         observation: layout of its observations.
         actions: number of its actions.
-        spread: of each element, as of `measure_spread`.
-        channel: makes the channel of a condition that is not built in.
+        spread: spread of each element, from `measure_spread`.
+        channel: makes the channel of a custom condition; None for built-in ones.
     """
 
     condition: Condition
@@ -117,7 +117,7 @@ class Situation:
 
     @property
     def played(self) -> EnvironmentSpec:
-        """The environment to play in: Atari games repeat actions themselves, frame by frame."""
+        """The environment to play in; Atari games apply sticky actions themselves, per frame."""
         atari, changes = self.environment.preprocessing, self.condition.strength > 0
         if atari is None or self.condition.name != "sticky" or not changes:
             return self.environment
@@ -126,7 +126,7 @@ class Situation:
         return self.environment.model_copy(update={"preprocessing": sticky})
 
     def begin(self, seed: int) -> Passage:
-        """The passage of an episode; the same for the same seed."""
+        """Makes the passage of an episode; equal seeds give equal passages."""
         strength, observe, act = self.condition.strength, self.channel, None
         if strength == 0:
             return Passage(self.observation, None, None)

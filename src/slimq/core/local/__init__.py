@@ -1,1 +1,1 @@
-"""Policies that act in the caller's process, from a model file that was fetched once."""
+"""Policies that act in the caller's process, from a model file fetched once."""

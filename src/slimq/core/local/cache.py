@@ -33,14 +33,14 @@ class ModelCache:
     """Model files by sha256.
 
     Attributes:
-        folder: made when the first file is fetched.
+        folder: the cache folder, created when the first file is fetched.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def read(self, sha256: str) -> bytes | None:
-        """The content of a file; None if it is not there. A damaged one is removed."""
+        """The content of a file; None if it is not cached. A damaged file is removed."""
         path = self.folder / f"{sha256}.onnx"
         try:
             with naming(path):
@@ -54,7 +54,7 @@ class ModelCache:
 
     @contextlib.contextmanager
     def part(self, sha256: str) -> Iterator[Part]:
-        """Opens the beginning of a file, for this process alone, at its end.
+        """Opens a partial download for appending, exclusively for this process.
 
         Raises:
             OSError: the folder cannot be written, or another process held the file for too long.
@@ -67,27 +67,27 @@ class ModelCache:
 
 
 class Part:
-    """A file that is being fetched."""
+    """A partial download."""
 
     def __init__(self, path: Path, stream: BinaryIO, sha256: str) -> None:
         self._path, self._stream, self._sha256 = path, stream, sha256
 
     @property
     def size(self) -> int:
-        """How many bytes of it are there."""
+        """Number of bytes received so far."""
         return self._stream.tell()
 
     def write(self, content: bytes) -> None:
-        """Adds what follows."""
+        """Appends received bytes."""
         self._stream.write(content)
 
     def clear(self) -> None:
-        """Starts over."""
+        """Discards all bytes, to start over."""
         self._stream.truncate(0)
         self._stream.seek(0)
 
     def finish(self) -> bytes | None:
-        """Gives the file its name; None if its bytes have another sha256, and then it is empty."""
+        """Completes the file; if its sha256 differs, clears it and returns None."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         content = self._path.read_bytes()

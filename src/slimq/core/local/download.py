@@ -1,9 +1,9 @@
-"""Fetches a model file once: whole, checked, and of one version.
+"""Fetches a model file once: complete, verified, and of one version.
 
-The service's ETag is the sha256 of the file. The service is asked for it first, so that a file that
-is already here is not sent again. An interrupted download resumes where it stopped, on condition
-that the file is still the same (`If-Range`, RFC 9110, section 13.1.5); if it has changed, the new
-one is fetched from its beginning.
+The service's ETag is the sha256 of the file. It is requested first, so that a cached file is not
+sent again. An interrupted download resumes where it stopped if the file is still the same
+(`If-Range`, RFC 9110, section 13.1.5); if it has changed, the new file is fetched from the
+beginning.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from slimq.core.errors import ServiceError
 from slimq.core.local.cache import ModelCache, Part
 
 MAX_VERSIONS = 5
-"""Versions that are begun before giving up: a file that changes faster cannot be fetched."""
+"""Maximum number of versions whose download is begun before giving up."""
 MAX_CUTS = 3
-"""Interruptions in a row without a byte between them."""
+"""Maximum number of consecutive interruptions without a byte between them."""
 PAUSE_SECONDS = 0.2
-"""Before the first repetition; twice as long before each further one."""
+"""Pause before the first retry; doubled for each further one."""
 IDENTITY = {"accept-encoding": "identity"}
-"""Ranges and hashes are of the bytes as they are."""
+"""Request header that turns compression off: ranges and hashes refer to the plain bytes."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ModelFile:
     """A model file that was fetched.
 
     Attributes:
-        sha256: of its bytes.
-        content: the bytes.
+        sha256: SHA-256 of its bytes.
+        content: its bytes.
     """
 
     sha256: str
@@ -57,17 +57,17 @@ class ModelSource:
         transport: httpx.BaseTransport | None = None,
         api_key: str | None = None,
     ) -> None:
-        """Opens no connection yet; see `open_connection` for the arguments and errors."""
+        """Checks the arguments without connecting; see `open_connection`."""
         self.url, self._cache, self._timeout = url, cache, timeout
         self._transport, self._api_key = transport, api_key
         self._open().close()
 
     def fetch(self) -> ModelFile:
-        """The file as it is now, from the cache if it is there.
+        """The current file, from the cache if possible.
 
         Raises:
-            ServiceError: the service cannot be reached, answers with an error, or sends other bytes
-                than its ETag says.
+            ServiceError: the service cannot be reached, answers with an error, or sends bytes that
+                do not match its ETag.
             OSError: the cache cannot be written.
         """
         with self._open() as http:
@@ -82,7 +82,7 @@ class ModelSource:
         )
 
     def changed(self, known: str) -> ModelFile | None:
-        """The file as it is now; None if it still has this sha256. Raises as `fetch`."""
+        """The current file; None if it still has this sha256. Raises the errors of `fetch`."""
         with self._open() as http:
             if self._ask(http, known) == known:
                 return None
@@ -92,7 +92,7 @@ class ModelSource:
         return open_connection(self.url, self._timeout, self._transport, self._api_key)
 
     def _ask(self, http: httpx.Client, known: str | None = None) -> str:
-        """The sha256 of the file as it is now; asks for one byte, as errors have their reason."""
+        """The current file's sha256; requests one byte, since HEAD would not explain errors."""
         headers = {**IDENTITY, "range": "bytes=0-0"}
         if known is not None:
             headers["if-none-match"] = f'"{known}"'
@@ -105,10 +105,10 @@ class ModelSource:
             return self._sha256_of(response)
 
     def _content(self, http: httpx.Client, sha256: str) -> bytes:
-        """The file of this sha256.
+        """The content of the file with this sha256.
 
         Raises:
-            _Changed: the service has another one by now.
+            _Changed: the service has another file by now.
         """
         kept = self._cache.read(sha256)
         if kept is not None:
@@ -129,7 +129,7 @@ class ModelSource:
         return content
 
     def _receive_all(self, http: httpx.Client, sha256: str, part: Part) -> None:
-        """Receives the rest of a file, however often the connection is interrupted."""
+        """Receives the rest of a file, across interruptions of the connection."""
         cuts = 0
         while True:
             before = part.size
@@ -144,12 +144,12 @@ class ModelSource:
             time.sleep(PAUSE_SECONDS * 2**cuts)
 
     def _receive(self, http: httpx.Client, sha256: str, part: Part) -> None:
-        """Receives what follows the part, or all of it if the service sends that."""
+        """Receives the bytes after the part, or all of them if the service sends the whole file."""
         headers = dict(IDENTITY)
         if part.size:
             headers |= {"range": f"bytes={part.size}-", "if-range": f'"{sha256}"'}
         with http.stream("GET", self.url, headers=headers) as response:
-            if response.status_code == 416 and part.size:  # it has no less than the whole file
+            if response.status_code == 416 and part.size:  # at least as long as the file
                 return
             if self._sha256_of(response) != sha256:
                 raise _Changed
@@ -170,7 +170,7 @@ class ModelSource:
         """The sha256 in the ETag of a response.
 
         Raises:
-            ServiceError: it is an error, or has no such ETag.
+            ServiceError: the response is an error, or has no such ETag.
         """
         if response.status_code not in (200, 206):
             response.read()
@@ -189,6 +189,6 @@ class ModelSource:
 
 
 def _start_of(response: httpx.Response) -> int | None:
-    """Where the bytes of a partial response begin."""
+    """Offset of the first byte of a partial response; None if it is missing."""
     found = re.match(r"bytes (\d{1,18})-", response.headers.get("content-range", ""))
     return None if found is None else int(found[1])

@@ -1,4 +1,4 @@
-"""A policy that acts in the caller's process, from a model file that describes itself."""
+"""A policy that acts in the caller's process, from a self-describing model file."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from slimq.core.qfunction import QFunction, QValues
 
 
 class LocalPolicy:
-    """A variant in this process, with the stack of frames of one episode. Not thread-safe.
+    """A variant in this process, with the frame stack of one episode. Not thread-safe.
 
     Attributes:
-        description: what the model file says of itself.
-        sha256: of the model file.
+        description: the description in the model file.
+        sha256: SHA-256 of the model file.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class LocalPolicy:
         """Loads a model file.
 
         Args:
-            content: the ONNX file, as `slimq export --target onnx` and the service make it.
-            name: its name in errors.
-            source: where it was fetched, for `refresh`.
+            content: the ONNX file, as made by `slimq export --target onnx` and the service.
+            name: name of the file in errors.
+            source: source of the file, for `refresh`.
 
         Raises:
             MissingExtraError: onnxruntime is not installed.
-            RepositoryError: the file does not describe itself, or its graph does not fit that.
+            RepositoryError: the file has no description, or its graph does not fit it.
         """
         self._name, self._source = name, source
         self._take(content)
@@ -58,7 +58,7 @@ class LocalPolicy:
         Raises:
             OSError: it cannot be read.
             MissingExtraError: onnxruntime is not installed.
-            RepositoryError: it does not describe itself, or its graph does not fit that.
+            RepositoryError: it has no description, or its graph does not fit it.
         """
         if path.stat().st_size > MAX_FILE_BYTES:
             problem = f"has more than the {MAX_FILE_BYTES} bytes that a model can have"
@@ -75,24 +75,25 @@ class LocalPolicy:
         transport: httpx.BaseTransport | None = None,
         api_key: str | None = None,
     ) -> Self:
-        """Fetches a model file from a service, unless it is on this machine already.
+        """Fetches a model file from a service, unless it is already on this machine.
 
-        The service is asked every time whether the file is still the same. If it does not answer,
-        that is an error, even if there is a file: `load` takes one without asking.
+        The service is always asked whether the file is still the same. If it does not answer, that
+        is an error even if the file is cached; use `load` to load a file without asking.
 
         Args:
-            url: of the file, such as `http://HOST:8000/v1/policies/pong/variants/tiny/model`.
-            cache: folder for model files; None for that of the user.
+            url: the file's address, such as
+                `http://HOST:8000/v1/policies/pong/variants/tiny/model`.
+            cache: folder for model files; None for the user's cache.
             timeout: seconds allowed for connecting, and for each part of the answer.
             transport: httpx transport; None for plain HTTP.
             api_key: sent as a bearer token, for a service that requires a key.
 
         Raises:
             MissingExtraError: onnxruntime is not installed.
-            ServiceError: the service cannot be reached, answers with an error, or sends other bytes
-                than it says.
+            ServiceError: the service cannot be reached, answers with an error, or sends bytes that
+                do not match its ETag.
             OSError: the cache cannot be written.
-            RepositoryError: the file does not describe itself, or its graph does not fit that.
+            RepositoryError: the file has no description, or its graph does not fit it.
         """
         _require_runtime()
         folder = models_folder() if cache is None else cache
@@ -100,14 +101,14 @@ class LocalPolicy:
         return cls(source.fetch().content, url, source)
 
     def refresh(self) -> bool:
-        """Takes the service's current version, if it is another; returns whether it is.
+        """Loads the service's current version if it has changed; returns whether it has.
 
-        The frames of the episode are kept, unless observations have another layout now. An error
-        leaves the version that was there.
+        The episode's frames are kept, unless the layout of observations has changed. After an
+        error, the previous version stays.
 
         Raises:
             InvalidInputError: the policy was not fetched from a service.
-            Exception: as `fetch`.
+            Exception: the errors of `fetch`.
         """
         if self._source is None:
             received = f"one from a file, {self._name}"
@@ -126,12 +127,12 @@ class LocalPolicy:
         self._observation = self.description.observation.padding()
 
     def act(self, observation: npt.ArrayLike | Mapping[str, Any]) -> int:
-        """The greedy action at the next step of the episode, as the environment numbers it.
+        """The greedy action at the next step of the episode, in the environment's numbering.
 
         Args:
-            observation: if the policy stacks frames, the newest frame alone, of the shape
+            observation: if the policy stacks frames, only the newest frame, of shape
                 `description.preprocessing.frame.shape`; otherwise the observation as the
-                environment gives it. A whole stack is refused: `q_values` takes those.
+                environment returns it. A whole stack is refused; use `q_values` for stacks.
 
         Raises:
             ObservationError: it does not fit the policy; no step is taken.
@@ -148,7 +149,7 @@ class LocalPolicy:
         return int(q_values[0].argmax()) + self.description.actions.start
 
     def q_values(self, observations: npt.ArrayLike | Mapping[str, Any]) -> QValues:
-        """Q-values `(batch, actions)` of whole observations; the episode is left as it is.
+        """Q-values `(batch, actions)` of whole observations; the episode is not affected.
 
         Args:
             observations: `(batch, *shape)` or one observation, as `SlimqClient.act` takes them.
@@ -161,7 +162,7 @@ class LocalPolicy:
         return self._compute(batch, "observations")
 
     def _take(self, content: bytes) -> None:
-        """Loads a model file; on errors, what was loaded before stays."""
+        """Loads a model file; after an error, the previous one stays loaded."""
         _require_runtime()
         from slimq.core.onnx_policy import OnnxPolicy
 
@@ -183,10 +184,10 @@ class LocalPolicy:
 
 
 def _require_runtime() -> None:
-    """Checks that ONNX Runtime is there, before anything is fetched for it.
+    """Checks that ONNX Runtime is installed, before anything is fetched for it.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not.
     """
     try:
         import onnxruntime  # noqa: F401

@@ -1,1 +1,1 @@
-"""Models that describe themselves: an ONNX file with all that is known about a variant."""
+"""Self-describing model files: ONNX files with everything that is known about a variant."""

@@ -1,4 +1,4 @@
-"""Model files with their description, made from a repository and read again."""
+"""Model files with a description: made from a repository, and read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from slimq.core.repository import Repository
 
 @dataclass(frozen=True)
 class DescribedModel:
-    """A model file that describes itself.
+    """A self-describing model file.
 
     Attributes:
-        description: what it says of itself.
+        description: the description in the file.
         content: the ONNX file: the model's own bytes, then the description.
     """
 
@@ -40,17 +40,17 @@ def add_description(
     report: EvaluationReport | None,
     judgement: Judgement | None,
 ) -> DescribedModel:
-    """Adds a description to a model; one that it may have already is replaced.
+    """Adds a description to a model; an existing one is replaced.
 
     Args:
-        policy: the manifest of its policy.
-        variant: its manifest.
+        policy: the policy's manifest.
+        variant: the variant's manifest.
         model: the ONNX model, uncompressed.
-        report: its report, if it has been evaluated.
+        report: the variant's report, if it has been evaluated.
         judgement: its comparison with the full policy, if it was played.
 
     Raises:
-        RepositoryError: it is not an ONNX model, or one that must not be loaded.
+        RepositoryError: it is not an ONNX model, or must not be loaded.
     """
     place = f"{policy.name}/{variant.name}/{variant.model.path}"
     own, _ = _split(model, place)
@@ -64,10 +64,10 @@ def read_described(
     """Reads a variant, verified and decompressed, and adds its description.
 
     Args:
-        repository: where it is.
-        policy: name of its policy.
-        variant: its name.
-        max_draws: as for `judge`.
+        repository: the repository.
+        policy: the policy's name.
+        variant: the variant's name.
+        max_draws: maximum number of returns that bootstraps may draw; see `judge`.
 
     Raises:
         NotFoundError: there is no such policy or variant.
@@ -81,14 +81,14 @@ def read_described(
 
 
 def parse_described(content: bytes, place: str) -> DescribedModel:
-    """Reads a file that describes itself.
+    """Reads a self-describing model file.
 
     Args:
         content: the ONNX file.
-        place: its name in errors.
+        place: name of the file in errors.
 
     Raises:
-        RepositoryError: it is not such a file, or its model is not the one that it describes.
+        RepositoryError: it has no description, or describes another model.
     """
     own, properties = _split(content, place)
     description = ModelDescription.parse(properties, place)

@@ -1,8 +1,8 @@
-"""The description in a model file, as JSON values of its ONNX properties.
+"""The description in a model file, stored as JSON in its ONNX metadata properties.
 
-Each field of `ModelDescription` is the property `slimq.<field>`. Within a version of the schema,
-fields are only added: readers ignore those that they do not know. A new version means that older
-readers would misunderstand a file; they refuse it.
+Each field of `ModelDescription` is the property `slimq.<field>`. Within a schema version, fields
+are only added, and readers ignore unknown ones. A new version means that older readers would
+misunderstand a file, so they refuse it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHOICE = "the first of the largest q_values; the environment's number of it is s
 
 
 class _Value(BaseModel):
-    """A part of a description; unknown keys are of a newer slimq, and ignored."""
+    """A part of a description; unknown keys, written by a newer slimq, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -105,7 +105,7 @@ class DescribedVariant(_Value):
 
 
 class Hashes(_Value):
-    """Sha256 and sizes of the files that the description refers to."""
+    """SHA-256 and sizes of the files to which the description refers."""
 
     model: Sha256 = Field(description="of this file without its properties `slimq.*`")
     model_bytes: int
@@ -116,7 +116,7 @@ class Hashes(_Value):
 
 
 class DescribedEvidence(_Value):
-    """How well the variant plays, and under which conditions; null where it is not known."""
+    """The variant's evidence, undisturbed and under conditions; null if unknown."""
 
     text: str = Field(description="all of it in a few sentences")
     evaluated: bool
@@ -161,7 +161,7 @@ class ModelDescription(_Value):
     evidence: DescribedEvidence
 
     def properties(self) -> dict[str, str]:
-        """The properties of the file: for each field its JSON, with sorted keys."""
+        """The file's properties: the JSON of each field, with sorted keys."""
         document = _plain(self)
         return {
             PREFIX + name: json.dumps(
@@ -175,11 +175,11 @@ class ModelDescription(_Value):
         """Reads the properties of a file.
 
         Args:
-            properties: by key, with their prefix.
+            properties: the properties by key, including the prefix.
             place: name of the file in errors.
 
         Raises:
-            RepositoryError: it does not describe itself, or in another version of the schema.
+            RepositoryError: the description is missing, invalid, or of another schema version.
         """
         if not properties:
             problem = f"has no properties {PREFIX}*; expected a file of slimq export --target onnx"
@@ -214,10 +214,10 @@ def describe_model(
     """Describes a variant.
 
     Args:
-        policy: the manifest of its policy.
-        variant: its manifest.
-        model: its model, uncompressed and without a description.
-        report: its report, if it has been evaluated.
+        policy: the policy's manifest.
+        variant: the variant's manifest.
+        model: the variant's model, uncompressed and without a description.
+        report: the variant's report, if it has been evaluated.
         judgement: its comparison with the full policy, if it was played.
     """
     environment, frame = policy.environment, policy.observation.frame
@@ -287,6 +287,6 @@ def _evidence(
 
 
 def _plain(value: BaseModel) -> dict[str, Any]:
-    """A model as JSON has it, numbers that are not finite as null."""
+    """A model as JSON values, with non-finite numbers as null."""
     document: dict[str, Any] = json.loads(value.model_dump_json())
     return document

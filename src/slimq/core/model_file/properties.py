@@ -2,7 +2,7 @@
 
 Fields of a protobuf message may come in any order, and repeated ones are joined
 (https://protobuf.dev/programming-guides/encoding/#last-one-wins). So properties are appended to a
-model, whose own bytes stay as they are.
+model, whose own bytes stay unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from slimq.core._protobuf import LENGTH, fields
 
 METADATA_PROPS = 14
-"""Field of a ModelProto: repeated messages with `KEY` and `VALUE`."""
+"""Field number in ModelProto of repeated messages with `KEY` and `VALUE`."""
 KEY, VALUE = 1, 2
 
 
@@ -20,7 +20,7 @@ def split_properties(model: bytes, prefix: str) -> tuple[bytes, dict[str, str]]:
     """Separates a model from its properties whose keys begin with a prefix.
 
     Returns:
-        The model without them, its other bytes unchanged, and the properties by key, with their
+        The model without them, its other bytes unchanged, and the properties by key, including the
         prefix.
 
     Raises:
@@ -41,7 +41,7 @@ def split_properties(model: bytes, prefix: str) -> tuple[bytes, dict[str, str]]:
 
 
 def add_properties(model: bytes, properties: Mapping[str, str]) -> bytes:
-    """Adds properties to a model, which must not have any with these keys."""
+    """Adds properties to a model, which must not have these keys yet."""
     entries = [
         _field(METADATA_PROPS, _field(KEY, key.encode()) + _field(VALUE, value.encode()))
         for key, value in properties.items()

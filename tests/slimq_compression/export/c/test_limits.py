@@ -32,15 +32,32 @@ def test_ram_is_limited_too(tmp_path: Path) -> None:
         export("cartpole", "micro", tmp_path / "out", max_ram=20)
 
 
-def test_an_operator_that_the_target_lacks_is_named_with_what_does_without(tmp_path: Path) -> None:
+@needs_boards
+def test_what_fits_only_as_compiled_is_accepted_and_named(tmp_path: Path) -> None:
+    """Estimates of its flash and RAM, without a compiler, are above both limits."""
+    options = {"cpu": "cortex-m0plus", "max_flash": 4_000, "max_ram": 200}
+    report = export("cartpole", "micro", tmp_path / "out", **options)
+    with pytest.raises(CheckFailedError) as error:
+        export("cartpole", "fp32", tmp_path / "other", **options)
+    fits = f"micro ({report.flash.bytes:,} and {report.ram.bytes:,})"
+    assert fits in str(error.value).partition("Variants that fit: ")[2]
+    assert "int8" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("variant", ["int4-blocks", "qat-int4"])
+def test_an_operator_that_the_target_lacks_is_named_with_what_does_without(
+    variant: str, tmp_path: Path
+) -> None:
     with pytest.raises(InvalidInputError) as error:
-        export("pong", "int4-blocks", tmp_path / "out")
+        export("pong", variant, tmp_path / "out")
     message = str(error.value)
     assert message.startswith(
         "variant: expected one without the operator com.microsoft.MatMulNBits, which the target c "
-        "lacks, received pong/int4-blocks; these do without it: deep-compression, dense-control, "
+        f"lacks, received pong/{variant}; these do without it: deep-compression, dense-control, "
     )
-    assert "qat-int4" not in message
+    _, _, others = message.partition("; these do without it: ")
+    assert not {"int4-blocks", "qat-int4"} & set(others.split(", "))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -52,6 +69,7 @@ def test_estimates_of_constants_and_state_are_not_too_small(policy: str, variant
     network = lower(*shipped_model(policy, variant))
     least, sources = estimate(network), write_sources(network, "policy", "A test.")
     assert sources.constant_bytes <= least.constants <= 1.2 * sources.constant_bytes + 64
+    assert 0 < least.weights <= sources.constant_bytes
     assert least.state == sources.state_bytes
 
 

@@ -49,8 +49,9 @@ def emulated(
     report = export(policy, variant, folder, vectors=10)
     manifest = Repository(POLICIES).policy(policy)
     element, actions = ELEMENTS[manifest.observation.dtype], len(manifest.actions)
-    assert build_library(folder, "policy", folder / "policy.so")
-    host = HostPolicy(folder / "policy.so", "policy", report.ram.state, actions)
+    library = folder.absolute() / "policy.so"
+    assert build_library(folder.absolute(), "policy", library)
+    host = HostPolicy(library, "policy", report.ram.state, actions)
     with play_on(BOARDS[core], folder, "policy", element, actions, optimize) as device:
         yield device, host
 
@@ -87,6 +88,15 @@ def test_a_device_returns_the_bits_of_this_machine(
     assert len(expected) == count
     assert clear.mean() > 0.5
     assert (found.argmax(axis=1) == expected.argmax(axis=1))[clear].all()
+
+
+def test_a_folder_may_be_named_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    states = recorded("cartpole", 5)
+    with emulated("cortex-m0", "cartpole", "micro", Path("export")) as (device, host):
+        assert device.on_states(states).tobytes() == host.on_states(states).tobytes()
 
 
 def test_optimization_for_speed_saves_instructions_and_changes_no_bit(tmp_path: Path) -> None:

@@ -94,6 +94,15 @@ def test_the_recording_can_be_chosen_on_a_small_dark_screen(tmp_path: Path) -> N
     assert found["console"] == []
 
 
+def test_a_pause_shows_the_latest_step_however_fast_they_are(tmp_path: Path) -> None:
+    """At this speed, most steps are not shown."""
+    export("cartpole", "micro", tmp_path / "export")
+    with file_server(tmp_path / "export") as url:
+        found = visit(url, "play", "third", "fastest", "pause", "numbers", "single", "numbers")
+    before, after = (int(numbers["Step"].replace(",", "")) for numbers in found["numbers"])
+    assert after in (before + 1, 1)
+
+
 def test_minatar_plays_in_the_page_and_says_that_there_is_no_evidence(tmp_path: Path) -> None:
     policies = tmp_path / "policies"
     write_minatar(policies)

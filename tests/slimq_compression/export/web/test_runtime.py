@@ -126,5 +126,6 @@ def test_without_npm_the_option_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 def test_without_a_network_npms_own_reason_is_given(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"npm cannot fetch it: .*; --runtime takes") as caught:
         find_runtime(None)
+    assert "127.0.0.1:9" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()

@@ -1,1 +1,1 @@
-"""Files that are the same for every policy but for the prefix of names."""
+"""Templates of the files next to the sources: the self-test and the Makefile."""

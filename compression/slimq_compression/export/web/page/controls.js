@@ -4,6 +4,7 @@ const byId = (id) => document.getElementById(id);
 const MIN_SLEEP_MS = 4;
 const MAX_BLOCK_MS = 12;
 
+/** Says when steps are due; `rest` is called when it stops, until it goes on. */
 export class Clock {
   constructor(rate) {
     this.rate = rate;
@@ -13,6 +14,7 @@ export class Clock {
     this.next = performance.now();
     this.yielded = this.next;
     this.wake = () => {};
+    this.rest = () => {};
     document.addEventListener("visibilitychange", () => this.wake());
   }
 
@@ -37,6 +39,7 @@ export class Clock {
           this.steps -= 1;
           return;
         }
+        this.rest();
         await this.sleep(Infinity);
         this.next = performance.now();
         continue;

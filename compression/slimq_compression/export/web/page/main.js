@@ -64,6 +64,8 @@ class Play {
     this.times = [];
     this.calls = 0;
     this.shown = 0;
+    this.last = null;
+    this.clock.rest = () => this.last && this.show(...this.last);
     this.begin();
   }
 
@@ -100,7 +102,8 @@ class Play {
     this.steps += 1;
     this.total += reward;
     if (ended && !this.agreement) this.returns.push(this.total);
-    this.show(values, action, ended);
+    this.last = [values, action, ended];
+    this.show(...this.last);
     this.frame = frame;
     return ended;
   }
