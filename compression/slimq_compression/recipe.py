@@ -206,7 +206,7 @@ class Frame(BaseModel):
     )
     store: Store = Field(default_factory=Store, description="storage of the file")
     search: SearchRecord | None = Field(
-        default=None, description="the search that found the recipe, kept in its manifest"
+        default=None, description="the search that found the recipe, kept in the variant's manifest"
     )
     accept: Accept = Field(
         default_factory=Accept, description="criteria that the variant must meet to be published"
@@ -303,7 +303,7 @@ def _make_recipe(document: TomlDocument) -> Recipe:
         problem = "a recipe with passes needs at least one of margin, return_ratio and agreement"
         raise document.error("accept", problem, ["accept"])
     if recipe.teacher is None and recipe.teacher_share < 1:
-        problem = "expected a teacher beside it, which has this share"
+        problem = "expected a teacher as well, since this is the teacher's share"
         raise document.error("teacher_share", problem, ["teacher_share"])
     if recipe.teacher is not None and not any(map(_learns, recipe.network)):
         problem = "expected a step that learns: finetune, or finetune_td with teacher_weight"

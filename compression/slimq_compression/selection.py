@@ -94,7 +94,9 @@ def scale_over_random(reference: Sequence[float], random: float, place: str) -> 
     scale = float(np.mean(reference)) - random
     if scale <= 0:
         problem = f"the full policy returns {np.mean(reference):g}, random play {random:g}"
-        raise CheckFailedError(f"{place}: {problem}; returns cannot be scaled, nothing to keep")
+        raise CheckFailedError(
+            f"{place}: {problem}; returns cannot be scaled, as nothing is gained over random play"
+        )
     return scale
 
 

@@ -40,7 +40,7 @@ def teach(source: Source, recipe: Recipe, repository: Repository) -> Source:
     if recipe.teacher is None:
         return source
     if recipe.teacher == source.manifest.name:
-        problem = "expected another policy than the one to compress, which teaches by default"
+        problem = "expected a policy other than the one to compress, which teaches by default"
         raise ConfigError(recipe.source, "teacher", f"{problem}, received {recipe.teacher!r}")
     manifest = repository.policy(recipe.teacher)
     _check_fit(recipe, source.manifest, manifest)

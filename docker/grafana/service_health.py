@@ -106,7 +106,8 @@ def traffic() -> list[Panel]:
             RATE,
             Query(rate("slimq_errors_total", "code"), "{{code}}"),
             Query(rate("slimq_http_errors_total", "code"), "{{code}}, other requests"),
-            description=f"{WHOSE} Other requests: all that were not, or not yet, act requests.",
+            description=f"{WHOSE} Other requests: those that are not act requests, or that were "
+            "rejected before they were known to be.",
         ),
         lines(
             "Rejected per second",

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         le=65_535,
-        description="separate port for metrics, loads and unloads; 0 for any free one; null: "
+        description="separate port for metrics, loads and unloads; 0 for any free one; unset: "
         "one port for everything",
     )
     admin_host: str = Field(
@@ -77,8 +77,7 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         le=65_535,
-        description="port for gRPC, at the same host; 0 for any free one; null: none; needs "
-        "slimq[grpc]",
+        description="port for gRPC, at the same host; 0 for any free one; needs slimq[grpc]",
     )
     root_path: RootPath = Field(
         default="",
@@ -157,7 +156,7 @@ class Settings(BaseSettings):
         ge=1,
         le=2**50,
         description="memory for variants, beyond which the least recently used are evicted; "
-        "null: no limit",
+        "unset: no limit",
     )
     providers: Providers = Field(
         default=CPU,
@@ -174,7 +173,7 @@ class Settings(BaseSettings):
         default=None,
         ge=2**27,
         le=2**50,
-        description="memory limit of the process, on Linux; null: its size at startup plus all "
+        description="memory limit of the process, on Linux; unset: its size at startup plus all "
         "memory of the machine or container",
     )
     pinned: Pinned = Field(
@@ -186,7 +185,7 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="longest expected run in the event loop; longer ones are handed to a thread; "
-        "null: the cost of a handoff, measured at startup",
+        "unset: the cost of a handoff, measured at startup",
     )
     alone_seconds: float = Field(
         default=2e-3,

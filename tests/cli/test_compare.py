@@ -215,7 +215,7 @@ def test_notes_name_the_failing_conditions_with_their_bounds(run, attach):
     assert out.splitlines()[2].split()[9:11] == ["yes", "no"]
     assert out.splitlines()[1].split()[9:11] == ["yes", "–"]
     assert "other: not robust: -20.0% (-20.0% to -20.0%) under noise=0.01\n" in out
-    assert "; sticky=0.25 (89%) decides nothing, as fp32 itself loses more than 50%\n" in out
+    assert "; undecided under sticky=0.25 (89%), where fp32 itself loses more than 50%\n" in out
     assert (
         "other: not played under bias=0.01, held=0.1, delayed=1: run slimq evaluate tiny "
         "--conditions\n"

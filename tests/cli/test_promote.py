@@ -86,10 +86,7 @@ def test_a_variant_that_loses_more_than_the_margin_is_refused(
     attach("other", [90.0, 110.0] * 10)
     code, _, err = run("promote", "tiny", "other")
     assert code == 1
-    assert (
-        "undisturbed, -11.11% of the return at the lower bound is 9.11% below the margin of -2.00%"
-        in err
-    )
+    assert "undisturbed, the lower bound of -11.11% is 9.11% below the margin of -2.00%" in err
     assert defaults() == ("fp32", None)
 
 
@@ -179,8 +176,8 @@ def test_a_variant_that_is_known_not_to_be_robust_is_refused_unless_forced(
     code, _, err = run("promote", "tiny", "other")
     assert code == 1
     assert err == (
-        "slimq: tiny/other was not promoted: under sticky=0.25, -11.11% of the return at the lower "
-        "bound is 6.11% below the margin of -5.00%; use --force to promote it anyway\n"
+        "slimq: tiny/other was not promoted: under sticky=0.25, the lower bound "
+        "of -11.11% is 6.11% below the margin of -5.00%; use --force to promote it anyway\n"
     )
     assert defaults() == ("fp32", None)
     assert run("promote", "tiny", "other", "--force")[0] == 0

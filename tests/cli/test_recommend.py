@@ -47,7 +47,7 @@ def test_a_rejected_variant_is_listed_with_its_reason(run: Any, judged: None) ->
         "other: the smallest variant of tiny that is non-inferior undisturbed at 2.00%"
     )
     assert "at most 20 µs, with a mean return of at least 50" in out
-    assert "do not fit:\n  fp32: p50 alone at batch 1, 30 µs, is over 20 µs by 10.00 µs" in out
+    assert "do not fit:\n  fp32: p50 alone at batch 1, 30 µs, exceeds 20 µs by 10.00 µs" in out
 
 
 def test_if_nothing_fits_it_exits_with_1_and_names_the_nearest(run: Any, judged: None) -> None:
@@ -55,7 +55,7 @@ def test_if_nothing_fits_it_exits_with_1_and_names_the_nearest(run: Any, judged:
     assert code == 1
     assert "do not fit:" in out
     assert err.startswith("slimq: no variant of tiny fits; the nearest is other: ")
-    assert "15 µs, is over 10 µs by 5.00 µs (50.0%)" in err
+    assert "15 µs, exceeds 10 µs by 5.00 µs (50.0%)" in err
     assert err.count("\n") == 1
 
 
@@ -143,7 +143,7 @@ def test_robustness_is_required_once_the_full_variant_has_its_conditions(
     )
     assert "robust, lowest bound +0.00% under noise=0.01" in out
     assert (
-        "  other: under noise=0.01, -33.33% of the return at the lower bound is 28.33% below the "
+        "  other: under noise=0.01, the lower bound of -33.33% is 28.33% below the "
         "margin of -5.00%\n"
     ) in out
     assert "under delayed" not in out

@@ -18,19 +18,19 @@ def manifest(tiny_repository: Path) -> Any:
 
 
 def test_weights_are_set_shown_and_cleared(run: Any, manifest: Any) -> None:
-    line = "tiny: requests that name no variant: fp32 0.9, other 0.1\n"
+    line = "tiny: requests that name no variant go to fp32 (90%), other (10%)\n"
     assert run("policies", "route", "tiny", "fp32=90", "other=10") == (0, line, "")
     assert manifest().routing == Routing(weights={"fp32": 90, "other": 10})
     assert run("policies", "route", "tiny") == (0, line, "")
     done = run("policies", "route", "tiny", "--clear")
-    assert done == (0, "tiny: requests that name no variant: fp32 1\n", "")
+    assert done == (0, "tiny: requests that name no variant go to fp32 (100%)\n", "")
     assert manifest().routing is None
 
 
 def test_the_shadow_is_set_and_removed_beside_the_weights(run: Any, manifest: Any) -> None:
     run("policies", "route", "tiny", "fp32=1", "other=1")
     _, out, _ = run("policies", "route", "tiny", "--shadow", "other", "--share", "0.25")
-    assert out.endswith("fp32 0.5, other 0.5; shadow: other 0.25\n")
+    assert out.endswith("fp32 (50%), other (50%); shadow: other (25%)\n")
     assert manifest().shadow == Shadow(variant="other", share=0.25)
     _, out, _ = run("policies", "route", "tiny", "--shadow", "other", "--json")
     assert json.loads(out) == {

@@ -33,7 +33,8 @@ def test_a_variant_that_was_not_evaluated(tiny_repository: Path) -> None:
         (
             {},
             {"noise": 60.0, "held": 50.0},
-            "Not robust: more than the margin may be lost against fp32 under noise=0.01, held=0.1.",
+            "Not robust: its loss relative to fp32 may exceed the margin under noise=0.01, "
+            "held=0.1.",
         ),
         (
             None,
@@ -44,14 +45,14 @@ def test_a_variant_that_was_not_evaluated(tiny_repository: Path) -> None:
         (
             dict.fromkeys(("noise", "bias", "held", "sticky", "delayed"), 100.0),
             {},
-            f"Robustness unknown: non-inferior to fp32 undisturbed; {ALL} decides nothing, being "
-            "too much for fp32, too.",
+            f"Robustness unknown: non-inferior to fp32 undisturbed; undecided under {ALL}, where "
+            "fp32 itself loses too much.",
         ),
         (
             {"sticky": 100.0},
             {"sticky": 110.0},
             "Robust: non-inferior to fp32 undisturbed and under noise=0.01, bias=0.01, held=0.1, "
-            "delayed=1; sticky=0.25 decides nothing, being too much for fp32, too.",
+            "delayed=1; undecided under sticky=0.25, where fp32 itself loses too much.",
         ),
     ],
 )
@@ -66,7 +67,7 @@ def test_the_verdict_and_the_conditions_that_it_refers_to(
 def test_a_loss_in_undisturbed_play_is_named(tiny_repository: Path) -> None:
     publish_report(tiny_repository, "fp32", {})
     publish_report(tiny_repository, "other", {}, returns=(50.0, 60.0, 55.0, 65.0) * 5)
-    assert "may be lost against fp32 undisturbed and under noise=0.01" in text_of(tiny_repository)
+    assert "may exceed the margin undisturbed and under noise=0.01" in text_of(tiny_repository)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ STANDARD = standard_conditions(VECTOR)
 FULL = np.array([100.0, 104.0] * 10)
 RANDOM = 2.0
 SCALE = FULL.mean() - RANDOM
+OTHERWISE = "noise=0.01 was played with other settings than by fp32: evaluate both again"
 
 
 def under(condition, returns, **changes):
@@ -155,12 +156,10 @@ def test_what_failed_has_failed_even_if_another_condition_is_missing(judge):
     ("full", "note"),
     [
         ([], "fp32 was not played under noise=0.01"),
-        ([under(STANDARD[0], FULL, spread=[1.0])], "noise=0.01 was played otherwise than by fp32: "
-         "evaluate both again"),
-        ([under(STANDARD[0], FULL, code_sha256="c" * 64)], "noise=0.01 was played otherwise than "
-         "by fp32: evaluate both again"),
+        ([under(STANDARD[0], FULL, spread=[1.0])], OTHERWISE),
+        ([under(STANDARD[0], FULL, code_sha256="c" * 64)], OTHERWISE),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_paired_is_noted_and_counts_as_missing(judge, full, note):
     found = judge(alike(), [*full, *alike()[1:]])
     result = found.results[0]

@@ -62,8 +62,7 @@ def test_without_limits_the_smallest_non_inferior_variant_is_chosen() -> None:
     assert (found.choice.smaller, found.choice.latency_us) == (2.5, 10.0)
     assert [one.variant for one in found.runners_up] == ["fp32"]
     assert reasons(found) == {
-        "int4": "undisturbed, -5.00% of the return at the lower bound is 3.00% below the margin "
-        "of -2.00%"
+        "int4": "undisturbed, the lower bound of -5.00% is 3.00% below the margin of -2.00%"
     }
     assert found.nearest is None
 
@@ -99,7 +98,7 @@ def test_with_a_limit_on_bytes_the_fastest_is_chosen() -> None:
     found = recommend(comparison, Criteria(max_bytes=600))
     assert found.choice is not None
     assert found.choice.variant == "fast"
-    assert reasons(found) == {"fp32": "1,000 bytes is over 600 by 400 (66.7%)"}
+    assert reasons(found) == {"fp32": "1,000 bytes exceeds 600 by 400 (66.7%)"}
 
 
 def test_with_a_limit_on_latency_the_smallest_is_chosen() -> None:
@@ -108,7 +107,7 @@ def test_with_a_limit_on_latency_the_smallest_is_chosen() -> None:
     assert found.choice is not None
     assert found.choice.variant == "small"
     assert reasons(found) == {
-        "fp32": "p50 alone at batch 1, 20 µs, is over 15 µs by 5.00 µs (33.3%)"
+        "fp32": "p50 alone at batch 1, 20 µs, exceeds 15 µs by 5.00 µs (33.3%)"
     }
 
 
@@ -170,7 +169,7 @@ def test_the_requested_mode_and_batch_count() -> None:
     comparison = compare(row("fp32", 1000, latency=latency))
     found = recommend(comparison, Criteria(mode="interleaved", batch=8, max_latency_us=40.0))
     assert found.choice is None
-    assert "p50 interleaved at batch 8, 50 µs, is over 40 µs" in reasons(found)["fp32"]
+    assert "p50 interleaved at batch 8, 50 µs, exceeds 40 µs" in reasons(found)["fp32"]
 
 
 def test_latency_of_another_run_is_not_ranked_but_may_meet_a_limit() -> None:

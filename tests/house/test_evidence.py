@@ -37,7 +37,7 @@ def test_the_table_has_the_standard_strengths_and_limits() -> None:
     rows = {line.split("`")[1]: line for line in conditions().splitlines()[2:]}
     assert list(rows) == list(CONDITIONS)
     assert rows["noise"].endswith("| 4 | 0.01 | 255 |")
-    assert rows["held"].endswith("| not for these | 0.1 | 1 |")
+    assert rows["held"].endswith("| n/a | 0.1 | 1 |")
     assert "| observations arrive *s* steps late | whole steps | 1 | 1 | 1,000 |" in rows["delayed"]
     for name, row in CONDITIONS.items():
         cells = [cell.strip() for cell in rows[name].strip("|").split("|")]
@@ -45,7 +45,7 @@ def test_the_table_has_the_standard_strengths_and_limits() -> None:
             if kind in row.standard:
                 assert parse_condition(f"{name}={cell}", kind).strength == row.standard[kind]
             else:
-                assert cell in ("–", "not for these")
+                assert cell in ("–", "n/a")
 
 
 def test_every_condition_has_a_reason(page: str) -> None:

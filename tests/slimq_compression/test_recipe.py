@@ -178,7 +178,7 @@ def test_a_teacher_needs_a_step_that_learns() -> None:
 def test_a_share_needs_a_teacher() -> None:
     text = 'name = "taught"\nteacher_share = 0.5\naccept = { agreement = 0.5 }\n'
     step = '[[network]]\npass = "finetune"\n'
-    message = r"^taught\.toml: teacher_share: expected a teacher beside it, .* \(at line 2\)$"
+    message = r"^taught\.toml: teacher_share: expected a teacher as well, .* \(at line 2\)$"
     with pytest.raises(ConfigError, match=message):
         parse_recipe(text + step, "taught.toml")
     taught = parse_recipe(f'teacher = "sticky"\n{text}{step}', "taught.toml")

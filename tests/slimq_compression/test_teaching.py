@@ -346,7 +346,7 @@ def test_frames_that_are_only_played_otherwise_are_the_same_observations(
 
 
 def test_a_policy_is_not_named_as_its_own_teacher(repository: Repository) -> None:
-    message = r"^taught\.toml: teacher: expected another policy .*, received 'cartpole'$"
+    message = r"^taught\.toml: teacher: expected a policy other than .*, received 'cartpole'$"
     with pytest.raises(ConfigError, match=message):
         load(repository, recipe(teacher="cartpole"))
 

@@ -90,8 +90,7 @@ def conditions() -> str:
     ]
     for name, row in CONDITIONS.items():
         strengths = [
-            "not for these" if kind not in row.kinds else f"{row.standard.get(kind, '–')}"
-            for kind in KINDS
+            "n/a" if kind not in row.kinds else f"{row.standard.get(kind, '–')}" for kind in KINDS
         ]
         whole = "whole " if row.whole else ""
         effect, unit = row.effect.format("*s*"), f"{whole}{row.unit}"

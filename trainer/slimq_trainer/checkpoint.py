@@ -191,7 +191,7 @@ def load_checkpoint(path: Path, learner: Learner, *, goes_on: bool = False) -> d
 def _unreadable(path: Path, error: Exception, *, starts_over: bool) -> TrainingError:
     # torch's own message advises loading the file without protection against foreign code.
     unpickled = isinstance(error, pickle.UnpicklingError)
-    problem = f"{_STATE} is damaged or no checkpoint" if unpickled else first_line(error)
+    problem = f"{_STATE} is damaged or not a checkpoint" if unpickled else first_line(error)
     remedy = "; use --fresh to start over" if starts_over else ""
     return TrainingError(f"{path}: cannot be read ({problem}){remedy}")
 

@@ -69,7 +69,9 @@ def check_output(output: Path, *, replace: bool) -> None:
             expected = "a new or empty folder"
             raise InvalidInputError("output", expected, f"{output}, an earlier export", hint)
     elif output.exists() or output.is_symlink():
-        raise InvalidInputError("output", "a new or empty folder", f"{output}, which is none")
+        raise InvalidInputError(
+            "output", "a new or empty folder", f"{output}, which is not a folder"
+        )
 
 
 def _take_place(made: Path, output: Path) -> None:

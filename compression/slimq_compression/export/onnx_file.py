@@ -81,11 +81,11 @@ def export_onnx(
 
 def describe_onnx(report: OnnxReport, output: Path) -> list[str]:
     """Formats the report for the command line."""
-    domains = ", ".join(name or "ONNX's own" for name in report.opsets)
+    domains = ", ".join(name or "ai.onnx" for name in report.opsets)
     lines = [
         f"{report.policy}/{report.variant} as {report.target} in {output / report.file}",
         f"  file   {report.bytes:>9,} bytes, {report.description_bytes:,} of them its description",
-        f"  work   {report.macs:>9,} multiply-accumulates per action, by operators of {domains}",
+        f"  work   {report.macs:>9,} multiply-accumulates per action, with operators of {domains}",
     ]
     if report.states:
         lines.append(f"  same Q-values as the variant, to the bit, on {report.states:,} states")

@@ -232,7 +232,7 @@ def _cut_spec(spec: QNetworkSpec, ranks: Ranks) -> QNetworkSpec:
     try:
         return QNetworkSpec(**{**dict(spec), "body": type(body).model_validate(values)})
     except ValidationError as error:
-        expected = "a network that may have this many layers after factorization"
+        expected = "a network within the limit on layers after factorization"
         raise InvalidInputError("low_rank.network", expected, error.errors()[0]["msg"]) from error
 
 

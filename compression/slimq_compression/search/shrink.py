@@ -212,7 +212,9 @@ def _explain_lost(lost: Sequence[Found], margin: float) -> str:
     counts = Counter(str(found.lost) for found in lost)
     listing = ", ".join(f"{label} ({count})" for label, count in counts.most_common())
     said = f"no variant that loses at most {margin:.2%} undisturbed is robust"
-    return f"{said}; they lose too much under {listing}; --no-robust looks at undisturbed play only"
+    return (
+        f"{said}; they lose too much under {listing}; --no-robust judges by undisturbed play only"
+    )
 
 
 def explain_time(study: optuna.Study) -> str | None:

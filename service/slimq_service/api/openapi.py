@@ -114,7 +114,7 @@ COMPARE_RESPONSE: dict[str, Any] = {
                     },
                     "regret": {
                         **_NUMBER,
-                        "description": "mean loss of its actions by the reference's Q-values",
+                        "description": "mean loss of its actions in the reference's Q-values",
                     },
                     "mean_q_difference": {**_NUMBER, "description": "mean absolute difference"},
                     "max_q_difference": {**_NUMBER, "description": "maximum absolute difference"},

@@ -160,5 +160,5 @@ def _check(message: MutableMapping[str, Any], before: int, limit: int) -> bytes:
     chunk: bytes = message.get("body", b"")
     length = before + len(chunk)
     if length > limit:
-        raise LimitError("body", limit, f"{length} bytes and perhaps more", "bytes")
+        raise LimitError("body", limit, f"at least {length} bytes", "bytes")
     return chunk

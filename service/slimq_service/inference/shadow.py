@@ -65,7 +65,7 @@ class ShadowMetrics:
         )
         self.regret = registry.histogram(
             "slimq_shadow_regret",
-            "Loss of the shadow's action by the Q-values of the variant that served the request",
+            "Loss of the shadow's action in the Q-values of the variant that served the request",
             _LABELS,
             DIFFERENCE_BUCKETS,
         )

@@ -141,7 +141,7 @@ class BoundedProtocol(HttpConnection):
         if self._is_over:
             return
         if self._carried > self._max_head:
-            self._refuse(self._head_too_large(f"{self._carried} bytes and perhaps more"))
+            self._refuse(self._head_too_large(f"at least {self._carried} bytes"))
         elif self._timer is None and self.awaits_client():
             self._start_timer(self.limits.head_seconds, self._timed_out)
 

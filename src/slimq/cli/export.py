@@ -74,7 +74,7 @@ def export(
         ),
     ] = None,
     prefix: Annotated[
-        str, typer.Option("--prefix", help="Beginning of the names of C functions and files.")
+        str, typer.Option("--prefix", help="Prefix of the names of C functions and files.")
     ] = "policy",
     runtime: Annotated[
         Path | None,
@@ -90,7 +90,7 @@ def export(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a variant for the target on which it is to run.
+    """Export a variant to C, to a web page or to one ONNX file.
 
     With target c, the folder gets sources that need no memory allocation and no library but C's
     own, golden vectors, a self-test with a Makefile, and report.json: flash, RAM, stack,
@@ -143,7 +143,7 @@ def describe(report: CReport, output: Path) -> list[str]:
     if agreement is None:
         lines.append("  not compared with ONNX Runtime: no C compiler here, or no recorded states")
     else:
-        clear = f"{agreement.same_actions_without_ties:.1%} without {agreement.ties} ties"
+        clear = f"{agreement.same_actions_without_ties:.1%} excluding {agreement.ties} ties"
         lines.append(
             f"  same action as ONNX Runtime on {agreement.same_actions:.1%} of "
             f"{agreement.states:,} states ({clear}), Q-values within {agreement.relative:.1e} of "

@@ -93,7 +93,8 @@ def import_policy(
     vecnormalize: Annotated[
         Path | None,
         typer.Option(
-            "--vecnormalize", help="Statistics of normalized observations: vec_normalize.pkl, npz."
+            "--vecnormalize",
+            help="Statistics of normalized observations: vec_normalize.pkl, an npz or a JSON file.",
         ),
     ] = None,
     output: Annotated[

@@ -46,7 +46,7 @@ def play(
         bool,
         typer.Option(
             "--trust-environment",
-            help="Run the files and modules on this machine that the policy's environment names.",
+            help="Run the local files and modules that the policy's environment names.",
         ),
     ] = False,
     trace: Annotated[

@@ -18,6 +18,7 @@ app = typer.Typer(
     help="List, verify, route and clean the policies in the repository.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
 )
 app.command()(route)
 

@@ -162,9 +162,9 @@ def _criteria(found: Recommendation) -> str:
     if criteria.min_agreement is not None:
         parts.append(f"with an agreement of at least {criteria.min_agreement:.2%}")
     if criteria.max_bytes is not None:
-        parts.append(f"at most {criteria.max_bytes:,} bytes")
+        parts.append(f"with at most {criteria.max_bytes:,} bytes")
     if criteria.max_latency_us is not None:
-        parts.append(f"at most {criteria.max_latency_us:g} µs")
+        parts.append(f"with a p50 of at most {criteria.max_latency_us:g} µs")
     if criteria.min_return is not None:
         parts.append(f"with a mean return of at least {criteria.min_return:g}")
     return ", ".join(parts)

@@ -112,10 +112,12 @@ def summary(manifest: PolicyManifest) -> dict[str, Any]:
 def describe(manifest: PolicyManifest) -> str:
     """Formats the routing as one line."""
     values = summary(manifest)
-    shares = ", ".join(f"{variant} {share:.4g}" for variant, share in values["shares"].items())
+    shares = ", ".join(
+        f"{variant} ({100 * share:.4g}%)" for variant, share in values["shares"].items()
+    )
     shadow = values["shadow"]
-    shadowed = f"; shadow: {shadow['variant']} {shadow['share']:.4g}" if shadow else ""
-    return f"{manifest.name}: requests that name no variant: {shares}{shadowed}"
+    shadowed = f"; shadow: {shadow['variant']} ({100 * shadow['share']:.4g}%)" if shadow else ""
+    return f"{manifest.name}: requests that name no variant go to {shares}{shadowed}"
 
 
 def _check_name(field: str, name: str) -> None:

@@ -46,7 +46,7 @@ def search(
     margin: Annotated[
         float,
         typer.Option(
-            "--margin", help="Largest loss with which a variant is non-inferior undisturbed."
+            "--margin", help="Tolerated loss in undisturbed play, as a share of (full − random)."
         ),
     ] = 0.02,
     robust: RobustOption = True,

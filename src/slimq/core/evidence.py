@@ -132,7 +132,7 @@ def _play(report: EvaluationReport | None) -> str:
     low, high = played.interval.low, played.interval.high
     return (
         f"Mean return {played.mean:.4g} (95 % interval {low:.4g} to {high:.4g}) over "
-        f"{len(played.returns)} episodes of {played.protocol.seed_range} seeds."
+        f"{len(played.returns)} {played.protocol.seed_range} episodes."
     )
 
 
@@ -149,7 +149,7 @@ def _robustness(
         return f"It is the full policy, with which others are compared{_played_under(found)}."
     if judgement.fails_under:
         return (
-            f"Not robust: more than the margin may be lost against {baseline} "
+            f"Not robust: its loss relative to {baseline} may exceed the margin "
             f"{_under(judgement.fails_under)}."
         )
     passed = [r.condition for r in found.results if r.standard and r.non_inferior]
@@ -159,7 +159,7 @@ def _robustness(
         return f"Robustness unknown: {held}; {rest}."
     undecided = [r.condition for r in found.results if r.standard and not r.decides]
     if undecided:
-        held += f"; {_labels(undecided)} decides nothing, being too much for {baseline}, too"
+        held += f"; undecided under {_labels(undecided)}, where {baseline} itself loses too much"
     return f"{'Robust' if found.robust else 'Robustness unknown'}: {held}."
 
 

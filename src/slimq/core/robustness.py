@@ -245,7 +245,7 @@ def _mismatch(found: ConditionReport, other: ConditionReport | None, full: str) 
         return f"{full} was not played under {label}"
     if (found.spread, found.code_sha256) == (other.spread, other.code_sha256):
         return None
-    return f"{label} was played otherwise than by {full}: evaluate both again"
+    return f"{label} was played with other settings than by {full}: evaluate both again"
 
 
 def _confidence(report: EvaluationReport) -> float:

@@ -61,7 +61,7 @@ def below_margin(under: str, low: float, margin: float) -> tuple[str, float]:
         margin: the share that may be lost.
     """
     excess = -margin - low
-    bound = f"{under}, {low:+.2%} of the return at the lower bound"
+    bound = f"{under}, the lower bound of {low:+.2%}"
     return f"{bound} is {excess:.2%} below the margin of {-margin:+.2%}", excess
 
 
@@ -128,8 +128,8 @@ def robustness_notes(comparison: Comparison) -> list[str]:
 def _margin_note(comparison: Comparison) -> str:
     """Explains the term robust, and lists the conditions that decide nothing."""
     note = (
-        "robust: non-inferior undisturbed, and under each standard condition, where "
-        f"{-CONDITION_MARGIN:+.0%} is allowed at simultaneous bounds"
+        "robust: non-inferior undisturbed and under each standard condition, "
+        f"with simultaneous lower bounds of at least {-CONDITION_MARGIN:+.0%}"
     )
     known = _of_baseline(comparison)
     lost = [
@@ -139,7 +139,7 @@ def _margin_note(comparison: Comparison) -> str:
     ]
     if lost:
         losses = ", ".join(f"{r.condition.label} ({r.full_loss:.0%})" for r in lost)
-        note += f"; {losses} decides nothing, as {comparison.baseline} itself loses more than "
+        note += f"; undecided under {losses}, where {comparison.baseline} itself loses more than "
         note += f"{MAX_OWN_LOSS:.0%}"
     return note
 

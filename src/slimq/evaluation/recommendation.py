@@ -259,14 +259,14 @@ def _misses(
         over = row.bytes - criteria.max_bytes
         share = over / max(criteria.max_bytes, 1)
         limit = f"{criteria.max_bytes:,} by {over:,} ({share:.1%})"
-        yield f"{row.bytes:,} bytes is over {limit}", share
+        yield f"{row.bytes:,} bytes exceeds {limit}", share
     latency = row.find_latency(criteria.mode, criteria.batch)
     limit_us = criteria.max_latency_us
     if limit_us is not None and latency is not None and latency.p50_us > limit_us:
         share = latency.p50_us / limit_us - 1
         limit = f"{limit_us:g} µs by {latency.p50_us - limit_us:.2f} µs ({share:.1%})"
         median = f"p50 {criteria.mode} at batch {criteria.batch}"
-        yield f"{median}, {latency.p50_us:g} µs, is over {limit}", share
+        yield f"{median}, {latency.p50_us:g} µs, exceeds {limit}", share
     if criteria.min_return is not None and row.mean is not None and row.mean < criteria.min_return:
         short = criteria.min_return - row.mean
         share = short / (scale or abs(criteria.min_return) or 1.0)

@@ -93,7 +93,7 @@ def find_place(source: Source, environment: EnvironmentSpec | None, file: Path |
             states,
         )
     if arrays is None:
-        expected = "--env ID, to play in, or --observations STATES.npz, to check the import on"
+        expected = "--env ID, to play in, or --observations STATES.npz, for the check"
         raise InvalidInputError("--env", expected, "neither, and the file names no environment")
     layout = layout_of_states(arrays, source.layout, name, strict=source.strict)
     states = _thin(states_for(arrays, layout, name))

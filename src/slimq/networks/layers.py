@@ -36,12 +36,16 @@ class ConvLayer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["conv"] = Field(default="conv", description="a convolution, also without `kind`")
+    kind: Literal["conv"] = Field(
+        default="conv", description="a convolution; `kind` may be omitted"
+    )
     channels: Width = Field(description="output channels")
     kernel: int = Field(ge=1, le=32, description="rows and columns of the kernel")
     stride: int = Field(default=1, ge=1, le=32, description="step of the kernel, in pixels")
     padding: int = Field(default=0, ge=0, le=32, description="zeros on each side")
-    groups: Width = Field(default=1, description="equal to the input channels: depthwise")
+    groups: Width = Field(
+        default=1, description="groups of channels; as many as input channels: depthwise"
+    )
     batch_norm: bool = Field(default=False, description="batch normalization follows")
     layer_norm: bool = Field(
         default=False,

@@ -117,7 +117,7 @@ def test_a_label_holds_the_whole_strength(strength):
 
 def test_the_effect_names_the_strength_in_words():
     assert Condition(name="lost", strength=0.1).effect.startswith(
-        "each frame is lost with probability 0.1,"
+        "each frame is lost with probability 0.1;"
     )
     assert Condition(name="a.py:fog", strength=1).effect == "custom"
 
@@ -172,10 +172,10 @@ def test_what_cannot_be_read_is_named_with_its_limit_and_the_text(text, message)
          "received one for frames"),
         ("held", "frames", "conditions.held: expected a condition for frames, "
          "received one for vectors"),
-        ("noise", "flags", "conditions.noise: expected observations with elements that measure "
-         "something, received categories and flags"),
-        ("bias", "one-hot", "conditions.bias: expected observations with elements that measure "
-         "something, received categories and flags"),
+        ("noise", "flags", "conditions.noise: expected observations with elements that are "
+         "quantities, received categories and flags"),
+        ("bias", "one-hot", "conditions.bias: expected observations with elements that are "
+         "quantities, received categories and flags"),
     ],
 )  # fmt: skip
 def test_a_condition_that_these_observations_cannot_have_is_refused(name, layout, message):

@@ -441,7 +441,9 @@ def test_operators_that_draw_numbers_are_refused(
     nodes = [*MLP[:2], (operator, "r", "noise", attributes), ("Add", "r noise", "s"),
              ("Gemm", "s w2 b2", "q")]  # fmt: skip
     path = make(tmp_path / "x.onnx", nodes, DENSE, {"obs": (F, ["n", 4])})
-    with pytest.raises(InvalidInputError, match=f"the operator {operator}, which draws numbers"):
+    with pytest.raises(
+        InvalidInputError, match=f"the operator {operator}, which draws random numbers"
+    ):
         read_onnx(path, Hints())
 
 

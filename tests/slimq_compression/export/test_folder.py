@@ -97,7 +97,7 @@ def test_a_file_or_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("file", "link"):
-        with pytest.raises(InvalidInputError, match="which is none"):
+        with pytest.raises(InvalidInputError, match="which is not a folder"):
             write(tmp_path / name, replace=True)
 
 

@@ -133,7 +133,7 @@ def test_evidence_is_in_the_file_and_in_the_header_of_an_export_to_c(tmp_path: P
     publish_report(root, "fp32", {})
     publish_report(root, "other", {"noise": 60.0})
     report = export(root, "tiny", "other", tmp_path / "out")
-    expected = "Not robust: more than the margin may be lost against fp32 under noise=0.01."
+    expected = "Not robust: its loss relative to fp32 may exceed the margin under noise=0.01."
     assert report.evidence.endswith(expected)
     parsed = onnx.load(tmp_path / "out" / report.file)
     told = {entry.key: entry.value for entry in parsed.metadata_props}

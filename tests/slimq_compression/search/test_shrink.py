@@ -126,7 +126,7 @@ def test_conditions_under_which_all_fall_are_named(study: optuna.Study) -> None:
         add(study, rung, size, passed=False, low=0.0, lost=label)
     assert explain_failure(study, 0.02, Limits()) == (
         "no variant that loses at most 2.00% undisturbed is robust; they lose too much under "
-        "delayed=1 (2), noise=0.01 (1); --no-robust looks at undisturbed play only"
+        "delayed=1 (2), noise=0.01 (1); --no-robust judges by undisturbed play only"
     )
 
 

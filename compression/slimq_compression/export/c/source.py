@@ -180,7 +180,7 @@ def _header(network: Network, prefix: str, notes: str, memory: Memory, rows: dic
     code.line('#ifdef __cplusplus\nextern "C" {\n#endif\n')
     code.line(f"#define {prefix.upper()}_ACTIONS {network.actions}")
     code.line(f"#define {prefix.upper()}_FRAME_SIZE {frame_size(network)}\n")
-    code.line(comment("All memory that the policy needs, but for the stack."))
+    code.line(comment("All memory that the policy needs, except for the stack."))
     with code.block("typedef struct"):
         code.line(f"{element} observation[{network.observation.size}];")
         for slot in memory.slots:

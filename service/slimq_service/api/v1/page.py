@@ -58,7 +58,7 @@ class VariantRow(BaseModel):
     )
     fails_under: list[str] = Field(
         default_factory=list,
-        description="`undisturbed`, or standard conditions under which it is not non-inferior",
+        description="where it fails to be non-inferior: `undisturbed`, or standard conditions",
     )
     stale: bool = Field(default=False, description="derived from an earlier network of the policy")
     problem: str | None = None

@@ -52,8 +52,8 @@ class RobustnessReport(BaseModel):
     undisturbed: Difference | None = None
     fails_under: list[str] = Field(
         default_factory=list,
-        description="`undisturbed`, or labels of standard conditions under which it is not "
-        "non-inferior",
+        description="where it fails to be non-inferior: `undisturbed`, or labels of standard "
+        "conditions",
     )
     missing: list[str] = Field(
         default_factory=list,

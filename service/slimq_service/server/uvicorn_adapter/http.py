@@ -181,7 +181,7 @@ class HttpConnection(KeepAliveConnection):
             self._begin_request()
             self.request_begun()
         elif self.parser.get_method() == b"CONNECT":
-            raise MalformedRequestError("method", "any but CONNECT", "CONNECT")
+            raise MalformedRequestError("method", "any method but CONNECT", "CONNECT")
         elif self._asks_for_websocket():
             self.head_ended()
             check_host(self.headers, self.parser.get_http_version())

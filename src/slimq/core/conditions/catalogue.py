@@ -75,24 +75,24 @@ CONDITIONS: Mapping[str, Disturbance] = MappingProxyType(
             {"frames": 4, "vectors": 0.01}, observation=disturbances.noise, measured=True,
         ),
         "brightness": Disturbance(
-            "every frame of an episode brighter or darker by {} levels", "levels", 255,
+            "every frame of an episode is brighter or darker by {} levels", "levels", 255,
             {"frames": 8}, _FRAMES, observation=disturbances.brightness,
         ),
         "bias": Disturbance(
-            "each element too high or too low by {} of its spread, for a whole episode",
+            "each element is offset by ±{} of its spread for a whole episode",
             "share of each element's spread", 10,
             {"vectors": 0.01}, _VECTORS, observation=disturbances.bias, measured=True,
         ),
         "lost": Disturbance(
-            "each frame is lost with probability {}, and what arrived before it stays", _SHARE, 1,
-            {"frames": 0.1}, _FRAMES, observation=disturbances.lost,
+            "each frame is lost with probability {}; the observation then stays as it was",
+            _SHARE, 1, {"frames": 0.1}, _FRAMES, observation=disturbances.lost,
         ),
         "held": Disturbance(
             "each element keeps its last value with probability {}, at each step", _SHARE, 1,
             {"vectors": 0.1}, _VECTORS, observation=disturbances.held,
         ),
         "sticky": Disturbance(
-            "the action before is taken instead with probability {}", _SHARE, 1,
+            "the previous action is repeated with probability {}", _SHARE, 1,
             {"frames": 0.25, "vectors": 0.25}, action=disturbances.sticky,
         ),
         "delayed": Disturbance(
@@ -104,23 +104,23 @@ CONDITIONS: Mapping[str, Disturbance] = MappingProxyType(
             {}, _FRAMES, observation=disturbances.blank,
         ),
         "contrast": Disturbance(
-            "contrast higher or lower by {} for a whole episode", "share", 1,
+            "contrast is higher or lower by {} for a whole episode", "share", 1,
             {}, _FRAMES, observation=disturbances.contrast,
         ),
         "shift": Disturbance(
-            "frames of an episode moved by up to {} pixels each way", _PIXELS, 84,
+            "frames of an episode are shifted by up to {} pixels each way", _PIXELS, 84,
             {}, _FRAMES, observation=disturbances.shift, whole=True,
         ),
         "blur": Disturbance(
-            "frames blurred by a Gaussian with a standard deviation of {} pixels", _PIXELS, 20,
+            "frames are blurred by a Gaussian with a standard deviation of {} pixels", _PIXELS, 20,
             {}, _FRAMES, observation=disturbances.blur,
         ),
         "repeated": Disturbance(
-            "the frame before arrives instead with probability {}", _SHARE, 1,
+            "the previous frame arrives again with probability {}", _SHARE, 1,
             {}, observation=disturbances.repeated,
         ),
         "quantized": Disturbance(
-            "values rounded to multiples of {}", _UNITS, 255,
+            "values are rounded to multiples of {}", _UNITS, 255,
             {}, observation=disturbances.quantized, measured=True,
         ),
         "started": Disturbance(
@@ -255,7 +255,7 @@ def select_conditions(names: Iterable[str], observation: ObservationSpec) -> tup
             chosen.append(condition)
     for condition, times in Counter(chosen).items():
         if times > 1:
-            raise InvalidInputError("conditions", "each condition once", f"{condition.label} again")
+            raise InvalidInputError("conditions", "each condition once", f"{condition.label} twice")
     return tuple(chosen)
 
 
@@ -273,7 +273,7 @@ def require_applicable(condition: Condition, observation: ObservationSpec) -> No
             f"conditions.{condition.name}", f"a condition for {kind}", f"one for {row.kinds[0]}"
         )
     if not _applies(row, observation):
-        expected = "observations with elements that measure something"
+        expected = "observations with elements that are quantities"
         raise InvalidInputError(f"conditions.{condition.name}", expected, "categories and flags")
 
 

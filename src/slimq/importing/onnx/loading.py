@@ -115,7 +115,9 @@ def _expand(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
             key = (node.domain, node.op_type)
             if key in bodies:
                 if depth > len(bodies):
-                    raise refuse(file, "functions that end", f"{node.op_type} calls itself")
+                    raise refuse(
+                        file, "functions without recursion", f"{node.op_type} calls itself"
+                    )
                 if key not in counts:
                     counts[key] = count(bodies[key].node, depth + 1)
                 total += counts[key]
@@ -138,9 +140,9 @@ def _expand(model: onnx.ModelProto, file: str) -> onnx.ModelProto:
 def _check_operators(model: onnx.ModelProto, file: str) -> None:
     for node in model.graph.node:
         if node.op_type.startswith("Random") or node.op_type in DRAWING:
-            received = f"the operator {node.op_type[:64]}, which draws numbers"
+            received = f"the operator {node.op_type[:64]}, which draws random numbers"
             remedy = "export the network alone, without noise or sampling"
-            raise refuse(file, "a model with the same Q-values every time", received, remedy)
+            raise refuse(file, "a deterministic model", received, remedy)
 
 
 def _check_opset(model: onnx.ModelProto, file: str) -> None:

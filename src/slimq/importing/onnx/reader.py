@@ -177,5 +177,5 @@ def _check_graph(
         except Exception as error:  # as above
             raise refuse(name, wanted, first_line(error)[:200], remedy) from error
         if relative_error(expected[:size], found) > MAX_ERROR:
-            raise refuse(name, wanted, f"other Q-values in a batch of {size}", remedy)
+            raise refuse(name, wanted, f"different Q-values in a batch of {size}", remedy)
     return content

@@ -106,7 +106,7 @@ def keywords_of(data: dict[str, Any], name: str) -> dict[str, Any]:
         extractor.module.startswith("stable_baselines3.") and extractor.name in EXTRACTORS
     )
     if extractor is not None and not known:
-        shown = extractor if isinstance(extractor, Global) else "a class of its own"
+        shown = extractor if isinstance(extractor, Global) else "a custom class"
         expected = f"one of the features extractors {', '.join(EXTRACTORS)}"
         remedy = "export the policy to ONNX and import that"
         raise refuse(name, expected, str(shown), remedy)
@@ -128,6 +128,6 @@ def activation_of(keywords: dict[str, Any], name: str) -> Activation:
         and found.module.startswith("torch.")
     ):
         return ACTIVATIONS[found.name]
-    shown = str(found) if isinstance(found, Global) else "a function that is not a class of torch"
+    shown = str(found) if isinstance(found, Global) else "a custom function"
     remedy = "give --activation if it is one of them, or import the policy as ONNX"
     raise refuse(name, f"an activation of {', '.join(ACTIVATIONS)}", shown, remedy)

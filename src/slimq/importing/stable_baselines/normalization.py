@@ -75,7 +75,7 @@ def _from_pickle(content: bytes, name: str) -> Statistics | None:
         rms = fields["obs_rms"]
         if isinstance(rms, dict):
             received = f"statistics of the parts {', '.join(map(str, rms))[:120]}"
-            remedy = "slimq normalizes single arrays only; export the policy to ONNX with them"
+            remedy = "slimq normalizes single arrays only; export policy and normalization to ONNX"
             raise refuse(name, "statistics of one array", received, remedy)
         if not isinstance(rms, Made):
             raise refuse(name, expected, "statistics of an unknown form", REMEDY)

@@ -48,7 +48,8 @@ def actions_of(space: Any) -> tuple[int, int]:
     fields = fields_of(space)
     count, start = int(to_array(fields["n"])), int(to_array(fields.get("start", 0)))
     if count < 1 or abs(start) > MAX_START:
-        raise PickleError(f"expected numbers of actions, found {count} from {start} on")
+        expected = f"expected 1 or more actions, counted from within ±{MAX_START}"
+        raise PickleError(f"{expected}, found {count} from {start} on")
     return count, start
 
 

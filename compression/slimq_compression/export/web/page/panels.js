@@ -73,7 +73,7 @@ function verdictOf({ mean, text, robust, non_inferior: kept, conditions, missing
   if (robust) return ["good", "Robust: non-inferior to the full policy, undisturbed and under every standard condition."];
   const lost = conditions.filter(({ verdict }) => verdict === "loses").map(({ label }) => label);
   if (kept === false) lost.unshift("undisturbed play");
-  if (lost.length) return ["bad", `Not robust: loses too much compared with the full policy under ${lost.join(", ")}.`];
+  if (lost.length) return ["bad", `Not robust: loses too much compared with the full policy (${lost.join(", ")}).`];
   if (kept === null) return ["open", "Played, but not compared with the full policy."];
   const unknown = missing.length ? ` Not known under ${missing.join(", ")}.` : "";
   return ["open", `Non-inferior to the full policy in undisturbed play.${unknown}`];
