@@ -419,7 +419,7 @@ def test_an_internal_error_in_a_message_is_a_problem_and_the_stream_continues(
     async def play() -> list[Any]:
         wire = await open_wire(service, TINY)
         with monkeypatch.context() as patch:
-            patch.setattr("slimq_service.api.stream.session.render_response", fail)
+            patch.setattr("slimq_service.api.stream.messages.render_response", fail)
             answers = [await wire.ask(np.zeros(4, np.float32))]
         answers.append(await wire.ask(np.zeros(4, np.float32)))
         await wire.gone()
@@ -437,7 +437,7 @@ def test_an_internal_error_elsewhere_closes_the_stream(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("slimq_service.api.stream.session.render_problem", fail)
+    monkeypatch.setattr("slimq_service.api.stream.messages.render_problem", fail)
 
     async def play() -> Any:
         wire = await open_wire(service, TINY)
