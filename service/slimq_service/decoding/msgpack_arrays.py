@@ -22,7 +22,7 @@ from msgspec.msgpack import Decoder
 
 from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
-from slimq_service.decoding.nested_lists import check_count, flatten, to_array
+from slimq_service.decoding.nested_lists import flatten, to_array
 from slimq_service.errors import LimitError, MalformedError
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ def read_observation(value: msgspec.Raw, spec: ObservationSpec, field: str) -> O
         ObservationError: it does not match the spec.
         MalformedError: an array contradicts itself.
         InvalidInputError: a value is of the wrong type.
-        LimitError: there is more than one observation, or lists are too long.
+        LimitError: lists are too long.
     """
     if spec.parts is not None and _entries(value) is not None:
         found = read_map(value, field, "a map")
@@ -164,7 +164,7 @@ def read_array(value: msgspec.Raw, field: str) -> npt.NDArray[Any]:
     if mark == SCALAR:
         return np.array(_decode(_NUMBER, found["data"], f"{field}.data", "a number"))
     data = _decode(_BYTES, found["data"], f"{field}.data", "bytes")
-    shape = _read_shape(found["shape"], f"{field}.shape")
+    shape = _read_shape(found["shape"], len(data), f"{field}.shape")
     needed = math.prod(shape) * np.dtype(dtype).itemsize
     if needed != len(data):
         expected = f"{needed:.15g} bytes (dtype {dtype}, shape {shape})"
@@ -200,8 +200,8 @@ def _read_numbers(
 ) -> npt.NDArray[Any]:
     if _entries(value) is not None:
         array = read_array(value, field)
-        if array.ndim == len(shape) + 1:
-            check_count(array.shape[0], 1, field)
+        if array.shape not in (shape, (1, *shape)):
+            raise ObservationError(field, f"an array of shape {shape}", f"shape {array.shape}")
         return array
     size = len(memoryview(value))
     if size > MAX_LIST_BYTES:
@@ -210,13 +210,13 @@ def _read_numbers(
     return to_array(flatten(lists, shape, field), spec).reshape(shape)
 
 
-def _read_shape(value: msgspec.Raw, field: str) -> tuple[int, ...]:
-    """The lengths of an array's axes."""
-    expected = f"a list of at most {MAX_AXES} lengths"
+def _read_shape(value: msgspec.Raw, size: int, field: str) -> tuple[int, ...]:
+    """The lengths of the axes of an array of this many bytes, none of which can be greater."""
+    expected = f"a list of at most {MAX_AXES} lengths from 0 to {size}, the bytes of data"
     if len(memoryview(value)) > 9 * MAX_AXES + 5:
         raise InvalidInputError(field, expected, "a longer value")
     shape = _decode(_SHAPE, value, field, expected)
-    if len(shape) > MAX_AXES or any(length < 0 for length in shape):
+    if len(shape) > MAX_AXES or not all(0 <= length <= size for length in shape):
         raise InvalidInputError(field, expected, str(shape))
     return shape
 

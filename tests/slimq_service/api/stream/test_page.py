@@ -12,9 +12,9 @@ import pytest
 from websockets.sync.client import connect
 
 from places import ROOT
+from slimq_service.api.stream.codec import KEYS
 from slimq_service.api.stream.ending import ENDINGS
 from slimq_service.api.stream.endpoint import POLICY_PATH, VARIANT_PATH
-from slimq_service.api.stream.codec import KEYS
 from slimq_service.api.stream.messages import MAX_TEXT_BYTES
 from slimq_service.metrics.codes import STREAM_ENDS
 from slimq_service.settings import Settings
