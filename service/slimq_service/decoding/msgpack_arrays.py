@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ from msgspec.msgpack import Decoder
 
 from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
-from slimq_service.decoding.nested_lists import flatten, to_array
+from slimq_service.decoding.nested_lists import SPARE_LISTS, flatten, to_array
 from slimq_service.errors import LimitError, MalformedError
 
 T = TypeVar("T")
@@ -203,11 +203,29 @@ def _read_numbers(
         if array.shape not in (shape, (1, *shape)):
             raise ObservationError(field, f"an array of shape {shape}", f"shape {array.shape}")
         return array
+    return to_array(_read_lists(value, shape, field), spec).reshape(shape)
+
+
+def _read_lists(value: msgspec.Raw, shape: tuple[int, ...], field: str) -> list[Any]:
+    """The numbers of nested lists, row by row.
+
+    Lists of the wrong kind or length are refused where they begin; if the value is short, it is
+    then decoded as it is, to name the element.
+    """
     size = len(memoryview(value))
     if size > MAX_LIST_BYTES:
         raise LimitError(field, MAX_LIST_BYTES, f"{size} bytes", "bytes of lists; send an array")
-    lists = _decode(_ANY, value, field, "an array, or lists of numbers")
-    return to_array(flatten(lists, shape, field), spec).reshape(shape)
+    kind: Any = int | float
+    for length in reversed(shape):
+        kind = Annotated[list[kind], msgspec.Meta(min_length=length, max_length=length)]
+    try:
+        lists = Decoder(kind).decode(value)
+    except msgspec.ValidationError as error:
+        if size > SPARE_LISTS:
+            expected = f"an array or lists of shape {shape}"
+            raise ObservationError(field, expected, f"others ({error})") from None
+        lists = _decode(_ANY, value, field, "an array, or lists of numbers")
+    return flatten(lists, shape, field)
 
 
 def _read_shape(value: msgspec.Raw, size: int, field: str) -> tuple[int, ...]:

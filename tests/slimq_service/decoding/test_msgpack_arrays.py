@@ -207,9 +207,23 @@ def test_what_is_no_messagepack_is_refused(content: bytes, words: str) -> None:
 
 
 def test_lists_that_are_nested_too_deeply_are_refused() -> None:
-    deep = b"\x91" * 60_000 + b"\xc0"
+    deep = b"\x91" * 4000 + b"\xc0"
     with pytest.raises(MalformedError, match="nested too deeply"):
         read_observation(msgspec.Raw(deep), TINY, "observation")
+
+
+def test_long_lists_of_the_wrong_kind_are_refused_where_they_begin() -> None:
+    spec = ObservationSpec(dtype="float32", shape=(84, 84))
+    empty, wide = [[]] * 60_000, [[0.0] * 60, *[[[]] * 700] * 83]
+    for value in (empty, wide):
+        tracemalloc.start()
+        with pytest.raises(
+            ObservationError, match=r"lists of shape \(84, 84\), .*`array` of length"
+        ):
+            read_observation(raw(value), spec, "observation")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 400_000
 
 
 def test_declared_lengths_allocate_nothing() -> None:

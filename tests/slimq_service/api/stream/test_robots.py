@@ -8,6 +8,7 @@ import random
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ MESSAGES = 2000
 MEBIBYTE = 2**20
 
 
-def stream(server: Any, path: str = TINY) -> Any:
+@contextlib.contextmanager
+def stream(server: Any, path: str = TINY) -> Iterator[Any]:
     url = server.url.replace("http://", "ws://") + path
-    client = connect(url, open_timeout=30, close_timeout=5, compression=None)
-    client.metadata = unpack(client.recv(timeout=30))
-    return client
+    with connect(url, open_timeout=30, close_timeout=5, compression=None) as client:
+        client.metadata = unpack(client.recv(timeout=30))
+        yield client
 
 
 def ask(client: Any, message: Any) -> Any:
@@ -153,14 +155,6 @@ def test_a_message_over_the_services_limit_closes_the_stream(server: Any, settle
     settled(server, OPEN, 0.0)
 
 
-def vanish(client: Any) -> None:
-    """Resets the connection, as a process that is killed or a network that is gone may."""
-    linger = struct.pack("ii", 1, 0)
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    client.socket.shutdown(socket.SHUT_RD)
-    client.socket.close()
-
-
 @pytest.mark.parametrize("keep", ["all", "newest"])
 def test_a_client_that_vanishes_mid_stream_leaves_nothing_behind(
     launch: Any, tmp_path: Path, settled: Any, metric_of: Any, keep: str
@@ -172,10 +166,11 @@ def test_a_client_that_vanishes_mid_stream_leaves_nothing_behind(
     with stream(server, path) as stays:
         ask(stays, message)
         for count in (0, 1, 5, 40):
-            client = stream(server, path)
-            for part in (*[message] * count, message[:100]):
-                client.send(part)
-            vanish(client)
+            connection = handshake(server, path)
+            connection.sendall(frame(2, message) * count + frame(2, message)[:100])
+            linger = struct.pack("ii", 1, 0)  # resets it, as a killed process or a network may
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.close()
             assert "actions" in ask(stays, message)
         settled(server, OPEN, 1.0)
         assert "actions" in ask(stays, message)
