@@ -90,7 +90,8 @@ def read_map(content: bytes | msgspec.Raw, field: str, expected: str) -> dict[st
         except msgspec.ValidationError:  # keys of another type
             found = _BY_BYTES.decode(content)
     except msgspec.ValidationError:
-        raise InvalidInputError(field, expected, kind_of_value(content)) from None
+        received = kind_of_value(content) if count is None else "a map with other kinds of keys"
+        raise InvalidInputError(field, expected, received) from None
     except msgspec.DecodeError as error:
         raise MalformedError(field, "valid MessagePack", str(error)) from None
     except RecursionError:
