@@ -56,6 +56,7 @@ check: .venv/.stamp ## Lint, formatting, types and layers
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	MYPYPATH=benchmarks .venv/bin/mypy benchmarks/*.py benchmarks/load/o*.py
+	.venv/bin/mypy examples/*.py
 	MYPYPATH=docker/grafana .venv/bin/mypy docker/grafana/*.py
 	.venv/bin/lint-imports
 

@@ -182,7 +182,7 @@ def check_count(count: int, max_batch: int, field: str) -> None:
 
 
 def kind_of(value: Any) -> str:
-    """Describes a JSON value in a few words, for errors."""
+    """Describes a value of JSON or MessagePack in a few words, for errors."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -192,7 +192,10 @@ def kind_of(value: Any) -> str:
         return f"the string {value[:MAX_SHOWN]!r}" + (f"… ({len(value)} characters)" if cut else "")
     if isinstance(value, list):
         return f"a list of {len(value)} element{'s' * (len(value) != 1)}"
-    return _kind_of_object(value) if isinstance(value, dict) else f"the number {value}"
+    if isinstance(value, dict):
+        return _kind_of_object(value)
+    known = isinstance(value, int | float)
+    return f"the number {value}" if known else f"a value of type {type(value).__name__}"
 
 
 def is_typed_array(value: dict[str, Any]) -> bool:
@@ -204,7 +207,8 @@ def _kind_of_object(value: dict[str, Any]) -> str:
     if not value:
         return "an empty object"
     keys = [
-        json.dumps(k[:MAX_SHOWN], ensure_ascii=False) for k in itertools.islice(value, MAX_KEYS)
+        json.dumps(str(key)[:MAX_SHOWN], ensure_ascii=False)
+        for key in itertools.islice(value, MAX_KEYS)
     ]
     shown = ", ".join([*keys, "…"] if len(value) > MAX_KEYS else keys)
     described = f"an object with the key{'s' * (len(value) != 1)} {shown}"

@@ -59,6 +59,9 @@ class Metrics:
         ).labels()
         self.streams_open = gauge("slimq_streams_open", "Open streams")
         self.streams_opened = registry.counter("slimq_streams_opened", "Streams accepted").labels()
+        self.streams_superseded = registry.counter(
+            "slimq_streams_superseded", "Observations not run because a newer one had arrived"
+        ).labels()
         self._streams_closed = registry.counter(
             "slimq_streams_closed", "Streams closed, by reason", ("reason",)
         )

@@ -30,6 +30,8 @@ PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/
 ADMIN_PREFIX = "/v2/repository/models/"
 """Prefix of the paths that load and unload."""
 EXPECTED = "Bearer KEY, or X-API-Key: KEY"
+SCHEMES = (b"bearer", b"api-key")
+"""Schemes of the Authorization header; clients of openpi use the second one."""
 MAX_KEY_FILE_BYTES = 4096
 """Bytes of a key file that are read."""
 
@@ -116,7 +118,7 @@ def presented_keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
             yield value
         elif name == b"authorization":
             scheme, _, key = value.partition(b" ")
-            if scheme.lower() == b"bearer":
+            if scheme.lower() in SCHEMES:
                 yield key.strip()
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from slimq.core.observation import ObservationPart, ObservationSpec
 from slimq_service.api.openapi import PARTS_EXAMPLE, REQUEST_EXAMPLES
+from slimq_service.api.stream.options import CHOICES
 from slimq_service.decoding.observations import JSON, parse
 
 
@@ -30,7 +31,9 @@ def test_streams_are_documented_with_their_refusals(service: Any) -> None:
             *("101", "400", "403", "404", "413", "422", "426", "500", "503")
         }
         names = [parameter["name"] for parameter in operation["parameters"]]
-        assert names[path.count("{") :] == ["variant", "Routing-Key"]
+        assert names[path.count("{") :] == ["variant", *CHOICES, "Routing-Key"]
+        chosen = [parameter["schema"].get("enum") for parameter in operation["parameters"]]
+        assert [values for values in chosen if values] == [list(v) for v in CHOICES.values()]
         for key in ("observation", "reset", "variant"):
             assert f"`{key}`" in operation["description"]
 

@@ -75,6 +75,7 @@ def test_health_needs_no_key(start: Any, path: str) -> None:
     [
         BEARER,
         {"authorization": f"bearer  {API}"},
+        {"authorization": f"Api-Key {API}"},
         {"x-api-key": API},
         {"authorization": "Basic eDp5", "x-api-key": API},
         BEARER_ADMIN,

@@ -9,14 +9,18 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from slimq.core.errors import SlimqError
+from slimq_service.api.stream.codec import StreamCodec
 from slimq_service.api.stream.ending import RESTART
+from slimq_service.api.stream.messages import JsonCodec
+from slimq_service.api.stream.msgpack_codec import MsgpackCodec
+from slimq_service.api.stream.options import StreamOptions, read_options
 from slimq_service.api.stream.refusal import NoStream, refuse_stream, require_upgrade
-from slimq_service.api.stream.session import Session
+from slimq_service.api.stream.session import Opening, Session
 from slimq_service.errors import ClosingError, OverloadedError
 from slimq_service.http.problems import explain
 from slimq_service.requests.pipeline import Pipeline
 from slimq_service.requests.routing import with_key
-from slimq_service.requests.variant_choice import choose, query_variant
+from slimq_service.requests.variant_choice import choose
 
 POLICY_PATH = "/v1/policies/{policy}/stream"
 VARIANT_PATH = "/v1/policies/{policy}/variants/{variant}/stream"
@@ -98,29 +102,44 @@ class StreamEndpoint:
             OverloadedError: too many streams are open.
             NotFoundError: unknown policy or variant.
             RepositoryError: the variant cannot be loaded.
-            InvalidInputError: the query has an unknown parameter.
-            ConflictError: path and query name different variants.
+            InvalidInputError: the query has an unknown parameter or value.
+            ConflictError: path and query name different variants, or the query two values.
             LimitError: the routing key is too long.
         """
         self.reserve()
         try:
             names, catalogue = scope["path_params"], self._pipeline.catalogue
             policy = await catalogue.known_policy(names["policy"])
-            query = query_variant(scope["query_string"])
-            named = choose(path=names.get("variant"), query=query)
+            options = read_options(scope["query_string"])
+            named = choose(path=names.get("variant"), query=options.variant)
             headers = with_key(scope["headers"])
             default = self._pipeline.default_variant(policy, headers)
             chosen = default if named is None else named
             variant = await catalogue.get(policy.name, chosen)
             self._check_open()
+            codec = self._codec(options)
+            opening = Opening(
+                policy=policy.name,
+                variant=named,
+                spec=variant.policy.observation,
+                headers=headers,
+                path=scope["path"],
+                codec=codec,
+                greeting=codec.greet(variant),
+                keep=options.keep,
+            )
         except BaseException:
             self.release()
             raise
-        spec, path = variant.policy.observation, scope["path"]
-        session = Session(self._pipeline, policy.name, named, spec, headers, path)
+        session = Session(self._pipeline, opening)
         self._sessions.add(session)
         self._none_open.clear()
         return session
+
+    def _codec(self, options: StreamOptions) -> StreamCodec:
+        if options.format == "msgpack":
+            return MsgpackCodec(options, self._pipeline.settings)
+        return JsonCodec()
 
     def _check_open(self) -> None:
         if self._closing:

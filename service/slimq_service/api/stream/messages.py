@@ -1,4 +1,4 @@
-"""Parsing of stream messages, and rendering of their responses.
+"""The stream's format without an option: parsing of messages, and rendering of responses.
 
 A binary message is the newest frame. A text message is a JSON object with at least one of the keys
 `observation` (the newest frame as nested lists, or by part), `reset` and `variant`.
@@ -7,7 +7,6 @@ A binary message is the newest frame. A text message is a JSON object with at le
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,33 +15,43 @@ import orjson
 from slimq.core.errors import InvalidInputError, ObservationError
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.qfunction import QValues
+from slimq_service.api.stream.codec import FIELD, KEYS, MESSAGE, StreamMessage
 from slimq_service.decoding.batches_in_json import read_batch
 from slimq_service.decoding.nested_lists import check_lists, flatten, kind_of, to_array
 from slimq_service.decoding.observations import read_object, read_variant
 from slimq_service.errors import LimitError
 from slimq_service.http.problems import Problem
+from slimq_service.requests.call import Call
 from slimq_service.variants.loading import LoadedVariant
 
-FIELD = "observation"
-KEYS = (FIELD, "reset", "variant")
-MESSAGE = "message"
 MAX_TEXT_BYTES = 64 * 1024
 """Text is parsed in the event loop, where a megabyte would take tens of milliseconds."""
 
 
-@dataclass(frozen=True)
-class StreamMessage:
-    """A parsed message.
+class JsonCodec:
+    """The `StreamCodec` of `format=json`."""
 
-    Attributes:
-        frame: the newest frame `(1, *frame)`, if any.
-        reset: whether a new episode begins before the frame.
-        variant: the variant to switch to, if any.
-    """
+    def greet(self, variant: LoadedVariant) -> None:
+        """Says nothing: the client speaks first."""
 
-    frame: Observations | None = None
-    reset: bool = False
-    variant: str | None = None
+    def read(self, message: Mapping[str, Any], spec: ObservationSpec) -> StreamMessage:
+        """See `read_message`."""
+        return read_message(message, spec)
+
+    def answer(
+        self,
+        variant: LoadedVariant,
+        q_values: QValues | None,
+        call: Call,  # noqa: ARG002
+        *,
+        superseded: bool,
+    ) -> str:
+        """See `render_response`."""
+        return render_response(variant, q_values, superseded=superseded)
+
+    def refuse(self, problem: Problem, call: Call) -> str:  # noqa: ARG002
+        """See `render_problem`."""
+        return render_problem(problem)
 
 
 def read_message(message: Mapping[str, Any], spec: ObservationSpec) -> StreamMessage:
@@ -76,8 +85,10 @@ def read_frame(content: bytes, spec: ObservationSpec) -> Observations:
     return spec.from_bytes(content, MESSAGE)
 
 
-def render_response(variant: LoadedVariant, q_values: QValues | None) -> str:
-    """Renders the JSON of a response, without action and Q-values if there was no frame."""
+def render_response(
+    variant: LoadedVariant, q_values: QValues | None, *, superseded: bool = False
+) -> str:
+    """Renders the JSON of a response, without action and Q-values if no frame was run."""
     response: dict[str, Any] = {
         "policy": variant.policy.name,
         "variant": variant.manifest.name,
@@ -87,6 +98,8 @@ def render_response(variant: LoadedVariant, q_values: QValues | None) -> str:
         row = np.ascontiguousarray(q_values[0])
         (action,) = variant.numbers_of([int(row.argmax())])
         response |= {"action": action, "q_values": row}
+    if superseded:
+        response["superseded"] = True
     return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 

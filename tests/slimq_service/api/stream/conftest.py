@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from robots import unpack
 from slimq.core.observation import FrameStack, ObservationSpec
 from waiting import until
 
@@ -77,7 +78,7 @@ class Wire:
     async def answer(self) -> Any:
         message = await self.take()
         assert message["type"] == "websocket.send", message
-        return json.loads(message["text"])
+        return json.loads(message["text"]) if "text" in message else unpack(message["bytes"])
 
     async def ask(self, message: Any) -> Any:
         self.put(message)

@@ -419,7 +419,7 @@ def test_an_internal_error_in_a_message_is_a_problem_and_the_stream_continues(
     async def play() -> list[Any]:
         wire = await open_wire(service, TINY)
         with monkeypatch.context() as patch:
-            patch.setattr("slimq_service.api.stream.session.render_response", fail)
+            patch.setattr("slimq_service.api.stream.messages.render_response", fail)
             answers = [await wire.ask(np.zeros(4, np.float32))]
         answers.append(await wire.ask(np.zeros(4, np.float32)))
         await wire.gone()
@@ -437,7 +437,7 @@ def test_an_internal_error_elsewhere_closes_the_stream(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("slimq_service.api.stream.session.render_problem", fail)
+    monkeypatch.setattr("slimq_service.api.stream.messages.render_problem", fail)
 
     async def play() -> Any:
         wire = await open_wire(service, TINY)
@@ -521,3 +521,107 @@ def test_observations_of_parts_are_one_message_as_bytes_lists_or_by_name(
         assert problem["code"] == "invalid-observation"
         assert f"in {part!r}" in problem["detail"]
     assert "received no part" in empty["detail"]
+
+
+def test_the_newest_observation_wins_where_the_client_asks_for_it(
+    start: Any, open_wire: Any, newest: Any, stack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older ones that still wait are not run, but are frames of the episode all the same."""
+    gate = Gate(monkeypatch)
+    service = start(inline_seconds=0, alone_seconds=0, inference_threads=1)
+
+    async def play() -> list[Any]:
+        wire = await open_wire(service, PATH + "?keep=newest")
+        wire.put(newest[0])
+        await gate.reached()
+        wire.put(newest[1], {"variant": "other"}, b"x", newest[2], newest[3], {"reset": False})
+        gate.open.set()
+        answers = [await wire.answer() for _ in range(7)]
+        answers.append(await wire.ask(newest[4]))
+        await wire.gone()
+        return answers
+
+    first, dropped, said, bad, again, last, empty, after = service.run(play())
+    assert first == act(service, "tiny_frames", "fp32", stack(newest[:1]))
+    assert {**dropped, "sha256": ""} == {
+        "policy": "tiny_frames",
+        "variant": "fp32",
+        "sha256": "",
+        "superseded": True,
+    }
+    assert (said["variant"], set(said)) == ("other", {"policy", "variant", "sha256"})
+    assert bad["code"] == "invalid-observation"
+    assert (again["variant"], again["superseded"]) == ("other", True)
+    assert last == act(service, "tiny_frames", "other", stack(newest[:4]))
+    assert empty["code"] == "invalid-input"
+    assert after == act(service, "tiny_frames", "other", stack(newest[:5]))
+    assert service.metric("slimq_streams_superseded_total") == 2
+    assert service.metric('slimq_observations_total{policy="tiny_frames",variant="other"}') == 4
+
+
+def test_an_observation_is_not_superseded_by_a_message_without_one(
+    service: Any, open_wire: Any, newest: Any
+) -> None:
+    async def play() -> list[Any]:
+        wire = await open_wire(service, PATH + "?keep=newest")
+        wire.put(newest[0], {"variant": "other"}, b"x", {"rest": 1})
+        answers = [await wire.answer() for _ in range(4)]
+        await wire.gone()
+        return answers
+
+    first, *_ = service.run(play())
+    assert "action" in first
+
+
+def test_without_being_asked_every_observation_is_run(
+    service: Any, open_wire: Any, newest: Any
+) -> None:
+    async def play() -> list[Any]:
+        wire = await open_wire(service, PATH + "?keep=all")
+        wire.put(*newest)
+        answers = [await wire.answer() for _ in newest]
+        await wire.gone()
+        return answers
+
+    assert all("action" in answer for answer in service.run(play()))
+    assert service.metric("slimq_streams_superseded_total") == 0
+
+
+def test_a_flood_is_answered_message_by_message_and_its_last_frame_is_run(
+    service: Any, open_wire: Any
+) -> None:
+    async def play() -> list[Any]:
+        wire = await open_wire(service, TINY + "?keep=newest")
+        wire.put(*[np.zeros(4, np.float32)] * 500)
+        answers = [await wire.answer() for _ in range(500)]
+        await wire.gone()
+        return answers
+
+    answers = service.run(play())
+    assert ["action" in answer for answer in answers] == [False] * 499 + [True]
+    assert service.metric("slimq_streams_superseded_total") == 499
+    assert service.metric("slimq_requests_in_flight") == 0
+
+
+def test_a_client_that_vanishes_with_newer_observations_waiting_is_lost(
+    start: Any, open_wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    service = start(inline_seconds=0, alone_seconds=0, inference_threads=1)
+
+    async def play() -> None:
+        stays, goes = [await open_wire(service, TINY + "?keep=newest") for _ in range(2)]
+        stays.put(np.zeros(4, np.float32))
+        await gate.reached()
+        goes.put(*[np.zeros(4, np.float32)] * 3)
+        await asyncio.sleep(0.05)
+        goes.leave(1006)
+        await asyncio.wait_for(goes.task, 10)
+        gate.open.set()
+        await stays.answer()
+        await stays.gone()
+
+    service.run(play())
+    assert service.metric('slimq_streams_closed_total{reason="lost"}') == 1
+    assert service.metric("slimq_requests_in_flight") == 0
+    assert service.metric("slimq_queue_depth") == 0

@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from places import POLICIES
+from wire import frame, handshake
 
 TINY = "/v1/policies/tiny/stream"
 FRAMES = "/v1/policies/tiny_frames/stream"
@@ -44,37 +45,6 @@ def closing(client: Any) -> tuple[int, str]:
         client.recv(timeout=15)
     assert caught.value.rcvd is not None, "the connection was cut off"
     return caught.value.rcvd.code, caught.value.rcvd.reason
-
-
-def handshake(server: Any, path: str = TINY, **headers: str) -> socket.socket:
-    """A connection whose WebSocket was accepted, for frames written by hand."""
-    connection = server.connect()
-    fields = {
-        "Host": "test",
-        "Upgrade": "websocket",
-        "Connection": "Upgrade",
-        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-        "Sec-WebSocket-Version": "13",
-        **headers,
-    }
-    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    connection.sendall("\r\n".join([*lines, "", ""]).encode())
-    answer = b""
-    while not answer.endswith(b"\r\n\r\n"):
-        part = connection.recv(1)
-        assert part, answer
-        answer += part
-    assert answer.startswith(b"HTTP/1.1 101"), answer
-    return connection
-
-
-def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True) -> bytes:
-    """A frame of up to 64 KiB; the mask is zeros, so that the payload is as it is."""
-    length = (
-        len(payload).to_bytes(1) if len(payload) < 126 else struct.pack("!BH", 126, len(payload))
-    )
-    head = bytes([(0x80 if final else 0) | opcode, (0x80 if masked else 0) | length[0]])
-    return head + length[1:] + (bytes(4) if masked else b"") + payload
 
 
 def read_frame(connection: socket.socket) -> tuple[int, bytes]:
