@@ -32,6 +32,7 @@ COMMANDS = {
     "serve": "slimq.cli.serve",
     "act": "slimq.cli.act",
     "play": "slimq.cli.play",
+    "record": "slimq.cli.record",
     "loadtest": "slimq.cli.loadtest",
 }
 """Each command and the module that defines its `app`."""
