@@ -33,6 +33,7 @@ COMMANDS = {
     "act": "slimq.cli.act",
     "play": "slimq.cli.play",
     "record": "slimq.cli.record",
+    "card": "slimq.cli.card",
     "loadtest": "slimq.cli.loadtest",
 }
 """Each command and the module that defines its `app`."""
