@@ -70,6 +70,7 @@ class Hub:
         served_bytes: bytes after which every download breaks off; None for none.
         seconds: delay of each download.
         broken: status with which every request is answered; None for none.
+        refuses_objects: whether uploads of large files fail.
     """
 
     url: str = ""
@@ -80,6 +81,7 @@ class Hub:
     served_bytes: int | None = None
     seconds: float = 0.0
     broken: int | None = None
+    refuses_objects: bool = False
 
 
 @contextlib.contextmanager
@@ -224,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send({"transfer": "basic", "objects": objects})
 
     def _store(self, oid: str) -> None:
-        if hashlib.sha256(self._body).hexdigest() != oid:
+        if self.hub.refuses_objects or hashlib.sha256(self._body).hexdigest() != oid:
             raise _Refused(400, "the content has another hash")
         self.hub.objects[oid] = self._body
         self._send({})

@@ -251,8 +251,15 @@ def hub_errors(place: Place) -> Iterator[None]:
             f"cannot be reached: {first_line(cause if isinstance(cause, Exception) else error)}"
         )
         raise ServiceError(endpoint, None, problem) from error
-    except (errors.FileMetadataError, errors.HFValidationError) as error:
-        raise ServiceError(endpoint, None, first_line(error)) from error
+    except (errors.FileMetadataError, ValueError) as error:
+        raise ServiceError(endpoint, None, " ".join(str(error).split())) from error
+    except RuntimeError as error:
+        # An upload that fails in one of its threads.
+        cause = error.__cause__
+        if not isinstance(cause, (errors.HfHubHTTPError, httpx2.HTTPError)):
+            raise
+        problem = f"{first_line(error)} {first_line(cause)}"
+        raise ServiceError(endpoint, _status(cause), problem) from error
 
 
 def _client(place: Place) -> Any:
