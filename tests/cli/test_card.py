@@ -151,7 +151,7 @@ def test_a_policy_without_reports_has_a_card_that_says_so(card: Any, tiny_reposi
     code, _, errors, folder = card("tiny", "--no-replay", policies=tiny_repository)
     assert (code, errors) == (0, "")
     text = (folder / "README.md").read_text("utf-8")
-    assert "other: not evaluated: run slimq evaluate tiny" in text
+    assert "- `fp32`, `other`: not evaluated: run slimq evaluate tiny\n" in text
     assert "model-index" not in text
 
 

@@ -71,8 +71,21 @@ def evidence_notes(comparison: Comparison) -> list[str]:
         )
     notes += [f"{row.variant}: {note}" for row in comparison.rows for note in row.notes]
     notes += robustness_notes(comparison)
+    notes = _joined(notes, [row.variant for row in comparison.rows])
     notes += [f"{name}: cannot be read: {problem}" for name, problem in comparison.failed.items()]
     return notes
+
+
+def _joined(notes: list[str], variants: list[str]) -> list[str]:
+    """Notes that say the same of several variants as one, at the place of the first."""
+    subjects: dict[str, list[str]] = {}
+    for note in notes:
+        subject, colon, said = note.partition(": ")
+        if colon and subject in variants:
+            subjects.setdefault(said, []).append(f"`{subject}`")
+        else:
+            subjects[note] = []
+    return [f"{', '.join(names)}: {said}" if names else said for said, names in subjects.items()]
 
 
 def _played_row(row: ComparisonRow) -> Sequence[str]:
