@@ -156,7 +156,7 @@ def test_a_policy_without_reports_has_a_card_that_says_so(card: Any, tiny_reposi
 
 
 def test_an_earlier_card_is_replaced_on_demand_only(card: Any) -> None:
-    *_, folder = card("cartpole", "--no-replay")
+    *_, folder = card("cliffwalking", "--no-replay")
     before = contents(folder)
     code, out, errors, _ = card("acrobot", "--no-replay")
     assert (code, out) == (2, "")
@@ -164,7 +164,7 @@ def test_an_earlier_card_is_replaced_on_demand_only(card: Any) -> None:
     assert contents(folder) == before
     assert card("acrobot", "--no-replay", "--force")[0] == 0
     assert "plots/acrobot-return.png" in contents(folder)
-    assert "plots/cartpole-return.png" not in contents(folder)
+    assert "plots/cliffwalking-return.png" not in contents(folder)
 
 
 @pytest.mark.parametrize("other", ["thesis.txt", "README.md", "plots/precious.svg"])
@@ -232,7 +232,7 @@ def test_without_an_encoder_there_is_a_card_without_a_replay(tmp_path: Path) -> 
         "main()",
     ]
     output = tmp_path / "card"
-    arguments = ["card", "cartpole", "--policies", str(SHIPPED), "--output", str(output)]
+    arguments = ["card", "cliffwalking", "--policies", str(SHIPPED), "--output", str(output)]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines), *arguments],
         capture_output=True,
@@ -247,10 +247,10 @@ def test_without_an_encoder_there_is_a_card_without_a_replay(tmp_path: Path) -> 
 
 
 def test_the_same_policy_gives_the_same_card(card: Any) -> None:
-    *_, folder = card("cartpole", "--no-replay")
+    *_, folder = card("cliffwalking", "--no-replay")
     first = contents(folder)
     shutil.rmtree(folder)
-    card("cartpole", "--no-replay")
+    card("cliffwalking", "--no-replay")
     assert contents(folder) == first
 
 

@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_play(
         "record", "cartpole", "--policies", str(SHIPPED), "--output", str(output)
     )
     assert (code, out) == (2, "")
-    assert "No such file or directory" in errors
+    assert errors.splitlines()[-1] == f"slimq: {output}: No such file or directory"
     assert "step" not in errors
 
 

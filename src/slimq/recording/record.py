@@ -11,7 +11,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from slimq.core.atomic import write_atomically
+from slimq.core.atomic import naming, write_atomically
 from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import CheckFailedError, InvalidInputError, NotFoundError
 from slimq.core.manifest import PolicyManifest, is_stale, require_environment
@@ -201,11 +201,9 @@ def check_folder(output: Path) -> None:
     if output.is_dir():
         raise InvalidInputError("--output", "a file", f"{output}, a folder")
     probe = output.with_name(f".{output.name}.probe")
-    try:
-        probe.touch(exist_ok=False)
-    except FileExistsError:
-        return
-    probe.unlink(missing_ok=True)
+    with naming(output):
+        probe.touch()
+        probe.unlink(missing_ok=True)
 
 
 def _make_trial(
