@@ -82,7 +82,7 @@ clean: ## Remove environments, caches and builds; keep runs/ and policies/
 	$(call begin,.venv)
 	.venv/bin/python $(INSTALL) 'pip>=25.1'
 	.venv/bin/python $(INSTALL) '$(TORCH)'
-	.venv/bin/python $(INSTALL) --group dev --editable '.[all,games,images]'
+	.venv/bin/python $(INSTALL) --group dev --editable '.[all,games,images,video,hub]'
 	$(call finish,.venv)
 
 .venv-serve/.stamp: pyproject.toml

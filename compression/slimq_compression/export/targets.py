@@ -9,13 +9,17 @@ from typing import Any
 
 from slimq.core.errors import InvalidInputError, suggestion
 from slimq.core.repository import Repository
+from slimq.core.staging import FolderKind, check_output, staged
 from slimq_compression.export.c.target import export_c
-from slimq_compression.export.folder import REPORT, check_output, staged
 from slimq_compression.export.onnx_file import export_onnx
 from slimq_compression.export.options import Options
 from slimq_compression.export.report import to_json
 from slimq_compression.export.subject import Subject, read_subject
 from slimq_compression.export.web.target import export_web
+
+REPORT = "report.json"
+"""File of every export; a folder that has it may be replaced."""
+EXPORT = FolderKind("an export", f"its {REPORT}", lambda folder: (folder / REPORT).is_file())
 
 Exporter = Callable[[Repository, Subject, Path, Options], Any]
 """Writes the files of an export into an empty folder; returns its report, a dataclass."""
@@ -75,10 +79,10 @@ def export_variant(
         hint = suggestion(target, TARGETS)
         raise InvalidInputError("target", " or ".join(TARGETS), repr(target), hint)
     options.check()
-    check_output(output, replace=replace)
+    check_output(output, EXPORT, replace=replace)
     subject = read_subject(repository, policy, variant)
     # Compilers run in other folders.
-    with staged(output.absolute(), replace=replace) as folder:
+    with staged(output.absolute(), EXPORT, replace=replace) as folder:
         report = TARGETS[target].export(repository, subject, folder, options)
         (folder / REPORT).write_text(to_json(report), encoding="utf-8")
     return report

@@ -32,6 +32,8 @@ COMMANDS = {
     "serve": "slimq.cli.serve",
     "act": "slimq.cli.act",
     "play": "slimq.cli.play",
+    "record": "slimq.cli.record",
+    "card": "slimq.cli.card",
     "loadtest": "slimq.cli.loadtest",
 }
 """Each command and the module that defines its `app`."""

@@ -1,4 +1,4 @@
-"""`slimq policies`: lists, verifies, routes and cleans the policies in the repository."""
+"""`slimq policies`: lists, verifies, routes, shares and cleans the policies in the repository."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slimq.cli.hub import pull, push
 from slimq.cli.options import DEFAULT_POLICIES, JsonOption, PoliciesOption
 from slimq.cli.route import route
 
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from slimq.core.repository import Repository
 
 app = typer.Typer(
-    help="List, verify, route and clean the policies in the repository.",
+    help="List, verify, route, share and clean the policies in the repository.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 app.command()(route)
+app.command()(push)
+app.command()(pull)
 
 NOT_PROVEN = "no environment, not proven in play"
 

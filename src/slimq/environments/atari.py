@@ -32,30 +32,8 @@ class AtariCopies:
     def __init__(
         self, spec: EnvironmentSpec, atari: AtariPreprocessing, count: int, threads: int
     ) -> None:
-        gymnasium.register_envs(ale_py)
-        steps = spec.max_episode_steps or DEFAULT_EPISODE_STEPS
         self._started = False
-        game = atari_game(spec)
-        try:
-            self._env = AtariVectorEnv(
-                game,
-                num_envs=count,
-                num_threads=threads or thread_limit(),
-                frameskip=atari.frame_skip,
-                img_height=atari.size,
-                img_width=atari.size,
-                stack_num=atari.stack,
-                noop_max=atari.noop_max,
-                use_fire_reset=atari.fire_reset,
-                repeat_action_probability=atari.sticky_actions,
-                max_num_frames_per_episode=steps * atari.frame_skip,
-                episodic_life=False,
-                reward_clipping=False,
-                **dict[str, Any](spec.kwargs),
-            )
-        except TypeError as error:
-            expected = "arguments of ALE's vector environment that preprocessing does not set"
-            raise InvalidInputError("environment.kwargs", expected, first_line(error)) from error
+        self._env = make_games(spec, atari, count, threads)
 
     def restart(self, mask: npt.NDArray[np.bool_], seeds: Sequence[int]) -> Observations:
         """Starts a new episode where `mask` is set; returns all observations."""
@@ -77,6 +55,45 @@ class AtariCopies:
     def close(self) -> None:
         """Frees the games."""
         self._env.close()
+
+
+def make_games(
+    spec: EnvironmentSpec, atari: AtariPreprocessing, count: int, threads: int, **picture: Any
+) -> AtariVectorEnv:
+    """Makes ALE's vector environment of a game.
+
+    Args:
+        spec: the environment.
+        atari: its preprocessing.
+        count: number of games.
+        threads: threads for stepping them; 0 for those that `thread_limit` allows.
+        **picture: arguments that change what the frames show, and not how the games go.
+
+    Raises:
+        InvalidInputError: it is not an Atari game, or has unknown arguments.
+    """
+    gymnasium.register_envs(ale_py)
+    steps = spec.max_episode_steps or DEFAULT_EPISODE_STEPS
+    game = atari_game(spec)
+    frames = {"img_height": atari.size, "img_width": atari.size, "stack_num": atari.stack}
+    try:
+        return AtariVectorEnv(
+            game,
+            num_envs=count,
+            num_threads=threads or thread_limit(),
+            frameskip=atari.frame_skip,
+            noop_max=atari.noop_max,
+            use_fire_reset=atari.fire_reset,
+            repeat_action_probability=atari.sticky_actions,
+            max_num_frames_per_episode=steps * atari.frame_skip,
+            episodic_life=False,
+            reward_clipping=False,
+            **{**frames, **picture},
+            **dict[str, Any](spec.kwargs),
+        )
+    except TypeError as error:
+        expected = "arguments of ALE's vector environment that preprocessing does not set"
+        raise InvalidInputError("environment.kwargs", expected, first_line(error)) from error
 
 
 def atari_game(spec: EnvironmentSpec) -> str:

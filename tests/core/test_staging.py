@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from slimq.core.errors import InvalidInputError
-from slimq_compression.export.folder import REPORT, staged
+from slimq.core.staging import FolderKind, staged
+
+REPORT = "report.json"
+EXPORT = FolderKind("an export", f"its {REPORT}", lambda folder: (folder / REPORT).is_file())
 
 
 def write(output: Path, *, replace: bool = False, text: str = "new") -> None:
-    with staged(output, replace=replace) as folder:
+    with staged(output, EXPORT, replace=replace) as folder:
         (folder / REPORT).write_text(text)
 
 
@@ -22,7 +25,7 @@ def names(folder: Path) -> list[str]:
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     def fail() -> None:
-        with staged(tmp_path / "inner" / "out") as folder:
+        with staged(tmp_path / "inner" / "out", EXPORT) as folder:
             (folder / "half").write_text("x")
             raise RuntimeError
 
@@ -36,7 +39,7 @@ def test_an_error_keeps_the_earlier_export(tmp_path: Path) -> None:
     write(output, text="old")
 
     def fail() -> None:
-        with staged(output, replace=True):
+        with staged(output, EXPORT, replace=True):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -5,29 +5,48 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from slimq.core.atomic import TEMPORARY, naming, sync_folder
 from slimq.core.errors import InvalidInputError
 
-REPORT = "report.json"
-"""File of every export; a folder that has it may be replaced."""
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that a command writes, and may replace.
+
+    Attributes:
+        name: with its article, such as `an export`.
+        sign: what tells it from other folders, such as `its report.json`.
+        is_one: whether a folder is of this kind.
+    """
+
+    name: str
+    sign: str
+    is_one: Callable[[Path], bool]
+
+    @property
+    def earlier(self) -> str:
+        """One that was written before."""
+        return f"an earlier {self.name.partition(' ')[2]}"
 
 
 @contextlib.contextmanager
-def staged(output: Path, *, replace: bool = False) -> Iterator[Path]:
+def staged(output: Path, kind: FolderKind, *, replace: bool = False) -> Iterator[Path]:
     """Yields a new folder that takes the place of `output` if no error is raised.
 
     Args:
         output: the folder to make.
-        replace: whether an earlier export may be replaced.
+        kind: what it is to be.
+        replace: whether an earlier one of this kind may be replaced.
 
     Raises:
         InvalidInputError: `output` holds something that must not be replaced.
         OSError: it cannot be written, for example because the disk is full; it names a file.
     """
-    check_output(output, replace=replace)
+    check_output(output, kind, replace=replace)
     output.parent.mkdir(parents=True, exist_ok=True)
     made = output.with_name(f"{TEMPORARY}{output.name}-{secrets.token_hex(6)}")
     with naming(output):
@@ -52,8 +71,8 @@ def _naming_the_unnamed(output: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(output)) from error
 
 
-def check_output(output: Path, *, replace: bool) -> None:
-    """Checks that the folder can be made.
+def check_output(output: Path, kind: FolderKind, *, replace: bool) -> None:
+    """Checks that a folder can be made here.
 
     Raises:
         InvalidInputError: `output` holds something that must not be replaced.
@@ -61,13 +80,13 @@ def check_output(output: Path, *, replace: bool) -> None:
     if output.is_dir() and not output.is_symlink():
         if not any(output.iterdir()):
             return
-        if not (output / REPORT).is_file():
-            expected = f"a new or empty folder, or an export with its {REPORT}"
+        if not kind.is_one(output):
+            expected = f"a new or empty folder, or {kind.name} with {kind.sign}"
             raise InvalidInputError("output", expected, f"{output}, which has other files")
         if not replace:
             hint = "; --force replaces it"
             expected = "a new or empty folder"
-            raise InvalidInputError("output", expected, f"{output}, an earlier export", hint)
+            raise InvalidInputError("output", expected, f"{output}, {kind.earlier}", hint)
     elif output.exists() or output.is_symlink():
         raise InvalidInputError(
             "output", "a new or empty folder", f"{output}, which is not a folder"

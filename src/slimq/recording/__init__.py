@@ -1,0 +1,1 @@
+"""Videos of episodes, several variants side by side."""
