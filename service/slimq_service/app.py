@@ -20,11 +20,12 @@ from slimq_service.api.dispatch import Dispatch
 from slimq_service.api.errors import add_error_handlers
 from slimq_service.api.interface import make_interface_router
 from slimq_service.api.openapi import add_openapi
+from slimq_service.api.page import make_page_router
 from slimq_service.api.stream.endpoint import StreamEndpoint
 from slimq_service.api.v1 import act
 from slimq_service.api.v1.compare import CompareEndpoint
 from slimq_service.api.v1.model import make_model_router
-from slimq_service.api.v1.page import make_page_router
+from slimq_service.api.v1.play import make_play_router
 from slimq_service.api.v1.policies import make_resource_router
 from slimq_service.api.v2 import infer
 from slimq_service.api.v2.metadata import Models, make_protocol_router
@@ -46,6 +47,7 @@ from slimq_service.middleware.stack import (
     wrap,
     wrap_routes,
 )
+from slimq_service.operations.games import Games, Player
 from slimq_service.operations.health import Lifecycle, make_health_router
 from slimq_service.operations.readiness import ReadyMetrics
 from slimq_service.operations.repository_metrics import RepositoryMetrics
@@ -110,7 +112,10 @@ class Application:
 
 
 def create_app(
-    settings: Settings, registry: Registry | None = None, peers: Peers | None = None
+    settings: Settings,
+    registry: Registry | None = None,
+    peers: Peers | None = None,
+    player: Player = (),
 ) -> Application:
     """Creates the service.
 
@@ -118,10 +123,10 @@ def create_app(
         settings: the settings.
         registry: where its metrics are registered; None for a new one.
         peers: the other workers, if there are any.
+        player: the command of the program that plays games; empty for none.
 
     Raises:
-        ConfigError: a file that a setting names cannot be read, or does not contain a key; or
-            an execution provider is not available.
+        ConfigError: a key file cannot be used, or an execution provider is not available.
         MissingExtraError: traces are enabled, but OpenTelemetry is not installed.
     """
     peers = peers or Peers()
@@ -134,6 +139,7 @@ def create_app(
     shadow = Shadow(catalogue, metrics.registry, engine.busy, settings.batch_observations)
     pipeline = Pipeline(settings, catalogue, engine, shadow, metrics)
     streams, ready = StreamEndpoint(pipeline), ReadyMetrics(catalogue, lifecycle, metrics)
+    games = Games(player, settings.policies, settings.games, lifecycle)
     repository = RepositoryMetrics(catalogue)
     exposition = Exposition(metrics.registry, repository, peers.table, shadow.add_series)
     lifespan = _make_lifespan(settings, catalogue, engine, shadow, ready, provider)
@@ -149,7 +155,8 @@ def create_app(
     for router in (
         make_protocol_router(catalogue, lifecycle, models),
         make_control_router(catalogue, settings, peers),
-        make_page_router(catalogue, proxies),
+        make_page_router(catalogue, proxies, plays=games.available),
+        make_play_router(catalogue, games),
         make_interface_router(app, proxies),
         make_resource_router(catalogue),
         make_model_router(catalogue),
@@ -158,8 +165,7 @@ def create_app(
         app.include_router(router)
     add_error_handlers(app, metrics)
     add_openapi(app, partial(describe, keys=keys))
-    routes = wrap_routes(app, settings, peers, metrics)
-    dispatch = Dispatch(routes, act_endpoint, infer_endpoint)
+    dispatch = Dispatch(wrap_routes(app, settings, peers, metrics), act_endpoint, infer_endpoint)
     protect = _make_protect(settings, peers, metrics, keys, make_id, provider)
     refused = partial(count_refused, metrics, make_id)
     return Application(

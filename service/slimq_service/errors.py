@@ -174,6 +174,7 @@ class OverloadedError(UnavailableError):
         problems = {
             "requests": f"the queue is full ({limit} requests)",
             "streams": f"all {limit} streams are in use",
+            "games": f"all {limit} games are in use",
         }
         other = f"this request would exceed the {limit} {unit} that may be queued"
         super().__init__(f"{problems.get(unit, other)}; try again in {retry_after} s")

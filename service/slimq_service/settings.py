@@ -95,7 +95,8 @@ class Settings(BaseSettings):
         description="export spans, as configured by OTEL_* variables; needs slimq[otel]",
     )
     api_key: Key | None = Field(
-        default=None, description="key required by every request except health checks"
+        default=None,
+        description="key required by every request except health checks and the page's files",
     )
     api_key_file: Path | None = Field(default=None, description="file that holds that key")
     admin_key: Key | None = Field(
@@ -232,6 +233,12 @@ class Settings(BaseSettings):
     )
     stream_message_bytes: int = Field(
         default=2**20, ge=1, le=2**31, description="maximum size of a stream message"
+    )
+    games: int = Field(
+        default=2,
+        ge=0,
+        le=64,
+        description="maximum number of games that a worker plays for the page; 0 for none",
     )
     keep_alive_seconds: int = Field(
         default=75, ge=1, le=3600, description="idle time after which a connection is closed"

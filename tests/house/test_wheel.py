@@ -77,6 +77,15 @@ def test_the_page_of_exports_is_in_it(root: Path, names: list[str]) -> None:
     assert {str(path.relative_to(root / "compression")) for path in files} <= set(names)
 
 
+def test_the_page_of_the_service_is_in_it(root: Path, names: list[str]) -> None:
+    shelf = root / "service"
+    files = list((shelf / "slimq_service" / "api" / "page_files").iterdir())
+    assert {path.suffix for path in files} == {".html", ".css", ".js", ".svg"}
+    assert {str(path.relative_to(shelf)) for path in files} <= set(names)
+    folder = "slimq/core/pages/shared/"
+    assert {folder + name for name in ("tokens.css", "drawings.js")} <= set(names)
+
+
 def test_the_recipes_for_any_policy_are_in_it_and_those_of_one_are_not(
     root: Path, wheel: Path, names: list[str]
 ) -> None:

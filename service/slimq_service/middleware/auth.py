@@ -1,6 +1,7 @@
 """Authentication by keys.
 
-If an API key is set, every request except health checks must present it or the admin key. If an
+If an API key is set, every request must present it or the admin key, except health checks and the
+page's static files, which ask for the key that the data requires. If an
 admin key is set, loading and unloading require it; otherwise they require the API key. Requests
 forwarded by another worker were authenticated there. `Guard` is only installed if a key is set.
 """
@@ -19,6 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slimq.core.errors import ConfigError, SlimqError
 from slimq_service.errors import ForbiddenError, UnauthorizedError
+from slimq_service.http.accept import prefers_json
+from slimq_service.http.bodies import header
 from slimq_service.http.error_responses import refuse
 from slimq_service.http.peers import Peers
 from slimq_service.http.problems import problem_of
@@ -27,6 +30,8 @@ from slimq_service.settings_types import KEY, KEY_RULE
 
 PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
 """Paths that require no key, for probes."""
+PAGE, PAGE_PREFIX = "/", "/page/"
+"""Path of the page, whose JSON form requires the key, and prefix of its files."""
 ADMIN_PREFIX = "/v2/repository/models/"
 """Prefix of the paths that load and unload."""
 EXPECTED = "Bearer KEY, or X-API-Key: KEY"
@@ -92,8 +97,8 @@ class Guard:
                 return
         await self._app(scope, receive, send)
 
-    def _check(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> SlimqError | None:
-        if path in PUBLIC_PATHS:
+    def _check(self, path: str, headers: list[tuple[bytes, bytes]]) -> SlimqError | None:
+        if is_public(path, headers):
             return None
         keys, administers = self._keys, path.startswith(ADMIN_PREFIX)
         if keys.api is None and not administers:
@@ -109,6 +114,13 @@ class Guard:
             return None
         received = "an unknown key" if presented else "no key"
         return UnauthorizedError("Authorization", EXPECTED, received)
+
+
+def is_public(path: str, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a request requires no key: a health check, or a static file of the page."""
+    if path == PAGE:
+        return not prefers_json((header(headers, b"accept") or b"*/*").decode("latin-1"))
+    return path in PUBLIC_PATHS or path.startswith(PAGE_PREFIX)
 
 
 def presented_keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:

@@ -13,6 +13,7 @@ from slimq.core.errors import MissingExtraError, RepositoryError
 from slimq.core.providers import check_available
 from slimq_service.app import create_app
 from slimq_service.middleware.auth import with_keys
+from slimq_service.operations.games import Player
 from slimq_service.server.run import exit_cleanly, run
 from slimq_service.server.sockets import listen, numeric_address, reserve, url_of
 from slimq_service.settings import PROVIDERS_SETTING, Settings
@@ -28,12 +29,13 @@ class Announce(Protocol):
         """Called once connections are accepted, with what is only there if set as None."""
 
 
-def serve(settings: Settings, announce: Announce) -> None:
+def serve(settings: Settings, announce: Announce, player: Player = ()) -> None:
     """Serves until SIGTERM or SIGINT; requests in progress are finished first.
 
     Args:
         settings: of the service.
         announce: called with the URLs.
+        player: the command of the program that plays games for the page; empty for none.
 
     Raises:
         RepositoryError: the directory of policies does not exist.
@@ -60,7 +62,7 @@ def serve(settings: Settings, announce: Announce) -> None:
         announced = url, admin_url, grpc_address(settings)
         if settings.workers == 1:
             exit_cleanly()
-            app = create_app(settings)
+            app = create_app(settings, player=player)
             announce(*announced)
             run(app, settings, sockets)
         else:
@@ -69,7 +71,7 @@ def serve(settings: Settings, announce: Announce) -> None:
             )
 
             announce(*announced)
-            Supervisor(settings, sockets).run()
+            Supervisor(settings, sockets, player).run()
 
 
 def check_grpc() -> None:

@@ -39,7 +39,7 @@ def main() -> None:
     table = WorkerTable(config.table)
     try:
         registry = Registry(folder, config.index, table)
-        app = create_app(settings, registry, Peers(folder, own, table))
+        app = create_app(settings, registry, Peers(folder, own, table), tuple(config.player))
     except SlimqError as error:
         structlog.get_logger(component="worker").error("start failed", problem=str(error))
         raise SystemExit(START_FAILED) from error

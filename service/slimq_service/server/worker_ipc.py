@@ -8,6 +8,8 @@ import os
 import socket
 from dataclasses import asdict, dataclass
 
+from slimq_service.operations.games import Player
+
 START_FAILED = 3
 """Exit status of a failed start, the same as that of uvicorn's command."""
 READY = b"u"
@@ -26,6 +28,7 @@ class WorkerConfig:
         folder: of the workers' sockets and metrics, None if there is none.
         index: the number of the worker.
         level: the log level.
+        player: the command that plays games.
     """
 
     settings: str
@@ -34,6 +37,7 @@ class WorkerConfig:
     folder: str | None
     index: int
     level: int
+    player: Player = ()
 
     def encode(self) -> bytes:
         """Serializes it as one line."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -94,4 +96,11 @@ def serve(
         if grpc_address is not None:
             typer.echo(f"slimq: gRPC at {grpc_address}")
 
-    run(settings, announce)
+    run(settings, announce, player_command())
+
+
+def player_command() -> tuple[str, ...]:
+    """The program that plays games for the page; empty if no environments are installed."""
+    if any(importlib.util.find_spec(module) is None for module in ("gymnasium", "ale_py")):
+        return ()
+    return (sys.executable, "-P", "-m", "slimq.cli.game")

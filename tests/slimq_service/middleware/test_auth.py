@@ -35,10 +35,11 @@ OTHERS = [
     ("GET", "/metrics"),
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
-    ("GET", "/"),
+    ("POST", "/v1/policies/tiny/play"),
+    ("GET", "/pages"),
     ("GET", "/nothing/here"),
     ("GET", "/healthz/"),
-    ("GET", "//healthz"),
+    ("GET", "/healthz//"),
 ]
 
 
@@ -68,6 +69,24 @@ def test_without_the_key_nothing_but_health_is_answered(start: Any, method: str,
 def test_health_needs_no_key(start: Any, path: str) -> None:
     service = start(api_key=API, admin_key=ADMIN)
     assert service.get(path).status_code == 200
+
+
+def test_the_page_needs_no_key_but_its_content_does(start: Any) -> None:
+    service = start(api_key=API)
+    page = service.get("/", headers={"accept": "text/html"})
+    assert page.status_code == 200
+    assert "tiny" not in page.text
+    for path in ("/page/main.js", "/page/tokens.css"):
+        assert service.get(path).status_code == 200
+    for path in ("/page/none.js", "/page/", "/page/%2e%2e/metrics", "/page/..%2fmetrics"):
+        assert service.get(path).status_code == 404
+    for accept in ("application/json", "text/html;q=0.1, application/*", "APPLICATION/JSON"):
+        refused = service.get("/", headers={"accept": accept})
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+        assert service.get("/", headers={"accept": accept, **BEARER}).json()["policies"]
+    for doubled in (["text/html", "application/json"], ["application/json", "text/html"]):
+        answer = service.get("/", headers=[("accept", one) for one in doubled])
+        assert answer.status_code == 401 or "tiny" not in answer.text
 
 
 @pytest.mark.parametrize(

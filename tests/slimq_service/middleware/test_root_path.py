@@ -47,23 +47,32 @@ def test_the_prefix_may_be_stripped_or_not(behind: Any, prefix: str) -> None:
     assert (missing.status_code, list(missing.json())) == (404, ["error"])
 
 
+def overview(url: str, headers: dict[str, str] | None = None) -> str:
+    """The content of the page, as JSON."""
+    return httpx.get(url, headers={**(headers or {}), "accept": "application/json"}).text
+
+
 def test_links_have_the_prefix(behind: Any) -> None:
     for path in (PREFIX, PREFIX + "/", "/"):
         page = httpx.get(behind.url + path)
         assert page.status_code == 200
         for link in ("docs", "v1/policies", "readyz", "metrics"):
             assert f'href="{PREFIX}/{link}"' in page.text
-        assert f"{behind.url}{PREFIX}/v1/policies/tiny/act" in page.text
+        for file in ("main.js", "page.css", "tokens.css"):
+            assert f'"{PREFIX}/page/{file}"' in page.text
+            assert httpx.get(f"{behind.url}{PREFIX}/page/{file}").status_code == 200
+        assert f"{behind.url}{PREFIX}/v1/policies/tiny/act" in overview(behind.url + path)
     document = httpx.get(behind.url + "/openapi.json").json()
     assert document["servers"] == [{"url": PREFIX}]
 
 
 def test_links_are_those_that_a_trusted_proxy_says(behind: Any) -> None:
-    page = httpx.get(behind.url + "/", headers=PROXY).text
-    assert f"https://public.example{PREFIX}/v1/policies/tiny/act" in page
+    found = overview(behind.url + "/", PROXY)
+    assert f"https://public.example{PREFIX}/v1/policies/tiny/act" in found
     headers = {**PROXY, "x-forwarded-prefix": "/elsewhere"}
     page = httpx.get(behind.url + "/", headers=headers).text
-    assert "https://public.example/elsewhere/v1/policies/tiny/act" in page
+    found = overview(behind.url + "/", headers)
+    assert "https://public.example/elsewhere/v1/policies/tiny/act" in found
     assert 'href="/elsewhere/docs"' in page
     document = httpx.get(behind.url + "/openapi.json", headers=headers).json()
     assert document["servers"] == [{"url": "/elsewhere"}]
@@ -74,7 +83,7 @@ def test_nobody_else_is_believed(launch_once: Any) -> None:
     server = launch_once(SLIMQ_FORWARDED_ALLOW_IPS="10.0.0.0/8", SLIMQ_ACCESS_LOG="1")
     headers = {**PROXY, "x-forwarded-prefix": "/elsewhere"}
     page = httpx.get(server.url + "/", headers=headers).text
-    assert "http://inner/v1/policies/tiny/act" in page
+    assert "http://inner/v1/policies/tiny/act" in overview(server.url + "/", headers)
     assert 'href="docs"' in page
     assert "elsewhere" not in page
     assert "servers" not in httpx.get(server.url + "/openapi.json", headers=headers).json()

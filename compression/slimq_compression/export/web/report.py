@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slimq_compression.export.web.environments import Drawing, PageEnvironment
+from slimq.core.pages.drawing import Drawing
+from slimq_compression.export.web.environments import PageEnvironment
 from slimq_compression.export.web.evidence import WebEvidence
 
 

@@ -11,12 +11,14 @@ from slimq import __version__
 from slimq.core.errors import InvalidInputError
 from slimq.core.observation import ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
+from slimq.core.pages import SHARED
+from slimq.core.pages.drawing import drawing
 from slimq.core.repository import Repository
 from slimq.core.seeds import HELD_OUT
 from slimq_compression.export.options import Options
 from slimq_compression.export.subject import Subject
 from slimq_compression.export.web import runtime
-from slimq_compression.export.web.environments import drawing, page_environment
+from slimq_compression.export.web.environments import page_environment
 from slimq_compression.export.web.episode import (
     EpisodeFile,
     Recording,
@@ -55,7 +57,8 @@ def export_web(
         raise refuse_operator(repository, subject, error) from None
     found = runtime.find_runtime(options.runtime)
     recorded = episode_file(_record(subject, model), subject.policy.observation)
-    _copy_page(PAGE, folder)
+    for pages in (PAGE, SHARED):
+        _copy_page(pages, folder)
     vendored = folder / RUNTIME
     vendored.mkdir()
     for name, content in {**found.files, **runtime.licences()}.items():

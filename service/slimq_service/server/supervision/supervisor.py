@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import structlog
 
 from slimq_service.http.worker_table import WorkerTable
+from slimq_service.operations.games import Player
 from slimq_service.server.supervision.balancer import Balancer
 from slimq_service.server.supervision.worker_folder import WorkerFolder
 from slimq_service.server.supervision.worker_pool import WorkerPool
@@ -29,14 +30,17 @@ GRACE_SECONDS = 5.0
 class Supervisor:
     """Runs the workers."""
 
-    def __init__(self, settings: Settings, sockets: Sequence[socket.socket]) -> None:
+    def __init__(
+        self, settings: Settings, sockets: Sequence[socket.socket], player: Player = ()
+    ) -> None:
         """Starts nothing yet.
 
         Args:
             settings: of every worker.
             sockets: the listening sockets.
+            player: the command of every worker that plays games.
         """
-        self._settings, self._sockets = settings, sockets
+        self._settings, self._sockets, self._player = settings, sockets, player
         self._signals = self._passed_on = 0
         self._signal = signal.SIGTERM
 
@@ -56,7 +60,7 @@ class Supervisor:
                 stack.callback(signal.signal, number, signal.signal(number, self._note))
             balancer = Balancer(self._sockets)
             stack.callback(balancer.close)
-            pool = WorkerPool(self._settings, folder.path, table, balancer)
+            pool = WorkerPool(self._settings, folder.path, table, balancer, self._player)
             stack.callback(pool.kill)
             status = self._supervise(pool, balancer)
         if status:

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from slimq_service.http.worker_table import State, WorkerTable
+from slimq_service.operations.games import Player
 from slimq_service.server.supervision.balancer import Balancer
 from slimq_service.server.supervision.worker_process import WorkerProcess
 from slimq_service.server.worker_ipc import START_FAILED
@@ -53,7 +54,12 @@ class WorkerPool:
     """The workers, as many as the settings say if the system permits."""
 
     def __init__(
-        self, settings: Settings, folder: Path | None, table: WorkerTable, balancer: Balancer
+        self,
+        settings: Settings,
+        folder: Path | None,
+        table: WorkerTable,
+        balancer: Balancer,
+        player: Player = (),
     ) -> None:
         """Starts nothing yet.
 
@@ -62,9 +68,10 @@ class WorkerPool:
             folder: of the workers' files, None if there is none.
             table: of the workers' states.
             balancer: reassigns connections that a worker has not accepted.
+            player: the command that plays games.
         """
         self._settings, self._folder, self._balancer = settings, folder, balancer
-        self._table = table
+        self._table, self._player = table, player
         self._slots = [Slot(index) for index in range(settings.workers)]
         self._checked = time.monotonic()
         self._ever_ready = self._is_ending = False
@@ -115,7 +122,9 @@ class WorkerPool:
     def _start(self, slot: Slot) -> None:
         self._table.set_state(slot.index, State.STARTING, 0)
         try:
-            worker = WorkerProcess(slot.index, self._settings, self._folder, self._table)
+            worker = WorkerProcess(
+                slot.index, self._settings, self._folder, self._table, self._player
+            )
         except OSError as error:  # out of processes, descriptors or memory: the others continue
             self._log.error("worker not started", worker=slot.index, problem=str(error))
             slot.next_start = time.monotonic() + MAX_BACKOFF_SECONDS

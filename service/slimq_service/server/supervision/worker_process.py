@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from slimq_service.http.worker_table import WorkerTable
+from slimq_service.operations.games import Player
 from slimq_service.server.logs import current_level
 from slimq_service.server.worker_ipc import READY, WorkerConfig, receive_connection, send_connection
 from slimq_service.settings import Settings
@@ -34,7 +35,12 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, index: int, settings: Settings, folder: Path | None, table: WorkerTable
+        self,
+        index: int,
+        settings: Settings,
+        folder: Path | None,
+        table: WorkerTable,
+        player: Player = (),
     ) -> None:
         """Starts the process.
 
@@ -61,7 +67,9 @@ class WorkerProcess:
         self._stdin = cast("IO[bytes]", self.process.stdin)
         path = None if folder is None else str(folder)
         level = current_level()
-        config = WorkerConfig(settings.reveal(), descriptor, table.descriptor, path, index, level)
+        config = WorkerConfig(
+            settings.reveal(), descriptor, table.descriptor, path, index, level, player
+        )
         with contextlib.suppress(BrokenPipeError):  # it died, which the next check notices
             self._stdin.write(config.encode())
             self._stdin.flush()
