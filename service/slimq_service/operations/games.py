@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Games:
 
     async def start(
         self, policy: str, variants: tuple[str, str], episode: int
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Starts a game; returns its lines, whose iterator ends the game when it is closed.
 
         Raises:
@@ -93,7 +93,7 @@ class Games:
             raise EnvironmentFailure(policy, "game", "environment", str(found.get("detail")))
         return _chain(first, lines)
 
-    async def _lines(self, game: Game) -> AsyncIterator[bytes]:
+    async def _lines(self, game: Game) -> AsyncGenerator[bytes, None]:
         self.running += 1
         process = None
         try:
@@ -115,7 +115,9 @@ class Games:
             if process is not None:
                 await _end(process)
 
-    async def _read(self, process: asyncio.subprocess.Process, game: Game) -> AsyncIterator[bytes]:
+    async def _read(
+        self, process: asyncio.subprocess.Process, game: Game
+    ) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         last = loop.time() + GAME_SECONDS
         if process.stdin is None or process.stdout is None:
@@ -141,7 +143,7 @@ def problem_line(detail: str) -> bytes:
     return json.dumps({"type": "problem", "detail": detail}).encode() + b"\n"
 
 
-async def _chain(first: bytes, lines: Any) -> AsyncIterator[bytes]:
+async def _chain(first: bytes, lines: Any) -> AsyncGenerator[bytes, None]:
     async with contextlib.aclosing(lines):
         yield first
         async for line in lines:

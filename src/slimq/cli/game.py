@@ -153,8 +153,8 @@ def newest(observation: Observations, spec: ObservationSpec) -> Observations:
     if stack is None:
         return observation
     length = spec.shape[stack.axis] // stack.count
-    frames: Observations = np.take(observation, range(-length, 0), axis=stack.axis)
-    return frames
+    frames: Any = np.take(observation, range(-length, 0), axis=stack.axis)
+    return frames  # type: ignore[no-any-return]
 
 
 def summary(index: int, side: Side) -> dict[str, Any]:

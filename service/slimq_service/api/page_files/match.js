@@ -8,6 +8,7 @@ import { plural, points, whole } from "./format.js";
 import { arrayOf } from "./observation.js";
 
 const SPEEDS = [["0.25", "¼"], ["0.5", "½"], ["1", "1"], ["2", "2"], ["4", "4"]];
+const LEAST = 60;
 const NOTHING = "Both would do the same.";
 
 function decode(text, spec) {
@@ -108,6 +109,7 @@ export class Match {
     this.slider.max = this.length;
     if (sides.some((step) => step?.disagrees)) this.next.disabled = false;
     if (this.length === 1) this.show();
+    else if (this.length % LEAST === 0) this.drawTimeline();
   }
 
   ended(line) {
@@ -140,7 +142,7 @@ export class Match {
   }
 
   drawTimeline() {
-    const length = Math.max(1, this.length);
+    const length = Math.max(LEAST, this.length);
     const marks = this.sides.flatMap(({ steps }, index) =>
       steps.flatMap((step, at) => (step.disagrees ? [svg("rect", { class: "tick", x: at, y: index * 11 + 1, width: Math.max(1, length / 400), height: 9 })] : [])),
     );
@@ -148,7 +150,7 @@ export class Match {
     this.timeline.setAttribute("viewBox", `0 0 ${length} 22`);
     this.timeline.setAttribute("aria-label", `Disagreements: ${count[0]} on the left, ${count[1]} on the right`);
     const backs = [1, 12].map((y) => svg("rect", { class: "back", x: 0, y, width: length, height: 9 }));
-    const now = this.length === 0 ? "" : svg("rect", { class: "now", x: Math.min(this.at, length - 1), y: 0, width: Math.max(0.5, length / 500), height: 22 });
+    const now = this.length === 0 ? "" : svg("rect", { class: "now", x: Math.min(this.at, this.length - 1), y: 0, width: Math.max(0.5, length / 500), height: 22 });
     this.timeline.replaceChildren(...backs, ...marks, now);
   }
 

@@ -91,6 +91,9 @@ function overlaps(one, other) {
 /** Places the names of points where there is room, those of `first` before the others. */
 function labels(points, first, scale, width, height) {
   const taken = points.map((point) => ({ x: scale.x(point.bytes) - 7, y: scale.y(point.value) - 7, width: 14, height: 14 }));
+  for (const { bytes, low, high } of points.filter((point) => typeof point.low === "number")) {
+    taken.push({ x: scale.x(bytes) - 5, y: scale.y(high) - 1, width: 10, height: scale.y(low) - scale.y(high) + 2 });
+  }
   const order = [...first, ...points.filter((point) => !first.includes(point))];
   return order.flatMap((point) => {
     const [x, y, wide] = [scale.x(point.bytes), scale.y(point.value), point.name.length * LABEL.width];

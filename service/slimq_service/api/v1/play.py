@@ -6,6 +6,8 @@ it, so that no such page can start a game.
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
@@ -32,7 +34,7 @@ class PlayRequest(BaseModel):
     )
 
 
-RESPONSES = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Lines of JSON: `start`; `step` with both sides' newest frame (base64 of "
         "little-endian values), Q-values of both variants, action and return so far; `end` of a "
@@ -50,7 +52,7 @@ def make_play_router(catalogue: Catalogue, games: Games) -> APIRouter:
         PATH,
         summary="Two variants play the same episode",
         response_class=Response,
-        responses={**RESPONSES},
+        responses=RESPONSES,
     )
     async def play(request: Request, policy: str, asked: PlayRequest) -> Response:
         media_type(request.scope["headers"], (JSON,))
