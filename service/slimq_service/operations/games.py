@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Any
 
 import structlog
 
-from slimq.core.errors import EnvironmentFailure, InvalidInputError
+from slimq.core.errors import InvalidInputError
 from slimq_service.errors import OverloadedError
 from slimq_service.operations.health import Lifecycle
+from slimq_service.settings import PREFIX
 
 Player = tuple[str, ...]
 """The command of a program that plays games; empty if there is none."""
@@ -76,9 +78,8 @@ class Games:
         """Starts a game; returns its lines, whose iterator ends the game when it is closed.
 
         Raises:
-            InvalidInputError: no environments are installed, or games are disabled.
+            InvalidInputError: no environments are installed, or the game cannot be played.
             OverloadedError: too many games are being played.
-            EnvironmentFailure: the game cannot be played; says why.
         """
         if not self._player:
             received = "one without them"
@@ -90,7 +91,8 @@ class Games:
         first = await anext(lines)
         if (found := json.loads(first)).get("type") != "start":
             await lines.aclose()
-            raise EnvironmentFailure(policy, "game", "environment", str(found.get("detail")))
+            received = f"{policy}: {found.get('detail')}"
+            raise InvalidInputError("play", "a policy that can be played here", received)
         return _chain(first, lines)
 
     async def _lines(self, game: Game) -> AsyncGenerator[bytes, None]:
@@ -103,6 +105,7 @@ class Games:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
                 limit=MAX_LINE_BYTES,
+                env=environment(),
                 start_new_session=True,
             )
             async for line in self._read(process, game):
@@ -136,6 +139,11 @@ class Games:
                 return
             yield line
             limit = max(0.0, last - loop.time())
+
+
+def environment() -> dict[str, str]:
+    """The variables of the program: the service's, without its settings, some of which are keys."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def problem_line(detail: str) -> bytes:

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from places import POLICIES
-from slimq.core.errors import EnvironmentFailure, InvalidInputError
+from slimq.core.errors import InvalidInputError
 from slimq_service.errors import OverloadedError
-from slimq_service.operations.games import Games
+from slimq_service.operations.games import Games, environment
 from slimq_service.operations.health import Lifecycle
 from waiting import until
 
@@ -82,9 +82,15 @@ def test_a_game_that_cannot_begin_says_why(
     start: Any, root: Path, player: tuple[str, ...], said: str
 ) -> None:
     games = games_of(root, player)
-    with pytest.raises(EnvironmentFailure, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         start(root).run(games.start("cartpole", ("fp32", "none"), 0))
     assert games.running == 0
+
+
+def test_keys_are_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMQ_API_KEY", "secret")
+    assert "PATH" in environment()
+    assert "secret" not in environment().values()
 
 
 def test_without_a_program_there_are_no_games(start: Any, root: Path) -> None:

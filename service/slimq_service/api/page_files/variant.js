@@ -33,7 +33,7 @@ export async function showVariant({ parts: [policy, name], signal }) {
 
 function verdict(row, robustness, baseline) {
   if (row.problem) return el("p", { class: "problem" }, row.problem);
-  if (robustness?.problem) return el("p", { class: "quiet" }, robustness.problem);
+  if (robustness?.problem) return el("p", { class: "quiet" }, `No verdict: ${robustness.problem}.`);
   if (row.name === baseline) return el("p", { class: "verdict" }, "The baseline, which other variants are compared with.");
   const reasons = row.fails_under.length ? ` Fails under: ${row.fails_under.join(", ")}.` : "";
   const missing = robustness?.missing.length ? ` Not known under ${robustness.missing.join(", ")}.` : "";
