@@ -75,7 +75,7 @@ def test_an_interruption_between_the_renames_keeps_the_earlier_export(
 
 def test_errors_of_the_system_name_the_folder(tmp_path: Path) -> None:
     def fill_the_disk() -> None:
-        with staged(tmp_path / "out"):
+        with staged(tmp_path / "out", EXPORT):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space left on device") as full:

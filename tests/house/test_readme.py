@@ -36,6 +36,7 @@ PAGES = (
     "docs/performance.md",
     "docs/service-protection.md",
     "docs/serving.md",
+    "docs/page.md",
     "docs/sharing.md",
     "docs/sharing/acrobot-cleanrl/README.md",
     "docs/sharing/pong/README.md",

@@ -38,8 +38,8 @@ PLAYED = [
             "deep-compression",
             "pruned-int8",
             "fastest",
-            "mobilenet",
-            "shufflenet",
+            "mobilenet-undisturbed",
+            "shufflenet-undisturbed",
         )
     ),
 ]

@@ -19,7 +19,13 @@ SCRIPT = Path(__file__).parent / "scripts" / "shortened.py"
 UNTRAINED = ("cartpole/int8", "cartpole/int8-dynamic", "cartpole/fp32")
 SEVERAL = (
     *("cartpole/micro", "cartpole/sparse-obd"),
-    *("pong/int4-activations", "pong/int4-blocks", "pong/int8", "pong/mobilenet", "pong/tiny"),
+    *(
+        "pong/int4-activations",
+        "pong/int4-blocks",
+        "pong/int8",
+        "pong/mobilenet-undisturbed",
+        "pong/tiny",
+    ),
 )
 UNPUBLISHED = ("cartpole/pruned-td",)
 """Recipes whose variants do not ship. With `SEVERAL`, every pass, and every way to store."""

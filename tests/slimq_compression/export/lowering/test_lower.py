@@ -18,7 +18,12 @@ from slimq_compression.export.lowering.lower import lower
 from slimq_compression.export.lowering.state import UnsupportedError
 
 FLOATS = ObservationSpec(dtype="float32", shape=(4,))
-DENSE = [("cartpole", "micro"), ("minigrid-empty", "fp32"), ("pong", "mobilenet"), ("pong", "int8")]
+DENSE = [
+    ("cartpole", "micro"),
+    ("minigrid-empty", "fp32"),
+    ("pong", "mobilenet-undisturbed"),
+    ("pong", "int8"),
+]
 
 
 @pytest.mark.parametrize(("policy", "variant"), DENSE)
