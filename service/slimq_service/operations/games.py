@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from slimq.core.errors import InvalidInputError
-from slimq_service.errors import OverloadedError
+from slimq_service.errors import ClosingError, OverloadedError
 from slimq_service.operations.health import Lifecycle
 from slimq_service.settings import PREFIX
 
@@ -80,6 +80,7 @@ class Games:
         Raises:
             InvalidInputError: no environments are installed, or the game cannot be played.
             OverloadedError: too many games are being played.
+            ClosingError: the service shuts down.
         """
         if not self._player:
             received = "one without them"
@@ -88,7 +89,9 @@ class Games:
             raise OverloadedError(self._limit, RETRY_SECONDS, "games")
         game = Game(str(self._policies.absolute()), policy, variants, episode)
         lines = self._lines(game)
-        first = await anext(lines)
+        first = await anext(lines, None)
+        if first is None:
+            raise ClosingError
         if (found := json.loads(first)).get("type") != "start":
             await lines.aclose()
             received = f"{policy}: {found.get('detail')}"

@@ -13,7 +13,7 @@ import pytest
 
 from places import POLICIES
 from slimq.core.errors import InvalidInputError
-from slimq_service.errors import OverloadedError
+from slimq_service.errors import ClosingError, OverloadedError
 from slimq_service.operations.games import Games, environment
 from slimq_service.operations.health import Lifecycle
 from waiting import until
@@ -67,6 +67,15 @@ def test_shutting_down_ends_a_game(start: Any, root: Path) -> None:
         return count
 
     assert start(root).run(play()) == 3
+    assert games.running == 0
+
+
+def test_no_game_begins_during_a_shutdown(start: Any, root: Path) -> None:
+    lifecycle = Lifecycle()
+    lifecycle.draining = True
+    games = Games(PLAYER, root, 1, lifecycle)
+    with pytest.raises(ClosingError):
+        start(root).run(games.start("cartpole", ("fp32", "fp32"), 0))
     assert games.running == 0
 
 
