@@ -35,7 +35,7 @@ import numpy.typing as npt
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from slimq.core.environment import EnvironmentSpec
+from slimq.core.environment import EnvironmentSpec, named_code
 from slimq.core.errors import SlimqError
 from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
@@ -101,14 +101,21 @@ class Source(Protocol):
 class Played:
     """Frames of the policy's environment."""
 
-    def __init__(self, greeting: dict[str, Any], seed: int) -> None:
-        """Starts an episode. Raises LoopError if the environment is not available."""
+    def __init__(self, greeting: dict[str, Any], seed: int, *, trusted: bool = False) -> None:
+        """Starts an episode.
+
+        Raises:
+            LoopError: there is no environment, or it runs code that the service names, which must
+                not choose what runs on this machine unless it is trusted.
+        """
         if greeting["environment"] is None:
             raise LoopError(f"{greeting['policy']} has no environment; use --recorded POLICIES")
         from slimq.environments.vector import VectorEnvironment
 
         self._spec = ObservationSpec.model_validate(greeting["observation"])
         environment = EnvironmentSpec.model_validate(greeting["environment"])
+        if not trusted and (code := named_code(environment)):
+            raise LoopError(f"{code[0]} would run on this machine; give --trust-environment")
         self._environment = VectorEnvironment(environment, count=1)
         self._seeds = itertools.count(seed)
         self.returns: list[float] = []
@@ -286,6 +293,11 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--recorded", type=Path, metavar="POLICIES", help="repository with recorded states to send"
     )
+    parser.add_argument(
+        "--trust-environment",
+        action="store_true",
+        help="run the code that the service names for the environment",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the first episode; default: 1")
     parser.add_argument("--json", action="store_true", help="print the statistics as JSON")
     return parser.parse_args(words)
@@ -316,13 +328,15 @@ def control(arguments: argparse.Namespace) -> None:
     query = {"format": "msgpack", "keep": "newest"}
     if arguments.variant is not None:
         query["variant"] = arguments.variant
-    service = arguments.service.replace("http", "ws", 1)
+    service = arguments.service
+    if service.startswith("http"):
+        service = f"ws{service.removeprefix('http')}"
     url = f"{service}/v1/policies/{arguments.policy}/stream?{urlencode(query)}"
     with connect(url, compression=None) as stream:
         greeting = unpack(stream.recv(timeout=ANSWER_SECONDS, decode=False))
         source: Source
         if arguments.recorded is None:
-            source = Played(greeting, arguments.seed)
+            source = Played(greeting, arguments.seed, trusted=arguments.trust_environment)
         else:
             source = Recorded(arguments.recorded, arguments.policy)
         frame, reset = source.frame()

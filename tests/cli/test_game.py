@@ -30,7 +30,9 @@ def play(root: Path, policy: str, *variants: str, episode: int = 0) -> list[dict
         assert process.stdout is not None
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
-        return [json.loads(line) for line in process.stdout]
+        lines = [json.loads(line) for line in process.stdout]
+        assert process.wait(20) == 0
+        return lines
 
 
 def test_a_game_has_the_returns_of_the_reports() -> None:
@@ -70,6 +72,13 @@ def test_the_end_of_the_input_ends_it() -> None:
         ("minigrid.wrappers:ImgObsWrapper", True),
         ("minigrid.py:make", False),
         ("minigridded:make", False),
+        ("gymnasium.wrappers:TimeLimit", True),
+        ("gymnasium:CartPole-v1", True),
+        ("gymnasium:os.system", False),
+        ("gymnasium:make", False),
+        ("gymnasium.wrappers.rendering:os.system", False),
+        ("gymnasium:none", False),
+        ("gymnasium.none:none", False),
         ("os:system", False),
         ("mine.py:make", False),
     ],

@@ -6,9 +6,8 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from slimq.core.environment import EnvironmentSpec, WrapperSpec
 from slimq.core.errors import InvalidInputError, MissingExtraError
-from slimq.environments.foreign import MAX_MESSAGE, explain, load, missing_dependency, named_code
+from slimq.environments.foreign import MAX_MESSAGE, explain, load, missing_dependency
 
 
 def raised(function: Callable[[], object]) -> BaseException:
@@ -58,16 +57,3 @@ def test_another_missing_library_is_named_as_gymnasium_does() -> None:
 def test_a_reference_without_a_colon_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"expected `FILE\.py:name` or `module:name`"):
         load("function", "game.py:make", "environment.wrappers[0].kwargs.func")
-
-
-def test_the_code_that_an_environment_names_is_listed() -> None:
-    assert named_code(EnvironmentSpec(id="CartPole-v1")) == []
-    spec = EnvironmentSpec(
-        id="game.py:make",
-        wrappers=(
-            WrapperSpec(name="FlattenObservation"),
-            WrapperSpec(name="package:Wrapper"),
-            WrapperSpec(name="TransformObservation", kwargs={"func": "mine.py:first"}),
-        ),
-    )
-    assert named_code(spec) == ["game.py:make", "package:Wrapper", "mine.py:first"]

@@ -37,7 +37,7 @@ EXPECTED_HOST = "localhost, an IP address or a name of SLIMQ_ALLOWED_HOSTS"
 
 
 class CrossSite:
-    """ASGI middleware that rejects cross-site loads, unloads and WebSockets."""
+    """ASGI middleware that rejects cross-site loads, unloads, games and WebSockets."""
 
     def __init__(
         self, app: ASGIApp, settings: Settings, peers: Peers, count: Callable[[str], None]
@@ -49,7 +49,9 @@ class CrossSite:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Rejects cross-site requests."""
         kind = scope["type"]
-        administers = kind == "http" and scope["path"].startswith(ADMIN_PREFIX)
+        administers = kind == "http" and (
+            scope["path"].startswith(ADMIN_PREFIX) or starts_game(scope)
+        )
         if (kind == "websocket" or administers) and not self._peers.sent(scope):
             error = self._check(scope, administers=administers)
             if error is not None:
@@ -99,6 +101,11 @@ class CrossSite:
         at_admin_port = port is not None and port == settings.admin_port
         bound = settings.admin_host if at_admin_port else settings.host
         return () if is_loopback(bound) else (ANY,)
+
+
+def starts_game(scope: Scope) -> bool:
+    """Whether a request starts a process that plays a game."""
+    return bool(scope["method"] == "POST" and scope["path"].endswith("/play"))
 
 
 def resolves_without_dns(name: str) -> bool:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,8 +83,8 @@ class Games:
             OverloadedError: too many games are being played.
             ClosingError: the service shuts down.
         """
-        if not self._player:
-            received = "one without them"
+        if not self.available:
+            received = "one without them" if not self._player else "one with SLIMQ_GAMES=0"
             raise InvalidInputError("play", "a service with environments: slimq[play]", received)
         if self.running >= self._limit:
             raise OverloadedError(self._limit, RETRY_SECONDS, "games")
@@ -129,24 +130,33 @@ class Games:
         if process.stdin is None or process.stdout is None:
             raise OSError(0, "no pipes")
         process.stdin.write(json.dumps(asdict(game)).encode() + b"\n")
-        limit = START_SECONDS
+        limit, begun = START_SECONDS, False
         while not self._lifecycle.draining:
             try:
                 line = await asyncio.wait_for(process.stdout.readline(), limit)
             except TimeoutError:
-                yield problem_line(f"the game took longer than {GAME_SECONDS:g} s")
+                allowed = GAME_SECONDS if begun else START_SECONDS
+                yield problem_line(f"the game took longer than {allowed:g} s")
+                return
+            except ValueError:
+                yield problem_line(f"the program wrote a line of more than {MAX_LINE_BYTES} bytes")
                 return
             if not line:
-                if limit == START_SECONDS:
-                    yield problem_line("the program ended before the game began")
+                if await process.wait() != 0 or not begun:
+                    yield problem_line("the program ended before the game did")
                 return
+            begun = True
             yield line
             limit = max(0.0, last - loop.time())
+        if begun:
+            yield problem_line("the service is shutting down")
 
 
 def environment() -> dict[str, str]:
     """The variables of the program: the service's, without its settings, some of which are keys."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {
+        name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)
+    }
 
 
 def problem_line(detail: str) -> bytes:
@@ -163,7 +173,7 @@ async def _chain(first: bytes, lines: Any) -> AsyncGenerator[bytes, None]:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with what an environment has started
     if process.stdin is not None:
         process.stdin.close()
     await process.wait()

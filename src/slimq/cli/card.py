@@ -101,7 +101,7 @@ def record_replay(
     repository: Repository, policy: str, variants: list[str], folder: Path, max_steps: int
 ) -> Recording | None:
     """Records a video for a card; None, with the reason on stderr, where that is not possible."""
-    from slimq.core.errors import InvalidInputError, MissingExtraError
+    from slimq.core.errors import EnvironmentFailure, InvalidInputError, MissingExtraError
 
     manifest = repository.policy(policy)
     if manifest.environment is None:
@@ -117,9 +117,11 @@ def record_replay(
         names = variants or default_variants(repository, policy)
         settings = RecordingSettings(max_steps=max_steps)
         return record(repository, policy, names, folder / "replay.mp4", settings, StepBar())
-    except (MissingExtraError, InvalidInputError) as error:
-        # Wrong options are errors; that nothing can be shown here is not.
+    except (MissingExtraError, InvalidInputError, EnvironmentFailure) as error:
+        # Wrong options and faults of play are errors; that nothing can be shown here is not.
         if isinstance(error, InvalidInputError) and error.field.startswith("--"):
+            raise
+        if isinstance(error, EnvironmentFailure) and error.place != "rendering":
             raise
         typer.echo(f"slimq: no replay: {error}", err=True)
         return None

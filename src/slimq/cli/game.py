@@ -9,6 +9,7 @@ observations, which is where the two may disagree. The end of its input ends it.
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from slimq.core.environment import named_code
 from slimq.core.errors import InvalidInputError, SlimqError
 from slimq.core.manifest import PolicyManifest, require_environment
 from slimq.core.observation import Observations, ObservationSpec
@@ -98,7 +100,6 @@ def begin(manifest: PolicyManifest, seed: int) -> Side:
         InvalidInputError: the environment runs code that the policy names, which only the owner of
             this machine may allow; or there is none.
     """
-    from slimq.environments.foreign import named_code
     from slimq.environments.vector import VectorEnvironment
 
     spec = require_environment(manifest, "playing")
@@ -114,9 +115,31 @@ TRUSTED = frozenset(("gymnasium", "minatar", "minigrid"))
 
 
 def is_trusted(name: str) -> bool:
-    """Whether the code that an environment names, `MODULE:NAME`, is that of a known package."""
-    module = name.partition(":")[0]
-    return not module.endswith(".py") and module.partition(".")[0] in TRUSTED
+    """Whether the code that an environment names, `MODULE:NAME`, is that of a known package.
+
+    The name must be an environment that the package registers, or one of its classes of
+    environments and wrappers: its other attributes include whatever it has imported.
+    """
+    import gymnasium
+
+    module_name, _, attribute = name.partition(":")
+    if module_name.endswith(".py") or module_name.partition(".")[0] not in TRUSTED:
+        return False
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError:
+        return False
+    found = getattr(module, attribute, None)
+    if isinstance(found, type):
+        is_ours = issubclass(found, (gymnasium.Env, gymnasium.Wrapper))
+        return is_ours and found.__module__.partition(".")[0] in TRUSTED
+    is_plugin = module is not gymnasium and hasattr(module, "register_envs")
+    if is_plugin and attribute not in gymnasium.registry:
+        module.register_envs()
+    known = gymnasium.registry.get(attribute)
+    origin = "" if known is None else known.entry_point
+    place = origin if isinstance(origin, str) else getattr(origin, "__module__", "")
+    return place.partition(":")[0].partition(".")[0] in TRUSTED
 
 
 def advance(
@@ -171,8 +194,8 @@ def summary(index: int, side: Side) -> dict[str, Any]:
 
 def write(line: dict[str, Any]) -> None:
     """Writes a line at once."""
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    sys.__stdout__.write(json.dumps(line) + "\n")  # type: ignore[union-attr]
+    sys.__stdout__.flush()  # type: ignore[union-attr]
 
 
 def main() -> None:
@@ -180,6 +203,7 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     request = json.loads(sys.stdin.buffer.readline())
+    sys.stdout = sys.stderr  # what environments print is no line of the game
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         play(request)
@@ -189,6 +213,7 @@ def main() -> None:
         write({"type": "problem", "detail": str(error)})
     except Exception as error:  # an environment's code may raise anything
         write({"type": "problem", "detail": f"{type(error).__name__}: {error}"})
+    os._exit(0)  # the thread holds the lock of the standard input, without which none can exit
 
 
 def _end_with_input() -> None:

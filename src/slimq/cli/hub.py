@@ -108,6 +108,7 @@ def pull(
     Under its own name, a policy keeps every byte; under another one, its manifests and reports are
     written again, and its models stay as they are.
     """
+    from slimq.core.environment import named_code
     from slimq.core.errors import InvalidInputError
     from slimq.core.manifest import SLUG
     from slimq.core.repository import Repository
@@ -135,8 +136,8 @@ def pull(
     size = f"{pulled.files} files, {pulled.bytes:,} bytes, commit {pulled.commit[:12]}"
     typer.echo(f"{pulled.policy}: {len(pulled.variants)} variants, {size}; verified")
     environment = repository.policy(pulled.policy).environment
-    if environment is not None and ":" in environment.id:
-        said = f"{environment.id!r} runs code on this machine when it is played"
+    if environment is not None and (code := named_code(environment)):
+        said = f"runs code on this machine when it is played: {', '.join(code)}"
         typer.echo(f"note: its environment {said}", err=True)
 
 

@@ -60,12 +60,12 @@ def play(
     from tqdm import tqdm
 
     from slimq.core.client import SlimqClient
+    from slimq.core.environment import named_code
     from slimq.core.errors import InvalidInputError, ServiceError
     from slimq.core.manifest import require_environment
     from slimq.core.observation import Observations
     from slimq.core.qfunction import QValues
     from slimq.core.seeds import HELD_OUT
-    from slimq.environments.foreign import named_code
     from slimq.environments.rollout import play_episodes
 
     seeds = HELD_OUT.seeds(episodes, seed_offset)

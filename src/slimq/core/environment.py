@@ -68,3 +68,11 @@ class EnvironmentSpec(BaseModel):
         description="agent steps after which an episode is truncated; null: the environment's own "
         f"limit, or {DEFAULT_EPISODE_STEPS:,} if it has none",
     )
+
+
+def named_code(spec: EnvironmentSpec) -> list[str]:
+    """References to files and modules whose code an environment runs, without registered ones."""
+    named = [spec.id, *(wrapper.name for wrapper in spec.wrappers)]
+    for wrapper in spec.wrappers:
+        named += [value for value in wrapper.kwargs.values() if isinstance(value, str)]
+    return [name for name in named if ":" in name]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimq.core.atomic import TEMPORARY, naming, sync_folder
+from slimq.core.atomic import TEMPORARY, naming, sync_folder, sync_tree
 from slimq.core.errors import InvalidInputError
 
 
@@ -54,7 +54,8 @@ def staged(output: Path, kind: FolderKind, *, replace: bool = False) -> Iterator
     try:
         with _naming_the_unnamed(output):
             yield made
-        sync_folder(made)
+        sync_tree(made)
+        check_output(output, kind, replace=replace)  # it may have changed meanwhile
         _take_place(made, output)
     finally:
         shutil.rmtree(made, ignore_errors=True)

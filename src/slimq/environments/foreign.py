@@ -26,7 +26,6 @@ import gymnasium
 import numpy as np
 
 import slimq
-from slimq.core.environment import EnvironmentSpec
 from slimq.core.errors import EnvironmentFailure, InvalidInputError, MissingExtraError, first_line
 from slimq.core.errors import suggestion as suggest
 
@@ -145,14 +144,6 @@ def load_module(name: str, environment: str, field: str) -> ModuleType:
         raise
     except BaseException as error:
         raise EnvironmentFailure(environment, _CREATION, name, explain(error)) from error
-
-
-def named_code(spec: EnvironmentSpec) -> list[str]:
-    """References to files and modules whose code an environment runs, without registered ones."""
-    named = [spec.id, *(wrapper.name for wrapper in spec.wrappers)]
-    for wrapper in spec.wrappers:
-        named += [value for value in wrapper.kwargs.values() if isinstance(value, str)]
-    return [name for name in named if ":" in name]
 
 
 def find_attribute(module: ModuleType, name: str) -> Any:

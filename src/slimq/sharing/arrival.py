@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from slimq.core.atomic import publishing, sync_folder
+from slimq.core.atomic import publishing, sync_folder, sync_tree
 from slimq.core.errors import CheckFailedError, InvalidInputError, RepositoryError
 from slimq.core.manifest import PolicyManifest
 from slimq.core.publish import Publisher
@@ -79,6 +79,7 @@ def publish_arrival(
         _rename(source, arrived, name)
     check_free(repository, name, replace=replace)
     try:
+        sync_tree(staging / name)
         if (repository.root / name).exists():
             _take_place(repository, staging, name)
         else:
@@ -114,11 +115,12 @@ def _rename(source: Repository, arrived: str, name: str) -> None:
 
 def _take_place(repository: Repository, staging: Path, name: str) -> None:
     """Moves the old policy away and the new one there, and the old one back if that fails."""
-    old = staging / "replaced"
+    old = staging / ".replaced"  # no policy has such a name
     with publishing(repository.root, (name,)):
         (repository.root / name).rename(old)
         try:
             (staging / name).rename(repository.root / name)
-        except OSError:
-            old.rename(repository.root / name)
+        except BaseException:  # Ctrl-C, too
+            if not (repository.root / name).exists():
+                old.rename(repository.root / name)
             raise

@@ -142,6 +142,9 @@ def push(
     with hub_errors(place):
         api.create_repo(place.repo_id, private=private or None, exist_ok=True)
         info = api.model_info(place.repo_id, revision=revision)
+        if private and not info.private:
+            received = f"{place.repo_id}, which is public"
+            raise InvalidInputError("--private", "a private repository", received)
         present = {sibling.rfilename for sibling in info.siblings or ()}
         _check_target(api, place, policy, present, info.sha, replace=replace)
         gone = sorted(present - files.keys() - HUB_FILES)

@@ -199,7 +199,9 @@ def test_a_network_that_would_get_too_many_layers_is_refused() -> None:
         observation_dtype="float32",
         actions=2,
     )
-    message = r"^low_rank\.network: expected a network that may have .*at most 16 items"
+    message = (
+        r"^low_rank\.network: expected a network within the limit on layers .*at most 16 items"
+    )
     with pytest.raises(InvalidInputError, match=message):
         cut(make_network(spec), ranks={f"dense{index}": 1 for index in range(1, 10)})
 

@@ -159,8 +159,8 @@ def test_a_student_with_batch_normalization_learns_from_the_teacher(
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("mobilenet", 114_334),
-        ("shufflenet", 119_950),
+        ("mobilenet-undisturbed", 114_334),
+        ("shufflenet-undisturbed", 119_950),
         ("distilled", 61_174),
         ("dense-control", 207_440),
         ("fastest", 23_158),

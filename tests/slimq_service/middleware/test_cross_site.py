@@ -115,6 +115,13 @@ def test_an_origin_that_is_allowed_by_name_may_and_any_other_may_not(start: Any)
     assert is_refused(ask(service, origin=EVIL), "Origin")
 
 
+def test_a_name_that_was_given_our_address_starts_no_game(service: Any) -> None:
+    rebound = "http://evil.example:8000"
+    answer = ask(service, rebound, "/v1/policies/tiny/play", origin=rebound)
+    assert (answer.status_code, answer.json()["code"]) == (403, "cross-site")
+    assert ask(service, LOCAL, "/v1/policies/tiny/play", origin=LOCAL).status_code != 403
+
+
 def test_reading_and_acting_are_not_asked(service: Any) -> None:
     headers = {"origin": EVIL, "sec-fetch-site": "cross-site"}
     assert service.act("tiny", [[0] * 4], headers=headers).status_code == 200

@@ -66,7 +66,7 @@ def test_shutting_down_ends_a_game(start: Any, root: Path) -> None:
             lifecycle.draining = count == 3
         return count
 
-    assert start(root).run(play()) == 3
+    assert start(root).run(play()) == 4, "the last line says that the service shuts down"
     assert games.running == 0
 
 
@@ -82,7 +82,8 @@ def test_no_game_begins_during_a_shutdown(start: Any, root: Path) -> None:
 @pytest.mark.parametrize(
     ("player", "said"),
     [
-        ((sys.executable, "-c", ""), "the program ended before the game began"),
+        ((sys.executable, "-c", "raise SystemExit(9)"), "the program ended before the game did"),
+        ((sys.executable, "-c", ""), "the program ended before the game did"),
         (("/nothing/here",), "the program cannot be started: No such file"),
         (PLAYER, "unknown variant 'none'"),
     ],
@@ -98,6 +99,7 @@ def test_a_game_that_cannot_begin_says_why(
 
 def test_keys_are_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMQ_API_KEY", "secret")
+    monkeypatch.setenv("slimq_admin_key", "secret")
     assert "PATH" in environment()
     assert "secret" not in environment().values()
 

@@ -206,7 +206,7 @@ def test_a_start_that_fails_is_no_success(
     app = dataclasses.replace(
         create_app(Settings(policies=tiny_repository)), asgi=FastAPI(lifespan=lifespan)
     )
-    monkeypatch.setattr("slimq_service.server.serve.create_app", lambda _: app)
+    monkeypatch.setattr("slimq_service.server.serve.create_app", lambda _, **_others: app)
     with pytest.raises(SystemExit) as ended:
         serve(Settings(policies=tiny_repository, port=0), announce=lambda *_: None)
     assert ended.value.code == 3

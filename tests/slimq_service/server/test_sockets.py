@@ -264,9 +264,9 @@ def test_no_name_makes_a_client_a_worker(serve: Any, folder: Path) -> None:
 def test_headers_of_proxies_and_browsers_are_read_as_from_this_machine(serve: Any) -> None:
     service = serve(SLIMQ_ACCESS_LOG="1")
     forwarded = ("-H", "X-Forwarded-For: 203.0.113.9", "-H", "X-Forwarded-Host: slimq.example")
-    html = ("-H", "Accept: text/html")
-    assert "http://slimq.example/v1" in service.curl("/", *html, *forwarded)[1]
-    assert "http://localhost/v1" in service.curl("/", *html, "--http1.0", "-H", "Host:")[1]
+    accept = ("-H", "Accept: application/json")
+    assert "http://slimq.example/v1" in service.curl("/", *accept, *forwarded)[1]
+    assert "http://localhost/v1" in service.curl("/", *accept, "--http1.0", "-H", "Host:")[1]
     evil = ("-H", "Origin: https://evil.example")
     assert service.curl(LOAD, "-d", "{}", *evil)[0] == 403
     own = ("-H", "Origin: http://slimq.example", "-H", "Host: slimq.example")

@@ -96,8 +96,9 @@ def test_the_folder_has_what_a_reviewer_needs(micro: Path) -> None:
     ram = report["ram"]
     assert ram["bytes"] == sum(ram[part] for part in ("state", "frame", "stack", "libraries"))
     header = (micro / "pole.h").read_text()
-    assert "Mean return 500 (95 % interval 500 to 500) over 100 episodes" in header.replace(
-        "\n * ", " "
+    assert (
+        "Mean return 500 (95 % interval 500 to 500) over 100 held-out episodes"
+        in header.replace("\n * ", " ")
     )
     for name in ("reset", "observe", "q_values", "act"):
         assert f" pole_{name}(pole_state *state" in header
