@@ -74,17 +74,21 @@ class Watch {
 
   async run() {
     while (!this.signal.aborted) {
+      await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
       if (!document.hidden) {
         try {
           await this.read();
         } catch (error) {
           if (this.signal.aborted) return;
-          this.holder.replaceChildren(el("p", { class: "problem", role: "alert" }, explain(error)));
-          this.before = null;
+          this.fail(error);
         }
       }
-      await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
     }
+  }
+
+  fail(error) {
+    this.holder.replaceChildren(el("p", { class: "problem", role: "alert" }, explain(error)));
+    this.before = null;
   }
 
   async read() {
@@ -130,7 +134,14 @@ function explain(error) {
 
 export async function showLive({ signal }) {
   const holder = el("div", { id: "live" }, el("p", { class: "quiet" }, "Reading the metrics …"));
-  new Watch(holder, signal).run();
+  const watch = new Watch(holder, signal);
+  try {
+    await watch.read();
+  } catch (error) {
+    if (error instanceof ServiceError && error.status === 401) throw error;
+    if (!signal.aborted) watch.fail(error);
+  }
+  watch.run();
   const lead = "Requests per second and latency by variant, while something sends requests.";
   return { title: "Live", nodes: [el("h1", {}, "Live"), el("p", { class: "lead" }, lead), el("section", { class: "panel" }, holder)] };
 }

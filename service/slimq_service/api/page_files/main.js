@@ -53,7 +53,12 @@ function problem(error) {
 async function navigate(moved = true) {
   leaving.abort();
   const here = (leaving = new AbortController());
-  const view = viewOf(location.hash);
+  let view = null;
+  try {
+    view = viewOf(location.hash);
+  } catch {
+    // A name that is not encoded as in addresses; said below.
+  }
   mark(view?.name);
   const slow = setTimeout(() => main.replaceChildren(el("p", { class: "quiet" }, "Loading …")), 150);
   try {

@@ -11,7 +11,7 @@ import { smallest } from "./verdicts.js";
 
 function unavailable(policy) {
   const reason = policy.environment
-    ? "This service has no environments, so nothing can be played here. Install slimq[play] beside slimq[serve] and restart slimq serve; the service's image holds none on purpose."
+    ? "This service has no environments, or SLIMQ_GAMES is 0, so nothing can be played here. Install slimq[play] beside slimq[serve] and restart slimq serve; the service's image holds none on purpose."
     : `${policy.name} has no environment, so it cannot be played.`;
   const nodes = [el("p", { id: "unavailable" }, reason)];
   if (policy.environment) nodes.push(el("p", {}, "From a machine with environments, the same episodes over HTTP:"), el("pre", { tabindex: "0", "aria-label": "Command" }, `slimq play ${policy.name} --url ${location.origin}`));
