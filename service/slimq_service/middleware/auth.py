@@ -138,7 +138,9 @@ def describe(document: dict[str, Any], keys: Keys) -> None:
     """Adds to the OpenAPI document which key each operation requires."""
     if not keys:
         return
-    whose = "every request except health checks and the page's files" if keys.api else "loading and unloading"
+    whose = "loading and unloading"
+    if keys.api:
+        whose = "every request except health checks and the page's files"
     described = f"required for {whose}"
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": described},
