@@ -127,7 +127,7 @@ class Played:
 
     def frame(self) -> tuple[Array, bool]:
         """See `Source.frame`."""
-        return newest_frame(self._observation, self._spec), self._first
+        return self._spec.newest(self._observation[np.newaxis])[0], self._first
 
     def act(self, action: int) -> None:
         """See `Source.act`."""
@@ -159,16 +159,6 @@ class Recorded:
     def act(self, action: int) -> None:  # noqa: ARG002
         """Changes nothing: the states were recorded."""
         self._first = False
-
-
-def newest_frame(observation: Array, spec: ObservationSpec) -> Array:
-    """The part of an observation that is new at each step; all of it if frames are not stacked."""
-    if spec.stack is None:
-        return observation
-    axis = spec.stack.axis
-    length = spec.shape[axis] // spec.stack.count
-    newest = np.take(observation, range(spec.shape[axis] - length, spec.shape[axis]), axis)
-    return newest.reshape(spec.frame.shape)
 
 
 def pack(message: Any) -> bytes:

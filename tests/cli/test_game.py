@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from places import POLICIES
-from slimq.cli.game import is_trusted, newest
+from slimq.cli.game import is_trusted
 from slimq.core.manifest import PolicyManifest
-from slimq.core.observation import FrameStack, ObservationSpec
 from slimq.core.repository import Repository
 
 COMMAND = [sys.executable, "-m", "slimq.cli.game"]
@@ -103,12 +102,3 @@ def test_code_that_a_policy_names_is_not_run(tmp_path: Path) -> None:
     (problem,) = play(tmp_path / "policies", "cartpole", "fp32", "fp32")
     assert problem["type"] == "problem"
     assert not ran.exists()
-
-
-def test_the_newest_frame_is_the_last_along_its_axis() -> None:
-    for shape, axis in (((4, 2, 3), 0), ((2, 3, 4), 2), ((2, 12), 1)):
-        spec = ObservationSpec(dtype="uint8", shape=shape, stack=FrameStack(axis=axis, count=4))
-        observation = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
-        slot = shape[axis] // 4
-        expected = np.split(observation, [shape[axis] - slot], axis=axis)[1]
-        assert np.array_equal(newest(observation, spec), expected)

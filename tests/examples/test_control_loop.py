@@ -18,7 +18,6 @@ from control_loop import (
     Recorded,
     Tick,
     describe,
-    newest_frame,
     quantiles,
     run_loop,
     summarize,
@@ -113,9 +112,9 @@ def test_the_newest_frame_is_the_one_that_a_stream_pushes(axis: int, shape: Any)
     spec = ObservationSpec(dtype="uint8", shape=whole, stack=FrameStack(axis=axis, count=4))
     frame = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
     observation = spec.push(spec.padding(), frame[np.newaxis])[0]
-    np.testing.assert_array_equal(newest_frame(observation, spec), frame)
+    np.testing.assert_array_equal(spec.newest(observation[np.newaxis])[0], frame)
     flat = ObservationSpec(dtype="float32", shape=(4,))
-    assert newest_frame(np.zeros(4), flat).shape == (4,)
+    assert flat.newest(np.zeros((1, 4))).shape == (1, 4)
 
 
 def test_its_messages_are_those_of_other_clients() -> None:

@@ -155,7 +155,7 @@ def advance(
     greedy = int(own.argmax())
     action = choose_action(side.generator, greedy, len(own), EPSILON)
     shown = {
-        "frame": base64.b64encode(newest(side.observation[0], spec).tobytes()).decode(),
+        "frame": base64.b64encode(spec.newest(side.observation).tobytes()).decode(),
         "q_values": own.tolist(),
         "other_q_values": other.tolist(),
         "action": action,
@@ -168,16 +168,6 @@ def advance(
     side.steps += 1
     side.ended, side.terminated = bool(result.ended[0]), bool(result.terminated[0])
     return shown
-
-
-def newest(observation: Observations, spec: ObservationSpec) -> Observations:
-    """The newest frame of an observation `shape`; all of it if frames are not stacked."""
-    stack = spec.stack
-    if stack is None:
-        return observation
-    length = spec.shape[stack.axis] // stack.count
-    frames: Any = np.take(observation, range(-length, 0), axis=stack.axis)
-    return frames  # type: ignore[no-any-return]
 
 
 def summary(index: int, side: Side) -> dict[str, Any]:

@@ -154,16 +154,13 @@ def newest_frames(observations: Observations, layout: ObservationSpec) -> Observ
     """
     if layout.stack is None:
         return observations
-    axis = layout.stack.axis
-    size = layout.shape[axis] // layout.stack.count
-    newest: Any = np.take(observations, range(-size, 0), axis=axis + 1, mode="wrap")
-    newest = newest.reshape(len(newest), *layout.frame.shape)
+    newest = layout.newest(observations)
     before = layout.padding()
     for row, frame in enumerate(newest):
         before = layout.push(before, frame[np.newaxis])
         if not np.array_equal(before[0], observations[row]):
             return None
-    return newest  # type: ignore[no-any-return]
+    return newest
 
 
 def _stack(observations: list[npt.NDArray[Any]]) -> Observations:
