@@ -37,6 +37,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from slimq.core.environment import EnvironmentSpec, named_code
 from slimq.core.errors import SlimqError
+from slimq.core.frames import newest
 from slimq.core.observation import ObservationSpec
 from slimq.core.repository import Repository
 
@@ -127,7 +128,7 @@ class Played:
 
     def frame(self) -> tuple[Array, bool]:
         """See `Source.frame`."""
-        return self._spec.newest(self._observation[np.newaxis])[0], self._first
+        return newest(self._observation[np.newaxis], self._spec)[0], self._first
 
     def act(self, action: int) -> None:
         """See `Source.act`."""

@@ -237,13 +237,3 @@ def test_categories_that_a_graph_cannot_tell_apart_or_hold_are_refused(parts, me
     size = math.prod(parts[0]["shape"])
     with pytest.raises(ValidationError, match=message):
         ObservationSpec(dtype="int32", shape=(size,), parts=parts)
-
-
-def test_the_newest_frame_is_the_last_along_its_axis() -> None:
-    for shape, axis in (((4, 2, 3), 0), ((2, 3, 4), 2), ((2, 12), 1)):
-        spec = ObservationSpec(dtype="uint8", shape=shape, stack=FrameStack(axis=axis, count=4))
-        observation = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
-        slot = shape[axis] // 4
-        expected = np.split(observation, [shape[axis] - slot], axis=axis)[1]
-        newest = spec.newest(observation[np.newaxis])
-        assert np.array_equal(newest, expected.reshape(1, *spec.frame.shape))

@@ -25,6 +25,7 @@ from control_loop import (
 from places import POLICIES, ROOT
 from robots import pack, unpack
 from running import serve
+from slimq.core.frames import newest
 from slimq.core.observation import FrameStack, ObservationSpec
 
 SCRIPT = ROOT / "examples" / "control_loop.py"
@@ -112,9 +113,9 @@ def test_the_newest_frame_is_the_one_that_a_stream_pushes(axis: int, shape: Any)
     spec = ObservationSpec(dtype="uint8", shape=whole, stack=FrameStack(axis=axis, count=4))
     frame = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
     observation = spec.push(spec.padding(), frame[np.newaxis])[0]
-    np.testing.assert_array_equal(spec.newest(observation[np.newaxis])[0], frame)
+    np.testing.assert_array_equal(newest(observation[np.newaxis], spec)[0], frame)
     flat = ObservationSpec(dtype="float32", shape=(4,))
-    assert flat.newest(np.zeros((1, 4))).shape == (1, 4)
+    assert newest(np.zeros((1, 4)), flat).shape == (1, 4)
 
 
 def test_its_messages_are_those_of_other_clients() -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from slimq.core.environment import named_code
 from slimq.core.errors import InvalidInputError, SlimqError
+from slimq.core.frames import newest
 from slimq.core.manifest import PolicyManifest, require_environment
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
@@ -155,7 +156,7 @@ def advance(
     greedy = int(own.argmax())
     action = choose_action(side.generator, greedy, len(own), EPSILON)
     shown = {
-        "frame": base64.b64encode(spec.newest(side.observation).tobytes()).decode(),
+        "frame": base64.b64encode(newest(side.observation, spec).tobytes()).decode(),
         "q_values": own.tolist(),
         "other_q_values": other.tolist(),
         "action": action,

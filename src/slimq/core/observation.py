@@ -223,21 +223,6 @@ class ObservationSpec(BaseModel):
         pushed: Any = np.concatenate((kept, frame.reshape(1, *shape)), axis=axis)
         return np.ascontiguousarray(pushed)
 
-    def newest(self, observations: Observations) -> Observations:
-        """The newest frame of each observation, which `push` has added last.
-
-        Args:
-            observations: `(batch, *shape)`.
-
-        Returns:
-            `(batch, *frame.shape)`; the observations themselves if frames are not stacked.
-        """
-        if self.stack is None:
-            return observations
-        axis, shape = self.stack.axis + 1, self.stack.slot(self.shape)
-        newest = observations[(slice(None),) * axis + (slice(-shape[axis - 1], None),)]
-        return newest.reshape(len(observations), *self.frame.shape)
-
     def part_slices(self) -> dict[str, slice]:
         """The slice of each named part in a flat observation; empty if there are no parts."""
         parts = self.parts or ()

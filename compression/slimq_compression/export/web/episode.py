@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from slimq.core.calibration import CalibrationSet
 from slimq.core.environment import EnvironmentSpec
+from slimq.core.frames import newest
 from slimq.core.observation import Observations, ObservationSpec
 from slimq.core.onnx_policy import OnnxPolicy
 from slimq.core.qfunction import QFunction, QValues
@@ -154,13 +155,13 @@ def newest_frames(observations: Observations, layout: ObservationSpec) -> Observ
     """
     if layout.stack is None:
         return observations
-    newest = layout.newest(observations)
+    frames = newest(observations, layout)
     before = layout.padding()
-    for row, frame in enumerate(newest):
+    for row, frame in enumerate(frames):
         before = layout.push(before, frame[np.newaxis])
         if not np.array_equal(before[0], observations[row]):
             return None
-    return newest
+    return frames
 
 
 def _stack(observations: list[npt.NDArray[Any]]) -> Observations:
